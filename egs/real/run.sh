@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# DINO on real speech, from scratch, and what it is worth on speaker verification:
+#   bash egs/real/run.sh --data DIR [--minutes M] [--config FILE] [--exp DIR] [--train "SET ..."] [--eval "SET ..."]
+#                        [--noise DIR] [--rir DIR] [--device D] [--stage N] [--stop-stage N] [key=value ...]
+# DIR holds folders of audio. Those of --train (default: librispeech_train unlabelled, else DIR itself) are trained
+# on without labels; those of --eval that have a `trials` file are evaluated. DIR/noise and DIR/rir, where they
+# exist, augment. --minutes chooses the number of steps by timing a few; without it the configuration's count.
+# Stages: 1 prepare, 2 train, 3 embed, 4 evaluate, 5 report. A finished stage 2 is resumed, not repeated.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+data=${SPEECHSSL_DATA:-} minutes="" config=egs/real/conf/small.yaml exp=exp/real device=auto
+train_sets="librispeech_train unlabelled" eval_sets="librispeech_test arabic_commands ravdess"
+noise="" rir="" stage=1 stop_stage=5
+overrides=()
+usage() { sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2; }
+while (($#)); do
+    case $1 in
+        --data) data=$2 && shift 2 ;;
+        --minutes) minutes=$2 && shift 2 ;;
+        --config) config=$2 && shift 2 ;;
+        --exp) exp=$2 && shift 2 ;;
+        --train) train_sets=$2 && shift 2 ;;
+        --eval) eval_sets=$2 && shift 2 ;;
+        --noise) noise=$2 && shift 2 ;;
+        --rir) rir=$2 && shift 2 ;;
+        --device) device=$2 && shift 2 ;;
+        --stage) stage=$2 && shift 2 ;;
+        --stop-stage) stop_stage=$2 && shift 2 ;;
+        *=*) overrides+=("$1") && shift ;;
+        *) usage ;;
+    esac
+done
+[[ -d $data ]] || { echo "run.sh: --data '$data' is not a folder; give the folder of audio" >&2 && exit 2; }
+[[ -n $noise || ! -d $data/noise ]] || noise=$data/noise
+[[ -n $rir || ! -d $data/rir ]] || rir=$data/rir
+# shellcheck source=egs/setup.sh
+source egs/setup.sh log
+mkdir -p "$exp/data"
+
+# run N NAME COMMAND...: print and time one stage's command
+run() {
+    local number=$1 name=$2 begun=$EPOCHREALTIME
+    shift 2
+    echo "[stage $number] $*" >&2
+    "$@"
+    printf '%s\t%.1f\n' "$name" "$(awk "BEGIN{print $EPOCHREALTIME - $begun}")" >>"$exp/seconds.tsv"
+}
+wanted() { ((stage <= $1 && $1 <= stop_stage)); }
+
+# The sets that exist; a folder with none of the training sets is itself the training set.
+train=() evals=()
+for set in $train_sets; do [[ -d $data/$set ]] && train+=("$set"); done
+for set in $eval_sets; do [[ -f $data/$set/trials ]] && evals+=("$set"); done
+((${#train[@]})) || train=(.)
+directory() { [[ $1 == . ]] && echo "$exp/data/all" || echo "$exp/data/$1"; }
+
+if wanted 1; then
+    : >"$exp/seconds.tsv"
+    for set in "${train[@]}" "${evals[@]}"; do
+        run 1 "prepare-$set" speechssl prepare folder "$data/$set" "$(directory "$set")" --trim 35
+    done
+fi
+if wanted 2; then
+    list=$(for set in "${train[@]}"; do directory "$set"; done | paste -sd,)
+    options=(--device "$device" "data.train=[$list]")
+    [[ -n $minutes ]] && options+=(--minutes "$minutes")
+    [[ -n $noise ]] && options+=("augment.noise=$noise")
+    [[ -n $rir ]] && options+=("augment.rir=$rir")
+    [[ -f $exp/dino/last.pt ]] && options+=(--resume)
+    run 2 train speechssl train "$config" --out "$exp/dino" "${options[@]}" "${overrides[@]}"
+fi
+if wanted 3; then
+    for model in untrained model; do
+        for set in "${train[@]}" "${evals[@]}"; do
+            run 3 "embed-$model-$set" speechssl embed "$exp/dino/$model" "$(directory "$set")" \
+                --device "$device" --precision bfloat16 --out "$exp/embeddings/$model/${set/#./all}.npz"
+        done
+    done
+fi
+if wanted 4; then
+    for name in untrained trained; do
+        model=${name/#trained/model}
+        for set in "${evals[@]}"; do
+            run 4 "evaluate-$name-$set" speechssl evaluate verification "$exp/embeddings/$model/$set.npz" \
+                --trials "$(directory "$set")/trials" --speakers "$(directory "$set")" --model "$name" \
+                --subtract-mean "$exp/embeddings/$model/${train[-1]/#./all}.npz" --out "$exp/eval/$name/$set"
+        done
+    done
+fi
+if wanted 5 && ((${#evals[@]})); then
+    echo "[stage 5] speechssl report $exp" >&2
+    speechssl report "$exp"
+fi
+echo "model: $exp/dino/model (speechssl embed $exp/dino/model FOLDER --out FILE.npz)" >&2

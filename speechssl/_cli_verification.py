@@ -1,0 +1,143 @@
+"""The verbs of ``speechssl`` that score trial lists: ``score`` and ``evaluate verification``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from speechssl.errors import UserError
+
+if TYPE_CHECKING:
+    from speechssl.evaluation.verification import Verification
+
+
+def _scoring_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("embeddings", metavar="EMB", help="the file that `speechssl embed --out` wrote")
+    sub.add_argument(
+        "--trials", required=True, type=Path, help="`enrol test target|nontarget` or `1|0 enrol test`"
+    )
+    sub.add_argument(
+        "--subtract-mean", metavar="TRAIN_EMB", help="subtract the mean of these training embeddings"
+    )
+    sub.add_argument("--as-norm", metavar="COHORT_EMB", help="adaptive score normalisation with this cohort")
+    sub.add_argument(
+        "--top", type=int, default=300, help="nearest cohort embeddings for AS-norm (default: 300)"
+    )
+    sub.add_argument(
+        "--calibrate", type=Path, metavar="TRIALS", help="fit scores to log likelihood ratios on this list"
+    )
+    sub.add_argument(
+        "--calibrate-with", metavar="EMB", help="embeddings of the --calibrate list (default: EMB)"
+    )
+    sub.add_argument("--keep-going", action="store_true", help="leave out trials that name an unknown id")
+
+
+def _verify(arguments: argparse.Namespace, **options: Any) -> Verification:
+    from speechssl.data.trials import read_trials
+    from speechssl.evaluation.verification import verify
+
+    calibration = None
+    if arguments.calibrate:
+        calibration = (arguments.calibrate_with or arguments.embeddings, read_trials(arguments.calibrate))
+    return verify(
+        arguments.embeddings,
+        read_trials(arguments.trials),
+        mean=arguments.subtract_mean,
+        cohort=arguments.as_norm,
+        top=arguments.top,
+        calibration=calibration,
+        keep_going=arguments.keep_going,
+        **options,
+    )
+
+
+def score_arguments(sub: argparse.ArgumentParser) -> None:
+    """Arguments of ``score``."""
+    _scoring_arguments(sub)
+    sub.add_argument(
+        "--out", required=True, metavar="FILE", help="lines of `enrol test score`; - for standard output"
+    )
+
+
+def score(arguments: argparse.Namespace) -> None:
+    """``score``: one line `enrol test score` a trial."""
+    scored = _verify(arguments, replicates=0)
+    rows = zip(scored.trials.enrol, scored.trials.test, scored.scores.tolist(), strict=True)
+    lines = (f"{enrol} {test} {score:.7g}\n" for enrol, test, score in rows)
+    if arguments.out == "-":
+        sys.stdout.writelines(lines)
+        return
+    try:
+        with open(arguments.out, "w", encoding="utf-8") as file:
+            file.writelines(lines)
+    except OSError as error:
+        raise UserError(
+            f"{arguments.out}: cannot be written ({error.strerror}); choose another --out"
+        ) from None
+
+
+def evaluate_arguments(sub: argparse.ArgumentParser) -> None:
+    """Arguments of ``evaluate TASK``."""
+    task = sub.add_subparsers(dest="task", required=True, metavar="TASK").add_parser(
+        "verification", help="EER and minDCF of a trial list, by cosine scores"
+    )
+    _scoring_arguments(task)
+    task.add_argument(
+        "--speakers", type=Path, metavar="UTT2SPK", help="resample these speakers for the intervals"
+    )
+    task.add_argument(
+        "--replicates", type=int, default=1000, help="bootstrap resamples; 0 for none (default: 1000)"
+    )
+    task.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    task.add_argument("--model", help="written into the results: whose embeddings these are")
+    task.add_argument("--out", type=Path, metavar="DIR", help="for results.json, the scores and the plots")
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """``evaluate verification``: the table on standard output, files and plots into ``--out``."""
+    from speechssl.evaluation.verification import write_results
+
+    measured = _verify(
+        arguments,
+        speakers=_speakers(arguments.speakers) if arguments.speakers else None,
+        replicates=arguments.replicates,
+        seed=arguments.seed,
+        model=arguments.model,
+    )
+    if arguments.out:
+        from speechssl.report import plots
+
+        write_results(arguments.out, measured, scores=True)
+        scored = (measured.scores, measured.trials.target)
+        plots.det_plot(
+            {arguments.model or Path(arguments.embeddings).stem: scored}, arguments.out / "det.png"
+        )
+        plots.score_histogram(*scored, arguments.out / "scores.png")
+    print(_table(measured.results))
+
+
+def _speakers(path: Path) -> dict[str, str]:
+    """utt2spk, or the one in a Kaldi directory: utterance id -> speaker."""
+    from speechssl.data.kaldi import read_table
+
+    def refuse(_name: str, reason: str) -> None:
+        raise UserError(reason)
+
+    file = path / "utt2spk" if path.is_dir() else path
+    return {name: speaker for _line, name, speaker in read_table(file, refuse)}
+
+
+def _table(results: Mapping[str, Any]) -> str:
+    """The figures of a verification run, a line each, with their intervals."""
+    units = {"eer": "%", "cllr": " bit"}
+    counted = f"{results['targets']} targets, {results['nontargets']} non-targets"
+    rows = [("trials", f"{results['trials']} ({counted})"), ("scoring", results["scoring"])]
+    for name in ("eer", "min_dcf_0.01", "min_dcf_0.05", "act_dcf_0.01", "act_dcf_0.05", "cllr"):
+        if name in results:
+            interval = results.get(f"{name}_interval")
+            spread = f"   [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else ""
+            rows.append((name, f"{results[name]:.3f}{units.get(name, '')}{spread}"))
+    return "\n".join(f"{name:<14}{value}" for name, value in rows)

@@ -1,0 +1,1 @@
+"""Utterances, labels, trials and embeddings on disk: Kaldi directories in, records out."""

@@ -1,0 +1,140 @@
+"""The text files of a Kaldi directory, one reader each: every bad line is reported, none is guessed at."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from speechssl import audio
+from speechssl.errors import UserError
+
+Bad = Callable[[str, str], None]
+"""Called with the id of a line or utterance that cannot be used, and the reason (where, what, what to do)."""
+
+NOT_LABELS = frozenset({"dur", "num_frames", "uniq"})
+"""Names X of files utt2X that hold no label."""
+
+
+def read_table(path: Path, bad: Bad) -> Iterator[tuple[int, str, str]]:
+    """(line number, first field, rest of the line) of a Kaldi text file; a line without a rest is bad."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; a Kaldi directory needs it") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); make it a readable text file") from error
+    for number, line in enumerate(text.split("\n"), start=1):
+        line = line.strip(" \t\r")
+        name, _, rest = line.partition(" ")
+        if "\t" in name:
+            name, _, rest = line.partition("\t")
+        rest = rest.lstrip(" \t")
+        if rest:
+            yield number, name, rest
+        elif name:
+            bad(name, f"{path}:{number}: {name!r} has no value behind it; complete or remove the line")
+
+
+def write_table(path: Path, rows: Iterable[tuple[str, str]]) -> None:
+    """Write `first rest` lines; a reader sees the old file or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+            file.writelines(f"{first} {rest}\n" for first, rest in rows)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); give another output directory"
+        ) from error
+
+
+def read_recordings(path: Path, bad: Bad, *, allow_pipes: bool, check_files: bool) -> dict[str, str]:
+    """wav.scp: recording id -> path; an entry that is a shell command becomes an `audio.Pipe`, or is bad."""
+    recordings: dict[str, str] = {}
+    for number, name, value in read_table(path, bad):
+        if name in recordings:
+            bad(name, f"{path}:{number}: {name!r} is there twice; remove one line")
+        elif value.endswith("|"):
+            if allow_pipes:
+                recordings[name] = audio.Pipe(value)
+            else:
+                bad(name, f"{path}:{number}: {name!r} is a shell pipe; refused unless --allow-pipes is given")
+        elif check_files and not os.path.exists(value):
+            bad(name, f"{path}:{number}: {name!r}: no such file: {value}; correct the path")
+        else:
+            recordings[name] = value
+    return recordings
+
+
+def read_durations(path: Path, bad: Bad) -> dict[str, float]:
+    """utt2dur: utterance id -> seconds; {} if there is no such file."""
+    seconds: dict[str, float] = {}
+    if not path.exists():
+        return seconds
+    for number, name, value in read_table(path, bad):
+        duration = _float(value)
+        if name in seconds:
+            bad(name, f"{path}:{number}: {name!r} is there twice; remove one line")
+        elif not 0 < duration < math.inf:
+            bad(name, f"{path}:{number}: {name!r}: {value!r} is not a duration; give seconds above 0")
+        else:
+            seconds[name] = duration
+    return seconds
+
+
+def read_segments(
+    path: Path, recordings: dict[str, str], bad: Bad
+) -> dict[str, tuple[str, float, float | None]]:
+    """segments: utterance id -> (recording id, start, stop) in seconds; a stop of -1 is None, the end."""
+    segments: dict[str, tuple[str, float, float | None]] = {}
+    for number, name, value in read_table(path, bad):
+        fields = value.split()
+        start, stop = (_float(fields[1]), _float(fields[2])) if len(fields) == 3 else (math.nan, math.nan)
+        if name in segments:
+            bad(name, f"{path}:{number}: {name!r} is there twice; remove one line")
+        elif len(fields) != 3:
+            bad(name, f"{path}:{number}: {name!r} needs `recording start stop` behind it, and nothing more")
+        elif fields[0] not in recordings:
+            bad(
+                name,
+                f"{path}:{number}: {name!r} names recording {fields[0]!r}, not usable in wav.scp; add it",
+            )
+        elif not (0 <= start < math.inf and (stop == -1 or start < stop < math.inf)):
+            bad(
+                name,
+                f"{path}:{number}: {name!r}: {fields[1]} to {fields[2]} is no span; give 0 <= start < stop",
+            )
+        else:
+            segments[name] = (fields[0], start, None if stop == -1 else stop)
+    return segments
+
+
+def label_names(folder: Path) -> list[str]:
+    """Names X of the label files utt2X of a directory, sorted; utt2spk is "spk"."""
+    names = (path.name[4:] for path in folder.glob("utt2*") if path.is_file())
+    return sorted(name for name in names if name and name not in NOT_LABELS and "." not in name)
+
+
+def read_labels(folder: Path, name: str, bad: Bad) -> dict[str, str]:
+    """utt2<name>: utterance id -> value."""
+    path = folder / f"utt2{name}"
+    if not path.exists():
+        there = ", ".join(label_names(folder)) or "none"
+        raise UserError(f"{path}: no such file, so there is no label {name!r}; labels here: {there}")
+    table: dict[str, str] = {}
+    for number, key, value in read_table(path, bad):
+        if key in table:
+            bad(key, f"{path}:{number}: {key!r} is there twice; remove one line")
+        else:
+            table[key] = value
+    return table
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -1,0 +1,128 @@
+"""The loader around `CropBatches`: workers, prefetching, time-out, and errors a person can read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from speechssl.data.crops import Batch
+from speechssl.errors import UserError
+
+_FEW = 200  # utterances before the share of unreadable ones is judged
+
+
+def worker_count(workers: int = -1, ranks: int = 1, cuda: bool | None = None) -> int:
+    """Loader processes for each rank; -1 chooses from the cores that this process may use.
+
+    Args:
+        ranks: training processes on this machine, which share its cores.
+        cuda: whether the encoder runs on a GPU (None: as torch finds). On a CPU the encoder needs the cores:
+            one in four goes to loading, and at least one process does, so that reading overlaps with
+            training.
+    """
+    if workers >= 0:
+        return workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = max(1, cores // ranks)
+    if torch.cuda.is_available() if cuda is None else cuda:
+        return max(1, min(16, share - 1))
+    return max(1, share // 4)
+
+
+class Loader:
+    """Iterates over the batches of steps start..stop-1, prefetched by worker processes.
+
+    Attributes:
+        errors: the utterances that could not be read so far.
+
+    Raises (while iterating):
+        UserError: a worker met one, was killed, or gave no batch for `timeout` seconds; or more than 5 % of
+            at least 200 utterances could not be read.
+    """
+
+    def __init__(self, loader: DataLoader[Batch], timeout: float) -> None:
+        self.loader, self.timeout, self.errors = loader, timeout, ReadErrors()
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            for batch in self.loader:
+                self.errors.add(batch)
+                yield batch
+        except UserError as error:
+            # Workers send their error with its traceback; its last line is the message.
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            raise UserError(lines[-1].rpartition("UserError: ")[2]) from None
+        except RuntimeError as error:
+            if "timed out" in str(error):
+                raise UserError(
+                    f"data: no batch for {self.timeout:g} s; is the disk reachable? If it is slow, raise the "
+                    "loader's time-out or the number of workers"
+                ) from None
+            if "exited unexpectedly" in str(error) or "killed by signal" in str(error):
+                raise UserError(
+                    "data: a loader worker was killed (out of memory, or of shared memory in /dev/shm?); "
+                    "lower train.workers or the batch size"
+                ) from None
+            raise
+
+
+def make_loader(
+    dataset: Dataset[Batch],
+    start_step: int,
+    steps: int,
+    workers: int = -1,
+    timeout: float = 300.0,
+    ranks: int = 1,
+) -> Loader:
+    """Batches of steps start_step..steps-1, in order.
+
+    Args:
+        workers: processes; 0 reads in this one (without a time-out); -1: see `worker_count`.
+        timeout: seconds without a batch before the run is stopped with a message.
+        ranks: training processes on this machine.
+    """
+    count = worker_count(workers, ranks)
+    loader: DataLoader[Batch] = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=range(start_step, steps),
+        num_workers=count,
+        prefetch_factor=2 if count else None,
+        persistent_workers=count > 0,
+        pin_memory=torch.cuda.is_available(),
+        timeout=timeout if count else 0,
+    )
+    return Loader(loader, timeout)
+
+
+class ReadErrors:
+    """Counts the utterances that could not be read, in the process that trains (the data set itself keeps
+    nothing).
+
+    Attributes:
+        read: utterances asked for.
+        failed: id -> reason, of those that could not be read.
+    """
+
+    def __init__(self, limit: float = 0.05) -> None:
+        self.limit, self.read, self.misses = limit, 0, 0
+        self.failed: dict[str, str] = {}
+
+    def add(self, batch: Batch) -> None:
+        """Count a batch. Raises UserError once more than `limit` (a share) of at least 200 utterances
+        failed."""
+        self.read += len(batch.indices)
+        self.misses += len(batch.skipped)
+        self.failed.update(batch.skipped)
+        if self.read >= _FEW and self.misses > self.limit * self.read:
+            name, reason = next(iter(self.failed.items()))
+            raise UserError(
+                f"data: {self.misses} of {self.read} utterances cannot be read, the first {name}: {reason}; "
+                "run `speechssl validate` on the data directory"
+            )

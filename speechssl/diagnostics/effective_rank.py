@@ -1,0 +1,22 @@
+"""Effective rank of the centred embeddings (Roy and Vetterli 2007; METHODS.md 9)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def effective_rank(embeddings: Tensor) -> float:
+    """exp of the entropy of the normalised singular values of (N, D) after centring; 1 when collapsed.
+
+    Unlike RankMe it does not see a common offset of all embeddings, so it tells how many directions
+    separate the utterances.
+    """
+    x = embeddings.float()
+    sigma = torch.linalg.svdvals(x - x.mean(0))
+    total = sigma.sum()
+    if total <= 1e-12:
+        return 1.0
+    p = sigma / total
+    p = p[p > 0]
+    return float(torch.exp(-(p * p.log()).sum()))

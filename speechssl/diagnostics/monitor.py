@@ -1,0 +1,121 @@
+"""Watches a training run for collapse and says what to do about it.
+
+It looks at the embedding that users get, not at the projector: after a final BatchNorm a collapsed
+projector still has a healthy deviation and a small centre, and only the rank tells (METHODS.md 2.9).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from speechssl.diagnostics.centre_norm import centre_norm
+from speechssl.diagnostics.effective_rank import effective_rank
+from speechssl.diagnostics.rankme import rankme
+
+
+class Alarm(NamedTuple):
+    """One line each: what is seen, why that is likely, what helps."""
+
+    symptom: str
+    cause: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"collapse alarm: {self.symptom}; likely cause: {self.cause}; remedy: {self.remedy}"
+
+
+class Monitor:
+    """Keeps the last embeddings and judges them every so often.
+
+    Args:
+        dim: size of an embedding; the last ``2 * dim`` (at least 512) are kept.
+        patience: checks in a row that must fail before the alarm is raised.
+        prototypes: K of a method that assigns to prototypes, for the limits of its entropy.
+    """
+
+    def __init__(self, dim: int, patience: int = 3, prototypes: int | None = None) -> None:
+        self.dim, self.patience, self.prototypes = dim, patience, prototypes
+        self.size = max(512, 2 * dim)
+        self._kept: deque[Tensor] = deque()
+        self._count = 0
+        self._failures: dict[str, int] = {}
+
+    def add(self, embeddings: Tensor) -> None:
+        """Keep (N, D) embeddings of one step, on their device; the oldest are dropped."""
+        self._kept.append(embeddings)
+        self._count += len(embeddings)
+        while self._count - len(self._kept[0]) >= self.size:
+            self._count -= len(self._kept.popleft())
+
+    def figures(self) -> dict[str, float]:
+        """Rank and centre of the embeddings kept; empty before there are enough of them."""
+        if self._count < 2 * self.dim:
+            return {}
+        x = torch.cat(list(self._kept)).float()
+        return {
+            "rankme": rankme(x),
+            "effective_rank": effective_rank(x),
+            "centre_norm": centre_norm(x),
+        }
+
+    def check(self, figures: dict[str, float]) -> list[Alarm]:
+        """Alarms for logged figures (those of ``figures`` and the method's scalars) that stay bad."""
+        alarms = []
+        for key, alarm in self._judge(figures).items():
+            self._failures[key] = self._failures.get(key, 0) + 1 if alarm else 0
+            if alarm and self._failures[key] == self.patience:
+                alarms.append(alarm)
+        return alarms
+
+    def _judge(self, figures: dict[str, float]) -> dict[str, Alarm | None]:
+        seen: dict[str, Alarm | None] = {}
+        if "effective_rank" in figures:
+            rank = figures["effective_rank"]
+            seen["rank"] = None
+            if rank < 0.05 * self.dim:
+                seen["rank"] = Alarm(
+                    f"embeddings use {rank:.1f} of {self.dim} directions (under 5 %)",
+                    "dimensional collapse: the loss is met by a few features",
+                    "lower the learning rate, raise teacher momentum or batch size, add koleo_weight=0.1",
+                )
+        if "centre_norm" in figures:
+            norm = figures["centre_norm"]
+            seen["centre"] = None
+            if norm > 0.98:
+                seen["centre"] = Alarm(
+                    f"all embeddings point one way (centre norm {norm:.3f})",
+                    "complete collapse, or an encoder whose mean was never removed by learning",
+                    "check centring and stop-gradient; lower the learning rate",
+                )
+        if self.prototypes and "teacher_entropy" in figures:
+            seen["entropy"] = self._judge_entropy(figures["teacher_entropy"])
+        if "kl" in figures:
+            seen["kl"] = None
+            if abs(figures["kl"]) < 1e-3:
+                seen["kl"] = Alarm(
+                    f"student and teacher agree on everything (KL {figures['kl']:.1e})",
+                    "the assignment no longer depends on the utterance",
+                    "use both centring and sharpening; lower teacher_temperature or the learning rate",
+                )
+        return seen
+
+    def _judge_entropy(self, entropy: float) -> Alarm | None:
+        limit = math.log(self.prototypes or 1)
+        if entropy > 0.99 * limit:
+            return Alarm(
+                f"teacher assignment is flat (entropy {entropy:.2f} of ln K = {limit:.2f})",
+                "too little sharpening",
+                "lower teacher_temperature (0.04), or fewer prototypes",
+            )
+        if entropy < 1e-4 * limit:
+            return Alarm(
+                f"teacher assignment is one-hot (entropy {entropy:.1e})",
+                "too little centring",
+                "raise teacher_temperature (0.07), or use centring=sinkhorn",
+            )
+        return None

@@ -1,0 +1,1 @@
+"""Encoders: one module a network, each turning frames of features (B, F, M) into embeddings (B, D)."""

@@ -1,0 +1,300 @@
+"""Speaker verification from embeddings: cosine scores, mean subtraction, AS-norm, calibration, results.
+
+Whatever moves or scales the scores (mean, cohort, calibration) comes from other data than the test: it is
+refused when it holds embeddings of the test set. Cosines are a gather and a product in blocks, never a loop
+over trials."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from speechssl import metrics
+from speechssl.data.trials import Trials
+from speechssl.data.vectors import read_vectors
+from speechssl.errors import UserError
+from speechssl.evaluation._scoring import (
+    SPREAD,
+    Index,
+    Matrix,
+    as_norm,
+    fit_calibration,
+    score_trials,
+    subtract_mean,
+    unit,
+    used_rows,
+)
+
+Embeddings = str | Path | tuple[ArrayLike, ArrayLike]
+P_TARGETS = (0.01, 0.05)
+
+__all__ = [
+    "Verification",
+    "as_norm",
+    "evaluate",
+    "fit_calibration",
+    "score_trials",
+    "subtract_mean",
+    "verify",
+    "write_results",
+]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a run measured: `results` (see `evaluate`), and the trials and their scores (T,) that it used."""
+
+    results: dict[str, Any]
+    trials: Trials
+    scores: NDArray[np.float64]
+
+
+def verify(
+    embeddings: Embeddings,
+    trials: Trials,
+    *,
+    mean: Embeddings | None = None,
+    cohort: Embeddings | None = None,
+    top: int = 300,
+    speakers: Mapping[str, str] | None = None,
+    calibration: tuple[Embeddings, Trials] | None = None,
+    replicates: int = 1000,
+    seed: int = 0,
+    keep_going: bool = False,
+    model: str | None = None,
+    labels_used: Sequence[str] = (),
+) -> Verification:
+    """Score `trials` with `embeddings` and measure the errors.
+
+    Embeddings are a file (see `data.vectors`) or `(ids (N,), matrix (N, D))`.
+
+        Args: mean: training embeddings, whose mean is subtracted from everything before scoring. cohort:
+        embeddings for AS-norm, with the `top` nearest of them for each utterance (all, if there are fewer).
+        speakers: utterance -> speaker, for the bootstrap intervals only. Without it, utterances that target
+        trials join are taken for one speaker. calibration: embeddings and trials that are not the test's;
+        only with it are actDCF and Cllr reported. replicates: bootstrap resamples; 0 for no intervals.
+        keep_going: leave out, and count, trials that name an unknown id, instead of refusing the list. model,
+        labels_used: written into the results: whose embeddings, and which labels helped to make them.
+
+    Raises UserError for unknown ids, NaN, a list without targets or non-targets, or test data where it must
+    not be."""
+    ids, matrix = _load(embeddings, "the embeddings")
+    trials, enrol, test, skipped = _locate(trials, ids, keep_going)
+    _warn_zeros(matrix, used_rows(len(matrix), enrol, test))
+    prepared = _Scoring(
+        None if mean is None else _other(mean, ids, matrix, "the mean"),
+        None if cohort is None else _other(cohort, ids, matrix, "the cohort"),
+        top,
+    )
+    scores = prepared(matrix, enrol, test)
+    if calibration is not None:
+        scores = _calibrate(scores, prepared, calibration, trials)
+    who, interval_over = _speakers(ids, enrol, test, trials.target, speakers)
+    results: dict[str, Any] = {
+        **_measure(scores, trials.target, (who[enrol], who[test]), replicates, seed),
+        **({} if calibration is None else _calibrated(scores, trials.target)),
+        "trials": len(scores),
+        "targets": int(trials.target.sum()),
+        "nontargets": int((~trials.target).sum()),
+        "trials_skipped": skipped,
+        "scoring": prepared.name + ("" if calibration is None else ", calibrated"),
+        "interval_over": interval_over,
+        "bootstrap_replicates": replicates,
+        "model": model,
+        "labels_used": [*labels_used, *([] if calibration is None else ["calibration trials"])],
+    }
+    return Verification(results, trials, scores)
+
+
+def evaluate(embeddings: Embeddings, trials: Trials, **options: Any) -> dict[str, Any]:
+    """The `results` of `verify` (same arguments), under names that stay.
+
+    `eer` (percent), `eer_threshold`, `min_dcf_0.01`, `min_dcf_0.05`, each with its 95 % `<name>_interval` (or
+    null); `trials`, `targets`, `nontargets`, `trials_skipped`, `scoring`, `model`, `labels_used`; after
+    calibration also `act_dcf_0.01`, `act_dcf_0.05` and `cllr` (bits)."""
+    return verify(embeddings, trials, **options).results
+
+
+def write_results(out: str | Path, run: Verification, *, scores: bool = False) -> Path:
+    """Write `results.json` into the folder `out` (made if need be) and, with `scores`, the file `scores`.
+
+    A line of `scores` is `enrol test score`, in the order of the trial list. Returns the path of
+    `results.json`."""
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if scores:
+            lines = zip(run.trials.enrol, run.trials.test, run.scores.tolist(), strict=True)
+            with (folder / "scores").open("w", encoding="utf-8") as handle:
+                handle.writelines(f"{enrol} {test} {score:.7g}\n" for enrol, test, score in lines)
+        path = folder / "results.json"
+        path.write_text(json.dumps(run.results, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from None
+    return path
+
+
+class _Scoring:
+    """The scoring that was asked for, applied alike to test and calibration trials."""
+
+    def __init__(self, mean: Matrix | None, cohort: Matrix | None, top: int) -> None:
+        self.mean, self.top = mean, top
+        self.cohort = cohort if cohort is None or mean is None else subtract_mean(cohort, mean)
+        self.name = "cosine" + ("" if mean is None else ", training mean subtracted")
+        if cohort is not None:
+            if top > len(cohort):
+                warnings.warn(
+                    f"AS-norm: the whole cohort of {len(cohort)} is used, not {top}",
+                    stacklevel=4,
+                )
+            self.name += f", AS-norm top {min(top, len(cohort))} of {len(cohort)}"
+
+    def __call__(self, matrix: Matrix, enrol: Index, test: Index) -> NDArray[np.float64]:
+        used = unit(matrix[used_rows(len(matrix), enrol, test)])
+        if np.ptp(used, axis=0).max() < SPREAD:
+            return np.zeros(len(enrol))  # collapsed: what rounding left must not be ranked; `metrics` warns
+        if self.mean is not None:
+            matrix = subtract_mean(matrix, self.mean)
+        scores = score_trials(matrix, enrol, test)
+        return scores if self.cohort is None else as_norm(scores, matrix, enrol, test, self.cohort, self.top)
+
+
+def _load(source: Embeddings, what: str) -> tuple[NDArray[np.str_], Matrix]:
+    if isinstance(source, (str, Path)):
+        what, (ids, matrix) = str(source), read_vectors(source)
+    else:
+        ids, matrix = np.asarray(source[0], dtype=str), np.asarray(source[1], dtype=np.float32)
+        if matrix.ndim != 2 or len(ids) != len(matrix) or not len(ids) or len(np.unique(ids)) != len(ids):
+            raise UserError(
+                f"{what}: need unique ids (N,) and a matrix (N, D), have {ids.shape} and {matrix.shape}"
+            )
+    broken = ~np.isfinite(matrix).all(1)
+    if broken.any():
+        first = str(ids[broken.argmax()])
+        raise UserError(
+            f"{what}: {int(broken.sum())} embeddings are not finite, first {first!r}; embed them again"
+        )
+    return ids, matrix
+
+
+def _other(source: Embeddings, ids: NDArray[np.str_], matrix: Matrix, what: str) -> Matrix:
+    """Embeddings that must not be the test's: refused when an id has the same vector in both."""
+    other_ids, other = _load(source, what)
+    if other.shape[1] != matrix.shape[1]:
+        raise UserError(
+            f"{what} has {other.shape[1]} numbers a vector, the test {matrix.shape[1]}; use one model"
+        )
+    shared, mine, theirs = np.intersect1d(ids, other_ids, return_indices=True)
+    same = (matrix[mine] == other[theirs]).all(1)
+    if same.any():
+        first = str(shared[same.argmax()])
+        raise UserError(
+            f"{what}: holds {int(same.sum())} test embeddings, first {first!r}; use training data"
+        )
+    return other
+
+
+def _locate(trials: Trials, ids: NDArray[np.str_], keep_going: bool) -> tuple[Trials, Index, Index, int]:
+    """Rows of both sides of each trial; what names an unknown id is refused, or left out and counted."""
+    rows = {name: row for row, name in enumerate(ids.tolist())}
+    sides = [
+        np.array([rows.get(name, -1) for name in side.tolist()], np.int64)
+        for side in (trials.enrol, trials.test)
+    ]
+    known = (sides[0] >= 0) & (sides[1] >= 0)
+    skipped = int((~known).sum())
+    if skipped and not (keep_going and known.any()):
+        at = int(np.argmin(known))
+        name = str(trials.test[at] if sides[0][at] >= 0 else trials.enrol[at])
+        hint = (
+            "embed them too, or leave them out with --keep-going" if known.any() else "is it the right list?"
+        )
+        raise UserError(
+            f"{skipped} of {len(known)} trials name an id without an embedding, first {name!r}; {hint}"
+        )
+    if skipped:
+        trials = Trials(trials.enrol[known], trials.test[known], trials.target[known])
+    return trials, sides[0][known], sides[1][known], skipped
+
+
+def _warn_zeros(matrix: Matrix, used: Index) -> None:
+    zeros = int((~matrix[used].any(1)).sum())
+    if zeros:
+        warnings.warn(
+            f"{zeros} embeddings are all zeros: their cosines are set to 0", RuntimeWarning, stacklevel=3
+        )
+
+
+def _speakers(
+    ids: NDArray[np.str_],
+    enrol: Index,
+    test: Index,
+    target: NDArray[np.bool_],
+    speakers: Mapping[str, str] | None,
+) -> tuple[NDArray[Any], str]:
+    """The speaker of each embedding (N,), and where that is known from; only those in trials matter."""
+    if speakers is not None:
+        used = used_rows(len(ids), enrol, test)
+        missing = [name for name in ids[used].tolist() if name not in speakers]
+        if not missing:
+            names = [speakers.get(name, "") for name in ids.tolist()]
+            return np.unique(names, return_inverse=True)[1], "speakers"
+        warnings.warn(
+            f"{len(missing)} utterances have no speaker (as {missing[0]!r}): intervals go by trials",
+            stacklevel=3,
+        )
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    joined = (np.ones(int(target.sum())), (enrol[target], test[target]))
+    links = coo_array(joined, shape=(len(ids), len(ids)))
+    return connected_components(links, directed=False)[1], "speakers implied by the target trials"
+
+
+def _measure(
+    scores: NDArray[np.float64],
+    target: NDArray[np.bool_],
+    sides: tuple[NDArray[Any], NDArray[Any]],
+    replicates: int,
+    seed: int,
+) -> dict[str, Any]:
+    rate, threshold = metrics.eer_point(scores, target)
+    values = {"eer": rate} | {f"min_dcf_{p:g}": metrics.min_dcf(scores, target, p) for p in P_TARGETS}
+    intervals: Mapping[str, metrics.Interval | None] = {}
+    if replicates:
+        intervals = metrics.bootstrap_trials(
+            scores, target, *sides, p_targets=P_TARGETS, replicates=replicates, seed=seed
+        )
+    results: dict[str, Any] = {}
+    for key, value in values.items():
+        interval = intervals.get(key)
+        results |= {key: value, f"{key}_interval": None if interval is None else list(interval)}
+    return results | {"eer_threshold": threshold}
+
+
+def _calibrate(
+    scores: NDArray[np.float64], scoring: _Scoring, calibration: tuple[Embeddings, Trials], test: Trials
+) -> NDArray[np.float64]:
+    """Scores as log likelihood ratios, fitted on trials that the test does not have, either way round."""
+    ids, matrix = _load(calibration[0], "the calibration embeddings")
+    trials, enrol, other, _ = _locate(calibration[1], ids, keep_going=False)
+    tested = set(zip(test.enrol.tolist(), test.test.tolist(), strict=True))
+    pairs = zip(trials.enrol.tolist(), trials.test.tolist(), strict=True)
+    shared = sum((a, b) in tested or (b, a) in tested for a, b in pairs)
+    if shared:
+        raise UserError(f"{shared} calibration trials are trials of the test too; calibrate on another list")
+    slope, offset = fit_calibration(scoring(matrix, enrol, other), trials.target)
+    return slope * scores + offset
+
+
+def _calibrated(llr: NDArray[np.float64], target: NDArray[np.bool_]) -> dict[str, float]:
+    return {f"act_dcf_{p:g}": metrics.act_dcf(llr, target, p) for p in P_TARGETS} | {
+        "cllr": metrics.cllr(llr, target)
+    }

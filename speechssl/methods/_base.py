@@ -1,0 +1,146 @@
+"""What every method shares: the contract with the training loop, views, the moving-average teacher."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class Views(NamedTuple):
+    """One group of the crop plan: crops of one length.
+
+    Attributes:
+        features: (V, B, F, M), V crops of each of B utterances.
+        to: which network sees them (``both``, ``student`` or ``teacher``).
+    """
+
+    features: Tensor
+    to: str = "both"
+
+
+class Progress(NamedTuple):
+    """Where training stands; everything scheduled is a function of it."""
+
+    step: int
+    steps: int
+    steps_per_epoch: int
+
+    @property
+    def fraction(self) -> float:
+        """Share of the run that is done, 0 at the first step and 1 after the last."""
+        return self.step / max(1, self.steps)
+
+    @property
+    def epoch(self) -> float:
+        """Epochs done, as a real number."""
+        return self.step / max(1, self.steps_per_epoch)
+
+
+class Output(NamedTuple):
+    """What a step returns.
+
+    Attributes:
+        loss: scalar to differentiate.
+        scalars: named detached scalars for the log; no method synchronises the device to make them.
+        embedding: (N, D) detached embeddings, of the network that users get, for the collapse monitor.
+    """
+
+    loss: Tensor
+    scalars: dict[str, Tensor]
+    embedding: Tensor
+
+
+class Method(nn.Module):
+    """A self-supervised method around one encoder.
+
+    A subclass implements ``forward(views, progress) -> Output`` and names the encoder whose embeddings
+    users get in ``encoder``. Both hooks may stay empty.
+    """
+
+    min_batch = 2
+    """Smallest number of utterances a device may hold for the loss to be defined."""
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The encoder that is saved and embeds: the teacher's where there is one."""
+        raise NotImplementedError
+
+    def forward(self, views: Sequence[Views], progress: Progress) -> Output:
+        """One step on a batch: (V, B, F, M) features a group, in the order of the crop plan."""
+        raise NotImplementedError
+
+    def after_backward(self, progress: Progress) -> None:
+        """Runs between backward (and clipping) and the optimiser's step."""
+
+    def after_step(self, progress: Progress) -> None:
+        """Runs after the optimiser's step: moving averages, predictors set in closed form."""
+
+
+def teacher_of(student: nn.Module) -> nn.Module:
+    """A copy that never receives gradient."""
+    teacher = copy.deepcopy(student)
+    teacher.requires_grad_(False)
+    return teacher
+
+
+def cosine_schedule(start: float, end: float, fraction: float) -> float:
+    """Half a cosine from ``start`` at fraction 0 to ``end`` at 1 (teacher momentum of BYOL and DINO)."""
+    return end + (start - end) * (1 + math.cos(math.pi * min(1.0, fraction))) / 2
+
+
+@torch.no_grad()
+def ema_update(
+    teacher: nn.Module, student: nn.Module, momentum: float, buffers: Literal["own", "copy", "ema"] = "own"
+) -> None:
+    """teacher <- momentum * teacher + (1 - momentum) * student, over the parameters in one fused pass.
+
+    Args:
+        buffers: what happens to floating-point buffers (BatchNorm statistics): the teacher keeps those
+            of its own forward passes (``own``, as all released programs do), takes the student's
+            (``copy``), or averages them as well (``ema``).
+    """
+    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1.0 - momentum)
+    if buffers == "own":
+        return
+    for target, source in _float_buffers(teacher, student):
+        target.lerp_(source, 1.0 if buffers == "copy" else 1.0 - momentum)
+
+
+def _float_buffers(teacher: nn.Module, student: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+    for target, source in zip(teacher.buffers(), student.buffers(), strict=True):
+        if target.is_floating_point():
+            yield target, source
+
+
+def in_float32(x: Tensor) -> torch.autocast:
+    """A context without autocast, for losses, centring, Sinkhorn, covariances and decompositions."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def encode(encoder: nn.Module, views: Views) -> Tensor:
+    """Embeddings (V, B, D) of one group, encoded in one batch of its one length."""
+    count, batch = views.features.shape[:2]
+    return encoder(views.features.flatten(0, 1)).view(count, batch, -1)
+
+
+def world_size() -> int:
+    """Number of processes that train together (1 without ``torch.distributed``)."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """``x`` summed over processes, without gradient; itself where there is one process."""
+    if world_size() > 1:
+        dist.all_reduce(x)
+    return x
+
+
+def mean_over_ranks(x: Tensor) -> Tensor:
+    """``x`` averaged over processes, without gradient; itself where there is one process."""
+    return sum_over_ranks(x) / world_size() if world_size() > 1 else x

@@ -1,0 +1,93 @@
+"""Features and encoder as one module, and the folder that holds a trained one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import speechssl
+from speechssl import config
+from speechssl.errors import UserError
+from speechssl.features import LogMel
+
+CONFIG, WEIGHTS = "config.yaml", "weights.pt"
+
+
+class Model(nn.Module):
+    """Waveforms to embeddings.
+
+    Args:
+        features: section ``features`` of a configuration (settings of ``LogMel``).
+        encoder: section ``encoder`` (``name`` and the settings of that encoder).
+        about: what else is known of the weights (method, step, data, commit), kept with them.
+    """
+
+    def __init__(
+        self, features: Mapping[str, Any], encoder: Mapping[str, Any], about: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__()
+        self.settings = {
+            "features": config.check(LogMel, features, "features"),
+            "encoder": config.check_part("encoders", encoder, "encoder"),
+        }
+        self.about = dict(about or {})
+        self.features = LogMel(**self.settings["features"])
+        self.encoder: nn.Module = config.build(
+            "encoders", self.settings["encoder"], self.settings["features"]["mels"]
+        )
+
+    @property
+    def rate(self) -> int:
+        """Sampling rate of the waveforms it takes, Hz."""
+        return int(self.settings["features"]["rate"])
+
+    @property
+    def dim(self) -> int:
+        """Size of an embedding."""
+        return int(self.encoder.dim)  # type: ignore[arg-type]
+
+    def forward(self, waves: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Embeddings (B, D) of waveforms (B, T) at ``rate``; ``lengths`` (B,) in samples, or all full."""
+        features, frames = self.features(waves, lengths)
+        return self.encoder(features, frames)
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``config.yaml`` and ``weights.pt`` into ``folder``, each through a temporary file."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{WEIGHTS}.tmp"
+        torch.save(self.encoder.state_dict(), temporary)
+        os.replace(temporary, folder / WEIGHTS)
+        written = {"speechssl": speechssl.__version__, **self.settings, "about": self.about}
+        config.write(written, folder / f".{CONFIG}.tmp")
+        os.replace(folder / f".{CONFIG}.tmp", folder / CONFIG)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Model:
+        """The model in ``folder``: a model folder, or a run folder (then its ``model/``).
+
+        Raises:
+            UserError: there is no model, or its weights do not fit its configuration.
+        """
+        folder = Path(folder)
+        if not (folder / WEIGHTS).is_file() and (folder / "model" / WEIGHTS).is_file():
+            folder = folder / "model"
+        if not (folder / WEIGHTS).is_file() or not (folder / CONFIG).is_file():
+            raise UserError(
+                f"model: {folder} holds no {CONFIG} and {WEIGHTS}; give a run folder of 'speechssl train'"
+                " whose training has saved a model, or a model folder"
+            )
+        written = config.read(folder / CONFIG)
+        model = cls(written.get("features", {}), written.get("encoder", {}), written.get("about"))
+        try:
+            state = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
+            model.encoder.load_state_dict(state)
+        except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+            first = str(error).splitlines()[0]
+            raise UserError(f"model: {folder / WEIGHTS} cannot be loaded ({first}); save it again") from error
+        return model.eval()

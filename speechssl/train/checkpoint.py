@@ -1,0 +1,136 @@
+"""Run folders: what is written, how it survives a kill, and averages of the last encoders.
+
+A run folder holds ``config.yaml`` (resolved), ``about.yaml`` (version, commit, seed, data), ``log.jsonl``,
+``untrained/`` (the model before the first step, the floor of every evaluation), ``last.pt`` (all that
+resuming needs), ``snapshots/step-*.pt`` (encoders) and, when training is done, ``model/``. Every file is written under another name and renamed, so a kill never leaves half of one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import speechssl
+from speechssl import config
+from speechssl.errors import UserError
+from speechssl.model import Model
+
+CONFIG, ABOUT, LAST, SNAPSHOTS = "config.yaml", "about.yaml", "last.pt", "snapshots"
+MODEL, UNTRAINED = "model", "untrained"
+
+
+def describe(
+    run: Path, settings: Mapping[str, Any], utterances: Sequence[Any], skipped: Sequence[tuple[str, str]]
+) -> None:
+    """Write ``config.yaml``, ``about.yaml`` and, if any, ``skipped.tsv`` before the first step."""
+    run.mkdir(parents=True, exist_ok=True)
+    about = {
+        "method": settings["method"]["name"],
+        "speechssl": speechssl.__version__,
+        "torch": str(torch.__version__),
+        "commit": commit(),
+        "seed": settings["seed"],
+        "labels_used": "none",
+        "data": {
+            "directories": list(settings["data"]["train"]),
+            "utterances": len(utterances),
+            "hours": round(sum(u.seconds for u in utterances) / 3600, 4),
+            "fingerprint": fingerprint(utterances),
+        },
+    }
+    config.write(settings, run / CONFIG)
+    config.write(about, run / ABOUT)
+    if skipped:
+        (run / "skipped.tsv").write_text("".join(f"{name}\t{why}\n" for name, why in skipped))
+
+
+def save_atomically(value: Any, path: Path) -> None:
+    """``torch.save`` through a temporary file in the same folder, flushed to disk before the rename."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        torch.save(value, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A saved state on the CPU.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"checkpoint: {path} cannot be read ({reason}); delete it or give another") from error
+
+
+def save_snapshot(run: Path, step: int, encoder: Mapping[str, Tensor], keep: int) -> None:
+    """Write the encoder of this step and remove all but the last ``keep``."""
+    folder = run / SNAPSHOTS
+    folder.mkdir(exist_ok=True)
+    save_atomically(dict(encoder), folder / f"step-{step:08d}.pt")
+    for old in snapshots(run)[:-keep]:
+        old.unlink()
+
+
+def snapshots(run: Path) -> list[Path]:
+    """Encoder snapshots of a run, oldest first."""
+    return sorted((run / SNAPSHOTS).glob("step-*.pt"))
+
+
+def average(run: str | Path, last: int = 10, out: str | Path | None = None) -> Path:
+    """Average the encoders of the last snapshots into a model folder (default ``RUN/model-averageN``).
+
+    Floating-point entries (BatchNorm statistics too) are averaged in float64, counters taken from the
+    newest.
+
+    Raises:
+        UserError: the run has no snapshots.
+    """
+    run = Path(run)
+    paths = snapshots(run)[-last:]
+    if last < 1 or not paths:
+        raise UserError(f"average: no snapshots in {run / SNAPSHOTS}; give a run folder of 'speechssl train'")
+    states = [load(path) for path in paths]
+    mean = {}
+    for key, newest in states[-1].items():
+        mean[key] = newest
+        if newest.is_floating_point():
+            mean[key] = torch.stack([state[key].double() for state in states]).mean(0).to(newest.dtype)
+    written = config.read(run / CONFIG)
+    about = config.read(run / ABOUT) | {"averaged": [path.stem for path in paths]}
+    model = Model(written["features"], written["encoder"], about)
+    model.encoder.load_state_dict(mean)
+    target = Path(out) if out else run / f"{MODEL}-average{len(paths)}"
+    model.save(target)
+    return target
+
+
+def commit() -> str | None:
+    """The git commit of the code that runs, with ``+`` when it was changed; none outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        args = {"cwd": here, "capture_output": True, "text": True, "timeout": 5}
+        found = subprocess.run(["git", "rev-parse", "HEAD"], **args)  # type: ignore[call-overload]
+        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], **args)  # type: ignore[call-overload]
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() + ("+" if changed.stdout.strip() else "") if found.returncode == 0 else None
+
+
+def fingerprint(utterances: Sequence[Any]) -> str:
+    """A hash of the training set: its ids and durations, not where they lie (16 hexadecimal digits)."""
+    digest = hashlib.sha256()
+    for utterance in utterances:
+        digest.update(f"{utterance.id}\t{utterance.seconds:.3f}\n".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,276 @@
+"""The training loop: to be read from top to bottom, for one CPU, one GPU or many."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from speechssl import config
+from speechssl.compat import tune_allocator
+from speechssl.diagnostics.monitor import Monitor
+from speechssl.errors import UserError
+from speechssl.train import checkpoint, distributed
+from speechssl.train.logs import Log, Meter
+from speechssl.train.optimizers import clip_gradients, schedule
+from speechssl.train.run import Run, read_utterances
+from speechssl.train.settings import resolve
+
+
+def train(
+    config_path: str,
+    overrides: Sequence[str] = (),
+    *,
+    out: str | Path,
+    resume: bool = False,
+    dry_run: bool = False,
+    device: str = "auto",
+    minutes: float | None = None,
+) -> Path:
+    """Train a method as a configuration says and leave a run folder behind.
+
+    Args:
+        config_path: YAML file.
+        overrides: ``key=value`` pairs on top of it.
+        out: run folder (see ``checkpoint``).
+        resume: continue a run that was stopped; it ends as if it had not been.
+        dry_run: check configuration and data and take one step; write nothing.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        minutes: choose ``train.steps`` so that training takes about this long on this machine: a few
+            steps are timed first, and the number is written into the run's configuration.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UserError: whatever a user can mend.
+    """
+    tune_allocator()
+    out = Path(out)
+    if minutes is not None and not resume:
+        overrides = [*overrides, "train.epochs=null", "train.steps=1000000"]
+    settings = resolve(config_path, overrides)
+    world = distributed.start(device)
+    try:
+        if settings["train"]["threads"] > 0:
+            torch.set_num_threads(settings["train"]["threads"])
+        if resume and (out / checkpoint.CONFIG).exists():
+            settings = _same_settings(out, settings, keep_steps=minutes is not None)
+        elif not dry_run and (out / checkpoint.LAST).exists():
+            raise UserError(
+                f"train: {out} holds a run already; give --resume to continue it, or another --out"
+            )
+        utterances, skipped = read_utterances(settings)
+        run = Run(settings, world, utterances)
+        if dry_run or (minutes is not None and not resume):
+            seconds = _time_steps(run, 1 if dry_run else 8)
+            if dry_run:
+                _report_dry_run(run, len(utterances), len(skipped), seconds)
+                return out
+            overrides = [*overrides, f"train.steps={max(20, int(60 * minutes / seconds))}"]  # type: ignore[operator]
+            settings = resolve(config_path, overrides)
+            run = Run(settings, world, utterances)
+        if resume and (out / checkpoint.LAST).exists():
+            run.restore(checkpoint.load(out / checkpoint.LAST))
+        if world.first:
+            checkpoint.describe(out, settings, utterances, skipped)
+            if run.step == 0:
+                _save_model(run, out / checkpoint.UNTRAINED)
+        _steps(run, out)
+        if world.first:
+            _save_model(run, out / checkpoint.MODEL)
+        world.barrier()
+    finally:
+        distributed.stop()
+    return out
+
+
+def _steps(run: Run, out: Path) -> None:
+    """Step until the end, logging, watching and saving on the way."""
+    train, world = run.train, run.world
+    model = run.parallel()
+    log = Log(out, run.steps, run.step, world.first)
+    meter, clock = Meter(), _Clock(run.batch)
+    watch = run.settings["monitor"]
+    monitor = Monitor(run.model.dim, watch["patience"], run.settings["method"].get("prototypes"))
+    unchecked: list[tuple[int, Tensor, Tensor]] = []
+    accumulate = train["accumulate"]
+    loader = run.loader(run.step * accumulate, run.steps * accumulate)
+    batches = iter(loader)
+    while run.step < run.steps:
+        progress = run.progress()
+        lr = schedule(run.optimizer, run.optimizer_settings, progress.fraction, run.batch)
+        for part in range(1, accumulate + 1):
+            with clock.waiting():
+                batch = next(batches)
+            together = part == accumulate or world.size == 1
+            with contextlib.nullcontext() if together else model.no_sync():  # type: ignore[operator]
+                with run.autocast():
+                    output = model(run.views(batch, run.step * accumulate + part - 1), progress)
+                (output.loss / accumulate).backward()
+            unchecked.append((run.step, batch.indices, output.loss.detach()))
+            meter.add({"loss": output.loss.detach(), **output.scalars})
+            monitor.add(output.embedding)
+        norm = clip_gradients(run.method.parameters(), run.optimizer_settings)
+        run.method.after_backward(progress)
+        run.optimizer.step()
+        run.optimizer.zero_grad(set_to_none=True)
+        run.method.after_step(progress)
+        run.step += 1
+        clock.step()
+        log.tick()
+
+        end = run.step == run.steps
+        saving, logging = (end or run.step % train[f"{what}_every"] == 0 for what in ("save", "log"))
+        if saving or logging:
+            _stop_if_not_finite(run, unchecked, out)
+            unchecked.clear()
+        if logging:
+            figures = {"epoch": run.progress().epoch, "lr": lr, **meter.read(), **clock.read()}
+            figures |= {"gradient_norm": float(norm)} if norm is not None else {}
+            figures |= {"unreadable": len(loader.errors.failed)} if loader.errors.failed else {}
+            if run.step % watch["every"] == 0 or end:
+                figures |= monitor.figures()
+            alarms = monitor.check(figures) if progress.fraction >= watch["after"] else []
+            log.write(run.step, figures | ({"alarms": [str(a) for a in alarms]} if alarms else {}))
+            for alarm in alarms:
+                log.say(str(alarm))
+            end = _any_rank(bool(alarms) and watch["stop"], world) or end
+        if saving or end:
+            _save(run, out)
+        if end:
+            break
+    log.close()
+
+
+class _Clock:
+    """Utterances a second and the share of the time spent waiting for data, since the last reading."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch, self.steps, self.waited, self.started = batch, 0, 0.0, time.perf_counter()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time what runs inside as waiting for one batch."""
+        begun = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - begun
+
+    def step(self) -> None:
+        """One optimiser step done."""
+        self.steps += 1
+
+    def read(self) -> dict[str, float]:
+        """The figures; starts anew."""
+        elapsed = time.perf_counter() - self.started
+        out = {
+            "utterances_per_second": self.steps * self.batch / elapsed,
+            "data_wait": self.waited / elapsed,
+        }
+        self.steps, self.waited, self.started = 0, 0.0, time.perf_counter()
+        return out
+
+
+def _same_settings(out: Path, settings: Mapping[str, Any], keep_steps: bool) -> Mapping[str, Any]:
+    """The settings of the run in ``out``, if they are those asked for.
+
+    Raises:
+        UserError: they differ, or there is no run to resume.
+    """
+    written = config.read(out / checkpoint.CONFIG)
+    asked = config.thaw(settings)
+    if keep_steps:
+        asked["train"]["steps"], asked["train"]["epochs"] = written["train"]["steps"], None
+    for section, value in asked.items():
+        if value != written.get(section):
+            was, wants = written.get(section), value
+            if isinstance(value, dict) and isinstance(was, dict):
+                key = next(k for k in {**value, **was} if value.get(k) != was.get(k))
+                section, was, wants = f"{section}.{key}", was.get(key), value.get(key)
+            raise UserError(
+                f"train: {section} was {was!r} in {out} and is {wants!r} now; resume with the same"
+                " configuration or give another --out"
+            )
+    return config.freeze(asked)  # type: ignore[no-any-return]
+
+
+def _time_steps(run: Run, count: int) -> float:
+    """Seconds of a step: the median over ``count`` of them after one to warm up (that ``run`` is spent)."""
+    times = []
+    model = run.parallel()
+    for index, batch in enumerate(run.loader(0, count + 1, workers=0)):
+        begun = time.perf_counter()
+        with run.autocast():
+            output = model(run.views(batch, index), run.progress())
+        output.loss.backward()
+        if not bool(output.loss.isfinite()):
+            raise UserError(
+                f"train: the loss of the very first batch is {float(output.loss)}; lower the rate"
+            )
+        schedule(run.optimizer, run.optimizer_settings, 0.0, run.batch)
+        run.optimizer.step()
+        run.optimizer.zero_grad(set_to_none=True)
+        times.append((time.perf_counter() - begun) * run.train["accumulate"])
+    seconds = torch.tensor(sorted(times[1:] or times)[len(times[1:]) // 2], device=run.world.device)
+    if run.world.size > 1:
+        dist.all_reduce(seconds, op=dist.ReduceOp.MAX)
+    return float(seconds)
+
+
+def _report_dry_run(run: Run, utterances: int, skipped: int, seconds: float) -> None:
+    if run.world.first:
+        parameters = sum(p.numel() for p in run.model.encoder.parameters())
+        print(
+            f"configuration and data are sound: {utterances} utterances ({skipped} left out), "
+            f"{run.batch} a step, {run.per_epoch} steps an epoch, {run.steps} steps; encoder of "
+            f"{parameters / 1e6:.2f} M parameters; about {seconds:.2f} s a step, "
+            f"{seconds * run.steps / 3600:.2f} h in all on {run.world.size} x {run.world.device}"
+        )
+
+
+def _stop_if_not_finite(run: Run, losses: list[tuple[int, Tensor, Tensor]], out: Path) -> None:
+    """Raise, in every process, if a loss since the last look was not finite; what was saved before stays."""
+    bad = [entry for entry in losses if not math.isfinite(float(entry[2]))]
+    if not _any_rank(bool(bad), run.world):
+        return
+    where = f"up to step {run.step}, on another rank"
+    if bad:
+        step, indices, _ = bad[0]
+        names = ", ".join(run.utterances[i].id for i in indices[:5].tolist())
+        where = f"in step {step} (utterances {names}, ...)"
+    raise UserError(
+        f"train: the loss is not finite {where}; the last good state is in {out}; lower optimizer.lr or set"
+        " train.precision=float32"
+    )
+
+
+def _any_rank(flag: bool, world: distributed.World) -> bool:
+    """True everywhere if it is true in any process, so that all of them stop together."""
+    if world.size == 1:
+        return flag
+    shared = torch.tensor(float(flag), device=world.device)
+    dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+    return bool(shared)
+
+
+def _save(run: Run, out: Path) -> None:
+    """The state to resume from and a snapshot of the encoder that users get."""
+    if run.world.first:
+        checkpoint.save_snapshot(out, run.step, run.method.encoder.state_dict(), run.train["keep"])
+        checkpoint.save_atomically(run.state(), out / checkpoint.LAST)
+    run.world.barrier()
+
+
+def _save_model(run: Run, folder: Path) -> None:
+    """A model folder of the encoder that users get, with what is known of it."""
+    about = config.read(folder.parent / checkpoint.ABOUT)
+    run.model.about = about | {"step": run.step, "steps": run.steps}
+    run.model.encoder.load_state_dict(run.method.encoder.state_dict())
+    run.model.save(folder)

@@ -1,0 +1,159 @@
+"""What a run consists of: data, model, method, optimiser, and the state to resume from."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from speechssl import config
+from speechssl.augment import Augment, SpecAugment
+from speechssl.data.dataset import Batch, CropBatches, CropSpec, Loader, make_loader, parse_plan
+from speechssl.data.manifest import Utterance, read_manifest
+from speechssl.errors import UserError
+from speechssl.features import LogMel
+from speechssl.methods._base import Method, Progress, Views
+from speechssl.model import Model
+from speechssl.train import distributed
+from speechssl.train.optimizers import OptimizerSettings, build_optimizer
+
+
+def read_utterances(settings: Mapping[str, Any]) -> tuple[list[Utterance], list[tuple[str, str]]]:
+    """Training utterances of all ``data.train`` directories, and those left out with the reason.
+
+    No label file is opened. Ids that two directories share are told apart by the directory's number.
+    """
+    utterances: list[Utterance] = []
+    skipped: list[tuple[str, str]] = []
+    least = settings["data"]["min_seconds"]
+    for directory in settings["data"]["train"]:
+        manifest = read_manifest(directory, labels=(), on_bad="skip")
+        skipped += manifest.skipped
+        for utterance in manifest.utterances:
+            if utterance.seconds < least:
+                skipped.append(
+                    (utterance.id, f"{utterance.seconds:.2f} s, shorter than data.min_seconds={least}")
+                )
+            else:
+                utterances.append(utterance)
+    if not utterances:
+        where = ", ".join(settings["data"]["train"])
+        raise UserError(
+            f"data.train: no usable utterance in {where} ({len(skipped)} left out); check the list"
+        )
+    return utterances, skipped
+
+
+class Run:
+    """Everything a run needs, built from its configuration alike in every process.
+
+    Args:
+        settings: resolved configuration.
+        world: this process among the others.
+        utterances: what ``read_utterances`` found.
+
+    Raises:
+        UserError: what was asked for does not fit together.
+    """
+
+    def __init__(
+        self, settings: Mapping[str, Any], world: distributed.World, utterances: list[Utterance]
+    ) -> None:
+        self.settings, self.world = settings, world
+        self.train: Mapping[str, Any] = settings["train"]
+        torch.manual_seed(settings["seed"])
+        self.model = Model(settings["features"], settings["encoder"])
+        if self.train["init"]:
+            self.model.encoder.load_state_dict(Model.load(self.train["init"]).encoder.state_dict())
+        self.method: Method = config.build("methods", settings["method"], self.model.encoder)
+        if self.train["sync_batchnorm"]:
+            distributed.synchronise_batchnorm(self.method, world)
+        self.method.to(world.device).train()
+        self.features: LogMel = self.model.features.to(world.device)
+        self.specaugment = SpecAugment(**settings["specaugment"])
+        self.optimizer_settings = OptimizerSettings(**settings["optimizer"])
+        self.optimizer = build_optimizer(self.method, self.optimizer_settings)
+
+        self.plan: list[CropSpec] = parse_plan(config.thaw(settings["data"]["crops"]))
+        self.batch = self.train["batch_size"] * world.size * self.train["accumulate"]
+        self.per_epoch = max(1, len(utterances) // self.batch)
+        self.steps: int = self.train["steps"] or max(1, round(self.train["epochs"] * self.per_epoch))
+        self.step = 0
+        self.utterances = utterances
+        self.augment = Augment(self.model.rate, **config.thaw(settings["augment"]))
+        self.batches = CropBatches(
+            utterances,
+            self.plan,
+            rate=self.model.rate,
+            batch_size=self.train["batch_size"],
+            seed=settings["seed"],
+            rank=world.rank,
+            world=world.size,
+            overlap=settings["data"]["overlap"],
+            weight_by_duration=settings["data"]["weight_by_duration"],
+            augment=self.augment,
+            augment_here=world.device.type == "cpu",
+        )
+        if world.device.type != "cpu":
+            self.augment.to(world.device)
+
+    def loader(self, start: int, stop: int, workers: int | None = None) -> Loader:
+        """Batches of steps ``start`` to ``stop`` (forward passes, not optimiser steps)."""
+        data, local = self.settings["data"], int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        count = data["workers"] if workers is None else workers
+        return make_loader(self.batches, start, stop, count, data["timeout"], ranks=local)
+
+    def progress(self) -> Progress:
+        """Where the run stands."""
+        return Progress(self.step, self.steps, self.per_epoch)
+
+    def parallel(self) -> nn.Module:
+        """The method, wrapped for many processes where there are many."""
+        if self.train["compile"]:
+            self.method.compile(dynamic=False)
+        if self.world.size == 1:
+            return self.method
+        ids = [self.world.device.index] if self.world.device.type == "cuda" else None
+        return DistributedDataParallel(self.method, device_ids=ids, broadcast_buffers=False)
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """bfloat16 for the encoder's products where the configuration says so."""
+        if self.train["precision"] == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.world.device.type, dtype=torch.bfloat16)
+
+    @torch.no_grad()
+    def views(self, batch: Batch, index: int) -> list[Views]:
+        """Features of a batch, group by group, on the device; ``index`` seeds SpecAugment."""
+        views = []
+        groups = batch.on(self.world.device, self.augment)
+        for i, (waves, spec) in enumerate(zip(groups, self.plan, strict=True)):
+            features, _ = self.features(waves.flatten(0, 1), None)
+            if spec.augment != "none":
+                seed = np.random.SeedSequence([self.settings["seed"], index, self.world.rank, i])
+                generator = torch.Generator(features.device).manual_seed(int(seed.generate_state(1)[0]))
+                features = self.specaugment(features, generator)
+            views.append(Views(features.view(*waves.shape[:2], *features.shape[1:]), spec.to))
+        return views
+
+    def state(self) -> dict[str, Any]:
+        """All that an unbroken continuation needs; batches are a function of seed and step."""
+        return {
+            "step": self.step,
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state``."""
+        self.step = state["step"]
+        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])

@@ -1,0 +1,20 @@
+"""Learning rate and weight decay as functions of the share of the run that is done."""
+
+from __future__ import annotations
+
+import math
+
+
+def warmup_cosine(fraction: float, base: float, final: float, warmup: float) -> float:
+    """Linear from 0 to ``base`` over the first ``warmup`` share of the run, then half a cosine to ``final``.
+
+    Args:
+        fraction: share of the run done, 0 to 1.
+        base: value at the end of the warm-up.
+        final: value at the end of the run.
+        warmup: share of the run, 0 for none.
+    """
+    if fraction < warmup:
+        return base * fraction / warmup
+    rest = (fraction - warmup) / max(1e-12, 1.0 - warmup)
+    return final + (base - final) * (1 + math.cos(math.pi * min(1.0, rest))) / 2

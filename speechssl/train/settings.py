@@ -1,0 +1,136 @@
+"""Every section of a training configuration, checked as one and then frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+from speechssl import config
+from speechssl.augment import Augment, SpecAugment
+from speechssl.errors import UserError
+from speechssl.features import LogMel
+from speechssl.train.optimizers import OptimizerSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Section ``data``.
+
+    Attributes:
+        train: Kaldi directories; only their audio is used, no label file is opened.
+        crops: the crop plan, a list of ``{count, seconds, augment, to}``.
+        overlap: probability of drawing the long crops as the extremes of five offsets (METHODS 1.3).
+        weight_by_duration: visit utterances in proportion to their length, in place of once an epoch.
+        min_seconds: shorter utterances are left out (and counted).
+        workers: loader processes, -1: chosen from the cores.
+        timeout: seconds after which a stuck loader is an error.
+    """
+
+    train: list[str]
+    crops: list[dict[str, Any]]
+    overlap: float = 0.0
+    weight_by_duration: bool = False
+    min_seconds: float = 0.5
+    workers: int = -1
+    timeout: float = 300.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """Section ``train``.
+
+    Attributes:
+        epochs, steps: length of the run, one of them.
+        batch_size: utterances of one device in one forward pass.
+        accumulate: forward passes of one optimiser step.
+        precision: of the encoder's products; losses and statistics stay in float32.
+        log_every, save_every: optimiser steps; a save keeps the state to resume from and one snapshot
+            of the encoder, of which the last ``keep`` stay.
+        init: model or run folder whose encoder training starts from.
+        sync_batchnorm: BatchNorm statistics over all devices.
+        compile: ``torch.compile`` the encoder.
+        threads: CPU threads of the training process, -1: torch's choice.
+    """
+
+    epochs: float | None = None
+    steps: int | None = None
+    batch_size: int = 64
+    accumulate: int = 1
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    log_every: int = 10
+    save_every: int = 500
+    keep: int = 10
+    init: str | None = None
+    sync_batchnorm: bool = True
+    compile: bool = False
+    threads: int = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitorSettings:
+    """Section ``monitor``: a check every so many steps; ``stop`` ends a run that has collapsed.
+
+    ``after`` is the share of the run before which nothing is judged, ``patience`` the number of checks in
+    a row that must fail.
+    """
+
+    every: int = 50
+    after: float = 0.1
+    patience: int = 3
+    stop: bool = False
+
+
+_PLAIN = {
+    "data": DataSettings,
+    "features": LogMel,
+    "augment": Augment,
+    "specaugment": SpecAugment,
+    "optimizer": OptimizerSettings,
+    "train": TrainSettings,
+    "monitor": MonitorSettings,
+}
+_PARTS = {"encoder": "encoders", "method": "methods"}
+SECTIONS = ("seed", *_PLAIN, *_PARTS)
+
+
+def resolve(path: str, overrides: Sequence[str] = ()) -> Mapping[str, Any]:
+    """The complete configuration of a run, every default filled in, read-only.
+
+    Raises:
+        UserError: an unknown section or key, a wrong type, or a contradiction, with its full path.
+    """
+    written = config.read(path, overrides)
+    for key in written:
+        config.known_section(key, SECTIONS)
+    seed = written.get("seed", 0)
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise UserError(f"config: seed must be a whole number of at least 0, not {seed!r}")
+    out: dict[str, Any] = {"seed": seed}
+    for name, part in _PLAIN.items():
+        out[name] = config.check(part, _mapping(written, name), name)
+    for name, package in _PARTS.items():
+        out[name] = config.check_part(package, _mapping(written, name), name)
+    _sensible(out)
+    return config.freeze(out)  # type: ignore[no-any-return]
+
+
+def _mapping(written: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = written.get(name, {})
+    if section is None:
+        return {}
+    if not isinstance(section, dict | MappingProxyType):
+        raise UserError(f"config: section {name} must be a mapping (key: value), not {section!r}")
+    return section
+
+
+def _sensible(settings: Mapping[str, Any]) -> None:
+    train = settings["train"]
+    if (train["epochs"] is None) == (train["steps"] is None):
+        raise UserError("config: give train.epochs or train.steps, one of them")
+    for key in ("epochs", "steps", "batch_size", "accumulate", "log_every", "save_every", "keep"):
+        if train[key] is not None and train[key] <= 0:
+            raise UserError(f"config: train.{key} must be above 0, not {train[key]}")
+    if not settings["data"]["train"]:
+        raise UserError("config: data.train is empty; name at least one Kaldi directory")

@@ -1,0 +1,185 @@
+"""Embedding files: round trips, other programs' files, and mistakes in one line."""
+
+import io
+import sys
+
+import numpy as np
+import pytest
+
+from speechssl.data.vectors import VectorWriter, read_vectors, write_vectors
+from speechssl.errors import UserError
+
+IDS = np.array(["id1/a.wav", "id1/b.wav", "żółw/声.flac"])
+
+
+@pytest.fixture
+def vectors():
+    return np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.ark", "x.scp", "deep/er/x.parquet", "X.NPZ"])
+def test_round_trip_is_exact_and_ordered(tmp_path, vectors, name):
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    with VectorWriter(tmp_path / name) as writer:
+        writer.write(IDS[:1], vectors[:1])
+        writer.write(IDS[1:], vectors[1:])
+    ids, read = read_vectors(tmp_path / name)
+    assert ids.tolist() == IDS.tolist()
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read, vectors)
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_text_round_trip_through_the_standard_streams(vectors, capsys, monkeypatch):
+    write_vectors("-", IDS, vectors)
+    text = capsys.readouterr().out
+    assert [line.split()[0] for line in text.splitlines()] == IDS.tolist()
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    ids, read = read_vectors("-")
+    assert ids.tolist() == IDS.tolist()
+    np.testing.assert_array_equal(read, vectors)
+
+
+def test_npz_holds_the_documented_arrays(tmp_path, vectors):
+    write_vectors(tmp_path / "x.npz", IDS, vectors.astype(np.float64))
+    with np.load(tmp_path / "x.npz") as data:
+        assert sorted(data.files) == ["embeddings", "ids"]
+        assert data["ids"].dtype.kind == "U"
+        assert data["embeddings"].dtype == np.float32
+
+
+def test_kaldi_reads_ours(tmp_path, vectors):
+    kaldi = pytest.importorskip("kaldi_native_io")
+    write_vectors(tmp_path / "x.ark", IDS, vectors)
+    for rspecifier in (f"ark:{tmp_path / 'x.ark'}", f"scp:{tmp_path / 'x.scp'}"):
+        with kaldi.SequentialFloatVectorReader(rspecifier) as reader:
+            read = {key: np.array(value) for key, value in reader}
+        assert list(read) == IDS.tolist()
+        np.testing.assert_array_equal(list(read.values()), vectors)
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("Float", "ark"), ("Double", "ark"), ("Float", "ark,t")])
+def test_we_read_kaldis(tmp_path, vectors, kind, mode):
+    kaldi = pytest.importorskip("kaldi_native_io")
+    ark, scp = tmp_path / "k.ark", tmp_path / "k.scp"
+    values = vectors.astype({"Float": np.float32, "Double": np.float64}[kind])
+    with getattr(kaldi, f"{kind}VectorWriter")(f"{mode.replace('ark', 'ark,scp', 1)}:{ark},{scp}") as writer:
+        for name, value in zip(IDS, values, strict=True):
+            writer.write(str(name), value)
+    ids, read = read_vectors(ark)
+    assert ids.tolist() == IDS.tolist()
+    np.testing.assert_allclose(read, vectors, rtol=0 if mode == "ark" else 1e-4)
+    if mode == "ark":
+        np.testing.assert_array_equal(read_vectors(scp)[1], vectors)
+
+
+def test_scp_in_any_order_over_several_archives(tmp_path, vectors):
+    write_vectors(tmp_path / "a.ark", IDS[:2], vectors[:2])
+    write_vectors(tmp_path / "b.ark", IDS[2:], vectors[2:])
+    a, b = ((tmp_path / f"{name}.scp").read_text(encoding="utf-8").splitlines() for name in "ab")
+    (tmp_path / "all.scp").write_text("\n".join([a[1], b[0], a[0]]) + "\n", encoding="utf-8")
+    ids, read = read_vectors(tmp_path / "all.scp")
+    assert ids.tolist() == [IDS[1], IDS[2], IDS[0]]
+    np.testing.assert_array_equal(read, vectors[[1, 2, 0]])
+
+
+def _one_line(path, says):
+    with pytest.raises(UserError, match=says) as caught:
+        read_vectors(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_files_are_one_line(tmp_path, vectors):
+    _one_line(tmp_path / "gone.npz", "no such file")
+    _one_line(tmp_path / "x.csv", "must end in .npz")
+    for suffix in (".npz", ".ark", ".scp", ".parquet"):
+        for number, content in enumerate(
+            [b"", b"hello\n", b"hello there\n", b"PK\x03\x04 not a zip", bytes(range(256)) * 20]
+        ):
+            file = tmp_path / f"bad{number}{suffix}"
+            file.write_bytes(content)
+            _one_line(file, str(file))
+    np.savez(tmp_path / "keys.npz", x=vectors)
+    _one_line(tmp_path / "keys.npz", "`ids`")
+    np.savez(tmp_path / "pickle.npz", ids=np.array(["a", None], dtype=object), embeddings=vectors[:2])
+    _one_line(tmp_path / "pickle.npz", "`ids`")
+    np.savez(tmp_path / "shape.npz", ids=IDS, embeddings=vectors[:2])
+    _one_line(tmp_path / "shape.npz", r"\(3,\) and \(2, 5\)")
+    np.savez(tmp_path / "none.npz", ids=np.array([], dtype=str), embeddings=np.zeros((0, 5)))
+    _one_line(tmp_path / "none.npz", "no embeddings")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".ark", ".parquet"])
+def test_a_file_cut_anywhere_is_refused(tmp_path, vectors, suffix):
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    write_vectors(tmp_path / f"x{suffix}", IDS, vectors)
+    whole = (tmp_path / f"x{suffix}").read_bytes()
+    starts = {0, 40, 80} if suffix == ".ark" else set()  # between two vectors an archive is whole
+    for length in range(1, len(whole), 7):
+        if length not in starts:
+            (tmp_path / f"cut{suffix}").write_bytes(whole[:length])
+            _one_line(tmp_path / f"cut{suffix}", "cut")
+
+
+def test_pipes_and_missing_archives_in_an_scp(tmp_path):
+    (tmp_path / "pipe.scp").write_text("a copy-vector ark:x ark:- |\n")
+    _one_line(tmp_path / "pipe.scp", "pipes are not run")
+    (tmp_path / "gone.scp").write_text(f"a {tmp_path / 'gone.ark'}:2\n")
+    _one_line(tmp_path / "gone.scp", "gone.ark cannot be read")
+
+
+def test_duplicated_ids_are_refused(tmp_path, vectors):
+    with pytest.raises(UserError, match="'id1/a.wav' occurs twice"):
+        write_vectors(tmp_path / "x.npz", IDS[[0, 1, 0]], vectors)
+    np.savez(tmp_path / "twice.npz", ids=IDS[[0, 1, 0]], embeddings=vectors)
+    _one_line(tmp_path / "twice.npz", "'id1/a.wav'")
+    assert not (tmp_path / "x.npz").exists()
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.ark", "x.parquet"])
+def test_a_broken_run_leaves_the_old_file(tmp_path, vectors, name):
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    write_vectors(tmp_path / name, IDS, vectors)
+    before = sorted(file.name for file in tmp_path.iterdir())
+    with pytest.raises(RuntimeError), VectorWriter(tmp_path / name) as writer:
+        writer.write(IDS[:1], -vectors[:1])
+        raise RuntimeError
+    np.testing.assert_array_equal(read_vectors(tmp_path / name)[1], vectors)
+    assert sorted(file.name for file in tmp_path.iterdir()) == before
+
+
+def test_writer_mistakes(tmp_path, vectors):
+    with pytest.raises(UserError, match="no embeddings to write"), VectorWriter(tmp_path / "x.npz"):
+        pass
+    with pytest.raises(UserError, match="white space"):
+        write_vectors(tmp_path / "x.ark", ["a b"], vectors[:1])
+    with pytest.raises(UserError, match="one vector an id"):
+        write_vectors(tmp_path / "x.npz", IDS, vectors[:2])
+    with pytest.raises(UserError, match="4 numbers where"), VectorWriter(tmp_path / "x.npz") as writer:
+        writer.write(IDS[:1], vectors[:1])
+        writer.write(IDS[1:2], vectors[1:2, :4])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_vectors(tmp_path / "file" / "x.npz", IDS, vectors)
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_parquet_without_pyarrow_names_the_extra(tmp_path, vectors, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match=r"speechssl\[scale\]"):
+        write_vectors(tmp_path / "x.parquet", IDS, vectors)
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.ark"])
+def test_a_full_disk_is_one_line(tmp_path, vectors, name, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    writer = VectorWriter(tmp_path / name)
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(UserError, match="No space left"), writer:
+        writer.write(IDS, vectors)
+    assert not (tmp_path / name).exists()

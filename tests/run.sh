@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Every check of the repository, set-up included: bash tests/run.sh [--slow] [arguments of pytest]
+# --slow adds the tests marked slow. Stops at the first group that fails.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+marks=()
+if [[ ${1:-} == --slow ]]; then
+    marks=(-m "slow or not slow")
+    shift
+fi
+
+SECONDS=0
+# shellcheck source=egs/setup.sh
+source egs/setup.sh dev,scale,kaldi,av,log
+echo "ok   set-up (${SECONDS} s)"
+
+# check NAME COMMAND...: quiet when it passes, its whole output and the end of the run when it fails
+check() {
+    local name="$1" start=$SECONDS output
+    shift
+    if ! output="$("$@" 2>&1)"; then
+        printf '%s\nFAILED %s; run it alone: %s\n' "$output" "$name" "$*"
+        exit 1
+    fi
+    echo "ok   $name ($((SECONDS - start)) s)"
+}
+
+scripts() {
+    find .ci egs recipes tests -type d -name exp -prune -o \( -name '*.sh' -o -path .ci/run \) -print 2>/dev/null
+}
+
+check "ruff check" ruff check .
+check "ruff format" ruff format --check .
+check "import-linter" lint-imports
+mapfile -t files < <(scripts)
+check "shellcheck (${#files[@]} scripts)" shellcheck -x "${files[@]}"
+check "mypy" mypy
+
+# One thread a process: the processes of xdist share the cores. pytest's summary is the last line.
+export OMP_NUM_THREADS=1
+exec python -m pytest -q -n auto --maxprocesses 4 "${marks[@]}" "$@"
