@@ -24,7 +24,7 @@ PARTS = ("corpora", "encoders", "methods", "predictors", "clustering", "diagnost
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (0, 2 for a user's mistake, 130 when interrupted)."""
     try:
-        arguments = parser().parse_args(argv)
+        arguments = _parse(argv)
         with warnings.catch_warnings():
             warnings.showwarning = _warner()
             code = arguments.run(arguments)
@@ -39,6 +39,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output (`| head`) has left: stay quiet, at exit as well
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parsed arguments; ``key=value`` overrides may stand anywhere, which argparse alone cannot do."""
+    top = parser()
+    arguments, rest = top.parse_known_args(argv)
+    if rest and hasattr(arguments, "overrides") and not any(word.startswith("-") for word in rest):
+        arguments.overrides += rest
+    elif rest:
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    return arguments
 
 
 def _warner() -> Callable[..., None]:

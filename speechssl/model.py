@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,10 @@ class Model(nn.Module):
         try:
             state = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
             model.encoder.load_state_dict(state)
-        except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-            first = str(error).splitlines()[0]
-            raise UserError(f"model: {folder / WEIGHTS} cannot be loaded ({first}); save it again") from error
+        except Exception as error:  # whatever pickle, zip or torch find wrong with it
+            first = (str(error).splitlines() or [""])[0].partition(". ")[0]
+            reason = first or type(error).__name__
+            raise UserError(
+                f"model: {folder / WEIGHTS} cannot be loaded ({reason}); save it again"
+            ) from error
         return model.eval()

@@ -389,6 +389,7 @@ def test_nothing_to_embed_is_an_error(model_folder, tmp_path):
         embed_to_file(model_folder, [tmp_path / "bad"], tmp_path / "e.npz")
     assert not (tmp_path / "e.npz").exists()
     assert (tmp_path / "e.npz.failed").read_text().startswith("a.wav\t")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad", "e.npz.failed"]
 
 
 @pytest.mark.parametrize(
@@ -476,14 +477,14 @@ def test_torchrun_gives_what_one_process_gives(model_folder, corpus, tmp_path):
     script = tmp_path / "embed.py"
     script.write_text(
         "import sys\nfrom speechssl.embed import embed_to_file\n"
-        "print(embed_to_file(sys.argv[1], [sys.argv[2]], sys.argv[3]))\n"
+        "sys.stdout.write(f'<{embed_to_file(sys.argv[1], [sys.argv[2]], sys.argv[3])}>')\n"
     )
-    run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29617"]
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     arguments = [str(script), str(model_folder), str(corpus), str(tmp_path / "two.npz")]
     environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(speechssl.__file__))}
     done = subprocess.run([*run, *arguments], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert sorted(line[:8] for line in done.stdout.splitlines() if line) == ["None", "embedded"]
+    assert "<None>" in done.stdout and "<embedded 7 of 7" in done.stdout
     assert list(read_vectors(tmp_path / "two.npz")[0]) == list(read_vectors(tmp_path / "one.npz")[0])
     assert_close(read_vectors(tmp_path / "two.npz")[1], read_vectors(tmp_path / "one.npz")[1])
 

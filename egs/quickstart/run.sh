@@ -19,17 +19,9 @@ while (($#)); do
 done
 # shellcheck source=egs/setup.sh
 source egs/setup.sh log
+# shellcheck source=egs/stages.sh
+source egs/stages.sh
 mkdir -p "$exp"
-
-# run N NAME COMMAND...: print and time one stage's command
-run() {
-    local number=$1 name=$2 begun=$EPOCHREALTIME
-    shift 2
-    echo "[stage $number] $*" >&2
-    "$@"
-    printf '%s\t%.1f\n' "$name" "$(awk "BEGIN{print $EPOCHREALTIME - $begun}")" >>"$exp/seconds.tsv"
-}
-wanted() { ((stage <= $1 && $1 <= stop_stage)); }
 
 if wanted 1; then
     : >"$exp/seconds.tsv"

@@ -36,17 +36,9 @@ done
 [[ -n $rir || ! -d $data/rir ]] || rir=$data/rir
 # shellcheck source=egs/setup.sh
 source egs/setup.sh log
+# shellcheck source=egs/stages.sh
+source egs/stages.sh
 mkdir -p "$exp/data"
-
-# run N NAME COMMAND...: print and time one stage's command
-run() {
-    local number=$1 name=$2 begun=$EPOCHREALTIME
-    shift 2
-    echo "[stage $number] $*" >&2
-    "$@"
-    printf '%s\t%.1f\n' "$name" "$(awk "BEGIN{print $EPOCHREALTIME - $begun}")" >>"$exp/seconds.tsv"
-}
-wanted() { ((stage <= $1 && $1 <= stop_stage)); }
 
 # The sets that exist; a folder with none of the training sets is itself the training set.
 train=() evals=()
@@ -71,10 +63,13 @@ if wanted 2; then
     run 2 train speechssl train "$config" --out "$exp/dino" "${options[@]}" "${overrides[@]}"
 fi
 if wanted 3; then
+    directories=()
+    for set in "${train[@]}"; do directories+=("$(directory "$set")"); done
     for model in untrained model; do
-        for set in "${train[@]}" "${evals[@]}"; do
-            run 3 "embed-$model-$set" speechssl embed "$exp/dino/$model" "$(directory "$set")" \
-                --device "$device" --precision bfloat16 --out "$exp/embeddings/$model/${set/#./all}.npz"
+        embed=(speechssl embed "$exp/dino/$model" --device "$device" --precision bfloat16)
+        run 3 "embed-$model-train" "${embed[@]}" "${directories[@]}" --out "$exp/embeddings/$model/train.npz"
+        for set in "${evals[@]}"; do
+            run 3 "embed-$model-$set" "${embed[@]}" "$(directory "$set")" --out "$exp/embeddings/$model/$set.npz"
         done
     done
 fi
@@ -84,7 +79,7 @@ if wanted 4; then
         for set in "${evals[@]}"; do
             run 4 "evaluate-$name-$set" speechssl evaluate verification "$exp/embeddings/$model/$set.npz" \
                 --trials "$(directory "$set")/trials" --speakers "$(directory "$set")" --model "$name" \
-                --subtract-mean "$exp/embeddings/$model/${train[-1]/#./all}.npz" --out "$exp/eval/$name/$set"
+                --subtract-mean "$exp/embeddings/$model/train.npz" --out "$exp/eval/$name/$set"
         done
     done
 fi

@@ -15,7 +15,7 @@ def effective_rank(embeddings: Tensor) -> float:
     x = embeddings.float()
     sigma = torch.linalg.svdvals(x - x.mean(0))
     total = sigma.sum()
-    if total <= 1e-12:
+    if total <= 1e-5 * x.norm():  # what is left after centring is rounding
         return 1.0
     p = sigma / total
     p = p[p > 0]

@@ -45,8 +45,8 @@ def collect(inputs: Sequence[str | Path], allow_pipes: bool = False) -> tuple[li
 
 
 def utterance_id(path: str) -> str:
-    """`path` with each run of white space as one `_`, and without bytes that are not UTF-8."""
-    return re.sub(r"\s+", "_", os.fsencode(path).decode("utf-8", "replace"))
+    """`path` with `_` for white space, and without bytes that are not UTF-8."""
+    return re.sub(r"\s", "_", os.fsencode(path).decode("utf-8", "replace"))
 
 
 def _expand(name: str, allow_pipes: bool) -> tuple[list[Utterance], list[tuple[str, str]]]:

@@ -172,11 +172,13 @@ def embed_to_file(
         failed_list = _list_failed(str(out), failed)
         rows = merge(folder, order, writers[0])
         if not rows:
+            shutil.rmtree(folder)
             first = failed[0]
             raise UserError(
                 f"embed: none of {len(failed)} utterances could be embedded; the first: {first.path}:"
                 f" {first.reason}"
             )
+        stack.close()  # `out` is in its place before the parts go
         shutil.rmtree(folder)
     return Summary(str(out), rows, failed, failed_list, seconds, time.monotonic() - started)
 

@@ -134,6 +134,20 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """Number of this process among them (0 without ``torch.distributed``)."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def gather_with_gradient(x: Tensor) -> Tensor:
+    """(V, B, D) of every process joined along B, in the order of ranks; gradient flows to all of them."""
+    if world_size() == 1:
+        return x
+    from torch.distributed.nn.functional import all_gather
+
+    return torch.cat(list(all_gather(x.contiguous())), dim=1)
+
+
 def sum_over_ranks(x: Tensor) -> Tensor:
     """``x`` summed over processes, without gradient; itself where there is one process."""
     if world_size() > 1:

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from speechssl.errors import UserError
 from speechssl.methods._base import (
     Method,
     Output,
@@ -36,6 +37,7 @@ from speechssl.methods._base import (
     teacher_of,
     world_size,
 )
+from speechssl.methods._head import DinoHead
 
 
 def dino_loss(student: Tensor, teacher: Tensor, pairs: Tensor) -> Tensor:
@@ -56,16 +58,16 @@ def sinkhorn(logits: Tensor, temperature: float, iterations: int = 3) -> Tensor:
 
     Args:
         logits: (N, K) teacher logits.
-        temperature: tau_t; the largest logit is subtracted before the exponential.
+        temperature: tau_t. Computed on logarithms, so no row or column can vanish.
     """
-    top = logits.max()
-    if world_size() > 1:
-        torch.distributed.all_reduce(top, op=torch.distributed.ReduceOp.MAX)
-    q = ((logits - top) / temperature).exp()
+    x = logits / temperature
     for _ in range(iterations):
-        q = q / sum_over_ranks(q.sum(0)).clamp_min(1e-30)
-        q = q / q.sum(1, keepdim=True)
-    return q
+        top = x.max(0).values
+        if world_size() > 1:
+            torch.distributed.all_reduce(top, op=torch.distributed.ReduceOp.MAX)
+        x = x - top - sum_over_ranks((x - top).exp().sum(0)).log()
+        x = x - x.logsumexp(1, keepdim=True)
+    return x.exp()
 
 
 def koleo(embeddings: Tensor) -> Tensor:
@@ -88,58 +90,6 @@ def variance_covariance(z: Tensor) -> tuple[Tensor, Tensor]:
     variance = covariance.diagonal()
     hinge = F.relu(1 - (variance + 1e-4).sqrt()).mean()
     return hinge, (covariance.square().sum() - variance.square().sum()) / z.shape[1]
-
-
-class DinoHead(nn.Module):
-    """MLP to a bottleneck, L2 norm, then cosines with K prototypes: (N, in) -> logits (N, K) in [-1, 1].
-
-    Args:
-        features: size of the embedding.
-        prototypes: K.
-        layers: linear layers before the prototypes; 0 takes the embedding itself as the bottleneck.
-        hidden: width of the layers between.
-        bottleneck: size before the prototypes.
-        batchnorm: BatchNorm after the hidden layers.
-        regularised: width of an extra layer before the bottleneck (8192 in RDINO), 0 for none.
-        frozen_gain: keep the prototypes at unit norm, so that logits are cosines.
-        dtype of the logits is float32.
-    """
-
-    def __init__(
-        self,
-        features: int,
-        prototypes: int,
-        layers: int,
-        hidden: int,
-        bottleneck: int,
-        batchnorm: bool,
-        regularised: int,
-        frozen_gain: bool,
-    ) -> None:
-        super().__init__()
-        sizes = [features, *[hidden] * (layers - 1), regularised or bottleneck] if layers else [features]
-        blocks: list[nn.Module] = []
-        for i, (size, following) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-            last = i == layers - 1
-            blocks.append(nn.Linear(size, following, bias=last or not batchnorm))
-            if not last:
-                blocks += [nn.BatchNorm1d(following)] * batchnorm + [nn.GELU()]
-        self.mlp = nn.Sequential(*blocks)
-        self.bottleneck = nn.Linear(regularised, bottleneck) if regularised else nn.Identity()
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        width = bottleneck if layers else features
-        self.weight_v = nn.Parameter(nn.init.trunc_normal_(torch.empty(prototypes, width), std=0.02))
-        self.weight_g = nn.Parameter(torch.ones(prototypes, 1), requires_grad=not frozen_gain)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (N, K) and the layer that RDINO regularises (N, R)."""
-        hidden = self.mlp(x)
-        z = F.normalize(self.bottleneck(hidden).float(), dim=-1)
-        return F.linear(z, F.normalize(self.weight_v, dim=-1) * self.weight_g).float(), hidden
 
 
 class Dino(Method):
@@ -198,16 +148,14 @@ class Dino(Method):
         cosine_warmup: float = 0.3,
     ) -> None:
         super().__init__()
-        head = DinoHead(
-            cast(int, encoder.dim),
-            prototypes,
-            layers,
-            hidden,
-            bottleneck,
-            batchnorm,
-            regularised,
-            frozen_gain,
-        )
+        temperatures = (student_temperature, teacher_temperature, teacher_temperature_start)
+        momenta = (teacher_momentum, teacher_momentum_end, centre_momentum)
+        if any(t is not None and t <= 0 for t in temperatures) or not all(
+            0 <= momentum <= 1 for momentum in momenta
+        ):
+            raise UserError("dino: temperatures must be above 0 and momenta within 0..1; change method.*")
+        dim = cast(int, encoder.dim)
+        head = DinoHead(dim, prototypes, layers, hidden, bottleneck, batchnorm, regularised, frozen_gain)
         self.student = nn.ModuleDict({"encoder": encoder, "head": head})
         self.teacher = teacher_of(self.student)
         self.centre: Tensor
@@ -231,6 +179,7 @@ class Dino(Method):
 
     def forward(self, views: Sequence[Views], progress: Progress) -> Output:
         """The loss on one batch; the loss uses the centre as it was before this batch."""
+        _check_plan(views)
         with torch.no_grad():
             teacher = _encode_all(self.teacher, views, "teacher")
         student = _encode_all(self.student, views, "student")
@@ -305,6 +254,20 @@ class _Seen(NamedTuple):
     logits: Tensor
     hidden: Tensor
     ids: list[tuple[int, int]]
+
+
+def _check_plan(views: Sequence[Views]) -> None:
+    """Raise UserError unless some student's view has another teacher's view to predict."""
+    teachers = next((group for group in views if group.to != "student"), None)
+    students = [group for group in views if group.to != "teacher"]
+    alone = (
+        len(students) == 1 and teachers is not None and teachers.to == "both" and len(teachers.features) < 2
+    )
+    if teachers is None or not students or alone:
+        raise UserError(
+            "dino: data.crops has no pair of views: the teacher needs a group (to: both or teacher), and the"
+            " student another crop to compare with it; give {count: 2, seconds: 3.0} first"
+        )
 
 
 def _encode_all(net: nn.Module, views: Sequence[Views], role: str) -> _Seen:

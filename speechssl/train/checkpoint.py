@@ -2,7 +2,8 @@
 
 A run folder holds ``config.yaml`` (resolved), ``about.yaml`` (version, commit, seed, data), ``log.jsonl``,
 ``untrained/`` (the model before the first step, the floor of every evaluation), ``last.pt`` (all that
-resuming needs), ``snapshots/step-*.pt`` (encoders) and, when training is done, ``model/``. Every file is written under another name and renamed, so a kill never leaves half of one.
+resuming needs), ``snapshots/step-*.pt`` (encoders) and, when training is done, ``model/``. Every file is
+written under another name and renamed, so a kill never leaves half of one.
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ def describe(
             "fingerprint": fingerprint(utterances),
         },
     }
-    config.write(settings, run / CONFIG)
-    config.write(about, run / ABOUT)
+    for name, value in ((CONFIG, settings), (ABOUT, about)):
+        config.write(value, run / f".{name}.tmp")
+        os.replace(run / f".{name}.tmp", run / name)
     if skipped:
         (run / "skipped.tsv").write_text("".join(f"{name}\t{why}\n" for name, why in skipped))
 
@@ -70,7 +72,7 @@ def load(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [""])[0].partition(". ")[0] or type(error).__name__
         raise UserError(f"checkpoint: {path} cannot be read ({reason}); delete it or give another") from error
 
 

@@ -86,17 +86,17 @@ class CrossProcessBatchNorm(nn.BatchNorm1d):
         x = input.float()
         dims = [0, *range(2, x.dim())]
         rows = x.numel() // x.shape[1] * dist.get_world_size()
-        sums = torch.stack([x.sum(dims), x.square().sum(dims)])
-        mean, square = (all_reduce(sums) / rows).unbind()
-        variance = (square - mean.square()).clamp_min(0)
+        shape = [1, -1, *[1] * (x.dim() - 2)]
+        mean = all_reduce(x.sum(dims)) / rows
+        centred = x - mean.view(shape)
+        variance = all_reduce(centred.square().sum(dims)) / rows
         with torch.no_grad():
             self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
             momentum = self.momentum or 0.0
             self.running_mean.lerp_(mean, momentum)  # type: ignore[union-attr]
             self.running_var.lerp_(variance * rows / max(1, rows - 1), momentum)  # type: ignore[union-attr]
-        shape = [1, -1, *[1] * (x.dim() - 2)]
         scale = torch.rsqrt(variance + self.eps) * self.weight
-        out = (x - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)
+        out = centred * scale.view(shape) + self.bias.view(shape)
         return out.to(input.dtype)
 
 

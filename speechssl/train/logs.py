@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from speechssl.methods._base import mean_over_ranks
+
 
 class Meter:
     """Means of scalars over the steps since the last log, kept on the device until they are read."""
@@ -27,10 +29,10 @@ class Meter:
         self._steps += 1
 
     def read(self) -> dict[str, float]:
-        """The means, in one copy from the device; starts anew."""
+        """The means over steps and processes, in one copy from the device; starts anew."""
         if not self._steps:
             return {}
-        values = torch.stack([v.double() for v in self._sums.values()]) / self._steps
+        values = mean_over_ranks(torch.stack([v.double() for v in self._sums.values()]) / self._steps)
         out = dict(zip(self._sums, values.tolist(), strict=True))
         self._sums, self._steps = {}, 0
         return out

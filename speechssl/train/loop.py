@@ -78,6 +78,7 @@ def train(
             settings = resolve(config_path, overrides)
             run = Run(settings, world, utterances)
         if resume and (out / checkpoint.LAST).exists():
+            _same_data(out, utterances)
             run.restore(checkpoint.load(out / checkpoint.LAST))
         if world.first:
             checkpoint.describe(out, settings, utterances, skipped)
@@ -201,6 +202,16 @@ def _same_settings(out: Path, settings: Mapping[str, Any], keep_steps: bool) -> 
     return config.freeze(asked)  # type: ignore[no-any-return]
 
 
+def _same_data(out: Path, utterances: Sequence[Any]) -> None:
+    """Raise UserError if the run in ``out`` was begun with other utterances: its batches would differ."""
+    was = config.read(out / checkpoint.ABOUT)["data"]
+    if was["fingerprint"] != checkpoint.fingerprint(utterances):
+        raise UserError(
+            f"train: {out} was begun with other data ({was['utterances']} utterances then,"
+            f" {len(utterances)} now); resume with the same data or give another --out"
+        )
+
+
 def _time_steps(run: Run, count: int) -> float:
     """Seconds of a step: the median over ``count`` of them after one to warm up (that ``run`` is spent)."""
     times = []
@@ -236,8 +247,14 @@ def _report_dry_run(run: Run, utterances: int, skipped: int, seconds: float) -> 
 
 
 def _stop_if_not_finite(run: Run, losses: list[tuple[int, Tensor, Tensor]], out: Path) -> None:
-    """Raise, in every process, if a loss since the last look was not finite; what was saved before stays."""
+    """Raise, in every process, if a loss since the last look or a weight is not finite.
+
+    What was saved before stays: nothing is saved without this look.
+    """
     bad = [entry for entry in losses if not math.isfinite(float(entry[2]))]
+    weights = torch.stack(torch._foreach_norm(list(run.method.parameters())))
+    if not bad and not bool(weights.isfinite().all()):
+        bad = losses[-1:]  # the step that broke the weights had a finite loss itself
     if not _any_rank(bool(bad), run.world):
         return
     where = f"up to step {run.step}, on another rank"
@@ -246,8 +263,8 @@ def _stop_if_not_finite(run: Run, losses: list[tuple[int, Tensor, Tensor]], out:
         names = ", ".join(run.utterances[i].id for i in indices[:5].tolist())
         where = f"in step {step} (utterances {names}, ...)"
     raise UserError(
-        f"train: the loss is not finite {where}; the last good state is in {out}; lower optimizer.lr or set"
-        " train.precision=float32"
+        f"train: the loss or a weight is not finite {where}; the last good state is in {out}; lower"
+        " optimizer.lr or set train.precision=float32"
     )
 
 

@@ -70,8 +70,19 @@ class Run:
         torch.manual_seed(settings["seed"])
         self.model = Model(settings["features"], settings["encoder"])
         if self.train["init"]:
-            self.model.encoder.load_state_dict(Model.load(self.train["init"]).encoder.state_dict())
+            try:
+                self.model.encoder.load_state_dict(Model.load(self.train["init"]).encoder.state_dict())
+            except RuntimeError as error:
+                raise UserError(
+                    f"train.init: the encoder in {self.train['init']} is not the one configured"
+                    f" ({str(error).splitlines()[-1].strip()}); give section encoder as in its config.yaml"
+                ) from error
         self.method: Method = config.build("methods", settings["method"], self.model.encoder)
+        if self.train["batch_size"] < self.method.min_batch:
+            raise UserError(
+                f"train.batch_size: {self.train['batch_size']} is fewer than the {self.method.min_batch} that"
+                f" method {settings['method']['name']} needs; raise it"
+            )
         if self.train["sync_batchnorm"]:
             distributed.synchronise_batchnorm(self.method, world)
         self.method.to(world.device).train()

@@ -1,0 +1,14 @@
+# shellcheck shell=bash
+# To be sourced by the run scripts, which set `exp`, `stage` and `stop_stage` before.
+
+# wanted N: is stage N between --stage and --stop-stage?
+wanted() { ((${stage:?} <= $1 && $1 <= ${stop_stage:?})); }
+
+# run N NAME COMMAND...: print one stage's command, run it, and note its seconds in $exp/seconds.tsv
+run() {
+    local number=$1 name=$2 begun=$EPOCHREALTIME
+    shift 2
+    echo "[stage $number] $*" >&2
+    "$@"
+    printf '%s\t%.1f\n' "$name" "$(awk "BEGIN{print $EPOCHREALTIME - $begun}")" >>"${exp:?}/seconds.tsv"
+}

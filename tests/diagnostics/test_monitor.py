@@ -1,0 +1,94 @@
+"""The monitor speaks after its patience, not before, and never of healthy embeddings."""
+
+import math
+
+import pytest
+import torch
+
+from speechssl.diagnostics.monitor import Monitor
+
+DIM = 32
+HEALTHY = {"teacher_entropy": 1.5, "kl": 0.3}
+
+
+def normal(count, dim=DIM, seed=0):
+    return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed))
+
+
+def one_line(count):
+    """Embeddings that differ along one direction only."""
+    return normal(count, 1) @ normal(1, DIM, 3) + 1e-4 * normal(count)
+
+
+def monitor(embeddings, **options):
+    m = Monitor(DIM, **options)
+    for start in range(0, len(embeddings), 64):
+        m.add(embeddings[start : start + 64])
+    return m
+
+
+def test_no_figures_before_there_are_enough_embeddings():
+    m = Monitor(DIM)
+    assert m.figures() == {}
+    m.add(normal(2 * DIM - 1))
+    assert m.figures() == {}
+    m.add(normal(1, seed=1))
+    assert set(m.figures()) == {"rankme", "effective_rank", "centre_norm"}
+
+
+def test_only_the_last_embeddings_are_kept_and_memory_is_bounded():
+    m = monitor(one_line(1024))
+    assert m.figures()["effective_rank"] < 2
+    for number in range(20):
+        m.add(normal(64, seed=number))
+    assert m.figures()["effective_rank"] > 0.9 * DIM
+    assert m._count == sum(len(x) for x in m._kept) <= m.size + 64
+
+
+def test_healthy_embeddings_raise_no_alarm():
+    m = monitor(normal(1024) + 0.5, prototypes=64)
+    for _ in range(20):
+        assert m.check(m.figures() | HEALTHY) == []
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "symptom"),
+    [(one_line(1024), "directions"), (normal(1024) + 50, "one way")],
+    ids=["dimensional", "complete"],
+)
+def test_a_collapse_is_named_once_after_the_patience(embeddings, symptom):
+    m = monitor(embeddings, patience=3)
+    said = [m.check(m.figures()) for _ in range(6)]
+    assert [len(alarms) for alarms in said] == [0, 0, 1, 0, 0, 0]
+    assert symptom in str(said[2][0]) and "\n" not in str(said[2][0])
+    assert all(part in str(said[2][0]) for part in ("likely cause:", "remedy:"))
+
+
+def test_a_recovery_starts_the_count_anew():
+    bad, good = {"effective_rank": 1.0}, {"effective_rank": 20.0}
+    m = Monitor(DIM, patience=2)
+    assert [len(m.check(f)) for f in (bad, good, bad, bad, good, bad, bad)] == [0, 0, 0, 1, 0, 0, 1]
+
+
+def test_a_check_without_new_figures_neither_counts_nor_forgives():
+    bad = {"effective_rank": 1.0}
+    m = Monitor(DIM, patience=2)
+    assert [len(m.check(f)) for f in (bad, {}, {"loss": 3.0}, bad)] == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("figures", "symptom"),
+    [
+        ({"teacher_entropy": 0.995 * math.log(64), "kl": 0.1}, "flat"),
+        ({"teacher_entropy": 0.0, "kl": 0.1}, "one-hot"),
+        ({"teacher_entropy": 1.5, "kl": 1e-4}, "agree"),
+    ],
+)
+def test_the_entropies_of_dino_are_judged(figures, symptom):
+    m = Monitor(DIM, patience=1, prototypes=64)
+    (alarm,) = m.check(figures)
+    assert symptom in str(alarm)
+
+
+def test_entropy_is_not_judged_without_prototypes():
+    assert Monitor(DIM, patience=1).check({"teacher_entropy": 0.0}) == []

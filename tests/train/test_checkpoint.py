@@ -1,0 +1,122 @@
+"""Saved states survive a kill, and snapshots average to what they should."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+from speechssl import config
+from speechssl.data.manifest import Utterance
+from speechssl.errors import UserError
+from speechssl.model import Model
+from speechssl.train import checkpoint
+
+ENCODER = {"name": "ecapa", "width": 8, "scale": 2, "embedding": 4, "attention": 4, "se": 4}
+
+
+def in_a_child(function):
+    """Run in a forked process and return how it ended (a signal as a negative number)."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            function()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_a_state_reads_back(tmp_path):
+    state = {"step": 3, "method": {"w": torch.randn(4)}, "rng": torch.get_rng_state()}
+    checkpoint.save_atomically(state, tmp_path / "last.pt")
+    again = checkpoint.load(tmp_path / "last.pt")
+    assert again["step"] == 3 and torch.equal(again["method"]["w"], state["method"]["w"])
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_kill_in_the_middle_of_a_save_leaves_the_old_state(tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    checkpoint.save_atomically({"step": 1}, path)
+
+    def half(value, file):
+        file.write(b"PK half of a checkpoint")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(torch, "save", half)
+    assert in_a_child(lambda: checkpoint.save_atomically({"step": 2}, path)) == -signal.SIGKILL
+    monkeypatch.undo()
+    assert checkpoint.load(path)["step"] == 1
+    checkpoint.save_atomically({"step": 3}, path)  # the half-written file is no obstacle
+    assert checkpoint.load(path)["step"] == 3
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 half"])
+def test_a_damaged_state_is_one_line(tmp_path, content):
+    (tmp_path / "last.pt").write_bytes(content)
+    with pytest.raises(UserError, match=r"last\.pt cannot be read") as error:
+        checkpoint.load(tmp_path / "last.pt")
+    assert "\n" not in str(error.value)
+
+
+def test_only_the_last_snapshots_stay_in_the_order_of_their_steps(tmp_path):
+    for step in (5, 90, 100, 1000):
+        checkpoint.save_snapshot(tmp_path, step, {"w": torch.tensor(float(step))}, keep=3)
+    names = [path.stem for path in checkpoint.snapshots(tmp_path)]
+    assert names == ["step-00000090", "step-00000100", "step-00001000"]
+
+
+def run_folder(tmp_path, count=3):
+    settings = {"features": {"mels": 10}, "encoder": ENCODER}
+    config.write(settings, tmp_path / checkpoint.CONFIG)
+    config.write({"method": "dino", "seed": 0}, tmp_path / checkpoint.ABOUT)
+    states = []
+    for seed in range(count):
+        torch.manual_seed(seed)
+        encoder = Model(**settings).encoder
+        for buffer in encoder.buffers():
+            buffer.fill_(seed + 1)
+        states.append(encoder.state_dict())
+        checkpoint.save_snapshot(tmp_path, 10 * (seed + 1), states[-1], keep=10)
+    return states
+
+
+def test_the_average_of_the_last_snapshots(tmp_path):
+    states = run_folder(tmp_path)
+    folder = checkpoint.average(tmp_path, last=2)
+    assert folder == tmp_path / "model-average2"
+    model = Model.load(folder)
+    got = model.encoder.state_dict()
+    for key, value in got.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, (states[1][key] + states[2][key]) / 2)
+        else:
+            assert torch.equal(value, states[2][key])
+    assert model.about["averaged"] == ["step-00000020", "step-00000030"]
+
+
+def test_the_average_of_equal_snapshots_is_bit_identical(tmp_path):
+    states = run_folder(tmp_path, count=1)
+    for step in (20, 30):
+        checkpoint.save_snapshot(tmp_path, step, states[0], keep=10)
+    got = Model.load(checkpoint.average(tmp_path, last=99, out=tmp_path / "mine")).encoder.state_dict()
+    assert all(torch.equal(got[key], states[0][key]) for key in got)
+
+
+@pytest.mark.parametrize("last", [0, -1, 3])
+def test_nothing_to_average_is_one_line(tmp_path, last):
+    if last < 1:
+        run_folder(tmp_path, count=1)
+    with pytest.raises(UserError, match="average"):
+        checkpoint.average(tmp_path, last=last)
+
+
+def test_the_fingerprint_knows_the_utterances_but_not_where_they_lie():
+    def of(*pairs, root="/a"):
+        return checkpoint.fingerprint([Utterance(i, f"{root}/{i}", 0.0, None, s) for i, s in pairs])
+
+    want = of(("a", 1.0), ("b", 2.0))
+    assert len(want) == 16 and set(want) <= set("0123456789abcdef")
+    assert of(("a", 1.0), ("b", 2.0), root="/b") == want
+    assert len({want, of(("a", 1.0)), of(("a", 1.0), ("b", 2.5)), of(("a", 1.0), ("c", 2.0))}) == 4
