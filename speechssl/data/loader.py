@@ -97,6 +97,7 @@ def make_loader(
         persistent_workers=count > 0,
         pin_memory=torch.cuda.is_available(),
         timeout=timeout if count else 0,
+        generator=torch.Generator(),  # or it draws from the global one, and a resumed run would differ
     )
     return Loader(loader, timeout)
 

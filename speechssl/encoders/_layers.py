@@ -6,7 +6,7 @@ Everything here works on `(B, F, C)`: batch, frames, channels. Sub-module names 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -110,18 +110,22 @@ def batch_norm(norm: nn.Module, rows: Tensor) -> Tensor:
     rows is off by 2e-4, which training in float32 sees and SpeechBrain's layout does not have. There the
     statistics are taken apart, in parts. In bfloat16 rounding hides that for all but very many rows.
     """
-    many = rows.shape[0] > (_MANY_ROWS if rows.dtype in (torch.float16, torch.bfloat16) else _FEW_ROWS)
-    exact = many and norm.training and rows.device.type == "cpu" and not torch.compiler.is_compiling()
-    plain = type(norm) is nn.BatchNorm1d or type(norm) is nn.BatchNorm2d  # not one over several processes
-    if not exact or not plain:
-        return norm(rows[:, :, None, None])[:, :, 0, 0] if isinstance(norm, nn.BatchNorm2d) else norm(rows)
-    y, mean, variance = _Normalise.apply(rows, norm.weight, norm.bias, norm.eps)
-    if norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None:
-        norm.running_mean.lerp_(mean, norm.momentum)
-        norm.running_var.lerp_(variance * (rows.shape[0] / max(1, rows.shape[0] - 1)), norm.momentum)
-    if norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
+    if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
+        return norm(rows)
+    mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    if norm.training:
+        cast(Tensor, norm.num_batches_tracked).add_(1)
+    momentum = 0.1 if norm.momentum is None else norm.momentum
+    if not (norm.training and rows.device.type == "cpu" and _many(rows)):
+        return F.batch_norm(rows, mean, variance, norm.weight, norm.bias, norm.training, momentum, norm.eps)
+    y, batch_mean, batch_variance = _Normalise.apply(rows, norm.weight, norm.bias, norm.eps)
+    mean.lerp_(batch_mean, momentum)
+    variance.lerp_(batch_variance * (rows.shape[0] / (rows.shape[0] - 1)), momentum)
     return y
+
+
+def _many(rows: Tensor) -> bool:
+    return rows.shape[0] > (_MANY_ROWS if rows.dtype in (torch.float16, torch.bfloat16) else _FEW_ROWS)
 
 
 class _Normalise(torch.autograd.Function):
@@ -157,10 +161,18 @@ def normalise(norm: nn.Module, x: Tensor, mask: Tensor | None = None, relu: bool
 
     With a `mask` (B, F) only valid frames count in training, and the padding of the result is zero.
     """
-    rows = x if mask is None else x[mask]
-    y = batch_norm(norm, rows.reshape(-1, x.shape[-1]))
-    y = (y.relu_() if relu else y).view(rows.shape)
-    return y if mask is None else torch.zeros_like(x).index_put((mask,), y)
+    chosen = x if mask is None or not norm.training else x[mask]
+    if torch.compiler.is_compiling() and chosen.dim() == 4:  # export cannot follow its maps into rows
+        y = norm(chosen.movedim(-1, 1)).movedim(1, -1)
+        y = torch.relu(y) if relu else y
+    else:
+        y = batch_norm(norm, chosen.reshape(-1, x.shape[-1]))
+        y = (y.relu_() if relu else y).view(chosen.shape)
+    if mask is None:
+        return y
+    if norm.training:
+        return torch.zeros_like(x).index_put((mask,), y)
+    return y.masked_fill(~mask.view(*mask.shape, *(1,) * (x.dim() - 2)), 0.0)
 
 
 class BatchNorm(nn.Module):

@@ -127,6 +127,8 @@ class ECAPA(nn.Module):
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Embed `features` (B, F, mels), of which `lengths` (B,) frames are valid (None: all): (B, D)."""
         frames = Frames(features.shape[0], features.shape[1], lengths, features.device)
+        if frames.mask is not None:
+            features = features.masked_fill(~frames.mask[:, :, None], 0.0)
         x = self.blocks[0](features, frames)
         outputs = []
         for block in self.blocks[1:]:

@@ -33,7 +33,7 @@ def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
     strided channels-last 1x1 convolutions with few channels (torch 2.13, 8 to 16 channels).
     """
     stride = conv.stride[0]
-    if conv.kernel_size == (1, 1):
+    if conv.kernel_size == (1, 1) and not torch.compiler.is_compiling():
         return F.linear(x[:, ::stride, ::stride], conv.weight[:, :, 0, 0])
     y = F.conv2d(x.permute(0, 3, 1, 2), conv.weight, stride=stride, padding=conv.padding[0])
     return y.permute(0, 2, 3, 1).contiguous()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from speechssl.errors import UserError
 
@@ -68,11 +68,28 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
-class CrossProcessBatchNorm(nn.BatchNorm1d):
+class _Sum(torch.autograd.Function):
+    """Sum over processes whose gradient is the sum over processes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+class CrossProcessBatchNorm(_BatchNorm):
     """BatchNorm of (N, C) whose statistics cover all processes, on any backend.
 
     ``nn.SyncBatchNorm`` only runs on GPUs; this one is for gloo and keeps the same parameters and
-    buffers. Processes must hold equally many rows. Accepts (N, C) and channels-first (N, C, ...).
+    buffers. Like it, it is no ``nn.BatchNorm1d``, for which encoders have a way of their own. Processes
+    must hold equally many rows. Accepts (N, C) and channels-first (N, C, ...).
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -87,9 +104,9 @@ class CrossProcessBatchNorm(nn.BatchNorm1d):
         dims = [0, *range(2, x.dim())]
         rows = x.numel() // x.shape[1] * dist.get_world_size()
         shape = [1, -1, *[1] * (x.dim() - 2)]
-        mean = all_reduce(x.sum(dims)) / rows
+        mean = _Sum.apply(x.sum(dims)) / rows
         centred = x - mean.view(shape)
-        variance = all_reduce(centred.square().sum(dims)) / rows
+        variance = _Sum.apply(centred.square().sum(dims)) / rows
         with torch.no_grad():
             self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
             momentum = self.momentum or 0.0

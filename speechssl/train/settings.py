@@ -92,6 +92,11 @@ _PLAIN = {
     "monitor": MonitorSettings,
 }
 _PARTS = {"encoder": "encoders", "method": "methods"}
+_ABOVE_ZERO = {
+    "train": ("epochs", "steps", "batch_size", "accumulate", "log_every", "save_every", "keep"),
+    "monitor": ("every", "patience"),
+    "optimizer": ("lr", "lr_batch", "clip"),
+}
 SECTIONS = ("seed", *_PLAIN, *_PARTS)
 
 
@@ -129,8 +134,13 @@ def _sensible(settings: Mapping[str, Any]) -> None:
     train = settings["train"]
     if (train["epochs"] is None) == (train["steps"] is None):
         raise UserError("config: give train.epochs or train.steps, one of them")
-    for key in ("epochs", "steps", "batch_size", "accumulate", "log_every", "save_every", "keep"):
-        if train[key] is not None and train[key] <= 0:
-            raise UserError(f"config: train.{key} must be above 0, not {train[key]}")
+    for section, keys in _ABOVE_ZERO.items():
+        for key in keys:
+            value = settings[section][key]
+            if value is not None and not value > 0:
+                raise UserError(f"config: {section}.{key} must be above 0, not {value}")
+    for section, key in (("optimizer", "warmup"), ("monitor", "after")):
+        if not 0 <= settings[section][key] <= 1:
+            raise UserError(f"config: {section}.{key} is a share, 0 to 1, not {settings[section][key]}")
     if not settings["data"]["train"]:
         raise UserError("config: data.train is empty; name at least one Kaldi directory")

@@ -1,0 +1,125 @@
+"""What every encoder promises, over every name in the folder (DESIGN.md 3)."""
+
+import inspect
+
+import pytest
+import torch
+
+from speechssl import config
+from speechssl.errors import UserError
+
+MELS = 24
+SMALL = {
+    "ecapa": {"width": 32, "scale": 4, "embedding": 16, "attention": 8, "se": 8},
+    "resnet": {"width": 4, "embedding": 16, "attention": 8},
+}
+NAMES = config.names("encoders")
+
+
+def make(name, seed=0):
+    torch.manual_seed(seed)
+    return config.build("encoders", {"name": name, **SMALL.get(name, {})}, MELS)
+
+
+def settled(name):
+    """In evaluation, with BatchNorm statistics that are not those of the start."""
+    encoder = make(name).train()
+    with torch.no_grad():
+        for seed in range(3):
+            encoder(2 * features(4, 60, seed) + 0.5)
+    return encoder.eval()
+
+
+def features(batch, frames, seed=0):
+    return torch.randn(batch, frames, MELS, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_argument_is_mels_and_every_setting_has_a_default(name):
+    part = config.find("encoders", name)
+    assert next(iter(inspect.signature(part).parameters)) == "mels"
+    assert config.check_part("encoders", {"name": name}, "encoder")["name"] == name
+    assert inspect.getdoc(inspect.getmodule(part))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shape_dimension_and_type(name):
+    encoder = settled(name)
+    for batch, frames in ((3, 50), (1, 17), (2, 200)):
+        out = encoder(features(batch, frames))
+        assert out.shape == (batch, encoder.dim) and out.dtype == torch.float32
+        assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_padded_batch_equals_each_utterance_alone(name):
+    encoder, lengths = settled(name), torch.tensor([90, 37, 8, 61])
+    x = features(4, 90)
+    for row, length in enumerate(lengths):
+        x[row, length:] = 1e3  # what lies behind the end must not matter
+    with torch.no_grad():
+        together = encoder(x, lengths)
+        for row, length in enumerate(lengths):
+            torch.testing.assert_close(
+                together[row], encoder(x[row : row + 1, :length])[0], atol=1e-5, rtol=1e-5
+            )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_full_lengths_are_no_lengths(name):
+    x, lengths = features(4, 40), torch.full((4,), 40)
+    for mode in (True, False):
+        encoder = settled(name).train(mode)
+        with torch.no_grad():
+            torch.testing.assert_close(encoder(x, lengths), encoder(x), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_parameter_gets_a_gradient_with_and_without_lengths(name):
+    for lengths in (None, torch.tensor([40, 33, 25, 40])):
+        encoder = make(name).train()
+        out = encoder(features(4, 40), lengths)
+        (out * torch.randn(out.shape, generator=torch.Generator().manual_seed(1))).sum().backward()
+        for key, p in encoder.named_parameters():
+            assert p.grad is not None and p.grad.isfinite().all(), key
+            assert p.grad.abs().sum() > 0 or key.endswith("bias"), key  # a bias before a norm may have none
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_input_is_left_as_it_was(name):
+    x = features(4, 40)
+    kept = x.clone()
+    make(name).train()(x, torch.tensor([40, 30, 20, 40]))
+    assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_state_survives_a_round_trip(name):
+    encoder, again, x = settled(name), make(name, seed=1).eval(), features(2, 40)
+    with torch.no_grad():
+        assert not torch.allclose(again(x), encoder(x))
+        again.load_state_dict(encoder.state_dict())
+        assert torch.equal(again(x), encoder(x))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_seed_decides_the_initial_weights(name):
+    one, two, other = (make(name, seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert any(not torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bfloat16_autocast_is_close(name):
+    encoder, x = settled(name), features(4, 50)
+    with torch.no_grad():
+        want = encoder(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            got = encoder(x).float()
+    assert torch.nn.functional.cosine_similarity(got, want).min() > 0.98
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_unknown_setting_is_refused(name):
+    with pytest.raises(UserError, match="unknown key encoder.no_such_setting"):
+        config.check_part("encoders", {"name": name, "no_such_setting": 1}, "encoder")

@@ -1,0 +1,166 @@
+"""What every method promises, over every name in the folder (DESIGN.md 3)."""
+
+import copy
+import inspect
+
+import pytest
+import torch
+from torch import nn
+
+from speechssl import config
+from speechssl.errors import UserError
+from speechssl.methods._base import Method, Progress, Views
+
+MELS, FRAMES = 12, 20
+SMALL = {"dino": {"prototypes": 16, "layers": 2, "hidden": 24, "bottleneck": 8}}
+NAMES = config.names("methods")
+
+
+class Encoder(nn.Module):
+    dim = 16
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(MELS, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, self.dim))
+
+    def forward(self, features, lengths=None):
+        return self.net(features.mean(1))
+
+
+def make(name, seed=0):
+    torch.manual_seed(seed)
+    settings = {"name": name, **SMALL.get(name, {})}
+    return config.build("methods", settings, Encoder()).train()
+
+
+def views(batch=8, seed=0):
+    """Two long and two short crops; those of one utterance resemble each other."""
+    g = torch.Generator().manual_seed(seed)
+    voice = 2 * torch.randn(1, batch, 1, MELS, generator=g)
+    long, short = (voice + torch.randn(2, batch, n, MELS, generator=g) for n in (FRAMES, FRAMES // 2))
+    return [Views(long), Views(short, "student")]
+
+
+def trainable(method):
+    return [p for p in method.parameters() if p.requires_grad]
+
+
+def steps(method, count, start=0, optimizer=None):
+    """Whole steps as the loop takes them; the losses."""
+    optimizer = optimizer or torch.optim.AdamW(trainable(method), lr=3e-3)
+    losses = []
+    for number in range(start, start + count):
+        progress = Progress(number, 100, 5)
+        output = method(views(seed=0), progress)
+        optimizer.zero_grad(set_to_none=True)
+        output.loss.backward()
+        method.after_backward(progress)
+        optimizer.step()
+        method.after_step(progress)
+        losses.append(output.loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_a_documented_method_with_a_default_for_every_setting(name):
+    part = config.find("methods", name)
+    assert issubclass(part, Method)
+    assert next(iter(inspect.signature(part).parameters)) == "encoder"
+    assert config.check_part("methods", {"name": name}, "method")["name"] == name
+    assert inspect.getdoc(inspect.getmodule(part))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_gives_a_scalar_loss_detached_scalars_and_embeddings(name):
+    method = make(name)
+    output = method(views(), Progress(0, 100, 5))
+    assert output.loss.shape == () and output.loss.requires_grad and output.loss.isfinite()
+    assert output.loss.dtype == torch.float32
+    for key, value in output.scalars.items():
+        assert value.shape == () and not value.requires_grad and value.isfinite(), key
+    assert output.embedding.ndim == 2 and output.embedding.shape[1] == Encoder.dim
+    assert len(output.embedding) % 8 == 0 and not output.embedding.requires_grad
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_trainable_gets_a_gradient_and_the_rest_none(name):
+    method = make(name)
+    output = method(views(), Progress(50, 100, 5))
+    output.loss.backward()
+    for key, p in method.named_parameters():
+        if p.requires_grad:
+            assert p.grad is not None and p.grad.isfinite().all(), key
+        else:
+            assert p.grad is None, key
+    assert sum(p.grad.abs().sum() for p in trainable(method)) > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_encoder_that_users_get_moves_and_is_of_the_right_kind(name):
+    method = make(name)
+    assert isinstance(method.encoder, Encoder)
+    before = copy.deepcopy(method.encoder.state_dict())
+    steps(method, 2)
+    assert any(not torch.equal(value, before[key]) for key, value in method.encoder.named_parameters())
+    assert all(p.isfinite().all() for p in method.encoder.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss_falls_on_a_fixed_batch(name):
+    losses = steps(make(name), 60)
+    assert sum(losses[-5:]) < 0.95 * sum(losses[:5]), losses
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_smallest_batch_is_enough(name):
+    method = make(name)
+    output = method(views(batch=method.min_batch), Progress(0, 100, 5))
+    output.loss.backward()
+    assert output.loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in trainable(method) if p.grad is not None)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss_is_float32_under_autocast(name):
+    method = make(name)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = method(views(), Progress(0, 100, 5))
+    assert output.loss.dtype == torch.float32 and output.loss.isfinite()
+    output.loss.backward()
+    assert all(
+        value.dtype == torch.float32 for value in method.state_dict().values() if value.is_floating_point()
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_state_that_is_loaded_continues_bit_for_bit(name):
+    method = make(name)
+    optimizer = torch.optim.AdamW(trainable(method), lr=3e-3)
+    steps(method, 4, optimizer=optimizer)
+    kept, kept_optimizer = copy.deepcopy(method.state_dict()), copy.deepcopy(optimizer.state_dict())
+    rng = torch.get_rng_state()
+    want = steps(method, 4, start=4, optimizer=optimizer)
+    again = make(name, seed=1)
+    other = torch.optim.AdamW(trainable(again), lr=3e-3)
+    again.load_state_dict(kept)
+    other.load_state_dict(kept_optimizer)
+    torch.set_rng_state(rng)
+    assert steps(again, 4, start=4, optimizer=other) == want
+    for key, value in method.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_order_of_the_utterances_does_not_matter(name):
+    turned = torch.tensor([3, 0, 7, 1, 6, 2, 5, 4])
+    one, two = make(name), make(name)
+    batch = views()
+    a = one(batch, Progress(0, 100, 5)).loss
+    b = two([group._replace(features=group.features[:, turned]) for group in batch], Progress(0, 100, 5)).loss
+    torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_unknown_setting_is_refused(name):
+    with pytest.raises(UserError, match="unknown key method.no_such_setting"):
+        config.check_part("methods", {"name": name, "no_such_setting": 1}, "method")

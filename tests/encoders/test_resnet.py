@@ -1,0 +1,170 @@
+"""ResNet: equal to SpeechBrain's module, blind to padding, and usable by the rest of torch."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from speechssl.encoders.resnet import ResNet
+from speechssl.errors import UserError
+
+WIDTH, MELS = 8, 20
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+
+def small(**options: object) -> ResNet:
+    return ResNet(MELS, width=WIDTH, **{"blocks": [1, 2, 1, 1], "embedding": 24, **options})
+
+
+def speechbrain_resnet() -> nn.Module:
+    import speechssl  # noqa: F401 (makes SpeechBrain importable)
+
+    lobe = pytest.importorskip("speechbrain.lobes.models.ResNet")
+    return lobe.ResNet(MELS, channels=[8, 16, 32, 64], block_sizes=[1, 2, 1, 1], lin_neurons=24)
+
+
+def settle(model: nn.Module) -> None:
+    """Give batch norms statistics that fit their inputs, and scales other than one."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.2)
+    with torch.no_grad():
+        for _ in range(20):
+            model(torch.randn(8, 50, MELS))
+
+
+def gradients(model: nn.Module, features: Tensor, weights: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    model.zero_grad()
+    output = model(features)
+    (output * weights).sum().backward()
+    return output.detach(), {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+def relative(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
+    """Largest error of a parameter's gradient, relative to it or to a thousandth of the largest one."""
+    floor = 1e-3 * max(float(g.norm()) for g in theirs.values())
+    return max(float((ours[k] - g).norm() / g.norm().clamp(min=floor)) for k, g in theirs.items())
+
+
+def test_state_dict_of_speechbrain_fits_both_ways() -> None:
+    theirs, ours = speechbrain_resnet(), small()
+    shapes = {name: value.shape for name, value in theirs.state_dict().items()}
+    assert {name: value.shape for name, value in ours.state_dict().items()} == shapes
+    ours.load_state_dict(theirs.state_dict())
+    theirs.load_state_dict(ours.state_dict())
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_outputs_and_gradients_are_speechbrains(training: bool, dtype: torch.dtype) -> None:
+    theirs, ours = speechbrain_resnet(), small()
+    settle(theirs)
+    ours.load_state_dict(theirs.state_dict())
+    theirs.train(training).to(dtype)
+    ours.train(training).to(dtype)
+    features, weights = torch.randn(16, 50, MELS, dtype=dtype), torch.randn(16, 24, dtype=dtype)
+    output, ours_grad = gradients(ours, features, weights)
+    expected, theirs_grad = gradients(theirs, features, weights)
+    assert torch.allclose(output, expected, atol=1e-4, rtol=0)
+    # In float32 a rectifier whose input is within rounding of 0 may open here and not there.
+    assert relative(ours_grad, theirs_grad) < (1e-8 if dtype == torch.float64 else 2e-2)
+    buffers = dict(theirs.named_buffers())
+    for name, buffer in ours.named_buffers():
+        assert torch.allclose(buffer.float(), buffers[name].float(), atol=1e-5, rtol=1e-4), name
+
+
+def test_squeeze_excitation_only_where_asked() -> None:
+    for stages in (0, 2, 4):
+        names = {
+            name.split(".")[0]
+            for name, _ in small(squeeze_excitation=stages).named_parameters()
+            if ".se." in name
+        }
+        assert names == {f"layer{stage + 1}" for stage in range(stages)}
+
+
+@pytest.mark.parametrize("pooling", ["attentive", "statistics"])
+@pytest.mark.parametrize("mels", [20, 23])
+def test_padded_batch_equals_single_utterances(pooling: str, mels: int) -> None:
+    model = ResNet(mels, width=WIDTH, blocks=[1, 2, 1, 1], embedding=24, pooling=pooling)
+    for _ in range(10):
+        model(torch.randn(8, 50, mels))
+    model.eval()
+    lengths = torch.tensor([50, 31, 8, 1, 49])
+    features = torch.randn(5, 50, mels)
+    for row, length in zip(features, lengths, strict=True):
+        row[length:] = float("nan")
+    with torch.no_grad():
+        batched = model(features, lengths)
+        single = [model(row[None, :length]) for row, length in zip(features, lengths, strict=True)]
+    assert torch.allclose(batched, torch.cat(single), atol=1e-5, rtol=0)
+
+
+def test_padding_changes_neither_training_statistics_nor_gradients() -> None:
+    model = small().double()
+    longer = copy.deepcopy(model)
+    features, lengths = torch.randn(6, 40, MELS).double(), torch.tensor([40, 30, 20, 40, 25, 35])
+    weights = torch.randn(6, 24).double()
+    (model(features, lengths) * weights).sum().backward()
+    (longer(F.pad(features, (0, 0, 0, 13), value=7.0), lengths) * weights).sum().backward()
+    for (name, a), (_, b) in zip(model.named_buffers(), longer.named_buffers(), strict=True):
+        assert torch.allclose(a, b), name
+    for (name, a), (_, b) in zip(model.named_parameters(), longer.named_parameters(), strict=True):
+        assert torch.allclose(a.grad, b.grad, atol=1e-8 * (1 + float(a.grad.abs().max()))), name
+
+
+def test_light_resnet34_has_the_papers_size() -> None:
+    model = ResNet(80, width=16, pooling="statistics")
+    assert model.dim == 256
+    assert [len(getattr(model, f"layer{stage}")) for stage in (1, 2, 3, 4)] == [3, 4, 6, 3]
+    assert model.fc_embed.in_features == 2 * 128 * 10  # mean and deviation of 128 channels at 10 frequencies
+    trunk = sum(
+        p.numel() for name, p in model.named_parameters() if name.startswith(("conv1", "bn1", "layer"))
+    )
+    assert (
+        1.3e6 < trunk < 1.6e6
+    )  # 3x3 kernels of ResNet34 at 16 channels: 1.33 M; 1x1 kernels and gates on top
+
+
+def test_bfloat16_autocast_trains() -> None:
+    model = small()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(torch.randn(8, 50, MELS)).float().square().sum()
+    loss.backward()
+    assert all(
+        p.grad is not None and p.grad.isfinite().all() and p.dtype == torch.float32
+        for p in model.parameters()
+    )
+
+
+def test_sizes_that_do_not_fit_are_user_errors() -> None:
+    with pytest.raises(UserError, match="4 stages"):
+        ResNet(MELS, blocks=[1, 1, 1])
+    with pytest.raises(UserError, match="4 stages"):
+        ResNet(MELS, channels=[8, 8])
+
+
+@pytest.mark.slow
+def test_compiles_without_breaks_and_exports_any_batch_and_length() -> None:
+    model = small().eval()
+    features = torch.randn(3, 40, MELS)
+    with torch.no_grad():
+        expected = model(features)
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        assert torch.allclose(compiled(features), expected, atol=1e-5)
+        batch, frames = torch.export.Dim("batch", min=2, max=64), torch.export.Dim("frames", min=10, max=2000)
+        program = torch.export.export(
+            model, (features, torch.tensor([40, 30, 20])), dynamic_shapes=({0: batch, 1: frames}, {0: batch})
+        )
+        other, lengths = torch.randn(5, 61, MELS), torch.tensor([61, 12, 40, 33, 60])
+        assert torch.allclose(program.module()(other, lengths), model(other, lengths), atol=1e-5)

@@ -1,0 +1,73 @@
+"""Means of scalars, and a log that a resumed run continues."""
+
+import json
+
+import pytest
+import torch
+
+from speechssl.train.logs import Log, Meter
+
+
+def test_a_meter_gives_the_mean_since_the_last_reading():
+    meter = Meter()
+    assert meter.read() == {}
+    for value in (1.0, 2.0, 6.0):
+        meter.add({"loss": torch.tensor(value), "kl": torch.tensor(-value)})
+    assert meter.read() == pytest.approx({"loss": 3.0, "kl": -3.0})
+    assert meter.read() == {}
+    meter.add({"loss": torch.tensor(5.0)})
+    assert meter.read() == {"loss": 5.0}
+
+
+def test_a_meter_does_not_change_what_it_was_given():
+    meter, value = Meter(), torch.tensor(1.0)
+    meter.add({"loss": value})
+    meter.add({"loss": value})
+    assert value.item() == 1.0 and meter.read()["loss"] == 1.0
+
+
+def written(tmp_path):
+    return [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+
+
+def test_one_object_a_line_with_five_digits(tmp_path, capsys):
+    log = Log(tmp_path, 10, 0)
+    log.write(1, {"loss": 1.23456789, "alarms": ["x"]})
+    log.write(2, {"loss": 2e-9})
+    log.close()
+    assert written(tmp_path) == [{"step": 1, "loss": 1.2346, "alarms": ["x"]}, {"step": 2, "loss": 2e-9}]
+    assert "step 2/10" in capsys.readouterr().err
+
+
+def test_a_resumed_run_cuts_off_what_was_logged_after_its_state_and_half_a_line(tmp_path):
+    log = Log(tmp_path, 10, 0)
+    for step in range(1, 7):
+        log.write(step, {"loss": float(step)})
+    log.close()
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 3, "lo')
+    log = Log(tmp_path, 10, 4)
+    log.write(5, {"loss": 50.0})
+    log.close()
+    assert [(line["step"], line["loss"]) for line in written(tmp_path)] == [
+        (1, 1),
+        (2, 2),
+        (3, 3),
+        (4, 4),
+        (5, 50),
+    ]
+
+
+def test_a_fresh_run_starts_a_fresh_log(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n')
+    Log(tmp_path, 10, 0).close()
+    assert written(tmp_path) == []
+
+
+def test_other_processes_write_nothing(tmp_path, capsys):
+    log = Log(tmp_path, 10, 0, active=False)
+    log.write(1, {"loss": 1.0})
+    log.say("hello")
+    log.tick()
+    log.close()
+    assert list(tmp_path.iterdir()) == [] and capsys.readouterr().err == ""

@@ -1,0 +1,114 @@
+"""Every shipped configuration resolves, and says what its recipe promises."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from speechssl import config
+from speechssl.model import Model
+from speechssl.train.optimizers import OptimizerSettings, build_optimizer, schedule
+from speechssl.train.settings import SECTIONS, resolve
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted(
+    path.relative_to(ROOT) for folder in ("egs", "recipes") for path in (ROOT / folder).rglob("conf/*.yaml")
+)
+TRAINING = [path for path in FILES if "method" in yaml.safe_load((ROOT / path).read_text())]
+
+
+def settings(path):
+    return resolve(str(ROOT / path))
+
+
+def test_there_are_configurations():
+    assert TRAINING
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=str)
+def test_it_resolves_and_its_encoder_can_be_built(path):
+    resolved = settings(path)
+    assert set(resolved) == set(SECTIONS)
+    model = Model(resolved["features"], resolved["encoder"])
+    assert model.rate == 16000 and model.dim >= 64
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=str)
+def test_it_begins_with_the_command_that_runs_it(path):
+    first = (ROOT / path).read_text().splitlines()[0]
+    assert first.startswith("# ") and ("run.sh" in first or "speechssl train" in first)
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=str)
+def test_it_states_only_what_differs_from_the_defaults_or_pins_a_recipe(path):
+    """Every key it writes is one that some constructor reads: resolving it changes nothing that it says."""
+    written, resolved = yaml.safe_load((ROOT / path).read_text()), config.thaw(settings(path))
+    for name, section in written.items():
+        if isinstance(section, dict):
+            for key, value in section.items():
+                got = resolved[name][key]
+                assert got == value or float(got) == float(value), f"{name}.{key}"
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=str)
+def test_long_crops_come_first_and_short_ones_do_not_exceed_them(path):
+    lengths = [crop["seconds"] for crop in settings(path)["data"]["crops"]]
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_cho2022_is_the_published_recipe():
+    s = settings("recipes/voxceleb/conf/cho2022.yaml")
+    crops = [(c["count"], c["seconds"]) for c in s["data"]["crops"]]
+    assert crops == [(2, 4.0), (4, 2.0)]
+    f = s["features"]
+    assert (f["mels"], f["low"], f["high"], f["window"], f["hop"]) == (80, 20, 7600, 0.025, 0.010)
+    assert (f["normalise"], f["context"]) == ("sliding", 150)
+    e = s["encoder"]
+    assert (e["name"], e["width"], e["embedding"], e["pooling"]) == ("resnet", 16, 256, "statistics")
+    assert tuple(e["blocks"]) == (3, 4, 6, 3)
+    m = s["method"]
+    assert (m["prototypes"], m["layers"], m["hidden"], m["bottleneck"]) == (65536, 3, 2048, 256)
+    assert (m["batchnorm"], m["frozen_gain"], m["centring"]) == (False, True, "centre")
+    assert (m["student_temperature"], m["teacher_temperature"], m["teacher_temperature_start"]) == (
+        0.1,
+        0.04,
+        None,
+    )
+    assert (m["centre_momentum"], m["teacher_momentum"], m["teacher_momentum_end"]) == (0.9, 0.996, 1.0)
+    assert m["freeze_last_layer"] == 1.0
+    for extra in ("koleo_weight", "mean_entropy_weight", "cosine_weight", "regulariser_end", "regularised"):
+        assert m[extra] == 0
+    a = s["augment"]
+    assert (a["noise_prob"], a["rir_prob"]) == (0.7, 0.45)
+    assert [tuple(a[k]) for k in ("snr", "snr_music", "snr_speech")] == [(0, 18), (3, 18), (3, 18)]
+    for extra in ("babble_prob", "filter_prob", "codec_prob"):
+        assert a[extra] == 0
+    assert s["optimizer"]["name"] == "adam" and s["optimizer"]["clip"] is None
+    assert s["train"]["epochs"] == 70
+
+
+def test_the_schedule_of_cho2022():
+    s = settings("recipes/voxceleb/conf/cho2022.yaml")
+    o = OptimizerSettings(**s["optimizer"])
+    net = torch.nn.Linear(2, 2)
+    optimizer = build_optimizer(net, o)
+    batch = s["train"]["batch_size"] * 2
+    peak = 0.005 * batch / 256
+    assert 96 <= batch <= 128
+    for epoch, want in ((0, 0.0), (5, peak / 2), (10, peak), (40, (peak + peak * o.final_lr) / 2)):
+        assert schedule(optimizer, o, epoch / 70, batch) == pytest.approx(want, rel=1e-4), epoch
+    assert schedule(optimizer, o, 1.0, batch) < 1e-3 * peak
+    decay, plain = optimizer.param_groups
+    assert (decay["weight_decay"], plain["weight_decay"]) == (1e-4, 0.0)
+    assert math.isclose(o.warmup * 70, 10, rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("path", [p for p in TRAINING if p.parts[0] == "egs"], ids=str)
+def test_examples_need_nothing_but_the_audio_and_warm_up(path):
+    s = settings(path)
+    assert s["method"]["name"] == "dino" and s["train"]["init"] is None
+    assert s["augment"]["noise"] is None and s["augment"]["rir"] is None
+    assert 0 < s["optimizer"]["warmup"] < 0.5
+    assert s["method"]["prototypes"] <= 4096
