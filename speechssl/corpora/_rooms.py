@@ -33,15 +33,15 @@ def draw_room(rng: np.random.Generator) -> Room:
     time = np.arange(round(min(decay, 0.4) * RATE)) / RATE
     impulse = rng.normal(size=len(time)) * 10 ** (-3.0 * time / decay)
     impulse[: round(rng.uniform(0.002, 0.008) * RATE)] = 0.0
-    curve = np.cumsum(rng.normal(0.0, 0.8, 12))
+    curve = np.cumsum(rng.normal(0.0, 0.7, 12))
     return Room(
         equaliser=curve - curve.mean(),
         low=float(rng.uniform(30.0, 120.0)),
         high=float(rng.uniform(7000.0, 9000.0)),
         impulse=impulse / np.sqrt(np.sum(impulse**2)),
-        reverberation=float(rng.uniform(-30.0, -11.0)),
+        reverberation=float(rng.uniform(-30.0, -14.0)),
         noise=str(rng.choice(NOISES)),
-        snr=float(rng.uniform(29.0, 37.0)),
+        snr=float(rng.uniform(33.0, 38.0)),
         level=float(rng.uniform(-5.0, 3.0)),
     )
 

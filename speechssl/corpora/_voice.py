@@ -226,23 +226,23 @@ def _resonance(frequency: np.ndarray, bandwidth: np.ndarray, delay: np.ndarray) 
 
 
 def _tract(voice: Speaker, segments: list[Segment], at: np.ndarray) -> np.ndarray:
-    """The vocal tract's response at the control frames `at` (N,): (N, 257) complex."""
+    """The vocal tract's response at the control frames `at` (N,): (N, 257) complex.
+
+    The nose is a fixed pole and a zero that moves away from it while open (and cancels it otherwise).
+    """
     delay = np.exp(-2j * np.pi * np.arange(SIZE // 2 + 1) / SIZE).astype(np.complex64)
-    low = control(segments, "formants", 0.07)[at]
-    high = np.broadcast_to(HIGHER * voice.scale * voice.formant_shift[3:], (len(at), len(HIGHER)))
-    formants = np.concatenate([low, high], axis=1)
-    wide = BANDWIDTHS * voice.damping * (1.0 + np.maximum(0.0, (voice.breath + 28.0) / 30.0))
-    closed = np.ones((len(at), len(delay)), np.complex64)
-    for number, track in enumerate(formants.T):
-        if np.max(track) < 0.49 * RATE:
-            closed *= _resonance(track, np.full(len(at), wide[number]), delay)
-    nose = np.array([s.zero > 0 for s in segments], dtype=float)
+    wide = BANDWIDTHS * voice.damping * (1.0 + max(0.0, (voice.breath + 28.0) / 30.0))
+    high = HIGHER * voice.scale * voice.formant_shift[3:]
+    heard = high < 0.49 * RATE
+    fixed = np.prod(_resonance(high[heard], wide[3:][heard], delay), axis=0)
+    fixed /= _resonance(np.array([voice.nasal]), np.array([90.0]), delay)[0]
+    closed = np.broadcast_to(fixed, (len(at), len(delay)))
+    for track, width in zip(control(segments, "formants", 0.07)[at].T, wide, strict=False):
+        closed = closed * _resonance(track, np.full(len(at), width), delay)
+    nose = np.array([segment.zero > 0 for segment in segments], dtype=float)
     opened = smoothed(steps(segments, nose), 0.03)[at]
-    zero = control(segments, "zero", 0.03)[at]
-    zero = np.where(opened > 0.05, np.maximum(zero, voice.nasal), voice.nasal)
-    pole = np.full(len(at), voice.nasal)
-    nasal = _resonance(zero, 90.0 + 60.0 * opened, delay) / _resonance(pole, np.full(len(at), 90.0), delay)
-    return nasal / closed
+    zero = np.maximum(control(segments, "zero", 0.03)[at], voice.nasal)
+    return _resonance(zero, 90.0 + 60.0 * opened, delay) / closed
 
 
 def _glottis(voice: Speaker, f0: np.ndarray) -> np.ndarray:

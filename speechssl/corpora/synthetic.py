@@ -103,7 +103,7 @@ def prepare(
             write_manifest(_manifest(part), out / name)
         pairs = choose_trials(parts["eval"], trials, np.random.default_rng([seed, TRIALS]))
         write_trials(pairs, out / "eval" / "trials", style="voxceleb")
-    except OSError as error:
+    except (OSError, sf.LibsndfileError) as error:
         raise UserError(
             f"cannot write below {root} or {out}: {error}; choose folders you may write to"
         ) from error
@@ -132,8 +132,8 @@ def _check(
             utterances < sessions,
             f"utterances={utterances} a speaker cannot fill sessions={sessions}: take more",
         ),
-        (shortest < 1.0, f"shortest={shortest} s: take at least 1 s"),
-        (longest < shortest, f"longest={longest} s is below shortest={shortest} s: swap them"),
+        (not shortest >= 1.0, f"shortest={shortest} s: take at least 1 s"),
+        (not shortest <= longest <= 600.0, f"longest={longest} s: take shortest={shortest} s to 600 s"),
         (trials < 2, f"trials={trials}: take at least 2"),
         (seed < 0, f"seed={seed}: take a number from 0 up"),
         (jobs < 1, f"jobs={jobs}: take at least 1"),
