@@ -143,7 +143,7 @@ def _train_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--resume", action="store_true", help="continue from the last checkpoint in --out")
     sub.add_argument("--dry-run", action="store_true", help="check config, data and one step, then stop")
     sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: auto)")
-    sub.add_argument("--minutes", type=float, help="choose the number of steps so that training takes about this long here")
+    sub.add_argument("--minutes", type=float, help="choose train.steps so that it takes about this long")
 
 
 def _train(arguments: argparse.Namespace) -> None:

@@ -58,7 +58,7 @@ def visit(room: Room, rng: np.random.Generator) -> Room:
 
 
 def record(wave: np.ndarray, room: Room, rng: np.random.Generator) -> np.ndarray:
-    """`wave` (T,) at 16 kHz and about -26 dB as the room's microphone hears it: (T,) float32, peak below 1."""
+    """`wave` (T,) at 16 kHz and about -26 dB as the room's microphone hears it: (T,) float32, peak < 1."""
     size = scipy.fft.next_fast_len(len(wave) + len(room.impulse), real=True)
     frequency = np.linspace(0.0, RATE / 2, size // 2 + 1, dtype=np.float32)
     heard = scipy.fft.rfft(wave.astype(np.float32), size)

@@ -18,7 +18,7 @@ HOP, WINDOW, SIZE = 128, 256, 512  # samples: between frames, a frame, its trans
 HIGHER = np.array(
     [3500.0, 4500.0, 5500.0, 6500.0, 7500.0, 8500.0]
 )  # formants above the third, 17 cm tract (Hz)
-BANDWIDTHS = np.array([70.0, 100.0, 150.0, 220.0, 300.0, 380.0, 450.0, 520.0, 600.0])  # Hz
+BANDWIDTHS = np.array([90.0, 100.0, 150.0, 220.0, 300.0, 380.0, 450.0, 520.0, 600.0])  # Hz
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def draw_speaker(rng: np.random.Generator, sex: str) -> Speaker:
         shimmer=float(rng.uniform(0.02, 0.08)),
         breath=float(rng.uniform(-38.0, -16.0) + (0.0 if male else 3.0)),
         tilt=float(np.exp(rng.uniform(np.log(600.0), np.log(4500.0)))),
-        glottal=float(rng.uniform(1.0, 3.0)),
+        glottal=float(rng.uniform(0.8, 1.8)),
         rate=float(np.exp(rng.normal(0.0, 0.12))),
         nasal=float(rng.uniform(240.0, 330.0)),
         hiss=float(10 ** (rng.normal(0.0, 3.0) / 20)),
@@ -167,7 +167,7 @@ def _intonation(
     contour *= 0.9 * voice.f0_range / max(float(contour.std()), 1e-6)
     contour += smoothed(steps(segments, np.array(slope)), 0.25) * 0.5 * voice.f0_range
     time = np.arange(len(contour)) / CONTROL_RATE
-    contour -= np.median(contour)
+    contour -= np.median(contour[control(segments, "voice", 0.0) > 0.2])
     contour += tremor * np.sin(2 * np.pi * (rng.uniform(5.0, 7.0) * time + rng.random()))
     contour += 0.15 * smoothed(rng.normal(size=len(time)), 0.04) * np.sqrt(0.04 * CONTROL_RATE)
     return np.clip(voice.f0 * 2 ** (contour / 12), 55.0, 600.0)
@@ -235,7 +235,7 @@ def _tract(voice: Speaker, segments: list[Segment], at: np.ndarray) -> np.ndarra
     high = HIGHER * voice.scale * voice.formant_shift[3:]
     heard = high < 0.49 * RATE
     fixed = np.prod(_resonance(high[heard], wide[3:][heard], delay), axis=0)
-    fixed /= _resonance(np.array([voice.nasal]), np.array([90.0]), delay)[0]
+    fixed *= _resonance(np.array([voice.nasal]), np.array([90.0]), delay)[0]
     closed = np.broadcast_to(fixed, (len(at), len(delay)))
     for track, width in zip(control(segments, "formants", 0.07)[at].T, wide, strict=False):
         closed = closed * _resonance(track, np.full(len(at), width), delay)
@@ -246,7 +246,7 @@ def _tract(voice: Speaker, segments: list[Segment], at: np.ndarray) -> np.ndarra
 
 
 def _glottis(voice: Speaker, f0: np.ndarray) -> np.ndarray:
-    """Glottal flow and lip radiation: a broad peak at the glottal formant, then -6 dB an octave, then `tilt`."""
+    """Glottal flow and lip radiation: a broad peak, then -6 dB an octave, then `tilt`."""
     frequency = np.linspace(0.0, RATE / 2, SIZE // 2 + 1, dtype=np.float32)
     s = (frequency / (voice.glottal * f0)[:, None].astype(np.float32)) * np.complex64(1j)
     corner = 1.0 + np.complex64(1j / voice.tilt) * frequency

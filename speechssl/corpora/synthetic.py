@@ -152,7 +152,7 @@ def plan(
     seconds: tuple[float, float],
     seed: int,
 ) -> list[Recording]:
-    """What each of `speakers` says where: emotions in turn, in random order, over `sessions` different rooms."""
+    """Who says what where: each emotion about as often, in random order, in `sessions` different rooms."""
     recordings = []
     for speaker in speakers:
         rng = np.random.default_rng([seed, PLAN, speaker])
@@ -223,7 +223,8 @@ def _manifest(recordings: list[Recording]) -> Manifest:
 def choose_trials(recordings: list[Recording], limit: int, rng: np.random.Generator) -> Trials:
     """Up to `limit` trials, as many targets as non-targets.
 
-    Targets cross rooms. Half of the non-targets have the same sex, a quarter the same room (as far as there are such pairs).
+    Targets cross rooms. Half of the non-targets have the same sex, a quarter the same room, as far as
+    there are such pairs.
     """
     speaker, sex, room = (
         np.array([getattr(r, name) for r in recordings]) for name in ("speaker", "sex", "room")

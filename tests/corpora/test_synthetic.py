@@ -299,7 +299,7 @@ def test_a_speaker_stays_the_same_over_the_days() -> None:
 
 @pytest.mark.slow
 def test_neither_trivial_nor_hopeless() -> None:
-    """MFCC statistics tell speakers apart better than chance and far from perfectly; emotions show in prosody."""
+    """MFCC statistics tell speakers apart, far from perfectly; emotions show in prosody."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import recall_score, roc_curve
     from sklearn.model_selection import GroupKFold, cross_val_predict
