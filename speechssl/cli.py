@@ -163,13 +163,14 @@ def _train(arguments: argparse.Namespace) -> None:
 def _average_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("run_folder", type=Path, metavar="RUN", help="the --out of `speechssl train`")
     sub.add_argument("--last", type=int, default=10, metavar="N", help="how many snapshots (default: 10)")
+    sub.add_argument("--until", type=int, metavar="STEP", help="none after this step (default: to the end)")
     sub.add_argument("--out", type=Path, metavar="DIR", help="the model folder (default: RUN/model-averageN)")
 
 
 def _average(arguments: argparse.Namespace) -> None:
     from speechssl.train.checkpoint import average
 
-    print(average(arguments.run_folder, arguments.last, arguments.out))
+    print(average(arguments.run_folder, arguments.last, arguments.out, arguments.until))
 
 
 def _embed_arguments(sub: argparse.ArgumentParser) -> None:

@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
 # DINO on real speech, from scratch, and what it is worth on speaker verification:
 #   bash egs/real/run.sh --data DIR [--minutes M] [--config FILE] [--exp DIR] [--train "SET ..."] [--eval "SET ..."]
-#                        [--noise DIR] [--rir DIR] [--device D] [--stage N] [--stop-stage N] [key=value ...]
+#                        [--noise DIR] [--rir DIR] [--device D] [--at "STEP ..."] [--stage N] [--stop-stage N] [key=value ...]
 # DIR holds folders of audio. Those of --train (default: librispeech_train unlabelled, else DIR itself) are trained
 # on without labels; those of --eval that have a `trials` file are evaluated. DIR/noise and DIR/rir, where they
 # exist, augment. --minutes chooses the number of steps by timing a few; without it the configuration's count.
+# --at evaluates the model as it was after those steps, too (multiples of train.save_every).
 # Stages: 1 prepare, 2 train, 3 embed, 4 evaluate, 5 report. A finished stage 2 is resumed, not repeated.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 data=${SPEECHSSL_DATA:-} minutes="" config=egs/real/conf/small.yaml exp=exp/real device=auto
 train_sets="librispeech_train unlabelled" eval_sets="librispeech_test arabic_commands ravdess"
-noise="" rir="" stage=1 stop_stage=5
+noise="" rir="" at="" stage=1 stop_stage=5
 overrides=()
-usage() { sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2; }
+usage() { sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2; }
 while (($#)); do
     case $1 in
         --data) data=$2 && shift 2 ;;
@@ -24,6 +25,7 @@ while (($#)); do
         --eval) eval_sets=$2 && shift 2 ;;
         --noise) noise=$2 && shift 2 ;;
         --rir) rir=$2 && shift 2 ;;
+        --at) at=$2 && shift 2 ;;
         --device) device=$2 && shift 2 ;;
         --stage) stage=$2 && shift 2 ;;
         --stop-stage) stop_stage=$2 && shift 2 ;;
@@ -62,24 +64,31 @@ if wanted 2; then
     [[ -f $exp/dino/last.pt ]] && options+=(--resume)
     run 2 train speechssl train "$config" --out "$exp/dino" "${options[@]}" "${overrides[@]}"
 fi
+names=(untrained)
+for step in $at; do names+=("step-$step"); done
+names+=(trained)
+folder() { echo "$exp/dino/${1/#trained/model}"; }
+
 if wanted 3; then
     directories=()
     for set in "${train[@]}"; do directories+=("$(directory "$set")"); done
-    for model in untrained model; do
-        embed=(speechssl embed "$exp/dino/$model" --device "$device" --precision bfloat16)
-        run 3 "embed-$model-train" "${embed[@]}" "${directories[@]}" --out "$exp/embeddings/$model/train.npz"
+    for step in $at; do
+        speechssl average "$exp/dino" --last 1 --until "$step" --out "$(folder "step-$step")"
+    done
+    for name in "${names[@]}"; do
+        embed=(speechssl embed "$(folder "$name")" --device "$device" --precision bfloat16)
+        run 3 "embed-$name-train" "${embed[@]}" "${directories[@]}" --out "$exp/embeddings/$name/train.npz"
         for set in "${evals[@]}"; do
-            run 3 "embed-$model-$set" "${embed[@]}" "$(directory "$set")" --out "$exp/embeddings/$model/$set.npz"
+            run 3 "embed-$name-$set" "${embed[@]}" "$(directory "$set")" --out "$exp/embeddings/$name/$set.npz"
         done
     done
 fi
 if wanted 4; then
-    for name in untrained trained; do
-        model=${name/#trained/model}
+    for name in "${names[@]}"; do
         for set in "${evals[@]}"; do
-            run 4 "evaluate-$name-$set" speechssl evaluate verification "$exp/embeddings/$model/$set.npz" \
+            run 4 "evaluate-$name-$set" speechssl evaluate verification "$exp/embeddings/$name/$set.npz" \
                 --trials "$(directory "$set")/trials" --speakers "$(directory "$set")" --model "$name" \
-                --subtract-mean "$exp/embeddings/$model/train.npz" --out "$exp/eval/$name/$set"
+                --subtract-mean "$exp/embeddings/$name/train.npz" --out "$exp/eval/$name/$set"
         done
     done
 fi

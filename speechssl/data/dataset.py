@@ -80,6 +80,9 @@ class CropBatches(Dataset[Batch]):
             batch.
         overlap: probability rho with which the two crops of the first group take the smallest and the largest
             of five uniform offsets, so that they overlap less (METHODS 1.3).
+        disjoint: crops for the teacher and crops for the student come from two parts of the utterance that do
+            not overlap, whichever comes first, wherever it is long enough for both (hyperion's recipe; the
+            plan then has groups to: teacher and to: student).
         weight_by_duration: an epoch visits utterances in proportion to their duration (systematic sampling:
             as many visits as utterances) in place of once each.
 
@@ -100,12 +103,13 @@ class CropBatches(Dataset[Batch]):
         augment: Augmenter | None = None,
         augment_here: bool = True,
         overlap: float = 0.0,
+        disjoint: bool = False,
         weight_by_duration: bool = False,
     ) -> None:
-        _check(utterances, plan, batch_size, world, overlap)
+        _check(utterances, plan, batch_size, world, overlap, disjoint)
         self.plan, self.rate, self.batch_size, self.seed = list(plan), rate, batch_size, seed
         self.rank, self.world, self.augment, self.augment_here = rank, world, augment, augment_here
-        self.overlap, self.weight_by_duration = overlap, weight_by_duration
+        self.overlap, self.disjoint, self.weight_by_duration = overlap, disjoint, weight_by_duration
         self.table = _Table(utterances)
         self.lengths = [round(group.seconds * rate) for group in plan]
         augmented = augment is not None and any(group.augment != "none" for group in plan)
@@ -218,8 +222,31 @@ class CropBatches(Dataset[Batch]):
         if self.overlap and rng.random() < self.overlap:
             five = rng.random(5)
             uniform[0] = np.array([five.min(), five.max()])
-        room = [max(0, total - length) for length in self.lengths]
-        return [np.floor(u * (slack + 1)).astype(np.int64) for u, slack in zip(uniform, room, strict=True)]
+        parts = [(0, total)] * len(self.plan)
+        if self.disjoint:
+            parts = self._parts(total, rng)
+        room = [max(0, high - low - length) for (low, high), length in zip(parts, self.lengths, strict=True)]
+        return [
+            low + np.floor(u * (slack + 1)).astype(np.int64)
+            for u, slack, (low, _) in zip(uniform, room, parts, strict=True)
+        ]
+
+    def _parts(self, total: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+        """The span of samples that each group's crops come from: the teacher's part and the student's."""
+        teacher, student = (
+            max(length for group, length in zip(self.plan, self.lengths, strict=True) if group.to == role)
+            for role in ("teacher", "student")
+        )
+        if total < teacher + student:
+            return [(0, total)] * len(self.plan)
+        share = teacher / (teacher + student)
+        if rng.random() < 0.5:
+            cut = round(total * share)
+            spans = {"teacher": (0, cut), "student": (cut, total)}
+        else:
+            cut = round(total * (1 - share))
+            spans = {"student": (0, cut), "teacher": (cut, total)}
+        return [spans[group.to] for group in self.plan]
 
     def _read(self, row: int, span: tuple[int, int], speed: float) -> np.ndarray:
         """Samples span[0]:span[1] of an utterance, counted after the change of speed."""
@@ -255,7 +282,12 @@ def merged(spans: Sequence[tuple[int, int]], gap: int) -> list[tuple[int, int]]:
 
 
 def _check(
-    utterances: Sequence[Utterance], plan: Sequence[CropSpec], batch_size: int, world: int, overlap: float
+    utterances: Sequence[Utterance],
+    plan: Sequence[CropSpec],
+    batch_size: int,
+    world: int,
+    overlap: float,
+    disjoint: bool,
 ) -> None:
     if not plan:
         raise UserError("crops: the plan is empty; give at least one {count: 2, seconds: 3.0}")
@@ -273,4 +305,8 @@ def _check(
     if not 0.0 <= overlap <= 1.0 or (overlap and plan[0].count != 2):
         raise UserError(
             f"data: overlap={overlap:g} is a probability, and needs two crops in the first group of the plan"
+        )
+    if disjoint and {group.to for group in plan} != {"teacher", "student"}:
+        raise UserError(
+            "data: disjoint needs a crop plan with groups to: teacher and to: student, and none to: both"
         )

@@ -1,9 +1,10 @@
-"""ResNet speaker encoder, pre-activated, channels last.
+"""ResNet speaker encoder, channels last.
 
-Parameter names, shapes and outputs are those of `speechbrain.lobes.models.ResNet.ResNet` (after
-Rouvier's), whose channels are given by `channels`; by default they double from stage to stage, so that
-`width: 16, pooling: statistics` has the size of the light ResNet34 of Cho et al. 2022. In a padded
-batch every convolution sees zeros behind an utterance's end, as it would if the utterance stood alone.
+With pre-activated blocks (the default), parameter names, shapes and outputs are those of
+`speechbrain.lobes.models.ResNet.ResNet` (after Rouvier's), whose channels are given by `channels`; by default
+they double from stage to stage. With basic blocks it is the ResNet34 of He et al. 2016; the light ResNet34
+of Cho et al. 2022 is `width: 16, block: basic, squeeze_excitation: 0, pooling: statistics`.
+In a padded batch every convolution sees zeros behind an utterance's end, as if the utterance stood alone.
 
 Maps are (B, F, M, C): batch, frames, frequencies, channels.
 """
@@ -74,10 +75,7 @@ class Block(nn.Module):
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
         self.conv3 = nn.Conv2d(outputs, outputs, 1, bias=False)
-        self.downsample: nn.Sequential | None = None
-        if stride != 1 or inputs != outputs:
-            shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(outputs))
+        self.downsample = _shortcut(inputs, outputs, stride)
         self.se = SqueezeExcitation(outputs) if gates else None
 
     def forward(self, x: Tensor, frames: Frames) -> tuple[Tensor, Frames]:
@@ -87,9 +85,45 @@ class Block(nn.Module):
         y = _convolve(self.conv2, normalise(self.bn2, y, after.mask, relu=True))
         y = _convolve(self.conv3, normalise(self.bn3, y, after.mask, relu=True))
         if self.downsample is not None:
-            conv, norm = cast("tuple[nn.Conv2d, nn.BatchNorm2d]", tuple(self.downsample))
-            x = normalise(norm, _convolve(conv, x), after.mask)
+            x = _downsampled(self.downsample, x, after)
         return (y + x if self.se is None else torch.addcmul(x, y, self.se(y, after))), after
+
+
+class BasicBlock(nn.Module):
+    """Convolution (3x3), batch norm, ReLU, the same without ReLU; the input added; ReLU (He et al. 2016)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, gates: bool) -> None:
+        super().__init__()
+        self.stride = stride
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample = _shortcut(inputs, outputs, stride)
+        self.se = SqueezeExcitation(outputs) if gates else None
+
+    def forward(self, x: Tensor, frames: Frames) -> tuple[Tensor, Frames]:
+        """Maps `x` (B, F, M, C) and their bounds to the next ones."""
+        y = _convolve(self.conv1, x)
+        after = _halved(frames, y.shape[1], self.stride)
+        y = _convolve(self.conv2, normalise(self.bn1, y, after.mask, relu=True))
+        y = normalise(self.bn2, y, after.mask)
+        if self.downsample is not None:
+            x = _downsampled(self.downsample, x, after)
+        y = y + x if self.se is None else torch.addcmul(x, y, self.se(y, after))
+        return torch.relu(y), after
+
+
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
+    """What brings a block's input to the shape of its output, if it does not have it."""
+    if stride == 1 and inputs == outputs:
+        return None
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+
+def _downsampled(shortcut: nn.Sequential, x: Tensor, after: Frames) -> Tensor:
+    conv, norm = cast("tuple[nn.Conv2d, nn.BatchNorm2d]", tuple(shortcut))
+    return normalise(norm, _convolve(conv, x), after.mask)
 
 
 class Attention(nn.Sequential):
@@ -111,9 +145,9 @@ class ResNet(nn.Module):
     """ResNet encoder over time and frequency: frames of features to one embedding an utterance.
 
     `mels` is the number of features a frame. `blocks` a stage (four stages; [3, 4, 6, 3] is ResNet34);
-    `channels` of the stages, by default `width` x (1, 2, 4, 8); `squeeze_excitation` says how many
-    stages, from the first, have gates (SpeechBrain: 2). `pooling` is attention with `attention`
-    bottleneck channels, or plain statistics. `dim` is the embedding's size.
+    `channels` of the stages, by default `width` x (1, 2, 4, 8); `block` is the kind of block;
+    `squeeze_excitation` says how many stages, from the first, have gates (SpeechBrain: 2). `pooling` is
+    attention with `attention` bottleneck channels, or plain statistics. `dim` is the embedding's size.
     """
 
     def __init__(
@@ -124,6 +158,7 @@ class ResNet(nn.Module):
         blocks: list[int] = [3, 4, 6, 3],  # noqa: B006 (read only)
         channels: list[int] | None = None,
         embedding: int = 256,
+        block: Literal["preactivated", "basic"] = "preactivated",
         squeeze_excitation: int = 2,
         attention: int = 128,
         pooling: Literal["attentive", "statistics"] = "attentive",
@@ -137,11 +172,12 @@ class ResNet(nn.Module):
         self.dim = embedding
         self.conv1 = nn.Conv2d(1, channels[0], 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels[0])
+        kind = Block if block == "preactivated" else BasicBlock
         stages = []
         for stage, (outputs, count, stride) in enumerate(zip(channels, blocks, _STRIDES, strict=True)):
             inputs, gates = channels[max(0, stage - 1)], stage < squeeze_excitation
-            others = (Block(outputs, outputs, 1, gates) for _ in range(count - 1))
-            stages.append(nn.ModuleList([Block(inputs, outputs, stride, gates), *others]))
+            others = (kind(outputs, outputs, 1, gates) for _ in range(count - 1))
+            stages.append(nn.ModuleList([kind(inputs, outputs, stride, gates), *others]))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         pooled = channels[-1] * -(-mels // 8)
         self.norm_stats = nn.BatchNorm1d(2 * pooled)

@@ -90,8 +90,10 @@ def snapshots(run: Path) -> list[Path]:
     return sorted((run / SNAPSHOTS).glob("step-*.pt"))
 
 
-def average(run: str | Path, last: int = 10, out: str | Path | None = None) -> Path:
+def average(run: str | Path, last: int = 10, out: str | Path | None = None, until: int | None = None) -> Path:
     """Average the encoders of the last snapshots into a model folder (default ``RUN/model-averageN``).
+
+    With ``until``, of the last ones up to that step: ``last=1, until=500`` is the model after 500 steps.
 
     Floating-point entries (BatchNorm statistics too) are averaged in float64, counters taken from the
     newest.
@@ -100,9 +102,14 @@ def average(run: str | Path, last: int = 10, out: str | Path | None = None) -> P
         UserError: the run has no snapshots.
     """
     run = Path(run)
-    paths = snapshots(run)[-last:]
+    kept = [p for p in snapshots(run) if until is None or int(p.stem.removeprefix("step-")) <= until]
+    paths = kept[-last:]
     if last < 1 or not paths:
-        raise UserError(f"average: no snapshots in {run / SNAPSHOTS}; give a run folder of 'speechssl train'")
+        upto = "" if until is None else f" up to step {until}"
+        raise UserError(
+            f"average: no snapshots{upto} in {run / SNAPSHOTS}; give a run folder of 'speechssl train'"
+            " (train.save_every and train.keep say which there are)"
+        )
     states = [load(path) for path in paths]
     mean = {}
     for key, newest in states[-1].items():
@@ -136,3 +143,36 @@ def fingerprint(utterances: Sequence[Any]) -> str:
     for utterance in utterances:
         digest.update(f"{utterance.id}\t{utterance.seconds:.3f}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def same_settings(out: Path, settings: Mapping[str, Any], keep_steps: bool) -> Mapping[str, Any]:
+    """The settings of the run in ``out``, if they are those asked for.
+
+    Raises:
+        UserError: they differ, or there is no run to resume.
+    """
+    written = config.read(out / CONFIG)
+    asked = config.thaw(settings)
+    if keep_steps:
+        asked["train"]["steps"], asked["train"]["epochs"] = written["train"]["steps"], None
+    for section, value in asked.items():
+        if value != written.get(section):
+            was, wants = written.get(section), value
+            if isinstance(value, dict) and isinstance(was, dict):
+                key = next(k for k in {**value, **was} if value.get(k) != was.get(k))
+                section, was, wants = f"{section}.{key}", was.get(key), value.get(key)
+            raise UserError(
+                f"train: {section} was {was!r} in {out} and is {wants!r} now; resume with the same"
+                " configuration or give another --out"
+            )
+    return config.freeze(asked)  # type: ignore[no-any-return]
+
+
+def same_data(out: Path, utterances: Sequence[Any]) -> None:
+    """Raise UserError if the run in ``out`` was begun with other utterances: its batches would differ."""
+    was = config.read(out / ABOUT)["data"]
+    if was["fingerprint"] != fingerprint(utterances):
+        raise UserError(
+            f"train: {out} was begun with other data ({was['utterances']} utterances then,"
+            f" {len(utterances)} now); resume with the same data or give another --out"
+        )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,34 @@ class Meter:
         values = mean_over_ranks(torch.stack([v.double() for v in self._sums.values()]) / self._steps)
         out = dict(zip(self._sums, values.tolist(), strict=True))
         self._sums, self._steps = {}, 0
+        return out
+
+
+class Clock:
+    """Utterances a second and the share of the time spent waiting for data, since the last reading."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch, self.steps, self.waited, self.started = batch, 0, 0.0, time.perf_counter()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time what runs inside as waiting for one batch."""
+        begun = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - begun
+
+    def step(self) -> None:
+        """One optimiser step done."""
+        self.steps += 1
+
+    def read(self) -> dict[str, float]:
+        """The figures; starts anew."""
+        elapsed = time.perf_counter() - self.started
+        out = {
+            "utterances_per_second": self.steps * self.batch / elapsed,
+            "data_wait": self.waited / elapsed,
+        }
+        self.steps, self.waited, self.started = 0, 0.0, time.perf_counter()
         return out
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,8 +16,9 @@ from speechssl.compat import tune_allocator
 from speechssl.diagnostics.monitor import Monitor
 from speechssl.errors import UserError
 from speechssl.train import checkpoint, distributed
-from speechssl.train.logs import Log, Meter
+from speechssl.train.logs import Clock, Log, Meter
 from speechssl.train.optimizers import clip_gradients, schedule
+from speechssl.train.rehearsal import print_plan, rehearse
 from speechssl.train.run import Run, read_utterances
 from speechssl.train.settings import resolve
 
@@ -62,7 +61,7 @@ def train(
         if settings["train"]["threads"] > 0:
             torch.set_num_threads(settings["train"]["threads"])
         if resume and (out / checkpoint.CONFIG).exists():
-            settings = _same_settings(out, settings, keep_steps=minutes is not None)
+            settings = checkpoint.same_settings(out, settings, keep_steps=minutes is not None)
         elif not dry_run and (out / checkpoint.LAST).exists():
             raise UserError(
                 f"train: {out} holds a run already; give --resume to continue it, or another --out"
@@ -70,15 +69,15 @@ def train(
         utterances, skipped = read_utterances(settings)
         run = Run(settings, world, utterances)
         if dry_run or (minutes is not None and not resume):
-            seconds = _time_steps(run, 1 if dry_run else 8)
+            seconds = rehearse(run, 1 if dry_run else 8)
             if dry_run:
-                _report_dry_run(run, len(utterances), len(skipped), seconds)
+                print_plan(run, len(utterances), len(skipped), seconds)
                 return out
             overrides = [*overrides, f"train.steps={max(20, int(60 * minutes / seconds))}"]  # type: ignore[operator]
             settings = resolve(config_path, overrides)
             run = Run(settings, world, utterances)
         if resume and (out / checkpoint.LAST).exists():
-            _same_data(out, utterances)
+            checkpoint.same_data(out, utterances)
             run.restore(checkpoint.load(out / checkpoint.LAST))
         if world.first:
             checkpoint.describe(out, settings, utterances, skipped)
@@ -98,7 +97,7 @@ def _steps(run: Run, out: Path) -> None:
     train, world = run.train, run.world
     model = run.parallel()
     log = Log(out, run.steps, run.step, world.first)
-    meter, clock = Meter(), _Clock(run.batch)
+    meter, clock = Meter(), Clock(run.batch)
     watch = run.settings["monitor"]
     monitor = Monitor(run.model.dim, watch["patience"], run.settings["method"].get("prototypes"))
     unchecked: list[tuple[int, Tensor, Tensor]] = []
@@ -149,101 +148,6 @@ def _steps(run: Run, out: Path) -> None:
         if end:
             break
     log.close()
-
-
-class _Clock:
-    """Utterances a second and the share of the time spent waiting for data, since the last reading."""
-
-    def __init__(self, batch: int) -> None:
-        self.batch, self.steps, self.waited, self.started = batch, 0, 0.0, time.perf_counter()
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Time what runs inside as waiting for one batch."""
-        begun = time.perf_counter()
-        yield
-        self.waited += time.perf_counter() - begun
-
-    def step(self) -> None:
-        """One optimiser step done."""
-        self.steps += 1
-
-    def read(self) -> dict[str, float]:
-        """The figures; starts anew."""
-        elapsed = time.perf_counter() - self.started
-        out = {
-            "utterances_per_second": self.steps * self.batch / elapsed,
-            "data_wait": self.waited / elapsed,
-        }
-        self.steps, self.waited, self.started = 0, 0.0, time.perf_counter()
-        return out
-
-
-def _same_settings(out: Path, settings: Mapping[str, Any], keep_steps: bool) -> Mapping[str, Any]:
-    """The settings of the run in ``out``, if they are those asked for.
-
-    Raises:
-        UserError: they differ, or there is no run to resume.
-    """
-    written = config.read(out / checkpoint.CONFIG)
-    asked = config.thaw(settings)
-    if keep_steps:
-        asked["train"]["steps"], asked["train"]["epochs"] = written["train"]["steps"], None
-    for section, value in asked.items():
-        if value != written.get(section):
-            was, wants = written.get(section), value
-            if isinstance(value, dict) and isinstance(was, dict):
-                key = next(k for k in {**value, **was} if value.get(k) != was.get(k))
-                section, was, wants = f"{section}.{key}", was.get(key), value.get(key)
-            raise UserError(
-                f"train: {section} was {was!r} in {out} and is {wants!r} now; resume with the same"
-                " configuration or give another --out"
-            )
-    return config.freeze(asked)  # type: ignore[no-any-return]
-
-
-def _same_data(out: Path, utterances: Sequence[Any]) -> None:
-    """Raise UserError if the run in ``out`` was begun with other utterances: its batches would differ."""
-    was = config.read(out / checkpoint.ABOUT)["data"]
-    if was["fingerprint"] != checkpoint.fingerprint(utterances):
-        raise UserError(
-            f"train: {out} was begun with other data ({was['utterances']} utterances then,"
-            f" {len(utterances)} now); resume with the same data or give another --out"
-        )
-
-
-def _time_steps(run: Run, count: int) -> float:
-    """Seconds of a step: the median over ``count`` of them after one to warm up (that ``run`` is spent)."""
-    times = []
-    model = run.parallel()
-    for index, batch in enumerate(run.loader(0, count + 1, workers=0)):
-        begun = time.perf_counter()
-        with run.autocast():
-            output = model(run.views(batch, index), run.progress())
-        output.loss.backward()
-        if not bool(output.loss.isfinite()):
-            raise UserError(
-                f"train: the loss of the very first batch is {float(output.loss)}; lower the rate"
-            )
-        schedule(run.optimizer, run.optimizer_settings, 0.0, run.batch)
-        run.optimizer.step()
-        run.optimizer.zero_grad(set_to_none=True)
-        times.append((time.perf_counter() - begun) * run.train["accumulate"])
-    seconds = torch.tensor(sorted(times[1:] or times)[len(times[1:]) // 2], device=run.world.device)
-    if run.world.size > 1:
-        dist.all_reduce(seconds, op=dist.ReduceOp.MAX)
-    return float(seconds)
-
-
-def _report_dry_run(run: Run, utterances: int, skipped: int, seconds: float) -> None:
-    if run.world.first:
-        parameters = sum(p.numel() for p in run.model.encoder.parameters())
-        print(
-            f"configuration and data are sound: {utterances} utterances ({skipped} left out), "
-            f"{run.batch} a step, {run.per_epoch} steps an epoch, {run.steps} steps; encoder of "
-            f"{parameters / 1e6:.2f} M parameters; about {seconds:.2f} s a step, "
-            f"{seconds * run.steps / 3600:.2f} h in all on {run.world.size} x {run.world.device}"
-        )
 
 
 def _stop_if_not_finite(run: Run, losses: list[tuple[int, Tensor, Tensor]], out: Path) -> None:

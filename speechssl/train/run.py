@@ -107,6 +107,7 @@ class Run:
             rank=world.rank,
             world=world.size,
             overlap=settings["data"]["overlap"],
+            disjoint=settings["data"]["disjoint"],
             weight_by_duration=settings["data"]["weight_by_duration"],
             augment=self.augment,
             augment_here=world.device.type == "cpu",

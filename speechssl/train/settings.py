@@ -22,6 +22,7 @@ class DataSettings:
         train: Kaldi directories; only their audio is used, no label file is opened.
         crops: the crop plan, a list of ``{count, seconds, augment, to}``.
         overlap: probability of drawing the long crops as the extremes of five offsets (METHODS 1.3).
+        disjoint: teacher's and student's crops from parts of the utterance that do not overlap.
         weight_by_duration: visit utterances in proportion to their length, in place of once an epoch.
         min_seconds: shorter utterances are left out (and counted).
         workers: loader processes, -1: chosen from the cores.
@@ -31,6 +32,7 @@ class DataSettings:
     train: list[str]
     crops: list[dict[str, Any]]
     overlap: float = 0.0
+    disjoint: bool = False
     weight_by_duration: bool = False
     min_seconds: float = 0.5
     workers: int = -1

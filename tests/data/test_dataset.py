@@ -156,6 +156,25 @@ def test_overlap_takes_the_extremes_of_five(ramps):
     assert spread(0.0) == pytest.approx(1 / 3, abs=0.05) and spread(1.0) == pytest.approx(2 / 3, abs=0.05)
 
 
+def test_disjoint_crops_of_teacher_and_student_do_not_overlap(ramps):
+    plan = [CropSpec(2, 1.0, to="teacher"), CropSpec(3, 0.5, to="student")]
+    data = CropBatches([utterance(0, 4.0)] * 200, plan, batch_size=200, disjoint=True)
+    teacher, student = (group[:, :, 0].double() * 2**20 / RATE for group in data[0].groups)
+    apart = (teacher[:, None] + 1.0 <= student[None] + 1e-3) | (
+        student[None] + 0.5 <= teacher[:, None] + 1e-3
+    )
+    assert apart.all()
+    first = (teacher.amin(0) < student.amin(0)).float().mean().item()
+    assert first == pytest.approx(0.5, abs=0.12)  # either may come first
+    short = CropBatches([utterance(0, 1.2)] * 8, plan, batch_size=8, disjoint=True)[0]
+    assert [tuple(group.shape[:2]) for group in short.groups] == [(2, 8), (3, 8)]
+
+
+def test_disjoint_needs_both_roles():
+    with pytest.raises(UserError, match="disjoint"):
+        CropBatches([utterance(0)], [CropSpec(2, 0.5)], batch_size=1, disjoint=True)
+
+
 def test_speed_moves_the_pitch(tmp_path):
     path = tmp_path / "sine.wav"
     soundfile.write(path, np.sin(2 * np.pi * 500 * np.arange(RATE * 2) / RATE), RATE)

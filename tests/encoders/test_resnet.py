@@ -123,17 +123,52 @@ def test_padding_changes_neither_training_statistics_nor_gradients() -> None:
         assert torch.allclose(a.grad, b.grad, atol=1e-8 * (1 + float(a.grad.abs().max()))), name
 
 
+def plain_basic_block(block: nn.Module, x: Tensor) -> Tensor:
+    """He et al. 2016, figure 5 left, channels first."""
+    y = F.relu(block.bn1(block.conv1(x)))
+    y = block.bn2(block.conv2(y))
+    return F.relu(y + (x if block.downsample is None else block.downsample(x)))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_basic_blocks_are_he_et_als(training: bool) -> None:
+    model = small(block="basic", squeeze_excitation=0, pooling="statistics")
+    settle(model)
+    model.double().train(training)
+    features = torch.randn(3, 21, MELS, dtype=torch.float64)
+    x = F.relu(model.bn1(model.conv1(features.transpose(1, 2)[:, None])))
+    for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
+        for block in stage:
+            x = plain_basic_block(block, x)
+    x = x.flatten(1, 2)
+    pooled = torch.cat([x.mean(2), x.var(2, correction=0).clamp(min=1e-5).sqrt()], 1)
+    expected = model.norm_embed(model.fc_embed(model.norm_stats(pooled)))
+    torch.testing.assert_close(model(features), expected, rtol=1e-6, atol=1e-8)
+
+
+def test_basic_blocks_in_a_padded_batch_equal_single_utterances() -> None:
+    model = small(block="basic", squeeze_excitation=1).eval()
+    settle(model)
+    features, lengths = torch.randn(3, 40, MELS), torch.tensor([40, 17, 9])
+    alone = torch.cat([model(features[i : i + 1, :n]) for i, n in enumerate(lengths.tolist())])
+    for i, n in enumerate(lengths.tolist()):
+        features[i, n:] = 9.0
+    torch.testing.assert_close(model(features, lengths), alone, rtol=0, atol=1e-5)
+
+
 def test_light_resnet34_has_the_papers_size() -> None:
-    model = ResNet(80, width=16, pooling="statistics")
+    model = ResNet(80, width=16, block="basic", squeeze_excitation=0, pooling="statistics")
     assert model.dim == 256
     assert [len(getattr(model, f"layer{stage}")) for stage in (1, 2, 3, 4)] == [3, 4, 6, 3]
     assert model.fc_embed.in_features == 2 * 128 * 10  # mean and deviation of 128 channels at 10 frequencies
     trunk = sum(
         p.numel() for name, p in model.named_parameters() if name.startswith(("conv1", "bn1", "layer"))
     )
-    assert (
-        1.3e6 < trunk < 1.6e6
-    )  # 3x3 kernels of ResNet34 at 16 channels: 1.33 M; 1x1 kernels and gates on top
+    # 3x3 kernels at 16 channels (He et al. 2016, table 1, a quarter as wide), 1x1 shortcuts, batch norms
+    kernels = 9 * (16 + 6 * 16**2 + 16 * 32 + 7 * 32**2 + 32 * 64 + 11 * 64**2 + 64 * 128 + 5 * 128**2)
+    shortcuts = 16 * 32 + 32 * 64 + 64 * 128
+    norms = 2 * (16 + 6 * 16 + 9 * 32 + 13 * 64 + 7 * 128)
+    assert trunk == kernels + shortcuts + norms
 
 
 def test_bfloat16_autocast_trains() -> None:

@@ -96,6 +96,16 @@ def test_the_average_of_the_last_snapshots(tmp_path):
     assert model.about["averaged"] == ["step-00000020", "step-00000030"]
 
 
+def test_the_model_as_it_was_at_a_step(tmp_path):
+    states = run_folder(tmp_path)
+    got = Model.load(checkpoint.average(tmp_path, last=1, until=25, out=tmp_path / "then"))
+    assert got.about["averaged"] == ["step-00000020"]
+    for key, value in got.encoder.state_dict().items():
+        torch.testing.assert_close(value, states[1][key])
+    with pytest.raises(UserError, match="up to step 9"):
+        checkpoint.average(tmp_path, until=9)
+
+
 def test_the_average_of_equal_snapshots_is_bit_identical(tmp_path):
     states = run_folder(tmp_path, count=1)
     for step in (20, 30):
