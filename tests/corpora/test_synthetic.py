@@ -217,7 +217,11 @@ class TestVoice:
 
 
 class TestEmotions:
-    VOICES = [draw_speaker(rng(9, number), "fmf"[number]) for number in range(3)]
+    # full, clear voices: a pitch tracker errs on breathy ones with a weak fundamental
+    VOICES = [
+        replace(draw_speaker(rng(9, number), "fmf"[number]), f0_range=2.0, breath=-36.0, glottal=0.9)
+        for number in range(3)
+    ]
 
     @pytest.fixture(scope="class")
     @classmethod
