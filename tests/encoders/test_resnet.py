@@ -136,11 +136,11 @@ def test_basic_blocks_are_he_et_als(training: bool) -> None:
     settle(model)
     model.double().train(training)
     features = torch.randn(3, 21, MELS, dtype=torch.float64)
-    x = F.relu(model.bn1(model.conv1(features.transpose(1, 2)[:, None])))
+    x = F.relu(model.bn1(model.conv1(features[:, None])))  # (B, C, frames, frequencies)
     for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
         for block in stage:
             x = plain_basic_block(block, x)
-    x = x.flatten(1, 2)
+    x = x.transpose(2, 3).flatten(1, 2)
     pooled = torch.cat([x.mean(2), x.var(2, correction=0).clamp(min=1e-5).sqrt()], 1)
     expected = model.norm_embed(model.fc_embed(model.norm_stats(pooled)))
     torch.testing.assert_close(model(features), expected, rtol=1e-6, atol=1e-8)

@@ -84,5 +84,5 @@ def test_it_learns_a_fixed_batch_and_every_parameter_gets_gradient():
         loss.backward()
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in method.parameters())
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
