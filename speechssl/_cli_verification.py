@@ -22,6 +22,14 @@ def _scoring_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--subtract-mean", metavar="TRAIN_EMB", help="subtract the mean of these training embeddings"
     )
+    sub.add_argument(
+        "--whiten",
+        metavar="TRAIN_EMB",
+        help="whiten with these training embeddings (and subtract their mean)",
+    )
+    sub.add_argument(
+        "--shrinkage", type=float, default=0.1, help="of the whitening, towards none at all (default: 0.1)"
+    )
     sub.add_argument("--as-norm", metavar="COHORT_EMB", help="adaptive score normalisation with this cohort")
     sub.add_argument(
         "--top", type=int, default=300, help="nearest cohort embeddings for AS-norm (default: 300)"
@@ -46,6 +54,8 @@ def _verify(arguments: argparse.Namespace, **options: Any) -> Verification:
         arguments.embeddings,
         read_trials(arguments.trials),
         mean=arguments.subtract_mean,
+        whiten=arguments.whiten,
+        shrinkage=arguments.shrinkage,
         cohort=arguments.as_norm,
         top=arguments.top,
         calibration=calibration,

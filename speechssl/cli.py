@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import speechssl
-from speechssl import _cli_verification
+from speechssl import _cli_diagnose, _cli_verification
 from speechssl.errors import UserError
 
 PARTS = ("corpora", "encoders", "methods", "predictors", "clustering", "diagnostics", "evaluation")
@@ -93,6 +93,9 @@ def parser() -> argparse.ArgumentParser:
     _cli_verification.score_arguments(verb("score", _cli_verification.score, "cosine scores of a trial list"))
     _cli_verification.evaluate_arguments(
         verb("evaluate", _cli_verification.evaluate, "measure embeddings on a task")
+    )
+    _cli_diagnose.arguments(
+        verb("diagnose", _cli_diagnose.run, "has a model collapsed? which is best? without labels")
     )
     _report_arguments(verb("report", _report, "gather an experiment's results into one table"))
     _list_arguments(verb("list", _list, "the encoders, methods, corpora ... that there are"))
@@ -228,9 +231,17 @@ def _embed(arguments: argparse.Namespace) -> None:
 
 def _report_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("experiment", type=Path, metavar="EXP", help="holds eval/MODEL/LIST/results.json")
+    sub.add_argument(
+        "--compare", action="store_true", help="methods beside each other: comparison.md and .png"
+    )
 
 
 def _report(arguments: argparse.Namespace) -> None:
+    if arguments.compare:
+        from speechssl.report.comparison import compare
+
+        print(compare(arguments.experiment))
+        return
     from speechssl.report.summary import summarise
 
     print(summarise(arguments.experiment))

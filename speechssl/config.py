@@ -108,18 +108,31 @@ def check(part: Callable[..., Any], values: Mapping[str, Any], where: str) -> di
     return {key: resolved[key] for key in fields}  # type: ignore[index, call-overload]
 
 
-def check_part(package: str, section: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A checked section ``{name: ..., settings...}`` of a pluggable part, defaults filled in."""
+def check_part(package: str, section: Mapping[str, Any] | str, where: str) -> dict[str, Any]:
+    """A checked section ``{name: ..., settings...}`` of a pluggable part, defaults filled in.
+
+    A name alone stands for the part with its defaults. Where the part's class names settings that are parts
+    themselves (``PARTS = {"predictor": "predictors"}``), these are completed and checked as well.
+    """
+    section = {"name": section} if isinstance(section, str) else section
+    if not isinstance(section, Mapping):
+        raise UserError(f"config: {where} must be a name or a mapping with one, not {section!r}")
     if "name" not in section:
         raise UserError(f"config: {where}.name is missing; one of: {', '.join(names(package))}")
     name = section["name"]
     if not isinstance(name, str):
         raise UserError(f"config: {where}.name must be a string, not {name!r}")
-    rest = {key: value for key, value in section.items() if key != "name"}
-    return {"name": name, **check(find(package, name), rest, where)}
+    part, rest = find(package, name), {key: value for key, value in section.items() if key != "name"}
+    checked = {"name": name, **check(part, rest, where)}
+    for key, folder in getattr(part, "PARTS", {}).items():
+        inner = checked[key]
+        if isinstance(inner, Mapping) and "name" not in inner:
+            inner = {"name": schema(part)[key][1], **inner}
+        checked[key] = check_part(folder, inner, f"{where}.{key}")
+    return checked
 
 
-def build(package: str, section: Mapping[str, Any], *supplied: Any) -> Any:
+def build(package: str, section: Mapping[str, Any] | str, *supplied: Any) -> Any:
     """Construct the part that ``section`` names: ``PART(*supplied, **settings)``."""
     checked = check_part(package, section, package)
     name = checked.pop("name")
@@ -151,6 +164,7 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         key, equals, value = item.partition("=")
         if not equals or not key:
             raise UserError(f"config: override {item!r} is not key=value, such as train.batch_size=64")
+        _names_to_sections(base, key)
         section = OmegaConf.select(base, key)
         if OmegaConf.is_dict(section) and "name" in section and not value.startswith("{"):
             if value == section.name:
@@ -165,6 +179,16 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         return typing.cast("dict[str, Any]", OmegaConf.to_container(base, resolve=True))
     except OmegaConfBaseException as error:
         raise UserError(f"config: {path}: {str(error).splitlines()[0]}") from error
+
+
+def _names_to_sections(base: Any, key: str) -> None:
+    """Turn ``predictor: mlp`` on the way to ``method.predictor.hidden`` into ``predictor: {name: mlp}``."""
+    parts = key.split(".")
+    for end in range(2, len(parts)):
+        parent = ".".join(parts[:end])
+        name = OmegaConf.select(base, parent)
+        if isinstance(name, str):
+            OmegaConf.update(base, parent, {"name": name}, merge=False)
 
 
 def write(config: Mapping[str, Any], path: str | Path) -> None:

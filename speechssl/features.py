@@ -35,8 +35,9 @@ class LogMel(nn.Module):
         normalise: "mean" subtracts each band's mean over the valid frames of the utterance (any linear
             channel and any gain is a constant in the log domain and goes with it); "sliding" subtracts the
             mean over a window of `context` frames around each frame, moved inwards at both ends as Kaldi's
-            apply-cmvn-sliding --center does (Cho et al. 2022 use 150 frames, no variance); "none" keeps the
-            levels.
+            apply-cmvn-sliding --center does (Cho et al. 2022 use 150 frames, no variance); "level" subtracts
+            one number, the mean over frames and bands: the gain goes, the long-term spectrum stays, which
+            tells voices apart and recording channels too; "none" keeps both.
         context: frames of the sliding mean.
         shape: analysis window, "hann" (periodic, as librosa's) or "povey" (symmetric Hann to the power 0.85,
             Kaldi's).
@@ -60,7 +61,7 @@ class LogMel(nn.Module):
         mels: int = 80,
         low: float = 20.0,
         high: float = 7600.0,
-        normalise: Literal["mean", "sliding", "none"] = "mean",
+        normalise: Literal["mean", "sliding", "level", "none"] = "mean",
         context: int = 150,
         shape: Literal["hann", "povey"] = "hann",
         preemphasis: float = 0.0,
@@ -72,10 +73,10 @@ class LogMel(nn.Module):
                 f"features: low={low:g}, high={high:g} Hz do not fit a rate of {rate} Hz; "
                 f"choose 0 <= low < high <= {rate / 2:g}"
             )
-        if normalise not in ("mean", "sliding", "none") or shape not in ("hann", "povey"):
+        if normalise not in ("mean", "sliding", "level", "none") or shape not in ("hann", "povey"):
             raise UserError(
                 f"features: unknown normalise={normalise!r} or shape={shape!r}; "
-                "choose mean|sliding|none and hann|povey"
+                "choose mean|sliding|level|none and hann|povey"
             )
         self.rate, self.mels, self.normalise, self.context = rate, mels, normalise, context
         self.preemphasis, self.floor = preemphasis, floor
@@ -152,9 +153,10 @@ class LogMel(nn.Module):
         if valid is not None:
             mask = (torch.arange(features.shape[1], device=features.device) < valid[:, None]).unsqueeze(-1)
             features = features.masked_fill(~mask, 0.0)
-        if self.normalise == "mean":
+        if self.normalise in ("mean", "level"):
             count = features.shape[1] if valid is None else valid[:, None, None]
-            features = features - features.sum(dim=1, keepdim=True) / count
+            mean = features.sum(dim=1, keepdim=True) / count
+            features = features - (mean if self.normalise == "mean" else mean.mean(dim=2, keepdim=True))
         elif self.normalise == "sliding":
             features = features - sliding_mean(features, self.context, valid)
         return features if mask is None or self.normalise == "none" else features.masked_fill(~mask, 0.0)

@@ -51,7 +51,7 @@ def test_matches_direct_computation(preemphasis):
         np.testing.assert_allclose(got[:, frame].numpy(), want, atol=1e-4)
 
 
-@pytest.mark.parametrize("normalise", ["mean", "sliding", "none"])
+@pytest.mark.parametrize("normalise", ["mean", "sliding", "level", "none"])
 def test_batched_equals_alone(normalise):
     model = LogMel(normalise=normalise, context=30)
     sizes = torch.tensor([16000, 9123, 400, 399, 7, 5000])
@@ -68,6 +68,14 @@ def test_mean_normalisation_cancels_gain():
     model, wave = LogMel(), noise(2, 16000)
     torch.testing.assert_close(model(wave)[0], model(0.25 * wave)[0], atol=1e-3, rtol=0)
     assert model(wave)[0].mean(dim=1).abs().max() < 1e-4
+
+
+def test_level_normalisation_cancels_gain_and_keeps_the_spectrum():
+    model, wave = LogMel(normalise="level"), noise(2, 16000)
+    torch.testing.assert_close(model(wave)[0], model(0.25 * wave)[0], atol=1e-3, rtol=0)
+    raw, level = LogMel(normalise="none")(wave)[0], model(wave)[0]
+    torch.testing.assert_close(level, raw - raw.mean(dim=(1, 2), keepdim=True), atol=1e-4, rtol=0)
+    assert level.mean(dim=1).std(dim=1).min() > 0.3  # wide bands gather more of a white noise
 
 
 @pytest.mark.parametrize("frequency", [440.0, 3000.0])

@@ -5,7 +5,18 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from speechssl.diagnostics._base import Diagnostic
+
 
 def centre_norm(embeddings: Tensor) -> float:
     """|| mean of x / ||x|| || over (N, D): about 1 / sqrt(N) when spread evenly, 1 when collapsed."""
     return float(F.normalize(embeddings.float(), dim=-1).mean(0).norm())
+
+
+PART = Diagnostic(
+    centre_norm,
+    healthy=lambda n, d: (0.0, 0.7),
+    collapsed=lambda value, n, d: value > 0.95,
+    tells="length of the mean direction; 1 = all point one way",
+    better="lower",
+)

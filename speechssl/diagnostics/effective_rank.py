@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from speechssl.diagnostics._base import Diagnostic, few, many
+
 
 def effective_rank(embeddings: Tensor) -> float:
     """exp of the entropy of the normalised singular values of (N, D) after centring; 1 when collapsed.
@@ -20,3 +22,12 @@ def effective_rank(embeddings: Tensor) -> float:
     p = sigma / total
     p = p[p > 0]
     return float(torch.exp(-(p * p.log()).sum()))
+
+
+PART = Diagnostic(
+    effective_rank,
+    healthy=many,
+    collapsed=few,
+    tells="directions in use after centring (entropy of singular values)",
+    better="higher",
+)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from speechssl.diagnostics._base import Diagnostic, few, many
+
 
 def rankme(embeddings: Tensor, epsilon: float = 1e-7) -> float:
     """exp of the entropy of the normalised singular values of the uncentred (N, D) matrix.
@@ -14,3 +16,12 @@ def rankme(embeddings: Tensor, epsilon: float = 1e-7) -> float:
     sigma = torch.linalg.svdvals(embeddings.float())
     p = sigma / sigma.sum().clamp_min(1e-30) + epsilon
     return float(torch.exp(-(p * p.log()).sum()))
+
+
+PART = Diagnostic(
+    rankme,
+    healthy=many,
+    collapsed=few,
+    tells="directions in use without centring (RankMe)",
+    better="higher",
+)

@@ -30,6 +30,7 @@ from speechssl.evaluation._scoring import (
     subtract_mean,
     unit,
     used_rows,
+    whitening,
 )
 
 Embeddings = str | Path | tuple[ArrayLike, ArrayLike]
@@ -43,6 +44,7 @@ __all__ = [
     "score_trials",
     "subtract_mean",
     "verify",
+    "whitening",
     "write_results",
 ]
 
@@ -61,6 +63,8 @@ def verify(
     trials: Trials,
     *,
     mean: Embeddings | None = None,
+    whiten: Embeddings | None = None,
+    shrinkage: float = 0.1,
     cohort: Embeddings | None = None,
     top: int = 300,
     speakers: Mapping[str, str] | None = None,
@@ -75,7 +79,9 @@ def verify(
 
     Embeddings are a file (see `data.vectors`) or `(ids (N,), matrix (N, D))`.
 
-        Args: mean: training embeddings, whose mean is subtracted from everything before scoring. cohort:
+        Args: mean: training embeddings, whose mean is subtracted from everything before scoring. whiten:
+        training embeddings: their mean is subtracted (unless `mean` is given), and their directions made
+        alike in variance, shrunk by `shrinkage` (see `_scoring.whitening`). cohort:
         embeddings for AS-norm, with the `top` nearest of them for each utterance (all, if there are fewer).
         speakers: utterance -> speaker, for the bootstrap intervals only. Without it, utterances that target
         trials join are taken for one speaker. calibration: embeddings and trials that are not the test's;
@@ -90,6 +96,8 @@ def verify(
     _warn_zeros(matrix, used_rows(len(matrix), enrol, test))
     prepared = _Scoring(
         None if mean is None else _other(mean, ids, matrix, "the mean"),
+        None if whiten is None else _other(whiten, ids, matrix, "the training set of the whitening"),
+        shrinkage,
         None if cohort is None else _other(cohort, ids, matrix, "the cohort"),
         top,
     )
@@ -144,10 +152,14 @@ def write_results(out: str | Path, run: Verification, *, scores: bool = False) -
 class _Scoring:
     """The scoring that was asked for, applied alike to test and calibration trials."""
 
-    def __init__(self, mean: Matrix | None, cohort: Matrix | None, top: int) -> None:
-        self.mean, self.top = mean, top
-        self.cohort = cohort if cohort is None or mean is None else subtract_mean(cohort, mean)
-        self.name = "cosine" + ("" if mean is None else ", training mean subtracted")
+    def __init__(
+        self, mean: Matrix | None, whiten: Matrix | None, shrinkage: float, cohort: Matrix | None, top: int
+    ) -> None:
+        self.mean, self.top = whiten if mean is None else mean, top
+        self.whitener = None if whiten is None else whitening(whiten, shrinkage)
+        self.cohort = None if cohort is None else self._moved(cohort)
+        self.name = "cosine" + ("" if self.mean is None else ", training mean subtracted")
+        self.name += "" if whiten is None else f", whitened (shrinkage {shrinkage:g})"
         if cohort is not None:
             if top > len(cohort):
                 warnings.warn(
@@ -160,10 +172,15 @@ class _Scoring:
         used = unit(matrix[used_rows(len(matrix), enrol, test)])
         if np.ptp(used, axis=0).max() < SPREAD:
             return np.zeros(len(enrol))  # collapsed: what rounding left must not be ranked; `metrics` warns
-        if self.mean is not None:
-            matrix = subtract_mean(matrix, self.mean)
+        matrix = self._moved(matrix)
         scores = score_trials(matrix, enrol, test)
         return scores if self.cohort is None else as_norm(scores, matrix, enrol, test, self.cohort, self.top)
+
+    def _moved(self, matrix: Matrix) -> Matrix:
+        """Mean subtracted and whitened, as far as asked for."""
+        if self.mean is not None:
+            matrix = subtract_mean(matrix, self.mean)
+        return matrix if self.whitener is None else unit(matrix) @ self.whitener
 
 
 def _load(source: Embeddings, what: str) -> tuple[NDArray[np.str_], Matrix]:

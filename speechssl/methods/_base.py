@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from speechssl.predictors._base import ParameterRule
 
 
 class Views(NamedTuple):
@@ -18,10 +20,12 @@ class Views(NamedTuple):
     Attributes:
         features: (V, B, F, M), V crops of each of B utterances.
         to: which network sees them (``both``, ``student`` or ``teacher``).
+        ids: (B,) int64, which utterance of the training set each one is.
     """
 
     features: Tensor
     to: str = "both"
+    ids: Tensor | None = None
 
 
 class Progress(NamedTuple):
@@ -49,11 +53,13 @@ class Output(NamedTuple):
         loss: scalar to differentiate.
         scalars: named detached scalars for the log; no method synchronises the device to make them.
         embedding: (N, D) detached embeddings, of the network that users get, for the collapse monitor.
+        projections: (V, B, P) with gradient, what regularisers of any method work on (DimCL).
     """
 
     loss: Tensor
     scalars: dict[str, Tensor]
     embedding: Tensor
+    projections: Tensor
 
 
 class Method(nn.Module):
@@ -66,14 +72,24 @@ class Method(nn.Module):
     min_batch = 2
     """Smallest number of utterances a device may hold for the loss to be defined."""
 
+    PARTS: ClassVar[dict[str, str]] = {}
+    """Settings that are parts themselves: keyword -> folder (``{"predictor": "predictors"}``)."""
+
     @property
     def encoder(self) -> nn.Module:
         """The encoder that is saved and embeds: the teacher's where there is one."""
         raise NotImplementedError
 
+    def prepare(self, utterances: int) -> None:
+        """Called once, before training, with the size of the training set: room for memories."""
+
     def forward(self, views: Sequence[Views], progress: Progress) -> Output:
         """One step on a batch: (V, B, F, M) features a group, in the order of the crop plan."""
         raise NotImplementedError
+
+    def parameter_rules(self) -> list[ParameterRule]:
+        """Parameters that the optimiser treats in a way of their own; none unless a method says so."""
+        return []
 
     def after_backward(self, progress: Progress) -> None:
         """Runs between backward (and clipping) and the optimiser's step."""
@@ -82,7 +98,10 @@ class Method(nn.Module):
         """Runs after the optimiser's step: moving averages, predictors set in closed form."""
 
 
-def teacher_of(student: nn.Module) -> nn.Module:
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def teacher_of(student: Network) -> Network:
     """A copy that never receives gradient."""
     teacher = copy.deepcopy(student)
     teacher.requires_grad_(False)
@@ -139,13 +158,36 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
+class _Gather(torch.autograd.Function):
+    """Join (V, B, ...) of all processes along B; gradients are summed over processes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.batch = x.shape[1]
+        return gather_without_gradient(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].contiguous().clone()
+        dist.all_reduce(gradient)
+        return gradient.narrow(1, rank() * ctx.batch, ctx.batch)
+
+
 def gather_with_gradient(x: Tensor) -> Tensor:
     """(V, B, D) of every process joined along B, in the order of ranks; gradient flows to all of them."""
+    joined: Tensor = x if world_size() == 1 else _Gather.apply(x)
+    return joined
+
+
+@torch.no_grad()
+def gather_without_gradient(x: Tensor) -> Tensor:
+    """(V, B, ...) of every process joined along B, in the order of ranks, detached."""
+    x = x.detach()
     if world_size() == 1:
         return x
-    from torch.distributed.nn.functional import all_gather
-
-    return torch.cat(list(all_gather(x.contiguous())), dim=1)
+    parts = [torch.empty_like(x) for _ in range(world_size())]
+    dist.all_gather(parts, x.contiguous())
+    return torch.cat(parts, dim=1)
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from speechssl.diagnostics.assignments import assignment_figures
 from speechssl.errors import UserError
 from speechssl.methods._base import (
     Method,
@@ -38,6 +39,7 @@ from speechssl.methods._base import (
     world_size,
 )
 from speechssl.methods._head import DinoHead
+from speechssl.methods.vicreg import variance_covariance
 
 
 def dino_loss(student: Tensor, teacher: Tensor, pairs: Tensor) -> Tensor:
@@ -80,16 +82,6 @@ def koleo(embeddings: Tensor) -> Tensor:
     with torch.no_grad():
         nearest = (x @ x.T).fill_diagonal_(-torch.inf).argmax(1)
     return -(F.pairwise_distance(x, x[nearest], eps=0.0) + 1e-8).log().mean()
-
-
-def variance_covariance(z: Tensor) -> tuple[Tensor, Tensor]:
-    """VICReg's hinge on the deviation and its covariance term for one (B, D) view (used by RDINO)."""
-    z = z.float()
-    z = z - z.mean(0)
-    covariance = z.T @ z / (len(z) - 1)
-    variance = covariance.diagonal()
-    hinge = F.relu(1 - (variance + 1e-4).sqrt()).mean()
-    return hinge, (covariance.square().sum() - variance.square().sum()) / z.shape[1]
 
 
 class Dino(Method):
@@ -188,9 +180,9 @@ class Dino(Method):
             log_p = F.log_softmax(student.logits / self.student_temperature, dim=-1)
             pairs = torch.tensor([[u != v for v in student.ids] for u in teacher.ids], device=q.device)
             loss = dino_loss(log_p, q, pairs)
-            scalars = _assignment_scalars(q, loss.detach(), pairs)
+            scalars = assignment_figures(q, loss.detach(), pairs)
             loss, extra = self._regularise(loss, progress, student, teacher, log_p, pairs)
-        return Output(loss, scalars | extra, teacher.embeddings.flatten(0, 1))
+        return Output(loss, scalars | extra, teacher.embeddings.flatten(0, 1), student.embeddings)
 
     @torch.no_grad()
     def _assign(self, logits: Tensor, temperature: float) -> Tensor:
@@ -212,7 +204,7 @@ class Dino(Method):
             term = torch.stack([koleo(view) for view in student.embeddings[:long]]).mean()
             loss, scalars["koleo"] = loss + self.koleo_weight * term, term.detach()
         if weight := _ramp(self.regulariser, progress.fraction):
-            terms = [variance_covariance(x.mean(0)) for x in (student.hidden[:long], teacher.hidden)]
+            terms = [variance_covariance(x.float().mean(0)) for x in (student.hidden[:long], teacher.hidden)]
             hinge, covariance = (torch.stack(x).mean() for x in zip(*terms, strict=True))
             loss = loss + weight * (self.variance_weight * hinge + self.covariance_weight * covariance)
             scalars |= {"variance": hinge.detach(), "covariance": covariance.detach()}
@@ -282,21 +274,6 @@ def _encode_all(net: nn.Module, views: Sequence[Views], role: str) -> _Seen:
     logits, hidden = net["head"](embeddings.flatten(0, 1))  # type: ignore[index]
     ids = [(i, v) for i, group in seen for v in range(len(group.features))]
     return _Seen(embeddings, logits.view(count, batch, -1), hidden.view(count, batch, -1), ids)
-
-
-@torch.no_grad()
-def _assignment_scalars(q: Tensor, loss: Tensor, pairs: Tensor) -> dict[str, Tensor]:
-    """Teacher entropy, KL(q || p), entropy of the mean assignment, and prototypes in use (a count)."""
-    entropies = -(q * q.clamp_min(1e-30).log()).sum(-1).mean(-1)
-    weights = pairs.sum(1) / pairs.sum()
-    mean = q.mean((0, 1))
-    used = (torch.zeros_like(mean).index_fill_(0, q.flatten(0, 1).argmax(-1), 1.0)).sum()
-    return {
-        "teacher_entropy": entropies.mean(),
-        "kl": loss - (weights * entropies).sum(),
-        "mean_assignment_entropy": -(mean * mean.clamp_min(1e-30).log()).sum(),
-        "used_prototypes": used,
-    }
 
 
 PART = Dino

@@ -29,6 +29,7 @@ from speechssl.methods._base import (
     in_float32,
     rank,
 )
+from speechssl.methods._siamese import mlp
 
 
 def nt_xent(views: Tensor, temperature: float, all_views: Tensor | None = None, first: int = 0) -> Tensor:
@@ -58,7 +59,8 @@ class SimCLR(Method):
 
     Args:
         encoder: maps (B, F, M) to (B, D), with ``dim``.
-        hidden, projection: sizes of the projector's layers.
+        hidden, projection: sizes of the projector's layers; hidden 0 leaves the projector out, so that the
+            cosines trained are the cosines scored.
         temperature: tau.
     """
 
@@ -67,9 +69,8 @@ class SimCLR(Method):
     ) -> None:
         super().__init__()
         self.net = encoder
-        self.projector = nn.Sequential(
-            nn.Linear(cast(int, encoder.dim), hidden), nn.ReLU(), nn.Linear(hidden, projection)
-        )
+        sizes = [cast(int, encoder.dim), hidden, projection]
+        self.projector = mlp(sizes, batchnorm=False) if hidden else nn.Identity()
         self.temperature = temperature
 
     @property
@@ -84,7 +85,7 @@ class SimCLR(Method):
         with in_float32(projections):
             gathered = gather_with_gradient(projections.float())
             loss = nt_xent(projections, self.temperature, gathered, rank() * projections.shape[1])
-        return Output(loss, {}, embeddings[: len(views[0].features)].flatten(0, 1).detach())
+        return Output(loss, {}, embeddings[: len(views[0].features)].flatten(0, 1).detach(), projections)
 
 
 PART = SimCLR

@@ -112,8 +112,9 @@ class CrossProcessBatchNorm(_BatchNorm):
             momentum = self.momentum or 0.0
             self.running_mean.lerp_(mean, momentum)  # type: ignore[union-attr]
             self.running_var.lerp_(variance * rows / max(1, rows - 1), momentum)  # type: ignore[union-attr]
-        scale = torch.rsqrt(variance + self.eps) * self.weight
-        out = centred * scale.view(shape) + self.bias.view(shape)
+        out = centred * torch.rsqrt(variance + self.eps).view(shape)
+        if self.affine:
+            out = out * self.weight.view(shape) + self.bias.view(shape)
         return out.to(input.dtype)
 
 

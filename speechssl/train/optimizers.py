@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from speechssl.methods._base import Method, ParameterRule
 from speechssl.train.schedules import warmup_cosine
 
 
@@ -44,19 +45,29 @@ class OptimizerSettings:
     clip_mode: Literal["tensor", "global"] = "tensor"
 
 
-def parameter_groups(module: nn.Module) -> list[dict[str, object]]:
-    """Trainable parameters in two groups: with weight decay, and (biases, norms, 1-D) without."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for parameter in module.parameters():
-        if parameter.requires_grad:
-            (plain if parameter.ndim < 2 else decayed).append(parameter)
-    return [{"params": decayed, "decay": True}, {"params": plain, "decay": False, "weight_decay": 0.0}]
+def parameter_groups(module: nn.Module, rules: Iterable[ParameterRule] = ()) -> list[dict[str, object]]:
+    """Trainable parameters in two groups: with weight decay, and (biases, norms, 1-D) without.
+
+    Those that a method has rules for are in groups of their own.
+    """
+    groups: list[dict[str, object]] = []
+    special: set[int] = set()
+    ordinary = ParameterRule([p for p in module.parameters() if p.requires_grad])
+    for rule in (*rules, ordinary):
+        chosen = [p for p in rule.parameters if id(p) not in special]
+        special |= {id(p) for p in chosen}
+        for decay in (True, False):
+            part = [p for p in chosen if (p.ndim >= 2 and rule.decay) == decay]
+            if part or rule is ordinary:
+                group: dict[str, object] = {"params": part, "decay": decay, "weight_decay": 0.0}
+                groups.append(group | {"scale": rule.scale, "constant": rule.constant})
+    return groups
 
 
 def build_optimizer(module: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
     """The optimiser with foreach updates; ``schedule`` sets its rate before each step."""
-    groups = parameter_groups(module)
+    rules = module.parameter_rules() if isinstance(module, Method) else ()
+    groups = parameter_groups(module, rules)
     if settings.name == "sgd":
         return torch.optim.SGD(
             groups, lr=0.0, momentum=settings.momentum, nesterov=settings.nesterov, foreach=True
@@ -79,7 +90,7 @@ def schedule(
     end = settings.weight_decay if settings.weight_decay_end is None else settings.weight_decay_end
     decay = warmup_cosine(fraction, settings.weight_decay, end, 0.0)
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = (peak if group["constant"] else rate) * group["scale"]
         if group["decay"]:
             group["weight_decay"] = decay
     return rate

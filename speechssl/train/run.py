@@ -78,6 +78,7 @@ class Run:
                     f" ({str(error).splitlines()[-1].strip()}); give section encoder as in its config.yaml"
                 ) from error
         self.method: Method = config.build("methods", settings["method"], self.model.encoder)
+        self.method.prepare(len(utterances))
         if self.train["batch_size"] < self.method.min_batch:
             raise UserError(
                 f"train.batch_size: {self.train['batch_size']} is fewer than the {self.method.min_batch} that"
@@ -151,7 +152,8 @@ class Run:
                 seed = np.random.SeedSequence([self.settings["seed"], index, self.world.rank, i])
                 generator = torch.Generator(features.device).manual_seed(int(seed.generate_state(1)[0]))
                 features = self.specaugment(features, generator)
-            views.append(Views(features.view(*waves.shape[:2], *features.shape[1:]), spec.to))
+            features = features.view(*waves.shape[:2], *features.shape[1:])
+            views.append(Views(features, spec.to, batch.indices.to(self.world.device)))
         return views
 
     def state(self) -> dict[str, Any]:

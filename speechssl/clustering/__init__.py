@@ -1,0 +1,1 @@
+"""Clusterers, one file each, with scikit-learn's ``fit_predict``."""

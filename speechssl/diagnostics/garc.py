@@ -1,0 +1,48 @@
+"""Generalised average confusion: distances to utterances in place of crops (Wang et al. 2022; METHODS.md 10).
+
+The distance of a first view to its own utterance is the ``own`` statistic (mean, min or max) of the distances
+to its other views; to another utterance, the ``others`` statistic over its views. The released program is
+hard-wired to batches of 256; this takes any N.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from speechssl.diagnostics._base import Diagnostic
+
+Statistic = Literal["mean", "min", "max"]
+
+
+def generalised_acr(views: Tensor, own: Statistic = "mean", others: Statistic = "mean") -> float:
+    """Share of first views (of (V, N, D)) that are nearer to another utterance than to their own; NaN where
+    all embeddings are one, or V < 2."""
+    count, samples = views.shape[:2]
+    z = F.normalize(views.double(), dim=-1)
+    if count < 2 or (z - z.mean((0, 1))).abs().max() < 1e-7:
+        return float("nan")
+    distance = 1 - torch.einsum("nd,vmd->vnm", z[0], z)
+    mine = _reduce(distance[1:].diagonal(dim1=1, dim2=2), own)
+    theirs = _reduce(distance, others)
+    theirs[torch.arange(samples), torch.arange(samples)] = torch.inf
+    return float((theirs.min(1).values < mine).double().mean())
+
+
+def _reduce(x: Tensor, statistic: Statistic) -> Tensor:
+    if statistic == "mean":
+        return x.mean(0)
+    return x.min(0).values if statistic == "min" else x.max(0).values
+
+
+PART = Diagnostic(
+    generalised_acr,
+    healthy=lambda n, d: (0.0, 0.6),
+    collapsed=lambda value, n, d: value > 0.99 and n > 100,
+    tells="crops that are nearer to another utterance than to their own, over all its crops",
+    better="lower",
+    needs="views",
+)

@@ -1,0 +1,29 @@
+"""Uniformity on the sphere (Wang and Isola 2020; METHODS.md 4.1)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from speechssl.diagnostics._base import Diagnostic
+
+
+def uniformity(z: Tensor, t: float = 2.0) -> Tensor:
+    """log mean_{i<j} exp(-t |n(z_i) - n(z_j)|^2) of (N, D), N of at least 2: 0 when collapsed, about -2t when
+    spread evenly in many dimensions. Differentiable. It hardly notices lost dimensions."""
+    z = F.normalize(z, dim=-1)
+    rows, columns = torch.triu_indices(len(z), len(z), 1, device=z.device)
+    distance = 2 - 2 * (z @ z.T)[rows, columns]
+    return torch.logsumexp(-t * distance, 0) - math.log(len(rows))
+
+
+PART = Diagnostic(
+    lambda x: float(uniformity(x.float()[:4096])),
+    healthy=lambda n, d: (-4.5, -1.0),
+    collapsed=lambda value, n, d: value > -0.1,
+    tells="how evenly embeddings cover the sphere; -4 even, 0 = one point",
+    better="lower",
+)

@@ -1,0 +1,1 @@
+"""Predictors of BYOL and SimSiam, one file each."""

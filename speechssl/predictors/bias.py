@@ -1,0 +1,26 @@
+"""A bias and nothing else, p = z + b: it can only undo a common mean (Zhang et al. 2022; METHODS.md 2.3).
+
+Reported as enough against collapse; read in an abstract only.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from speechssl.predictors._base import Predictor
+
+
+class Bias(Predictor):
+    """b (D,), zero at the start."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """z + b."""
+        return z + self.bias
+
+
+PART = Bias

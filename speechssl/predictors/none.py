@@ -1,0 +1,22 @@
+"""No predictor, p = z: with a stop-gradient alone SimSiam collapses, which is what this one is there to show
+(Chen and He 2021; METHODS.md 2.2, 2.8)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from speechssl.predictors._base import Predictor
+
+
+class NoPredictor(Predictor):
+    """The identity."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+
+    def forward(self, z: Tensor) -> Tensor:
+        """z."""
+        return z
+
+
+PART = NoPredictor

@@ -1,0 +1,79 @@
+"""Spherical k-means: fixed points, invariances, and scikit-learn's answer on separated clusters."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.cluster import KMeans
+from torch.nn import functional as F
+
+from speechssl import metrics
+from speechssl.clustering import kmeans
+from speechssl.clustering.kmeans import SphericalKMeans, nearest, spherical_kmeans
+from speechssl.errors import UserError
+
+
+def clusters(count=12, each=30, dim=16, noise=0.15, seed=0):
+    generator = np.random.default_rng(seed)
+    means = generator.normal(size=(count, dim))
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    labels = np.repeat(np.arange(count), each)
+    return (means[labels] + noise * generator.normal(size=(len(labels), dim)) / 4).astype("f4"), labels
+
+
+def test_separated_clusters_are_found_as_scikit_learn_finds_them():
+    x, labels = clusters()
+    best = max(
+        (SphericalKMeans(clusters=12, seed=s) for s in range(5)),
+        key=lambda m: (m.fit_predict(x), m.objective)[1],
+    )
+    theirs = KMeans(12, n_init=5, random_state=0).fit_predict(x / np.linalg.norm(x, axis=1, keepdims=True))
+    assert metrics.nmi(best.fit_predict(x), labels) > 0.95
+    assert metrics.nmi(best.fit_predict(x), labels) >= metrics.nmi(theirs, labels) - 0.05
+
+
+def test_the_end_is_a_fixed_point_and_the_objective_never_falls():
+    x = F.normalize(torch.randn(500, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    objectives = []
+    for iterations in (0, 1, 2, 5, 100):
+        centroids, labels, cosines = spherical_kmeans(x, 10, iterations, torch.Generator().manual_seed(1))
+        objectives.append(float(cosines.mean()))
+        torch.testing.assert_close(centroids.norm(dim=1), torch.ones(10))
+    assert objectives == sorted(objectives)
+    for k in range(10):
+        torch.testing.assert_close(centroids[k], F.normalize(x[labels == k].sum(0), dim=0), atol=1e-5, rtol=0)
+    torch.testing.assert_close(cosines, (x @ centroids.T).max(1).values)
+
+
+def test_scale_does_not_matter_and_a_seed_decides():
+    x, _ = clusters()
+    scale = np.random.default_rng(1).uniform(0.1, 10, size=(len(x), 1)).astype("f4")
+    one, two = (SphericalKMeans(clusters=7, seed=3).fit_predict(m) for m in (x, x * scale))
+    assert (one == two).mean() > 0.99
+    assert (SphericalKMeans(clusters=7, seed=3).fit_predict(x) == one).all()
+
+
+def test_tiles_do_not_show(monkeypatch):
+    x = F.normalize(torch.randn(100, 8), dim=1)
+    centroids = x[:9]
+    whole = nearest(x, centroids)
+    monkeypatch.setattr(kmeans, "_TILE", 50)
+    for a, b in zip(whole, nearest(x, centroids), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+
+
+def test_no_cluster_is_empty_at_the_end_of_an_iteration_that_met_one():
+    x = F.normalize(torch.tensor([[1.0, 0], [1, 0.01], [1, 0.02], [-1, 0], [0, 1.0]]), dim=1)
+    start = torch.tensor([[1.0, 0], [1, 0.0001], [1, 0.0002]])
+    _, labels, _ = spherical_kmeans(x, 3, 10, start=start)
+    assert len(set(labels.tolist())) == 3
+
+
+def test_a_part_of_the_data_can_fit_and_all_of_it_is_assigned():
+    x, labels = clusters(each=100)
+    found = SphericalKMeans(clusters=12, batch=300, seed=1).fit_predict(x)
+    assert len(found) == len(x) and metrics.nmi(found, labels) > 0.8
+
+
+def test_more_clusters_than_embeddings_are_refused():
+    with pytest.raises(UserError, match="5 embeddings cannot make 6"):
+        SphericalKMeans(clusters=6).fit_predict(np.eye(5, dtype="f4"))
