@@ -177,3 +177,27 @@ def test_what_is_written_reads_back_equal(tmp_path):
     }
     config.write(config.freeze(value), tmp_path / "out.yaml")
     assert config.read(tmp_path / "out.yaml") == value
+
+
+def test_a_part_within_a_part_is_named_filled_in_and_overridden(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("method: {name: byol, predictor: mlp}\n")
+    read = config.read(file, ["method.predictor.hidden=7"])
+    checked = config.check_part("methods", read["method"], "method")
+    assert checked["predictor"] == {"name": "mlp", "hidden": 7, "batchnorm": True, "constant_lr": False}
+    read = config.read(file, ["method.predictor=directpred", "method.predictor.epsilon=0.3"])
+    checked = config.check_part("methods", read["method"], "method")
+    assert checked["predictor"]["name"] == "directpred" and checked["predictor"]["epsilon"] == 0.3
+    assert config.check_part("methods", checked, "method") == checked
+    with pytest.raises(UserError, match=r"method.predictor.epsilonn \(did you mean 'epsilon'"):
+        read = config.read(file, ["method.predictor=directpred", "method.predictor.epsilonn=0.3"])
+        config.check_part("methods", read["method"], "method")
+
+
+def test_parts_nest_deeper():
+    section = {"name": "dimcl", "base": {"name": "byol", "predictor": "offdiag"}}
+    checked = config.check_part("methods", section, "method")
+    assert checked["base"]["predictor"]["name"] == "offdiag" and checked["base"]["hidden"] == 512
+    with pytest.raises(UserError, match="method.base.predictor.scale"):
+        section["base"]["predictor"] = {"name": "offdiag", "scale": 1}
+        config.check_part("methods", section, "method")

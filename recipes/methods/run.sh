@@ -58,7 +58,7 @@ fi
 if wanted 1; then
     if [[ $tiny ]]; then
         [[ -f $exp/data/eval/trials ]] || run 1 generate speechssl prepare synthetic "$exp/audio" "$exp/data" \
-            --speakers 12 --utterances 4 --evaluation-speakers 4 --shortest 0.8 --longest 1.2
+            --speakers 12 --utterances 4 --evaluation-speakers 4 --shortest 1 --longest 1.5
     else
         for set in $train_sets $eval_sets; do
             [[ -f $exp/data/$set/wav.scp ]] ||

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from speechssl.diagnostics._base import diagnostics
-from speechssl.diagnostics.arc import arc
+from speechssl.diagnostics.acr import arc
 from speechssl.errors import UserError
 
 

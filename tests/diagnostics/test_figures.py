@@ -10,8 +10,8 @@ from torch import nn
 
 from speechssl import config
 from speechssl.diagnostics._base import Diagnostic
+from speechssl.diagnostics.acr import acr, arc
 from speechssl.diagnostics.alignment import alignment
-from speechssl.diagnostics.arc import acr, arc
 from speechssl.diagnostics.deviation import deviation
 from speechssl.diagnostics.ema_gap import ema_gap
 from speechssl.diagnostics.garc import generalised_acr

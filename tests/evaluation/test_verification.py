@@ -271,3 +271,48 @@ def test_a_million_trials_in_two_seconds():
         metrics.eer(scores, target)
     metrics.min_dcf(scores, target, 0.01)
     assert time.perf_counter() - start < 2.0
+
+
+def test_whitening_makes_directions_alike_and_is_undone_by_none(world):
+    ids, matrix, trials, _ = world
+    other = _world(1)
+    white = verification.whitening(other[1], shrinkage=0.0)
+    rows = other[1] - other[1].mean(0)
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    np.testing.assert_allclose(np.cov((rows @ white).T), np.eye(DIM), atol=1e-3)
+    run = verify((ids, matrix), trials, whiten=other[:2], shrinkage=0.0, replicates=0)
+    moved = matrix - other[1].mean(0)
+    moved = moved / np.linalg.norm(moved, axis=1, keepdims=True) @ white
+    place = {name: row for row, name in enumerate(ids.tolist())}
+    want = [
+        moved[place[a]] @ moved[place[b]] / np.linalg.norm(moved[place[a]]) / np.linalg.norm(moved[place[b]])
+        for a, b in zip(trials.enrol, trials.test, strict=True)
+    ]
+    np.testing.assert_allclose(run.scores, want, atol=1e-5)
+    assert "whitened (shrinkage 0)" in run.results["scoring"]
+
+
+def test_much_shrinkage_is_no_whitening(world):
+    ids, matrix, trials, _ = world
+    other = _world(1)[:2]
+    plain = verify((ids, matrix), trials, mean=other, replicates=0).scores
+    shrunk = verify((ids, matrix), trials, whiten=other, shrinkage=1e6, replicates=0).scores
+    np.testing.assert_allclose(shrunk, plain, atol=1e-4)
+
+
+def test_whitening_finds_speakers_under_a_loud_nuisance():
+    generator = np.random.default_rng(0)
+    ids, matrix, trials, _ = _world(noise=0.3)
+    loud = generator.normal(size=(DIM,)).astype("f4")
+    matrix = matrix + 3 * generator.normal(size=(len(matrix), 1)).astype("f4") * loud
+    train_ids, train, _, _ = _world(1, speakers=60, noise=0.3)
+    train = train + 3 * generator.normal(size=(len(train), 1)).astype("f4") * loud
+    plain = evaluate((ids, matrix), trials, mean=(train_ids, train), replicates=0)["eer"]
+    white = evaluate((ids, matrix), trials, whiten=(train_ids, train), shrinkage=0.01, replicates=0)["eer"]
+    assert plain > 25 and white < plain / 2
+
+
+def test_whitening_on_the_test_itself_is_refused(world):
+    ids, matrix, trials, _ = world
+    with pytest.raises(UserError, match="the training set of the whitening: holds 72 test embeddings"):
+        verify((ids, matrix), trials, whiten=(ids, matrix), replicates=0)

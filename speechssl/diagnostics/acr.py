@@ -38,7 +38,7 @@ PART = Diagnostic(
     acr,
     healthy=lambda n, d: (0.0, 0.6),
     collapsed=lambda value, n, d: value > 0.99 and n > 100,
-    tells="crops whose nearest neighbour is another utterance's (ACR); ARC is its ratio to untrained",
+    tells="crops whose nearest neighbour is another utterance's (ACR)",
     better="lower",
     needs="views",
 )
