@@ -99,7 +99,7 @@ def check(part: Callable[..., Any], values: Mapping[str, Any], where: str) -> di
     columns.sort(key=len)  # dataclasses want the fields without defaults first
     structured = OmegaConf.structured(dataclasses.make_dataclass("Settings", columns))
     try:
-        merged = OmegaConf.merge(structured, OmegaConf.create(dict(values)))
+        merged = OmegaConf.merge(structured, OmegaConf.create(thaw(values)))
         resolved = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
     except (OmegaConfBaseException, TypeError, ValueError) as error:
         key = getattr(error, "full_key", "") or ""

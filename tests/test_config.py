@@ -201,3 +201,8 @@ def test_parts_nest_deeper():
     with pytest.raises(UserError, match="method.base.predictor.scale"):
         section["base"]["predictor"] = {"name": "offdiag", "scale": 1}
         config.check_part("methods", section, "method")
+
+
+def test_a_frozen_part_within_a_part_can_be_built():
+    frozen = config.freeze({"name": "byol", "predictor": {"name": "mlp", "hidden": 4}})
+    assert config.check_part("methods", frozen, "method")["predictor"]["hidden"] == 4

@@ -1,25 +1,29 @@
 #!/usr/bin/env bash
 # DINO on real speech, from scratch, and what it is worth on speaker verification:
-#   bash egs/real/run.sh --data DIR [--minutes M] [--config FILE] [--exp DIR] [--train "SET ..."] [--eval "SET ..."]
-#                        [--noise DIR] [--rir DIR] [--device D] [--at "STEP ..."] [--stage N] [--stop-stage N] [key=value ...]
+#   bash egs/real/run.sh --data DIR [--minutes M] [--config FILE] [--warm-up FILE|none] [--exp DIR]
+#                        [--train "SET ..."] [--eval "SET ..."] [--noise DIR] [--rir DIR] [--device D]
+#                        [--at "STEP ..."] [--stage N] [--stop-stage N] [key=value ...]
 # DIR holds folders of audio. Those of --train (default: librispeech_train unlabelled, else DIR itself) are trained
 # on without labels; those of --eval that have a `trials` file are evaluated. DIR/noise and DIR/rir, where they
-# exist, augment. --minutes chooses the number of steps by timing a few; without it the configuration's count.
+# exist, augment. --minutes chooses the numbers of steps by timing a few, a quarter of the time for the warm-up;
+# without it the configurations' counts. key=value goes to the training after the warm-up.
 # --at evaluates the model as it was after those steps, too (multiples of train.save_every).
 # Stages: 1 prepare, 2 train, 3 embed, 4 evaluate, 5 report. A finished stage 2 is resumed, not repeated.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-data=${SPEECHSSL_DATA:-} minutes="" config=egs/real/conf/small.yaml exp=exp/real device=auto
+data=${SPEECHSSL_DATA:-} minutes="" config=egs/real/conf/small.yaml warm_up=egs/real/conf/warmup.yaml
+exp=exp/real device=auto
 train_sets="librispeech_train unlabelled" eval_sets="librispeech_test arabic_commands ravdess"
 noise="" rir="" at="" stage=1 stop_stage=5
 overrides=()
-usage() { sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2; }
+usage() { sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2; }
 while (($#)); do
     case $1 in
         --data) data=$2 && shift 2 ;;
         --minutes) minutes=$2 && shift 2 ;;
         --config) config=$2 && shift 2 ;;
+        --warm-up) warm_up=$2 && shift 2 ;;
         --exp) exp=$2 && shift 2 ;;
         --train) train_sets=$2 && shift 2 ;;
         --eval) eval_sets=$2 && shift 2 ;;
@@ -36,6 +40,7 @@ done
 [[ -d $data ]] || { echo "run.sh: --data '$data' is not a folder; give the folder of audio" >&2 && exit 2; }
 [[ -n $noise || ! -d $data/noise ]] || noise=$data/noise
 [[ -n $rir || ! -d $data/rir ]] || rir=$data/rir
+[[ $warm_up == none ]] && warm_up=""
 # shellcheck source=egs/setup.sh
 source egs/setup.sh log
 # shellcheck source=egs/stages.sh
@@ -55,19 +60,39 @@ if wanted 1; then
         run 1 "prepare-$set" speechssl prepare folder "$data/$set" "$(directory "$set")" --trim 35
     done
 fi
-if wanted 2; then
+
+# fit NAME CONFIG SHARE key=value...: train into $exp/NAME, going on with what is there
+fit() {
+    local name=$1 file=$2 share=$3 list
+    shift 3
     list=$(for set in "${train[@]}"; do directory "$set"; done | paste -sd,)
-    options=(--device "$device" "data.train=[$list]")
-    [[ -n $minutes ]] && options+=(--minutes "$minutes")
+    local options=(--device "$device" "data.train=[$list]")
+    [[ -n $minutes ]] && options+=(--minutes "$(awk "BEGIN{print $minutes * $share}")")
     [[ -n $noise ]] && options+=("augment.noise=$noise")
     [[ -n $rir ]] && options+=("augment.rir=$rir")
-    [[ -f $exp/dino/last.pt ]] && options+=(--resume)
-    run 2 train speechssl train "$config" --out "$exp/dino" "${options[@]}" "${overrides[@]}"
+    [[ -f $exp/$name/last.pt ]] && options+=(--resume)
+    run 2 "train-$name" speechssl train "$file" --out "$exp/$name" "${options[@]}" "$@"
+}
+if wanted 2 && [[ -n $warm_up ]]; then
+    fit warm-up "$warm_up" 0.25
+    fit dino "$config" 0.75 "train.init=$exp/warm-up/model" "${overrides[@]}"
+elif wanted 2; then
+    fit dino "$config" 1 "${overrides[@]}"
 fi
+
+# The models to evaluate: the encoder before any training, after the warm-up, at the steps of --at, at the end.
 names=(untrained)
+[[ -z $warm_up ]] || names+=(warm-up)
 for step in $at; do names+=("step-$step"); done
 names+=(trained)
-folder() { echo "$exp/dino/${1/#trained/model}"; }
+folder() {
+    case $1 in
+        untrained) [[ -n $warm_up ]] && echo "$exp/warm-up/untrained" || echo "$exp/dino/untrained" ;;
+        warm-up) echo "$exp/warm-up/model" ;;
+        trained) echo "$exp/dino/model" ;;
+        *) echo "$exp/dino/$1" ;;
+    esac
+}
 
 if wanted 3; then
     directories=()
@@ -84,11 +109,16 @@ if wanted 3; then
     done
 fi
 if wanted 4; then
+    # Cosines twice: with the mean of the training embeddings subtracted, and whitened on them as well.
     for name in "${names[@]}"; do
         for set in "${evals[@]}"; do
-            run 4 "evaluate-$name-$set" speechssl evaluate verification "$exp/embeddings/$name/$set.npz" \
-                --trials "$(directory "$set")/trials" --speakers "$(directory "$set")" --model "$name" \
-                --subtract-mean "$exp/embeddings/$name/train.npz" --out "$exp/eval/$name/$set"
+            for scoring in subtract-mean whiten; do
+                row=$name
+                [[ $scoring == subtract-mean ]] || row=$name-whitened
+                run 4 "evaluate-$row-$set" speechssl evaluate verification "$exp/embeddings/$name/$set.npz" \
+                    --trials "$(directory "$set")/trials" --speakers "$(directory "$set")" --model "$name" \
+                    "--$scoring" "$exp/embeddings/$name/train.npz" --out "$exp/eval/$row/$set"
+            done
         done
     done
 fi

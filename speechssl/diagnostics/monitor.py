@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from speechssl.diagnostics.centre_norm import centre_norm
+from speechssl.diagnostics.deviation import deviation
 from speechssl.diagnostics.effective_rank import effective_rank
 from speechssl.diagnostics.rankme import rankme
+from speechssl.diagnostics.uniformity import uniformity
+
+_FALLEN = 0.4  # share of its first value below which a rank that keeps falling is an alarm
 
 
 class Alarm(NamedTuple):
@@ -44,6 +49,7 @@ class Monitor:
         self._kept: deque[Tensor] = deque()
         self._count = 0
         self._failures: dict[str, int] = {}
+        self._ranks: list[float] = []  # at the first check, and at the latest
 
     def add(self, embeddings: Tensor) -> None:
         """Keep (N, D) embeddings of one step, on their device; the oldest are dropped."""
@@ -61,7 +67,20 @@ class Monitor:
             "rankme": rankme(x),
             "effective_rank": effective_rank(x),
             "centre_norm": centre_norm(x),
+            "deviation": deviation(x),
+            "uniformity": float(uniformity(x[-1024:])),
         }
+
+    def state(self) -> dict[str, Any]:
+        """All that an unbroken continuation needs."""
+        kept = [x.cpu() for x in self._kept]
+        return {"kept": kept, "failures": dict(self._failures), "ranks": list(self._ranks)}
+
+    def restore(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Continue from ``state``."""
+        self._kept = deque(x.to(device) for x in state["kept"])
+        self._count = sum(len(x) for x in self._kept)
+        self._failures, self._ranks = dict(state["failures"]), list(state["ranks"])
 
     def check(self, figures: dict[str, float]) -> list[Alarm]:
         """Alarms for logged figures (those of ``figures`` and the method's scalars) that stay bad."""
@@ -76,7 +95,7 @@ class Monitor:
         seen: dict[str, Alarm | None] = {}
         if "effective_rank" in figures:
             rank = figures["effective_rank"]
-            seen["rank"] = None
+            seen["rank"], seen["fall"] = None, self._judge_fall(rank)
             if rank < 0.05 * self.dim:
                 seen["rank"] = Alarm(
                     f"embeddings use {rank:.1f} of {self.dim} directions (under 5 %)",
@@ -86,7 +105,7 @@ class Monitor:
         if "centre_norm" in figures:
             norm = figures["centre_norm"]
             seen["centre"] = None
-            if norm > 0.98:
+            if norm > 0.95:
                 seen["centre"] = Alarm(
                     f"all embeddings point one way (centre norm {norm:.3f})",
                     "complete collapse, or an encoder whose mean was never removed by learning",
@@ -103,6 +122,18 @@ class Monitor:
                     "use both centring and sharpening; lower teacher_temperature or the learning rate",
                 )
         return seen
+
+    def _judge_fall(self, rank: float) -> Alarm | None:
+        """A rank far below where it began, and lower at every check, is a collapse on its way."""
+        first, before = self._ranks or (rank, rank)
+        self._ranks = [first, rank]
+        if not (rank < _FALLEN * first and rank < before):
+            return None
+        return Alarm(
+            f"embeddings use {rank:.1f} directions and ever fewer, after {first:.1f} at the first check",
+            "dimensional collapse on its way: nothing holds the directions apart",
+            "add a predictor, guided stop-gradient or koleo_weight=0.1; lower the learning rate",
+        )
 
     def _judge_entropy(self, entropy: float) -> Alarm | None:
         limit = math.log(self.prototypes or 1)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from speechssl import config
 from speechssl.compat import tune_allocator
-from speechssl.diagnostics.monitor import Monitor
 from speechssl.errors import UserError
 from speechssl.train import checkpoint, distributed
 from speechssl.train.logs import Clock, Log, Meter
@@ -99,7 +98,7 @@ def _steps(run: Run, out: Path) -> None:
     log = Log(out, run.steps, run.step, world.first)
     meter, clock = Meter(), Clock(run.batch)
     watch = run.settings["monitor"]
-    monitor = Monitor(run.model.dim, watch["patience"], run.settings["method"].get("prototypes"))
+    monitor = run.monitor
     unchecked: list[tuple[int, Tensor, Tensor]] = []
     accumulate = train["accumulate"]
     loader = run.loader(run.step * accumulate, run.steps * accumulate)

@@ -16,6 +16,7 @@ from speechssl import config
 from speechssl.augment import Augment, SpecAugment
 from speechssl.data.dataset import Batch, CropBatches, CropSpec, Loader, make_loader, parse_plan
 from speechssl.data.manifest import Utterance, read_manifest
+from speechssl.diagnostics.monitor import Monitor
 from speechssl.errors import UserError
 from speechssl.features import LogMel
 from speechssl.methods._base import Method, Progress, Views
@@ -92,6 +93,9 @@ class Run:
         self.optimizer_settings = OptimizerSettings(**settings["optimizer"])
         self.optimizer = build_optimizer(self.method, self.optimizer_settings)
 
+        patience, prototypes = settings["monitor"]["patience"], settings["method"].get("prototypes")
+        self.monitor = Monitor(self.model.dim, patience, prototypes)
+
         self.plan: list[CropSpec] = parse_plan(config.thaw(settings["data"]["crops"]))
         self.batch = self.train["batch_size"] * world.size * self.train["accumulate"]
         self.per_epoch = max(1, len(utterances) // self.batch)
@@ -163,6 +167,7 @@ class Run:
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rng": torch.get_rng_state(),
+            "monitor": self.monitor.state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -171,3 +176,4 @@ class Run:
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
+        self.monitor.restore(state["monitor"], self.world.device)

@@ -33,7 +33,7 @@ def test_no_figures_before_there_are_enough_embeddings():
     m.add(normal(2 * DIM - 1))
     assert m.figures() == {}
     m.add(normal(1, seed=1))
-    assert set(m.figures()) == {"rankme", "effective_rank", "centre_norm"}
+    assert set(m.figures()) == {"rankme", "effective_rank", "centre_norm", "deviation", "uniformity"}
 
 
 def test_only_the_last_embeddings_are_kept_and_memory_is_bounded():
@@ -92,3 +92,39 @@ def test_the_entropies_of_dino_are_judged(figures, symptom):
 
 def test_entropy_is_not_judged_without_prototypes():
     assert Monitor(DIM, patience=1).check({"teacher_entropy": 0.0}) == []
+
+
+def narrowing(step):
+    """Embeddings that lose directions step by step."""
+    return normal(1024, seed=step) * torch.exp(-0.35 * step * torch.arange(DIM) / DIM)
+
+
+def test_a_rank_that_keeps_falling_is_named_before_it_is_gone():
+    m, ranks, alarms = Monitor(DIM, patience=2), [], []
+    for step in range(40):
+        m.add(narrowing(step))
+        figures = m.figures()
+        ranks.append(figures["effective_rank"])
+        alarms += [a for a in m.check(figures) if "ever fewer" in a.symptom]
+        if alarms:
+            break
+    assert len(alarms) == 1 and 0.05 * DIM < ranks[-1] < 0.4 * ranks[0]
+
+
+def test_a_low_rank_that_does_not_fall_is_no_fall():
+    m = Monitor(DIM, patience=2)
+    m.check({"effective_rank": 30.0})
+    for _ in range(10):
+        assert m.check({"effective_rank": 10.0})[1:] == []
+
+
+def test_its_state_continues_it():
+    one, two = Monitor(DIM), Monitor(DIM)
+    for step in range(3):
+        one.add(narrowing(10 * step))
+        one.check(one.figures())
+    two.restore(one.state(), torch.device("cpu"))
+    for m in (one, two):
+        m.add(narrowing(35))
+    assert one.figures() == two.figures()
+    assert one.check(one.figures()) == two.check(two.figures())
