@@ -20,6 +20,7 @@ from speechssl import audio
 from speechssl.data.crops import Augmenter, Batch, CropSpec, parse_plan
 from speechssl.data.loader import Loader, make_loader, worker_count
 from speechssl.data.manifest import Utterance
+from speechssl.data.positives import Positives
 from speechssl.errors import UserError
 
 __all__ = [
@@ -85,6 +86,8 @@ class CropBatches(Dataset[Batch]):
             plan then has groups to: teacher and to: student).
         weight_by_duration: an epoch visits utterances in proportion to their duration (systematic sampling:
             as many visits as utterances) in place of once each.
+        positives: partners from the same pseudo-cluster: where an utterance takes one, the second half of the
+            first group that the teacher sees (all of it, if the student does not see it) is the partner's.
 
     Raises:
         UserError: no utterances, a batch larger than the data set, or options that do not fit the plan.
@@ -105,11 +108,13 @@ class CropBatches(Dataset[Batch]):
         overlap: float = 0.0,
         disjoint: bool = False,
         weight_by_duration: bool = False,
+        positives: Positives | None = None,
     ) -> None:
         _check(utterances, plan, batch_size, world, overlap, disjoint)
         self.plan, self.rate, self.batch_size, self.seed = list(plan), rate, batch_size, seed
         self.rank, self.world, self.augment, self.augment_here = rank, world, augment, augment_here
         self.overlap, self.disjoint, self.weight_by_duration = overlap, disjoint, weight_by_duration
+        self.positives = positives
         self.table = _Table(utterances)
         self.lengths = [round(group.seconds * rate) for group in plan]
         augmented = augment is not None and any(group.augment != "none" for group in plan)
@@ -140,6 +145,7 @@ class CropBatches(Dataset[Batch]):
             rng = self._rng(_CROPS, step, position)
             row = int(self._epoch(epoch)[number * self.batch_size * self.world + position])
             row, pieces = self._readable(row, rng, skipped)
+            self._with_partner(row, pieces, rng, skipped)
             chosen.append(row)
             crops.append(pieces)
             plans.append(self._plans(rng))
@@ -155,6 +161,22 @@ class CropBatches(Dataset[Batch]):
                 ]
                 batch.plans, batch.context = None, 0
         return batch
+
+    def _with_partner(
+        self, row: int, pieces: list[np.ndarray], rng: np.random.Generator, skipped: list[tuple[str, str]]
+    ) -> None:
+        """Put crops of a partner, if there is to be one, into the teacher's first group."""
+        other = None if self.positives is None else self.positives.partner(row, rng)
+        if other is None:
+            return
+        try:
+            theirs = self._crops(other, rng)
+        except (UserError, OSError) as error:
+            skipped.append((self.table.id(other), str(error)))
+            return
+        group = next(g for g, spec in enumerate(self.plan) if spec.to != "student")
+        first = 0 if self.plan[group].to == "teacher" else self.plan[group].count // 2
+        pieces[group][first:] = theirs[group][first:]
 
     def _plans(self, rng: np.random.Generator) -> list[np.ndarray]:
         if self.augment is None:

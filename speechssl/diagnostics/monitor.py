@@ -46,41 +46,50 @@ class Monitor:
     def __init__(self, dim: int, patience: int = 3, prototypes: int | None = None) -> None:
         self.dim, self.patience, self.prototypes = dim, patience, prototypes
         self.size = max(512, 2 * dim)
-        self._kept: deque[Tensor] = deque()
-        self._count = 0
+        self._embeddings, self._projections = _Last(self.size), _Last(self.size)
         self._failures: dict[str, int] = {}
-        self._ranks: list[float] = []  # at the first check, and at the latest
+        self._ranks: dict[str, list[float]] = {}  # at the first check, and at the latest
 
-    def add(self, embeddings: Tensor) -> None:
-        """Keep (N, D) embeddings of one step, on their device; the oldest are dropped."""
-        self._kept.append(embeddings)
-        self._count += len(embeddings)
-        while self._count - len(self._kept[0]) >= self.size:
-            self._count -= len(self._kept.popleft())
+    def add(self, embeddings: Tensor, projections: Tensor | None = None) -> None:
+        """Keep (N, D) embeddings of one step and, if given, (N, P) projections, on their device; the oldest
+        are dropped."""
+        self._embeddings.add(embeddings)
+        if projections is not None:
+            self._projections.add(projections.detach())
 
     def figures(self) -> dict[str, float]:
-        """Rank and centre of the embeddings kept; empty before there are enough of them."""
-        if self._count < 2 * self.dim:
+        """Rank, centre and spread of the embeddings kept, and the rank of the projections, where collapse
+        begins; empty before there are enough of them."""
+        if self._embeddings.count < 2 * self.dim:
             return {}
-        x = torch.cat(list(self._kept)).float()
-        return {
+        x = self._embeddings.joined()
+        found = {
             "rankme": rankme(x),
             "effective_rank": effective_rank(x),
             "centre_norm": centre_norm(x),
             "deviation": deviation(x),
             "uniformity": float(uniformity(x[-1024:])),
         }
+        if self._projections.count:
+            found["projection_rank"] = effective_rank(self._projections.joined())
+        return found
 
     def state(self) -> dict[str, Any]:
         """All that an unbroken continuation needs."""
-        kept = [x.cpu() for x in self._kept]
-        return {"kept": kept, "failures": dict(self._failures), "ranks": list(self._ranks)}
+        return {
+            "embeddings": self._embeddings.parts(),
+            "projections": self._projections.parts(),
+            "failures": dict(self._failures),
+            "ranks": {key: list(value) for key, value in self._ranks.items()},
+        }
 
     def restore(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Continue from ``state``."""
-        self._kept = deque(x.to(device) for x in state["kept"])
-        self._count = sum(len(x) for x in self._kept)
-        self._failures, self._ranks = dict(state["failures"]), list(state["ranks"])
+        for kept, name in ((self._embeddings, "embeddings"), (self._projections, "projections")):
+            for part in state[name]:
+                kept.add(part.to(device))
+        self._failures = dict(state["failures"])
+        self._ranks = {key: list(value) for key, value in state["ranks"].items()}
 
     def check(self, figures: dict[str, float]) -> list[Alarm]:
         """Alarms for logged figures (those of ``figures`` and the method's scalars) that stay bad."""
@@ -95,13 +104,15 @@ class Monitor:
         seen: dict[str, Alarm | None] = {}
         if "effective_rank" in figures:
             rank = figures["effective_rank"]
-            seen["rank"], seen["fall"] = None, self._judge_fall(rank)
+            seen["rank"], seen["fall"] = None, self._judge_fall("embeddings", rank)
             if rank < 0.05 * self.dim:
                 seen["rank"] = Alarm(
                     f"embeddings use {rank:.1f} of {self.dim} directions (under 5 %)",
                     "dimensional collapse: the loss is met by a few features",
                     "lower the learning rate, raise teacher momentum or batch size, add koleo_weight=0.1",
                 )
+        if "projection_rank" in figures:
+            seen["projection"] = self._judge_fall("projections", figures["projection_rank"])
         if "centre_norm" in figures:
             norm = figures["centre_norm"]
             seen["centre"] = None
@@ -123,14 +134,14 @@ class Monitor:
                 )
         return seen
 
-    def _judge_fall(self, rank: float) -> Alarm | None:
+    def _judge_fall(self, what: str, rank: float) -> Alarm | None:
         """A rank far below where it began, and lower at every check, is a collapse on its way."""
-        first, before = self._ranks or (rank, rank)
-        self._ranks = [first, rank]
+        first, before = self._ranks.get(what, (rank, rank))
+        self._ranks[what] = [first, rank]
         if not (rank < _FALLEN * first and rank < before):
             return None
         return Alarm(
-            f"embeddings use {rank:.1f} directions and ever fewer, after {first:.1f} at the first check",
+            f"{what} use {rank:.1f} directions and ever fewer, after {first:.1f} at the first check",
             "dimensional collapse on its way: nothing holds the directions apart",
             "add a predictor, guided stop-gradient or koleo_weight=0.1; lower the learning rate",
         )
@@ -150,3 +161,23 @@ class Monitor:
                 "raise teacher_temperature (0.07), or use centring=sinkhorn",
             )
         return None
+
+
+class _Last:
+    """The last ``size`` rows, in the parts in which they came."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.count = size, 0
+        self._parts: deque[Tensor] = deque()
+
+    def add(self, rows: Tensor) -> None:
+        self._parts.append(rows)
+        self.count += len(rows)
+        while self.count - len(self._parts[0]) >= self.size:
+            self.count -= len(self._parts.popleft())
+
+    def joined(self) -> Tensor:
+        return torch.cat(list(self._parts)).float()
+
+    def parts(self) -> list[Tensor]:
+        return [part.cpu() for part in self._parts]

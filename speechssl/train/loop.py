@@ -116,7 +116,7 @@ def _steps(run: Run, out: Path) -> None:
                 (output.loss / accumulate).backward()
             unchecked.append((run.step, batch.indices, output.loss.detach()))
             meter.add({"loss": output.loss.detach(), **output.scalars})
-            monitor.add(output.embedding)
+            monitor.add(output.embedding, output.projections[0])
         norm = clip_gradients(run.method.parameters(), run.optimizer_settings)
         run.method.after_backward(progress)
         run.optimizer.step()

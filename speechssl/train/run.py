@@ -16,6 +16,7 @@ from speechssl import config
 from speechssl.augment import Augment, SpecAugment
 from speechssl.data.dataset import Batch, CropBatches, CropSpec, Loader, make_loader, parse_plan
 from speechssl.data.manifest import Utterance, read_manifest
+from speechssl.data.positives import Positives
 from speechssl.diagnostics.monitor import Monitor
 from speechssl.errors import UserError
 from speechssl.features import LogMel
@@ -49,6 +50,11 @@ def read_utterances(settings: Mapping[str, Any]) -> tuple[list[Utterance], list[
             f"data.train: no usable utterance in {where} ({len(skipped)} left out); check the list"
         )
     return utterances, skipped
+
+
+def _positives(data: Mapping[str, Any], utterances: list[Utterance]) -> Positives | None:
+    file = data["positives"]
+    return None if file is None else Positives(file, utterances, data["positives_prob"])
 
 
 class Run:
@@ -114,6 +120,7 @@ class Run:
             overlap=settings["data"]["overlap"],
             disjoint=settings["data"]["disjoint"],
             weight_by_duration=settings["data"]["weight_by_duration"],
+            positives=_positives(settings["data"], utterances),
             augment=self.augment,
             augment_here=world.device.type == "cpu",
         )

@@ -24,6 +24,8 @@ class DataSettings:
         overlap: probability of drawing the long crops as the extremes of five offsets (METHODS 1.3).
         disjoint: teacher's and student's crops from parts of the utterance that do not overlap.
         weight_by_duration: visit utterances in proportion to their length, in place of once an epoch.
+        positives: file of `utterance cluster` lines (pseudo-labels of an earlier model, from `speechssl
+            cluster`): with ``positives_prob`` a teacher's crop comes from another recording of the cluster.
         min_seconds: shorter utterances are left out (and counted).
         workers: loader processes, -1: chosen from the cores.
         timeout: seconds after which a stuck loader is an error.
@@ -34,6 +36,8 @@ class DataSettings:
     overlap: float = 0.0
     disjoint: bool = False
     weight_by_duration: bool = False
+    positives: str | None = None
+    positives_prob: float = 0.5
     min_seconds: float = 0.5
     workers: int = -1
     timeout: float = 300.0

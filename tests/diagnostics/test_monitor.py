@@ -42,7 +42,8 @@ def test_only_the_last_embeddings_are_kept_and_memory_is_bounded():
     for number in range(20):
         m.add(normal(64, seed=number))
     assert m.figures()["effective_rank"] > 0.9 * DIM
-    assert m._count == sum(len(x) for x in m._kept) <= m.size + 64
+    kept = m.state()["embeddings"]
+    assert sum(len(x) for x in kept) <= m.size + 64
 
 
 def test_healthy_embeddings_raise_no_alarm():
@@ -128,3 +129,11 @@ def test_its_state_continues_it():
         m.add(narrowing(35))
     assert one.figures() == two.figures()
     assert one.check(one.figures()) == two.check(two.figures())
+
+
+def test_projections_that_lose_their_directions_are_named_though_embeddings_keep_theirs():
+    m, alarms = Monitor(DIM, patience=2), []
+    for step in range(30):
+        m.add(normal(1024, seed=step), narrowing(step))
+        alarms += m.check(m.figures())
+    assert [a.symptom.split()[0] for a in alarms] == ["projections"]

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# The known-answer experiments, measured against predicted, with plots:
+#   bash egs/theory/run.sh [--exp DIR] [NAME ...]
+# NAMEs: linear network dino uniformity decorrelation (default: all; some minutes on one core).
+# Ends with code 1 if a prediction did not come true.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+exp=exp/theory
+names=()
+while (($#)); do
+    case $1 in
+        --exp) exp=$2 && shift 2 ;;
+        -*) sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2 ;;
+        *) names+=("$1") && shift ;;
+    esac
+done
+((${#names[@]})) || names=(linear network dino uniformity decorrelation)
+# shellcheck source=egs/setup.sh
+source egs/setup.sh log
+mkdir -p "$exp"
+
+failed=0
+for name in "${names[@]}"; do
+    [[ -f egs/theory/$name.py && $name != _* ]] || { echo "run.sh: no experiment '$name' in egs/theory" >&2 && exit 2; }
+    echo "== python egs/theory/$name.py --out $exp" >&2
+    python "egs/theory/$name.py" --out "$exp" | tee "$exp/$name.txt" || failed=1
+done
+echo "tables: $exp/*.txt; plots: $exp/*.png" >&2
+exit "$failed"
