@@ -2,8 +2,8 @@
 
 In the manner of SSPS (self-supervised positive sampling, Lepage and Dehak): two crops of one utterance share
 its channel and its words, so a model may match those. A crop of another recording that an earlier model put
-into the same cluster shares the voice, if the cluster is right. Clusters come from an earlier model, never from
-labels.
+into the same cluster shares the voice, if the cluster is right. Clusters come from an earlier model, never
+from labels.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Positives:
         self.bounds = np.searchsorted(self.cluster[self.order], np.arange(len(known) + 1))
         if not (np.diff(self.bounds) > 1).any():
             raise UserError(
-                f"data.positives: no cluster of {file} has two of the {len(utterances)} training utterances; is"
-                " it of the same data? Lines are `utterance cluster`"
+                f"data.positives: no cluster of {file} has two of the {len(utterances)} training utterances;"
+                " is it of the same data? Lines are `utterance cluster`"
             )
 
     def partner(self, row: int, rng: np.random.Generator) -> int | None:

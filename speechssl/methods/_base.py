@@ -72,6 +72,9 @@ class Method(nn.Module):
     min_batch = 2
     """Smallest number of utterances a device may hold for the loss to be defined."""
 
+    teacher_prototypes: int | None = None
+    """K, where ``teacher_entropy`` is logged: its limit is ln K."""
+
     PARTS: ClassVar[dict[str, str]] = {}
     """Settings that are parts themselves: keyword -> folder (``{"predictor": "predictors"}``)."""
 

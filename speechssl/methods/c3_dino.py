@@ -152,6 +152,7 @@ class C3Dino(Method):
             teacher_momentum=teacher_momentum,
         )
         self.dino: Dino = config.build("methods", {"name": "dino", **dino}, encoder)
+        self.teacher_prototypes = self.dino.teacher_prototypes
         self.switch, self.warmup, self.proto_weight = switch, warmup, proto_weight if prototypes else 0.0
         self.switched: Tensor
         self.register_buffer("switched", torch.full((), -1, dtype=torch.int64))

@@ -57,6 +57,7 @@ class DimCL(Method):
         super().__init__()
         self.base: Method = config.build("methods", base, encoder)
         self.weight, self.temperature = weight, temperature
+        self.teacher_prototypes = self.base.teacher_prototypes
         self.min_batch = max(4, self.base.min_batch)
 
     @property

@@ -152,6 +152,7 @@ class Dino(Method):
         self.teacher = teacher_of(self.student)
         self.centre: Tensor
         self.register_buffer("centre", torch.zeros(prototypes))
+        self.teacher_prototypes = prototypes
         self.student_temperature = student_temperature
         self.temperature = (teacher_temperature_start, teacher_temperature, teacher_temperature_warmup)
         self.momentum = (teacher_momentum, teacher_momentum_end)

@@ -108,3 +108,15 @@ def _save(figure: Figure, path: str | Path) -> None:
         raise UserError(
             f"{file}: cannot be drawn ({error}); choose a folder that can be written and .png"
         ) from None
+
+
+def size_plot(labels: ArrayLike, path: str | Path) -> None:
+    """Members of each cluster, largest first, on logarithmic axes: `labels` (N,) are whole numbers from 0."""
+    figure, axes = _figure((6.4, 3.8))
+    sizes = np.sort(np.bincount(np.asarray(labels, np.int64)))[::-1]
+    sizes = sizes[sizes > 0]
+    axes.loglog(np.arange(1, len(sizes) + 1), sizes, color=COLOURS[0], lw=1.6)
+    axes.axhline(float(np.median(sizes)), color="0.25", lw=1, ls="--", label=f"median {np.median(sizes):g}")
+    axes.set(xlabel="cluster", ylabel="members", title=f"{len(sizes)} clusters")
+    axes.legend(frameon=False)
+    _save(figure, path)

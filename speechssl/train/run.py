@@ -99,8 +99,8 @@ class Run:
         self.optimizer_settings = OptimizerSettings(**settings["optimizer"])
         self.optimizer = build_optimizer(self.method, self.optimizer_settings)
 
-        patience, prototypes = settings["monitor"]["patience"], settings["method"].get("prototypes")
-        self.monitor = Monitor(self.model.dim, patience, prototypes)
+        patience = settings["monitor"]["patience"]
+        self.monitor = Monitor(self.model.dim, patience, self.method.teacher_prototypes)
 
         self.plan: list[CropSpec] = parse_plan(config.thaw(settings["data"]["crops"]))
         self.batch = self.train["batch_size"] * world.size * self.train["accumulate"]

@@ -1,0 +1,87 @@
+"""``speechssl cluster``: embeddings to pseudo-labels."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from speechssl.errors import UserError
+
+
+def arguments(sub: argparse.ArgumentParser) -> None:
+    """Arguments of ``cluster``."""
+    sub.add_argument("embeddings", metavar="EMB", help="the file that `speechssl embed --out` wrote")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the clusterer")
+    sub.add_argument(
+        "--with", dest="name", default="kmeans", metavar="NAME",
+        help="see `speechssl list clustering`, or a class such as sklearn.cluster:Birch (default: kmeans)",
+    )  # fmt: skip
+    sub.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="for utt2cluster and clusters.json"
+    )
+    sub.add_argument(
+        "--pca", type=float, default=0.0, help="directions, or the share of variance that they hold"
+    )
+    sub.add_argument("--smallest", type=int, default=1, help="leave out smaller clusters")
+    sub.add_argument("--largest", type=int, default=0, help="leave out larger clusters (default: 0, none)")
+    sub.add_argument(
+        "--share", type=float, default=1.0, help="most confident share of each cluster that is kept"
+    )
+    sub.add_argument(
+        "--reference", type=Path, metavar="UTT2SPK", help="true classes, to judge the clusters only"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """``cluster``: utt2cluster, clusters.json and sizes.png; the figures on standard output."""
+    from speechssl.clustering._steps import confidences, filtered, prepared
+    from speechssl.data.kaldi import read_table
+    from speechssl.data.vectors import read_vectors
+    from speechssl.evaluation import clusters
+    from speechssl.report.plots import size_plot
+
+    def refuse(_name: str, reason: str) -> None:
+        raise UserError(reason)
+
+    ids, embeddings = read_vectors(args.embeddings)
+    clusterer, settings = _clusterer(args.name, args.overrides)
+    rows = prepared(embeddings, args.pca)
+    begun = time.perf_counter()
+    labels = clusterer.fit_predict(rows)
+    seconds = time.perf_counter() - begun
+    labels = filtered(labels, confidences(rows, labels), args.smallest, args.largest, args.share)
+    reference = None
+    if args.reference:
+        file = args.reference / "utt2spk" if args.reference.is_dir() else args.reference
+        reference = {name: value for _line, name, value in read_table(file, refuse)}
+    found = clusters.evaluate(ids.tolist(), rows, labels, reference)
+    args.out.mkdir(parents=True, exist_ok=True)
+    pairs = sorted((n, c) for n, c in zip(ids.tolist(), labels.tolist(), strict=True) if c >= 0)
+    lines = "".join(f"{name} c{cluster:06d}\n" for name, cluster in pairs)
+    (args.out / "utt2cluster").write_text(lines, encoding="utf-8")
+    result = {"clusterer": {"name": args.name, **settings}, "seconds": round(seconds, 2), **found}
+    (args.out / "clusters.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    size_plot(labels[labels >= 0], args.out / "sizes.png")
+    for key, value in found.items():
+        print(f"{key:<12}{value:.4f}" if isinstance(value, float) else f"{key:<12}{value}")
+
+
+def _clusterer(name: str, overrides: list[str]) -> tuple[Any, dict[str, Any]]:
+    """The clusterer and its settings; any class with fit_predict by its dotted path."""
+    from speechssl import config
+
+    written = config.read("", overrides)
+    part = config.find("clustering", name)
+    if ":" in name:
+        try:
+            made = part(**written)
+        except TypeError as error:
+            raise UserError(f"cluster: {name}: {error}") from error
+        if not hasattr(made, "fit_predict"):
+            raise UserError(f"cluster: {name} has no fit_predict; give a clusterer")
+        return made, written
+    settings = config.check(part, written, "cluster")
+    return part(**settings), settings

@@ -1,0 +1,85 @@
+"""Clusters: how many, how large, how good without labels; NMI, ARI and purity where labels are given.
+
+Labels serve this evaluation only: no clusterer sees them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechssl import metrics
+from speechssl.errors import UserError
+
+_SAMPLE = 10_000  # utterances for the silhouette, which compares pairs
+
+
+def evaluate(
+    ids: Sequence[str],
+    rows: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    reference: Mapping[str, str] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Figures of a clustering.
+
+    Args:
+        ids: (N,) utterances. rows: (N, D) unit vectors that were clustered. labels: (N,), -1 = left out.
+        reference: utterance -> true class, for nmi, ari and purity over the utterances that are kept.
+
+    Returns:
+        utterances, kept, clusters, sizes (smallest, median, largest), cohesion (mean cosine to the own
+        cluster's mean), silhouette (cosine, of a sample), and with a reference nmi, ari, purity (0 to 1) and
+        classes.
+
+    Raises:
+        UserError: nothing is kept, or the reference lacks an utterance.
+    """
+    from speechssl.clustering._steps import confidences
+
+    kept = labels >= 0
+    if not kept.any():
+        raise UserError("cluster: nothing is left after filtering; relax smallest, largest or share")
+    sizes = np.bincount(labels[kept])
+    sizes = sizes[sizes > 0]
+    found: dict[str, Any] = {
+        "utterances": len(labels),
+        "kept": int(kept.sum()),
+        "clusters": len(sizes),
+        "sizes": [int(sizes.min()), float(np.median(sizes)), int(sizes.max())],
+        "cohesion": float(confidences(rows, labels)[kept].mean()),
+        "silhouette": _silhouette(rows[kept], labels[kept], seed),
+        "labels_used": "none",
+    }
+    if reference is not None:
+        missing = [name for name, keep in zip(ids, kept, strict=True) if keep and name not in reference]
+        if missing:
+            raise UserError(
+                f"cluster: the reference lacks {len(missing)} utterances, first {missing[0]!r}; is it of"
+                " these data?"
+            )
+        truth = np.unique(
+            [reference[n] for n, keep in zip(ids, kept, strict=True) if keep], return_inverse=True
+        )[1]
+        guess = labels[kept]
+        found |= {
+            "nmi": metrics.nmi(truth, guess),
+            "ari": metrics.ari(truth, guess),
+            "purity": metrics.purity(truth, guess),
+            "classes": int(truth.max() + 1),
+        }
+    return found
+
+
+def _silhouette(rows: NDArray[np.float32], labels: NDArray[np.int64], seed: int) -> float | None:
+    """Mean silhouette with cosine distances of a random sample; None where it is not defined."""
+    from sklearn.metrics import silhouette_score
+
+    chosen = np.random.default_rng(seed).permutation(len(rows))[:_SAMPLE]
+    count = len(np.unique(labels[chosen]))
+    if not 2 <= count < len(chosen):
+        return None
+    return float(silhouette_score(rows[chosen], labels[chosen], metric="cosine"))
