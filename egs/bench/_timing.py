@@ -1,0 +1,39 @@
+"""What the benchmarks share: candidates timed in turns in one process, medians, ratios, a table."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+
+def alternate(candidates: Mapping[str, Callable[[], object]], rounds: int = 5) -> dict[str, float]:
+    """Median seconds of each, run in turns after one round that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for number in range(rounds + 1):
+        for name, run in candidates.items():
+            begun = time.perf_counter()
+            run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if number:
+                seconds[name].append(time.perf_counter() - begun)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def show(title: str, seconds: Mapping[str, float], amount: float, unit: str, base: str | None = None) -> None:
+    """A line a candidate: seconds, how much of ``unit`` a second, and times the rate of ``base``."""
+    print(f"\n{title}")
+    print(f"  {'':<44}{'seconds':>10}{unit + '/s':>16}{'ratio':>8}")
+    for name, value in seconds.items():
+        ratio = "" if base is None else f"{seconds[base] / value:.2f}"
+        print(f"  {name:<44}{value:>10.3f}{amount / value:>16.4g}{ratio:>8}")
+
+
+def product_rate(dtype: torch.dtype, size: int = 2048, device: str = "cpu") -> float:
+    """FLOP/s of a matrix product of that type, the roof under which an encoder works."""
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    seconds = alternate({"product": lambda: a @ b}, rounds=10)["product"]
+    return 2 * size**3 / seconds

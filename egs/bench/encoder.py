@@ -1,0 +1,96 @@
+"""Encoder steps: ours beside SpeechBrain's modules, float32 and bfloat16, forward + backward and inference.
+
+    python -m egs.bench.encoder [--batch 64] [--seconds 3] [--rounds 3] [--only ecapa-512 ...] [--device cpu]
+
+Weights are the same on both sides. The share is that of the measured bfloat16 (float32) matrix-product rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from egs.bench._timing import alternate, product_rate, show
+from speechssl.compat import tune_allocator
+from speechssl.encoders.ecapa import ECAPA
+from speechssl.encoders.resnet import ResNet
+
+
+def pairs() -> dict[str, Callable[[], tuple[nn.Module, nn.Module]]]:
+    """Name -> (ours, theirs) with equal weights."""
+
+    def ecapa(width: int) -> tuple[nn.Module, nn.Module]:
+        from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
+
+        ours = ECAPA(80, width=width)
+        channels = [width] * 4 + [3 * width]
+        theirs = ECAPA_TDNN(80, lin_neurons=192, channels=channels, attention_channels=128)
+        theirs.load_state_dict(ours.state_dict())
+        return ours, theirs
+
+    def light() -> tuple[nn.Module, nn.Module]:
+        from speechbrain.lobes.models.ResNet import ResNet as Theirs
+
+        ours = ResNet(80, width=16, embedding=256)
+        theirs = Theirs(input_size=80, channels=[16, 16, 32, 64], lin_neurons=256)
+        return ours, theirs
+
+    return {"ecapa-512": lambda: ecapa(512), "ecapa-1024": lambda: ecapa(1024), "resnet34-light": light}
+
+
+def step(net: nn.Module, x: Tensor, low: bool) -> None:
+    """Forward and backward."""
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
+        y = net(x)
+    y.float().square().mean().backward()
+
+
+def infer(net: nn.Module, x: Tensor, low: bool) -> None:
+    """Forward without gradient, in evaluation mode."""
+    net.eval()
+    with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=low):
+        net(x)
+    net.train()
+
+
+def main() -> None:
+    """Time every pair."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=list(pairs()), default=list(pairs()))
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    tune_allocator()
+    torch.manual_seed(0)
+    rates = {
+        low: product_rate(torch.bfloat16 if low else torch.float32, device=args.device)
+        for low in (True, False)
+    }
+    print(
+        f"matrix products: bfloat16 {rates[True] / 1e9:.0f} GFLOP/s, float32 {rates[False] / 1e9:.0f} GFLOP/s"
+    )
+    x = torch.randn(args.batch, round(100 * args.seconds), 80, device=args.device)
+    for name in args.only:
+        ours, theirs = (net.to(args.device).train() for net in pairs()[name]())
+        with FlopCounterMode(display=False) as counter:
+            step(ours, x, False)
+        flops = counter.get_total_flops()
+        what = {"speechbrain float32": (theirs, False), "speechbrain bfloat16": (theirs, True)}
+        what |= {"ours float32": (ours, False), "ours bfloat16": (ours, True)}
+        for kind, run, work in (("forward + backward", step, flops), ("inference", infer, flops / 3)):
+            timed = {key: (lambda n=net, b=low, r=run: r(n, x, b)) for key, (net, low) in what.items()}
+            seconds = alternate(timed, args.rounds)
+            title = f"{name}, {args.batch} x {args.seconds:g} s, {kind} ({work / 1e9:.0f} GFLOP)"
+            show(title, seconds, args.batch, "utt", "speechbrain float32")
+            share = work / seconds["ours bfloat16"] / rates[True]
+            print(f"  ours bfloat16 runs at {100 * share:.0f} % of the matrix-product rate")
+
+
+if __name__ == "__main__":
+    main()
