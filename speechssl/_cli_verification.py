@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speechssl import _cli_classification
 from speechssl.errors import UserError
 
 if TYPE_CHECKING:
@@ -91,9 +92,11 @@ def score(arguments: argparse.Namespace) -> None:
 
 def evaluate_arguments(sub: argparse.ArgumentParser) -> None:
     """Arguments of ``evaluate TASK``."""
-    task = sub.add_subparsers(dest="task", required=True, metavar="TASK").add_parser(
-        "verification", help="EER and minDCF of a trial list, by cosine scores"
-    )
+    tasks = sub.add_subparsers(dest="task", required=True, metavar="TASK")
+    other = tasks.add_parser("classification", help="F1 of a probe on labels, with speaker-disjoint folds")
+    other.set_defaults(run=_cli_classification.run)
+    _cli_classification.arguments(other)
+    task = tasks.add_parser("verification", help="EER and minDCF of a trial list, by cosine scores")
     _scoring_arguments(task)
     task.add_argument(
         "--speakers", type=Path, metavar="UTT2SPK", help="resample these speakers for the intervals"

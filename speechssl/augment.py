@@ -304,15 +304,30 @@ class SpecAugment:
         self.time_masks, self.time_width = time_masks, time_width
         self.freq_masks, self.freq_width = freq_masks, freq_width
 
-    def __call__(self, features: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Mask (B, F, M) features, each utterance on its own."""
+    def __call__(
+        self,
+        features: Tensor,
+        generator: torch.Generator | None = None,
+        rows: Tensor | None = None,
+        total: int | None = None,
+    ) -> Tensor:
+        """Mask (B, F, M) features, each utterance on its own.
+
+        Where B is one process's part of a larger batch, ``rows`` (B,) says which of its ``total`` utterances
+        these are: all processes draw the masks of all, so that each utterance has the same ones however many
+        processes there are.
+        """
         batch, frames, mels = features.shape
+        chosen = torch.arange(batch) if rows is None else rows
+        count = batch if total is None else total
         if self.time_masks:
-            masked = _stripes(batch, frames, self.time_masks, self.time_width, generator)
-            features = features.masked_fill(masked.to(features.device).unsqueeze(2), 0.0)
+            masked = _stripes(count, frames, self.time_masks, self.time_width, generator)
+            masked = masked[chosen.to(masked.device)].to(features.device)
+            features = features.masked_fill(masked.unsqueeze(2), 0.0)
         if self.freq_masks:
-            masked = _stripes(batch, mels, self.freq_masks, self.freq_width, generator)
-            features = features.masked_fill(masked.to(features.device).unsqueeze(1), 0.0)
+            masked = _stripes(count, mels, self.freq_masks, self.freq_width, generator)
+            masked = masked[chosen.to(masked.device)].to(features.device)
+            features = features.masked_fill(masked.unsqueeze(1), 0.0)
         return features
 
 

@@ -3,8 +3,8 @@
     python -m egs.bench.embedding [--files 200] [--width 512] [--precision float32]
 
 Files of 1 to 15 s are written first. SpeechBrain's side is what its EncoderClassifier does: read, Fbank,
-sentence mean normalisation, ECAPA_TDNN, one file at a time. The equality of the encoders on equal features is a
-test (tests/encoders/test_ecapa.py); features differ between the two sides.
+sentence mean normalisation, ECAPA_TDNN, one file at a time. The equality of the encoders on equal features is
+a test (tests/encoders/test_ecapa.py); features differ between the two sides.
 """
 
 from __future__ import annotations

@@ -101,9 +101,8 @@ def measure(settings: object, steps: int) -> None:
     for key, value in medians.items():
         print(f"  {key:<28}{value:>9.3f} s{100 * value / whole:>8.1f} %")
     kept = sum(value for key, value in medians.items() if "encoder" in key or key == "backward")
-    print(
-        f"  {run.batch / whole:.1f} utterances/s; besides encoder and backward: {100 * (1 - kept / whole):.1f} %"
-    )
+    besides = 100 * (1 - kept / whole)
+    print(f"  {run.batch / whole:.1f} utterances/s; besides encoder and backward: {besides:.1f} %")
 
 
 if __name__ == "__main__":

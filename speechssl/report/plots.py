@@ -120,3 +120,24 @@ def size_plot(labels: ArrayLike, path: str | Path) -> None:
     axes.set(xlabel="cluster", ylabel="members", title=f"{len(sizes)} clusters")
     axes.legend(frameon=False)
     _save(figure, path)
+
+
+def confusion_plot(labels: list[str], counts: ArrayLike, path: str | Path) -> None:
+    """Counts (C, C), rows true and columns predicted, shaded by the share of the true class."""
+    table = np.asarray(counts, float)
+    share = table / np.maximum(table.sum(1, keepdims=True), 1)
+    side = 1.8 + 0.55 * len(labels)
+    figure, axes = _figure((side, side))
+    axes.grid(False)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for row in range(len(labels)):
+        for column in range(len(labels)):
+            colour = "white" if share[row, column] > 0.6 else "0.2"
+            axes.text(
+                column, row, f"{table[row, column]:g}", ha="center", va="center", color=colour, fontsize=8
+            )
+    ticks = range(len(labels))
+    axes.set_xticks(ticks, labels, rotation=45, ha="right")
+    axes.set_yticks(ticks, labels)
+    axes.set(xlabel="predicted", ylabel="true")
+    _save(figure, path)

@@ -160,12 +160,19 @@ class Run:
         for i, (waves, spec) in enumerate(zip(groups, self.plan, strict=True)):
             features, _ = self.features(waves.flatten(0, 1), None)
             if spec.augment != "none":
-                seed = np.random.SeedSequence([self.settings["seed"], index, self.world.rank, i])
+                seed = np.random.SeedSequence([self.settings["seed"], index, i])
                 generator = torch.Generator(features.device).manual_seed(int(seed.generate_state(1)[0]))
-                features = self.specaugment(features, generator)
+                rows, total = self._rows(*waves.shape[:2])
+                features = self.specaugment(features, generator, rows, total)
             features = features.view(*waves.shape[:2], *features.shape[1:])
             views.append(Views(features, spec.to, batch.indices.to(self.world.device)))
         return views
+
+    def _rows(self, views: int, batch: int) -> tuple[torch.Tensor, int]:
+        """Which of all processes' crops (views x joined batch) this process holds, and how many there are."""
+        joined = batch * self.world.size
+        mine = self.world.rank * batch + torch.arange(batch)
+        return (torch.arange(views)[:, None] * joined + mine).flatten(), views * joined
 
     def state(self) -> dict[str, Any]:
         """All that an unbroken continuation needs; batches are a function of seed and step."""

@@ -1,0 +1,90 @@
+"""``speechssl evaluate classification``: what else the embedding knows."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from speechssl.errors import UserError
+
+
+def arguments(task: argparse.ArgumentParser) -> None:
+    """Arguments of ``evaluate classification``."""
+    task.add_argument("embeddings", metavar="EMB", help="the file that `speechssl embed --out` wrote")
+    task.add_argument(
+        "--labels", required=True, type=Path, metavar="UTT2LABEL", help="such as DIR/utt2emotion"
+    )
+    task.add_argument(
+        "--groups", required=True, type=Path, metavar="UTT2SPK", help="no group is in two folds (speakers)"
+    )
+    task.add_argument(
+        "--folds",
+        default="5",
+        metavar="N|FILE",
+        help="how many (default: 5), 0 for a fold each group, or lines `utterance fold`",
+    )
+    task.add_argument("--classifier", default="logistic", help="logistic (default), svm, knn, lda or mlp")
+    task.add_argument(
+        "--unbalanced", dest="balanced", action="store_false", help="do not weight classes alike in training"
+    )
+    task.add_argument("--replicates", type=int, default=1000, help="bootstrap resamples of groups")
+    task.add_argument("--seed", type=int, default=0)
+    task.add_argument("--model", help="written into the results: whose embeddings these are")
+    task.add_argument("--out", type=Path, metavar="DIR", help="for results.json, predictions and the plot")
+
+
+def run(args: argparse.Namespace) -> None:
+    """The table on standard output, files and the confusion plot into ``--out``."""
+    from speechssl.data.vectors import read_vectors
+    from speechssl.evaluation import classification
+
+    ids, embeddings = read_vectors(args.embeddings)
+    folds: int | Mapping[str, str]
+    folds = int(args.folds) if args.folds.isdigit() else _table(Path(args.folds), "fold")
+    measured = classification.evaluate(
+        ids,
+        embeddings,
+        _table(args.labels, "label"),
+        _table(args.groups, "spk"),
+        folds=folds,
+        classifier=args.classifier,
+        balanced=args.balanced,
+        replicates=args.replicates,
+        seed=args.seed,
+        model=args.model,
+    )
+    if args.out:
+        from speechssl.report import plots
+
+        classification.write_results(args.out, measured)
+        results = measured.results
+        plots.confusion_plot(results["labels"], results["confusion"], args.out / "confusion.png")
+    print(_text(measured.results))
+
+
+def _table(path: Path, what: str) -> dict[str, str]:
+    """Utterance -> value; a directory stands for its utt2<what>."""
+    from speechssl.data.kaldi import read_table
+
+    def refuse(_name: str, reason: str) -> None:
+        raise UserError(reason)
+
+    file = path / f"utt2{what}" if path.is_dir() else path
+    return {name: value for _line, name, value in read_table(file, refuse)}
+
+
+def _text(results: Mapping[str, Any]) -> str:
+    rows = [
+        f"utterances    {results['utterances']}, {results['groups']} groups, {len(results['folds'])} folds"
+    ]
+    if results["without_label"]:
+        rows.append(f"without label {results['without_label']}, left out")
+    for key in ("micro_f1", "macro_f1", "uar"):
+        interval = results[f"{key}_interval"]
+        spread = f"   [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
+        rows.append(f"{key:<14}{results[key]:.3f}{spread}   majority class {results['majority'][key]:.3f}")
+    width = max(len(name) for name in results["labels"])
+    rows += [f"  F1 {name:<{width}}  {value:.3f}" for name, value in results["class_f1"].items()]
+    return "\n".join(rows)

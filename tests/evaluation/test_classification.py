@@ -1,0 +1,165 @@
+"""Classification: chance on shuffled labels, no group in two folds, hand-counted figures, the command."""
+
+import json
+
+import numpy as np
+import pytest
+
+from speechssl import cli
+from speechssl.errors import UserError
+from speechssl.evaluation import classification
+from speechssl.evaluation._classifiers import kinds
+from speechssl.evaluation.classification import evaluate
+
+CLASSES = ("angry", "happy", "neutral", "sad")
+
+
+def world(speakers=10, each=16, strength=2.0, seed=0, shuffled=False):
+    """Embeddings = speaker + class + noise; every speaker says every class."""
+    rng = np.random.default_rng(seed)
+    dim = 12
+    voice, style = rng.normal(size=(speakers, dim)), strength * rng.normal(size=(4, dim))
+    who, what = np.repeat(np.arange(speakers), each), np.tile(np.arange(4), speakers * each // 4)
+    x = (voice[who] + style[what] + rng.normal(size=(len(who), dim))).astype("f4")
+    if shuffled:
+        what = rng.permutation(what)
+    ids = np.array([f"u{i:04d}" for i in range(len(who))])
+    labels = {name: CLASSES[c] for name, c in zip(ids.tolist(), what, strict=True)}
+    groups = {name: f"s{s}" for name, s in zip(ids.tolist(), who, strict=True)}
+    return ids, x, labels, groups
+
+
+def test_what_is_there_is_found_and_the_figures_are_scikit_learns():
+    from sklearn.metrics import confusion_matrix, f1_score, recall_score
+
+    run = evaluate(*world(), replicates=100)
+    r = run.results
+    assert r["macro_f1"] > 0.85
+    assert r["micro_f1"] == pytest.approx((run.truth == run.predicted).mean())
+    assert r["macro_f1"] == pytest.approx(f1_score(run.truth, run.predicted, average="macro"))
+    assert r["uar"] == pytest.approx(recall_score(run.truth, run.predicted, average="macro"))
+    assert r["confusion"] == confusion_matrix(run.truth, run.predicted).tolist()
+    assert list(r["class_f1"]) == list(CLASSES) and len(r["micro_f1_folds"]) == 5
+    low, high = r["uar_interval"]
+    assert low < r["uar"] < high or low <= r["uar"] <= high
+    assert r["majority"]["micro_f1"] <= 0.3
+
+
+@pytest.mark.parametrize("classifier", kinds(True, 0))
+def test_every_classifier_beats_the_majority(classifier):
+    r = evaluate(*world(strength=3.0), classifier=classifier, folds=3, replicates=0).results
+    assert r["uar"] > 0.8 and r["uar_interval"] is None and len(r["chosen"]) == 3
+
+
+def test_shuffled_labels_give_chance_within_the_interval():
+    r = evaluate(*world(speakers=20, shuffled=True), replicates=300).results
+    low, high = r["uar_interval"]
+    assert low <= 0.25 <= high
+
+
+@pytest.mark.parametrize("folds", [2, 5, 0])
+def test_no_group_is_in_two_folds_and_every_utterance_is_tested_once(folds):
+    r = evaluate(*world(), folds=folds, replicates=0).results
+    members = [group for groups in r["folds"].values() for group in groups]
+    assert sorted(members) == sorted(f"s{i}" for i in range(10)) and len(r["folds"]) == (folds or 10)
+    assert np.array(r["confusion"]).sum() == 160
+
+
+def test_a_group_that_is_forced_into_two_folds_is_refused():
+    ids, x, labels, groups = world()
+    folds = {name: f"f{number % 2}" for number, name in enumerate(ids.tolist())}
+    with pytest.raises(UserError, match="group s0 is in folds f0, f1"):
+        evaluate(ids, x, labels, groups, folds=folds)
+
+
+def test_official_folds_are_taken_as_they_are():
+    ids, x, labels, groups = world()
+    folds = {name: "one" if groups[name] in ("s0", "s1") else "two" for name in ids.tolist()}
+    r = evaluate(ids, x, labels, groups, folds=folds, replicates=0).results
+    assert r["folds"] == {"one": ["s0", "s1"], "two": [f"s{i}" for i in range(2, 10)]}
+
+
+def test_the_same_seed_is_the_same_result_and_order_does_not_matter_to_folds_of_one_group():
+    data = world()
+    assert evaluate(*data, replicates=20).results == evaluate(*data, replicates=20).results
+    ids, x, labels, groups = data
+    turn = np.random.default_rng(1).permutation(len(ids))
+    a = evaluate(ids, x, labels, groups, folds=0, replicates=0)
+    b = evaluate(ids[turn], x[turn], labels, groups, folds=0, replicates=0)
+    assert dict(zip(a.ids, a.predicted, strict=True)) == dict(zip(b.ids, b.predicted, strict=True))
+
+
+def test_the_test_folds_do_not_reach_the_standardisation():
+    ids, x, labels, groups = world()
+    far = x.copy()
+    rows = np.array([groups[name] == "s0" for name in ids.tolist()])
+    far[rows] += 1e4
+    a = evaluate(ids, x, labels, groups, folds=0, replicates=0)
+    b = evaluate(ids, far, labels, groups, folds=0, replicates=0)
+    # a model that is trained without s0 in its training folds is the same with and without the change
+    assert a.results["chosen"]["s0"] == b.results["chosen"]["s0"]
+
+
+def test_utterances_without_a_label_are_left_out_and_counted():
+    ids, x, labels, groups = world()
+    for name in ids[:8].tolist():
+        del labels[name]
+    r = evaluate(ids, x, labels, groups, replicates=0).results
+    assert r["without_label"] == 8 and r["utterances"] == 152
+
+
+def test_imbalance_is_a_choice():
+    ids, x, labels, groups = world(speakers=12, each=40, strength=0.6)
+    kept = [i for i, n in enumerate(ids.tolist()) if labels[n] != "sad" or i % 3 == 0]
+    fair = evaluate(ids[kept], x[kept], labels, groups, replicates=0).results
+    plain = evaluate(ids[kept], x[kept], labels, groups, balanced=False, replicates=0).results
+    sad = fair["labels"].index("sad")
+    recall = [np.array(r["confusion"])[sad, sad] / np.array(r["confusion"])[sad].sum() for r in (fair, plain)]
+    assert recall[0] > recall[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"labels": {}}, "no embedding has a label"),
+        ({"groups": {}}, "160 utterances have no group"),
+        ({"folds": 11}, "11 folds of 10 groups"),
+        ({"folds": {"u0000": "a"}}, "have no fold"),
+        ({"classifier": "forest"}, "no classifier 'forest'"),
+    ],
+)
+def test_mistakes_are_named(change, said):
+    ids, x, labels, groups = world()
+    options = {"labels": labels, "groups": groups} | change
+    with pytest.raises(UserError, match=said):
+        evaluate(ids, x, **options)
+
+
+def test_one_class_is_refused():
+    ids, x, labels, groups = world()
+    with pytest.raises(UserError, match="one class only"):
+        evaluate(ids, x, dict.fromkeys(labels, "calm"), groups)
+
+
+def test_the_command_writes_what_others_read(tmp_path, capsys):
+    ids, x, labels, groups = world()
+    np.savez(tmp_path / "e.npz", ids=ids, embeddings=x)
+    for name, table in (("utt2emotion", labels), ("utt2spk", groups)):
+        (tmp_path / name).write_text("".join(f"{k} {v}\n" for k, v in table.items()))
+    words = ["evaluate", "classification", str(tmp_path / "e.npz"), "--labels", str(tmp_path / "utt2emotion")]
+    words += ["--groups", str(tmp_path), "--replicates", "50", "--out", str(tmp_path / "out")]
+    assert cli.main(words) == 0
+    shown = capsys.readouterr().out
+    assert "macro_f1" in shown and "F1 angry" in shown and "majority class" in shown
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {"micro_f1", "macro_f1", "uar", "micro_f1_interval", "folds"} <= set(results)
+    assert len((tmp_path / "out" / "predictions").read_text().splitlines()) == 160
+    assert (tmp_path / "out" / "confusion.png").stat().st_size > 3000
+    assert cli.main([*words, "--folds", "99"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_results_are_plain_numbers(tmp_path):
+    run = evaluate(*world(), replicates=0)
+    path = classification.write_results(tmp_path, run)
+    assert json.loads(path.read_text())["uar"] == run.results["uar"]
