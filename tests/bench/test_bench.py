@@ -1,0 +1,63 @@
+"""The benchmarks run, in miniature, and print what they promise; their figures are not tests."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from speechssl.corpora import synthetic
+
+ROOT = Path(__file__).parents[2]
+
+
+def bench(name, *words):
+    command = [sys.executable, "-m", f"egs.bench.{name}", *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def voices(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("voices")
+    synthetic.prepare(str(folder / "audio"), str(folder), speakers=12, evaluation_speakers=4, utterances=6)
+    return folder / "train"
+
+
+def test_encoders_beside_speechbrains():
+    out = bench("encoder", "--batch", "2", "--seconds", "0.5", "--rounds", "1", "--only", "ecapa-512")
+    assert "speechbrain float32" in out and "ours bfloat16 runs at" in out and "inference" in out
+
+
+def test_the_light_resnet_has_a_counterpart():
+    out = bench("encoder", "--batch", "2", "--seconds", "0.5", "--rounds", "1", "--only", "resnet34-light")
+    assert "resnet34-light" in out
+
+
+def test_a_step_split_into_its_parts(voices):
+    words = ["--steps", "1", "--data", str(voices), "train.batch_size=4", "encoder.width=32"]
+    out = bench("step", *words, "data.workers=0")
+    for part in (
+        "waiting for data",
+        "teacher encoder",
+        "student encoder",
+        "backward",
+        "optimiser",
+        "besides",
+    ):
+        assert part in out
+
+
+def test_the_loader_with_and_without_augmentation(voices):
+    out = bench("loader", "--data", str(voices), "--noise", str(voices.parent / "audio"), "--batches", "1")
+    assert out.count("utterances a second and core") == 2
+
+
+def test_embedding_beside_file_by_file():
+    assert "file by file" in bench("embedding", "--files", "4", "--width", "64")
+
+
+def test_scoring_and_clustering():
+    out = bench("scoring", "--trials", "2000", "--utterances", "100", "--kmeans", "500", "--clusters", "10")
+    assert "MiniBatchKMeans" in out and "AS-norm" in out and "peak memory" in out
