@@ -136,7 +136,7 @@ class Monitor:
 
     def _judge_fall(self, what: str, rank: float) -> Alarm | None:
         """A rank far below where it began, and lower at every check, is a collapse on its way."""
-        first, before = self._ranks.get(what, (rank, rank))
+        first, before = self._ranks.get(what, [rank, rank])
         self._ranks[what] = [first, rank]
         if not (rank < _FALLEN * first and rank < before):
             return None
@@ -171,6 +171,9 @@ class _Last:
         self._parts: deque[Tensor] = deque()
 
     def add(self, rows: Tensor) -> None:
+        if self._parts and self._parts[-1].shape[1] != rows.shape[1]:  # another stage of a method: start anew
+            self._parts.clear()
+            self.count = 0
         self._parts.append(rows)
         self.count += len(rows)
         while self.count - len(self._parts[0]) >= self.size:

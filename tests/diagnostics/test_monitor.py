@@ -137,3 +137,10 @@ def test_projections_that_lose_their_directions_are_named_though_embeddings_keep
         m.add(normal(1024, seed=step), narrowing(step))
         alarms += m.check(m.figures())
     assert [a.symptom.split()[0] for a in alarms] == ["projections"]
+
+
+def test_projections_of_another_size_start_anew():
+    m = monitor(normal(1024))
+    m.add(normal(64), normal(64, 8))
+    m.add(normal(64, seed=1), normal(64, 16, seed=1))
+    assert 8 < m.figures()["projection_rank"] <= 16
