@@ -78,16 +78,19 @@ def evaluate(
     if len(np.unique(truth)) < 2:
         raise UserError(f"classification: one class only ({truth[0]}); two are needed")
     fold = _folds(ids, truth, group, folds, seed)
+    from threadpoolctl import threadpool_limits
+
     available = kinds(balanced, seed)
     if classifier not in available:
         raise UserError(f"classification: no classifier {classifier!r}; known: {', '.join(available)}")
     predicted, majority, chosen = np.empty_like(truth), np.empty_like(truth), {}
+    kind = available[classifier]
     for name in np.unique(fold):
         test = fold == name
-        kind = available[classifier]
-        setting = _choose(kind, x[~test], truth[~test], group[~test])
+        with threadpool_limits(1):  # matrices this small only suffer from more, badly so on a busy machine
+            setting = _choose(kind, x[~test], truth[~test], group[~test])
+            predicted[test] = _fitted(kind, setting, x[~test], truth[~test]).predict(x[test])
         chosen[str(name)] = setting
-        predicted[test] = _fitted(kind, setting, x[~test], truth[~test]).predict(x[test])
         values, counts = np.unique(truth[~test], return_counts=True)
         majority[test] = values[counts.argmax()]
     results: dict[str, Any] = _figures(truth, predicted, group, fold, replicates, seed)
