@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from speechssl.errors import UserError
-
 
 def arguments(task: argparse.ArgumentParser) -> None:
     """Arguments of ``evaluate classification``."""
@@ -66,13 +64,10 @@ def run(args: argparse.Namespace) -> None:
 
 def _table(path: Path, what: str) -> dict[str, str]:
     """Utterance -> value; a directory stands for its utt2<what>."""
-    from speechssl.data.kaldi import read_table
-
-    def refuse(_name: str, reason: str) -> None:
-        raise UserError(reason)
+    from speechssl.data.kaldi import read_mapping
 
     file = path / f"utt2{what}" if path.is_dir() else path
-    return {name: value for _line, name, value in read_table(file, refuse)}
+    return read_mapping(file)
 
 
 def _text(results: Mapping[str, Any]) -> str:

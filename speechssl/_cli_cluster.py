@@ -38,13 +38,10 @@ def arguments(sub: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """``cluster``: utt2cluster, clusters.json and sizes.png; the figures on standard output."""
     from speechssl.clustering._steps import confidences, filtered, prepared
-    from speechssl.data.kaldi import read_table
+    from speechssl.data.kaldi import read_mapping
     from speechssl.data.vectors import read_vectors
     from speechssl.evaluation import clusters
     from speechssl.report.plots import size_plot
-
-    def refuse(_name: str, reason: str) -> None:
-        raise UserError(reason)
 
     ids, embeddings = read_vectors(args.embeddings)
     clusterer, settings = _clusterer(args.name, args.overrides)
@@ -56,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     reference = None
     if args.reference:
         file = args.reference / "utt2spk" if args.reference.is_dir() else args.reference
-        reference = {name: value for _line, name, value in read_table(file, refuse)}
+        reference = read_mapping(file)
     found = clusters.evaluate(ids.tolist(), rows, labels, reference)
     args.out.mkdir(parents=True, exist_ok=True)
     pairs = sorted((n, c) for n, c in zip(ids.tolist(), labels.tolist(), strict=True) if c >= 0)

@@ -134,13 +134,10 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 def _speakers(path: Path) -> dict[str, str]:
     """utt2spk, or the one in a Kaldi directory: utterance id -> speaker."""
-    from speechssl.data.kaldi import read_table
-
-    def refuse(_name: str, reason: str) -> None:
-        raise UserError(reason)
+    from speechssl.data.kaldi import read_mapping
 
     file = path / "utt2spk" if path.is_dir() else path
-    return {name: speaker for _line, name, speaker in read_table(file, refuse)}
+    return read_mapping(file)
 
 
 def _table(results: Mapping[str, Any]) -> str:

@@ -37,6 +37,15 @@ def read_table(path: Path, bad: Bad) -> Iterator[tuple[int, str, str]]:
             bad(name, f"{path}:{number}: {name!r} has no value behind it; complete or remove the line")
 
 
+def read_mapping(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Key -> value of a table whose every line must be good; raises UserError at the first that is not."""
+
+    def refuse(_name: str, reason: str) -> None:
+        raise UserError(reason)
+
+    return {key: value for _number, key, value in read_table(Path(path), refuse)}
+
+
 def write_table(path: Path, rows: Iterable[tuple[str, str]]) -> None:
     """Write `first rest` lines; a reader sees the old file or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

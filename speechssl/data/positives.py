@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from speechssl.data.kaldi import read_table
+from speechssl.data.kaldi import read_mapping
 from speechssl.data.manifest import Utterance
 from speechssl.errors import UserError
 
@@ -33,11 +33,7 @@ class Positives:
     def __init__(self, file: str | Path, utterances: Sequence[Utterance], probability: float) -> None:
         if not 0.0 <= probability <= 1.0:
             raise UserError(f"data.positives_prob: {probability:g} is no probability; give 0 to 1")
-
-        def refuse(_name: str, reason: str) -> None:
-            raise UserError(reason)
-
-        clusters = {name: cluster for _line, name, cluster in read_table(Path(file), refuse)}
+        clusters = read_mapping(file)
         known = sorted(set(clusters.values()))
         place = {cluster: number for number, cluster in enumerate(known)}
         self.cluster = np.array([place.get(clusters.get(u.id, ""), -1) for u in utterances], dtype=np.int64)

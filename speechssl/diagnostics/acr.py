@@ -15,11 +15,16 @@ from torch import Tensor
 from speechssl.diagnostics._base import Diagnostic
 
 
+def unit_views(views: Tensor) -> Tensor | None:
+    """(V, N, D) at unit length, float64; None where confusion is undefined: one view, or one point only."""
+    z = F.normalize(views.double(), dim=-1)
+    return None if len(z) < 2 or (z - z.mean((0, 1))).abs().max() < 1e-7 else z
+
+
 def acr(views: Tensor) -> float:
     """Average confusion ratio of (V, N, D), 0 to 1; NaN where all embeddings are one, or V < 2."""
-    count, samples = views.shape[:2]
-    z = F.normalize(views.double(), dim=-1)
-    if count < 2 or (z - z.mean((0, 1))).abs().max() < 1e-7:
+    z, samples = unit_views(views), views.shape[1]
+    if z is None:
         return float("nan")
     everything = z.flatten(0, 1)
     cosines = z[0] @ everything.T

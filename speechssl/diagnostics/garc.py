@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from speechssl.diagnostics._base import Diagnostic
+from speechssl.diagnostics.acr import unit_views
 
 Statistic = Literal["mean", "min", "max"]
 
@@ -21,9 +21,8 @@ Statistic = Literal["mean", "min", "max"]
 def generalised_acr(views: Tensor, own: Statistic = "mean", others: Statistic = "mean") -> float:
     """Share of first views (of (V, N, D)) that are nearer to another utterance than to their own; NaN where
     all embeddings are one, or V < 2."""
-    count, samples = views.shape[:2]
-    z = F.normalize(views.double(), dim=-1)
-    if count < 2 or (z - z.mean((0, 1))).abs().max() < 1e-7:
+    z, samples = unit_views(views), views.shape[1]
+    if z is None:
         return float("nan")
     distance = 1 - torch.einsum("nd,vmd->vnm", z[0], z)
     mine = _reduce(distance[1:].diagonal(dim1=1, dim2=2), own)

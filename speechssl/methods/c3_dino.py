@@ -78,11 +78,10 @@ class FilteredMoCo(MoCo):
         self.assigned: Tensor
         self.register_buffer("assigned", torch.full((utterances,), -100))
 
-    def contrast(self, query: Tensor, key: Tensor) -> Tensor:
+    def contrast(self, query: Tensor, key: Tensor, queue: Tensor) -> Tensor:
         """MoCo's loss, corrected once it is time."""
-        queue = self.queue.clone()
         if not self.corrected:
-            return moco_loss(query, key, queue, self.temperature)
+            return super().contrast(query, key, queue)
         weights = collision_weights(query, queue, self.threshold, self.reweight)
         return moco_loss(query, key, queue, self.temperature, weights)
 

@@ -89,15 +89,16 @@ class MoCo(Method):
             target = project(self.teacher, views, long_only=True)
         with in_float32(online.z):
             q, k = F.normalize(online.z, dim=-1), F.normalize(target.z, dim=-1)
-            terms = [self.contrast(q[v], k[u]) for u, v in ordered_pairs(len(k), len(q))]
+            queue = self.queue.clone()  # it changes before backward
+            terms = [self.contrast(q[v], k[u], queue) for u, v in ordered_pairs(len(k), len(q))]
             loss = torch.stack(terms).mean()
             if self.training:
                 self._enqueue(gather_without_gradient(k).flatten(0, 1))
         return Output(loss, {}, target.embeddings.flatten(0, 1).detach(), online.z)
 
-    def contrast(self, query: Tensor, key: Tensor) -> Tensor:
-        """The loss of one pair of views against the queue (a copy: it changes before backward)."""
-        return moco_loss(query, key, self.queue.clone(), self.temperature)
+    def contrast(self, query: Tensor, key: Tensor, queue: Tensor) -> Tensor:
+        """The loss of one pair of views against the queue."""
+        return moco_loss(query, key, queue, self.temperature)
 
     def _enqueue(self, keys: Tensor) -> None:
         """Write keys (N, P) over the oldest."""
