@@ -202,6 +202,9 @@ def _embed_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--strict", dest="keep_going", action="store_false", help="end at the first bad file")
     sub.add_argument("--allow-pipes", action="store_true", help="run the shell pipes of wav.scp")
     sub.add_argument("--resume", action="store_true", help="go on from what a broken run left behind")
+    sub.add_argument(
+        "--every", type=int, default=1, metavar="N", help="every N-th utterance only, for a training mean"
+    )
 
 
 def _embed(arguments: argparse.Namespace) -> None:
@@ -225,6 +228,7 @@ def _embed(arguments: argparse.Namespace) -> None:
         keep_going=arguments.keep_going,
         allow_pipes=arguments.allow_pipes,
         resume=arguments.resume,
+        every=arguments.every,
     )
     if summary is not None:
         print(summary, file=sys.stderr)

@@ -394,7 +394,12 @@ def test_nothing_to_embed_is_an_error(model_folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("out", "settings", "message"),
-    [("e.pkl", {}, "npz"), ("e.npz", {"jobs": 0}, "jobs"), ("-", {"resume": True}, "resume")],
+    [
+        ("e.pkl", {}, "npz"),
+        ("e.npz", {"jobs": 0}, "jobs"),
+        ("e.npz", {"every": 0}, "every"),
+        ("-", {"resume": True}, "resume"),
+    ],
 )
 def test_settings_that_cannot_be(model_folder, corpus, tmp_path, monkeypatch, out, settings, message):
     monkeypatch.chdir(tmp_path)
@@ -497,3 +502,11 @@ def test_memory_does_not_grow_with_the_length_of_a_recording(tmp_path):
     embedder._encode = lambda waves: held.append(sum(map(len, waves))) or encode(waves)  # type: ignore[method-assign]
     embedder.embed(write(tmp_path / "long.flac", 60.0))
     assert max(held) <= 4 * RATE and sum(held) == 60 * RATE
+
+
+def test_every_takes_each_nth_utterance_in_order(embedder, corpus, tmp_path):
+    embed_to_file(embedder, [corpus], tmp_path / "all.npz")
+    embed_to_file(embedder, [corpus], tmp_path / "some.npz", every=3)
+    (ids, rows), (some, few) = (read_vectors(tmp_path / f"{name}.npz") for name in ("all", "some"))
+    assert list(some) == list(ids[::3])
+    np.testing.assert_allclose(few, rows[::3], atol=1e-5)

@@ -100,7 +100,7 @@ evaluate() {
     local set
     for set in train "${evals[@]}"; do
         local inputs=("$exp/data/$set")
-        [[ $set != train ]] || inputs=("${train[@]}")
+        [[ $set != train ]] || inputs=("${train[@]}" --every 8) # for the mean
         [[ -f $exp/embeddings/$1/$set.npz ]] || run 3 "embed-$1-$set" speechssl embed "$2" "${inputs[@]}" \
             --device "$device" --precision bfloat16 --out "$exp/embeddings/$1/$set.npz"
     done

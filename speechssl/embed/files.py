@@ -91,6 +91,7 @@ def embed_to_file(
     keep_going: bool = True,
     allow_pipes: bool = False,
     resume: bool = False,
+    every: int = 1,
     progress: bool | None = None,
 ) -> Summary | None:
     """Embed all that `inputs` name into `out`, in the order of the inputs, and say what came of it.
@@ -113,6 +114,7 @@ def embed_to_file(
         keep_going: skip, count and list what cannot be embedded; otherwise the first such file ends the run.
         allow_pipes: run shell pipes in wav.scp.
         resume: go on from what a broken run left behind.
+        every: embed every so many-th utterance only (a training mean or a cohort needs no more).
         progress: show a progress bar (None: on a terminal).
 
     Returns:
@@ -123,9 +125,10 @@ def embed_to_file(
     """
     started = time.monotonic()
     compat.tune_allocator()
-    if jobs < 1 or (resume and str(out) == "-"):
+    if jobs < 1 or every < 1 or (resume and str(out) == "-"):
         raise UserError(
-            f"embed: jobs={jobs}, resume={resume}, out={out}: give 1 job or more, and a file to resume"
+            f"embed: jobs={jobs}, every={every}, resume={resume}, out={out}: give 1 job or more, every at"
+            " least 1, and a file to resume"
         )
     shown = sys.stderr.isatty() if progress is None else progress
     with Group() as group, tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
@@ -146,6 +149,7 @@ def embed_to_file(
                 VectorWriter(out)
             )  # now: an `out` that cannot be written ends the run here
             utterances, skipped = collect(inputs, allow_pipes)
+            utterances = utterances[::every]
             if skipped and not keep_going:
                 raise UserError(skipped[0].reason)
             done = open_parts(folder, _fingerprint(embedder), resume)

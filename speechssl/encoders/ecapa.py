@@ -96,6 +96,9 @@ class ECAPA(nn.Module):
     utterance's mean and deviation as `global_context`) or plain statistics. `dim` is the embedding's size.
     """
 
+    AFFINE = ("asp_bn", "fc")
+    """The layers after pooling, which fine-tuning trains first."""
+
     def __init__(
         self,
         mels: int,

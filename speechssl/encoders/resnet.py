@@ -150,6 +150,9 @@ class ResNet(nn.Module):
     attention with `attention` bottleneck channels, or plain statistics. `dim` is the embedding's size.
     """
 
+    AFFINE = ("norm_stats", "fc_embed", "norm_embed")
+    """The layers after pooling, which fine-tuning trains first."""
+
     def __init__(
         self,
         mels: int,

@@ -123,3 +123,10 @@ def test_bfloat16_autocast_is_close(name):
 def test_an_unknown_setting_is_refused(name):
     with pytest.raises(UserError, match="unknown key encoder.no_such_setting"):
         config.check_part("encoders", {"name": name, "no_such_setting": 1}, "encoder")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_comes_after_pooling_is_named(name):
+    encoder = make(name)
+    assert encoder.AFFINE
+    assert all(list(getattr(encoder, part).parameters()) for part in encoder.AFFINE)
