@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -37,30 +35,18 @@ def arguments(sub: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """``cluster``: utt2cluster, clusters.json and sizes.png; the figures on standard output."""
-    from speechssl.clustering._steps import confidences, filtered, prepared
     from speechssl.data.kaldi import read_mapping
-    from speechssl.data.vectors import read_vectors
     from speechssl.evaluation import clusters
     from speechssl.report.plots import size_plot
 
-    ids, embeddings = read_vectors(args.embeddings)
     clusterer, settings = _clusterer(args.name, args.overrides)
-    rows = prepared(embeddings, args.pca)
-    begun = time.perf_counter()
-    labels = clusterer.fit_predict(rows)
-    seconds = time.perf_counter() - begun
-    labels = filtered(labels, confidences(rows, labels), args.smallest, args.largest, args.share)
     reference = None
     if args.reference:
         file = args.reference / "utt2spk" if args.reference.is_dir() else args.reference
         reference = read_mapping(file)
-    found = clusters.evaluate(ids.tolist(), rows, labels, reference)
-    args.out.mkdir(parents=True, exist_ok=True)
-    pairs = sorted((n, c) for n, c in zip(ids.tolist(), labels.tolist(), strict=True) if c >= 0)
-    lines = "".join(f"{name} c{cluster:06d}\n" for name, cluster in pairs)
-    (args.out / "utt2cluster").write_text(lines, encoding="utf-8")
-    result = {"clusterer": {"name": args.name, **settings}, "seconds": round(seconds, 2), **found}
-    (args.out / "clusters.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    kept = {"pca": args.pca, "smallest": args.smallest, "largest": args.largest, "share": args.share}
+    ids, labels, found = clusters.cluster(args.embeddings, clusterer, reference=reference, **kept)
+    clusters.write(args.out, ids, labels, {"clusterer": {"name": args.name, **settings}, **found})
     size_plot(labels[labels >= 0], args.out / "sizes.png")
     for key, value in found.items():
         print(f"{key:<12}{value:.4f}" if isinstance(value, float) else f"{key:<12}{value}")

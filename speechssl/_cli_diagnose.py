@@ -78,18 +78,13 @@ def _plan(args: argparse.Namespace) -> Any:
 
 def _views(args: argparse.Namespace, folder: str, plan: Any) -> tuple[Any, Any]:
     """(V, N, D) of a model, and of its untrained encoder if the folder is a run's."""
-    import torch
-
     from speechssl.embed import load
     from speechssl.embed.views import embed_views
 
-    device = args.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    views = embed_views(load(folder, device, args.precision), plan)
+    views = embed_views(load(folder, args.device, args.precision), plan)
     for start in (Path(folder) / "untrained", Path(folder).parent / "untrained"):
         if start.is_dir() and start.resolve() != Path(folder).resolve():
-            return views, embed_views(load(start, device, args.precision), plan)
+            return views, embed_views(load(start, args.device, args.precision), plan)
     return views, None
 
 

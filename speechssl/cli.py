@@ -95,6 +95,9 @@ def parser() -> argparse.ArgumentParser:
         verb("evaluate", _cli_verification.evaluate, "measure embeddings on a task")
     )
     _cli_cluster.arguments(verb("cluster", _cli_cluster.run, "embeddings to pseudo-labels, without labels"))
+    _pseudolabel_arguments(
+        verb("pseudolabel", _pseudolabel, "cluster, train on the clusters, and again, without labels")
+    )
     _cli_diagnose.arguments(
         verb("diagnose", _cli_diagnose.run, "has a model collapsed? which is best? without labels")
     )
@@ -208,18 +211,13 @@ def _embed_arguments(sub: argparse.ArgumentParser) -> None:
 
 
 def _embed(arguments: argparse.Namespace) -> None:
-    import torch
-
     from speechssl.embed import embed_to_file
 
-    device = arguments.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     summary = embed_to_file(
         arguments.model,
         arguments.inputs,
         arguments.out,
-        device=device,
+        device=arguments.device,
         precision=arguments.precision,
         jobs=arguments.jobs,
         readers=arguments.readers,
@@ -232,6 +230,20 @@ def _embed(arguments: argparse.Namespace) -> None:
     )
     if summary is not None:
         print(summary, file=sys.stderr)
+
+
+def _pseudolabel_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("config", help="a YAML file; see `speechssl.pseudolabel.PseudoLabelSettings`")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the file's")
+    sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="goes on from what is there")
+    sub.add_argument("--device", default="auto", help="cpu, cuda ... (default: auto)")
+
+
+def _pseudolabel(arguments: argparse.Namespace) -> None:
+    from speechssl.pseudolabel import pseudolabel
+
+    done = pseudolabel(arguments.config, arguments.overrides, out=arguments.out, device=arguments.device)
+    print(f"round {done['chosen']} of {len(done['rounds']) - 1} chosen; model: {done['model']}")
 
 
 def _report_arguments(sub: argparse.ArgumentParser) -> None:

@@ -15,7 +15,9 @@ MOST_CHANNELS = 64  # an array with more columns than this is taken for (channel
 
 
 def find_device(name: str) -> torch.device:
-    """The device of that name; UserError if there is no such thing here."""
+    """The device of that name (``auto``: a GPU where there is one); UserError if there is none such here."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -230,8 +230,8 @@ def _load_and_share(
 
 
 def _spread(device: str, rank: int) -> str:
-    """`cuda` becomes this process's own GPU."""
-    if device == "cuda" and torch.cuda.device_count() > 1:
+    """`cuda` (and `auto` with GPUs) becomes this process's own GPU."""
+    if device in ("auto", "cuda") and torch.cuda.device_count() > 1:
         return f"cuda:{rank % torch.cuda.device_count()}"
     return device
 

@@ -1,20 +1,65 @@
-"""Clusters: how many, how large, how good without labels; NMI, ARI and purity where labels are given.
+"""Clusters: made of embeddings; how many, how large, how good without labels; NMI, ARI, purity with labels.
 
 Labels serve this evaluation only: no clusterer sees them.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from speechssl import metrics
+from speechssl.clustering._steps import confidences, filtered, prepared
+from speechssl.data.vectors import read_vectors
 from speechssl.errors import UserError
 
 _SAMPLE = 10_000  # utterances for the silhouette, which compares pairs
+
+
+def cluster(
+    embeddings: str | Path,
+    clusterer: Any,
+    *,
+    pca: float = 0.0,
+    smallest: int = 1,
+    largest: int = 0,
+    share: float = 1.0,
+    reference: Mapping[str, str] | None = None,
+) -> tuple[list[str], NDArray[np.int64], dict[str, Any]]:
+    """Cluster a file of embeddings.
+
+    Args:
+        clusterer: has ``fit_predict``. pca: see ``prepared``. smallest, largest, share: see ``filtered``.
+        reference: utterance -> true class, to judge the clusters only.
+
+    Returns:
+        Ids (N,), clusters (N,), -1 for what is left out, and the figures of ``evaluate`` with seconds.
+    """
+    ids, matrix = read_vectors(embeddings)
+    rows = prepared(matrix, pca)
+    begun = time.perf_counter()
+    labels = clusterer.fit_predict(rows)
+    seconds = time.perf_counter() - begun
+    labels = filtered(labels, confidences(rows, labels), smallest, largest, share)
+    figures = evaluate(ids.tolist(), rows, labels, reference)
+    return ids.tolist(), labels, {"seconds": round(seconds, 2), **figures}
+
+
+def write(out: Path, ids: Sequence[str], labels: NDArray[np.int64], figures: Any) -> None:
+    """Write ``clusters.json`` and, last and at once, ``utt2cluster`` (`utterance cNNNNNN`)."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "clusters.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    pairs = sorted((name, label) for name, label in zip(ids, labels.tolist(), strict=True) if label >= 0)
+    temporary = out / ".utt2cluster.tmp"
+    temporary.write_text("".join(f"{name} c{label:06d}\n" for name, label in pairs), encoding="utf-8")
+    os.replace(temporary, out / "utt2cluster")
 
 
 def evaluate(
@@ -38,8 +83,6 @@ def evaluate(
     Raises:
         UserError: nothing is kept, or the reference lacks an utterance.
     """
-    from speechssl.clustering._steps import confidences
-
     kept = labels >= 0
     if not kept.any():
         raise UserError("cluster: nothing is left after filtering; relax smallest, largest or share")

@@ -83,8 +83,16 @@ class Method(nn.Module):
         """The encoder that is saved and embeds: the teacher's where there is one."""
         raise NotImplementedError
 
-    def prepare(self, utterances: int) -> None:
-        """Called once, before training, with the size of the training set: room for memories."""
+    NEEDS_LABELS: ClassVar[bool] = False
+    """Whether it learns pseudo-labels (``data.pseudo_labels``)."""
+
+    def prepare(self, utterances: int, labels: Tensor | None = None) -> None:
+        """Called once, before training: room for memories, and classes.
+
+        Args:
+            utterances: N, the size of the training set.
+            labels: (N,) int64 pseudo-labels 0 to C - 1, where ``data.pseudo_labels`` gives them.
+        """
 
     def forward(self, views: Sequence[Views], progress: Progress) -> Output:
         """One step on a batch: (V, B, F, M) features a group, in the order of the crop plan."""

@@ -72,7 +72,7 @@ class FilteredMoCo(MoCo):
         self.register_buffer("tau", torch.full((prototypes,), self.temperature))
         self.register_buffer("clustered", torch.full((), -1, dtype=torch.int64))
 
-    def prepare(self, utterances: int) -> None:
+    def prepare(self, utterances: int, labels: Tensor | None = None) -> None:
         """Make room for the memory."""
         self.memory = Memory(1, utterances, self.queue.shape[1])
         self.assigned: Tensor
@@ -156,9 +156,9 @@ class C3Dino(Method):
         self.switched: Tensor
         self.register_buffer("switched", torch.full((), -1, dtype=torch.int64))
 
-    def prepare(self, utterances: int) -> None:
+    def prepare(self, utterances: int, labels: Tensor | None = None) -> None:
         """Make room for the first stage's memory."""
-        self.moco.prepare(utterances)
+        self.moco.prepare(utterances, labels)
 
     @property
     def encoder(self) -> nn.Module:

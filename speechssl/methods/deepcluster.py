@@ -59,7 +59,7 @@ class DeepCluster(Method):
         self.register_buffer("prototypes", F.normalize(torch.randn(heads, prototypes, projection), dim=-1))
         self.register_buffer("clustered", torch.full((), -1, dtype=torch.int64))
 
-    def prepare(self, utterances: int) -> None:
+    def prepare(self, utterances: int, labels: Tensor | None = None) -> None:
         """Make room for the memory and the assignments, -100 for none."""
         heads, _, dim = self.prototypes.shape
         self.memory = Memory(2, utterances, dim)

@@ -65,9 +65,9 @@ class DimCL(Method):
         """The base method's."""
         return self.base.encoder
 
-    def prepare(self, utterances: int) -> None:
+    def prepare(self, utterances: int, labels: Tensor | None = None) -> None:
         """The base method's."""
-        self.base.prepare(utterances)
+        self.base.prepare(utterances, labels)
 
     def forward(self, views: Sequence[Views], progress: Progress) -> Output:
         """Both losses; the regulariser over pairs of views of which one is long."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from speechssl import config
 from speechssl.augment import Augment, SpecAugment
 from speechssl.data.dataset import Batch, CropBatches, CropSpec, Loader, make_loader, parse_plan
+from speechssl.data.kaldi import read_mapping
 from speechssl.data.manifest import Utterance, read_manifest
 from speechssl.data.positives import Positives
 from speechssl.diagnostics.monitor import Monitor
@@ -22,7 +24,7 @@ from speechssl.errors import UserError
 from speechssl.features import LogMel
 from speechssl.methods._base import Method, Progress, Views
 from speechssl.model import Model
-from speechssl.train import distributed
+from speechssl.train import checkpoint, distributed
 from speechssl.train.optimizers import OptimizerSettings, build_optimizer
 
 
@@ -30,10 +32,13 @@ def read_utterances(settings: Mapping[str, Any]) -> tuple[list[Utterance], list[
     """Training utterances of all ``data.train`` directories, and those left out with the reason.
 
     No label file is opened. Ids that two directories share are told apart by the directory's number.
+    With ``data.pseudo_labels``, utterances without one are left out.
     """
     utterances: list[Utterance] = []
     skipped: list[tuple[str, str]] = []
     least = settings["data"]["min_seconds"]
+    classes = settings["data"]["pseudo_labels"]
+    known = None if classes is None else read_mapping(classes)
     for directory in settings["data"]["train"]:
         manifest = read_manifest(directory, labels=(), on_bad="skip")
         skipped += manifest.skipped
@@ -42,6 +47,8 @@ def read_utterances(settings: Mapping[str, Any]) -> tuple[list[Utterance], list[
                 skipped.append(
                     (utterance.id, f"{utterance.seconds:.2f} s, shorter than data.min_seconds={least}")
                 )
+            elif known is not None and utterance.id not in known:
+                skipped.append((utterance.id, "no pseudo-label"))
             else:
                 utterances.append(utterance)
     if not utterances:
@@ -50,6 +57,15 @@ def read_utterances(settings: Mapping[str, Any]) -> tuple[list[Utterance], list[
             f"data.train: no usable utterance in {where} ({len(skipped)} left out); check the list"
         )
     return utterances, skipped
+
+
+def _pseudo_labels(data: Mapping[str, Any], utterances: list[Utterance]) -> torch.Tensor | None:
+    """(N,) classes of the utterances, numbered from 0 in the order of their names."""
+    if data["pseudo_labels"] is None:
+        return None
+    known = read_mapping(data["pseudo_labels"])
+    _, numbers = np.unique([known[utterance.id] for utterance in utterances], return_inverse=True)
+    return torch.from_numpy(numbers.astype(np.int64))
 
 
 def _positives(data: Mapping[str, Any], utterances: list[Utterance]) -> Positives | None:
@@ -85,7 +101,14 @@ class Run:
                     f" ({str(error).splitlines()[-1].strip()}); give section encoder as in its config.yaml"
                 ) from error
         self.method: Method = config.build("methods", settings["method"], self.model.encoder)
-        self.method.prepare(len(utterances))
+        if settings["data"]["pseudo_labels"] and not self.method.NEEDS_LABELS:
+            raise UserError(
+                f"data.pseudo_labels: method {settings['method']['name']} learns no labels; leave it out, or"
+                " set method.name=aam_softmax"
+            )
+        self.method.prepare(len(utterances), _pseudo_labels(settings["data"], utterances))
+        if self.train["init_method"]:
+            self._take_method(Path(self.train["init_method"]))
         if self.train["batch_size"] < self.method.min_batch:
             raise UserError(
                 f"train.batch_size: {self.train['batch_size']} is fewer than the {self.method.min_batch} that"
@@ -126,6 +149,19 @@ class Run:
         )
         if world.device.type != "cpu":
             self.augment.to(world.device)
+
+    def _take_method(self, folder: Path) -> None:
+        """Load the method of another run's last checkpoint."""
+        file = folder / checkpoint.LAST
+        if not file.is_file():
+            raise UserError(f"train.init_method: {file} is not there; give a run folder of `speechssl train`")
+        try:
+            self.method.load_state_dict(checkpoint.load(file)["method"])
+        except RuntimeError as error:
+            raise UserError(
+                f"train.init_method: the method in {folder} is not the one configured"
+                f" ({str(error).splitlines()[-1].strip()}); same method, encoder, data and pseudo-labels"
+            ) from error
 
     def loader(self, start: int, stop: int, workers: int | None = None) -> Loader:
         """Batches of steps ``start`` to ``stop`` (forward passes, not optimiser steps)."""

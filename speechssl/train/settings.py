@@ -26,6 +26,8 @@ class DataSettings:
         weight_by_duration: visit utterances in proportion to their length, in place of once an epoch.
         positives: file of `utterance cluster` lines (pseudo-labels of an earlier model, from `speechssl
             cluster`): with ``positives_prob`` a teacher's crop comes from another recording of the cluster.
+        pseudo_labels: file of the same kind, the classes that ``method=aam_softmax`` learns; utterances that
+            it does not name are left out.
         min_seconds: shorter utterances are left out (and counted).
         workers: loader processes, -1: chosen from the cores.
         timeout: seconds after which a stuck loader is an error.
@@ -38,6 +40,7 @@ class DataSettings:
     weight_by_duration: bool = False
     positives: str | None = None
     positives_prob: float = 0.5
+    pseudo_labels: str | None = None
     min_seconds: float = 0.5
     workers: int = -1
     timeout: float = 300.0
@@ -55,6 +58,8 @@ class TrainSettings:
         log_every, save_every: optimiser steps; a save keeps the state to resume from and one snapshot
             of the encoder, of which the last ``keep`` stay.
         init: model or run folder whose encoder training starts from.
+        init_method: run folder whose whole method (encoder, heads, classes) training starts from, with a new
+            optimiser and schedule, as large-margin fine-tuning does.
         sync_batchnorm: BatchNorm statistics over all devices.
         compile: ``torch.compile`` the encoder.
         threads: CPU threads of the training process, -1: torch's choice.
@@ -69,6 +74,7 @@ class TrainSettings:
     save_every: int = 500
     keep: int = 10
     init: str | None = None
+    init_method: str | None = None
     sync_batchnorm: bool = True
     compile: bool = False
     threads: int = -1
@@ -148,5 +154,9 @@ def _sensible(settings: Mapping[str, Any]) -> None:
     for section, key in (("optimizer", "warmup"), ("monitor", "after")):
         if not 0 <= settings[section][key] <= 1:
             raise UserError(f"config: {section}.{key} is a share, 0 to 1, not {settings[section][key]}")
+    if train["init"] and train["init_method"]:
+        raise UserError(
+            "config: give train.init (the encoder) or train.init_method (everything), one of them"
+        )
     if not settings["data"]["train"]:
         raise UserError("config: data.train is empty; name at least one Kaldi directory")

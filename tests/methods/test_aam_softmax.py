@@ -1,0 +1,156 @@
+"""AAM-softmax: by hand, by ordinary softmax, by a mixture whose crossing is known."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from speechssl.errors import UserError
+from speechssl.methods._aam import aam_logits, centre_cosines, dynamic_gate
+from speechssl.methods._base import Progress, Views
+from speechssl.methods.aam_softmax import AAMSoftmax
+
+
+class Plain(nn.Module):
+    """Features are embeddings: (B, 1, D) -> (B, D)."""
+
+    dim = 2
+    AFFINE = ("fc",)
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.fc = nn.Linear(2, 2), nn.Linear(2, 2)
+        for layer in (self.first, self.fc):
+            nn.init.eye_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, features, lengths=None):
+        return self.fc(self.first(features[:, 0]))
+
+
+def make(labels, **settings):
+    torch.manual_seed(0)
+    method = AAMSoftmax(Plain(), **settings).train()
+    method.prepare(len(labels), torch.tensor(labels))
+    return method
+
+
+def batch(rows):
+    return [Views(torch.tensor(rows)[None, :, None], ids=torch.arange(len(rows)))]
+
+
+def test_the_margin_turns_the_targets_angle():
+    angle, margin = 0.7, 0.3
+    cosines = torch.tensor([[math.cos(angle), 0.1, -0.2]])
+    logits = aam_logits(cosines, torch.tensor([0]), scale=30.0, margin=margin)
+    torch.testing.assert_close(logits, torch.tensor([[30 * math.cos(angle + margin), 3.0, -6.0]]))
+
+
+def test_beyond_pi_minus_m_the_target_goes_on_falling():
+    angles = torch.linspace(2.0, math.pi, 50)
+    logits = aam_logits(angles.cos()[:, None].expand(-1, 2), torch.zeros(50, dtype=torch.int64), 1.0, 0.5)
+    assert (logits[:, 0].diff() < 0).all()
+    torch.testing.assert_close(logits[-1, 0], torch.tensor(-1.0 - 0.5 * math.sin(0.5)))
+
+
+def test_the_nearest_wrong_classes_are_brought_nearer():
+    angles = torch.tensor([[0.5, 0.9, 1.3, 2.0]])
+    logits = aam_logits(angles.cos(), torch.tensor([1]), 1.0, 0.0, topk=2, penalty=0.1)
+    torch.testing.assert_close(logits, torch.tensor([[0.4, 0.9, 1.2, 2.0]]).cos())
+
+
+def test_without_margin_it_is_softmax_over_cosines():
+    g = torch.Generator().manual_seed(0)
+    x, w = torch.randn(5, 3, generator=g), torch.randn(4, 1, 3, generator=g)
+    want = F.cosine_similarity(x[:, None], w[:, 0][None], dim=-1)
+    torch.testing.assert_close(centre_cosines(x, w), want)
+    torch.testing.assert_close(aam_logits(want, torch.tensor([0, 1, 2, 3, 0]), 7.0, 0.0), 7 * want)
+
+
+def test_the_nearest_sub_centre_counts():
+    centres = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[-1.0, 0.0], [0.0, -2.0]]])
+    got = centre_cosines(torch.tensor([[0.0, 3.0], [-1.0, -1.0]]), centres)
+    torch.testing.assert_close(got, torch.tensor([[1.0, 0.0], [-(0.5**0.5), 0.5**0.5]]))
+
+
+def test_the_dynamic_gate_lies_where_two_gaussians_meet():
+    # log losses from N(-3, .5) and N(1, .5), equally many: the densities meet half-way, at -1
+    g = torch.Generator().manual_seed(0)
+    logs = torch.cat([-3 + 0.5 * torch.randn(4000, generator=g), 1 + 0.5 * torch.randn(4000, generator=g)])
+    assert math.log(dynamic_gate(logs.exp())) == pytest.approx(-1.0, abs=0.1)
+
+
+def test_losses_that_are_all_alike_have_no_gate():
+    assert dynamic_gate(torch.full((100,), 0.3)) == math.inf
+    assert dynamic_gate(torch.tensor([0.1, 2.0])) == math.inf
+
+
+def test_a_wrong_label_is_stopped_by_a_fixed_gate_and_changes_nothing():
+    rows, labels = [[1.0, 0.1], [0.9, 0.0], [-1.0, 0.1], [1.0, 0.0]], [0, 0, 1, 1]  # the last is wrong
+    settings = {"margin": 0.0, "scale": 10.0, "gate": "fixed", "gate_loss": 1.0, "gate_after": 0.0}
+    method = make(labels, **settings)
+    method.centres.data = torch.tensor([[[1.0, 0.0]], [[-1.0, 0.0]]])
+    output = method(batch(rows), Progress(50, 100, 1))
+    assert output.scalars["kept"] == 0.75
+    three = make(labels[:3], **settings)
+    three.centres.data = method.centres.data.clone()
+    same = three(batch(rows[:3]), Progress(50, 100, 1))
+    torch.testing.assert_close(output.loss, same.loss)
+
+
+def test_a_stopped_sample_of_a_confident_model_learns_its_prediction():
+    rows, labels = [[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0]], [0, 1, 1]
+    method = make(
+        labels, margin=0.0, scale=10.0, gate="fixed", gate_loss=1.0, gate_after=0.0, correct_after=0.5
+    )
+    method.centres.data = torch.tensor([[[1.0, 0.0]], [[-1.0, 0.0]]])
+    before = method(batch(rows), Progress(10, 100, 1))
+    after = method(batch(rows), Progress(60, 100, 1))
+    assert before.scalars["corrected"] == 0
+    assert after.scalars["corrected"] == pytest.approx(1 / 3)
+    # every one of the three now has the loss of a right answer, log(1 + exp(-20))
+    torch.testing.assert_close(after.loss, torch.tensor(math.log1p(math.exp(-20))))
+
+
+def test_nothing_kept_is_a_loss_of_zero():
+    method = make([0, 1], gate="fixed", gate_loss=1e-9, gate_after=0.0)
+    output = method(batch([[1.0, 0.0], [1.0, 0.1]]), Progress(50, 100, 1))
+    output.loss.backward()
+    assert output.loss == 0 and all(p.grad.isfinite().all() for p in method.parameters())
+
+
+def test_the_dynamic_gate_is_fitted_once_an_epoch():
+    rows = [[1.0, 0.0]] * 6 + [[-1.0, 0.0]] * 2
+    method = make([0, 0, 0, 0, 0, 0, 1, 0], margin=0.0, scale=5.0, gate="dynamic", gate_after=0.0)
+    method.centres.data = torch.tensor([[[1.0, 0.0]], [[-1.0, 0.0]]])
+    method(batch(rows), Progress(0, 100, 3))
+    assert method.gate == math.inf
+    method(batch(rows), Progress(2, 100, 3))
+    assert 1e-3 < method.gate < 10
+    assert method(batch(rows), Progress(3, 100, 3)).scalars["kept"] == 7 / 8
+
+
+def test_the_margin_rises_and_what_is_before_pooling_waits():
+    method = make([0, 1], margin=0.4, margin_warmup=0.5, affine_first=0.5)
+    output = method(batch([[1.0, 0.2], [0.1, 1.0]]), Progress(25, 100, 10))
+    assert output.scalars["margin"] == pytest.approx(0.2)
+    output.loss.backward()
+    method.after_backward(Progress(25, 100, 10))
+    assert method.net.first.weight.grad is None and method.net.fc.weight.grad is not None
+    assert method.centres.grad is not None
+    output = method(batch([[1.0, 0.2], [0.1, 1.0]]), Progress(60, 100, 10))
+    assert output.scalars["margin"] == pytest.approx(0.4)
+    output.loss.backward()
+    method.after_backward(Progress(60, 100, 10))
+    assert method.net.first.weight.grad is not None
+
+
+def test_what_cannot_be_is_one_line():
+    with pytest.raises(UserError, match=r"data\.pseudo_labels is not set"):
+        AAMSoftmax(Plain()).prepare(3)
+    with pytest.raises(UserError, match="1 cluster"):
+        make([0, 0])
+    with pytest.raises(UserError, match="margin"):
+        AAMSoftmax(Plain(), margin=3.0)
