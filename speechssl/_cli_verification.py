@@ -35,6 +35,11 @@ def _scoring_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--top", type=int, default=300, help="nearest cohort embeddings for AS-norm (default: 300)"
     )
+    sub.add_argument("--plda", metavar="TRAIN_EMB", help="score by PLDA of these training embeddings ...")
+    sub.add_argument(
+        "--plda-classes", type=Path, metavar="UTT2CLUSTER", help="... and their pseudo-speakers (`cluster`)"
+    )
+    sub.add_argument("--plda-dim", type=int, default=0, help="LDA directions before PLDA (default: 0, all)")
     sub.add_argument(
         "--calibrate", type=Path, metavar="TRIALS", help="fit scores to log likelihood ratios on this list"
     )
@@ -45,12 +50,18 @@ def _scoring_arguments(sub: argparse.ArgumentParser) -> None:
 
 
 def _verify(arguments: argparse.Namespace, **options: Any) -> Verification:
+    from speechssl.data.kaldi import read_mapping
     from speechssl.data.trials import read_trials
     from speechssl.evaluation.verification import verify
 
     calibration = None
     if arguments.calibrate:
         calibration = (arguments.calibrate_with or arguments.embeddings, read_trials(arguments.calibrate))
+    plda = None
+    if (arguments.plda is None) != (arguments.plda_classes is None):
+        raise UserError("evaluate: --plda and --plda-classes belong together; give both or none")
+    if arguments.plda:
+        plda = (arguments.plda, read_mapping(arguments.plda_classes))
     return verify(
         arguments.embeddings,
         read_trials(arguments.trials),
@@ -59,6 +70,8 @@ def _verify(arguments: argparse.Namespace, **options: Any) -> Verification:
         shrinkage=arguments.shrinkage,
         cohort=arguments.as_norm,
         top=arguments.top,
+        plda=plda,
+        plda_dim=arguments.plda_dim,
         calibration=calibration,
         keep_going=arguments.keep_going,
         **options,

@@ -20,6 +20,7 @@ from speechssl import metrics
 from speechssl.data.trials import Trials
 from speechssl.data.vectors import read_vectors
 from speechssl.errors import UserError
+from speechssl.evaluation._plda import PLDA
 from speechssl.evaluation._scoring import (
     SPREAD,
     Index,
@@ -67,6 +68,8 @@ def verify(
     shrinkage: float = 0.1,
     cohort: Embeddings | None = None,
     top: int = 300,
+    plda: tuple[Embeddings, Mapping[str, str]] | None = None,
+    plda_dim: int = 0,
     speakers: Mapping[str, str] | None = None,
     calibration: tuple[Embeddings, Trials] | None = None,
     replicates: int = 1000,
@@ -83,6 +86,8 @@ def verify(
         training embeddings: their mean is subtracted (unless `mean` is given), and their directions made
         alike in variance, shrunk by `shrinkage` (see `_scoring.whitening`). cohort:
         embeddings for AS-norm, with the `top` nearest of them for each utterance (all, if there are fewer).
+        plda: training embeddings and their classes (utterance -> pseudo-speaker): score by PLDA in place of
+        cosines, after LDA to `plda_dim` directions (0: none).
         speakers: utterance -> speaker, for the bootstrap intervals only. Without it, utterances that target
         trials join are taken for one speaker. calibration: embeddings and trials that are not the test's;
         only with it are actDCF and Cllr reported. replicates: bootstrap resamples; 0 for no intervals.
@@ -94,13 +99,19 @@ def verify(
     ids, matrix = _load(embeddings, "the embeddings")
     trials, enrol, test, skipped = _locate(trials, ids, keep_going)
     _warn_zeros(matrix, used_rows(len(matrix), enrol, test))
-    prepared = _Scoring(
-        None if mean is None else _other(mean, ids, matrix, "the mean"),
-        None if whiten is None else _other(whiten, ids, matrix, "the training set of the whitening"),
-        shrinkage,
-        None if cohort is None else _other(cohort, ids, matrix, "the cohort"),
-        top,
+    prepared: _Scoring | PLDA = (
+        _plda(plda, plda_dim, ids, matrix)
+        if plda
+        else _Scoring(
+            None if mean is None else _other(mean, ids, matrix, "the mean"),
+            None if whiten is None else _other(whiten, ids, matrix, "the training set of the whitening"),
+            shrinkage,
+            None if cohort is None else _other(cohort, ids, matrix, "the cohort"),
+            top,
+        )
     )
+    if plda and (mean, whiten, cohort) != (None, None, None):
+        raise UserError("PLDA is a scoring of its own; leave the mean, the whitening and AS-norm out")
     scores = prepared(matrix, enrol, test)
     if calibration is not None:
         scores = _calibrate(scores, prepared, calibration, trials)
@@ -181,6 +192,22 @@ class _Scoring:
         if self.mean is not None:
             matrix = subtract_mean(matrix, self.mean)
         return matrix if self.whitener is None else unit(matrix) @ self.whitener
+
+
+def _plda(
+    source: tuple[Embeddings, Mapping[str, str]], dim: int, ids: NDArray[np.str_], matrix: Matrix
+) -> PLDA:
+    """PLDA of the training embeddings that have a class."""
+    training = _other(source[0], ids, matrix, "the training set of PLDA")
+    names = (_load(source[0], "")[0]).tolist()
+    rows = [row for row, name in enumerate(names) if name in source[1]]
+    if not rows:
+        raise UserError(
+            f"plda: none of the {len(names)} training embeddings has a class (first {names[0]!r}); are they"
+            " of the same data?"
+        )
+    classes = np.unique([source[1][names[row]] for row in rows], return_inverse=True)[1]
+    return PLDA(training[rows], classes.astype(np.int64), dim)
 
 
 def _load(source: Embeddings, what: str) -> tuple[NDArray[np.str_], Matrix]:
@@ -297,7 +324,10 @@ def _measure(
 
 
 def _calibrate(
-    scores: NDArray[np.float64], scoring: _Scoring, calibration: tuple[Embeddings, Trials], test: Trials
+    scores: NDArray[np.float64],
+    scoring: _Scoring | PLDA,
+    calibration: tuple[Embeddings, Trials],
+    test: Trials,
 ) -> NDArray[np.float64]:
     """Scores as log likelihood ratios, fitted on trials that the test does not have, either way round."""
     ids, matrix = _load(calibration[0], "the calibration embeddings")
