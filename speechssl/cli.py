@@ -251,6 +251,11 @@ def _report_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--compare", action="store_true", help="methods beside each other: comparison.md and .png"
     )
+    sub.add_argument(
+        "--record",
+        action="store_true",
+        help="model, data, labels, scoring of each result: record.md and .json",
+    )
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -258,6 +263,11 @@ def _report(arguments: argparse.Namespace) -> None:
         from speechssl.report.comparison import compare
 
         print(compare(arguments.experiment))
+        return
+    if arguments.record:
+        from speechssl.report.record import record
+
+        print(record(arguments.experiment))
         return
     from speechssl.report.summary import summarise
 

@@ -47,7 +47,7 @@ class PseudoLabelSettings:
         data: Kaldi directories to cluster and to train on; no label file is opened.
         train: YAML file of the training on pseudo-labels (``method: aam_softmax``); overrides: settings over
             it. This program sets data.train, data.pseudo_labels and train.init.
-        rounds: at most so many.
+        rounds: at most so many; 0: only embed and cluster with the start.
         init: what each round's encoder starts from: the model of the start, of the round before, or random
             weights (then encoder and features are those of ``train``, otherwise those of ``start``).
         clusterer: name and settings (`speechssl list clustering`).
@@ -120,10 +120,10 @@ def pseudolabel(
 def _settings(path: str, overrides: Sequence[str]) -> PseudoLabelSettings:
     values = config.check(PseudoLabelSettings, config.read(path, overrides), "pseudolabel")
     settings = PseudoLabelSettings(**values)
-    if settings.rounds < 1 or settings.processes < 1 or not settings.data:
+    if settings.rounds < 0 or settings.processes < 1 or not settings.data:
         raise UserError(
             f"pseudolabel: rounds={settings.rounds}, processes={settings.processes}, data={settings.data}:"
-            " give at least one of each"
+            " give 0 or more, 1 or more, and a directory"
         )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("pseudolabel: it starts its own processes; set processes=N and leave torchrun out")

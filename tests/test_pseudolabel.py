@@ -181,7 +181,7 @@ def test_when_it_stops_and_what_it_takes(stop, key, values, enough, best):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["rounds=0"], "rounds=0"),
+        (["rounds=-1"], "rounds=-1"),
         (["stop=eer"], "heldout"),
         (["round=3"], "did you mean|nearest|rounds"),
         (["clusterer.name=kmean"], "kmeans"),

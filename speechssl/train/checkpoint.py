@@ -32,13 +32,14 @@ def describe(
 ) -> None:
     """Write ``config.yaml``, ``about.yaml`` and, if any, ``skipped.tsv`` before the first step."""
     run.mkdir(parents=True, exist_ok=True)
+    classes = settings["data"].get("pseudo_labels")
     about = {
         "method": settings["method"]["name"],
         "speechssl": speechssl.__version__,
         "torch": str(torch.__version__),
         "commit": commit(),
         "seed": settings["seed"],
-        "labels_used": "none",
+        "labels_used": "none" if classes is None else f"none (classes: {classes})",
         "data": {
             "directories": list(settings["data"]["train"]),
             "utterances": len(utterances),
