@@ -8,7 +8,9 @@ import torch
 import yaml
 
 from speechssl import config
+from speechssl.methods.dino import _ramp
 from speechssl.model import Model
+from speechssl.pseudolabel import PseudoLabelSettings
 from speechssl.train.optimizers import OptimizerSettings, build_optimizer, schedule
 from speechssl.train.settings import SECTIONS, resolve
 
@@ -114,3 +116,87 @@ def test_examples_need_nothing_but_the_audio_and_warm_up(path):
     assert s["augment"]["noise"] is None and s["augment"]["rir"] is None
     assert 0 < s["optimizer"]["warmup"] < 0.5
     assert s["method"].get("prototypes", 0) <= 4096
+
+
+VOXCELEB = {
+    # width, embedding, devices, crops, K, peak lr, epochs, teacher temperature at the start, 20 % and the end
+    "ecapa1024": (1024, 192, 8, [(2, 3.0), (4, 2.0)], 65536, 0.4, 150, (0.04, 0.07, 0.07)),
+    "ecapa512": (512, 192, 8, [(2, 3.0), (4, 2.0)], 65536, 0.4, 150, (0.04, 0.07, 0.07)),
+    "gpu24": (512, 192, 1, [(2, 3.0), (4, 2.0)], 32768, 0.075, 60, (0.04, 0.07, 0.07)),
+    "rdino": (1024, 512, 4, [(2, 4.0), (4, 2.0)], 65536, 0.325, 70, (0.04, 0.04, 0.04)),
+    "sdpn": (1024, 512, 4, [(1, 4.0), (4, 2.0)], 1024, 0.6, 150, (0.25, 0.25, 0.25)),
+}
+
+
+class Tiny(torch.nn.Linear):
+    dim = 4
+
+    def __init__(self):
+        super().__init__(4, 4)
+
+
+@pytest.mark.parametrize("name", VOXCELEB)
+def test_voxceleb_configurations_are_what_they_say(name):
+    width, embedding, devices, crops, prototypes, peak, epochs, temperatures = VOXCELEB[name]
+    s = settings(f"recipes/voxceleb/conf/{name}.yaml")
+    assert [(c["count"], c["seconds"]) for c in s["data"]["crops"]] == crops
+    assert (s["encoder"]["name"], s["encoder"]["width"], s["encoder"]["embedding"]) == (
+        "ecapa",
+        width,
+        embedding,
+    )
+    assert s["method"]["prototypes"] == prototypes and s["method"]["batchnorm"]
+    assert s["train"]["epochs"] == epochs
+    o = OptimizerSettings(**s["optimizer"])
+    optimizer = build_optimizer(torch.nn.Linear(2, 2), o)
+    batch = s["train"]["batch_size"] * devices
+    rates = [schedule(optimizer, o, fraction, batch) for fraction in (0.0, o.warmup, 1.0)]
+    assert rates[0] == 0 and rates[1] == pytest.approx(peak)
+    assert rates[2] / batch * 256 == pytest.approx(1e-5)  # in absolute terms at batch 256
+    assert (o.name, o.clip, o.clip_mode, o.weight_decay) == ("sgd", 3.0, "tensor", 5e-5)
+    method = config.build("methods", {**s["method"], "prototypes": 8, "hidden": 8}, Tiny())
+    got = [_ramp(method.temperature, fraction) for fraction in (0.0, 0.2, 1.0)]
+    assert got == pytest.approx(temperatures)
+
+
+def test_sdpn_gives_the_teacher_a_clean_crop_and_the_student_augmented_ones():
+    s = settings("recipes/voxceleb/conf/sdpn.yaml")
+    assert [(c["to"], c.get("augment", "default")) for c in s["data"]["crops"]][0] == ("teacher", "none")
+    assert s["data"]["crops"][1]["to"] == "student"
+    m = s["method"]
+    assert (m["centring"], m["sinkhorn_iterations"], m["mean_entropy_weight"], m["koleo_weight"]) == (
+        "sinkhorn", 3, 1.0, 0.1,
+    )  # fmt: skip
+
+
+def test_rdino_regularises_its_wide_layer():
+    m = settings("recipes/voxceleb/conf/rdino.yaml")["method"]
+    assert (m["regularised"], m["variance_weight"], m["covariance_weight"]) == (8192, 10.0, 1.0)
+    assert (m["regulariser_start"], m["regulariser_end"]) == (0.05, 0.2)
+
+
+def test_pseudo_label_stages():
+    first, last = (settings(f"recipes/voxceleb/conf/{name}.yaml") for name in ("aam", "large_margin"))
+    for s in (first, last):
+        assert (s["method"]["name"], s["method"]["subcentres"], s["method"]["scale"]) == (
+            "aam_softmax",
+            2,
+            30.0,
+        )
+    m = first["method"]
+    assert (m["margin"], m["penalty"], m["gate"], m["confidence"]) == (0.2, 0.1, "dynamic", 0.5)
+    assert m["margin_warmup"] * first["train"]["epochs"] == pytest.approx(10)
+    assert m["affine_first"] * first["train"]["epochs"] == pytest.approx(30)
+    assert (last["method"]["margin"], last["data"]["crops"][0]["seconds"], last["train"]["epochs"]) == (
+        0.5,
+        6.0,
+        5,
+    )
+
+
+def test_the_rounds_name_files_that_are_there():
+    file = ROOT / "recipes/voxceleb/conf/pseudolabel.yaml"
+    values = config.check(PseudoLabelSettings, config.read(file), "pseudolabel")
+    assert (ROOT / values["train"]).is_file() and (ROOT / values["large_margin"]).is_file()
+    clusterer = config.check_part("clustering", values["clusterer"], "clusterer")
+    assert (clusterer["clusters"], clusterer["centroids"], clusterer["linkage"]) == (7500, 10000, "ward")

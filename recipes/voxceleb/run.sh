@@ -1,0 +1,152 @@
+#!/usr/bin/env bash
+# VoxCeleb, from the downloaded corpus to EER, and on through iterative pseudo-labelling. No speaker label is read.
+#   bash recipes/voxceleb/run.sh --voxceleb1 DIR --voxceleb2 DIR [--musan DIR] [--rirs DIR] [--lists DIR]
+#        [--config FILE] [--pseudolabel FILE] [--rounds N] [--average N] [--data DIR] [--exp-dir DIR]
+#        [--nj N] [--ngpu N] [--shards yes] [--trials "NAME ..."] [--cohort N] [--partial yes]
+#        [--stage N] [--stop-stage N] [key=value ...]
+# Stages: 1 prepare   2 shards (only with --shards yes)   3 train DINO   4 average teachers, extract   5 score
+#         6 export    7 cluster    8 train on pseudo-labels    9 more rounds, large margin, extract, score
+#         10 results table
+# key=value goes to stage 3. What is done is not repeated; what was broken off goes on. README.md explains each stage.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+voxceleb1="" voxceleb2="" musan="" rirs="" lists=""
+config=recipes/voxceleb/conf/ecapa1024.yaml pseudolabel=recipes/voxceleb/conf/pseudolabel.yaml
+rounds=2 average=10 data=data/voxceleb exp=exp/voxceleb nj=8 ngpu="" shards="" cohort=50
+trials="O E H" partial="" device=auto stage=1 stop_stage=10
+overrides=()
+usage() { sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2; }
+while (($#)); do
+    case $1 in
+        --voxceleb1) voxceleb1=$2 && shift 2 ;;
+        --voxceleb2) voxceleb2=$2 && shift 2 ;;
+        --musan) musan=$2 && shift 2 ;;
+        --rirs) rirs=$2 && shift 2 ;;
+        --lists) lists=$2 && shift 2 ;;
+        --config) config=$2 && shift 2 ;;
+        --pseudolabel) pseudolabel=$2 && shift 2 ;;
+        --rounds) rounds=$2 && shift 2 ;;
+        --average) average=$2 && shift 2 ;;
+        --data) data=$2 && shift 2 ;;
+        --exp-dir) exp=$2 && shift 2 ;;
+        --nj) nj=$2 && shift 2 ;;
+        --ngpu) ngpu=$2 && shift 2 ;;
+        --shards) shards=$2 && shift 2 ;;
+        --trials) trials=$2 && shift 2 ;;
+        --cohort) cohort=$2 && shift 2 ;;
+        --partial) partial=$2 && shift 2 ;;
+        --device) device=$2 && shift 2 ;;
+        --stage) stage=$2 && shift 2 ;;
+        --stop-stage) stop_stage=$2 && shift 2 ;;
+        *=*) overrides+=("$1") && shift ;;
+        *) usage ;;
+    esac
+done
+# shellcheck source=egs/setup.sh
+source egs/setup.sh log,av
+# shellcheck source=egs/stages.sh
+source egs/stages.sh
+mkdir -p "$exp/done"
+[[ -n $ngpu ]] || ngpu=$(python -c 'import torch; print(max(1, torch.cuda.device_count()))')
+
+# once N NAME COMMAND...: like run, and not again once it has ended well
+once() {
+    local marker=$exp/done/$2
+    [[ ! -e $marker ]] || return 0
+    run "$@"
+    touch "$marker"
+}
+
+train=$data/vox2
+[[ $shards != yes ]] || train=$data/vox2-shards
+if wanted 1; then
+    [[ -n $voxceleb1 && -n $voxceleb2 ]] || { echo "run.sh: give --voxceleb1 DIR and --voxceleb2 DIR" >&2 && exit 2; }
+    words=(--jobs "$nj")
+    [[ $partial != yes ]] || words+=(--partial)
+    once 1 prepare-vox1 speechssl prepare voxceleb1 "$voxceleb1" "$data/vox1" "${words[@]}" \
+        --lists "${lists:-$voxceleb1}"
+    once 1 prepare-vox2 speechssl prepare voxceleb2 "$voxceleb2" "$data/vox2" "${words[@]}"
+    [[ -z $musan ]] || once 1 prepare-musan speechssl prepare musan "$musan" "$data/musan" "${words[@]}"
+    [[ -z $rirs ]] || once 1 prepare-rirs speechssl prepare rirs_noises "$rirs" "$data/rirs" "${words[@]}"
+fi
+if wanted 2 && [[ $shards == yes ]]; then
+    once 2 shards speechssl shard "$data/vox2" "$data/vox2-shards"
+fi
+
+augment=()
+[[ ! -d $data/musan ]] || augment+=("augment.noise=$data/musan")
+[[ ! -d $data/rirs ]] || augment+=("augment.rir=$data/rirs")
+if wanted 3; then
+    command=(speechssl train)
+    ((ngpu == 1)) || command=(torchrun --standalone --nproc-per-node "$ngpu" -m speechssl train)
+    once 3 train "${command[@]}" "$config" --out "$exp/dino" --resume --device "$device" \
+        "data.train=[$train]" "${augment[@]}" "${overrides[@]}"
+fi
+
+embed=(speechssl embed)
+options=(--device "$device" --jobs "$ngpu" --precision bfloat16 --resume)
+# extract N NAME MODEL: embeddings of the test utterances, of every so many-th training utterance as a cohort
+extract() {
+    once "$1" "extract-$2-vox1" "${embed[@]}" "$3" "$data/vox1" "${options[@]}" --out "$exp/embeddings/$2/vox1.npz"
+    once "$1" "extract-$2-cohort" "${embed[@]}" "$3" "$train" "${options[@]}" --every "$cohort" \
+        --out "$exp/embeddings/$2/cohort.npz"
+}
+# score N NAME MODEL: each trial list by cosine, with the training mean subtracted, and with AS-norm
+score() {
+    local list scoring words
+    for list in $trials; do
+        [[ -f $data/vox1/trials-$list ]] || continue
+        for scoring in cosine mean asnorm; do
+            words=()
+            [[ $scoring == cosine ]] || words+=(--subtract-mean "$exp/embeddings/$2/cohort.npz")
+            [[ $scoring != asnorm ]] || words+=(--as-norm "$exp/embeddings/$2/cohort.npz")
+            once "$1" "score-$2-$list-$scoring" speechssl evaluate verification "$exp/embeddings/$2/vox1.npz" \
+                --trials "$data/vox1/trials-$list" --speakers "$data/vox1" --model "$3" "${words[@]}" \
+                --out "$exp/eval/$2-$scoring/vox1-$list"
+        done
+    done
+}
+start=$exp/dino/model-average
+if wanted 4; then
+    once 4 average speechssl average "$exp/dino" --last "$average" --out "$start"
+    extract 4 untrained "$exp/dino/untrained"
+    extract 4 dino "$start"
+fi
+if wanted 5; then
+    score 5 untrained "$exp/dino/untrained"
+    score 5 dino "$start"
+fi
+if wanted 6; then
+    once 6 export speechssl export "$start" --to huggingface --out "$exp/export"
+fi
+
+loop=(speechssl pseudolabel "$pseudolabel" --out "$exp/pseudolabel" --device "$device" "start=$start"
+    "data=[$train]" "processes=$ngpu")
+if ((${#augment[@]})); then
+    loop+=("overrides=[$(IFS=, && echo "${augment[*]}")]")
+fi
+if wanted 7; then
+    once 7 cluster "${loop[@]}" rounds=0 large_margin=null
+fi
+if wanted 8 && ((rounds > 0)); then
+    once 8 round-1 "${loop[@]}" rounds=1 large_margin=null
+fi
+if wanted 9 && ((rounds > 0)); then
+    once 9 "rounds-$rounds" "${loop[@]}" "rounds=$rounds"
+    for ((number = 1; number <= rounds; number++)); do
+        model=$exp/pseudolabel/round-$number/train/model
+        [[ -d $model ]] || break # stopped earlier, by its criterion
+        extract 9 "round-$number" "$model"
+        score 9 "round-$number" "$model"
+    done
+    if [[ -d $exp/pseudolabel/large-margin/model ]]; then
+        extract 9 large-margin "$exp/pseudolabel/large-margin/model"
+        score 9 large-margin "$exp/pseudolabel/large-margin/model"
+    fi
+fi
+if wanted 10; then
+    echo "[stage 10] speechssl report $exp --record" >&2
+    speechssl report "$exp" --record
+    echo "table: $exp/record.md; numbers: $exp/record.json; seconds of each stage: $exp/seconds.tsv" >&2
+fi
