@@ -132,13 +132,21 @@ def _listing(directory: str, what: str) -> list[tuple[Path, str]]:
             raise UserError(f"augment.{what}: {root / 'utterances.tsv'} has no column `path`; add it")
         return [(root / row["path"], _kind(row.get("kind") or row["path"])) for row in rows]
     if (root / "wav.scp").is_file():
-        pairs = [
-            line.split(maxsplit=1) for line in (root / "wav.scp").read_text(encoding="utf-8").splitlines()
-        ]
-        good = [pair for pair in pairs if len(pair) == 2 and not pair[1].rstrip().endswith("|")]
-        return [(Path(path.strip()), _kind(f"{name} {path}")) for name, path in good]
+        return _kaldi(root)
     found = (path for path in root.rglob("*") if path.suffix.lower() in _SUFFIXES)
     return [(path, _kind(str(path.relative_to(root)))) for path in sorted(found)]
+
+
+def _kaldi(root: Path) -> list[tuple[Path, str]]:
+    """wav.scp; kinds from utt2kind, or else from the ids and the paths below the folder common to all."""
+    lines = [line.split(maxsplit=1) for line in (root / "wav.scp").read_text(encoding="utf-8").splitlines()]
+    pairs = [(line[0], line[1].strip()) for line in lines if len(line) == 2 and not line[1].endswith("|")]
+    kinds: dict[str, str] = {}
+    if (root / "utt2kind").is_file():
+        rows = (line.split() for line in (root / "utt2kind").read_text(encoding="utf-8").splitlines())
+        kinds = {row[0]: row[1] for row in rows if len(row) == 2}
+    common = len(os.path.commonpath([os.path.dirname(path) for _, path in pairs])) if pairs else 0
+    return [(Path(path), _kind(kinds.get(name) or f"{name} {path[common:]}")) for name, path in pairs]
 
 
 def _kind(text: str) -> str:

@@ -32,11 +32,21 @@ def listing(root: Path) -> list[Found]:
     if not root.is_dir():
         what = "is a file" if root.exists() else "no such directory"
         raise UserError(f"{root}: {what}; give a folder of audio")
-    found = read_table(root / TABLE) if (root / TABLE).exists() else [Found(path) for path in _walk(root)]
+    found = read_table(root / TABLE) if (root / TABLE).exists() else [Found(path) for path in walk(root)]
     if not found:
         kinds = " ".join(sorted(extension[1:] for extension in EXTENSIONS))
         raise UserError(f"{root}: no audio in it; files that end in {kinds} are looked for")
     return sorted(found, key=lambda item: item.path)
+
+
+def folder_of(root: Path, inside: tuple[str, ...], name: str) -> Path:
+    """`root` or `root/name`, whichever holds one of the folders `inside`; UserError if neither does."""
+    for folder in (root, root / name):
+        if any((folder / part).is_dir() for part in inside):
+            return folder
+    raise UserError(
+        f"{root}: neither it nor {name} in it holds {' or '.join(inside)}; give the folder {name}"
+    )
 
 
 def read_table(path: Path) -> list[Found]:
@@ -128,7 +138,8 @@ def _label_name(column: str, path: Path) -> bool:
     return True
 
 
-def _walk(root: Path) -> Iterator[str]:
+def walk(root: Path) -> Iterator[str]:
+    """Audio files below `root` as paths from there; see `listing`."""
     seen = set()
     for folder, below, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)

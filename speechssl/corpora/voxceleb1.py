@@ -1,0 +1,158 @@
+"""VoxCeleb1: 1,251 speakers, and the trials O, E and H: `speechssl prepare voxceleb1 ROOT OUT --lists DIR`.
+
+Nagrani, Chung and Zisserman, "VoxCeleb: a large-scale speaker identification dataset", Interspeech 2017.
+Licence: CC BY 4.0 for the annotations, the audio remains its owners'. Development part 148,642 utterances of
+1,211 speakers, test part 4,874 of 40. The lists are the corpus' own (`meta/` of its site): O from the test
+part, E and H from both; "original" are those before the labels were cleaned. Their counts and MD5 sums are
+those that PaddleSpeech's VoxCeleb recipe and downloader publish.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from speechssl.corpora import _voxceleb
+from speechssl.corpora._measuring import prepare_files, refuse_file
+from speechssl.corpora._voxceleb import Published
+from speechssl.data.manifest import Manifest
+from speechssl.data.trials import Trials, read_trials, write_trials
+from speechssl.errors import UserError
+
+DEV = Published("VoxCeleb1 dev", 1211, 148642)
+TEST = Published("VoxCeleb1 test", 40, 4874)
+ALL = Published("VoxCeleb1", DEV.speakers + TEST.speakers, DEV.utterances + TEST.utterances)
+
+
+@dataclass(frozen=True, slots=True)
+class List:
+    """An official list: its file, its trials, the targets among them, and its MD5 sum."""
+
+    file: str
+    trials: int
+    targets: int
+    md5: str
+
+
+LISTS = {
+    "O": List("veri_test2.txt", 37611, 18802, "b73110731c9223c1461fe49cb48dddfc"),
+    "E": List("list_test_all2.txt", 579818, 289921, "a53e059deb562ffcfc092bf5d90d9f3a"),
+    "H": List("list_test_hard2.txt", 550894, 275488, "857790e09d579a68eb2e339a090343c8"),
+    "O-original": List("veri_test.txt", 37720, 18860, "29fc7cc1c5d59f0816dc15d6e8be60f7"),
+    "E-original": List("list_test_all.txt", 581480, 290743, "b9ecf7aa49d4b656aa927a8092844e4a"),
+    "H-original": List("list_test_hard.txt", 552536, 276270, "21c341b6b2168eea2634df0fb4b8fff1"),
+}
+
+
+def prepare(
+    root: str | Path,
+    out: str | Path,
+    *,
+    lists: str | Path | None = None,
+    partial: bool = False,
+    check: bool = False,
+    jobs: int | None = None,
+) -> Manifest:
+    """Write a Kaldi directory of VoxCeleb1, and OUT/trials-O, -E, -H, -O-original, -E-original, -H-original.
+
+    Of the official lists (veri_test2.txt, list_test_all2.txt, list_test_hard2.txt, and without the 2 the
+    original ones) those that are there are taken. An EER on fewer trials is not comparable, so a list of
+    another length, and trials without audio, are refused; the utterances are listed in OUT/missing.tsv. The
+    test part alone gives O.
+
+    Args:
+        root: the folder that the corpus was unpacked into; vox1_dev_wav, vox1_test_wav ..., at any depth.
+        out: the Kaldi directory to write.
+        lists: the folder of the lists; ROOT if not given.
+        partial: go on with an incomplete corpus, and leave out the trials without audio.
+        check: decode every file, to find silent and damaged ones; otherwise only headers are read.
+        jobs: files at a time; all cores if not given.
+
+    Raises:
+        UserError: no such folder, nothing of VoxCeleb1 in it, not all of it, or trials without audio.
+    """
+    root, out = Path(root), Path(out)
+    refuse_file(out)
+    files = _voxceleb.find(root, 1, jobs)
+    part = _voxceleb.check_counts(root, files, (ALL, TEST, DEV), partial)
+    names = [name for name in LISTS if part in (None, ALL) or (part == TEST and name.startswith("O"))]
+    trials = _read_lists(root if lists is None else Path(lists), names, lists is not None, partial)
+    _usable(trials, files.keys(), out, partial)  # before the headers are read, which takes a while
+    manifest = prepare_files(sorted(files.items()), root, out, check=check, jobs=jobs)
+    usable = _usable(trials, set(manifest.ids), out, partial)
+    for name in LISTS:
+        (out / f"trials-{name}").unlink(missing_ok=True)
+    for name, kept in usable.items():
+        write_trials(kept, out / f"trials-{name}", style="voxceleb")
+    return manifest
+
+
+def _read_lists(folder: Path, names: list[str], given: bool, partial: bool) -> dict[str, Trials]:
+    """Those of the lists `names` that `folder` holds, compared with what is published of them."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such directory; give the folder of veri_test2.txt and the other lists")
+    found = {}
+    for name in names:
+        path = folder / LISTS[name].file
+        if path.exists():
+            found[name] = read_trials(path)
+            _compare(path, name, LISTS[name], found[name], partial)
+    if names and not found:
+        line = f"{folder}: none of {', '.join(LISTS[name].file for name in names)}"
+        if given:
+            raise UserError(f"{line}; download them from the corpus' site")
+        print(f"{line}: no trials are written (--lists DIR)", file=sys.stderr)
+    return found
+
+
+def _compare(path: Path, name: str, published: List, trials: Trials, partial: bool) -> None:
+    """One line for a list; UserError if its trials are not as many as published, unless `partial`."""
+    if hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == published.md5:
+        print(f"{path}: VoxCeleb1-{name}, {len(trials):,} trials, checksum as published", file=sys.stderr)
+        return
+    counts = f"{len(trials):,} trials, {int(trials.target.sum()):,} of them targets"
+    if (len(trials), int(trials.target.sum())) == (published.trials, published.targets):
+        text = f"{path}: VoxCeleb1-{name}, {counts}, as published, but its checksum is another"
+        print(f"{text}: compare it with the original before you publish figures", file=sys.stderr)
+        return
+    text = f"{path}: {counts}, where VoxCeleb1-{name} has {published.trials:,} and {published.targets:,}"
+    if not partial:
+        raise UserError(f"{text}; download it again, or take it as it is: --partial")
+    print(f"{text}: not comparable with published figures (--partial)", file=sys.stderr)
+
+
+def _usable(lists: dict[str, Trials], ids: Collection[str], out: Path, partial: bool) -> dict[str, Trials]:
+    """The lists without trials that name an utterance not in `ids`; OUT/missing.tsv says which those are.
+
+    Raises UserError if there are any, unless `partial`.
+    """
+    known = np.array(sorted(ids))
+    kept, missing = {}, dict[str, list[str]]()
+    lines = []
+    for name, trials in lists.items():
+        good = np.isin(trials.enrol, known) & np.isin(trials.test, known)
+        for utterance in trials.unknown(ids):
+            missing.setdefault(utterance, []).append(name)
+        if good.any():
+            kept[name] = Trials(trials.enrol[good], trials.test[good], trials.target[good])
+        if not good.all():
+            lines.append(f"{int((~good).sum()):,} of {len(trials):,} of {name}")
+    path = out / "missing.tsv"
+    path.unlink(missing_ok=True)
+    if not missing:
+        return kept
+    out.mkdir(parents=True, exist_ok=True)
+    rows = "".join(f"{utterance}\t{' '.join(names)}\n" for utterance, names in sorted(missing.items()))
+    path.write_text(f"utterance\tlists\n{rows}", encoding="utf-8", errors="surrogateescape")
+    text = (
+        f"{len(missing):,} utterances of trials have no audio (listed in {path}): trials {', '.join(lines)}"
+    )
+    if not partial:
+        raise UserError(f"{text}; unpack the rest (E and H need both parts), or leave them out: --partial")
+    print(f"{text} are left out: not comparable with published figures (--partial)", file=sys.stderr)
+    return kept
