@@ -138,9 +138,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
         write_results(arguments.out, measured, scores=True)
         scored = (measured.scores, measured.trials.target)
-        plots.det_plot(
-            {arguments.model or Path(arguments.embeddings).stem: scored}, arguments.out / "det.png"
-        )
+        whose = "/".join(Path(arguments.model or arguments.embeddings).parts[-2:])
+        plots.det_plot({whose: scored}, arguments.out / "det.png")
         plots.score_histogram(*scored, arguments.out / "scores.png")
     print(_table(measured.results))
 

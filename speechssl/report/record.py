@@ -40,7 +40,8 @@ def record(experiment: str | Path) -> str:
         UserError: nothing has been evaluated there, or a results file is damaged.
     """
     experiment = Path(experiment)
-    rows = [_row(path) for path in sorted(experiment.glob("eval/*/*/results.json"))]
+    paths = experiment.glob("eval/*/*/results.json")
+    rows = [_row(path) for path in sorted(paths, key=lambda path: path.stat().st_mtime)]
     if not rows:
         raise UserError(
             f"report: no eval/NAME/LIST/results.json in {experiment}; run `speechssl evaluate verification"
@@ -83,7 +84,7 @@ def _model(folder: str) -> dict[str, Any]:
     encoder = model.settings["encoder"]
     data = about.get("data", {})
     return {
-        "method": about.get("method"),
+        "method": about.get("method") if about.get("step") != 0 else "untrained",
         "encoder": f"{encoder['name']}, width {encoder['width']}" if "width" in encoder else encoder["name"],
         "parameters": sum(p.numel() for p in model.encoder.parameters()),
         "data": f"{data['utterances']:,} utterances, {data['hours']:.4g} h" if data else None,

@@ -33,13 +33,14 @@ def describe(
     """Write ``config.yaml``, ``about.yaml`` and, if any, ``skipped.tsv`` before the first step."""
     run.mkdir(parents=True, exist_ok=True)
     classes = settings["data"].get("pseudo_labels")
+    made = classes is None or (Path(classes).parent / "clusters.json").exists()
     about = {
         "method": settings["method"]["name"],
         "speechssl": speechssl.__version__,
         "torch": str(torch.__version__),
         "commit": commit(),
         "seed": settings["seed"],
-        "labels_used": "none" if classes is None else f"none (classes: {classes})",
+        "labels_used": "none" if made else f"classes of unknown origin: {classes}",
         "data": {
             "directories": list(settings["data"]["train"]),
             "utterances": len(utterances),

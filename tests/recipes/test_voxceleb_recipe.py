@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from speechssl import audio
 from speechssl.corpora import synthetic
 
 ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "SPEECHSSL_PYTHON": sys.executable}  # nothing is installed while tests run
 RUN = ROOT / "recipes" / "voxceleb" / "run.sh"
 LISTS = {"veri_test2.txt": (0, 3), "list_test_all2.txt": (0, 4), "list_test_hard2.txt": (1, 4)}
 
@@ -67,9 +69,13 @@ def corpus(folder, speakers):
     """vox1/ (4 speakers, and lists of trials), vox2/ (8 speakers, two in m4a), as they are unpacked."""
     for number, files in enumerate(speakers):
         first = number < 4
-        top = folder / ("vox1/wav" if first else "vox2/dev/aac") / f"id{10270 + number if first else number:05d}"
+        top = (
+            folder
+            / ("vox1/wav" if first else "vox2/dev/aac")
+            / f"id{10270 + number if first else number:05d}"
+        )
         for count, file in enumerate(files):
-            wave = audio.read(file)
+            wave = audio.read(file, 16000)
             video = top / f"vid{count // 2}_{number:04d}"
             video.mkdir(parents=True, exist_ok=True)
             if not first and number < 6:
@@ -77,7 +83,9 @@ def corpus(folder, speakers):
             else:
                 soundfile.write(video / f"{count:05d}.wav", wave, 16000)
     (folder / "lists").mkdir()
-    names = sorted(p.relative_to(folder / "vox1/wav").as_posix() for p in (folder / "vox1/wav").rglob("*.wav"))
+    names = sorted(
+        p.relative_to(folder / "vox1/wav").as_posix() for p in (folder / "vox1/wav").rglob("*.wav")
+    )
     for file, (start, stop) in LISTS.items():
         chosen = [n for n in names if start <= int(n[2:7]) - 10270 < stop]
         pairs = itertools.combinations(chosen, 2)
@@ -103,7 +111,11 @@ def configurations(folder):
     small = {"name": "ecapa", "width": 16, "scale": 2, "embedding": 16, "attention": 8, "se": 8}
     train = {"batch_size": 8, "precision": "float32", "log_every": 5, "save_every": 5, "threads": 1}
     dino = {
-        "data": {"train": ["x"], "crops": [{"count": 2, "seconds": 0.6}, {"count": 2, "seconds": 0.3}], "workers": 0},
+        "data": {
+            "train": ["x"],
+            "crops": [{"count": 2, "seconds": 0.6}, {"count": 2, "seconds": 0.3}],
+            "workers": 0,
+        },
         "features": {"mels": 24},
         "encoder": small,
         "method": {"name": "dino", "prototypes": 16, "layers": 2, "hidden": 16, "bottleneck": 8},
@@ -158,7 +170,11 @@ def command(tree, *words):
 
 def test_every_stage_runs_and_a_killed_one_goes_on(tree):
     process = subprocess.Popen(
-        command(tree, "--stop-stage", "3"), stderr=subprocess.PIPE, text=True, start_new_session=True
+        command(tree, "--stop-stage", "3"),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=ENVIRONMENT,
     )
     limit = time.monotonic() + 300
     while not (tree / "exp/dino/last.pt").exists() and process.poll() is None and time.monotonic() < limit:
@@ -168,7 +184,7 @@ def test_every_stage_runs_and_a_killed_one_goes_on(tree):
     assert (tree / "exp/dino/last.pt").exists(), said[-2000:]
     assert "[stage 1]" in said and not (tree / "exp/done/train").exists()
 
-    done = subprocess.run(command(tree, "--shards", "yes"), capture_output=True, text=True)
+    done = subprocess.run(command(tree), capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "[stage 1]" not in done.stderr  # not done again
     assert "--resume" in done.stderr
@@ -180,21 +196,25 @@ def test_every_stage_runs_and_a_killed_one_goes_on(tree):
     assert set(rows) == {(f"{m}-{s}", "vox1-O") for m in models for s in ("cosine", "mean", "asnorm")}
     for (name, _), row in rows.items():
         assert 0 <= row["eer"] <= 100 and row["eer_interval"] and row["parameters"] > 0 and row["commit"]
-        assert row["labels_used"].startswith("none")
+        assert row["labels_used"] == "none"
         assert ("AS-norm" in row["scoring"]) == name.endswith("asnorm")
     rounds = json.loads((exp / "pseudolabel/pseudolabel.json").read_text())
     assert len(rounds["rounds"]) == 3 and rounds["labels_used"] == [] and rounds["large_margin"]
     assert (exp / "export/config.json").exists()
     assert "| round-2-mean | aam_softmax |" in (exp / "record.md").read_text()
 
-    again = subprocess.run(command(tree, "--shards", "yes"), capture_output=True, text=True)
+    again = subprocess.run(command(tree), capture_output=True, text=True, env=ENVIRONMENT)
     assert again.returncode == 0
     assert set(re.findall(r"\[stage (\d+)\]", again.stderr)) == {"10"}
 
 
 def test_what_is_missing_is_one_line(tmp_path):
-    done = subprocess.run(["bash", str(RUN), "--exp-dir", str(tmp_path)], capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", str(RUN), "--exp-dir", str(tmp_path)], capture_output=True, text=True, env=ENVIRONMENT
+    )
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1] == "run.sh: give --voxceleb1 DIR and --voxceleb2 DIR"
-    done = subprocess.run(["bash", str(RUN), "--stages", "3"], capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", str(RUN), "--stages", "3"], capture_output=True, text=True, env=ENVIRONMENT
+    )
     assert done.returncode == 2 and "Stages: 1 prepare" in done.stderr
