@@ -61,3 +61,10 @@ def test_embedding_beside_file_by_file():
 def test_scoring_and_clustering():
     out = bench("scoring", "--trials", "2000", "--utterances", "100", "--kmeans", "500", "--clusters", "10")
     assert "MiniBatchKMeans" in out and "AS-norm" in out and "peak memory" in out
+
+
+def test_clusters_in_processes_of_their_own():
+    out = bench("clusters", "--rows", "600", "--speakers", "10", "--clusters", "12", "--centroids", "30")
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines()[2:]}
+    assert set(rows) == {"kmeans", "kmeans_ahc", "MiniBatchKMeans"}
+    assert all(float(row[2]) > 0.5 and int(row[3]) <= 12 for row in rows.values())
