@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
-
-from speechssl.errors import UserError
 
 
 def arguments(sub: argparse.ArgumentParser) -> None:
@@ -35,36 +32,20 @@ def arguments(sub: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """``cluster``: utt2cluster, clusters.json and sizes.png; the figures on standard output."""
+    from speechssl import config
     from speechssl.data.kaldi import read_mapping
     from speechssl.evaluation import clusters
     from speechssl.report.plots import size_plot
 
-    clusterer, settings = _clusterer(args.name, args.overrides)
+    section = {"name": args.name, **config.read("", args.overrides)}
+    clusterer, settings = clusters.build(section)
     reference = None
     if args.reference:
         file = args.reference / "utt2spk" if args.reference.is_dir() else args.reference
         reference = read_mapping(file)
     kept = {"pca": args.pca, "smallest": args.smallest, "largest": args.largest, "share": args.share}
     ids, labels, found = clusters.cluster(args.embeddings, clusterer, reference=reference, **kept)
-    clusters.write(args.out, ids, labels, {"clusterer": {"name": args.name, **settings}, **found})
+    clusters.write(args.out, ids, labels, {"clusterer": settings, **found})
     size_plot(labels[labels >= 0], args.out / "sizes.png")
     for key, value in found.items():
         print(f"{key:<12}{value:.4f}" if isinstance(value, float) else f"{key:<12}{value}")
-
-
-def _clusterer(name: str, overrides: list[str]) -> tuple[Any, dict[str, Any]]:
-    """The clusterer and its settings; any class with fit_predict by its dotted path."""
-    from speechssl import config
-
-    written = config.read("", overrides)
-    part = config.find("clustering", name)
-    if ":" in name:
-        try:
-            made = part(**written)
-        except TypeError as error:
-            raise UserError(f"cluster: {name}: {error}") from error
-        if not hasattr(made, "fit_predict"):
-            raise UserError(f"cluster: {name} has no fit_predict; give a clusterer")
-        return made, written
-    settings = config.check(part, written, "cluster")
-    return part(**settings), settings

@@ -156,7 +156,7 @@ class _Loop:
 
     def __init__(self, settings: PseudoLabelSettings, out: Path, device: str) -> None:
         self.settings, self.out, self.device = settings, out, device
-        self.clusterer = config.build("clustering", settings.clusterer)
+        self.clusterer, self.clusterer_settings = clusters.build(settings.clusterer)
         out.mkdir(parents=True, exist_ok=True)
         written = out / "config.yaml"
         mine = {key: getattr(settings, key) for key in PseudoLabelSettings.__dataclass_fields__}
@@ -191,7 +191,7 @@ class _Loop:
             s = self.settings
             kept = {"pca": s.pca, "smallest": s.smallest, "largest": s.largest, "share": s.share}
             ids, labels, figures = clusters.cluster(folder / "embeddings.npz", self.clusterer, **kept)  # type: ignore[arg-type]
-            clusters.write(found, ids, labels, {"clusterer": dict(s.clusterer), **figures})
+            clusters.write(found, ids, labels, {"clusterer": self.clusterer_settings, **figures})
         figures = json.loads((found / "clusters.json").read_text(encoding="utf-8"))
         result = {"round": number, "model": model, "clusters": figures}
         if number:

@@ -15,12 +15,46 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechssl import metrics
+from speechssl import config, metrics
 from speechssl.clustering._steps import confidences, filtered, prepared
 from speechssl.data.vectors import read_vectors
 from speechssl.errors import UserError
 
 _SAMPLE = 10_000  # utterances for the silhouette, which compares pairs
+
+
+_ALL_PAIRS = ("AffinityPropagation", "AgglomerativeClustering", "FeatureAgglomeration", "SpectralClustering")
+
+
+def build(section: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The clusterer that ``{name: ..., settings}`` names, and all its settings.
+
+    A name is a module of ``clustering/`` or the dotted path of any class with ``fit_predict``
+    (``sklearn.cluster:Birch``).
+    """
+    name = str(section.get("name", ""))
+    if ":" not in name:
+        settings = config.check_part("clustering", section, "clusterer")
+        return config.build("clustering", settings), settings
+    written = {key: value for key, value in section.items() if key != "name"}
+    try:
+        made = config.find("clustering", name)(**written)
+    except TypeError as error:
+        raise UserError(f"cluster: {name}: {error}") from error
+    if not hasattr(made, "fit_predict"):
+        raise UserError(f"cluster: {name} has no fit_predict; give a clusterer")
+    return made, {"name": name, **written}
+
+
+def _fits(clusterer: Any, rows: int) -> None:
+    """Refuse a clusterer of scikit-learn's that holds all pairs where they are more than the memory."""
+    kind = type(clusterer).__name__
+    need, have = 8 * rows**2 / 1e9, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    if kind in _ALL_PAIRS and need > have:
+        raise UserError(
+            f"cluster: {kind} holds the distances of all pairs, {need:,.0f} GB for {rows:,} embeddings; this"
+            f" machine has {have:.0f}: take kmeans_ahc, which holds those of its centroids"
+        )
 
 
 def cluster(
@@ -43,6 +77,7 @@ def cluster(
         Ids (N,), clusters (N,), -1 for what is left out, and the figures of ``evaluate`` with seconds.
     """
     ids, matrix = read_vectors(embeddings)
+    _fits(clusterer, len(matrix))
     rows = prepared(matrix, pca)
     begun = time.perf_counter()
     labels = clusterer.fit_predict(rows)

@@ -141,7 +141,7 @@ def test_any_clusterer_by_its_dotted_path(embeddings):
     ("words", "said"),
     [
         (["--with", "kmeanss"], "did you mean 'kmeans'"),
-        (["cluster=8"], "unknown key cluster.cluster (did you mean 'clusters'?)"),
+        (["cluster=8"], "unknown key clusterer.cluster (did you mean 'clusters'?)"),
         (["clusters=500"], "200 embeddings cannot make 500 clusters"),
         (["--with", "sklearn.cluster:KMeans", "nothing=3"], "unexpected keyword argument 'nothing'"),
         (["--with", "collections:OrderedDict"], "has no fit_predict"),
@@ -152,3 +152,12 @@ def test_mistakes_are_one_line(embeddings, words, said, capsys):
     assert cli.main(["cluster", str(embeddings / "e.npz"), *words, "--out", str(embeddings / "out")]) == 2
     printed = capsys.readouterr().err
     assert said in printed and printed.count("\n") == 1
+
+
+def test_all_pairs_of_a_million_are_refused_before_they_fill_the_memory():
+    from sklearn.cluster import AgglomerativeClustering, Birch
+
+    with pytest.raises(UserError, match=r"9,5\d\d GB for 1,092,009 embeddings.*kmeans_ahc"):
+        clusters._fits(AgglomerativeClustering(), 1_092_009)
+    clusters._fits(AgglomerativeClustering(), 1000)
+    clusters._fits(Birch(), 1_092_009)
