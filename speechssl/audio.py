@@ -4,6 +4,7 @@ wav, flac, ogg, opus and mp3 go through libsndfile; m4a, mp4 and aac, and the ra
 and flac files that do not say how long they are, through PyAV (`pip install 'speechssl[av]'`).
 A piece of a file is sought, never read from the start, and the sample at `start` is the same one whether the
 whole file is read or only the piece: the decoder and the resampler get a little context before and after it.
+A path may be the address of a file inside a tar archive (`speechssl._member`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from speechssl import _member
 from speechssl._mp3 import length_is_a_guess
 from speechssl.errors import UserError
 
@@ -223,6 +225,11 @@ def _mono(planar: npt.NDArray[np.float32]) -> Samples:
 def _open(path: PathLike) -> Iterator[_SoundFileReader | _AvReader]:
     """Open `path` with the library that knows its format; whatever that raises becomes a UserError."""
     name = os.fspath(path)
+    member = _member.parse(name)
+    if member is not None:
+        with _open_member(member) as reader:
+            yield reader
+        return
     if isinstance(path, Pipe):
         source: Any = io.BytesIO(_run(path))
         opened: Any = _sound_file(source, name)
@@ -241,6 +248,20 @@ def _open(path: PathLike) -> Iterator[_SoundFileReader | _AvReader]:
             return
     with _av_file(source, name) as reader:
         yield reader
+
+
+@contextmanager
+def _open_member(member: _member.Member) -> Iterator[_SoundFileReader | _AvReader]:
+    name, file = str(member), member.open()
+    try:
+        opened = _av_file if member.extension.lower() in AV_EXTENSIONS else _sound_file
+        with opened(file, name) as reader:
+            yield reader
+    except UserError:
+        lost = getattr(file, "error", None)  # what could not be read of the archive, if that is the reason
+        if lost is None:
+            raise
+        raise lost from None
 
 
 def _length_is_a_guess(name: str) -> bool:
@@ -282,7 +303,7 @@ def _run(command: Pipe) -> bytes:
 
 def _diagnose(name: str, error: Exception) -> UserError:
     """One line for a file that could not be opened or decoded."""
-    if not isinstance(error, UserError) and not name.endswith("|"):
+    if not isinstance(error, UserError) and not name.endswith("|") and _member.parse(name) is None:
         if not os.path.exists(name):
             return UserError(f"{name}: no such file; check the path")
         if os.path.isdir(name):

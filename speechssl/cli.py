@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import speechssl
-from speechssl import _cli_cluster, _cli_diagnose, _cli_verification
+from speechssl import _cli_cluster, _cli_diagnose, _cli_files, _cli_verification
 from speechssl.errors import UserError
 
 PARTS = ("corpora", "encoders", "methods", "predictors", "clustering", "diagnostics", "evaluation")
@@ -87,6 +87,7 @@ def parser() -> argparse.ArgumentParser:
 
     _prepare_arguments(verb("prepare", _prepare, "write Kaldi directories (and trials) from a corpus"))
     _validate_arguments(verb("validate", _validate, "check Kaldi directories before hours are spent on them"))
+    _cli_files.shard_arguments(verb("shard", _cli_files.shard, "pack a Kaldi directory into tar shards"))
     _train_arguments(verb("train", _train, "train an encoder on unlabelled audio"))
     _average_arguments(verb("average", _average, "average the weights of a run's last checkpoints"))
     _embed_arguments(verb("embed", _embed, "one embedding per utterance"))

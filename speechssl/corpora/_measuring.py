@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,12 +14,11 @@ import numpy as np
 
 from speechssl import audio
 from speechssl.corpora._listing import Found
-from speechssl.data.kaldi import label_names
+from speechssl.data.kaldi import label_names, write_skipped
 from speechssl.data.manifest import Manifest, Utterance, write_manifest
 from speechssl.errors import UserError
 
 _SILENT = 1e-4  # peak below which a file counts as silent: -80 dBFS
-_ESCAPES = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})
 _CHUNK = 64  # files a task: a million tasks would cost more than the headers
 
 
@@ -110,17 +108,10 @@ def write(manifest: Manifest, out: Path) -> None:
     """The Kaldi directory without an earlier run's files, OUT/skipped.tsv, and a line that counts."""
     stale = [out / f"utt2{label}" for label in label_names(out) if label not in {"spk", *manifest.labels}]
     write_manifest(manifest, out)
-    for path in (*stale, out / "trials", out / "skipped.tsv"):
+    for path in (*stale, out / "trials"):
         path.unlink(missing_ok=True)
-    line = f"{out}: {len(manifest)} utterances, {manifest.seconds / 3600:.2f} h"
-    if manifest.skipped:
-        kinds = Counter(reason.partition(":")[0] for _, reason in manifest.skipped)
-        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-        line += f"; {len(manifest.skipped)} files skipped ({counts}), listed in {out / 'skipped.tsv'}"
-        rows = "".join(f"{path.translate(_ESCAPES)}\t{reason}\n" for path, reason in manifest.skipped)
-        with open(out / "skipped.tsv", "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write("path\treason\n" + rows)
-    print(line, file=sys.stderr)
+    left_out = write_skipped(manifest.skipped, out)
+    print(f"{out}: {len(manifest)} utterances, {manifest.seconds / 3600:.2f} h{left_out}", file=sys.stderr)
 
 
 def refuse_file(out: Path) -> None:

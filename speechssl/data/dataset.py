@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from speechssl import audio
+from speechssl import _member, audio
 from speechssl.data.crops import Augmenter, Batch, CropSpec, parse_plan
 from speechssl.data.loader import Loader, make_loader, worker_count
 from speechssl.data.manifest import Utterance
@@ -86,6 +86,9 @@ class CropBatches(Dataset[Batch]):
             plan then has groups to: teacher and to: student).
         weight_by_duration: an epoch visits utterances in proportion to their duration (systematic sampling:
             as many visits as utterances) in place of once each.
+        shards_at_once: None, or how many tar shards an epoch mixes at a time: it goes through the shards in
+            random order, so many together, and their utterances in random order. Reading then stays in a few
+            files, which disks that turn and caches of remote stores need.
         positives: partners from the same pseudo-cluster: where an utterance takes one, the second half of the
             first group that the teacher sees (all of it, if the student does not see it) is the partner's.
 
@@ -108,6 +111,7 @@ class CropBatches(Dataset[Batch]):
         overlap: float = 0.0,
         disjoint: bool = False,
         weight_by_duration: bool = False,
+        shards_at_once: int | None = None,
         positives: Positives | None = None,
     ) -> None:
         _check(utterances, plan, batch_size, world, overlap, disjoint)
@@ -122,6 +126,9 @@ class CropBatches(Dataset[Batch]):
         self.speeds = augment.speed if augment is not None else ()
         self.steps_per_epoch = len(self.table) // (batch_size * world)
         self._order: tuple[int, np.ndarray] | None = None
+        self.shards_at_once, self._shard = shards_at_once, np.zeros(0, dtype=np.int64)
+        if shards_at_once is not None:
+            self._shard = _shards(utterances, shards_at_once)
 
     def __len__(self) -> int:
         """Steps in an epoch; indices may go beyond, into later epochs."""
@@ -205,7 +212,11 @@ class CropBatches(Dataset[Batch]):
             if self.weight_by_duration:
                 share = np.cumsum(self.table.seconds) / self.table.seconds.sum()
                 rows = np.searchsorted(share, (np.arange(count) + rng.random()) / count).clip(max=count - 1)
-            self._order = (epoch, rng.permutation(rows))
+            rows = rng.permutation(rows)
+            if self.shards_at_once is not None:
+                turn = rng.permutation(self._shard.max() + 1) // self.shards_at_once
+                rows = rows[np.argsort(turn[self._shard[rows]], kind="stable")]
+            self._order = (epoch, rows)
         return self._order[1]
 
     def _readable(
@@ -301,6 +312,19 @@ def merged(spans: Sequence[tuple[int, int]], gap: int) -> list[tuple[int, int]]:
         else:
             out.append((start, stop))
     return out
+
+
+def _shards(utterances: Sequence[Utterance], at_once: int) -> np.ndarray:
+    """(N,) the number of each utterance's shard."""
+    members = [_member.parse(str(utterance.path)) for utterance in utterances]
+    names = sorted({member.archive for member in members if member is not None})
+    if at_once < 1 or not names or None in members:
+        raise UserError(
+            f"data.shards_at_once={at_once}: is a number of shards, at least 1, and needs data.train to be"
+            " directories of `speechssl shard`; leave it out for files"
+        )
+    place = {name: number for number, name in enumerate(names)}
+    return np.array([place[member.archive] for member in members if member is not None], dtype=np.int64)
 
 
 def _check(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from speechssl import audio
+from speechssl import _member, audio
 from speechssl.errors import UserError
 
 Bad = Callable[[str, str], None]
 """Called with the id of a line or utterance that cannot be used, and the reason (where, what, what to do)."""
+
+_ESCAPES = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 NOT_LABELS = frozenset({"dur", "num_frames", "uniq"})
 """Names X of files utt2X that hold no label."""
@@ -60,9 +63,26 @@ def write_table(path: Path, rows: Iterable[tuple[str, str]]) -> None:
         ) from error
 
 
+def write_skipped(skipped: Sequence[tuple[str, str]], folder: Path) -> str:
+    """List in FOLDER/skipped.tsv what was left out, as (path, reason); a phrase that counts it by kind.
+
+    The kind is the reason up to its first colon. Without anything left out there is no file, and "".
+    """
+    file = folder / "skipped.tsv"
+    file.unlink(missing_ok=True)
+    if not skipped:
+        return ""
+    rows = "".join(f"{path.translate(_ESCAPES)}\t{reason}\n" for path, reason in skipped)
+    file.write_text(f"path\treason\n{rows}", encoding="utf-8", errors="surrogateescape")
+    kinds = Counter(reason.partition(":")[0] for _, reason in skipped)
+    counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    return f"; {len(skipped)} files skipped ({counts}), listed in {file}"
+
+
 def read_recordings(path: Path, bad: Bad, *, allow_pipes: bool, check_files: bool) -> dict[str, str]:
     """wav.scp: recording id -> path; an entry that is a shell command becomes an `audio.Pipe`, or is bad."""
     recordings: dict[str, str] = {}
+    absent = _Absent()
     for number, name, value in read_table(path, bad):
         if name in recordings:
             bad(name, f"{path}:{number}: {name!r} is there twice; remove one line")
@@ -71,11 +91,34 @@ def read_recordings(path: Path, bad: Bad, *, allow_pipes: bool, check_files: boo
                 recordings[name] = audio.Pipe(value)
             else:
                 bad(name, f"{path}:{number}: {name!r} is a shell pipe; refused unless --allow-pipes is given")
-        elif check_files and not os.path.exists(value):
-            bad(name, f"{path}:{number}: {name!r}: no such file: {value}; correct the path")
+        elif check_files and (reason := absent(value)):
+            bad(name, f"{path}:{number}: {name!r}: {reason}")
         else:
             recordings[name] = value
     return recordings
+
+
+class _Absent:
+    """Why a file is not there ("": it is); each archive that holds members is looked at once."""
+
+    def __init__(self) -> None:
+        self.sizes: dict[str, int | str] = {}
+
+    def __call__(self, path: str) -> str:
+        member = _member.parse(path)
+        if member is None:
+            return "" if os.path.exists(path) else f"no such file: {path}; correct the path"
+        if member.archive not in self.sizes:
+            try:
+                self.sizes[member.archive] = _member.archive_size(member.archive)
+            except UserError as error:
+                self.sizes[member.archive] = str(error)
+        size = self.sizes[member.archive]
+        if isinstance(size, str):
+            return size
+        if member.offset + member.size <= size:
+            return ""
+        return f"{member.archive}: truncated: it ends at byte {size}; copy or write it again"
 
 
 def read_durations(path: Path, bad: Bad) -> dict[str, float]:

@@ -143,6 +143,7 @@ class Run:
             overlap=settings["data"]["overlap"],
             disjoint=settings["data"]["disjoint"],
             weight_by_duration=settings["data"]["weight_by_duration"],
+            shards_at_once=settings["data"]["shards_at_once"],
             positives=_positives(settings["data"], utterances),
             augment=self.augment,
             augment_here=world.device.type == "cpu",

@@ -24,6 +24,8 @@ class DataSettings:
         overlap: probability of drawing the long crops as the extremes of five offsets (METHODS 1.3).
         disjoint: teacher's and student's crops from parts of the utterance that do not overlap.
         weight_by_duration: visit utterances in proportion to their length, in place of once an epoch.
+        shards_at_once: with shards (`speechssl shard`), how many of them are mixed at a time, so that a disk
+            that turns or a remote store is read a few files after the other; null: all of them.
         positives: file of `utterance cluster` lines (pseudo-labels of an earlier model, from `speechssl
             cluster`): with ``positives_prob`` a teacher's crop comes from another recording of the cluster.
         pseudo_labels: file of the same kind, the classes that ``method=aam_softmax`` learns; utterances that
@@ -38,6 +40,7 @@ class DataSettings:
     overlap: float = 0.0
     disjoint: bool = False
     weight_by_duration: bool = False
+    shards_at_once: int | None = None
     positives: str | None = None
     positives_prob: float = 0.5
     pseudo_labels: str | None = None
