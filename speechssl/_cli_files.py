@@ -32,3 +32,19 @@ def shard(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         jobs=arguments.jobs,
     )
+
+
+def export_arguments(sub: argparse.ArgumentParser) -> None:
+    """The arguments of `speechssl export`."""
+    sub.add_argument("model", type=Path, metavar="MODEL", help="a model or run folder")
+    sub.add_argument(
+        "--to", required=True, metavar="FORMAT", help="huggingface, onnx, speechbrain or torchscript"
+    )
+    sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder to write")
+
+
+def export(arguments: argparse.Namespace) -> None:
+    """Run `speechssl export`."""
+    from speechssl.export import export as write
+
+    print(write(arguments.model, arguments.to, arguments.out))

@@ -103,6 +103,7 @@ def parser() -> argparse.ArgumentParser:
         verb("diagnose", _cli_diagnose.run, "has a model collapsed? which is best? without labels")
     )
     _report_arguments(verb("report", _report, "gather an experiment's results into one table"))
+    _cli_files.export_arguments(verb("export", _cli_files.export, "a model for other programs"))
     _list_arguments(verb("list", _list, "the encoders, methods, corpora ... that there are"))
     return top
 

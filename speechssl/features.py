@@ -119,7 +119,7 @@ class LogMel(nn.Module):
             valid = None
             if lengths is not None:
                 valid = self.frames(lengths.to(waves.device)).clamp(max=features.shape[1])
-            return self._normalised(features, valid), valid
+            return self.normalised(features, valid), valid
 
     def _at_least_a_window(self, waves: Tensor, lengths: Tensor | None) -> Tensor:
         """Repeat cyclically, to one window, whatever is shorter than one window."""
@@ -148,7 +148,8 @@ class LogMel(nn.Module):
         power = spectrum.real.square() + spectrum.imag.square()
         return (power @ self.filters + self.floor).log()
 
-    def _normalised(self, features: Tensor, valid: Tensor | None) -> Tensor:
+    def normalised(self, features: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Log-mels (B, F, M), of which `valid` (B,) frames are real, without their mean; see `normalise`."""
         mask = None
         if valid is not None:
             mask = (torch.arange(features.shape[1], device=features.device) < valid[:, None]).unsqueeze(-1)

@@ -16,6 +16,8 @@ from speechssl.errors import UserError
 from speechssl.features import LogMel
 
 CONFIG, WEIGHTS = "config.yaml", "weights.pt"
+HUB_CONFIG, HUB_WEIGHTS = "config.json", ("model.safetensors", "pytorch_model.bin")
+"""The same in a folder for Hugging Face's hub (`speechssl export --to huggingface`)."""
 
 
 class Model(nn.Module):
@@ -69,7 +71,7 @@ class Model(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path) -> Model:
-        """The model in ``folder``: a model folder, or a run folder (then its ``model/``).
+        """The model in ``folder``: a model folder (also one for the hub), or a run folder (its ``model/``).
 
         Raises:
             UserError: there is no model, or its weights do not fit its configuration.
@@ -77,20 +79,35 @@ class Model(nn.Module):
         folder = Path(folder)
         if not (folder / WEIGHTS).is_file() and (folder / "model" / WEIGHTS).is_file():
             folder = folder / "model"
-        if not (folder / WEIGHTS).is_file() or not (folder / CONFIG).is_file():
+        settings, weights = _files(folder)
+        if not weights.is_file() or not settings.is_file():
             raise UserError(
                 f"model: {folder} holds no {CONFIG} and {WEIGHTS}; give a run folder of 'speechssl train'"
                 " whose training has saved a model, or a model folder"
             )
-        written = config.read(folder / CONFIG)
+        written = config.read(settings)
         model = cls(written.get("features", {}), written.get("encoder", {}), written.get("about"))
         try:
-            state = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
-            model.encoder.load_state_dict(state)
+            model.encoder.load_state_dict(_read(weights))
         except Exception as error:  # whatever pickle, zip or torch find wrong with it
             first = (str(error).splitlines() or [""])[0].partition(". ")[0]
             reason = first or type(error).__name__
-            raise UserError(
-                f"model: {folder / WEIGHTS} cannot be loaded ({reason}); save it again"
-            ) from error
+            raise UserError(f"model: {weights} cannot be loaded ({reason}); save it again") from error
         return model.eval()
+
+
+def _files(folder: Path) -> tuple[Path, Path]:
+    """Configuration and weights in a model folder, the hub's where ours are not there."""
+    hub = [folder / name for name in HUB_WEIGHTS if (folder / name).is_file()]
+    if hub and not (folder / WEIGHTS).is_file():
+        return folder / HUB_CONFIG, hub[0]
+    return folder / CONFIG, folder / WEIGHTS
+
+
+def _read(weights: Path) -> Mapping[str, Tensor]:
+    if weights.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(str(weights))
+    state: Mapping[str, Tensor] = torch.load(weights, map_location="cpu", weights_only=True)
+    return state

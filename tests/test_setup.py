@@ -28,6 +28,7 @@ EXTRAS = (
     "onnxruntime",
     "onnxscript",
     "pyarrow",
+    "safetensors",
     "silero_vad",
     "tensorboard",
 )

@@ -54,7 +54,7 @@ class Res2Net(nn.Module):
         outputs = [groups[0]]
         for index, (group, block) in enumerate(zip(groups[1:], self.blocks, strict=True)):
             outputs.append(block(group + outputs[-1] if index else group, frames))
-        return _Merge.apply(*outputs)
+        return torch.cat(outputs, 2) if torch.jit.is_tracing() else _Merge.apply(*outputs)
 
 
 class SqueezeExcitation(nn.Module):
