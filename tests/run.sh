@@ -12,7 +12,7 @@ fi
 
 SECONDS=0
 # shellcheck source=egs/setup.sh
-source egs/setup.sh dev,scale,kaldi,av,log
+source egs/setup.sh dev,scale,kaldi,av,log,export
 echo "ok   set-up (${SECONDS} s)"
 
 # check NAME COMMAND...: quiet when it passes, its whole output and the end of the run when it fails
