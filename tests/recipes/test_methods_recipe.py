@@ -1,6 +1,7 @@
 """recipes/methods/run.sh on generated voices: the unmodified script, from nothing to the table."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -21,10 +22,7 @@ def arms():
     found = {}
     for line in rows:
         name, _, words = line.partition("\t")
-        if "{" in words:
-            found[name] = [words]
-        else:
-            found[name] = words.split()
+        found[name] = re.findall(r"[^ ={]+=(?:\{.*\}|[^ ]+)", words)
     return found
 
 
