@@ -178,7 +178,7 @@ def _average(arguments: argparse.Namespace) -> None:
 
 
 def _embed_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("model", metavar="MODEL", help="a model or run folder")
+    sub.add_argument("model", metavar="MODEL", help="a model or run folder, or mfcc (statistics, no model)")
     sub.add_argument(
         "inputs",
         nargs="+",
@@ -205,6 +205,12 @@ def _embed_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--every", type=int, default=1, metavar="N", help="every N-th utterance only, for a training mean"
     )
+    sub.add_argument(
+        "--layer", default="embedding", metavar="NAME", help="which layer; a wrong name lists those there are"
+    )
+    sub.add_argument(
+        "--network", metavar="NAME", help="student or teacher of a run folder (default: the one it saved)"
+    )
 
 
 def _embed(arguments: argparse.Namespace) -> None:
@@ -229,6 +235,8 @@ def _embed(arguments: argparse.Namespace) -> None:
         allow_pipes=arguments.allow_pipes,
         resume=arguments.resume,
         every=arguments.every,
+        layer=arguments.layer,
+        network=arguments.network,
     )
     if summary is not None:
         print(summary, file=sys.stderr)
