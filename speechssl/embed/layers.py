@@ -1,6 +1,5 @@
 """Which layer an embedding is taken from: a block, pooled over frames, the pooling, or an affine layer.
 
-
 | name                        | what                                                                        |
 |-----------------------------|-----------------------------------------------------------------------------|
 | `features`                  | mean and deviation over frames of the log-mels that the encoder hears       |
