@@ -69,9 +69,9 @@ def evaluate(
 
     Returns:
         micro_f1, macro_f1, uar (0 to 1), each with ``_interval`` (95 %, over groups, or null), ``_folds``
-        (one value each) and ``_folds_interval`` (95 %, of their mean, or null); class_f1; labels; confusion (rows
-        true, columns predicted); majority (the same three figures); folds (name -> groups); tested (names);
-        chosen (the setting of each fold); counts.
+        (one value each) and ``_folds_interval`` (95 %, of their mean, or null); class_f1; labels; confusion
+        (rows true, columns predicted); majority (the same three figures); folds (name -> groups); tested
+        (names); chosen (the setting of each fold); counts.
 
     Raises:
         UserError: fewer than two classes or groups, a group in two folds, or an unknown classifier.
