@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import speechssl
-from speechssl import _cli_cluster, _cli_diagnose, _cli_verification
+from speechssl import _cli_cluster, _cli_diagnose, _cli_finetune, _cli_verification
 from speechssl.errors import UserError
 
 PARTS = ("corpora", "encoders", "methods", "predictors", "clustering", "diagnostics", "evaluation")
@@ -94,6 +94,7 @@ def parser() -> argparse.ArgumentParser:
     _cli_verification.evaluate_arguments(
         verb("evaluate", _cli_verification.evaluate, "measure embeddings on a task")
     )
+    _cli_finetune.arguments(verb("finetune", _cli_finetune.run, "train a classifier on labels, fold by fold"))
     _cli_cluster.arguments(verb("cluster", _cli_cluster.run, "embeddings to pseudo-labels, without labels"))
     _cli_diagnose.arguments(
         verb("diagnose", _cli_diagnose.run, "has a model collapsed? which is best? without labels")
