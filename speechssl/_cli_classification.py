@@ -37,7 +37,8 @@ def arguments(task: argparse.ArgumentParser) -> None:
         nargs="+",
         default=(),
         metavar="NAME=EMB",
-        help="other embeddings on the same folds, such as untrained=FILE mfcc=FILE, and the gain over them",
+        help="others on the same folds (embeddings, or the --out of a run) and the gain over them, such as"
+        " untrained=FILE mfcc=DIR",
     )
     task.add_argument("--classifier", default="logistic", help="logistic (default), svm, knn, lda or mlp")
     task.add_argument(
@@ -66,15 +67,19 @@ def run(args: argparse.Namespace) -> None:
         "replicates": args.replicates,
         "seed": args.seed,
     }
-    others = [_named(word) for word in args.beside]
+    others = dict(_named(word) for word in args.beside)
     measured = classification.evaluate(
         *read_vectors(args.embeddings), folds=folds_of(args.folds), model=args.model, **options
     )
     if others:
-        rows = [
-            classification.beside(measured, name, *read_vectors(file), **options) for name, file in others
-        ]
-        measured.results["beside"] = dict(rows)
+        measured.results["beside"] = {
+            name: classification.compare(
+                measured, classification.read_predictions(file), replicates=args.replicates, seed=args.seed
+            )
+            if Path(file).is_dir()
+            else classification.beside(measured, *read_vectors(file), **options)
+            for name, file in others.items()
+        }
     if args.out:
         from speechssl.report import plots
 

@@ -248,6 +248,9 @@ def _report_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--compare", action="store_true", help="methods beside each other: comparison.md and .png"
     )
+    sub.add_argument(
+        "--transfer", action="store_true", help="emotion and other labels (recipes/emotion): transfer.md"
+    )
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -255,6 +258,11 @@ def _report(arguments: argparse.Namespace) -> None:
         from speechssl.report.comparison import compare
 
         print(compare(arguments.experiment))
+        return
+    if arguments.transfer:
+        from speechssl.report.transfer import transfer
+
+        print(transfer(arguments.experiment))
         return
     from speechssl.report.summary import summarise
 

@@ -12,7 +12,7 @@ not to; k-NN, LDA and MLP cannot do so, and the results say what was done (`bala
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -168,42 +168,59 @@ def _mean_interval(values: list[float]) -> list[float] | None:
     return [float(np.mean(values)) - half, float(np.mean(values)) + half]
 
 
-def beside(
-    run: Classification, name: str, ids: Names, embeddings: Rows, **options: Any
-) -> tuple[str, dict[str, Any]]:
+def beside(run: Classification, ids: Names, embeddings: Rows, **options: Any) -> dict[str, Any]:
     """Probe other embeddings of the utterances of ``run`` on its folds, and compare.
 
     Args:
         run: what ``evaluate`` returned.
-        name: of the other embeddings.
         ids, embeddings: (N,) and (N, D); all utterances of the run, in any order.
         options: of ``evaluate``; labels, groups, test_folds and the rest as for the run.
 
     Returns:
-        ``name``, and micro_f1, macro_f1, uar with ``_interval``, and ``<figure>_gain``: how much higher the
-        run's is, with its ``_interval`` over groups (the same resamples for both).
+        As ``compare``.
     """
-    wanted = [n for n in run.folds if n not in set(np.asarray(ids, str).tolist())]
-    if wanted:
-        raise UserError(
-            f"classification: {name} has no embedding of {len(wanted)} utterances, as {wanted[0]}"
-        )
-    kept = np.array([n in run.folds for n in np.asarray(ids, str).tolist()])
-    other = evaluate(np.asarray(ids, str)[kept], embeddings[kept], folds=run.folds, **options)
-    place = {n: row for row, n in enumerate(other.ids.tolist())}
-    theirs = other.predicted[[place[n] for n in run.ids.tolist()]]
+    ids = np.asarray(ids, str)
+    _all_there(run.folds, set(ids.tolist()))
+    kept = np.array([name in run.folds for name in ids.tolist()])
+    other = evaluate(ids[kept], embeddings[kept], folds=run.folds, **options)
+    said = dict(zip(other.ids.tolist(), other.predicted.tolist(), strict=True))
+    return compare(run, said, replicates=options.get("replicates", 1000), seed=options.get("seed", 0))
+
+
+def compare(
+    run: Classification, predicted: Mapping[str, str], *, replicates: int = 1000, seed: int = 0
+) -> dict[str, Any]:
+    """Compare with what another classifier ``predicted`` (utterance -> class) for the utterances of ``run``.
+
+    Returns:
+        micro_f1, macro_f1 and uar of the other, and ``<figure>_gain``: how much higher the run's is, each
+        with its ``_interval`` over groups (the same resamples for both: what is hard for both cancels).
+    """
+    _all_there(run.ids.tolist(), predicted)
+    theirs = np.array([predicted[name] for name in run.ids.tolist()])
     row: dict[str, Any] = {}
+
+    def put(key: str, statistic: Callable[[NDArray[np.int64] | None], float]) -> None:
+        row[key], row[f"{key}_interval"] = statistic(None), None
+        if replicates:
+            interval = metrics.bootstrap_interval(statistic, run.group, replicates=replicates, seed=seed)
+            row[f"{key}_interval"] = None if interval is None else list(interval)
+
     for key, measure in MEASURES.items():
-        row[key], row[f"{key}_interval"] = other.results[key], other.results[f"{key}_interval"]
-        row[f"{key}_gain"] = run.results[key] - row[key]
-        interval = metrics.bootstrap_interval(
+        put(key, lambda w, m=measure: m(run.truth, theirs, w))  # type: ignore[misc]
+        put(
+            f"{key}_gain",
             lambda w, m=measure: m(run.truth, run.predicted, w) - m(run.truth, theirs, w),  # type: ignore[misc]
-            run.group,
-            replicates=options.get("replicates", 1000),
-            seed=options.get("seed", 0),
         )
-        row[f"{key}_gain_interval"] = None if interval is None else list(interval)
-    return name, row
+    return row
+
+
+def _all_there(wanted: Iterable[str], there: Container[str]) -> None:
+    lacking = [name for name in wanted if name not in there]
+    if lacking:
+        raise UserError(
+            f"classification: what is beside lacks {len(lacking)} utterances of the run, as {lacking[0]}"
+        )
 
 
 class Table(NamedTuple):
@@ -325,6 +342,13 @@ def _choose(kind: Kind, x: NDArray[np.float64], truth: Names, group: Names) -> A
         if scores and float(np.mean(scores)) > best + 1e-9:
             best, chosen = float(np.mean(scores)), setting
     return chosen
+
+
+def read_predictions(folder: str | Path) -> dict[str, str]:
+    """Utterance -> predicted class, from the folder that ``write_results`` wrote."""
+    from speechssl.data.kaldi import read_mapping
+
+    return {name: rest.split()[-1] for name, rest in read_mapping(Path(folder) / "predictions").items()}
 
 
 def write_results(out: str | Path, run: Classification) -> Path:

@@ -223,13 +223,14 @@ def test_the_gain_over_another_embedding_is_paired_on_the_same_folds(tmp_path, c
     run = evaluate(ids, x, labels, groups, replicates=200)
     options = {"labels": labels, "groups": groups, "replicates": 200}
     turn = np.random.default_rng(1).permutation(len(ids))
-    _, same = classification.beside(run, "itself", ids[turn], x[turn], **options)
+    same = classification.beside(run, ids[turn], x[turn], **options)
     assert same["uar_gain"] == 0 and same["uar_gain_interval"] == [0, 0]
-    _, other = classification.beside(run, "noise", ids, noise, **options)
+    other = classification.beside(run, ids, noise, **options)
     low, high = other["uar_gain_interval"]
     assert 0.3 < low < other["uar_gain"] < high
-    with pytest.raises(UserError, match="few has no embedding of 150 utterances"):
-        classification.beside(run, "few", ids[:10], x[:10], **options)
+    assert other["uar"] == pytest.approx(run.results["uar"] - other["uar_gain"])
+    with pytest.raises(UserError, match="lacks 150 utterances of the run, as u"):
+        classification.beside(run, ids[:10], x[:10], **options)
 
 
 def test_the_command_shows_what_is_beside(tmp_path, capsys):
@@ -243,5 +244,11 @@ def test_the_command_shows_what_is_beside(tmp_path, capsys):
     assert cli.main([*words, f"untrained={tmp_path / 'u.npz'}"]) == 0
     assert "beside untrained: macro_f1" in capsys.readouterr().out
     assert json.loads((tmp_path / "out/results.json").read_text())["beside"]["untrained"]["macro_f1_gain"] > 0
+    first = json.loads((tmp_path / "out/results.json").read_text())
+    (tmp_path / "out").rename(tmp_path / "first")
+    assert cli.main([*words, f"before={tmp_path / 'first'}"]) == 0  # the predictions of another run
+    again = json.loads((tmp_path / "out/results.json").read_text())["beside"]["before"]
+    assert again["macro_f1_gain"] == 0 and again["macro_f1"] == first["macro_f1"]
+    capsys.readouterr()
     assert cli.main([*words, "untrained"]) == 2
     assert "give NAME=FILE" in capsys.readouterr().err
