@@ -30,7 +30,7 @@ def world(tmp_path_factory):
                 rng = np.random.default_rng([number, take, *emotion.encode()])
                 path = folder / "emodb" / "wav" / f"{speaker}{text}{LETTERS[emotion]}a.wav"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                soundfile.write(path, speak(voice_of(number, 0), emotion, 2.0, rng), RATE)
+                soundfile.write(path, speak(voice_of(number, 0), emotion, 2.0, rng, 1.5), RATE)
     for seed, name in enumerate(("untrained", "other")):
         torch.manual_seed(seed)
         encoder = {"name": "ecapa", "width": 32, "scale": 4, "embedding": 16, "attention": 8, "se": 8}
