@@ -30,7 +30,7 @@ def world(tmp_path_factory):
                 rng = np.random.default_rng([number, take, *emotion.encode()])
                 path = folder / "emodb" / "wav" / f"{speaker}{text}{LETTERS[emotion]}a.wav"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                soundfile.write(path, speak(voice_of(number, 0), emotion, 2.0, rng, 1.5), RATE)
+                soundfile.write(path, speak(voice_of(number, 0), emotion, 2.0, rng, 2.0), RATE)
     for seed, name in enumerate(("untrained", "other")):
         torch.manual_seed(seed)
         encoder = {"name": "ecapa", "width": 32, "scale": 4, "embedding": 16, "attention": 8, "se": 8}
@@ -53,7 +53,7 @@ def test_from_the_release_to_the_table_and_nothing_twice(world):
     rows = {row["model"]: row for row in data["rows"]}
     assert set(rows) == {"mfcc", "untrained", "other"}
     for row in rows.values():
-        assert row["task"]["macro_f1"] > 0.35 and row["task"]["macro_f1_interval"][0] > 0.25  # chance: 0.2
+        assert row["task"]["macro_f1"] > 0.3 and row["task"]["macro_f1_interval"][0] > 0.22  # chance: 0.2
         assert len(row["task"]["folds"]) == 8 and row["task"]["utterances"] == 120
         assert row["speakers"]["micro_f1"] > 0.5
     assert set(rows["other"]["task"]["beside"]) == {"mfcc", "untrained"}
