@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from speechssl.errors import UserError
+
 
 def arguments(task: argparse.ArgumentParser) -> None:
     """Arguments of ``evaluate classification``."""
@@ -23,9 +25,27 @@ def arguments(task: argparse.ArgumentParser) -> None:
         metavar="N|FILE",
         help="how many (default: 5), 0 for a fold each group, or lines `utterance fold`",
     )
+    task.add_argument(
+        "--test-folds",
+        nargs="+",
+        default=(),
+        metavar="FOLD",
+        help="test on these only, trained on the others (default: each fold in turn)",
+    )
+    task.add_argument(
+        "--beside",
+        nargs="+",
+        default=(),
+        metavar="NAME=EMB",
+        help="others on the same folds (embeddings, or the --out of a run) and the gain over them, such as"
+        " untrained=FILE mfcc=DIR",
+    )
     task.add_argument("--classifier", default="logistic", help="logistic (default), svm, knn, lda or mlp")
     task.add_argument(
-        "--unbalanced", dest="balanced", action="store_false", help="do not weight classes alike in training"
+        "--class-weight",
+        choices=("balanced", "none"),
+        default="balanced",
+        help="balanced: classes weigh alike in training (logistic, svm; the others cannot)",
     )
     task.add_argument("--replicates", type=int, default=1000, help="bootstrap resamples of groups")
     task.add_argument("--seed", type=int, default=0)
@@ -38,21 +58,28 @@ def run(args: argparse.Namespace) -> None:
     from speechssl.data.vectors import read_vectors
     from speechssl.evaluation import classification
 
-    ids, embeddings = read_vectors(args.embeddings)
-    folds: int | Mapping[str, str]
-    folds = int(args.folds) if args.folds.isdigit() else _table(Path(args.folds), "fold")
+    options = {
+        "labels": table_of(args.labels, "label"),
+        "groups": table_of(args.groups, "spk"),
+        "test_folds": args.test_folds,
+        "classifier": args.classifier,
+        "balanced": args.class_weight == "balanced",
+        "replicates": args.replicates,
+        "seed": args.seed,
+    }
+    others = dict(_named(word) for word in args.beside)
     measured = classification.evaluate(
-        ids,
-        embeddings,
-        _table(args.labels, "label"),
-        _table(args.groups, "spk"),
-        folds=folds,
-        classifier=args.classifier,
-        balanced=args.balanced,
-        replicates=args.replicates,
-        seed=args.seed,
-        model=args.model,
+        *read_vectors(args.embeddings), folds=folds_of(args.folds), model=args.model, **options
     )
+    if others:
+        measured.results["beside"] = {
+            name: classification.compare(
+                measured, classification.read_predictions(file), replicates=args.replicates, seed=args.seed
+            )
+            if Path(file).is_dir()
+            else classification.beside(measured, *read_vectors(file), **options)
+            for name, file in others.items()
+        }
     if args.out:
         from speechssl.report import plots
 
@@ -62,7 +89,20 @@ def run(args: argparse.Namespace) -> None:
     print(_text(measured.results))
 
 
-def _table(path: Path, what: str) -> dict[str, str]:
+def _named(word: str) -> tuple[str, str]:
+    """Name and file of ``NAME=FILE``."""
+    name, _, file = word.partition("=")
+    if not name or not file:
+        raise UserError(f"--beside {word}: give NAME=FILE, such as untrained=untrained.npz")
+    return name, file
+
+
+def folds_of(word: str) -> int | dict[str, str]:
+    """``--folds``: how many, or the table that a file holds."""
+    return int(word) if word.isdigit() else table_of(Path(word), "fold")
+
+
+def table_of(path: Path, what: str) -> dict[str, str]:
     """Utterance -> value; a directory stands for its utt2<what>."""
     from speechssl.data.kaldi import read_mapping
 
@@ -71,6 +111,7 @@ def _table(path: Path, what: str) -> dict[str, str]:
 
 
 def _text(results: Mapping[str, Any]) -> str:
+    classes = "weigh alike" if results["balanced"] else "weigh as often as they occur"
     rows = [
         f"utterances    {results['utterances']}, {results['groups']} groups, {len(results['folds'])} folds"
     ]
@@ -80,6 +121,13 @@ def _text(results: Mapping[str, Any]) -> str:
         interval = results[f"{key}_interval"]
         spread = f"   [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
         rows.append(f"{key:<14}{results[key]:.3f}{spread}   majority class {results['majority'][key]:.3f}")
+    for name, row in results.get("beside", {}).items():
+        interval = row["macro_f1_gain_interval"]
+        spread = f" [{interval[0]:+.3f}, {interval[1]:+.3f}]" if interval else ""
+        rows.append(
+            f"beside {name}: macro_f1 {row['macro_f1']:.3f}, gain {row['macro_f1_gain']:+.3f}{spread}"
+        )
+    rows.append(f"classifier    {results['classifier']}; classes {classes} in training")
     width = max(len(name) for name in results["labels"])
     rows += [f"  F1 {name:<{width}}  {value:.3f}" for name, value in results["class_f1"].items()]
     return "\n".join(rows)

@@ -118,6 +118,12 @@ def evaluate_arguments(sub: argparse.ArgumentParser) -> None:
         "--replicates", type=int, default=1000, help="bootstrap resamples; 0 for none (default: 1000)"
     )
     task.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    task.add_argument(
+        "--split",
+        type=Path,
+        metavar="UTT2LABEL",
+        help="EER apart for trials whose sides have the same label and different ones (utt2emotion)",
+    )
     task.add_argument("--model", help="written into the results: whose embeddings these are")
     task.add_argument("--out", type=Path, metavar="DIR", help="for results.json, the scores and the plots")
 
@@ -126,13 +132,26 @@ def evaluate(arguments: argparse.Namespace) -> None:
     """``evaluate verification``: the table on standard output, files and plots into ``--out``."""
     from speechssl.evaluation.verification import write_results
 
+    speakers = _speakers(arguments.speakers) if arguments.speakers else None
     measured = _verify(
         arguments,
-        speakers=_speakers(arguments.speakers) if arguments.speakers else None,
+        speakers=speakers,
         replicates=arguments.replicates,
         seed=arguments.seed,
         model=arguments.model,
     )
+    if arguments.split:
+        from speechssl.data.kaldi import read_mapping
+        from speechssl.evaluation.conditions import split_by_label
+
+        rows = split_by_label(
+            measured,
+            read_mapping(arguments.split),
+            speakers,
+            replicates=arguments.replicates,
+            seed=arguments.seed,
+        )
+        measured.results["split"] = {"label": arguments.split.name, "rows": rows}
     if arguments.out:
         from speechssl.report import plots
 
@@ -162,4 +181,10 @@ def _table(results: Mapping[str, Any]) -> str:
             interval = results.get(f"{name}_interval")
             spread = f"   [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else ""
             rows.append((name, f"{results[name]:.3f}{units.get(name, '')}{spread}"))
+    for row in results.get("split", {}).get("rows", []):
+        interval = row["eer_interval"]
+        spread = f"   [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else ""
+        counted = f"{row['target_trials']} targets, {row['nontarget_trials']} non-targets"
+        sides = f"targets {row['targets']}, non-targets {row['nontargets']}"
+        rows.append((f"eer, {sides:<46}", f"{row['eer']:.3f}%{spread}   ({counted})"))
     return "\n".join(f"{name:<14}{value}" for name, value in rows)

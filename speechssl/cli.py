@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import speechssl
-from speechssl import _cli_cluster, _cli_diagnose, _cli_files, _cli_verification
+from speechssl import _cli_cluster, _cli_diagnose, _cli_files, _cli_finetune, _cli_verification
 from speechssl.errors import UserError
 
 PARTS = ("corpora", "encoders", "methods", "predictors", "clustering", "diagnostics", "evaluation")
@@ -95,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
     _cli_verification.evaluate_arguments(
         verb("evaluate", _cli_verification.evaluate, "measure embeddings on a task")
     )
+    _cli_finetune.arguments(verb("finetune", _cli_finetune.run, "train a classifier on labels, fold by fold"))
     _cli_cluster.arguments(verb("cluster", _cli_cluster.run, "embeddings to pseudo-labels, without labels"))
     _pseudolabel_arguments(
         verb("pseudolabel", _pseudolabel, "cluster, train on the clusters, and again, without labels")
@@ -183,7 +184,7 @@ def _average(arguments: argparse.Namespace) -> None:
 
 
 def _embed_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("model", metavar="MODEL", help="a model or run folder")
+    sub.add_argument("model", metavar="MODEL", help="a model or run folder, or mfcc (statistics, no model)")
     sub.add_argument(
         "inputs",
         nargs="+",
@@ -210,6 +211,12 @@ def _embed_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--every", type=int, default=1, metavar="N", help="every N-th utterance only, for a training mean"
     )
+    sub.add_argument(
+        "--layer", default="embedding", metavar="NAME", help="which layer; a wrong name lists those there are"
+    )
+    sub.add_argument(
+        "--network", metavar="NAME", help="student or teacher of a run folder (default: the one it saved)"
+    )
 
 
 def _embed(arguments: argparse.Namespace) -> None:
@@ -229,6 +236,8 @@ def _embed(arguments: argparse.Namespace) -> None:
         allow_pipes=arguments.allow_pipes,
         resume=arguments.resume,
         every=arguments.every,
+        layer=arguments.layer,
+        network=arguments.network,
     )
     if summary is not None:
         print(summary, file=sys.stderr)
@@ -258,6 +267,9 @@ def _report_arguments(sub: argparse.ArgumentParser) -> None:
         action="store_true",
         help="model, data, labels, scoring of each result: record.md and .json",
     )
+    sub.add_argument(
+        "--transfer", action="store_true", help="emotion and other labels (recipes/emotion): transfer.md"
+    )
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -270,6 +282,11 @@ def _report(arguments: argparse.Namespace) -> None:
         from speechssl.report.record import record
 
         print(record(arguments.experiment))
+        return
+    if arguments.transfer:
+        from speechssl.report.transfer import transfer
+
+        print(transfer(arguments.experiment))
         return
     from speechssl.report.summary import summarise
 

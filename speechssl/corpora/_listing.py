@@ -29,14 +29,29 @@ def listing(root: Path) -> list[Found]:
 
     Names that begin with a dot are left out, and links to directories are followed, once each.
     """
-    if not root.is_dir():
-        what = "is a file" if root.exists() else "no such directory"
-        raise UserError(f"{root}: {what}; give a folder of audio")
-    found = read_table(root / TABLE) if (root / TABLE).exists() else [Found(path) for path in walk(root)]
+    _check_folder(root)
+    if not (root / TABLE).exists():
+        return [Found(path) for path in audio_files(root)]
+    found = read_table(root / TABLE)
+    if not found:
+        raise UserError(f"{root}: no audio in it; {TABLE} has no rows")
+    return sorted(found, key=lambda item: item.path)
+
+
+def audio_files(root: Path) -> list[str]:
+    """Paths, from ROOT, of every audio file below it, sorted; UserError if there is none."""
+    _check_folder(root)
+    found = sorted(walk(root))
     if not found:
         kinds = " ".join(sorted(extension[1:] for extension in EXTENSIONS))
         raise UserError(f"{root}: no audio in it; files that end in {kinds} are looked for")
-    return sorted(found, key=lambda item: item.path)
+    return found
+
+
+def _check_folder(root: Path) -> None:
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "no such directory"
+        raise UserError(f"{root}: {what}; give a folder of audio")
 
 
 def folder_of(root: Path, inside: tuple[str, ...], name: str) -> Path:

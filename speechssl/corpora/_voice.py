@@ -57,6 +57,13 @@ class Style:
     tremor: float = 0.0  # semitones at about 6 Hz
 
 
+# Directions after Murray and Arnott 1993 (JASA 93(2), 1097) and Scherer 2003 (Speech Communication 40, 227):
+# anger is higher, wider, faster, louder, brighter and tenser; happiness higher, much wider, a little faster
+# and louder; sadness lower, narrower, slower, softer, duller and breathier; fear much higher, much faster,
+# with irregular voicing (its range is narrower, as measured in RAVDESS, not wider). Sizes are those of
+# everyday speech, well below acting: RAVDESS moves f0 by 1.42 (anger), 1.43 (happiness), 1.52 (fear) and 1.17
+# (sadness) and the level by 15, 9, 11 and 1 dB (medians of both intensities beside an actor's neutral).
+# `strength` 1.5 moves f0 by 1.15, 1.28, 1.40 and 0.85 and the level by 5, 2, 0 and -5 dB.
 STYLES = {
     "neutral": Style(),
     "happy": Style(f0=1.18, f0_range=1.7, rate=1.08, level=1.5, tilt=1.25),

@@ -56,7 +56,32 @@ def prepare(
     root, out = Path(root), Path(out)
     _check_numbers(trim, min_seconds, max_seconds, jobs)
     expression = None if speaker is None else path_labels(speaker)
-    found = listing(root)
+    return write_directory(
+        listing(root),
+        root,
+        out,
+        expression,
+        trim=trim,
+        min_seconds=min_seconds,
+        max_seconds=max_seconds,
+        check=check,
+        jobs=jobs,
+    )
+
+
+def write_directory(
+    found: list[Found],
+    root: Path,
+    out: Path,
+    expression: re.Pattern[str] | None = None,
+    *,
+    trim: float | None = None,
+    min_seconds: float = 0.5,
+    max_seconds: float | None = None,
+    check: bool = True,
+    jobs: int | None = None,
+) -> Manifest:
+    """Write the Kaldi directory of the files and labels ``found`` below ``root``; see ``prepare``."""
     if root.resolve() == out.resolve():
         raise UserError(f"{out}: is the folder of audio itself; give another directory to write to")
     refuse_file(out)

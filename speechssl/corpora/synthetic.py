@@ -67,6 +67,7 @@ def prepare(
     shortest: float = 3.0,
     longest: float = 6.0,
     trials: int = 4000,
+    expression: float = 1.0,
     seed: int = 0,
     jobs: int | None = None,
 ) -> None:
@@ -74,11 +75,14 @@ def prepare(
 
     `evaluation_speakers` of the `speakers` go to `eval`; each says `utterances` of `shortest` to `longest`
     seconds in `sessions` rooms. At most `trials` trials, half of them targets, which always cross rooms.
+    `expression` is how strong emotions are: 1 everyday speech, 1.5 acted, 0 none (see `_voice.STYLES`).
     The files depend on `seed` alone, not on `jobs` (processes; None: one a core). Labels: `utt2emotion`,
     `utt2session` (the room). Raises UserError on impossible numbers or when a folder cannot be written.
     """
     jobs = jobs if jobs is not None else os.cpu_count() or 1
     _check(speakers, evaluation_speakers, utterances, sessions, shortest, longest, trials, seed, jobs)
+    if not 0 <= expression <= 2:
+        raise UserError(f"prepare synthetic: expression={expression}: take 0 to 2")
     root, out = Path(root).resolve(), Path(out)
     train = range(speakers - evaluation_speakers)
     parts = {
@@ -98,7 +102,7 @@ def prepare(
         for folder in sorted({recording.path.parent for part in parts.values() for recording in part}):
             folder.mkdir(parents=True, exist_ok=True)
         out.mkdir(parents=True, exist_ok=True)
-        _generate([recording for part in parts.values() for recording in part], seed, jobs)
+        _generate([recording for part in parts.values() for recording in part], seed, jobs, expression)
         for name, part in parts.items():
             write_manifest(_manifest(part), out / name)
         pairs = choose_trials(parts["eval"], trials, np.random.default_rng([seed, TRIALS]))
@@ -182,23 +186,23 @@ def voice_of(speaker: int, seed: int) -> Speaker:
     return draw_speaker(np.random.default_rng([seed, SPEAKER, speaker]), speaker_name(speaker)[0])
 
 
-def waveform(recording: Recording, seed: int) -> np.ndarray:
+def waveform(recording: Recording, seed: int, expression: float = 1.0) -> np.ndarray:
     """The samples of one recording, (T,) float32 at 16 kHz."""
     who, when = recording.speaker, recording.session
     voice = on_a_day(voice_of(who, seed), np.random.default_rng([seed, DAY, who, when]))
     room = draw_room(np.random.default_rng([seed, ROOM, recording.room]))
     room = visit(room, np.random.default_rng([seed, VISIT, who, when]))
     rng = np.random.default_rng([seed, UTTERANCE, who, recording.number])
-    strength = float(rng.uniform(0.7, 1.2))
+    strength = expression * float(rng.uniform(0.7, 1.2))
     return record(speak(voice, recording.emotion, recording.seconds, rng, strength), room, rng)
 
 
-def _write(recording: Recording, seed: int) -> None:
-    sf.write(recording.path, waveform(recording, seed), RATE, subtype="PCM_16")
+def _write(recording: Recording, seed: int, expression: float) -> None:
+    sf.write(recording.path, waveform(recording, seed, expression), RATE, subtype="PCM_16")
 
 
-def _generate(recordings: list[Recording], seed: int, jobs: int) -> None:
-    write = partial(_write, seed=seed)
+def _generate(recordings: list[Recording], seed: int, jobs: int, expression: float) -> None:
+    write = partial(_write, seed=seed, expression=expression)
     progress = partial(tqdm, total=len(recordings), desc="generate", unit="utt", disable=None)
     if jobs == 1:
         for _ in progress(map(write, recordings)):

@@ -21,6 +21,8 @@ from speechssl.data.manifest import Utterance
 from speechssl.embed import _batches as batching
 from speechssl.embed._arrays import find_device, in_samples, mono_wave
 from speechssl.embed._batches import Failure, Piece, Samples
+from speechssl.embed.layers import EMBEDDING, encode_layer
+from speechssl.embed.networks import load_model
 from speechssl.errors import UserError
 from speechssl.model import Model
 
@@ -31,7 +33,10 @@ SHORTEST = 0.1  # seconds: what is shorter is repeated to this length
 
 
 def load(folder: str | Path, device: str = "cpu", precision: Precision = "float32") -> Embedder:
-    """The trained model in `folder` (a model folder, or a run of `speechssl train`) as an `Embedder`."""
+    """The trained model in `folder` (a model folder, or a run of `speechssl train`) as an `Embedder`.
+
+    ``mfcc`` stands for MFCC statistics (`speechssl.embed.mfcc`), the baseline without weights.
+    """
     return Embedder.from_pretrained(folder, device, precision)
 
 
@@ -46,6 +51,7 @@ class Embedder:
         batch_seconds: padded seconds of audio encoded at once.
         max_seconds: longer recordings are embedded in equal pieces of at most this, and averaged.
         readers: threads that read and decode files ahead.
+        layer: what is taken for the embedding: one of `speechssl.embed.layers.layer_names`.
     """
 
     def __init__(
@@ -57,6 +63,7 @@ class Embedder:
         batch_seconds: float = 60.0,
         max_seconds: float = 120.0,
         readers: int = 2,
+        layer: str = EMBEDDING,
     ) -> None:
         if precision not in ("float32", "bfloat16"):
             raise UserError(f"embed: unknown precision {precision!r}; choose float32 or bfloat16")
@@ -68,13 +75,23 @@ class Embedder:
         self.device, self.precision = find_device(device), precision
         self.batch_seconds, self.max_seconds, self.readers = batch_seconds, max_seconds, readers
         self.model = model.to(self.device).eval()
+        self.layer, self._dim = layer, model.dim
+        if layer != EMBEDDING:
+            self._dim = self.encode_batch(torch.zeros(1, self.rate // 4)).shape[1]
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, device: str = "cpu", precision: Precision = "float32", **settings: Any
+        cls,
+        folder: str | Path,
+        device: str = "cpu",
+        precision: Precision = "float32",
+        *,
+        network: str | None = None,
+        **settings: Any,
     ) -> Embedder:
-        """The model saved in `folder`; `settings` are the constructor's; UserError if there is none."""
-        return cls(Model.load(folder), device, precision, **settings)
+        """The model saved in `folder`, or a `network` of that run (`speechssl.embed.networks`); UserError if
+        there is none. `settings` are the constructor's."""
+        return cls(load_model(folder, network), device, precision, **settings)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model (config.yaml, weights.pt) into `folder`, for `from_pretrained`."""
@@ -83,7 +100,7 @@ class Embedder:
     @property
     def dim(self) -> int:
         """Size D of an embedding."""
-        return self.model.dim
+        return self._dim
 
     @property
     def rate(self) -> int:
@@ -152,7 +169,7 @@ class Embedder:
             features, frames = self.model.features(waves, samples)
             bfloat16 = self.precision == "bfloat16"
             with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
-                return self.model.encoder(features, frames).float()
+                return encode_layer(self.model.encoder, features, frames, self.layer)
 
     def fit(self, X: Any = None, y: Any = None) -> Embedder:
         """Nothing to learn; for scikit-learn pipelines."""

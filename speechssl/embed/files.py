@@ -22,6 +22,7 @@ from speechssl.embed._batches import Failure
 from speechssl.embed._inputs import collect
 from speechssl.embed._shards import Group, PartWriter, merge, open_parts, reports, run_processes
 from speechssl.embed.embedder import Embedder, Precision
+from speechssl.embed.layers import EMBEDDING
 from speechssl.errors import UserError
 
 
@@ -58,15 +59,23 @@ class _Settings:
     readers: int
     keep_going: bool
     progress: bool
+    layer: str
 
     @classmethod
     def of(cls, embedder: Embedder, keep_going: bool, progress: bool) -> _Settings:
         e = embedder
         return cls(
-            str(e.device), e.precision, e.batch_seconds, e.max_seconds, e.readers, keep_going, progress
+            str(e.device),
+            e.precision,
+            e.batch_seconds,
+            e.max_seconds,
+            e.readers,
+            keep_going,
+            progress,
+            e.layer,
         )
 
-    def embedder(self, model: str | Path, device: str) -> Embedder:
+    def embedder(self, model: str | Path, device: str, network: str | None = None) -> Embedder:
         return Embedder.from_pretrained(
             model,
             device,
@@ -74,6 +83,8 @@ class _Settings:
             batch_seconds=self.batch_seconds,
             max_seconds=self.max_seconds,
             readers=self.readers,
+            layer=self.layer,
+            network=network,
         )
 
 
@@ -92,6 +103,8 @@ def embed_to_file(
     allow_pipes: bool = False,
     resume: bool = False,
     every: int = 1,
+    layer: str = EMBEDDING,
+    network: str | None = None,
     progress: bool | None = None,
 ) -> Summary | None:
     """Embed all that `inputs` name into `out`, in the order of the inputs, and say what came of it.
@@ -102,7 +115,7 @@ def embed_to_file(
 
     Args:
         model: folder of a model or of a training run, or an `Embedder` (whose settings then count: device,
-            precision, batch_seconds, max_seconds, readers).
+            precision, batch_seconds, max_seconds, readers, layer), or ``mfcc``, statistics without a model.
         inputs: audio files, folders, wav.scp files, Kaldi directories, or `-` (paths on standard input).
         out: `.npz`, `.ark`/`.scp`, `.parquet`, or `-` (standard output, a line an utterance).
         device: cpu, cuda, cuda:1 ...; with several processes, cuda is shared out among them.
@@ -115,6 +128,8 @@ def embed_to_file(
         allow_pipes: run shell pipes in wav.scp.
         resume: go on from what a broken run left behind.
         every: embed every so many-th utterance only (a training mean or a cohort needs no more).
+        layer: what is taken for the embedding (`speechssl.embed.layers`).
+        network: student or teacher of a run (`speechssl.embed.networks`); None: the one that it saved.
         progress: show a progress bar (None: on a terminal).
 
     Returns:
@@ -134,12 +149,13 @@ def embed_to_file(
     with Group() as group, tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         if group.world > 1 and jobs > 1:
             raise UserError("embed: --jobs and torchrun cannot be combined; use one of them")
-        settings = _Settings(device, precision, batch_seconds, max_seconds, readers, keep_going, shown)
+        settings = _Settings(device, precision, batch_seconds, max_seconds, readers, keep_going, shown, layer)
         if isinstance(model, Embedder):
             embedder = model
             settings = _Settings.of(embedder, keep_going, shown)
         else:
-            embedder = settings.embedder(model, "cpu" if jobs > 1 else _spread(device, group.local_rank))
+            place = "cpu" if jobs > 1 else _spread(device, group.local_rank)
+            embedder = settings.embedder(model, place, network)
 
         writers: list[VectorWriter] = []
 
@@ -237,8 +253,8 @@ def _spread(device: str, rank: int) -> str:
 
 
 def _fingerprint(embedder: Embedder) -> str:
-    """A digest of what decides the numbers: the model's settings and weights, precision, length of pieces."""
-    settings = [embedder.model.settings, embedder.precision, embedder.max_seconds]
+    """A digest of what decides the numbers: settings, weights, layer, precision, length of pieces."""
+    settings = [embedder.model.settings, embedder.precision, embedder.max_seconds, embedder.layer]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in embedder.model.encoder.state_dict().items():
         digest.update(name.encode())

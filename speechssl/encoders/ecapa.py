@@ -127,6 +127,11 @@ class ECAPA(nn.Module):
         self.asp_bn = BatchNorm(2 * mfa)
         self.fc = Convolution(2 * mfa, embedding)
 
+    def layers(self) -> dict[str, nn.Module]:
+        """The parts before pooling whose frames can be looked at, from the first on."""
+        blocks = {f"block{number}": block for number, block in enumerate(self.blocks)}
+        return {**blocks, "mfa": self.mfa}
+
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Embed `features` (B, F, mels), of which `lengths` (B,) frames are valid (None: all): (B, D)."""
         frames = Frames(features.shape[0], features.shape[1], lengths, features.device)

@@ -191,6 +191,11 @@ class ResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
+    def layers(self) -> dict[str, nn.Module]:
+        """The last block of each stage, whose maps can be looked at, from the first on."""
+        stages = (self.layer1, self.layer2, self.layer3, self.layer4)
+        return {f"layer{number}": stage[-1] for number, stage in enumerate(stages, start=1)}
+
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Embed `features` (B, F, mels), of which `lengths` (B,) frames are valid (None: all): (B, D)."""
         frames = Frames(features.shape[0], features.shape[1], lengths, features.device)

@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 
 
 class Kind(NamedTuple):
-    """How to make a classifier from its setting, and the settings to choose from, simplest first."""
+    """How to make a classifier from its setting, the settings to choose from, simplest first, and whether
+    classes weigh alike in its training."""
 
     make: Callable[[Any], Any]
     grid: tuple[Any, ...]
+    balanced: bool = False
 
 
 def kinds(balanced: bool, seed: int) -> dict[str, Kind]:
@@ -25,8 +27,10 @@ def kinds(balanced: bool, seed: int) -> dict[str, Kind]:
     weights = "balanced" if balanced else None
     penalties = tuple(10.0**k for k in range(-4, 2))
     return {
-        "logistic": Kind(lambda c: LogisticRegression(C=c, max_iter=500, class_weight=weights), penalties),
-        "svm": Kind(lambda c: LinearSVC(C=c, class_weight=weights, random_state=seed), penalties),
+        "logistic": Kind(
+            lambda c: LogisticRegression(C=c, max_iter=500, class_weight=weights), penalties, balanced
+        ),
+        "svm": Kind(lambda c: LinearSVC(C=c, class_weight=weights, random_state=seed), penalties, balanced),
         "knn": Kind(lambda k: KNeighborsClassifier(k), (31, 15, 7, 3, 1)),
         "lda": Kind(
             lambda s: LinearDiscriminantAnalysis(solver="lsqr", shrinkage=s), (0.9, 0.5, 0.2, 0.1, 0.01)

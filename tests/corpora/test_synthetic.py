@@ -122,6 +122,7 @@ class TestCorpus:
             ({"shortest": float("nan")}, "shortest=nan"),
             ({"longest": 2.0}, "longest=2.0"),
             ({"trials": 0}, "trials=0"),
+            ({"expression": 3.0}, "expression=3.0"),
             ({"seed": -1}, "seed=-1"),
             ({"jobs": 0}, "jobs=0"),
         ],
@@ -271,6 +272,14 @@ class TestEmotions:
             return float(np.mean([len(sentence(rng(11, i), 6.0, rate)) for i in range(20)]))
 
         assert count("sad") < 0.85 * count("neutral") < 0.85 * 0.9 * count("fearful")
+
+    def test_expression_scales_the_emotion_of_a_recording_and_nothing_else(self, recordings: list) -> None:
+        angry = next(r for r in recordings if r.emotion == "angry")
+        plain = waveform(replace(angry, emotion="neutral"), 0)
+        np.testing.assert_array_equal(waveform(angry, 0, 0.0), plain)
+        np.testing.assert_array_equal(waveform(angry, 0, 1.0), waveform(angry, 0))
+        once, twice = (np.abs(waveform(angry, 0, e) - plain).mean() for e in (1.0, 1.5))
+        assert 0 < once < twice
 
     def test_strength_zero_is_neutral(self) -> None:
         voice = draw_speaker(rng(12), "m")

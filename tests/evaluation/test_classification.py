@@ -154,6 +154,12 @@ def test_the_command_writes_what_others_read(tmp_path, capsys):
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert {"micro_f1", "macro_f1", "uar", "micro_f1_interval", "folds"} <= set(results)
     assert len((tmp_path / "out" / "predictions").read_text().splitlines()) == 160
+    written = str(tmp_path / "out" / "utt2fold")
+    again = [*words[:-1], str(tmp_path / "again"), "--folds", written, "--class-weight", "none"]
+    assert cli.main(again) == 0  # the folds of one run serve another
+    capsys.readouterr()
+    other = json.loads((tmp_path / "again" / "results.json").read_text())
+    assert other["folds"] == results["folds"] and results["balanced"] and not other["balanced"]
     assert (tmp_path / "out" / "confusion.png").stat().st_size > 3000
     assert cli.main([*words, "--folds", "99"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
@@ -163,3 +169,86 @@ def test_results_are_plain_numbers(tmp_path):
     run = evaluate(*world(), replicates=0)
     path = classification.write_results(tmp_path, run)
     assert json.loads(path.read_text())["uar"] == run.results["uar"]
+
+
+def partitions(groups):
+    """Official partitions as a corpus has them: whole speakers to train, development and test."""
+    part = {f"s{i}": name for i, name in enumerate(["train"] * 5 + ["development"] * 2 + ["test"] * 3)}
+    return {name: part[group] for name, group in groups.items()}
+
+
+def test_official_partitions_are_trained_and_tested_as_named():
+    ids, x, labels, groups = world()
+    run = evaluate(ids, x, labels, groups, folds=partitions(groups), test_folds=["test"], replicates=20)
+    assert {groups[name] for name in run.ids.tolist()} == {"s7", "s8", "s9"}
+    assert run.results["tested"] == ["test"] and len(run.results["macro_f1_folds"]) == 1
+    assert run.results["macro_f1_folds_interval"] is None
+    far = x.copy()
+    far[[groups[name] == "s9" for name in ids.tolist()]] = np.nan  # what is tested is not trained on
+    kept = [groups[name] != "s9" for name in ids.tolist()]
+    alone = evaluate(ids[kept], far[kept], labels, groups, folds=partitions(groups), test_folds=["test"])
+    assert alone.results["chosen"] == run.results["chosen"]
+    same = np.isin(run.ids, alone.ids)
+    assert run.predicted[same].tolist() == alone.predicted.tolist()
+
+
+def test_a_speaker_of_the_test_partition_smuggled_into_training_is_refused():
+    ids, x, labels, groups = world()
+    folds = partitions(groups)
+    folds[next(name for name, group in groups.items() if group == "s9")] = "train"
+    with pytest.raises(UserError, match="group s9 is in folds test, train"):
+        evaluate(ids, x, labels, groups, folds=folds, test_folds=["test"])
+
+
+@pytest.mark.parametrize(
+    ("tested", "said"), [(["dev"], "no fold 'dev'"), (["test", "train", "development"], "none is left")]
+)
+def test_folds_to_test_must_exist_and_leave_some_to_train_on(tested, said):
+    ids, x, labels, groups = world()
+    with pytest.raises(UserError, match=said):
+        evaluate(ids, x, labels, groups, folds=partitions(groups), test_folds=tested)
+
+
+def test_the_interval_over_folds_is_students():
+    from scipy.stats import ttest_1samp
+
+    r = evaluate(*world(), replicates=0).results
+    interval = ttest_1samp(r["uar_folds"], 0).confidence_interval()
+    assert r["uar_folds_interval"] == pytest.approx([interval.low, interval.high])
+
+
+def test_the_gain_over_another_embedding_is_paired_on_the_same_folds(tmp_path, capsys):
+    ids, x, labels, groups = world()
+    noise = np.random.default_rng(5).normal(size=x.shape).astype("f4")
+    run = evaluate(ids, x, labels, groups, replicates=200)
+    options = {"labels": labels, "groups": groups, "replicates": 200}
+    turn = np.random.default_rng(1).permutation(len(ids))
+    same = classification.beside(run, ids[turn], x[turn], **options)
+    assert same["uar_gain"] == 0 and same["uar_gain_interval"] == [0, 0]
+    other = classification.beside(run, ids, noise, **options)
+    low, high = other["uar_gain_interval"]
+    assert 0.3 < low < other["uar_gain"] < high
+    assert other["uar"] == pytest.approx(run.results["uar"] - other["uar_gain"])
+    with pytest.raises(UserError, match="lacks 150 utterances of the run, as u"):
+        classification.beside(run, ids[:10], x[:10], **options)
+
+
+def test_the_command_shows_what_is_beside(tmp_path, capsys):
+    ids, x, labels, groups = world()
+    np.savez(tmp_path / "e.npz", ids=ids, embeddings=x)
+    np.savez(tmp_path / "u.npz", ids=ids, embeddings=x[:, :1])
+    for name, table in (("utt2emotion", labels), ("utt2spk", groups)):
+        (tmp_path / name).write_text("".join(f"{k} {v}\n" for k, v in table.items()))
+    words = ["evaluate", "classification", str(tmp_path / "e.npz"), "--labels", str(tmp_path / "utt2emotion")]
+    words += ["--groups", str(tmp_path), "--replicates", "50", "--out", str(tmp_path / "out"), "--beside"]
+    assert cli.main([*words, f"untrained={tmp_path / 'u.npz'}"]) == 0
+    assert "beside untrained: macro_f1" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out/results.json").read_text())["beside"]["untrained"]["macro_f1_gain"] > 0
+    first = json.loads((tmp_path / "out/results.json").read_text())
+    (tmp_path / "out").rename(tmp_path / "first")
+    assert cli.main([*words, f"before={tmp_path / 'first'}"]) == 0  # the predictions of another run
+    again = json.loads((tmp_path / "out/results.json").read_text())["beside"]["before"]
+    assert again["macro_f1_gain"] == 0 and again["macro_f1"] == first["macro_f1"]
+    capsys.readouterr()
+    assert cli.main([*words, "untrained"]) == 2
+    assert "give NAME=FILE" in capsys.readouterr().err

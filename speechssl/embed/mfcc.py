@@ -1,0 +1,44 @@
+"""MFCC statistics as a model without weights: the row that every trained encoder has to beat.
+
+`speechssl embed mfcc DATA --out FILE`, or ``speechssl.load("mfcc")``. The mean and the standard deviation
+over frames of 20 cepstra (the first is the level) of log-mels that are not normalised: Davis and Mermelstein
+1980, with an orthonormal cosine transform of 40 bands.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from speechssl.encoders._layers import Frames
+from speechssl.encoders._pooling import statistics
+from speechssl.model import Model
+
+NAME = "mfcc"
+
+
+class Cepstra(nn.Module):
+    """An encoder that learns nothing: statistics (B, 2 x `cepstra`) of the cosine transform of log-mels."""
+
+    AFFINE = ()
+    basis: Tensor
+
+    def __init__(self, mels: int, *, cepstra: int = 20) -> None:
+        super().__init__()
+        self.dim = 2 * cepstra
+        angle = math.pi / mels * (torch.arange(mels, dtype=torch.float64)[:, None] + 0.5)
+        basis = (angle * torch.arange(cepstra)).cos() * math.sqrt(2 / mels)
+        basis[:, 0] /= math.sqrt(2)
+        self.register_buffer("basis", basis.float(), persistent=False)
+
+    def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Statistics (B, D) of `features` (B, F, mels), of which `lengths` (B,) frames are valid."""
+        frames = Frames(features.shape[0], features.shape[1], lengths, features.device)
+        return statistics(features @ self.basis, frames)
+
+
+def mfcc_model() -> Model:
+    """The model that `mfcc` stands for."""
+    return Model({"mels": 40, "normalise": "none"}, {"name": f"{__name__}:{Cepstra.__name__}"})

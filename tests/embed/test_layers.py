@@ -1,0 +1,181 @@
+"""Layers and networks: a padded batch equals its utterances alone, statistics by hand, the command."""
+
+import numpy as np
+import pytest
+import scipy.fft
+import soundfile
+import torch
+
+import speechssl
+from speechssl import cli
+from speechssl.data.vectors import read_vectors
+from speechssl.embed import Embedder
+from speechssl.embed.layers import encode_layer, layer_names
+from speechssl.embed.networks import load_model
+from speechssl.errors import UserError
+from speechssl.model import Model
+
+ENCODERS = {
+    "ecapa": {"name": "ecapa", "width": 16, "scale": 4, "embedding": 12, "attention": 8, "se": 8},
+    "plain": {"name": "ecapa", "width": 16, "scale": 4, "embedding": 12, "pooling": "statistics"},
+    "resnet": {"name": "resnet", "width": 4, "embedding": 12, "attention": 8},
+}
+NAMES = {
+    "ecapa": ["features", "block0", "block1", "block2", "block3", "mfa", "pooled", "asp_bn", "embedding"],
+    "resnet": [
+        *["features", "layer1", "layer2", "layer3", "layer4"],
+        *["pooled", "norm_stats", "fc_embed", "embedding"],
+    ],
+}
+
+
+def settled(kind):
+    """A model in evaluation whose BatchNorm statistics are not those of the start."""
+    torch.manual_seed(0)
+    model = Model({"mels": 24}, ENCODERS[kind])
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.running_mean.normal_(0.0, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+    return model.eval()
+
+
+@pytest.mark.parametrize("kind", ["ecapa", "resnet"])
+def test_layers_are_named_from_the_first_to_the_embedding(kind):
+    assert layer_names(settled(kind).encoder) == NAMES[kind]
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_every_layer_of_a_padded_batch_equals_each_utterance_alone(kind):
+    model, lengths = settled(kind), torch.tensor([16000, 5000, 11111])
+    waves = 0.1 * torch.randn(3, 16000, generator=torch.Generator().manual_seed(1))
+    for layer in layer_names(model.encoder):
+        embedder = Embedder(model, layer=layer)
+        together = embedder.encode_batch(waves, lengths)
+        assert together.shape == (3, embedder.dim)
+        for row, length in enumerate(lengths):
+            alone = embedder.encode_batch(waves[row, :length])[0]
+            size = float(alone.abs().max())
+            assert float((together[row] - alone).abs().max()) < 1e-5 * max(1.0, size), layer
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("kind", "after"), [("ecapa", ("asp_bn", "fc")), ("plain", ("asp_bn", "fc"))])
+def test_the_affine_layers_on_the_pooled_statistics_give_the_embedding(kind, after):
+    encoder, x = settled(kind).encoder, torch.randn(2, 50, 24)
+    pooled = encode_layer(encoder, x, None, "pooled")
+    first, last = (getattr(encoder, name) for name in after)
+    torch.testing.assert_close(first(pooled), encode_layer(encoder, x, None, after[0]))
+    torch.testing.assert_close(last(first(pooled)), encoder(x))
+
+
+@torch.no_grad()
+def test_statistics_are_the_mean_and_deviation_over_valid_frames():
+    encoder, x = settled("ecapa").encoder, torch.randn(1, 50, 24)
+    found = encode_layer(encoder, x, torch.tensor([30]), "features")[0].numpy()
+    valid = x[0, :30].numpy()
+    np.testing.assert_allclose(found, np.r_[valid.mean(0), valid.std(0)], atol=1e-6)
+    kept = []
+    hook = encoder.layers()["block2"].register_forward_hook(lambda _m, _i, output: kept.append(output))
+    encoder(x)
+    hook.remove()
+    frames = kept[0][0].numpy()
+    found = encode_layer(encoder, x, None, "block2")[0].numpy()
+    np.testing.assert_allclose(found, np.r_[frames.mean(0), frames.std(0)], atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_last_stage_of_a_resnet_has_the_channels_and_bands_that_it_pools():
+    encoder = settled("resnet").encoder
+    assert encode_layer(encoder, torch.randn(1, 40, 24), None, "layer4").shape == (1, 2 * 32 * 3)
+
+
+def test_looking_at_a_layer_leaves_no_hook_behind_and_an_unknown_one_is_named():
+    encoder = settled("ecapa").encoder
+    encode_layer(encoder, torch.randn(1, 40, 24), None, "mfa")
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in encoder.modules())
+    with pytest.raises(UserError, match="no layer 'block9' in this encoder; it has features, block0"):
+        encode_layer(encoder, torch.randn(1, 40, 24), None, "block9")
+
+
+def test_mfcc_statistics_are_those_of_an_orthonormal_cosine_transform():
+    embedder = speechssl.load("mfcc")
+    wave = 0.1 * np.random.default_rng(0).standard_normal(12345).astype("f4")
+    mels = embedder.model.features(torch.from_numpy(wave)[None])[0][0].numpy()
+    cepstra = scipy.fft.dct(mels, norm="ortho")[:, :20]
+    expected = np.r_[cepstra.mean(0), cepstra.std(0)]
+    np.testing.assert_allclose(embedder.embed(wave, 16000), expected, rtol=1e-4, atol=1e-4)
+    louder = embedder.embed(2 * wave, 16000) - embedder.embed(wave, 16000)
+    assert louder[0] == pytest.approx(np.sqrt(40) * np.log(4), rel=0.01)  # c0 is the level
+    assert np.abs(louder[1:]).max() < 0.05
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder whose student, teacher and saved model differ; and a folder of audio."""
+    from speechssl import config
+
+    models = {name: settled("ecapa") for name in ("student", "teacher")}
+    with torch.no_grad():
+        models["student"].encoder.fc.conv.bias += 1.0
+    state = {
+        f"{name}.encoder.{key}": value
+        for name, model in models.items()
+        for key, value in model.encoder.state_dict().items()
+    }
+    folder = tmp_path / "run"
+    models["teacher"].save(folder / "model")
+    written = {**models["teacher"].settings, "method": {"name": "dino"}}
+    config.write(written, folder / "config.yaml")
+    torch.save({"step": 7, "method": {**state, "centre": torch.zeros(3)}}, folder / "last.pt")
+    (tmp_path / "audio").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        soundfile.write(tmp_path / "audio" / f"{number}.wav", 0.1 * rng.standard_normal(9000), 16000)
+    return folder
+
+
+def test_student_and_teacher_come_out_of_the_last_state(run):
+    x = torch.randn(2, 40, 24)
+    student, teacher, saved = load_model(run, "student"), load_model(run, "teacher"), load_model(run)
+    with torch.no_grad():
+        torch.testing.assert_close(teacher.encoder(x), saved.encoder(x))
+        torch.testing.assert_close(student.encoder(x), teacher.encoder(x) + 1.0)
+    assert student.about == {"method": "dino", "step": 7, "network": "student"}
+    with pytest.raises(UserError, match="no networks 'centre' in this run; it has student, teacher"):
+        load_model(run, "centre")
+    with pytest.raises(UserError, match="needs a run folder with last.pt"):
+        load_model(run / "model", "student")
+
+
+def test_a_method_without_a_teacher_has_a_student_and_one_of_two_names_both(run):
+    state = torch.load(run / "last.pt", weights_only=True)
+    both = {k.replace("student.", "dino.student.").replace("teacher.", "dino.teacher."): v
+            for k, v in state["method"].items()}  # fmt: skip
+    both |= {k.replace("teacher.", "moco.teacher."): v for k, v in state["method"].items() if "teacher" in k}
+    torch.save({"step": 1, "method": both}, run / "last.pt")
+    assert load_model(run, "student") and load_model(run, "dino.teacher")
+    with pytest.raises(UserError, match="several networks 'teacher'.*dino.teacher, moco.teacher"):
+        load_model(run, "teacher")
+    net = {k.replace("student.", "net."): v for k, v in state["method"].items() if "student" in k}
+    torch.save({"step": 1, "method": net}, run / "last.pt")
+    assert load_model(run, "student")
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_the_command_embeds_a_layer_and_a_network(run, tmp_path, jobs):
+    audio, out = str(tmp_path / "audio"), str(tmp_path / "x.npz")
+    words = ["embed", str(run), audio, "--out", out, "--network", "student", "--layer", "block3"]
+    assert cli.main([*words, "--jobs", jobs]) == 0
+    ids, found = read_vectors(out)
+    embedder = Embedder(load_model(run, "student"), layer="block3")
+    expected = np.stack([embedder.embed(f"{audio}/{name}") for name in ids])
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_the_command_refuses_an_unknown_layer_and_knows_mfcc(run, tmp_path, capsys):
+    audio, out = str(tmp_path / "audio"), str(tmp_path / "x.npz")
+    assert cli.main(["embed", str(run), audio, "--out", out, "--layer", "list"]) == 2
+    assert "it has features, block0" in capsys.readouterr().err
+    assert cli.main(["embed", "mfcc", audio, "--out", out]) == 0
+    assert read_vectors(out)[1].shape == (3, 40)
