@@ -50,7 +50,7 @@ def _scoring_arguments(sub: argparse.ArgumentParser) -> None:
 
 
 def _verify(arguments: argparse.Namespace, **options: Any) -> Verification:
-    from speechssl.data.kaldi import read_mapping
+    from speechssl.data.kaldi import are_clusters, read_mapping
     from speechssl.data.trials import read_trials
     from speechssl.evaluation.verification import verify
 
@@ -59,9 +59,11 @@ def _verify(arguments: argparse.Namespace, **options: Any) -> Verification:
         calibration = (arguments.calibrate_with or arguments.embeddings, read_trials(arguments.calibrate))
     plda = None
     if (arguments.plda is None) != (arguments.plda_classes is None):
-        raise UserError("evaluate: --plda and --plda-classes belong together; give both or none")
+        raise UserError("--plda and --plda-classes belong together; give both or none")
     if arguments.plda:
         plda = (arguments.plda, read_mapping(arguments.plda_classes))
+        if not are_clusters(arguments.plda_classes):
+            options["labels_used"] = [f"classes of PLDA, of unknown origin ({arguments.plda_classes})"]
     return verify(
         arguments.embeddings,
         read_trials(arguments.trials),

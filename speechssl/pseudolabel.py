@@ -8,7 +8,7 @@ result is reported on are never looked at.
     OUT/config.yaml, pseudolabel.json      settings; what came of each round
     OUT/round-0/embeddings.npz, clusters/  of the model to start from
     OUT/round-1/train/                     the run on round 0's clusters; embeddings and clusters of its model
-    OUT/large-margin/                      if asked for
+    OUT/round-1/large-margin/              if asked for, of the round that was chosen
     OUT/model/                             the chosen model
 
 What is there is not made again, so a run that was killed goes on where it was.
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -36,6 +35,7 @@ from speechssl.errors import UserError
 from speechssl.evaluation import clusters, verification
 from speechssl.model import Model
 from speechssl.train.loop import train
+from speechssl.train.settings import resolve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,8 @@ class PseudoLabelSettings:
         data: Kaldi directories to cluster and to train on; no label file is opened.
         train: YAML file of the training on pseudo-labels (``method: aam_softmax``); overrides: settings over
             it. This program sets data.train, data.pseudo_labels and train.init.
+        large_margin: YAML file of a last stage that goes on from the chosen round's run, and settings over
+            it (large_margin_overrides).
         rounds: at most so many; 0: only embed and cluster with the start.
         init: what each round's encoder starts from: the model of the start, of the round before, or random
             weights (then encoder and features are those of ``train``, otherwise those of ``start``).
@@ -55,7 +57,6 @@ class PseudoLabelSettings:
         stop: ``never`` before the rounds are over; ``agreement``: when NMI between the clusters of two rounds
             reaches ``agreement``; ``silhouette``: when it no longer rises, and the round before is chosen;
             ``eer``: the same with the EER on ``heldout``, a Kaldi directory with trials that are not tested.
-        large_margin: YAML file of a last stage that goes on from the chosen round's run.
         precision, readers: of embedding.
         processes: that embed and train together, each with a GPU of its own where there are GPUs.
     """
@@ -75,6 +76,7 @@ class PseudoLabelSettings:
     agreement: float = 0.98
     heldout: str | None = None
     large_margin: str | None = None
+    large_margin_overrides: list[str] | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     readers: int = 2
     processes: int = 1
@@ -90,10 +92,10 @@ def pseudolabel(
     """
     settings = _settings(config_path, overrides)
     loop = _Loop(settings, Path(out), device)
-    rounds = [loop.judge(0, loop.settings.start, [])]
+    rounds = [loop.judge(0, settings.start)]
     why = "rounds"
     for number in range(1, settings.rounds + 1):
-        rounds.append(loop.judge(number, str(loop.train_round(number)), rounds))
+        rounds.append(loop.judge(number, str(loop.train_round(number))))
         if _is_enough(settings, rounds):
             why = settings.stop
             break
@@ -103,15 +105,15 @@ def pseudolabel(
         model = loop.large_margin(chosen)
     elif settings.large_margin:
         loop.say(0, "large margin left out: it goes on from a round's run, and the start was the best")
-    shutil.rmtree(loop.out / "model", ignore_errors=True)
-    shutil.copytree(model, loop.out / "model")
+    used = [f"held-out trials ({settings.heldout})"] if settings.stop == "eer" else []
+    loop.keep(model, used)
     results = {
         "rounds": rounds,
         "chosen": chosen,
         "stopped_by": why,
         "large_margin": bool(settings.large_margin and chosen),
         "model": str(loop.out / "model"),
-        "labels_used": [f"held-out trials ({settings.heldout})"] if settings.stop == "eer" else [],
+        "labels_used": used,
     }
     (loop.out / "pseudolabel.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return results
@@ -129,6 +131,15 @@ def _settings(path: str, overrides: Sequence[str]) -> PseudoLabelSettings:
         raise UserError("pseudolabel: it starts its own processes; set processes=N and leave torchrun out")
     if settings.stop == "eer" and not settings.heldout:
         raise UserError("pseudolabel: stop=eer needs heldout=DIR, a Kaldi directory with trials of its own")
+    if settings.heldout:
+        read_trials(Path(settings.heldout) / "trials")
+    start = _sections(Model.load(settings.start))  # what later stages need is looked at now
+    for file, more in (
+        (settings.train, settings.overrides),
+        (settings.large_margin, settings.large_margin_overrides),
+    ):
+        if file:
+            resolve(file, [*(more or ()), *start, "data.train=[later]"])
     return settings
 
 
@@ -138,17 +149,32 @@ def _is_enough(settings: PseudoLabelSettings, rounds: Sequence[Mapping[str, Any]
     if settings.stop == "agreement":
         return bool(last["agreement"] >= settings.agreement)
     if settings.stop == "silhouette":
-        return (last["clusters"]["silhouette"] or 0) <= (before["clusters"]["silhouette"] or 0)
+        return _silhouette(last) <= _silhouette(before)
     return settings.stop == "eer" and bool(last["heldout_eer"] >= before["heldout_eer"])
 
 
 def _best(settings: PseudoLabelSettings, rounds: Sequence[Mapping[str, Any]]) -> int:
     """The round whose model is taken: the best by the criterion (the start too), the last without one."""
     if settings.stop == "silhouette":
-        return int(np.argmax([r["clusters"]["silhouette"] or 0 for r in rounds]))
+        return int(np.argmax([_silhouette(r) for r in rounds]))
     if settings.stop == "eer":
         return int(np.argmin([r["heldout_eer"] for r in rounds]))
     return len(rounds) - 1
+
+
+def _silhouette(result: Mapping[str, Any]) -> float:
+    """Of a round; the worst there is where it is not defined (one cluster)."""
+    value = result["clusters"]["silhouette"]
+    return -1.0 if value is None else float(value)
+
+
+_NEEDS = {
+    "round-*/embeddings.npz": ("start", "data", "precision"),
+    "round-*/heldout.npz": ("heldout",),
+    "round-*/clusters/utt2cluster": ("clusterer", "pca", "smallest", "largest", "share"),
+    "round-*/train/config.yaml": ("train", "overrides", "init"),
+}
+"""Results, and the settings that they were made with: those may not change once there is one."""
 
 
 class _Loop:
@@ -157,20 +183,21 @@ class _Loop:
     def __init__(self, settings: PseudoLabelSettings, out: Path, device: str) -> None:
         self.settings, self.out, self.device = settings, out, device
         self.clusterer, self.clusterer_settings = clusters.build(settings.clusterer)
-        out.mkdir(parents=True, exist_ok=True)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{out}: cannot be made ({error.strerror}); choose another --out") from None
         written = out / "config.yaml"
         mine = {key: getattr(settings, key) for key in PseudoLabelSettings.__dataclass_fields__}
-        if written.exists():
-            was = config.read(written)
-            for key in sorted(
-                mine.keys() - {"rounds", "stop", "agreement", "heldout", "large_margin", "processes"}
-            ):
-                if was.get(key) != mine[key]:
-                    raise UserError(
-                        f"pseudolabel: {key} was {was.get(key)!r} in {out} and is {mine[key]!r} now; go on"
-                        " with the same settings or give another --out"
-                    )
-        config.write(mine, written)
+        was = config.read(written) if written.exists() else {}
+        for key in [key for made, keys in _NEEDS.items() if any(out.glob(made)) for key in keys]:
+            if was and was.get(key) != mine[key]:
+                raise UserError(
+                    f"pseudolabel: {key} was {was.get(key)!r} in {out} and is {mine[key]!r} now; go on with"
+                    " the same settings or give another --out"
+                )
+        config.write(mine, out / ".config.yaml.tmp")
+        os.replace(out / ".config.yaml.tmp", written)
 
     def folder(self, number: int) -> Path:
         """Of a round."""
@@ -180,7 +207,7 @@ class _Loop:
         """A line on standard error."""
         print(f"[round {number}] {text}", file=sys.stderr, flush=True)
 
-    def judge(self, number: int, model: str, before: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def judge(self, number: int, model: str) -> dict[str, Any]:
         """Embed the data with a round's model, cluster, and say how good it looks."""
         folder = self.folder(number)
         folder.mkdir(exist_ok=True)
@@ -206,6 +233,13 @@ class _Loop:
         shown |= {key: result[key] for key in ("agreement", "heldout_eer") if key in result}
         self.say(number, "  ".join(f"{k} {v:.4g}" if v is not None else f"{k} -" for k, v in shown.items()))
         return result
+
+    def keep(self, folder: Path, used: Sequence[str]) -> None:
+        """Save the chosen model into OUT/model, with the labels that chose it."""
+        model = Model.load(folder)
+        before = model.about.get("labels_used", "not known")
+        model.about["labels_used"] = "; ".join([*([] if before == "none" else [before]), *used]) or "none"
+        model.save(self.out / "model")
 
     def embed(self, number: int, model: str, data: Sequence[str], name: str) -> None:
         """Embed Kaldi directories into the round's folder."""
@@ -247,30 +281,26 @@ class _Loop:
         options = []
         if start is not None:
             model = Model.load(start)
-            options = [f"train.init={start}", *_sections(model)]
-        return self.train(s.train, number, self.folder(number - 1), run, options)
+            options = [f"train.init={json.dumps(start)}", *_sections(model)]
+        return self.train(s.train, number, run, [*(s.overrides or ()), *options])
 
     def large_margin(self, number: int) -> Path:
-        """Go on from the chosen round's run, on the same clusters."""
+        """Go on from the chosen round's run, on the same clusters; resumes a run that is there."""
         before = self.folder(number) / "train"
-        options = [f"train.init_method={before}", *_sections(Model.load(before / "model"))]
-        return self.train(
-            str(self.settings.large_margin),
-            number,
-            self.folder(number - 1),
-            self.out / "large-margin",
-            options,
-        )
+        options = [f"train.init_method={json.dumps(str(before))}", *_sections(Model.load(before / "model"))]
+        more = [*(self.settings.large_margin_overrides or ()), *options]
+        return self.train(str(self.settings.large_margin), number, self.folder(number) / "large-margin", more)
 
-    def train(self, path: str, number: int, labels: Path, run: Path, options: Sequence[str]) -> Path:
-        """Train with a configuration on the clusters in the folder ``labels``."""
-        if not (run / "model").exists():
+    def train(self, path: str, number: int, run: Path, options: Sequence[str]) -> Path:
+        """Train on the clusters of the round before, unless that has been done."""
+        labels = self.folder(number - 1) / "clusters" / "utt2cluster"
+        if run.name != "train" or not (run / "model" / "config.yaml").exists():  # the last file of a model
             self.say(number, f"train {path} into {run}")
             where = [
                 f"data.train={json.dumps(list(self.settings.data))}",
-                f"data.pseudo_labels={labels / 'clusters' / 'utt2cluster'}",
+                f"data.pseudo_labels={json.dumps(str(labels))}",
             ]
-            self._run(path, [*(self.settings.overrides or ()), *where, *options], run)
+            self._run(path, [*options, *where], run)
         return run / "model"
 
     def _run(self, path: str, overrides: Sequence[str], run: Path) -> None:

@@ -147,11 +147,11 @@ def test_the_large_margin_stage_goes_on_from_the_chosen_round(configuration, tmp
     more = ["rounds=1", f"large_margin={tmp_path / 'margin.yaml'}"]
     results = pseudolabel(configuration, more, out=out, device="cpu")
     assert results["large_margin"]
-    config = yaml.safe_load((out / "large-margin/config.yaml").read_text())
+    config = yaml.safe_load((out / "round-1/large-margin/config.yaml").read_text())
     assert config["train"]["init_method"] == str(out / "round-1/train")
     assert config["method"]["margin"] == 0.4
-    assert same(weights(out / "large-margin/untrained"), weights(out / "round-1/train/model"))
-    assert same(weights(out / "model"), weights(out / "large-margin/model"))
+    assert same(weights(out / "round-1/large-margin/untrained"), weights(out / "round-1/train/model"))
+    assert same(weights(out / "model"), weights(out / "round-1/large-margin/model"))
 
 
 def test_held_out_trials_choose_and_are_named(configuration, voices, tmp_path):

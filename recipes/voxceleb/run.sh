@@ -2,12 +2,12 @@
 # VoxCeleb, from the downloaded corpus to EER, and on through iterative pseudo-labelling. No speaker label is read.
 #   bash recipes/voxceleb/run.sh --voxceleb1 DIR --voxceleb2 DIR [--musan DIR] [--rirs DIR] [--lists DIR]
 #        [--config FILE] [--pseudolabel FILE] [--rounds N] [--average N] [--data DIR] [--exp-dir DIR]
-#        [--nj N] [--ngpu N] [--shards yes] [--trials "NAME ..."] [--cohort N] [--partial yes]
+#        [--nj N] [--ngpu N] [--shards yes] [--trials "NAME ..."] [--cohort N] [--partial yes] [--device D]
 #        [--stage N] [--stop-stage N] [key=value ...]
 # Stages: 1 prepare   2 shards (only with --shards yes)   3 train DINO   4 average teachers, extract   5 score
 #         6 export    7 cluster    8 train on pseudo-labels    9 more rounds, large margin, extract, score
 #         10 results table
-# key=value goes to stage 3. What is done is not repeated; what was broken off goes on. README.md explains each stage.
+# Folders are taken from the repository's root. key=value goes to stage 3. What is done is not repeated; what was broken off goes on. README.md explains each stage.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -18,6 +18,7 @@ trials="O E H" partial="" device=auto stage=1 stop_stage=10
 overrides=()
 usage() { sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2; }
 while (($#)); do
+    [[ $1 != --* ]] || (($# > 1)) || usage
     case $1 in
         --voxceleb1) voxceleb1=$2 && shift 2 ;;
         --voxceleb2) voxceleb2=$2 && shift 2 ;;
@@ -50,12 +51,16 @@ source egs/stages.sh
 mkdir -p "$exp/done"
 [[ -n $ngpu ]] || ngpu=$(python -c 'import torch; print(max(1, torch.cuda.device_count()))')
 
-# once N NAME COMMAND...: like run, and not again once it has ended well
+# once N NAME COMMAND...: like run, and not again once it has ended well; another command of that name is refused
 once() {
-    local marker=$exp/done/$2
-    [[ ! -e $marker ]] || return 0
+    local marker=$exp/done/$2 command="${*:3}"
+    if [[ -e $marker ]]; then
+        [[ -s $marker && $(<"$marker") != "$command" ]] || return 0
+        echo "run.sh: $marker was made by another command; remove it, and what follows it, or give another --exp-dir" >&2
+        exit 2
+    fi
     run "$@"
-    touch "$marker"
+    echo "$command" >"$marker"
 }
 
 train=$data/vox2
@@ -71,6 +76,7 @@ if wanted 1; then
     [[ -z $rirs ]] || once 1 prepare-rirs speechssl prepare rirs_noises "$rirs" "$data/rirs" "${words[@]}"
 fi
 if wanted 2 && [[ $shards == yes ]]; then
+    [[ -e $data/vox2-shards/wav.scp ]] || rm -f "$data"/vox2-shards/shard-*.tar # of a run that was broken off
     once 2 shards speechssl shard "$data/vox2" "$data/vox2-shards"
 fi
 
@@ -96,7 +102,10 @@ extract() {
 score() {
     local list scoring words
     for list in $trials; do
-        [[ -f $data/vox1/trials-$list ]] || continue
+        if [[ ! -f $data/vox1/trials-$list ]]; then
+            echo "run.sh: no trials-$list in $data/vox1; not scored" >&2
+            continue
+        fi
         for scoring in cosine mean asnorm; do
             words=()
             [[ $scoring == cosine ]] || words+=(--subtract-mean "$exp/embeddings/$2/cohort.npz")
@@ -124,7 +133,8 @@ fi
 loop=(speechssl pseudolabel "$pseudolabel" --out "$exp/pseudolabel" --device "$device" "start=$start"
     "data=[$train]" "processes=$ngpu")
 if ((${#augment[@]})); then
-    loop+=("overrides=[$(IFS=, && echo "${augment[*]}")]")
+    list=$(IFS=, && echo "${augment[*]}")
+    loop+=("overrides=[$list]" "large_margin_overrides=[$list]")
 fi
 if wanted 7; then
     once 7 cluster "${loop[@]}" rounds=0 large_margin=null
@@ -135,15 +145,15 @@ fi
 if wanted 9 && ((rounds > 0)); then
     once 9 "rounds-$rounds" "${loop[@]}" "rounds=$rounds"
     for ((number = 1; number <= rounds; number++)); do
-        model=$exp/pseudolabel/round-$number/train/model
-        [[ -d $model ]] || break # stopped earlier, by its criterion
-        extract 9 "round-$number" "$model"
-        score 9 "round-$number" "$model"
+        for name in train large-margin; do
+            model=$exp/pseudolabel/round-$number/$name/model
+            [[ -f $model/config.yaml ]] || continue # stopped earlier, by its criterion, or another round was chosen
+            row=round-$number
+            [[ $name == train ]] || row+=-$name
+            extract 9 "$row" "$model"
+            score 9 "$row" "$model"
+        done
     done
-    if [[ -d $exp/pseudolabel/large-margin/model ]]; then
-        extract 9 large-margin "$exp/pseudolabel/large-margin/model"
-        score 9 large-margin "$exp/pseudolabel/large-margin/model"
-    fi
 fi
 if wanted 10; then
     echo "[stage 10] speechssl report $exp --record" >&2

@@ -46,6 +46,15 @@ def confidences(rows: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray
     return out
 
 
+def check_filter(smallest: int, largest: int, share: float) -> None:
+    """Raise UserError for numbers that ``filtered`` cannot use."""
+    if smallest < 1 or (largest and largest < smallest) or not 0 < share <= 1:
+        raise UserError(
+            f"cluster: smallest={smallest}, largest={largest}, share={share:g}: give 1 <= smallest <= largest"
+            " and a share above 0, up to 1"
+        )
+
+
 def filtered(
     labels: NDArray[np.int64],
     confidence: NDArray[np.float32],
@@ -63,13 +72,9 @@ def filtered(
     Raises:
         UserError: impossible numbers.
     """
-    if smallest < 1 or (largest and largest < smallest) or not 0 < share <= 1:
-        raise UserError(
-            f"cluster: smallest={smallest}, largest={largest}, share={share:g}: give 1 <= smallest <= largest"
-            " and a share above 0, up to 1"
-        )
+    check_filter(smallest, largest, share)
     out = labels.copy()
-    sizes = np.bincount(labels[labels >= 0]) if (labels >= 0).any() else np.zeros(0, int)
+    sizes = np.bincount(labels[labels >= 0], minlength=1)
     bad = (sizes < smallest) | ((sizes > largest) if largest else False)
     out[(labels >= 0) & bad[labels.clip(min=0)]] = -1
     if share < 1:

@@ -3,13 +3,10 @@
 Dhillon and Modha 2001. Embeddings are L2-normalised here; one iteration assigns every one of them to the
 centroid of the largest cosine (in tiles, so memory stays at one tile) and sets each centroid to the
 normalised mean of its members. A centroid without members is moved to the embedding that its own serves
-worst. faiss, where it is installed and ``backend`` allows it, does the assignment; the result is the same
-to rounding.
+worst.
 """
 
 from __future__ import annotations
-
-from typing import Literal
 
 import numpy as np
 import torch
@@ -30,7 +27,6 @@ class SphericalKMeans:
         iterations: at most; ends earlier when no embedding changes its cluster.
         seed: of the initial centroids, which are K random embeddings.
         batch: embeddings used to fit, a random choice of so many; 0 = all. All are assigned in the end.
-        backend: ``torch``, ``faiss``, or ``auto`` (faiss if installed and the product is large).
 
     Attributes (after a fit):
         centroids: (K, D) float32 of unit length. objective: mean cosine to the own centroid.
@@ -43,10 +39,10 @@ class SphericalKMeans:
         iterations: int = 20,
         seed: int = 0,
         batch: int = 0,
-        backend: Literal["auto", "torch", "faiss"] = "auto",
     ) -> None:
+        if clusters < 1:
+            raise UserError(f"kmeans: clusters={clusters}; give at least 1")
         self.clusters, self.iterations, self.seed, self.batch = clusters, iterations, seed, batch
-        self.backend = backend
         self.centroids = np.zeros((0, 0), dtype=np.float32)
         self.objective = 0.0
 

@@ -2,7 +2,7 @@
 
 What pseudo-labelling systems do (RECIPES.md 5): k-means with 50,000 centroids and Ward's linkage to 7,500, or
 N / 4 centroids and average linkage on cosines up to a threshold. The distance matrix of the centroids is
-held as float64, 8 bytes for each of M (M - 1) / 2 pairs: 10 GB for 50,000, 0.4 GB for 10,000.
+held twice as float64, 16 bytes for each of M (M - 1) / 2 pairs: 20 GB for 50,000, 0.8 GB for 10,000.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class KMeansAHC:
         linkage: ``ward`` (on unit vectors) or ``average`` (on cosine distances, 1 - cos).
         threshold: of the linkage's distance, where ``clusters`` is 0; for ``average`` 1 - cosine.
         iterations, seed, batch: of the k-means.
-        memory: GB that the distance matrix may take.
+        memory: GB that the distances may take.
     """
 
     def __init__(
@@ -40,6 +40,10 @@ class KMeansAHC:
         batch: int = 0,
         memory: float = 8.0,
     ) -> None:
+        if centroids < 0 or centroids == 1 or clusters < 0:
+            raise UserError(
+                f"kmeans_ahc: centroids={centroids}, clusters={clusters}; give 0 or more, but not 1 centroid"
+            )
         self.centroids, self.clusters, self.linkage = centroids, clusters, linkage
         self.threshold, self.memory = threshold, memory
         self.kmeans = {"iterations": iterations, "seed": seed, "batch": batch}
@@ -59,9 +63,9 @@ class KMeansAHC:
             raise UserError(
                 f"kmeans_ahc: {count} centroids cannot make {self.clusters} clusters; raise centroids"
             )
-        need = 8 * count * (count - 1) / 2 / 1e9
+        need = 16 * count * (count - 1) / 2 / 1e9  # scipy works on a copy
         if need > self.memory:
-            fit = int((2 * self.memory * 1e9 / 8) ** 0.5)
+            fit = int((self.memory * 1e9 / 8) ** 0.5)
             raise UserError(
                 f"kmeans_ahc: the distances of {count} centroids take {need:.1f} GB, more than memory="
                 f"{self.memory:g}; take at most {fit} centroids"

@@ -68,7 +68,7 @@ def measure(
         return [item if isinstance(item, Skip) else _inspect(item, root, trim, least, check) for item in part]
 
     parts = [found[first : first + _CHUNK] for first in range(0, len(found), _CHUNK)]
-    with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max(1, jobs or os.cpu_count() or 1)) as pool:
         return [result for part in _progress(pool.map(several, parts), len(found)) for result in part]
 
 

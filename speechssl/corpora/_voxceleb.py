@@ -47,7 +47,7 @@ def find(root: Path, number: int, jobs: int | None = None) -> dict[str, Found]:
     mine = [folder for folder in folders if os.path.basename(folder)[2] == first]
     files: dict[str, Found] = {}
     rank = {extension: place for place, extension in enumerate(FORMATS)}
-    with ThreadPoolExecutor(jobs or min(32, 4 * (os.cpu_count() or 1))) as pool:
+    with ThreadPoolExecutor(max(1, jobs or min(32, 4 * (os.cpu_count() or 1)))) as pool:
         for folder, names in zip(mine, pool.map(_utterances, mine), strict=True):
             speaker, below = os.path.basename(folder), os.path.relpath(folder, root)
             for video, stem, extension in names:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 from collections import Counter
@@ -38,6 +40,20 @@ def read_table(path: Path, bad: Bad) -> Iterator[tuple[int, str, str]]:
             yield number, name, rest
         elif name:
             bad(name, f"{path}:{number}: {name!r} has no value behind it; complete or remove the line")
+
+
+def digest(path: str | Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def are_clusters(path: str | Path) -> bool:
+    """Whether `speechssl cluster` wrote a file of classes: the clusters.json beside it has its digest."""
+    try:
+        written = json.loads((Path(path).parent / "clusters.json").read_text(encoding="utf-8"))
+        return bool(written.get("sha256") == digest(path))
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def read_mapping(path: str | os.PathLike[str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ crop. Utterances are spread over the shards at random: a shard is a sample of th
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import json
@@ -79,10 +80,13 @@ def write_shards(
                 continue
             address = shards.add(utterance, data, format)
             utterances.append(Utterance(utterance.id, address, seconds=utterance.seconds))
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error}); make room, or give another store") from error
-    finally:
         shards.close()
+    except UserError:
+        raise
+    except Exception as error:  # stores have errors of their own
+        with contextlib.suppress(Exception):
+            shards.close()
+        raise UserError(f"{target}: cannot be written ({error}); make room, or give another store") from error
     if not utterances:
         raise UserError(f"{directory}: no utterance can be read; the first: {skipped[0][1]}")
     written = Manifest(sorted(utterances, key=lambda u: u.id), manifest.labels, skipped=skipped)
@@ -176,7 +180,7 @@ def _ahead(
 ) -> Iterator[bytes | str]:
     """`encode` of each, in order, a bounded number ahead of whoever takes them."""
     waiting: deque[Future[bytes | str]] = deque()
-    with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max(1, jobs or os.cpu_count() or 1)) as pool:
         for utterance in utterances:
             waiting.append(pool.submit(encode, utterance))
             if len(waiting) > _AHEAD:

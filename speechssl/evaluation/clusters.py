@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechssl import config, metrics
-from speechssl.clustering._steps import confidences, filtered, prepared
+from speechssl.clustering._steps import check_filter, confidences, filtered, prepared
+from speechssl.data.kaldi import digest
 from speechssl.data.vectors import read_vectors
 from speechssl.errors import UserError
 
-_SAMPLE = 10_000  # utterances for the silhouette, which compares pairs
+_SAMPLE, _MEMBERS = 10_000, 20  # utterances for the silhouette, which compares pairs; most of one cluster
 
 
 _ALL_PAIRS = ("AffinityPropagation", "AgglomerativeClustering", "FeatureAgglomeration", "SpectralClustering")
@@ -46,10 +47,18 @@ def build(section: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     return made, {"name": name, **written}
 
 
+def _memory() -> float:
+    """GB that this process may have: the machine's, or its container's where that is less."""
+    have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.exists() else "max"
+    return min(have, int(text) / 1e9) if text.isdigit() else have
+
+
 def _fits(clusterer: Any, rows: int) -> None:
     """Refuse a clusterer of scikit-learn's that holds all pairs where they are more than the memory."""
     kind = type(clusterer).__name__
-    need, have = 8 * rows**2 / 1e9, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    need, have = 8 * rows**2 / 1e9, _memory()
     if kind in _ALL_PAIRS and need > have:
         raise UserError(
             f"cluster: {kind} holds the distances of all pairs, {need:,.0f} GB for {rows:,} embeddings; this"
@@ -78,9 +87,16 @@ def cluster(
     """
     ids, matrix = read_vectors(embeddings)
     _fits(clusterer, len(matrix))
+    check_filter(smallest, largest, share)
+    _check_reference(ids.tolist(), reference)
+    if not np.isfinite(matrix).all():
+        raise UserError(f"cluster: {embeddings} holds numbers that are not finite; embed again")
     rows = prepared(matrix, pca)
     begun = time.perf_counter()
-    labels = clusterer.fit_predict(rows)
+    try:
+        labels = np.asarray(clusterer.fit_predict(rows), np.int64)
+    except (TypeError, ValueError, MemoryError) as error:  # what a clusterer of somebody else's says
+        raise UserError(f"cluster: {type(clusterer).__name__}: {error or 'not enough memory'}") from error
     seconds = time.perf_counter() - begun
     labels = filtered(labels, confidences(rows, labels), smallest, largest, share)
     figures = evaluate(ids.tolist(), rows, labels, reference)
@@ -88,12 +104,20 @@ def cluster(
 
 
 def write(out: Path, ids: Sequence[str], labels: NDArray[np.int64], figures: Any) -> None:
-    """Write ``clusters.json`` and, last and at once, ``utt2cluster`` (`utterance cNNNNNN`)."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "clusters.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    """Write ``clusters.json`` and, last and at once, ``utt2cluster`` (`utterance cNNNNNN`).
+
+    The digest in the first tells that the second is a clusterer's work and nobody's labels.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be made ({error.strerror}); choose another --out") from None
     pairs = sorted((name, label) for name, label in zip(ids, labels.tolist(), strict=True) if label >= 0)
     temporary = out / ".utt2cluster.tmp"
-    temporary.write_text("".join(f"{name} c{label:06d}\n" for name, label in pairs), encoding="utf-8")
+    lines = "".join(f"{name} c{label:06d}\n" for name, label in pairs)
+    temporary.write_text(lines, encoding="utf-8", errors="surrogateescape")
+    written = {**figures, "sha256": digest(temporary)}
+    (out / "clusters.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, out / "utt2cluster")
 
 
@@ -133,12 +157,7 @@ def evaluate(
         "labels_used": "none",
     }
     if reference is not None:
-        missing = [name for name, keep in zip(ids, kept, strict=True) if keep and name not in reference]
-        if missing:
-            raise UserError(
-                f"cluster: the reference lacks {len(missing)} utterances, first {missing[0]!r}; is it of"
-                " these data?"
-            )
+        _check_reference([name for name, keep in zip(ids, kept, strict=True) if keep], reference)
         truth = np.unique(
             [reference[n] for n, keep in zip(ids, kept, strict=True) if keep], return_inverse=True
         )[1]
@@ -152,11 +171,30 @@ def evaluate(
     return found
 
 
+def _check_reference(ids: Sequence[str], reference: Mapping[str, str] | None) -> None:
+    missing = [] if reference is None else [name for name in ids if name not in reference]
+    if missing:
+        raise UserError(
+            f"cluster: the reference lacks {len(missing)} utterances, as {missing[0]!r}; of these data?"
+        )
+
+
 def _silhouette(rows: NDArray[np.float32], labels: NDArray[np.int64], seed: int) -> float | None:
-    """Mean silhouette with cosine distances of a random sample; None where it is not defined."""
+    """Mean silhouette with cosine distances; None where it is not defined.
+
+    Of many rows, those of random clusters, at most ``_MEMBERS`` each: a sample of rows alone would leave most
+    clusters with one.
+    """
     from sklearn.metrics import silhouette_score
 
-    chosen = np.random.default_rng(seed).permutation(len(rows))[:_SAMPLE]
+    rng = np.random.default_rng(seed)
+    chosen = np.arange(len(rows))
+    if len(rows) > _SAMPLE:
+        order = rng.permutation(len(rows))
+        order = order[np.argsort(labels[order], kind="stable")]
+        place = np.arange(len(order)) - np.searchsorted(labels[order], labels[order])
+        some = rng.permutation(int(labels.max()) + 1)[: _SAMPLE // _MEMBERS]
+        chosen = order[(place < _MEMBERS) & np.isin(labels[order], some)]
     count = len(np.unique(labels[chosen]))
     if not 2 <= count < len(chosen):
         return None

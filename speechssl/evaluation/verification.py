@@ -96,6 +96,8 @@ def verify(
 
     Raises UserError for unknown ids, NaN, a list without targets or non-targets, or test data where it must
     not be."""
+    if plda and any(option is not None for option in (mean, whiten, cohort)):
+        raise UserError("PLDA is a scoring of its own; leave the mean, the whitening and AS-norm out")
     ids, matrix = _load(embeddings, "the embeddings")
     trials, enrol, test, skipped = _locate(trials, ids, keep_going)
     _warn_zeros(matrix, used_rows(len(matrix), enrol, test))
@@ -110,8 +112,6 @@ def verify(
             top,
         )
     )
-    if plda and (mean, whiten, cohort) != (None, None, None):
-        raise UserError("PLDA is a scoring of its own; leave the mean, the whitening and AS-norm out")
     scores = prepared(matrix, enrol, test)
     if calibration is not None:
         scores = _calibrate(scores, prepared, calibration, trials)

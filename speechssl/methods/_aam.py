@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+CLEAN = 1e-2  # nats
+
 
 def centre_cosines(embeddings: Tensor, centres: Tensor) -> Tensor:
     """Cosines (N, C) of embeddings (N, D) with the nearest of each class's centres (C, S, D)."""
@@ -56,16 +58,18 @@ def aam_logits(
 def dynamic_gate(losses: Tensor) -> float:
     """The loss at which two Gaussians over log(loss) (N,) are equally likely; infinity if there are not two.
 
-    Losses of 0 count as 1e-8. Between the two means the posterior of the lower falls once through one half.
+    Losses below ``CLEAN`` are beyond doubt and not fitted: many are exactly 0 in float32 (s = 30), a point
+    mass that would take a Gaussian for itself. Between the two means the posterior of the lower falls
+    once through one half.
     """
     from sklearn.mixture import GaussianMixture
 
-    logs = losses.double().clamp(min=1e-8).log().cpu().numpy()[:, None]
+    logs = losses[losses > CLEAN].double().log().cpu().numpy()[:, None]
     if len(logs) < 4 or np.ptp(logs) < 1e-6:
         return math.inf
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # not quite converged is close enough for a gate
-        mixture = GaussianMixture(2, random_state=0).fit(logs)
+        mixture = GaussianMixture(2, reg_covar=1e-2, random_state=0).fit(logs)
     low, high = sorted(mixture.means_.ravel())
     between = np.linspace(low, high, 1000)
     clean = mixture.predict_proba(between[:, None])[:, int(mixture.means_.argmin())]

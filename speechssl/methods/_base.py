@@ -86,6 +86,9 @@ class Method(nn.Module):
     NEEDS_LABELS: ClassVar[bool] = False
     """Whether it learns pseudo-labels (``data.pseudo_labels``)."""
 
+    OWN_STATE: ClassVar[tuple[str, ...]] = ()
+    """Buffers that a run does not take over from another one (``train.init_method``)."""
+
     def prepare(self, utterances: int, labels: Tensor | None = None) -> None:
         """Called once, before training: room for memories, and classes.
 

@@ -56,6 +56,7 @@ class AAMSoftmax(Method):
     """
 
     NEEDS_LABELS = True
+    OWN_STATE = ("labels", "losses", "gate", "fitted")
 
     def __init__(
         self,
@@ -76,11 +77,19 @@ class AAMSoftmax(Method):
         sharpening: float = 0.1,
     ) -> None:
         super().__init__()
-        if subcentres < 1 or not 0 <= margin < math.pi / 2:
+        if subcentres < 1 or not 0 <= margin < math.pi / 2 or topk < 0 or sharpening <= 0:
             raise UserError(
-                f"method aam_softmax: subcentres={subcentres}, margin={margin:g}: give at least 1, and a"
-                " margin of 0 to 1.57 radians"
+                f"method aam_softmax: subcentres={subcentres}, margin={margin:g}, topk={topk},"
+                f" sharpening={sharpening:g}: give at least 1, 0 to 1.57 radians, at least 0, and above 0"
             )
+        shares = (margin_warmup, affine_first, gate_after, correct_after)
+        if not all(0 <= share <= 1 for share in shares):
+            raise UserError(
+                "method aam_softmax: margin_warmup, affine_first, gate_after and correct_after are shares,"
+                f" 0 to 1, not {shares}"
+            )
+        if affine_first and not hasattr(encoder, "AFFINE"):
+            raise UserError("method.affine_first: this encoder does not name its layers after pooling; set 0")
         self.net = encoder
         self.subcentres, self.scale = subcentres, scale
         self.margin, self.margin_warmup = margin, margin_warmup
@@ -99,12 +108,14 @@ class AAMSoftmax(Method):
         if classes < 2:
             raise UserError(f"data.pseudo_labels: {classes} cluster; at least 2 are needed to tell apart")
         self.centres = nn.Parameter(torch.empty(classes, self.subcentres, cast(int, self.net.dim)))
-        nn.init.xavier_normal_(self.centres)
+        nn.init.xavier_normal_(self.centres.view(-1, self.centres.shape[-1]))
         self.labels: Tensor
         self.losses: Tensor
         self.gate: Tensor
         self.register_buffer("labels", labels.clone())
         self.register_buffer("losses", torch.full((utterances,), -1.0))
+        self.fitted: Tensor
+        self.register_buffer("fitted", torch.full((), -1))
         self.register_buffer("gate", torch.tensor(self.gate_loss if self.kind == "fixed" else math.inf))
 
     @property
@@ -167,22 +178,19 @@ class AAMSoftmax(Method):
         """Keep the last loss of each utterance; once an epoch fit the gate to them."""
         everyone = gather_without_gradient(ids[None])[0]
         self.losses[everyone] = gather_without_gradient(losses[None])[0]
-        if (progress.step + 1) % progress.steps_per_epoch == 0:
+        ends_epoch = (progress.step + 1) % progress.steps_per_epoch == 0
+        if ends_epoch and int(self.fitted) != progress.step:  # once, where batches are accumulated
+            self.fitted.fill_(progress.step)
             self.gate.fill_(dynamic_gate(self.losses[self.losses >= 0]))
 
     def after_backward(self, progress: Progress) -> None:
         """Hold still what comes before pooling, at first."""
         if progress.fraction < self.affine_first:
-            moving = {p for name in self._affine() for p in getattr(self.net, name).parameters()}
+            names = cast(tuple[str, ...], self.net.AFFINE)
+            moving = {p for name in names for p in getattr(self.net, name).parameters()}
             for parameter in self.net.parameters():
                 if parameter not in moving:
                     parameter.grad = None
-
-    def _affine(self) -> tuple[str, ...]:
-        names = getattr(self.net, "AFFINE", None)
-        if names is None:
-            raise UserError("method.affine_first: the encoder does not name its layers after pooling; set 0")
-        return cast(tuple[str, ...], names)
 
 
 PART = AAMSoftmax

@@ -68,8 +68,8 @@ def _row(path: Path) -> dict[str, Any]:
     for key in ("min_dcf_0.01", "min_dcf_0.05"):
         row |= {key: found.get(key), f"{key}_interval": found.get(f"{key}_interval")}
     used = [
-        *found.get("labels_used", []),
-        *([known["labels"]] if known.get("labels", "none") != "none" else []),
+        *(found.get("labels_used") or []),
+        *([] if known.get("labels") == "none" else [known.get("labels", "not known")]),
     ]
     return row | {"labels_used": ", ".join(used) or "none", "model": found.get("model"), **known}
 
@@ -77,9 +77,10 @@ def _row(path: Path) -> dict[str, Any]:
 @lru_cache
 def _model(folder: str) -> dict[str, Any]:
     """What a model folder says of itself; nothing where there is none."""
-    if not (Path(folder) / WEIGHTS).is_file():
+    places = [place for place in (Path(folder), Path(folder) / "model") if (place / WEIGHTS).is_file()]
+    if not places:
         return {}
-    about = config.read(Path(folder) / CONFIG).get("about", {})
+    about = config.read(places[0] / CONFIG).get("about", {})
     model = Model.load(folder)
     encoder = model.settings["encoder"]
     data = about.get("data", {})

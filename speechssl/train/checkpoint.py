@@ -20,6 +20,7 @@ from torch import Tensor
 
 import speechssl
 from speechssl import config
+from speechssl.data import kaldi
 from speechssl.errors import UserError
 from speechssl.model import Model
 
@@ -32,20 +33,19 @@ def describe(
 ) -> None:
     """Write ``config.yaml``, ``about.yaml`` and, if any, ``skipped.tsv`` before the first step."""
     run.mkdir(parents=True, exist_ok=True)
-    classes = settings["data"].get("pseudo_labels")
-    made = classes is None or (Path(classes).parent / "clusters.json").exists()
     about = {
         "method": settings["method"]["name"],
         "speechssl": speechssl.__version__,
         "torch": str(torch.__version__),
         "commit": commit(),
         "seed": settings["seed"],
-        "labels_used": "none" if made else f"classes of unknown origin: {classes}",
+        "labels_used": _labels_used(settings),
         "data": {
             "directories": list(settings["data"]["train"]),
             "utterances": len(utterances),
             "hours": round(sum(u.seconds for u in utterances) / 3600, 4),
             "fingerprint": fingerprint(utterances),
+            **_classes(settings),
         },
     }
     for name, value in ((CONFIG, settings), (ABOUT, about)):
@@ -53,6 +53,27 @@ def describe(
         os.replace(run / f".{name}.tmp", run / name)
     if skipped:
         (run / "skipped.tsv").write_text("".join(f"{name}\t{why}\n" for name, why in skipped))
+
+
+def _classes(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of the files of pseudo-labels and partners, where there are any."""
+    files = {key: settings["data"].get(key) for key in ("pseudo_labels", "positives")}
+    return {key: kaldi.digest(file) for key, file in files.items() if file}
+
+
+def _labels_used(settings: Mapping[str, Any]) -> str:
+    """Which labels helped: classes that no clusterer wrote, and those of the model to start from."""
+    data, train = settings["data"], settings["train"]
+    files = [file for file in (data.get("pseudo_labels"), data.get("positives")) if file]
+    used = [f"classes of unknown origin ({file})" for file in files if not kaldi.are_clusters(file)]
+    start = train.get("init") or train.get("init_method")
+    if start:
+        folders = (Path(start), Path(start) / MODEL)
+        written = next((folder / CONFIG for folder in folders[::-1] if (folder / CONFIG).exists()), None)
+        about = {} if written is None else config.read(written).get("about", {})
+        before = about.get("labels_used", "not known")
+        used += [] if before == "none" else [f"{before}, in {start}"]
+    return "; ".join(used) or "none"
 
 
 def save_atomically(value: Any, path: Path) -> None:
@@ -132,6 +153,9 @@ def commit() -> str | None:
     here = Path(__file__).parent
     try:
         args = {"cwd": here, "capture_output": True, "text": True, "timeout": 5}
+        tracked = ["git", "ls-files", "--error-unmatch", Path(__file__).name]
+        if subprocess.run(tracked, **args).returncode:  # type: ignore[call-overload]  # a repository that happens to lie around the installed package
+            return None
         found = subprocess.run(["git", "rev-parse", "HEAD"], **args)  # type: ignore[call-overload]
         changed = subprocess.run(["git", "status", "--porcelain", "-uno"], **args)  # type: ignore[call-overload]
     except (OSError, subprocess.SubprocessError):
@@ -143,7 +167,7 @@ def fingerprint(utterances: Sequence[Any]) -> str:
     """A hash of the training set: its ids and durations, not where they lie (16 hexadecimal digits)."""
     digest = hashlib.sha256()
     for utterance in utterances:
-        digest.update(f"{utterance.id}\t{utterance.seconds:.3f}\n".encode())
+        digest.update(f"{utterance.id}\t{utterance.seconds:.3f}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]
 
 
@@ -170,9 +194,15 @@ def same_settings(out: Path, settings: Mapping[str, Any], keep_steps: bool) -> M
     return config.freeze(asked)  # type: ignore[no-any-return]
 
 
-def same_data(out: Path, utterances: Sequence[Any]) -> None:
-    """Raise UserError if the run in ``out`` was begun with other utterances: its batches would differ."""
+def same_data(out: Path, utterances: Sequence[Any], settings: Mapping[str, Any]) -> None:
+    """Raise UserError if the run in ``out`` was begun with other utterances or classes."""
     was = config.read(out / ABOUT)["data"]
+    for key, value in _classes(settings).items():
+        if was.get(key) != value:
+            raise UserError(
+                f"train: {settings['data'][key]} is not what it was when {out} was begun; resume with the"
+                f" same data.{key}, or give another --out"
+            )
     if was["fingerprint"] != fingerprint(utterances):
         raise UserError(
             f"train: {out} was begun with other data ({was['utterances']} utterances then,"

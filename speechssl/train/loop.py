@@ -76,7 +76,7 @@ def train(
             settings = resolve(config_path, overrides)
             run = Run(settings, world, utterances)
         if resume and (out / checkpoint.LAST).exists():
-            checkpoint.same_data(out, utterances)
+            checkpoint.same_data(out, utterances, settings)
             run.restore(checkpoint.load(out / checkpoint.LAST))
         if world.first:
             checkpoint.describe(out, settings, utterances, skipped)

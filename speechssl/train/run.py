@@ -31,8 +31,7 @@ from speechssl.train.optimizers import OptimizerSettings, build_optimizer
 def read_utterances(settings: Mapping[str, Any]) -> tuple[list[Utterance], list[tuple[str, str]]]:
     """Training utterances of all ``data.train`` directories, and those left out with the reason.
 
-    No label file is opened. Ids that two directories share are told apart by the directory's number.
-    With ``data.pseudo_labels``, utterances without one are left out.
+    No label file is opened. With ``data.pseudo_labels``, utterances without one are left out.
     """
     utterances: list[Utterance] = []
     skipped: list[tuple[str, str]] = []
@@ -51,12 +50,30 @@ def read_utterances(settings: Mapping[str, Any]) -> tuple[list[Utterance], list[
                 skipped.append((utterance.id, "no pseudo-label"))
             else:
                 utterances.append(utterance)
+    if known is not None or settings["data"]["positives"]:
+        _refuse_shared_ids(utterances)
+    if known is not None and not utterances:
+        raise UserError(
+            f"data.pseudo_labels: {classes} names none of the {len(skipped)} utterances; is it of these data?"
+        )
     if not utterances:
         where = ", ".join(settings["data"]["train"])
         raise UserError(
             f"data.train: no usable utterance in {where} ({len(skipped)} left out); check the list"
         )
     return utterances, skipped
+
+
+def _refuse_shared_ids(utterances: list[Utterance]) -> None:
+    """Classes go by id, so no two utterances may share one."""
+    seen: set[str] = set()
+    for utterance in utterances:
+        if utterance.id in seen:
+            raise UserError(
+                f"data.train: two directories have an utterance {utterance.id!r}, and classes go by id;"
+                " prepare one of them under another folder"
+            )
+        seen.add(utterance.id)
 
 
 def _pseudo_labels(data: Mapping[str, Any], utterances: list[Utterance]) -> torch.Tensor | None:
@@ -93,8 +110,14 @@ class Run:
         torch.manual_seed(settings["seed"])
         self.model = Model(settings["features"], settings["encoder"])
         if self.train["init"]:
+            start = Model.load(self.train["init"])
+            if start.settings["features"] != self.model.settings["features"]:
+                raise UserError(
+                    f"train.init: the model in {self.train['init']} has other features than section features"
+                    " says; give that section as in its config.yaml"
+                )
             try:
-                self.model.encoder.load_state_dict(Model.load(self.train["init"]).encoder.state_dict())
+                self.model.encoder.load_state_dict(start.encoder.state_dict())
             except RuntimeError as error:
                 raise UserError(
                     f"train.init: the encoder in {self.train['init']} is not the one configured"
@@ -156,8 +179,15 @@ class Run:
         file = folder / checkpoint.LAST
         if not file.is_file():
             raise UserError(f"train.init_method: {file} is not there; give a run folder of `speechssl train`")
+        state, mine = checkpoint.load(file)["method"], self.method.state_dict()
+        if "labels" in state and "labels" in mine and not torch.equal(state["labels"], mine["labels"]):
+            raise UserError(
+                f"train.init_method: the run in {folder} learnt other classes than data.pseudo_labels has;"
+                " give the same file and data"
+            )
+        state |= {name: mine[name] for name in self.method.OWN_STATE}
         try:
-            self.method.load_state_dict(checkpoint.load(file)["method"])
+            self.method.load_state_dict(state)
         except RuntimeError as error:
             raise UserError(
                 f"train.init_method: the method in {folder} is not the one configured"

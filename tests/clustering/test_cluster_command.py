@@ -44,7 +44,7 @@ def test_a_tree_is_cut_by_number_or_by_threshold(linkage):
 
 
 def test_a_tree_that_does_not_fit_is_refused_with_what_would():
-    with pytest.raises(UserError, match="take 10.0 GB, more than memory=8; take at most 44721"):
+    with pytest.raises(UserError, match="take 20.0 GB, more than memory=8; take at most 31622"):
         KMeansAHC(centroids=50_000, clusters=10).fit_predict(np.zeros((60_000, 2), "f4"))
 
 

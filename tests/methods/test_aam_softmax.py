@@ -82,6 +82,23 @@ def test_the_dynamic_gate_lies_where_two_gaussians_meet():
     assert math.log(dynamic_gate(logs.exp())) == pytest.approx(-1.0, abs=0.1)
 
 
+@pytest.mark.parametrize("zeros", [0.3, 0.6])
+def test_samples_without_any_loss_do_not_take_the_gate_for_themselves(zeros):
+    g = torch.Generator().manual_seed(0)
+    logs = torch.cat([-2 + 0.5 * torch.randn(3000, generator=g), 2 + 0.5 * torch.randn(3000, generator=g)])
+    losses = torch.cat([logs.exp(), torch.zeros(int(6000 * zeros / (1 - zeros)))])
+    assert math.log(dynamic_gate(losses)) == pytest.approx(0.0, abs=0.15)
+
+
+def test_centres_begin_as_long_as_a_matrix_of_them_would():
+    torch.manual_seed(0)
+    method = AAMSoftmax(Plain(), subcentres=2)
+    method.prepare(4000, torch.arange(4000) // 2)
+    assert method.centres.std().item() == pytest.approx(
+        (2 / (2 + 4000)) ** 0.5, rel=0.05
+    )  # Glorot and Bengio 2010
+
+
 def test_losses_that_are_all_alike_have_no_gate():
     assert dynamic_gate(torch.full((100,), 0.3)) == math.inf
     assert dynamic_gate(torch.tensor([0.1, 2.0])) == math.inf
@@ -123,12 +140,12 @@ def test_nothing_kept_is_a_loss_of_zero():
 
 def test_the_dynamic_gate_is_fitted_once_an_epoch():
     rows = [[1.0, 0.0]] * 6 + [[-1.0, 0.0]] * 2
-    method = make([0, 0, 0, 0, 0, 0, 1, 0], margin=0.0, scale=5.0, gate="dynamic", gate_after=0.0)
+    method = make([0, 0, 0, 0, 0, 0, 1, 0], margin=0.0, scale=2.0, gate="dynamic", gate_after=0.0)
     method.centres.data = torch.tensor([[[1.0, 0.0]], [[-1.0, 0.0]]])
     method(batch(rows), Progress(0, 100, 3))
     assert method.gate == math.inf
     method(batch(rows), Progress(2, 100, 3))
-    assert 1e-3 < method.gate < 10
+    assert 0.02 < method.gate < 4
     assert method(batch(rows), Progress(3, 100, 3)).scalars["kept"] == 7 / 8
 
 

@@ -192,7 +192,7 @@ def test_every_stage_runs_and_a_killed_one_goes_on(tree):
     steps = [json.loads(line)["step"] for line in (exp / "dino/log.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps)) and steps[-1] == 30  # each step once, in spite of the kill
     rows = {(r["name"], r["list"]): r for r in json.loads((exp / "record.json").read_text())}
-    models = ("untrained", "dino", "round-1", "round-2", "large-margin")
+    models = ("untrained", "dino", "round-1", "round-2", "round-2-large-margin")
     assert set(rows) == {(f"{m}-{s}", "vox1-O") for m in models for s in ("cosine", "mean", "asnorm")}
     for (name, _), row in rows.items():
         assert 0 <= row["eer"] <= 100 and row["eer_interval"] and row["parameters"] > 0 and row["commit"]

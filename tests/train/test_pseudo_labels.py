@@ -6,15 +6,16 @@ import pytest
 import torch
 import yaml
 
+from speechssl.data.kaldi import digest
 from speechssl.errors import UserError
 from speechssl.train.loop import train
 
 
 @pytest.fixture
 def classes(tmp_path):
-    (tmp_path / "clusters.json").write_text(json.dumps({"clusters": 3}))
     names = [f"u{number:02d} c{number % 3}" for number in range(16)]  # four utterances have none
     (tmp_path / "utt2cluster").write_text("\n".join(names) + "\n")
+    (tmp_path / "clusters.json").write_text(json.dumps({"sha256": digest(tmp_path / "utt2cluster")}))
     return tmp_path / "utt2cluster"
 
 
@@ -32,8 +33,12 @@ def test_utterances_without_a_class_are_left_out(configuration, classes, tmp_pat
     assert state["labels"].tolist() == [number % 3 for number in range(16)]
 
 
-def test_classes_of_unknown_origin_are_said_to_be(configuration, classes, tmp_path):
-    (tmp_path / "clusters.json").unlink()
+@pytest.mark.parametrize("how", ["none", "other"])
+def test_classes_of_unknown_origin_are_said_to_be(configuration, classes, tmp_path, how):
+    if how == "none":
+        (tmp_path / "clusters.json").unlink()
+    else:  # a file of true speakers laid beside
+        classes.write_text(classes.read_text().replace("c1", "anna"))
     out = train(
         str(configuration), [*METHOD, f"data.pseudo_labels={classes}"], out=tmp_path / "run", device="cpu"
     )
@@ -70,4 +75,38 @@ def test_another_method_in_the_folder_is_refused(configuration, classes, tmp_pat
     first = train(str(configuration), [], out=tmp_path / "one", device="cpu")
     words = [*METHOD, f"data.pseudo_labels={classes}", f"train.init_method={first}"]
     with pytest.raises(UserError, match="not the one configured"):
+        train(str(configuration), words, out=tmp_path / "two", device="cpu")
+
+
+def test_what_a_model_learnt_from_is_said_of_those_that_start_from_it(configuration, classes, tmp_path):
+    (tmp_path / "clusters.json").unlink()
+    words = [*METHOD, f"data.pseudo_labels={classes}"]
+    first = train(str(configuration), words, out=tmp_path / "one", device="cpu")
+    second = train(str(configuration), [f"train.init={first}"], out=tmp_path / "two", device="cpu")
+    assert "unknown origin" in yaml.safe_load((second / "about.yaml").read_text())["labels_used"]
+
+
+def test_other_classes_are_not_resumed_nor_taken_over(configuration, classes, tmp_path):
+    words = [*METHOD, f"data.pseudo_labels={classes}"]
+    first = train(str(configuration), words, out=tmp_path / "one", device="cpu")
+    lines = classes.read_text().splitlines()
+    classes.write_text("\n".join([lines[0].replace("c0", "c1"), *lines[1:]]) + "\n")
+    with pytest.raises(UserError, match="is not what it was"):
+        train(str(configuration), words, out=tmp_path / "one", resume=True, device="cpu")
+    with pytest.raises(UserError, match="learnt other classes"):
+        train(str(configuration), [*words, f"train.init_method={first}"], out=tmp_path / "two", device="cpu")
+
+
+def test_a_run_that_takes_over_has_a_gate_of_its_own(configuration, classes, tmp_path):
+    words = [*METHOD, f"data.pseudo_labels={classes}"]
+    first = train(str(configuration), words, out=tmp_path / "one", device="cpu")
+    more = [*words, f"train.init_method={first}", "method.gate=fixed", "method.gate_loss=2.5"]
+    second = train(str(configuration), more, out=tmp_path / "two", device="cpu")
+    assert torch.load(second / "last.pt", weights_only=True)["method"]["gate"] == 2.5
+
+
+def test_features_of_another_kind_are_refused(configuration, tmp_path):
+    first = train(str(configuration), [], out=tmp_path / "one", device="cpu")
+    words = [f"train.init={first}", "features.normalise=level"]
+    with pytest.raises(UserError, match="other features"):
         train(str(configuration), words, out=tmp_path / "two", device="cpu")
