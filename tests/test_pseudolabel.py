@@ -1,9 +1,9 @@
 """Rounds of pseudo-labelling on a few generated voices: what they leave, how they go on, what they read."""
 
 import json
-import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,15 +116,22 @@ def test_a_run_that_was_killed_goes_on_to_the_same_end(configuration, tmp_path, 
 
 
 def test_shuffled_speakers_give_the_same_bits(configuration, voices, tmp_path):
-    """DINO from scratch, clusters of it, training on them: with true and with shuffled speakers."""
-    other = tmp_path / "shuffled"
-    shutil.copytree(voices / "train", other)
-    lines = [line.split() for line in (other / "utt2spk").read_text().splitlines()]
-    turned = np.random.default_rng(1).permutation([speaker for _, speaker in lines])
-    pairs = [f"{name} {speaker}" for (name, _), speaker in zip(lines, turned, strict=True)]
-    (other / "utt2spk").write_text("\n".join(pairs) + "\n")
-    assert (other / "utt2spk").read_text() != (voices / "train/utt2spk").read_text()
-    (other / "utt2emotion").unlink()
+    """DINO, clusters of it, training on them: with the true speakers in utt2spk, ids and paths, and
+    with shuffled ones in utt2spk and none in ids and paths."""
+    other = tmp_path / "other"
+    other.mkdir()
+    paths = [line.split() for line in (voices / "train/wav.scp").read_text().splitlines()]
+    speakers = dict(line.split() for line in (voices / "train/utt2spk").read_text().splitlines())
+    turned = np.random.default_rng(1).permutation([speakers[name] for name, _ in paths])
+    assert turned.tolist() != [speakers[name] for name, _ in paths]
+    lines = {"wav.scp": [], "utt2spk": []}
+    for number, ((_, path), speaker) in enumerate(zip(paths, turned, strict=True)):
+        hidden = other / f"{hash(path):x}{Path(path).suffix}"
+        hidden.symlink_to(Path(path).resolve())
+        lines["wav.scp"].append(f"u{number:04d} {hidden}")
+        lines["utt2spk"].append(f"u{number:04d} {speaker}")
+    for name, rows in lines.items():
+        (other / name).write_text("\n".join(rows) + "\n")
     dino = yaml.safe_load((tmp_path / "aam.yaml").read_text())
     dino["method"] = {"name": "dino", "prototypes": 16, "layers": 2, "hidden": 16, "bottleneck": 8}
     dino |= {"features": FEATURES, "encoder": ENCODER}
