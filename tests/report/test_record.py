@@ -36,7 +36,7 @@ def test_a_row_holds_what_a_comparison_needs(experiment, capsys):
     dino = rows["dino"]
     assert dino["parameters"] == parameters and dino["seed"] == 3 and dino["list"] == "vox1_o"
     assert dino["labels_used"] == "none" and dino["method"] == "dino" and dino["trials"] == 37611
-    assert rows["mfcc"]["labels_used"] == "calibration trials" and "parameters" not in rows["mfcc"]
+    assert rows["mfcc"]["labels_used"] == "calibration trials, not known" and "parameters" not in rows["mfcc"]
     text = (folder / "record.md").read_text()
     assert text.strip() == capsys.readouterr().out.strip()
     line = next(line for line in text.splitlines() if line.startswith("| dino"))
