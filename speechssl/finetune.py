@@ -33,7 +33,8 @@ from speechssl.embed import Embedder
 from speechssl.embed._batches import Failure
 from speechssl.embed.layers import POOLED
 from speechssl.errors import UserError
-from speechssl.evaluation.classification import Classification, Table, summarise, tabulate
+from speechssl.evaluation._folds import Table, tabulate
+from speechssl.evaluation.classification import Classification, summarise
 from speechssl.model import Model
 
 STEPS = ("affine", "all")

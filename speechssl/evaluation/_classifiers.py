@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from speechssl import metrics
+from speechssl.evaluation._folds import Names
+
 
 class Kind(NamedTuple):
     """How to make a classifier from its setting, the settings to choose from, simplest first, and whether
@@ -40,3 +46,31 @@ def kinds(balanced: bool, seed: int) -> dict[str, Kind]:
             (10.0, 1.0, 0.1, 0.01),
         ),
     }
+
+
+def fitted(kind: Kind, setting: Any, x: NDArray[np.float64], truth: Names) -> Any:
+    """Standardisation and classifier, fitted together."""
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), kind.make(setting)).fit(x, truth)
+
+
+def choose(kind: Kind, x: NDArray[np.float64], truth: Names, group: Names) -> Any:
+    """The setting with the best UAR over folds of groups within the training data; the simplest of equals."""
+    from sklearn.model_selection import GroupKFold
+
+    count = min(4, len(np.unique(group)))
+    if count < 2:
+        return kind.grid[len(kind.grid) // 2]
+    splits = list(GroupKFold(count).split(x, truth, group))
+    best, chosen = -1.0, kind.grid[0]
+    for setting in kind.grid:
+        scores = [
+            metrics.uar(truth[test], fitted(kind, setting, x[train], truth[train]).predict(x[test]))
+            for train, test in splits
+            if len(np.unique(truth[train])) > 1
+        ]
+        if scores and float(np.mean(scores)) > best + 1e-9:
+            best, chosen = float(np.mean(scores)), setting
+    return chosen

@@ -12,7 +12,7 @@ not to; k-NN, LDA and MLP cannot do so, and the results say what was done (`bala
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from speechssl import metrics
 from speechssl.errors import UserError
-from speechssl.evaluation._classifiers import Kind, kinds
+from speechssl.evaluation._classifiers import choose, fitted, kinds
+from speechssl.evaluation._folds import Names, Table, tabulate
 
 Rows = NDArray[np.float32]
-Names = NDArray[np.str_]
 
 
 class Classification(NamedTuple):
@@ -87,8 +87,8 @@ def evaluate(
     predicted = np.empty_like(truth)
     for name, train, test in table.splits():
         with threadpool_limits(1):  # matrices this small only suffer from more, badly so on a busy machine
-            setting = _choose(kind, x[train], truth[train], group[train])
-            predicted[test] = _fitted(kind, setting, x[train], truth[train]).predict(x[test])
+            setting = choose(kind, x[train], truth[train], group[train])
+            predicted[test] = fitted(kind, setting, x[train], truth[train]).predict(x[test])
         chosen[name] = setting
     return summarise(
         table,
@@ -221,127 +221,6 @@ def _all_there(wanted: Iterable[str], there: Container[str]) -> None:
         raise UserError(
             f"classification: what is beside lacks {len(lacking)} utterances of the run, as {lacking[0]}"
         )
-
-
-class Table(NamedTuple):
-    """The labelled utterances: ``rows`` (N,) of the embeddings; id, class, group and fold of each (N,)."""
-
-    rows: NDArray[np.int64]
-    ids: Names
-    truth: Names
-    group: Names
-    fold: Names
-    tested: list[str]
-    without_label: int
-
-    def splits(self) -> Iterator[tuple[str, NDArray[np.bool_], NDArray[np.bool_]]]:
-        """Name, training rows (N,) and test rows (N,) of each tested fold."""
-        everything = set(self.tested) == set(self.fold.tolist())
-        held_out = np.isin(self.fold, self.tested)
-        for name in self.tested:
-            test = self.fold == name
-            yield name, ~test if everything else ~held_out, test
-
-
-def tabulate(
-    ids: Names,
-    labels: Mapping[str, str],
-    groups: Mapping[str, str],
-    *,
-    folds: int | Mapping[str, str] = 5,
-    test_folds: Sequence[str] = (),
-    seed: int = 0,
-) -> Table:
-    """The utterances that have a label, and their folds; see ``evaluate``."""
-    ids = np.asarray(ids, str)
-    known = np.array([name in labels for name in ids.tolist()])
-    if not known.any():
-        raise UserError("classification: no embedding has a label; are the ids those of the label file?")
-    rows = np.flatnonzero(known)
-    ids = ids[rows]
-    truth = np.array([labels[name] for name in ids.tolist()])
-    group = _groups(ids, groups)
-    if len(np.unique(truth)) < 2:
-        raise UserError(f"classification: one class only ({truth[0]}); two are needed")
-    fold = _folds(ids, truth, group, folds, seed)
-    names = [str(name) for name in np.unique(fold)]
-    wrong = [name for name in test_folds if name not in names]
-    if wrong or (test_folds and len(set(test_folds)) == len(names)):
-        what = f"no fold {wrong[0]!r}" if wrong else "all folds are tested, none is left to train on"
-        raise UserError(f"classification: {what}; the folds are {', '.join(names)}")
-    tested = sorted(set(test_folds)) or names
-    return Table(rows, ids, truth, group, fold, tested, int((~known).sum()))
-
-
-def _groups(ids: Names, groups: Mapping[str, str]) -> Names:
-    without = [name for name in ids.tolist() if name not in groups]
-    if without:
-        raise UserError(
-            f"classification: {len(without)} utterances have no group, first {without[0]!r}; the groups keep"
-            " speakers apart, so all need one"
-        )
-    return np.array([groups[name] for name in ids.tolist()])
-
-
-def _folds(ids: Names, truth: Names, group: Names, folds: int | Mapping[str, str], seed: int) -> Names:
-    """The fold of each utterance; no group is in two."""
-    if not isinstance(folds, int):
-        lacking = [name for name in ids.tolist() if name not in folds]
-        if lacking:
-            raise UserError(f"classification: {len(lacking)} utterances have no fold, first {lacking[0]!r}")
-        out = np.array([folds[name] for name in ids.tolist()])
-        for name in np.unique(group):
-            if len(found := np.unique(out[group == name])) > 1:
-                raise UserError(
-                    f"classification: group {name} is in folds {', '.join(found)}: it would be trained and"
-                    " tested on; give each group one fold"
-                )
-        if len(np.unique(out)) < 2:
-            raise UserError("classification: one fold only; two are needed")
-        return out
-    names = np.unique(group)
-    count = folds or len(names)
-    if count < 2 or count > len(names):
-        raise UserError(
-            f"classification: {count} folds of {len(names)} groups; give 2 to {len(names)}, or 0 for one each"
-        )
-    if count == len(names):
-        return group
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-    out = np.empty(len(ids), dtype="U8")
-    for number, (_, test) in enumerate(splitter.split(ids, truth, group)):
-        out[test] = f"fold{number + 1}"
-    return out
-
-
-def _fitted(kind: Kind, setting: Any, x: NDArray[np.float64], truth: Names) -> Any:
-    """Standardisation and classifier, fitted together."""
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    return make_pipeline(StandardScaler(), kind.make(setting)).fit(x, truth)
-
-
-def _choose(kind: Kind, x: NDArray[np.float64], truth: Names, group: Names) -> Any:
-    """The setting with the best UAR over folds of groups within the training data; the simplest of equals."""
-    from sklearn.model_selection import GroupKFold
-
-    count = min(4, len(np.unique(group)))
-    if count < 2:
-        return kind.grid[len(kind.grid) // 2]
-    splits = list(GroupKFold(count).split(x, truth, group))
-    best, chosen = -1.0, kind.grid[0]
-    for setting in kind.grid:
-        scores = [
-            metrics.uar(truth[test], _fitted(kind, setting, x[train], truth[train]).predict(x[test]))
-            for train, test in splits
-            if len(np.unique(truth[train])) > 1
-        ]
-        if scores and float(np.mean(scores)) > best + 1e-9:
-            best, chosen = float(np.mean(scores)), setting
-    return chosen
 
 
 def read_predictions(folder: str | Path) -> dict[str, str]:
