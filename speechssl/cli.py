@@ -149,7 +149,7 @@ def _validate(arguments: argparse.Namespace) -> None:
 def _train_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("config", help="a YAML file")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the file's")
-    sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="the run folder")
+    sub.add_argument("--out", type=Path, metavar="DIR", help="the run folder (not needed with --dry-run)")
     sub.add_argument("--resume", action="store_true", help="continue from the last checkpoint in --out")
     sub.add_argument("--dry-run", action="store_true", help="check config, data and one step, then stop")
     sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: auto)")
@@ -159,10 +159,12 @@ def _train_arguments(sub: argparse.ArgumentParser) -> None:
 def _train(arguments: argparse.Namespace) -> None:
     from speechssl.train.loop import train
 
+    if arguments.out is None and not arguments.dry_run:
+        raise UserError("train: --out is missing; give a run folder, or --dry-run to check without one")
     train(
         arguments.config,
         arguments.overrides,
-        out=arguments.out,
+        out=arguments.out or Path("."),
         resume=arguments.resume,
         dry_run=arguments.dry_run,
         device=arguments.device,
