@@ -206,8 +206,8 @@ def test_intervals_go_over_the_speakers_given(scored: Path, capsys: pytest.Captu
 
 def test_training_needs_a_folder_unless_it_is_a_rehearsal(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["train", "nowhere.yaml"]) == 2
+    assert cli.main(["train", "nowhere.yaml"]) == 2
     assert "--out is missing" in capsys.readouterr().err
-    assert main(["train", "nowhere.yaml", "--dry-run"]) == 2
+    assert cli.main(["train", "nowhere.yaml", "--dry-run"]) == 2
     assert "nowhere.yaml" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
