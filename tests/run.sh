@@ -37,6 +37,9 @@ mapfile -t files < <(scripts)
 check "shellcheck (${#files[@]} scripts)" shellcheck -x "${files[@]}"
 check "mypy" mypy
 
+# The scripts that tests run take this environment as it is: several at once must not install into it.
+SPEECHSSL_PYTHON="$(command -v python)"
+export SPEECHSSL_PYTHON
 # One thread a process: the processes of xdist share the cores. pytest's summary is the last line.
 export OMP_NUM_THREADS=1
 exec python -m pytest -q -n auto --maxprocesses 4 "${marks[@]}" "$@"
