@@ -55,12 +55,13 @@ def arguments(task: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """The table on standard output, files and the confusion plot into ``--out``."""
+    from speechssl.data.kaldi import read_values
     from speechssl.data.vectors import read_vectors
     from speechssl.evaluation import classification
 
     options = {
-        "labels": table_of(args.labels, "label"),
-        "groups": table_of(args.groups, "spk"),
+        "labels": read_values(args.labels, "label"),
+        "groups": read_values(args.groups, "spk"),
         "test_folds": args.test_folds,
         "classifier": args.classifier,
         "balanced": args.class_weight == "balanced",
@@ -99,15 +100,9 @@ def _named(word: str) -> tuple[str, str]:
 
 def folds_of(word: str) -> int | dict[str, str]:
     """``--folds``: how many, or the table that a file holds."""
-    return int(word) if word.isdigit() else table_of(Path(word), "fold")
+    from speechssl.data.kaldi import read_values
 
-
-def table_of(path: Path, what: str) -> dict[str, str]:
-    """Utterance -> value; a directory stands for its utt2<what>."""
-    from speechssl.data.kaldi import read_mapping
-
-    file = path / f"utt2{what}" if path.is_dir() else path
-    return read_mapping(file)
+    return int(word) if word.isdigit() else read_values(Path(word), "fold")
 
 
 def _text(results: Mapping[str, Any]) -> str:

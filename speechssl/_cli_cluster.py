@@ -33,16 +33,13 @@ def arguments(sub: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """``cluster``: utt2cluster, clusters.json and sizes.png; the figures on standard output."""
     from speechssl import config
-    from speechssl.data.kaldi import read_mapping
+    from speechssl.data.kaldi import read_values
     from speechssl.evaluation import clusters
     from speechssl.report.plots import size_plot
 
     section = {"name": args.name, **config.read("", args.overrides)}
     clusterer, settings = clusters.build(section)
-    reference = None
-    if args.reference:
-        file = args.reference / "utt2spk" if args.reference.is_dir() else args.reference
-        reference = read_mapping(file)
+    reference = read_values(args.reference, "spk") if args.reference else None
     kept = {"pca": args.pca, "smallest": args.smallest, "largest": args.largest, "share": args.share}
     ids, labels, found = clusters.cluster(args.embeddings, clusterer, reference=reference, **kept)
     clusters.write(args.out, ids, labels, {"clusterer": settings, **found})

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from speechssl._cli_classification import folds_of, table_of
+from speechssl._cli_classification import folds_of
 
 
 def arguments(sub: argparse.ArgumentParser) -> None:
@@ -48,28 +48,24 @@ def arguments(sub: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """A line a fold on standard error, the curve on standard output, files into ``--out``."""
-    import torch
-
     from speechssl import finetune
+    from speechssl.data.kaldi import read_values
     from speechssl.data.manifest import read_manifest
     from speechssl.embed.networks import load_model
     from speechssl.evaluation.classification import write_results
 
     names = ("affine_steps", "affine_lr", "epochs", "lr", "batch_size", "seconds", "class_weight")
     settings = {name: getattr(args, name) for name in (*names, "precision", "seed")}
-    device = args.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     measured = finetune.finetune(
         load_model(args.model),
         [utterance for folder in args.data for utterance in read_manifest(folder)],
-        table_of(args.labels, "label"),
-        table_of(args.groups, "spk"),
+        read_values(args.labels, "label"),
+        read_values(args.groups, "spk"),
         folds=folds_of(args.folds),
         test_folds=args.test_folds,
         fractions=args.fractions,
         settings=finetune.Settings(**settings),
-        device=device,
+        device=args.device,
         replicates=args.replicates,
         say=lambda line: print(line, file=sys.stderr, flush=True),
         name=args.name or args.model,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechssl import _cli_classification
-from speechssl.errors import UserError
+from speechssl.errors import UserError, writing
 
 if TYPE_CHECKING:
     from speechssl.evaluation.verification import Verification
@@ -90,19 +90,14 @@ def score_arguments(sub: argparse.ArgumentParser) -> None:
 
 def score(arguments: argparse.Namespace) -> None:
     """``score``: one line `enrol test score` a trial."""
+    from speechssl.evaluation.verification import score_lines
+
     scored = _verify(arguments, replicates=0)
-    rows = zip(scored.trials.enrol, scored.trials.test, scored.scores.tolist(), strict=True)
-    lines = (f"{enrol} {test} {score:.7g}\n" for enrol, test, score in rows)
     if arguments.out == "-":
-        sys.stdout.writelines(lines)
+        sys.stdout.writelines(score_lines(scored))
         return
-    try:
-        with open(arguments.out, "w", encoding="utf-8") as file:
-            file.writelines(lines)
-    except OSError as error:
-        raise UserError(
-            f"{arguments.out}: cannot be written ({error.strerror}); choose another --out"
-        ) from None
+    with writing(arguments.out), open(arguments.out, "w", encoding="utf-8") as file:
+        file.writelines(score_lines(scored))
 
 
 def evaluate_arguments(sub: argparse.ArgumentParser) -> None:
@@ -132,9 +127,10 @@ def evaluate_arguments(sub: argparse.ArgumentParser) -> None:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """``evaluate verification``: the table on standard output, files and plots into ``--out``."""
+    from speechssl.data.kaldi import read_mapping, read_values
     from speechssl.evaluation.verification import write_results
 
-    speakers = _speakers(arguments.speakers) if arguments.speakers else None
+    speakers = read_values(arguments.speakers, "spk") if arguments.speakers else None
     measured = _verify(
         arguments,
         speakers=speakers,
@@ -143,7 +139,6 @@ def evaluate(arguments: argparse.Namespace) -> None:
         model=arguments.model,
     )
     if arguments.split:
-        from speechssl.data.kaldi import read_mapping
         from speechssl.evaluation.conditions import split_by_label
 
         rows = split_by_label(
@@ -163,14 +158,6 @@ def evaluate(arguments: argparse.Namespace) -> None:
         plots.det_plot({whose: scored}, arguments.out / "det.png")
         plots.score_histogram(*scored, arguments.out / "scores.png")
     print(_table(measured.results))
-
-
-def _speakers(path: Path) -> dict[str, str]:
-    """utt2spk, or the one in a Kaldi directory: utterance id -> speaker."""
-    from speechssl.data.kaldi import read_mapping
-
-    file = path / "utt2spk" if path.is_dir() else path
-    return read_mapping(file)
 
 
 def _table(results: Mapping[str, Any]) -> str:

@@ -211,19 +211,20 @@ class Augment:
         T)."""
         shaped = (plan["eq"] != 0).any(-1) | (plan["band"] > 0).any(-1)
         rows = np.flatnonzero((plan["rir"] != -1) | shaped)
-        out = waves[:, context:].clone()
         if not len(rows):
-            return out
+            return waves[:, context:].clone()
+        every = len(rows) == len(waves)
+        out = torch.empty_like(waves[:, context:]) if every else waves[:, context:].clone()
         # The circular wrap of the room's tail may fall on the context, which is cut: the pad is that much
         # shorter.
         size = acoustics.fft_length(waves.shape[1] + max(self.tail_samples - context, 1024))
         at_once = 8 if waves.device.type == "cpu" else 512
         for chosen in np.split(rows, range(at_once, len(rows), at_once)):
-            part, index = plan[chosen], _index(chosen, waves)
+            part, index = plan[chosen], _rows(chosen, waves)
             spectrum = torch.fft.rfft(waves[index], n=size)
             rooms = np.flatnonzero(part["rir"] != -1)
             if len(rooms):
-                spectrum[_index(rooms, waves)] *= torch.fft.rfft(self._responses(part[rooms]), n=size)
+                spectrum[_rows(rooms, waves)] *= torch.fft.rfft(self._responses(part[rooms]), n=size)
             if shaped[chosen].any():
                 spectrum *= self._channel(part["eq"], part["band"], size, waves)
             out[index] = torch.fft.irfft(spectrum, n=size)[:, context : waves.shape[1]]
@@ -238,24 +239,25 @@ class Augment:
         out = table.new_zeros(len(plan), self.tail_samples)
         real, made = np.flatnonzero(plan["rir"] >= 0), np.flatnonzero(plan["rir"] == _SIMULATED)
         if len(real):
-            out[_index(real, out)] = self._tensors["rir"][_index(plan["rir"][real], out)].float()
+            out[_rows(real, out)] = self._tensors["rir"][_index(plan["rir"][real], out)].float()
         if len(made):
             part = plan[made]
             t60, drr, taps = _tensor(part["t60"], out), _tensor(part["drr"], out), _tensor(part["taps"], out)
-            out[_index(made, out)] = acoustics.simulated_rooms(
+            out[_rows(made, out)] = acoustics.simulated_rooms(
                 t60, drr, _index(part["tail"], out), taps, table, self.tail_samples, self.rate
             )
-        return out / torch.linalg.vector_norm(out, dim=-1, keepdim=True)
+        return out.div_(torch.linalg.vector_norm(out, dim=-1, keepdim=True))
 
     def _with_noise(self, waves: Tensor, plan: np.ndarray) -> Tensor:
         rows = np.flatnonzero(plan["noise"] >= 0)
         if not len(rows):
             return waves
-        index = _index(rows, waves)
+        index = _rows(rows, waves)
         stretches = self._tensors["noise"].unfold(0, waves.shape[1], 1)
         noise = stretches[_index(plan["noise"][rows], waves)].float()
         voice = waves[index]
-        waves[index] = voice + noise * acoustics.snr_gain(voice, noise, _tensor(plan["snr"][rows], waves))
+        gain = acoustics.snr_gain(voice, noise, _tensor(plan["snr"][rows], waves))
+        waves[index] = noise.mul_(gain).add_(voice)
         return waves
 
     def _coded(self, waves: Tensor, plan: np.ndarray) -> Tensor:
@@ -351,6 +353,13 @@ def _tensor(values: np.ndarray, like: Tensor) -> Tensor:
 
 def _index(values: np.ndarray, like: Tensor) -> Tensor:
     return torch.from_numpy(np.array(values, dtype=np.int64)).to(like.device)
+
+
+def _rows(rows: np.ndarray, like: Tensor) -> Tensor | slice:
+    """Rows (ascending) as a slice where they are neighbours, which copies nothing, else as an index."""
+    if rows[-1] - rows[0] + 1 == len(rows):
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return _index(rows, like)
 
 
 def _check(probs: dict[str, float], ranges: dict[str, list[float]], speed: list[float]) -> None:

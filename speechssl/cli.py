@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import speechssl
-from speechssl import _cli_cluster, _cli_diagnose, _cli_files, _cli_finetune, _cli_verification
+from speechssl import (
+    _cli_cluster,
+    _cli_diagnose,
+    _cli_embed,
+    _cli_files,
+    _cli_finetune,
+    _cli_train,
+    _cli_verification,
+)
 from speechssl.errors import UserError
 
 PARTS = ("corpora", "encoders", "methods", "predictors", "clustering", "diagnostics", "evaluation")
@@ -88,17 +96,21 @@ def parser() -> argparse.ArgumentParser:
     _prepare_arguments(verb("prepare", _prepare, "write Kaldi directories (and trials) from a corpus"))
     _validate_arguments(verb("validate", _validate, "check Kaldi directories before hours are spent on them"))
     _cli_files.shard_arguments(verb("shard", _cli_files.shard, "pack a Kaldi directory into tar shards"))
-    _train_arguments(verb("train", _train, "train an encoder on unlabelled audio"))
-    _average_arguments(verb("average", _average, "average the weights of a run's last checkpoints"))
-    _embed_arguments(verb("embed", _embed, "one embedding per utterance"))
+    _cli_train.train_arguments(verb("train", _cli_train.train, "train an encoder on unlabelled audio"))
+    _cli_train.average_arguments(
+        verb("average", _cli_train.average, "average the weights of a run's last checkpoints")
+    )
+    _cli_embed.arguments(verb("embed", _cli_embed.run, "one embedding per utterance"))
     _cli_verification.score_arguments(verb("score", _cli_verification.score, "cosine scores of a trial list"))
     _cli_verification.evaluate_arguments(
         verb("evaluate", _cli_verification.evaluate, "measure embeddings on a task")
     )
     _cli_finetune.arguments(verb("finetune", _cli_finetune.run, "train a classifier on labels, fold by fold"))
     _cli_cluster.arguments(verb("cluster", _cli_cluster.run, "embeddings to pseudo-labels, without labels"))
-    _pseudolabel_arguments(
-        verb("pseudolabel", _pseudolabel, "cluster, train on the clusters, and again, without labels")
+    _cli_train.pseudolabel_arguments(
+        verb(
+            "pseudolabel", _cli_train.pseudolabel, "cluster, train on the clusters, and again, without labels"
+        )
     )
     _cli_diagnose.arguments(
         verb("diagnose", _cli_diagnose.run, "has a model collapsed? which is best? without labels")
@@ -144,119 +156,6 @@ def _validate(arguments: argparse.Namespace) -> None:
         print("\n".join(problems) if problems else f"{directory}: fine")
     if count:
         raise UserError(f"validate: {count} problem{'s' if count > 1 else ''}, listed above; mend them first")
-
-
-def _train_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("config", help="a YAML file")
-    sub.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the file's")
-    sub.add_argument("--out", type=Path, metavar="DIR", help="the run folder (not needed with --dry-run)")
-    sub.add_argument("--resume", action="store_true", help="continue from the last checkpoint in --out")
-    sub.add_argument("--dry-run", action="store_true", help="check config, data and one step, then stop")
-    sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: auto)")
-    sub.add_argument("--minutes", type=float, help="choose train.steps so that it takes about this long")
-
-
-def _train(arguments: argparse.Namespace) -> None:
-    from speechssl.train.loop import train
-
-    if arguments.out is None and not arguments.dry_run:
-        raise UserError("train: --out is missing; give a run folder, or --dry-run to check without one")
-    train(
-        arguments.config,
-        arguments.overrides,
-        out=arguments.out or Path("."),
-        resume=arguments.resume,
-        dry_run=arguments.dry_run,
-        device=arguments.device,
-        minutes=arguments.minutes,
-    )
-
-
-def _average_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("run_folder", type=Path, metavar="RUN", help="the --out of `speechssl train`")
-    sub.add_argument("--last", type=int, default=10, metavar="N", help="how many snapshots (default: 10)")
-    sub.add_argument("--until", type=int, metavar="STEP", help="none after this step (default: to the end)")
-    sub.add_argument("--out", type=Path, metavar="DIR", help="the model folder (default: RUN/model-averageN)")
-
-
-def _average(arguments: argparse.Namespace) -> None:
-    from speechssl.train.checkpoint import average
-
-    print(average(arguments.run_folder, arguments.last, arguments.out, arguments.until))
-
-
-def _embed_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("model", metavar="MODEL", help="a model or run folder, or mfcc (statistics, no model)")
-    sub.add_argument(
-        "inputs",
-        nargs="+",
-        metavar="INPUT",
-        help="audio files, folders, a wav.scp, Kaldi directories; - is a list of files on standard input",
-    )
-    sub.add_argument(
-        "--out", required=True, metavar="FILE", help=".npz, .ark, .scp, .parquet, or - for one line a file"
-    )
-    sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: auto)")
-    sub.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    sub.add_argument("--jobs", type=int, default=1, help="processes to share the files (default: 1)")
-    sub.add_argument("--readers", type=int, default=2, help="threads that decode, per process (default: 2)")
-    sub.add_argument("--batch-seconds", type=float, default=60.0, help="audio in a batch (default: 60)")
-    sub.add_argument(
-        "--max-seconds", type=float, default=120.0, help="longer files go in pieces, averaged (default: 120)"
-    )
-    sub.add_argument(
-        "--keep-going", action="store_true", default=True, help="skip, count and list bad files (the default)"
-    )
-    sub.add_argument("--strict", dest="keep_going", action="store_false", help="end at the first bad file")
-    sub.add_argument("--allow-pipes", action="store_true", help="run the shell pipes of wav.scp")
-    sub.add_argument("--resume", action="store_true", help="go on from what a broken run left behind")
-    sub.add_argument(
-        "--every", type=int, default=1, metavar="N", help="every N-th utterance only, for a training mean"
-    )
-    sub.add_argument(
-        "--layer", default="embedding", metavar="NAME", help="which layer; a wrong name lists those there are"
-    )
-    sub.add_argument(
-        "--network", metavar="NAME", help="student or teacher of a run folder (default: the one it saved)"
-    )
-
-
-def _embed(arguments: argparse.Namespace) -> None:
-    from speechssl.embed import embed_to_file
-
-    summary = embed_to_file(
-        arguments.model,
-        arguments.inputs,
-        arguments.out,
-        device=arguments.device,
-        precision=arguments.precision,
-        jobs=arguments.jobs,
-        readers=arguments.readers,
-        batch_seconds=arguments.batch_seconds,
-        max_seconds=arguments.max_seconds,
-        keep_going=arguments.keep_going,
-        allow_pipes=arguments.allow_pipes,
-        resume=arguments.resume,
-        every=arguments.every,
-        layer=arguments.layer,
-        network=arguments.network,
-    )
-    if summary is not None:
-        print(summary, file=sys.stderr)
-
-
-def _pseudolabel_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("config", help="a YAML file; see `speechssl.pseudolabel.PseudoLabelSettings`")
-    sub.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the file's")
-    sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="goes on from what is there")
-    sub.add_argument("--device", default="auto", help="cpu, cuda ... (default: auto)")
-
-
-def _pseudolabel(arguments: argparse.Namespace) -> None:
-    from speechssl.pseudolabel import pseudolabel
-
-    done = pseudolabel(arguments.config, arguments.overrides, out=arguments.out, device=arguments.device)
-    print(f"round {done['chosen']} of {len(done['rounds']) - 1} chosen; model: {done['model']}")
 
 
 def _report_arguments(sub: argparse.ArgumentParser) -> None:

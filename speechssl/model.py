@@ -16,8 +16,23 @@ from speechssl.errors import UserError
 from speechssl.features import LogMel
 
 CONFIG, WEIGHTS = "config.yaml", "weights.pt"
+LAST = "last.pt"
+"""In a run folder: the state of every network, and all else that resuming needs."""
 HUB_CONFIG, HUB_WEIGHTS = "config.json", ("model.safetensors", "pytorch_model.bin")
 """The same in a folder for Hugging Face's hub (`speechssl export --to huggingface`)."""
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """A saved state on the CPU.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0].partition(". ")[0] or type(error).__name__
+        raise UserError(f"checkpoint: {path} cannot be read ({reason}); delete it or give another") from error
 
 
 class Model(nn.Module):

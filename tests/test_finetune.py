@@ -125,17 +125,17 @@ def test_the_classifier_on_what_pooling_gave_is_the_classifier_on_the_features(k
 
 
 def test_the_first_step_moves_the_affine_layers_alone(tones, monkeypatch):
-    from speechssl import finetune as module
+    from speechssl.finetune import training as module
 
     seen = []
-    original = module._Task._affine
+    original = module.Trainer._affine
 
     def spy(self, classifier, *rest):
         before = {k: v.clone() for k, v in classifier.state_dict().items()}
         original(self, classifier, *rest)
         seen.append({k for k, v in classifier.state_dict().items() if not torch.equal(before[k], v)})
 
-    monkeypatch.setattr(module._Task, "_affine", spy)
+    monkeypatch.setattr(module.Trainer, "_affine", spy)
     finetune(
         make(), *tones, folds=2, fractions=[1.0], settings=Settings(affine_steps=5, epochs=0), replicates=0
     )

@@ -10,13 +10,13 @@ import pytest
 import torch
 import yaml
 
-from speechssl import pseudolabel as module
 from speechssl.cli import main
 from speechssl.corpora import synthetic
 from speechssl.data.vectors import read_vectors
 from speechssl.errors import UserError
 from speechssl.model import Model
-from speechssl.pseudolabel import PseudoLabelSettings, pseudolabel
+from speechssl.pseudolabel import PseudoLabelSettings, pseudolabel, stopping
+from speechssl.pseudolabel import rounds as rounds_of
 from speechssl.train.loop import train
 
 FEATURES = {"mels": 24}
@@ -96,7 +96,7 @@ def test_each_round_learns_the_clusters_of_the_one_before(configuration, start, 
 
 def test_a_run_that_was_killed_goes_on_to_the_same_end(configuration, tmp_path, monkeypatch):
     whole = pseudolabel(configuration, out=tmp_path / "whole", device="cpu")
-    real, calls = module.train, []
+    real, calls = rounds_of.train, []
 
     def killed(*args, **kwargs):
         calls.append(1)
@@ -104,10 +104,10 @@ def test_a_run_that_was_killed_goes_on_to_the_same_end(configuration, tmp_path, 
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(module, "train", killed)
+    monkeypatch.setattr(rounds_of, "train", killed)
     with pytest.raises(KeyboardInterrupt):
         pseudolabel(configuration, out=tmp_path / "broken", device="cpu")
-    monkeypatch.setattr(module, "train", real)
+    monkeypatch.setattr(rounds_of, "train", real)
     again = pseudolabel(configuration, out=tmp_path / "broken", device="cpu")
     assert same(weights(tmp_path / "whole/model"), weights(tmp_path / "broken/model"))
     assert [r["clusters"]["silhouette"] for r in again["rounds"]] == [
@@ -190,8 +190,8 @@ def rounds(key, values):
 def test_when_it_stops_and_what_it_takes(stop, key, values, enough, best):
     settings = PseudoLabelSettings(start="", data=["d"], train="", clusterer={}, stop=stop)
     found = rounds(key, values)
-    assert module._is_enough(settings, found) is enough
-    assert module._best(settings, found) == best
+    assert stopping.is_enough(settings, found) is enough
+    assert stopping.best(settings, found) == best
 
 
 @pytest.mark.parametrize(

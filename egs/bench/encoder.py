@@ -1,6 +1,7 @@
 """Encoder steps: ours beside SpeechBrain's modules, float32 and bfloat16, forward + backward and inference.
 
     python -m egs.bench.encoder [--batch 64] [--seconds 3] [--rounds 3] [--only ecapa-512 ...] [--device cpu]
+    python -m egs.bench.encoder --profile [--only ecapa-512 ...]     # the kernels that the steps spend it in
 
 Weights are the same on both sides. The share is that of the measured bfloat16 (float32) matrix-product rate.
 """
@@ -57,6 +58,18 @@ def infer(net: nn.Module, x: Tensor, low: bool) -> None:
     net.train()
 
 
+def profile(net: nn.Module, x: Tensor, low: bool, shown: int = 10) -> None:
+    """Print what the kernels of one forward and backward pass take, the largest first."""
+    step(net, x, low)
+    with torch.profiler.profile() as profiler:
+        step(net, x, low)
+    rows = profiler.key_averages()
+    total = sum(row.self_cpu_time_total for row in rows)
+    for row in sorted(rows, key=lambda row: -row.self_cpu_time_total)[:shown]:
+        share, seconds = 100 * row.self_cpu_time_total / total, row.self_cpu_time_total / 1e6
+        print(f"    {row.key:<44}{seconds:>8.3f} s{share:>6.1f} %{row.count:>7} calls")
+
+
 def main() -> None:
     """Time every pair."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -65,6 +78,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=list(pairs()), default=list(pairs()))
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--profile", action="store_true", help="where the time goes, in place of ratios")
     args = parser.parse_args()
     tune_allocator()
     torch.manual_seed(0)
@@ -83,6 +97,11 @@ def main() -> None:
         flops = counter.get_total_flops()
         what = {"speechbrain float32": (theirs, False), "speechbrain bfloat16": (theirs, True)}
         what |= {"ours float32": (ours, False), "ours bfloat16": (ours, True)}
+        if args.profile:
+            for key, (net, low) in what.items():
+                print(f"  {name}, {key}, forward + backward")
+                profile(net, x, low)
+            continue
         for kind, run, work in (("forward + backward", step, flops), ("inference", infer, flops / 3)):
             timed = {key: (lambda n=net, b=low, r=run: r(n, x, b)) for key, (net, low) in what.items()}
             seconds = alternate(timed, args.rounds)

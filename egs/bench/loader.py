@@ -49,7 +49,7 @@ def main() -> None:
             prepare(folder + "/audio", folder + "/data")
             data = Path(folder) / "data" / "train"
         utterances = read_manifest(data).utterances
-        noise = str(args.noise or Path(data).parent) if args.noise or args.data is None else None
+        noise = str(args.noise or folder + "/audio") if args.noise or args.data is None else None
         everything = Augment(
             16000,
             noise=noise,

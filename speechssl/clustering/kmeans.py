@@ -8,6 +8,9 @@ worst.
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,7 +19,7 @@ from torch.nn import functional as F
 
 from speechssl.errors import UserError
 
-_TILE = 1 << 25  # similarities held at a time: 128 MB in float32
+_TILE = 1 << 22  # similarities held at a time: 16 MB in float32
 
 
 class SphericalKMeans:
@@ -100,14 +103,35 @@ def spherical_kmeans(
 
 @torch.no_grad()
 def nearest(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """Index and cosine of the nearest centroid of each unit vector, tile by tile."""
+    """Index (N,) and cosine (N,) of the nearest centroid (K, D) of each unit vector x (N, D), tile by tile.
+
+    On a CPU faiss does it where it is installed: fused product and maximum, 2/3 of torch's time here.
+    """
+    faiss = _faiss()
+    if faiss is not None and x.device.type == "cpu":
+        faiss.omp_set_num_threads(torch.get_num_threads())
+        index = faiss.IndexFlatIP(x.shape[1])
+        index.add(centroids.contiguous().numpy())
+        found, places = index.search(x.contiguous().numpy(), 1)
+        return torch.from_numpy(places[:, 0]), torch.from_numpy(found[:, 0])
     labels = torch.empty(len(x), dtype=torch.int64, device=x.device)
     cosines = torch.empty(len(x), dtype=x.dtype, device=x.device)
     step = max(1, _TILE // len(centroids))
+    tile, columns = x.new_empty(step, len(centroids)), centroids.T
     for start in range(0, len(x), step):
-        tile = x[start : start + step] @ centroids.T
-        torch.max(tile, dim=1, out=(cosines[start : start + step], labels[start : start + step]))
+        block = slice(start, min(start + step, len(x)))
+        products = torch.mm(x[block], columns, out=tile[: block.stop - start])
+        torch.max(products, dim=1, out=(cosines[block], labels[block]))
     return labels, cosines
+
+
+@cache
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError:
+        return None
+    return faiss
 
 
 PART = SphericalKMeans

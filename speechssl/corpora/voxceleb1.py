@@ -82,7 +82,8 @@ def prepare(
     part = _voxceleb.check_counts(root, files, (ALL, TEST, DEV), partial)
     names = [name for name in LISTS if part in (None, ALL) or (part == TEST and name.startswith("O"))]
     trials = _read_lists(root if lists is None else Path(lists), names, lists is not None, partial)
-    _usable(trials, files.keys(), out, partial)  # before the headers are read, which takes a while
+    if not partial:  # refuse before the headers are read, which takes a while
+        _usable(trials, files.keys(), out, partial)
     manifest = prepare_files(sorted(files.items()), root, out, check=check, jobs=jobs)
     usable = _usable(trials, set(manifest.ids), out, partial)
     for name in LISTS:

@@ -147,20 +147,19 @@ class CropBatches(Dataset[Batch]):
         epoch, number = divmod(step, self.steps_per_epoch)
         first = self.rank * self.batch_size
         skipped: list[tuple[str, str]] = []
-        chosen, crops, plans = [], [], []
-        for position in range(first, first + self.batch_size):
+        chosen, plans = [], []
+        groups = self._empty(self.batch_size)
+        for place, position in enumerate(range(first, first + self.batch_size)):
             rng = self._rng(_CROPS, step, position)
             row = int(self._epoch(epoch)[number * self.batch_size * self.world + position])
-            row, pieces = self._readable(row, rng, skipped)
-            self._with_partner(row, pieces, rng, skipped)
+            crops = [group[:, place].numpy() for group in groups]  # views: written into the batch at once
+            row = self._read_first(row, rng, crops, skipped)
+            self._with_partner(row, crops, rng, skipped)
             chosen.append(row)
-            crops.append(pieces)
             plans.append(self._plans(rng))
-        which = range(len(self.plan))
-        groups = [torch.from_numpy(np.stack([one[g] for one in crops], axis=1)) for g in which]
         batch = Batch(step, groups, torch.tensor(chosen), skipped)
         if self.augment is not None:
-            stacked = [np.stack([one[g] for one in plans], axis=1) for g in which]
+            stacked = [np.stack([one[g] for one in plans], axis=1) for g in range(len(self.plan))]
             batch.plans, batch.context = stacked, self.context
             if self.augment_here:
                 batch.groups = [
@@ -169,21 +168,27 @@ class CropBatches(Dataset[Batch]):
                 batch.plans, batch.context = None, 0
         return batch
 
+    def _empty(self, utterances: int) -> list[Tensor]:
+        """(count, utterances, context + T) for each group of the plan."""
+        sizes = zip(self.plan, self.lengths, strict=True)
+        return [torch.empty(group.count, utterances, self.context + length) for group, length in sizes]
+
     def _with_partner(
-        self, row: int, pieces: list[np.ndarray], rng: np.random.Generator, skipped: list[tuple[str, str]]
+        self, row: int, crops: list[np.ndarray], rng: np.random.Generator, skipped: list[tuple[str, str]]
     ) -> None:
         """Put crops of a partner, if there is to be one, into the teacher's first group."""
         other = None if self.positives is None else self.positives.partner(row, rng)
         if other is None:
             return
+        theirs = [group[:, 0].numpy() for group in self._empty(1)]
         try:
-            theirs = self._crops(other, rng)
+            self._read_crops(other, rng, theirs)
         except (UserError, OSError) as error:
             skipped.append((self.table.id(other), str(error)))
             return
         group = next(g for g, spec in enumerate(self.plan) if spec.to != "student")
         first = 0 if self.plan[group].to == "teacher" else self.plan[group].count // 2
-        pieces[group][first:] = theirs[group][first:]
+        crops[group][first:] = theirs[group][first:]
 
     def _plans(self, rng: np.random.Generator) -> list[np.ndarray]:
         if self.augment is None:
@@ -219,22 +224,23 @@ class CropBatches(Dataset[Batch]):
             self._order = (epoch, rows)
         return self._order[1]
 
-    def _readable(
-        self, row: int, rng: np.random.Generator, skipped: list[tuple[str, str]]
-    ) -> tuple[int, list[np.ndarray]]:
-        """The crops of an utterance, or of the first readable one among random others."""
+    def _read_first(
+        self, row: int, rng: np.random.Generator, crops: list[np.ndarray], skipped: list[tuple[str, str]]
+    ) -> int:
+        """Fill `crops` from an utterance, or the first readable one among random others; which it was."""
         reason = ""
         for _ in range(_ATTEMPTS):
             try:
-                return row, self._crops(row, rng)
+                self._read_crops(row, rng, crops)
+                return row
             except (UserError, OSError) as error:
                 reason = str(error)
                 skipped.append((self.table.id(row), reason))
                 row = int(rng.integers(len(self.table)))
         raise UserError(f"data: {_ATTEMPTS} utterances in a row cannot be read, the last because: {reason}")
 
-    def _crops(self, row: int, rng: np.random.Generator) -> list[np.ndarray]:
-        """(count, context + T) float32 for each group of the plan."""
+    def _read_crops(self, row: int, rng: np.random.Generator, crops: list[np.ndarray]) -> None:
+        """Fill (count, context + T) float32 for each group of the plan."""
         speed = float(rng.choice(self.speeds)) if self.speeds else 1.0
         total = max(1, int(self.table.seconds[row] * self.rate / speed))
         offsets = self._offsets(total, rng)
@@ -244,10 +250,9 @@ class CropBatches(Dataset[Batch]):
             for start in starts
         ]
         pieces = {span: self._read(row, span, speed) for span in merged(spans, round(_MERGE * self.rate))}
-        return [
-            np.stack([self._cut(pieces, int(start), length) for start in starts])
-            for starts, length in zip(offsets, self.lengths, strict=True)
-        ]
+        for starts, out in zip(offsets, crops, strict=True):
+            for start, crop in zip(starts, out, strict=True):
+                self._cut(pieces, int(start), crop)
 
     def _offsets(self, total: int, rng: np.random.Generator) -> list[np.ndarray]:
         """First sample of each crop, for each group; 0 where the utterance is shorter than the crop."""
@@ -293,14 +298,16 @@ class CropBatches(Dataset[Batch]):
             wave = resample_poly(wave, ratio.denominator, ratio.numerator).astype(np.float32)
         return wave[:count] if len(wave) >= count else np.resize(wave, count)
 
-    def _cut(self, pieces: dict[tuple[int, int], np.ndarray], start: int, length: int) -> np.ndarray:
-        """(context + length,) from what was read: zeros where there is no context, cyclic beyond the end."""
+    def _cut(self, pieces: dict[tuple[int, int], np.ndarray], start: int, out: np.ndarray) -> None:
+        """Fill (context + T,) from what was read: zeros where there is no context, cyclic beyond the end."""
         (low, high), wave = next(item for item in pieces.items() if item[0][0] <= start < item[0][1])
-        out = np.zeros(self.context + length, dtype=np.float32)
         context = min(self.context, start - low)
-        out[self.context - context : self.context] = wave[start - low - context : start - low]
-        out[self.context :] = np.resize(wave[start - low : start - low + length], length)
-        return out
+        out[: self.context - context] = 0.0
+        have = wave[start - low - context : start - low + len(out) - self.context]
+        end = self.context - context + len(have)
+        out[self.context - context : end] = have
+        if end < len(out):
+            out[end:] = np.resize(out[self.context : end], len(out) - end)
 
 
 def merged(spans: Sequence[tuple[int, int]], gap: int) -> list[tuple[int, int]]:

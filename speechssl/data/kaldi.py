@@ -65,6 +65,11 @@ def read_mapping(path: str | os.PathLike[str]) -> dict[str, str]:
     return {key: value for _number, key, value in read_table(Path(path), refuse)}
 
 
+def read_values(source: Path, name: str) -> dict[str, str]:
+    """Utterance -> value: a file, or the utt2<name> of a Kaldi directory; as strict as `read_mapping`."""
+    return read_mapping(source / f"utt2{name}" if source.is_dir() else source)
+
+
 def write_table(path: Path, rows: Iterable[tuple[str, str]]) -> None:
     """Write `first rest` lines; a reader sees the old file or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -17,8 +17,7 @@ from __future__ import annotations
 import os
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Protocol
@@ -27,7 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from speechssl.data._kaldi_vectors import Row, pack_vector, read_ark, read_scp, read_text
-from speechssl.errors import UserError
+from speechssl.errors import UserError, writing
 
 Vectors = tuple[NDArray[np.str_], NDArray[np.float32]]
 SUFFIXES = (".npz", ".ark", ".scp", ".parquet")
@@ -92,7 +91,7 @@ class VectorWriter:
             self._seen.add(name)
         if names:
             self._dim = matrix.shape[1]
-            with _writing(self.path):
+            with writing(self.path):
                 self._sink.write(names, matrix)
 
     def __enter__(self) -> VectorWriter:
@@ -102,7 +101,7 @@ class VectorWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         complete = kind is None and bool(self._seen)
-        with _writing(self.path):
+        with writing(self.path):
             self._sink.close(complete)
         if kind is None and not complete:
             raise UserError(f"{self.path}: there are no embeddings to write")
@@ -120,23 +119,11 @@ def _sink(path: str) -> _Sink:
         return _Text()
     file = Path(path)
     suffix = _suffix(file)
-    with _writing(path):
+    with writing(path):
         file.parent.mkdir(parents=True, exist_ok=True)
         if suffix == ".npz":
             return _Npz(file)
         return _Parquet(file) if suffix == ".parquet" else _Ark(file)
-
-
-@contextmanager
-def _writing(path: str) -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:  # whoever read standard output has left: the command line knows what to do
-        raise
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); choose another --out"
-        ) from None
 
 
 class _Npz:

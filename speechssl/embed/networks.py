@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from speechssl import config
 from speechssl.embed.mfcc import NAME, mfcc_model
 from speechssl.errors import UserError
-from speechssl.model import CONFIG, Model
+from speechssl.model import CONFIG, LAST, Model, load_state
 
-_LAST, _ENCODER = "last.pt", ".encoder."
+_ENCODER = ".encoder."
 
 
 def load_model(source: str | Path, network: str | None = None) -> Model:
@@ -31,13 +30,9 @@ def load_model(source: str | Path, network: str | None = None) -> Model:
         known = str(source) == NAME and not Path(source).exists()
         return mfcc_model() if known else Model.load(source)
     run = Path(source)
-    if not (run / _LAST).is_file():
-        raise UserError(f"embed: --network needs a run folder with {_LAST}, which {run} is not")
-    try:
-        state = torch.load(run / _LAST, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = (str(error).splitlines() or [""])[0].partition(". ")[0] or type(error).__name__
-        raise UserError(f"embed: {run / _LAST} cannot be read ({reason})") from error
+    if not (run / LAST).is_file():
+        raise UserError(f"embed: --network needs a run folder with {LAST}, which {run} is not")
+    state = load_state(run / LAST)
     weights = _weights(state["method"], network)
     written = config.read(run / CONFIG)
     about = {"method": written["method"]["name"], "step": state["step"], "network": network}

@@ -89,9 +89,9 @@ class PLDA:
 
 def _moments(total: Square, sums: Square, numbers: NDArray[np.int64]) -> tuple[Square, Square]:
     """W and B to begin with, from scatters (D, D) around class means and of them; both shrunk a little."""
-    of_means = (sums / numbers[:, None]).T @ sums
-    within = (total - of_means) / max(1, int(numbers.sum()) - len(numbers))
-    between = (sums / numbers[:, None]).T @ (sums / numbers[:, None]) / len(numbers)
+    means = sums / numbers[:, None]
+    within = (total - means.T @ sums) / max(1, int(numbers.sum()) - len(numbers))
+    between = means.T @ means / len(numbers)
     ridge = 1e-4 * np.trace(total) / numbers.sum() / len(total) * np.eye(len(total))
     return within + ridge, between + ridge
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechssl import metrics
-from speechssl.errors import UserError
+from speechssl.errors import UserError, writing
 from speechssl.evaluation._classifiers import choose, fitted, kinds
 from speechssl.evaluation._folds import Names, Table, tabulate
 
@@ -235,15 +235,13 @@ def write_results(out: str | Path, run: Classification) -> Path:
     import json
 
     folder = Path(out)
-    try:
+    path = folder / "results.json"
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         rows = zip(run.ids.tolist(), run.truth.tolist(), run.predicted.tolist(), strict=True)
         text = "".join(f"{name} {true} {said}\n" for name, true, said in rows)
         (folder / "predictions").write_text(text, encoding="utf-8")
         text = "".join(f"{name} {fold}\n" for name, fold in sorted(run.folds.items()))
         (folder / "utt2fold").write_text(text, encoding="utf-8")
-        path = folder / "results.json"
         path.write_text(json.dumps(run.results, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from None
     return path

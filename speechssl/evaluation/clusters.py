@@ -19,7 +19,7 @@ from speechssl import config, metrics
 from speechssl.clustering._steps import check_filter, confidences, filtered, prepared
 from speechssl.data.kaldi import digest
 from speechssl.data.vectors import read_vectors
-from speechssl.errors import UserError
+from speechssl.errors import UserError, writing
 
 _SAMPLE, _MEMBERS = 10_000, 20  # utterances for the silhouette, which compares pairs; most of one cluster
 
@@ -108,17 +108,15 @@ def write(out: Path, ids: Sequence[str], labels: NDArray[np.int64], figures: Any
 
     The digest in the first tells that the second is a clusterer's work and nobody's labels.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be made ({error.strerror}); choose another --out") from None
     pairs = sorted((name, label) for name, label in zip(ids, labels.tolist(), strict=True) if label >= 0)
-    temporary = out / ".utt2cluster.tmp"
     lines = "".join(f"{name} c{label:06d}\n" for name, label in pairs)
-    temporary.write_text(lines, encoding="utf-8", errors="surrogateescape")
-    written = {**figures, "sha256": digest(temporary)}
-    (out / "clusters.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, out / "utt2cluster")
+    temporary = out / ".utt2cluster.tmp"
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(lines, encoding="utf-8", errors="surrogateescape")
+        written = {**figures, "sha256": digest(temporary)}
+        (out / "clusters.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, out / "utt2cluster")
 
 
 def evaluate(

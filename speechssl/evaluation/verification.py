@@ -8,33 +8,31 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from speechssl import metrics
 from speechssl.data.trials import Trials
-from speechssl.data.vectors import read_vectors
-from speechssl.errors import UserError
+from speechssl.errors import UserError, writing
+from speechssl.evaluation._backends import Cosine, fit_plda
 from speechssl.evaluation._plda import PLDA
 from speechssl.evaluation._scoring import (
-    SPREAD,
     Index,
     Matrix,
     as_norm,
     fit_calibration,
     score_trials,
     subtract_mean,
-    unit,
     used_rows,
     whitening,
 )
+from speechssl.evaluation._sources import Embeddings, load, load_apart, locate
 
-Embeddings = str | Path | tuple[ArrayLike, ArrayLike]
 P_TARGETS = (0.01, 0.05)
 
 __all__ = [
@@ -82,36 +80,45 @@ def verify(
 
     Embeddings are a file (see `data.vectors`) or `(ids (N,), matrix (N, D))`.
 
-        Args: mean: training embeddings, whose mean is subtracted from everything before scoring. whiten:
-        training embeddings: their mean is subtracted (unless `mean` is given), and their directions made
-        alike in variance, shrunk by `shrinkage` (see `_scoring.whitening`). cohort:
-        embeddings for AS-norm, with the `top` nearest of them for each utterance (all, if there are fewer).
+    Args:
+        mean: training embeddings, whose mean is subtracted from everything before scoring.
+        whiten: training embeddings: their mean is subtracted (unless `mean` is given), and their directions
+            made alike in variance, shrunk by `shrinkage` (see `_scoring.whitening`).
+        cohort: embeddings for AS-norm, with the `top` nearest of them for each utterance (all, if there are
+            fewer).
         plda: training embeddings and their classes (utterance -> pseudo-speaker): score by PLDA in place of
-        cosines, after LDA to `plda_dim` directions (0: none).
+            cosines, after LDA to `plda_dim` directions (0: none).
         speakers: utterance -> speaker, for the bootstrap intervals only. Without it, utterances that target
-        trials join are taken for one speaker. calibration: embeddings and trials that are not the test's;
-        only with it are actDCF and Cllr reported. replicates: bootstrap resamples; 0 for no intervals.
-        keep_going: leave out, and count, trials that name an unknown id, instead of refusing the list. model,
-        labels_used: written into the results: whose embeddings, and which labels helped to make them.
+            trials join are taken for one speaker.
+        calibration: embeddings and trials that are not the test's; only with it are actDCF and Cllr reported.
+        replicates: bootstrap resamples; 0 for no intervals. seed: of them.
+        keep_going: leave out, and count, trials that name an unknown id, instead of refusing the list.
+        model, labels_used: written into the results: whose embeddings, and which labels helped to make them.
 
-    Raises UserError for unknown ids, NaN, a list without targets or non-targets, or test data where it must
-    not be."""
+    Raises:
+        UserError: unknown ids, NaN, a list without targets or non-targets, or test data where it must not be.
+    """
     if plda and any(option is not None for option in (mean, whiten, cohort)):
         raise UserError("PLDA is a scoring of its own; leave the mean, the whitening and AS-norm out")
-    ids, matrix = _load(embeddings, "the embeddings")
-    trials, enrol, test, skipped = _locate(trials, ids, keep_going)
+    ids, matrix = load(embeddings, "the embeddings")
+    trials, enrol, test, skipped = locate(trials, ids, keep_going)
     _warn_zeros(matrix, used_rows(len(matrix), enrol, test))
-    prepared: _Scoring | PLDA = (
-        _plda(plda, plda_dim, ids, matrix)
-        if plda
-        else _Scoring(
-            None if mean is None else _other(mean, ids, matrix, "the mean"),
-            None if whiten is None else _other(whiten, ids, matrix, "the training set of the whitening"),
+
+    def apart(source: Embeddings | None, what: str) -> Matrix | None:
+        return None if source is None else load_apart(source, ids, matrix, what)[1]
+
+    prepared: Cosine | PLDA
+    if plda:
+        training = load_apart(plda[0], ids, matrix, "the training set of PLDA")
+        prepared = fit_plda(*training, plda[1], plda_dim)
+    else:
+        prepared = Cosine(
+            apart(mean, "the mean"),
+            apart(whiten, "the training set of the whitening"),
             shrinkage,
-            None if cohort is None else _other(cohort, ids, matrix, "the cohort"),
+            apart(cohort, "the cohort"),
             top,
         )
-    )
     scores = prepared(matrix, enrol, test)
     if calibration is not None:
         scores = _calibrate(scores, prepared, calibration, trials)
@@ -147,125 +154,20 @@ def write_results(out: str | Path, run: Verification, *, scores: bool = False) -
     A line of `scores` is `enrol test score`, in the order of the trial list. Returns the path of
     `results.json`."""
     folder = Path(out)
-    try:
+    path = folder / "results.json"
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if scores:
-            lines = zip(run.trials.enrol, run.trials.test, run.scores.tolist(), strict=True)
             with (folder / "scores").open("w", encoding="utf-8") as handle:
-                handle.writelines(f"{enrol} {test} {score:.7g}\n" for enrol, test, score in lines)
-        path = folder / "results.json"
+                handle.writelines(score_lines(run))
         path.write_text(json.dumps(run.results, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from None
     return path
 
 
-class _Scoring:
-    """The scoring that was asked for, applied alike to test and calibration trials."""
-
-    def __init__(
-        self, mean: Matrix | None, whiten: Matrix | None, shrinkage: float, cohort: Matrix | None, top: int
-    ) -> None:
-        self.mean, self.top = whiten if mean is None else mean, top
-        self.whitener = None if whiten is None else whitening(whiten, shrinkage)
-        self.cohort = None if cohort is None else self._moved(cohort)
-        self.name = "cosine" + ("" if self.mean is None else ", training mean subtracted")
-        self.name += "" if whiten is None else f", whitened (shrinkage {shrinkage:g})"
-        if cohort is not None:
-            if top > len(cohort):
-                warnings.warn(
-                    f"AS-norm: the whole cohort of {len(cohort)} is used, not {top}",
-                    stacklevel=4,
-                )
-            self.name += f", AS-norm top {min(top, len(cohort))} of {len(cohort)}"
-
-    def __call__(self, matrix: Matrix, enrol: Index, test: Index) -> NDArray[np.float64]:
-        used = unit(matrix[used_rows(len(matrix), enrol, test)])
-        if np.ptp(used, axis=0).max() < SPREAD:
-            return np.zeros(len(enrol))  # collapsed: what rounding left must not be ranked; `metrics` warns
-        matrix = self._moved(matrix)
-        scores = score_trials(matrix, enrol, test)
-        return scores if self.cohort is None else as_norm(scores, matrix, enrol, test, self.cohort, self.top)
-
-    def _moved(self, matrix: Matrix) -> Matrix:
-        """Mean subtracted and whitened, as far as asked for."""
-        if self.mean is not None:
-            matrix = subtract_mean(matrix, self.mean)
-        return matrix if self.whitener is None else unit(matrix) @ self.whitener
-
-
-def _plda(
-    source: tuple[Embeddings, Mapping[str, str]], dim: int, ids: NDArray[np.str_], matrix: Matrix
-) -> PLDA:
-    """PLDA of the training embeddings that have a class."""
-    training = _other(source[0], ids, matrix, "the training set of PLDA")
-    names = (_load(source[0], "")[0]).tolist()
-    rows = [row for row, name in enumerate(names) if name in source[1]]
-    if not rows:
-        raise UserError(
-            f"plda: none of the {len(names)} training embeddings has a class (first {names[0]!r}); are they"
-            " of the same data?"
-        )
-    classes = np.unique([source[1][names[row]] for row in rows], return_inverse=True)[1]
-    return PLDA(training[rows], classes.astype(np.int64), dim)
-
-
-def _load(source: Embeddings, what: str) -> tuple[NDArray[np.str_], Matrix]:
-    if isinstance(source, (str, Path)):
-        what, (ids, matrix) = str(source), read_vectors(source)
-    else:
-        ids, matrix = np.asarray(source[0], dtype=str), np.asarray(source[1], dtype=np.float32)
-        if matrix.ndim != 2 or len(ids) != len(matrix) or not len(ids) or len(np.unique(ids)) != len(ids):
-            raise UserError(
-                f"{what}: need unique ids (N,) and a matrix (N, D), have {ids.shape} and {matrix.shape}"
-            )
-    broken = ~np.isfinite(matrix).all(1)
-    if broken.any():
-        first = str(ids[broken.argmax()])
-        raise UserError(
-            f"{what}: {int(broken.sum())} embeddings are not finite, first {first!r}; embed them again"
-        )
-    return ids, matrix
-
-
-def _other(source: Embeddings, ids: NDArray[np.str_], matrix: Matrix, what: str) -> Matrix:
-    """Embeddings that must not be the test's: refused when an id has the same vector in both."""
-    other_ids, other = _load(source, what)
-    if other.shape[1] != matrix.shape[1]:
-        raise UserError(
-            f"{what} has {other.shape[1]} numbers a vector, the test {matrix.shape[1]}; use one model"
-        )
-    shared, mine, theirs = np.intersect1d(ids, other_ids, return_indices=True)
-    same = (matrix[mine] == other[theirs]).all(1)
-    if same.any():
-        first = str(shared[same.argmax()])
-        raise UserError(
-            f"{what}: holds {int(same.sum())} test embeddings, first {first!r}; use training data"
-        )
-    return other
-
-
-def _locate(trials: Trials, ids: NDArray[np.str_], keep_going: bool) -> tuple[Trials, Index, Index, int]:
-    """Rows of both sides of each trial; what names an unknown id is refused, or left out and counted."""
-    rows = {name: row for row, name in enumerate(ids.tolist())}
-    sides = [
-        np.array([rows.get(name, -1) for name in side.tolist()], np.int64)
-        for side in (trials.enrol, trials.test)
-    ]
-    known = (sides[0] >= 0) & (sides[1] >= 0)
-    skipped = int((~known).sum())
-    if skipped and not (keep_going and known.any()):
-        at = int(np.argmin(known))
-        name = str(trials.test[at] if sides[0][at] >= 0 else trials.enrol[at])
-        hint = (
-            "embed them too, or leave them out with --keep-going" if known.any() else "is it the right list?"
-        )
-        raise UserError(
-            f"{skipped} of {len(known)} trials name an id without an embedding, first {name!r}; {hint}"
-        )
-    if skipped:
-        trials = Trials(trials.enrol[known], trials.test[known], trials.target[known])
-    return trials, sides[0][known], sides[1][known], skipped
+def score_lines(run: Verification) -> Iterator[str]:
+    """`enrol test score` lines, in the order of the trial list."""
+    rows = zip(run.trials.enrol, run.trials.test, run.scores.tolist(), strict=True)
+    return (f"{enrol} {test} {score:.7g}\n" for enrol, test, score in rows)
 
 
 def _warn_zeros(matrix: Matrix, used: Index) -> None:
@@ -325,13 +227,13 @@ def _measure(
 
 def _calibrate(
     scores: NDArray[np.float64],
-    scoring: _Scoring | PLDA,
+    scoring: Cosine | PLDA,
     calibration: tuple[Embeddings, Trials],
     test: Trials,
 ) -> NDArray[np.float64]:
     """Scores as log likelihood ratios, fitted on trials that the test does not have, either way round."""
-    ids, matrix = _load(calibration[0], "the calibration embeddings")
-    trials, enrol, other, _ = _locate(calibration[1], ids, keep_going=False)
+    ids, matrix = load(calibration[0], "the calibration embeddings")
+    trials, enrol, other, _ = locate(calibration[1], ids, keep_going=False)
     tested = set(zip(test.enrol.tolist(), test.test.tolist(), strict=True))
     pairs = zip(trials.enrol.tolist(), trials.test.tolist(), strict=True)
     shared = sum((a, b) in tested or (b, a) in tested for a, b in pairs)

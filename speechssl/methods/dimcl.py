@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from speechssl import config
+from speechssl.errors import UserError
 from speechssl.methods._base import (
     Method,
     Output,
@@ -47,6 +48,9 @@ class DimCL(Method):
         base: the method, a name or a section of its own.
         weight: lambda, 0 to 1.
         temperature: tau.
+
+    Raises:
+        UserError: a base that learns pseudo-labels.
     """
 
     PARTS: ClassVar[dict[str, str]] = {"base": "methods"}
@@ -56,6 +60,8 @@ class DimCL(Method):
     ) -> None:
         super().__init__()
         self.base: Method = config.build("methods", base, encoder)
+        if self.base.NEEDS_LABELS:
+            raise UserError("dimcl: base: it needs two views, this one learns classes of one; take another")
         self.weight, self.temperature = weight, temperature
         self.teacher_prototypes = self.base.teacher_prototypes
         self.min_batch = max(4, self.base.min_batch)

@@ -22,9 +22,9 @@ import speechssl
 from speechssl import config
 from speechssl.data import kaldi
 from speechssl.errors import UserError
-from speechssl.model import Model
+from speechssl.model import CONFIG, Model, load_state
 
-CONFIG, ABOUT, LAST, SNAPSHOTS = "config.yaml", "about.yaml", "last.pt", "snapshots"
+ABOUT, SNAPSHOTS = "about.yaml", "snapshots"
 MODEL, UNTRAINED = "model", "untrained"
 
 
@@ -86,19 +86,6 @@ def save_atomically(value: Any, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def load(path: Path) -> dict[str, Any]:
-    """A saved state on the CPU.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
-    except Exception as error:
-        reason = (str(error).splitlines() or [""])[0].partition(". ")[0] or type(error).__name__
-        raise UserError(f"checkpoint: {path} cannot be read ({reason}); delete it or give another") from error
-
-
 def save_snapshot(run: Path, step: int, encoder: Mapping[str, Tensor], keep: int) -> None:
     """Write the encoder of this step and remove all but the last ``keep``."""
     folder = run / SNAPSHOTS
@@ -133,7 +120,7 @@ def average(run: str | Path, last: int = 10, out: str | Path | None = None, unti
             f"average: no snapshots{upto} in {run / SNAPSHOTS}; give a run folder of 'speechssl train'"
             " (train.save_every and train.keep say which there are)"
         )
-    states = [load(path) for path in paths]
+    states = [load_state(path) for path in paths]
     mean = {}
     for key, newest in states[-1].items():
         mean[key] = newest

@@ -14,6 +14,7 @@ from torch import Tensor
 from speechssl import config
 from speechssl.compat import tune_allocator
 from speechssl.errors import UserError
+from speechssl.model import CONFIG, LAST, load_state
 from speechssl.train import checkpoint, distributed
 from speechssl.train.logs import Clock, Log, Meter
 from speechssl.train.optimizers import clip_gradients, schedule
@@ -59,9 +60,9 @@ def train(
     try:
         if settings["train"]["threads"] > 0:
             torch.set_num_threads(settings["train"]["threads"])
-        if resume and (out / checkpoint.CONFIG).exists():
+        if resume and (out / CONFIG).exists():
             settings = checkpoint.same_settings(out, settings, keep_steps=minutes is not None)
-        elif not dry_run and (out / checkpoint.LAST).exists():
+        elif not dry_run and (out / LAST).exists():
             raise UserError(
                 f"train: {out} holds a run already; give --resume to continue it, or another --out"
             )
@@ -75,9 +76,9 @@ def train(
             overrides = [*overrides, f"train.steps={max(20, int(60 * minutes / seconds))}"]  # type: ignore[operator]
             settings = resolve(config_path, overrides)
             run = Run(settings, world, utterances)
-        if resume and (out / checkpoint.LAST).exists():
+        if resume and (out / LAST).exists():
             checkpoint.same_data(out, utterances, settings)
-            run.restore(checkpoint.load(out / checkpoint.LAST))
+            run.restore(load_state(out / LAST))
         if world.first:
             checkpoint.describe(out, settings, utterances, skipped)
             if run.step == 0:
@@ -184,7 +185,7 @@ def _save(run: Run, out: Path) -> None:
     """The state to resume from and a snapshot of the encoder that users get."""
     if run.world.first:
         checkpoint.save_snapshot(out, run.step, run.method.encoder.state_dict(), run.train["keep"])
-        checkpoint.save_atomically(run.state(), out / checkpoint.LAST)
+        checkpoint.save_atomically(run.state(), out / LAST)
     run.world.barrier()
 
 

@@ -23,8 +23,8 @@ from speechssl.diagnostics.monitor import Monitor
 from speechssl.errors import UserError
 from speechssl.features import LogMel
 from speechssl.methods._base import Method, Progress, Views
-from speechssl.model import Model
-from speechssl.train import checkpoint, distributed
+from speechssl.model import LAST, Model, load_state
+from speechssl.train import distributed
 from speechssl.train.optimizers import OptimizerSettings, build_optimizer
 
 
@@ -176,10 +176,10 @@ class Run:
 
     def _take_method(self, folder: Path) -> None:
         """Load the method of another run's last checkpoint."""
-        file = folder / checkpoint.LAST
+        file = folder / LAST
         if not file.is_file():
             raise UserError(f"train.init_method: {file} is not there; give a run folder of `speechssl train`")
-        state, mine = checkpoint.load(file)["method"], self.method.state_dict()
+        state, mine = load_state(file)["method"], self.method.state_dict()
         if "labels" in state and "labels" in mine and not torch.equal(state["labels"], mine["labels"]):
             raise UserError(
                 f"train.init_method: the run in {folder} learnt other classes than data.pseudo_labels has;"

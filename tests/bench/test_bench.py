@@ -54,6 +54,11 @@ def test_the_loader_with_and_without_augmentation(voices):
     assert out.count("utterances a second and core") == 2
 
 
+@pytest.mark.slow
+def test_the_loader_on_voices_of_its_own():
+    assert bench("loader", "--batches", "1").count("utterances a second and core") == 2
+
+
 def test_embedding_beside_file_by_file():
     assert "file by file" in bench("embedding", "--files", "4", "--width", "64")
 

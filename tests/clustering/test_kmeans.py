@@ -52,13 +52,16 @@ def test_scale_does_not_matter_and_a_seed_decides():
     assert (SphericalKMeans(clusters=7, seed=3).fit_predict(x) == one).all()
 
 
-def test_tiles_do_not_show(monkeypatch):
-    x = F.normalize(torch.randn(100, 8), dim=1)
+def test_neither_tiles_nor_faiss_show(monkeypatch):
+    x = F.normalize(torch.randn(100, 8, generator=torch.Generator().manual_seed(0)), dim=1)
     centroids = x[:9]
-    whole = nearest(x, centroids)
+    products = (x @ centroids.T).max(1)
     monkeypatch.setattr(kmeans, "_TILE", 50)
-    for a, b in zip(whole, nearest(x, centroids), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+    for faiss in (pytest.importorskip("faiss"), None):
+        monkeypatch.setattr(kmeans, "_faiss", lambda found=faiss: found)
+        labels, cosines = nearest(x, centroids)
+        assert labels.tolist() == products.indices.tolist()
+        torch.testing.assert_close(cosines, products.values)
 
 
 def test_no_cluster_is_empty_at_the_end_of_an_iteration_that_met_one():

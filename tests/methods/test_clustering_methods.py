@@ -134,3 +134,8 @@ def test_dimcl_goes_with_any_method(base):
     output = method(views(), at(0))
     output.loss.backward()
     assert output.loss.isfinite() and F.relu(output.scalars["dimcl"]) > 0
+
+
+def test_dimcl_refuses_a_base_of_one_view():
+    with pytest.raises(UserError, match="dimcl: base: it needs two views"):
+        make("dimcl", base={"name": "aam_softmax"})

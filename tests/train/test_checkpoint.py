@@ -9,7 +9,7 @@ import torch
 from speechssl import config
 from speechssl.data.manifest import Utterance
 from speechssl.errors import UserError
-from speechssl.model import Model
+from speechssl.model import CONFIG, Model, load_state
 from speechssl.train import checkpoint
 
 ENCODER = {"name": "ecapa", "width": 8, "scale": 2, "embedding": 4, "attention": 4, "se": 4}
@@ -29,7 +29,7 @@ def in_a_child(function):
 def test_a_state_reads_back(tmp_path):
     state = {"step": 3, "method": {"w": torch.randn(4)}, "rng": torch.get_rng_state()}
     checkpoint.save_atomically(state, tmp_path / "last.pt")
-    again = checkpoint.load(tmp_path / "last.pt")
+    again = load_state(tmp_path / "last.pt")
     assert again["step"] == 3 and torch.equal(again["method"]["w"], state["method"]["w"])
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
@@ -46,9 +46,9 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_old_state(tmp_path, monkeypat
     monkeypatch.setattr(torch, "save", half)
     assert in_a_child(lambda: checkpoint.save_atomically({"step": 2}, path)) == -signal.SIGKILL
     monkeypatch.undo()
-    assert checkpoint.load(path)["step"] == 1
+    assert load_state(path)["step"] == 1
     checkpoint.save_atomically({"step": 3}, path)  # the half-written file is no obstacle
-    assert checkpoint.load(path)["step"] == 3
+    assert load_state(path)["step"] == 3
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
 
@@ -56,7 +56,7 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_old_state(tmp_path, monkeypat
 def test_a_damaged_state_is_one_line(tmp_path, content):
     (tmp_path / "last.pt").write_bytes(content)
     with pytest.raises(UserError, match=r"last\.pt cannot be read") as error:
-        checkpoint.load(tmp_path / "last.pt")
+        load_state(tmp_path / "last.pt")
     assert "\n" not in str(error.value)
 
 
@@ -69,7 +69,7 @@ def test_only_the_last_snapshots_stay_in_the_order_of_their_steps(tmp_path):
 
 def run_folder(tmp_path, count=3):
     settings = {"features": {"mels": 10}, "encoder": ENCODER}
-    config.write(settings, tmp_path / checkpoint.CONFIG)
+    config.write(settings, tmp_path / CONFIG)
     config.write({"method": "dino", "seed": 0}, tmp_path / checkpoint.ABOUT)
     states = []
     for seed in range(count):

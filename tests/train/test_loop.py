@@ -15,7 +15,7 @@ import yaml
 from speechssl import config
 from speechssl.errors import UserError
 from speechssl.methods.dino import Dino
-from speechssl.model import Model
+from speechssl.model import LAST, Model, load_state
 from speechssl.train import checkpoint
 from speechssl.train.loop import train
 from speechssl.train.run import Run, read_utterances
@@ -42,12 +42,12 @@ def log(out, without=frozenset()):
 
 
 def weights(out):
-    return checkpoint.load(out / checkpoint.LAST)["method"]
+    return load_state(out / LAST)["method"]
 
 
 def same_run(a, b):
     """Whether two run folders ended in the same state, bit for bit."""
-    one, two = (checkpoint.load(folder / checkpoint.LAST) for folder in (a, b))
+    one, two = (load_state(folder / LAST) for folder in (a, b))
     models = (Model.load(folder / checkpoint.MODEL).state_dict() for folder in (a, b))
     return equal(one, two) and equal(*models)
 
@@ -116,7 +116,7 @@ def test_what_users_get_is_the_teacher(unbroken):
         if key.startswith("teacher.encoder.")
     }
     assert equal(dict(Model.load(unbroken).encoder.state_dict()), teacher)
-    assert equal(checkpoint.load(checkpoint.snapshots(unbroken)[-1]), teacher)
+    assert equal(load_state(checkpoint.snapshots(unbroken)[-1]), teacher)
 
 
 def test_another_seed_is_another_run(unbroken, configuration, tmp_path):
@@ -251,14 +251,14 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_utterances(
         with pytest.raises(UserError, match=r"not finite in step 5 \(utterances u\d\d, u\d\d") as error:
             run(configuration, out, "train.log_every=4", "train.save_every=2")
     assert "optimizer.lr" in str(error.value)
-    assert checkpoint.load(out / "last.pt")["step"] == 4
+    assert load_state(out / "last.pt")["step"] == 4
     assert all(value.isfinite().all() for value in weights(out).values())
     named = {u.strip() for u in str(error.value).partition("utterances")[2].partition(", ...")[0].split(",")}
     settings = resolve(str(configuration))
     indices = Run(settings, _alone(), read_utterances(settings)[0]).batches[5].indices
     assert named == {f"u{i:02d}" for i in indices.tolist()}
     run(configuration, out, "train.log_every=4", "train.save_every=2", resume=True)
-    assert checkpoint.load(out / "last.pt")["step"] == 8
+    assert load_state(out / "last.pt")["step"] == 8
 
 
 def _alone():
@@ -286,7 +286,7 @@ def test_the_monitor_can_stop_a_run(configuration, tmp_path, monkeypatch):
     out = run(configuration, tmp_path / "run", *overrides)
     assert [line["step"] for line in log(out)] == [1, 2]
     assert "collapse alarm" in log(out)[-1]["alarms"][0]
-    assert checkpoint.load(out / "last.pt")["step"] == 2
+    assert load_state(out / "last.pt")["step"] == 2
 
 
 METHOD = """
