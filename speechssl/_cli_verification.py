@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from speechssl.evaluation.verification import Verification
 
 
+_TRIALS: Any = {"type": Path, "help": "`enrol test target|nontarget` or `1|0 enrol test`"}
+
+
 def _scoring_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("embeddings", metavar="EMB", help="the file that `speechssl embed --out` wrote")
-    sub.add_argument(
-        "--trials", required=True, type=Path, help="`enrol test target|nontarget` or `1|0 enrol test`"
-    )
     sub.add_argument(
         "--subtract-mean", metavar="TRAIN_EMB", help="subtract the mean of these training embeddings"
     )
@@ -83,21 +83,50 @@ def _verify(arguments: argparse.Namespace, **options: Any) -> Verification:
 def score_arguments(sub: argparse.ArgumentParser) -> None:
     """Arguments of ``score``."""
     _scoring_arguments(sub)
+    what = sub.add_mutually_exclusive_group(required=True)
+    what.add_argument("--trials", **_TRIALS)
+    what.add_argument("--nearest", type=int, metavar="K", help="each utterance with the K most alike")
+    what.add_argument("--all-pairs", action="store_true", help="every pair (once)")
+    sub.add_argument(
+        "--against", metavar="EMB", help="with --nearest or --all-pairs: look there (default: in EMB itself)"
+    )
     sub.add_argument(
         "--out", required=True, metavar="FILE", help="lines of `enrol test score`; - for standard output"
     )
 
 
 def score(arguments: argparse.Namespace) -> None:
-    """``score``: one line `enrol test score` a trial."""
+    """``score``: one line `enrol test score` a trial, or a pair."""
     from speechssl.evaluation.verification import score_lines
 
-    scored = _verify(arguments, replicates=0)
+    if arguments.trials:
+        if arguments.against:
+            raise UserError("score: --against goes with --nearest or --all-pairs; a trial list names its own")
+        lines = score_lines(_verify(arguments, replicates=0))
+    else:
+        lines = _search(arguments)
     if arguments.out == "-":
-        sys.stdout.writelines(score_lines(scored))
+        sys.stdout.writelines(lines)
         return
     with writing(arguments.out), open(arguments.out, "w", encoding="utf-8") as file:
-        file.writelines(score_lines(scored))
+        file.writelines(lines)
+
+
+def _search(arguments: argparse.Namespace) -> Iterator[str]:
+    from speechssl.evaluation.search import search
+
+    for name in ("as_norm", "plda", "calibrate"):
+        if getattr(arguments, name):
+            raise UserError(f"score: --{name.replace('_', '-')} needs --trials; leave it out")
+    pairs = search(
+        arguments.embeddings,
+        arguments.against,
+        top=arguments.nearest,
+        mean=arguments.subtract_mean,
+        whiten=arguments.whiten,
+        shrinkage=arguments.shrinkage,
+    )
+    return (f"{enrol} {test} {score:.7g}\n" for enrol, test, score in pairs)
 
 
 def evaluate_arguments(sub: argparse.ArgumentParser) -> None:
@@ -108,6 +137,7 @@ def evaluate_arguments(sub: argparse.ArgumentParser) -> None:
     _cli_classification.arguments(other)
     task = tasks.add_parser("verification", help="EER and minDCF of a trial list, by cosine scores")
     _scoring_arguments(task)
+    task.add_argument("--trials", required=True, **_TRIALS)
     task.add_argument(
         "--speakers", type=Path, metavar="UTT2SPK", help="resample these speakers for the intervals"
     )

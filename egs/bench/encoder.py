@@ -37,7 +37,8 @@ def pairs() -> dict[str, Callable[[], tuple[nn.Module, nn.Module]]]:
         from speechbrain.lobes.models.ResNet import ResNet as Theirs
 
         ours = ResNet(80, width=16, embedding=256)
-        theirs = Theirs(input_size=80, channels=[16, 16, 32, 64], lin_neurons=256)
+        theirs = Theirs(input_size=80, channels=[16, 32, 64, 128], lin_neurons=256)
+        theirs.load_state_dict(ours.state_dict())
         return ours, theirs
 
     return {"ecapa-512": lambda: ecapa(512), "ecapa-1024": lambda: ecapa(1024), "resnet34-light": light}

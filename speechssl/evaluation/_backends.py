@@ -28,11 +28,16 @@ class Cosine:
     """Cosines after what was asked for: a mean subtracted, whitening, AS-norm with a cohort."""
 
     def __init__(
-        self, mean: Matrix | None, whiten: Matrix | None, shrinkage: float, cohort: Matrix | None, top: int
+        self,
+        mean: Matrix | None = None,
+        whiten: Matrix | None = None,
+        shrinkage: float = 0.1,
+        cohort: Matrix | None = None,
+        top: int = 300,
     ) -> None:
         self.mean, self.top = whiten if mean is None else mean, top
         self.whitener = None if whiten is None else whitening(whiten, shrinkage)
-        self.cohort = None if cohort is None else self._moved(cohort)
+        self.cohort = None if cohort is None else self.moved(cohort)
         self.name = "cosine" + ("" if self.mean is None else ", training mean subtracted")
         self.name += "" if whiten is None else f", whitened (shrinkage {shrinkage:g})"
         if cohort is not None:
@@ -47,11 +52,11 @@ class Cosine:
         used = unit(matrix[used_rows(len(matrix), enrol, test)])
         if np.ptp(used, axis=0).max() < SPREAD:
             return np.zeros(len(enrol))  # collapsed: what rounding left must not be ranked; `metrics` warns
-        matrix = self._moved(matrix)
+        matrix = self.moved(matrix)
         scores = score_trials(matrix, enrol, test)
         return scores if self.cohort is None else as_norm(scores, matrix, enrol, test, self.cohort, self.top)
 
-    def _moved(self, matrix: Matrix) -> Matrix:
+    def moved(self, matrix: Matrix) -> Matrix:
         """Mean subtracted and whitened, as far as asked for."""
         if self.mean is not None:
             matrix = subtract_mean(matrix, self.mean)

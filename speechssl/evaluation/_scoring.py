@@ -5,6 +5,8 @@ A trial is a pair of row numbers. Cosines are a gather and a product in blocks, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -15,6 +17,7 @@ Matrix = NDArray[np.float32]
 Index = NDArray[np.int64]
 SPREAD = 1e-6  # unit vectors closer together than this differ by float32 rounding only
 BLOCK = 4_000_000  # numbers held at a time: 16 MB of float32
+TILE = (512, 8192)  # rows and columns of cosines held at a time: as many
 
 
 def unit(embeddings: Matrix) -> Matrix:
@@ -80,16 +83,55 @@ def cohort_statistics(embeddings: Matrix, cohort: Matrix, top: int = 300) -> tup
         raise UserError(
             f"AS-norm with top {top} of {len(cohort)} cohort embeddings: it needs 2 or more of each"
         )
+    mean, deviation = np.empty(len(embeddings), np.float32), np.empty(len(embeddings), np.float32)
     rows, others = unit(embeddings), unit(cohort)
-    top = min(top, len(cohort))
-    mean, deviation = np.empty(len(rows), np.float32), np.empty(len(rows), np.float32)
-    step = max(1, BLOCK // len(others))
+    width = min(len(others), BLOCK // TILE[0])
+    step = max(1, BLOCK // width)
     for start in range(0, len(rows), step):
-        block = slice(start, start + step)
-        cosines = rows[block] @ others.T
-        nearest = np.partition(cosines, len(others) - top, axis=1)[:, len(others) - top :]
-        mean[block], deviation[block] = nearest.mean(1), nearest.std(1)
+        block = rows[start : start + step]
+        best = block[:, :0]
+        for first in range(0, len(others), width):
+            cosines = block @ others[first : first + width].T
+            best = np.hstack([best, cosines]) if best.size else cosines
+            best = np.partition(best, -top, axis=1)[:, -top:] if best.shape[1] > top else best
+        mean[start : start + step], deviation[start : start + step] = best.mean(1), best.std(1)
     return mean, np.maximum(deviation, SPREAD)
+
+
+def nearest(
+    embeddings: Matrix, others: Matrix, top: int, *, but_itself: bool = False
+) -> Iterator[tuple[int, Matrix, Index]]:
+    """The `top` highest cosines of each row (N, D) with `others` (M, D), by matrix product in tiles.
+
+    Only the best so far and one tile are held. `but_itself`: the two are the same, and a row is no neighbour
+    of its own.
+
+    Yields:
+        First row of a block, its cosines (n, top), highest first, and whose they are (n, top); fewer than
+        `top` where there are no more.
+    """
+    rows, columns = unit(embeddings), unit(others)
+    for start in range(0, len(rows), TILE[0]):
+        block = rows[start : start + TILE[0]]
+        best, whose = np.empty((len(block), 0), np.float32), np.empty((len(block), 0), np.int64)
+        for first in range(0, len(columns), TILE[1]):
+            cosines = block @ columns[first : first + TILE[1]].T
+            place = np.broadcast_to(np.arange(first, first + cosines.shape[1]), cosines.shape)
+            if but_itself:
+                cosines[place == np.arange(start, start + len(block))[:, None]] = -np.inf
+            best, whose = _highest(np.hstack([best, cosines]), np.hstack([whose, place]), top)
+        order = np.argsort(-best, axis=1, kind="stable")
+        best, whose = np.take_along_axis(best, order, 1), np.take_along_axis(whose, order, 1)
+        known = len(columns) - but_itself
+        yield start, best[:, :known], whose[:, :known]
+
+
+def _highest(values: Matrix, places: Index, top: int) -> tuple[Matrix, Index]:
+    """The `top` highest of each row, in any order."""
+    if values.shape[1] <= top:
+        return values, places
+    chosen = np.argpartition(values, values.shape[1] - top, axis=1)[:, -top:]
+    return np.take_along_axis(values, chosen, 1), np.take_along_axis(places, chosen, 1)
 
 
 def as_norm(
