@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import argparse
 import resource
+from collections.abc import Callable
+from unittest.mock import patch
 
 import numpy as np
 import torch
 
 from egs.bench._timing import alternate, show
 from speechssl import metrics
+from speechssl.clustering import kmeans
 from speechssl.clustering.kmeans import SphericalKMeans
 from speechssl.evaluation.verification import as_norm, score_trials
 
@@ -67,7 +70,14 @@ def main() -> None:
         )
 
     mine = SphericalKMeans(clusters=args.clusters, iterations=10)
-    seconds = alternate({"scikit-learn MiniBatchKMeans": theirs, "ours": lambda: mine.fit_predict(data)}, 1)
+
+    def without_faiss() -> None:
+        with patch.object(kmeans, "_faiss", lambda: None):
+            mine.fit_predict(data)
+
+    candidates: dict[str, Callable[[], object]] = {"scikit-learn MiniBatchKMeans": theirs}
+    candidates |= {"ours": lambda: mine.fit_predict(data), "ours, without faiss": without_faiss}
+    seconds = alternate(candidates, 1)
     show(f"k-means, {args.kmeans} x 192 to {args.clusters}, 10 iterations", seconds, args.kmeans, "row")
     print(f"  peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
 
