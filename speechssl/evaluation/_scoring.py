@@ -85,7 +85,7 @@ def cohort_statistics(embeddings: Matrix, cohort: Matrix, top: int = 300) -> tup
         )
     mean, deviation = np.empty(len(embeddings), np.float32), np.empty(len(embeddings), np.float32)
     rows, others = unit(embeddings), unit(cohort)
-    width = min(len(others), BLOCK // TILE[0])
+    width = min(len(others), max(1, BLOCK // TILE[0]))
     step = max(1, BLOCK // width)
     for start in range(0, len(rows), step):
         block = rows[start : start + step]
