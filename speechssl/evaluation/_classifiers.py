@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
 
 from speechssl import metrics
 from speechssl.evaluation._folds import Names
@@ -21,10 +22,41 @@ class Kind(NamedTuple):
     balanced: bool = False
 
 
+class ShrunkLDA(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """What scikit-learn's ``LinearDiscriminantAnalysis(solver="lsqr", shrinkage=...)`` predicts.
+
+    By a Cholesky decomposition of the shrunk covariance within classes, where that takes singular values: of
+    1,536 dimensions a fit is a fifth of a second in place of seconds, and a probe makes a hundred and more.
+    """
+
+    def __init__(self, shrinkage: float) -> None:
+        self.shrinkage = shrinkage
+
+    def fit(self, x: NDArray[np.float64], truth: Names) -> ShrunkLDA:
+        """Rows (N, D) and their classes (N,)."""
+        from scipy.linalg import solve
+
+        self.classes_, index, counts = np.unique(truth, return_inverse=True, return_counts=True)
+        means = np.zeros((len(counts), x.shape[1]))
+        np.add.at(means, index, x)
+        means /= counts[:, None]
+        deviation = x - means[index]
+        within = (1 - self.shrinkage) * (deviation.T @ deviation) / len(x)
+        own = self.shrinkage * (deviation**2).sum() / deviation.size  # the mean of its eigenvalues
+        within[np.diag_indices_from(within)] += own + 1e-12
+        self.weights = solve(within, means.T, assume_a="pos")
+        self.offset = np.log(counts / len(x)) - 0.5 * (means * self.weights.T).sum(1)
+        return self
+
+    def predict(self, x: NDArray[np.float64]) -> Names:
+        """Classes (N,) of rows (N, D)."""
+        chosen: Names = self.classes_[(x @ self.weights + self.offset).argmax(1)]
+        return chosen
+
+
 def kinds(balanced: bool, seed: int) -> dict[str, Kind]:
     """Every classifier by name; ``balanced`` weights classes by the inverse of their frequency, where the
     classifier can (not knn, lda, mlp)."""
-    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.neural_network import MLPClassifier
@@ -38,9 +70,7 @@ def kinds(balanced: bool, seed: int) -> dict[str, Kind]:
         ),
         "svm": Kind(lambda c: LinearSVC(C=c, class_weight=weights, random_state=seed), penalties, balanced),
         "knn": Kind(lambda k: KNeighborsClassifier(k), (31, 15, 7, 3, 1)),
-        "lda": Kind(
-            lambda s: LinearDiscriminantAnalysis(solver="lsqr", shrinkage=s), (0.9, 0.5, 0.2, 0.1, 0.01)
-        ),
+        "lda": Kind(ShrunkLDA, (0.9, 0.5, 0.2, 0.1, 0.01)),
         "mlp": Kind(
             lambda a: MLPClassifier((64,), alpha=a, max_iter=300, early_stopping=True, random_state=seed),
             (10.0, 1.0, 0.1, 0.01),

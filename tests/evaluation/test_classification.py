@@ -252,3 +252,20 @@ def test_the_command_shows_what_is_beside(tmp_path, capsys):
     capsys.readouterr()
     assert cli.main([*words, "untrained"]) == 2
     assert "give NAME=FILE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shrinkage", [0.9, 0.1, 0.01])
+def test_lda_is_scikit_learns(shrinkage):
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    from speechssl.evaluation._classifiers import ShrunkLDA
+
+    rng = np.random.default_rng(0)
+    truth = np.array(list("abc"))[rng.choice(3, 120, p=[0.6, 0.3, 0.1])]
+    means = {name: rng.normal(size=30) for name in "abc"}
+    x = np.stack([means[name] for name in truth]) + 2 * rng.normal(size=(120, 30))
+    ours = ShrunkLDA(shrinkage).fit(x, truth)
+    theirs = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage).fit(x, truth)
+    np.testing.assert_allclose(ours.weights.T, theirs.coef_, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(ours.offset, theirs.intercept_, rtol=1e-6)
+    assert (ours.predict(x) == theirs.predict(x)).all()
