@@ -31,8 +31,14 @@ def load_state(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0].partition(". ")[0] or type(error).__name__
-        raise UserError(f"checkpoint: {path} cannot be read ({reason}); delete it or give another") from error
+        raise UserError(
+            f"checkpoint: {path} cannot be read ({_reason(error)}); delete it or give another"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of what pickle, zip or torch find wrong with a file; its type if it says nothing."""
+    return (str(error).splitlines() or [""])[0].partition(". ")[0] or type(error).__name__
 
 
 class Model(nn.Module):
@@ -105,9 +111,7 @@ class Model(nn.Module):
         try:
             model.encoder.load_state_dict(_read(weights))
         except Exception as error:  # whatever pickle, zip or torch find wrong with it
-            first = (str(error).splitlines() or [""])[0].partition(". ")[0]
-            reason = first or type(error).__name__
-            raise UserError(f"model: {weights} cannot be loaded ({reason}); save it again") from error
+            raise UserError(f"model: {weights} cannot be loaded ({_reason(error)}); save it again") from error
         return model.eval()
 
 
