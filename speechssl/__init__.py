@@ -1,7 +1,7 @@
 """Utterance-level self-supervised speech representations.
 
-``speechssl.load(DIR)`` gives an embedder; everything else is the ``speechssl`` command or a submodule.
-Importing the package costs milliseconds: torch is loaded by whoever needs it.
+``speechssl.load(DIR)`` gives an embedder; everything else is the ``speechssl`` command or a
+submodule. Importing the package costs milliseconds: torch is loaded by whoever needs it.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
-"""Two facts of the platforms we run on: torchaudio's extension may not load, glibc's malloc is slow for us.
+"""Two facts of the platforms we run on: torchaudio's extension may not load, glibc's malloc is slow
+    for us.
 
 torchaudio 2.11 is linked against CUDA. Beside a CPU-only torch its extension fails to load, then
-``import torchaudio`` fails, and with it ``import speechbrain``. :func:`guard_torchaudio`, called by the
-package's ``__init__``, lets both succeed: it watches for ``torchaudio._extension`` alone and, only when
-running that module fails, leaves it in the state that torchaudio itself defines for a build without the
-extension. Nothing is imported until somebody imports torchaudio, so the guard costs nothing. Every process
-that imports anything of speechssl (DataLoader workers included, forked or spawned) has it.
+``import torchaudio`` fails, and with it ``import speechbrain``. :func:`guard_torchaudio`, called by
+the package's ``__init__``, lets both succeed: it watches for ``torchaudio._extension`` alone and,
+only when running that module fails, leaves it in the state that torchaudio itself defines for a
+build without the extension. Nothing is imported until somebody imports torchaudio, so the guard
+costs nothing. Every process that imports anything of speechssl (DataLoader workers included, forked
+or spawned) has it.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 _EXTENSION = "torchaudio._extension"
 _M_TRIM_THRESHOLD = -1
@@ -24,7 +26,8 @@ _M_MMAP_THRESHOLD = -3
 
 
 def guard_torchaudio() -> None:
-    """Make ``import torchaudio`` work where its compiled extension cannot be loaded; safe to call again.
+    """Make ``import torchaudio`` work where its compiled extension cannot be loaded; safe to call
+    again.
 
     Where the extension loads, or torchaudio is already imported, nothing changes.
     """
@@ -33,12 +36,14 @@ def guard_torchaudio() -> None:
 
 
 def tune_allocator() -> bool:
-    """Keep freed memory for the next tensor instead of handing it back to the kernel (Linux with glibc).
+    """Keep freed memory for the next tensor instead of handing it back to the kernel (Linux with
+    glibc).
 
-    By default glibc serves every block above 32 MiB by a fresh mmap and returns it when freed, so each large
-    activation is page-faulted in anew, every step. Measured on 2 cores for ``relu`` of a (64, 300, 512) fp32
-    tensor (39 MB), the fastest of 30: 18 to 25 ms by default, 2.6 to 8 ms after this call. The price is that
-    the process keeps its peak memory. Training and embedding call it; importing the package does not.
+    By default glibc serves every block above 32 MiB by a fresh mmap and returns it when freed, so
+    each large activation is page-faulted in anew, every step. Measured on 2 cores for ``relu`` of a
+    (64, 300, 512) fp32 tensor (39 MB), the fastest of 30: 18 to 25 ms by default, 2.6 to 8 ms after
+    this call. The price is that the process keeps its peak memory. Training and embedding call it;
+    importing the package does not.
 
     Returns:
         True if it was applied; elsewhere (macOS, musl, Windows) nothing happens.
@@ -52,6 +57,27 @@ def tune_allocator() -> bool:
     mapped = mallopt(_M_MMAP_THRESHOLD, 1 << 30)
     trimmed = mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
     return bool(mapped and trimmed)
+
+
+def fast_precision(device: str = "cpu") -> Literal["float32", "bfloat16"]:
+    """Return the faster precision of matrix products on a device: what ``precision: auto`` stands for.
+
+    bfloat16 on GPUs that have it and on processors with instructions for it (AMX, AVX-512 BF16).
+    Other processors emulate it: a product of (2000, 512) and (512, 512) matrices took 58 times as
+    long as in float32 on one core of a Zen 3.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+    """
+    import torch
+
+    if device.startswith("cuda"):
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    has_instructions = any(
+        getattr(torch.cpu, name, bool)()
+        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
+    return "bfloat16" if has_instructions else "float32"
 
 
 class _ExtensionFinder(MetaPathFinder):
@@ -69,7 +95,9 @@ class _ExtensionFinder(MetaPathFinder):
 
 
 class _ExtensionLoader(SourceFileLoader):
-    """Runs the module; if that fails as a library does that cannot be linked, states "no extension"."""
+    """Runs the module; if that fails as a library does that cannot be linked, states "no
+    extension".
+    """
 
     def exec_module(self, module: ModuleType) -> None:
         try:
@@ -84,12 +112,15 @@ class _ExtensionLoader(SourceFileLoader):
 
 
 def _failing(reason: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A decorator whose functions raise when called: torchaudio's forced alignment needs the extension."""
+    """A decorator whose functions raise when called: torchaudio's forced alignment needs the
+    extension.
+    """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         def fail(*_args: Any, **_kwargs: Any) -> Any:
             raise RuntimeError(
-                f"{function.__name__} needs torchaudio's compiled extension, which did not load: {reason}"
+                f"{function.__name__} needs torchaudio's compiled extension, which did not"
+                f" load: {reason}"
             )
 
         fail.__name__, fail.__doc__ = function.__name__, function.__doc__

@@ -1,19 +1,16 @@
 """Settings: plain YAML plus ``key=value`` overrides, checked against the code that reads them.
 
-A pluggable part (encoder, method, clusterer, ...) is one module in one folder: the module's name is
-the public name, and the module names its class as ``PART``. The keyword-only parameters of that
-class's constructor are its settings: their annotations are the types, their defaults the defaults.
-Nothing else lists them, so a key in a YAML file that no constructor reads cannot exist: it is refused
-with its full path and the nearest spelling.
+The keyword-only parameters of a class's constructor are its settings: their annotations are the
+types, their defaults the defaults. Nothing else lists them, so a key in a YAML file that no
+constructor reads cannot exist: it is refused with its full path and the nearest spelling. Parts
+(encoder, method, clusterer, ...) are found and built by ``speechssl.parts``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import importlib
 import inspect
-import pkgutil
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,32 +21,6 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from speechssl.errors import UserError
-
-
-def names(package: str) -> list[str]:
-    """Public names of the parts in ``speechssl/<package>/`` (modules without a leading underscore)."""
-    folder = importlib.import_module(f"speechssl.{package}")
-    return sorted(m.name for m in pkgutil.iter_modules(folder.__path__) if not m.name.startswith("_"))
-
-
-def find(package: str, name: str) -> Callable[..., Any]:
-    """The class of the part ``name``: a module of ``speechssl/<package>/`` or ``pkg.module:Class``.
-
-    Raises:
-        UserError: there is no such part (the nearest names are given).
-    """
-    if ":" in name:
-        module_name, _, attribute = name.partition(":")
-        try:
-            return getattr(importlib.import_module(module_name), attribute)
-        except (ImportError, AttributeError) as error:
-            raise UserError(
-                f"{package}: cannot load {name!r} ({error}); give 'package.module:Class'"
-            ) from error
-    known = names(package)
-    if name not in known:
-        raise UserError(f"{package}: no {name!r}{_nearest(name, known)}; known: {', '.join(known)}")
-    return importlib.import_module(f"speechssl.{package}.{name}").PART
 
 
 def schema(part: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
@@ -63,7 +34,9 @@ def schema(part: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     out = {}
     for parameter in inspect.signature(target).parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY and not parameter.name.startswith("_"):
-            default = dataclasses.MISSING if parameter.default is parameter.empty else parameter.default
+            default = (
+                dataclasses.MISSING if parameter.default is parameter.empty else parameter.default
+            )
             out[parameter.name] = (types.get(parameter.name, Any), default)
     return out
 
@@ -82,8 +55,10 @@ def check(part: Callable[..., Any], values: Mapping[str, Any], where: str) -> di
     fields = schema(part)
     for key in values:
         if key not in fields:
-            near = _nearest(key, list(fields))
-            raise UserError(f"config: unknown key {where}.{key}{near}; known: {', '.join(fields) or 'none'}")
+            near = nearest(key, list(fields))
+            raise UserError(
+                f"config: unknown key {where}.{key}{near}; known: {', '.join(fields) or 'none'}"
+            )
     required = [key for key, (_, default) in fields.items() if default is dataclasses.MISSING]
     for key in required:
         if key not in values:
@@ -108,62 +83,39 @@ def check(part: Callable[..., Any], values: Mapping[str, Any], where: str) -> di
     return {key: resolved[key] for key in fields}  # type: ignore[index, call-overload]
 
 
-def check_part(package: str, section: Mapping[str, Any] | str, where: str) -> dict[str, Any]:
-    """A checked section ``{name: ..., settings...}`` of a pluggable part, defaults filled in.
-
-    A name alone stands for the part with its defaults. Where the part's class names settings that are parts
-    themselves (``PARTS = {"predictor": "predictors"}``), these are completed and checked as well.
-    """
-    section = {"name": section} if isinstance(section, str) else section
-    if not isinstance(section, Mapping):
-        raise UserError(f"config: {where} must be a name or a mapping with one, not {section!r}")
-    if "name" not in section:
-        raise UserError(f"config: {where}.name is missing; one of: {', '.join(names(package))}")
-    name = section["name"]
-    if not isinstance(name, str):
-        raise UserError(f"config: {where}.name must be a string, not {name!r}")
-    part, rest = find(package, name), {key: value for key, value in section.items() if key != "name"}
-    checked = {"name": name, **check(part, rest, where)}
-    for key, folder in getattr(part, "PARTS", {}).items():
-        inner = checked[key]
-        if isinstance(inner, Mapping) and "name" not in inner:
-            inner = {"name": schema(part)[key][1], **inner}
-        checked[key] = check_part(folder, inner, f"{where}.{key}")
-    return checked
-
-
-def build(package: str, section: Mapping[str, Any] | str, *supplied: Any) -> Any:
-    """Construct the part that ``section`` names: ``PART(*supplied, **settings)``."""
-    checked = check_part(package, section, package)
-    name = checked.pop("name")
-    return find(package, name)(*supplied, **checked)
-
-
 def read(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A YAML file (or nothing, for an empty path) with ``key.sub=value`` overrides, as plain data, unchecked.
+    """A YAML file (or nothing, for an empty path) with ``key.sub=value`` overrides, as plain data,
+    unchecked.
 
-    Numbers such as ``1e-3`` are numbers. A later override wins. ``section=name``, where the file has a
-    pluggable part, puts that part there with its own defaults (``encoder=resnet``, ``method=byol``).
+    Numbers such as ``1e-3`` are numbers. A later override wins. ``section=name``, where the file
+    has a pluggable part, puts that part there with its own defaults (``encoder=resnet``,
+    ``method=byol``).
 
     Raises:
-        UserError: the file is missing or is not a YAML mapping, or an override is not ``key=value``.
+        UserError: the file is missing or is not a YAML mapping, or an override is not
+            ``key=value``.
     """
     try:
         base = OmegaConf.load(path) if str(path) else OmegaConf.create({})
     except FileNotFoundError as error:
         raise UserError(
-            f"config: {path} does not exist; give a YAML file such as egs/quickstart/conf/quickstart.yaml"
+            f"config: {path} does not exist; give a YAML file such as"
+            " egs/quickstart/conf/quickstart.yaml"
         ) from error
     except (OSError, UnicodeDecodeError, OmegaConfBaseException) as error:
         raise UserError(f"config: cannot read {path}: {str(error).splitlines()[0]}") from error
     except Exception as error:  # PyYAML's own errors carry the line in their text
         raise UserError(f"config: {path} is not YAML: {' '.join(str(error).split())}") from error
     if not OmegaConf.is_dict(base):
-        raise UserError(f"config: {path} must be a mapping of sections (key: value), not a list or a scalar")
+        raise UserError(
+            f"config: {path} must be a mapping of sections (key: value), not a list or a scalar"
+        )
     for item in overrides:
         key, equals, value = item.partition("=")
         if not equals or not key:
-            raise UserError(f"config: override {item!r} is not key=value, such as train.batch_size=64")
+            raise UserError(
+                f"config: override {item!r} is not key=value, such as train.batch_size=64"
+            )
         _names_to_sections(base, key)
         section = OmegaConf.select(base, key)
         if OmegaConf.is_dict(section) and "name" in section and not value.startswith("{"):
@@ -182,7 +134,9 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _names_to_sections(base: Any, key: str) -> None:
-    """Turn ``predictor: mlp`` on the way to ``method.predictor.hidden`` into ``predictor: {name: mlp}``."""
+    """Turn ``predictor: mlp`` on the way to ``method.predictor.hidden`` into ``predictor: {name:
+    mlp}``.
+    """
     parts = key.split(".")
     for end in range(2, len(parts)):
         parent = ".".join(parts[:end])
@@ -217,24 +171,12 @@ def thaw(value: Any) -> Any:
 def known_section(key: str, known: Sequence[str]) -> None:
     """Refuse an unknown top-level section with the nearest spelling."""
     if key not in known:
-        raise UserError(f"config: unknown section {key!r}{_nearest(key, known)}; known: {', '.join(known)}")
+        raise UserError(
+            f"config: unknown section {key!r}{nearest(key, known)}; known: {', '.join(known)}"
+        )
 
 
-def _nearest(word: str, known: Sequence[str]) -> str:
+def nearest(word: str, known: Sequence[str]) -> str:
+    """Return `` (did you mean 'X'?)`` for the most similar known word, or nothing."""
     close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-__all__ = [
-    "build",
-    "check",
-    "check_part",
-    "find",
-    "freeze",
-    "known_section",
-    "names",
-    "read",
-    "schema",
-    "thaw",
-    "write",
-]

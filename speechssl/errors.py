@@ -18,7 +18,9 @@ def writing(path: str | Path) -> Iterator[None]:
     """Where ``--out`` is written: what the disk refuses becomes a UserError that names ``path``."""
     try:
         yield
-    except BrokenPipeError:  # whoever read standard output has left: the command line knows what to do
+    except (
+        BrokenPipeError
+    ):  # whoever read standard output has left: the command line knows what to do
         raise
     except OSError as error:
         raise UserError(

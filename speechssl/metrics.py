@@ -1,10 +1,11 @@
-"""Figures of merit, in numpy: verification errors, classification scores, cluster agreement, intervals.
+"""Figures of merit, in numpy: verification errors, classification scores, cluster agreement,
+    intervals.
 
-Verification follows the field's conventions: a trial is accepted when `score >= threshold`; the false
-positive rate (fpr) is the share of non-target trials accepted, the false negative rate (fnr) the share of
-target trials rejected. Trials with the same score are one step of the curve, whatever their order in the
-list. Between steps the curve is interpolated linearly (not replaced by its convex hull, whose EER is never
-higher and reads better than the scores are).
+Verification follows the field's conventions: a trial is accepted when `score >= threshold`; the
+false positive rate (fpr) is the share of non-target trials accepted, the false negative rate (fnr)
+the share of target trials rejected. Trials with the same score are one step of the curve, whatever
+their order in the list. Between steps the curve is interpolated linearly (not replaced by its
+convex hull, whose EER is never higher and reads better than the scores are).
 """
 
 from __future__ import annotations
@@ -27,16 +28,19 @@ def _trials(scores: ArrayLike, target: ArrayLike) -> tuple[Floats, NDArray[np.bo
     score_array, target_array = np.asarray(scores, np.float64), np.asarray(target, bool)
     if score_array.ndim != 1 or score_array.shape != target_array.shape:
         raise UserError(
-            f"{score_array.shape} scores for {target_array.shape} trial labels: give one score a trial"
+            f"{score_array.shape} scores for {target_array.shape} trial labels: give one"
+            " score a trial"
         )
     if np.isnan(score_array).any():
         raise UserError(
-            f"{int(np.isnan(score_array).sum())} of {len(score_array)} scores are NaN: check the embeddings"
+            f"{int(np.isnan(score_array).sum())} of {len(score_array)} scores are NaN: check"
+            " the embeddings"
         )
     targets = int(target_array.sum())
     if targets in (0, len(target_array)):
         raise UserError(
-            f"{targets} target trials of {len(target_array)}: both target and non-target trials are needed"
+            f"{targets} target trials of {len(target_array)}: both target and non-target"
+            " trials are needed"
         )
     return score_array, target_array
 
@@ -50,7 +54,9 @@ def _group_starts(sorted_scores: Floats) -> NDArray[np.intp]:
 def _rates(
     weights: NDArray[Any], target: NDArray[np.bool_], starts: NDArray[np.intp]
 ) -> tuple[Floats, Floats]:
-    """(fpr, fnr) at each start of sorted, weighted trials; NaN where a kind of trial has no weight at all."""
+    """(fpr, fnr) at each start of sorted, weighted trials; NaN where a kind of trial has no weight
+    at all.
+    """
     missed = np.concatenate([[0], np.cumsum(weights * target)])
     rejected = np.concatenate([[0], np.cumsum(weights)]) - missed
     if missed[-1] <= 0 or rejected[-1] <= 0:
@@ -63,22 +69,26 @@ def det_curve(
 ) -> tuple[Floats, Floats, Floats]:
     """Error rates at every threshold, in one pass over the sorted scores.
 
-    Args: `scores` (T,), `target` (T,) true for target trials, `weights` (T,) >= 0 or None for one each.
-    Returns `(fpr, fnr, thresholds)`, each (U + 1,) for U distinct scores; thresholds ascend and end with
-    infinity, so the curve runs from (fpr 1, fnr 0) to (0, 1). Raises UserError on NaN or when a kind of trial
-    is missing.
+    Args: `scores` (T,), `target` (T,) true for target trials, `weights` (T,) >= 0 or None for one
+    each. Returns `(fpr, fnr, thresholds)`, each (U + 1,) for U distinct scores; thresholds ascend
+    and end with infinity, so the curve runs from (fpr 1, fnr 0) to (0, 1). Raises UserError on NaN
+    or when a kind of trial is missing.
     """
     scores, target = _trials(scores, target)
     order = np.argsort(scores)
     ordered = scores[order]
     starts = _group_starts(ordered)
-    sorted_weights = np.ones(len(order), np.int64) if weights is None else np.asarray(weights)[order]
+    sorted_weights = (
+        np.ones(len(order), np.int64) if weights is None else np.asarray(weights)[order]
+    )
     fpr, fnr = _rates(sorted_weights, target[order], starts)
     return fpr, fnr, np.append(ordered[starts[:-1]], np.inf)
 
 
 def _crossing(fpr: Floats, fnr: Floats) -> tuple[float, int]:
-    """Where fpr and fnr meet: the interpolated rate (0 to 1), and the operating point nearest to it."""
+    """Where fpr and fnr meet: the interpolated rate (0 to 1), and the operating point nearest to
+    it.
+    """
     after = int(np.searchsorted(fnr - fpr, 0.0))
     before = max(after - 1, 0)
     gap_before, gap_after = fpr[before] - fnr[before], fnr[after] - fpr[after]
@@ -89,14 +99,18 @@ def _crossing(fpr: Floats, fnr: Floats) -> tuple[float, int]:
 
 
 def eer_point(scores: ArrayLike, target: ArrayLike) -> tuple[float, float]:
-    """`(eer, threshold)`: the equal error rate in percent and the threshold of the nearest operating point.
+    """`(eer, threshold)`: the equal error rate in percent and the threshold of the nearest
+    operating point.
 
-    When all scores are equal the curve is one straight line and the EER is 50 %, with a RuntimeWarning.
+    When all scores are equal the curve is one straight line and the EER is 50 %, with a
+    RuntimeWarning.
     """
     fpr, fnr, thresholds = det_curve(scores, target)
     if len(thresholds) == 2:
         warnings.warn(
-            "all scores are equal (collapsed embeddings?): the EER is 50 %", RuntimeWarning, stacklevel=2
+            "all scores are equal (collapsed embeddings?): the EER is 50 %",
+            RuntimeWarning,
+            stacklevel=2,
         )
     rate, nearest = _crossing(fpr, fnr)
     return 100.0 * rate, float(thresholds[nearest])
@@ -111,7 +125,8 @@ def _costs(p_target: float, c_miss: float, c_fa: float) -> tuple[float, float]:
     """The weights of fnr and fpr in the normalised detection cost."""
     if not 0.0 < p_target < 1.0 or c_miss <= 0 or c_fa <= 0:
         raise UserError(
-            f"p_target {p_target}, c_miss {c_miss}, c_fa {c_fa}: need 0 < p_target < 1 and positive costs"
+            f"p_target {p_target}, c_miss {c_miss}, c_fa {c_fa}: need 0 < p_target < 1 and"
+            " positive costs"
         )
     miss, false_alarm = c_miss * p_target, c_fa * (1.0 - p_target)
     return miss / min(miss, false_alarm), false_alarm / min(miss, false_alarm)
@@ -120,7 +135,8 @@ def _costs(p_target: float, c_miss: float, c_fa: float) -> tuple[float, float]:
 def min_dcf(
     scores: ArrayLike, target: ArrayLike, p_target: float, c_miss: float = 1, c_fa: float = 1
 ) -> float:
-    """Smallest detection cost over all thresholds, over that of the better constant decision (at most 1).
+    """Smallest detection cost over all thresholds, over that of the better constant decision (at
+    most 1).
 
     NIST SRE: `(c_miss p fnr + c_fa (1 - p) fpr) / min(c_miss p, c_fa (1 - p))`.
     """
@@ -129,10 +145,13 @@ def min_dcf(
     return float(np.min(miss * fnr + false_alarm * fpr))
 
 
-def act_dcf(llr: ArrayLike, target: ArrayLike, p_target: float, c_miss: float = 1, c_fa: float = 1) -> float:
+def act_dcf(
+    llr: ArrayLike, target: ArrayLike, p_target: float, c_miss: float = 1, c_fa: float = 1
+) -> float:
     """Normalised detection cost at Bayes' threshold `log(c_fa (1 - p) / (c_miss p))`.
 
-    `llr` (T,) must be natural-log likelihood ratios, that is, calibrated scores: on cosines it means nothing.
+    `llr` (T,) must be natural-log likelihood ratios, that is, calibrated scores: on cosines it
+    means nothing.
     """
     miss, false_alarm = _costs(p_target, c_miss, c_fa)
     llr, target = _trials(llr, target)
@@ -146,7 +165,10 @@ def cllr(llr: ArrayLike, target: ArrayLike) -> float:
     `llr` (T,): calibrated scores, as for `act_dcf`.
     """
     llr, target = _trials(llr, target)
-    target_cost, other_cost = np.logaddexp(0, -llr[target]).mean(), np.logaddexp(0, llr[~target]).mean()
+    target_cost, other_cost = (
+        np.logaddexp(0, -llr[target]).mean(),
+        np.logaddexp(0, llr[~target]).mean(),
+    )
     return float((target_cost + other_cost) / (2 * np.log(2)))
 
 
@@ -157,11 +179,14 @@ def contingency(
     truth, predicted = np.asarray(truth), np.asarray(predicted)
     if truth.ndim != 1 or truth.shape != predicted.shape or not len(truth):
         raise UserError(
-            f"{predicted.shape} predictions for {truth.shape} labels: give one each, and at least one"
+            f"{predicted.shape} predictions for {truth.shape} labels: give one each, and at"
+            " least one"
         )
     labels, codes = np.unique(np.concatenate([truth, predicted]), return_inverse=True)
     cells = codes[: len(truth)] * len(labels) + codes[len(truth) :]
-    counts = np.bincount(cells, None if weights is None else np.asarray(weights), minlength=len(labels) ** 2)
+    counts = np.bincount(
+        cells, None if weights is None else np.asarray(weights), minlength=len(labels) ** 2
+    )
     return labels, counts.reshape(len(labels), len(labels)).astype(np.float64)
 
 
@@ -172,7 +197,9 @@ def micro_f1(truth: ArrayLike, predicted: ArrayLike, weights: ArrayLike | None =
 
 
 def macro_f1(truth: ArrayLike, predicted: ArrayLike, weights: ArrayLike | None = None) -> float:
-    """Mean over classes of F1 (0 to 1); a class is any label that is true or predicted somewhere."""
+    """Mean over classes of F1 (0 to 1); a class is any label that is true or predicted
+    somewhere.
+    """
     counts = contingency(truth, predicted, weights)[1]
     support = counts.sum(0) + counts.sum(1)
     return float(np.mean(2 * np.diag(counts)[support > 0] / support[support > 0]))
@@ -186,21 +213,31 @@ def uar(truth: ArrayLike, predicted: ArrayLike, weights: ArrayLike | None = None
 
 
 def _joint(truth: ArrayLike, clusters: ArrayLike) -> tuple[Floats, Floats, Floats, Floats]:
-    """Counts of the (class, cluster) pairs, of classes, of clusters, and of the commonest class in each.
+    """Counts of the (class, cluster) pairs, of classes, of clusters, and of the commonest class in
+    each.
 
-    Only occupied cells are kept: thousands of speakers by thousands of clusters would not fit as a table.
+    Only occupied cells are kept: thousands of speakers by thousands of clusters would not fit as a
+        table.
     """
     truth, clusters = np.asarray(truth), np.asarray(clusters)
     if truth.ndim != 1 or truth.shape != clusters.shape or not len(truth):
         raise UserError(
             f"{clusters.shape} clusters for {truth.shape} labels: give one each, and at least one"
         )
-    rows, columns = np.unique(truth, return_inverse=True)[1], np.unique(clusters, return_inverse=True)[1]
+    rows, columns = (
+        np.unique(truth, return_inverse=True)[1],
+        np.unique(clusters, return_inverse=True)[1],
+    )
     width = int(columns.max()) + 1
     cells, counts = np.unique(rows * width + columns, return_counts=True)
     largest = np.zeros(width)
     np.maximum.at(largest, cells % width, counts)
-    return counts.astype(float), np.bincount(rows).astype(float), np.bincount(columns).astype(float), largest
+    return (
+        counts.astype(float),
+        np.bincount(rows).astype(float),
+        np.bincount(columns).astype(float),
+        largest,
+    )
 
 
 def purity(truth: ArrayLike, clusters: ArrayLike) -> float:
@@ -210,7 +247,9 @@ def purity(truth: ArrayLike, clusters: ArrayLike) -> float:
 
 
 def nmi(truth: ArrayLike, clusters: ArrayLike) -> float:
-    """Mutual information over the mean of the two entropies (0 to 1); 1 when both have a single label."""
+    """Mutual information over the mean of the two entropies (0 to 1); 1 when both have a single
+    label.
+    """
 
     def entropy(counts: Floats) -> float:
         shares = counts[counts > 0] / counts.sum()
@@ -222,7 +261,9 @@ def nmi(truth: ArrayLike, clusters: ArrayLike) -> float:
 
 
 def ari(truth: ArrayLike, clusters: ArrayLike) -> float:
-    """Adjusted Rand index (Hubert and Arabie 1985): 1 for equal partitions, 0 on average for random ones."""
+    """Adjusted Rand index (Hubert and Arabie 1985): 1 for equal partitions, 0 on average for random
+    ones.
+    """
 
     def pairs(counts: Floats) -> float:
         return float(np.sum(counts * (counts - 1) / 2))
@@ -243,7 +284,9 @@ def _quantiles(values: Floats, confidence: float) -> Interval | None:
 
 
 def _multiplicities(clusters: int, seed: int) -> Callable[[], NDArray[np.int64]]:
-    """A draw says how often each cluster occurs in a resample, with replacement, of as many clusters."""
+    """A draw says how often each cluster occurs in a resample, with replacement, of as many
+    clusters.
+    """
     generator = np.random.default_rng(seed)
     return lambda: np.bincount(generator.integers(0, clusters, clusters), minlength=clusters)
 
@@ -256,11 +299,12 @@ def bootstrap_interval(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval | None:
-    """Percentile interval of `statistic(weights (N,))` when whole clusters (speakers) are resampled.
+    """Percentile interval of `statistic(weights (N,))` when whole clusters (speakers) are
+    resampled.
 
-    `clusters` (N,): the speaker of each item. An item's weight is how often its speaker was drawn, so for
-    instance `bootstrap_interval(lambda w: uar(truth, predicted, w), speakers)`. None when there are fewer
-    than two clusters.
+    `clusters` (N,): the speaker of each item. An item's weight is how often its speaker was drawn,
+    so for instance `bootstrap_interval(lambda w: uar(truth, predicted, w), speakers)`. None when
+    there are fewer than two clusters.
     """
     names, codes = np.unique(np.asarray(clusters), return_inverse=True)
     if len(names) < 2:
@@ -282,11 +326,11 @@ def bootstrap_trials(
 ) -> dict[str, Interval | None]:
     """Percentile intervals of `eer` (percent) and `min_dcf_<p>` over speakers.
 
-    Speakers are resampled with replacement. A trial between two speakers weighs the product of how often each
-    was drawn (both had to be there), one within a speaker weighs that number once: the pigeonhole bootstrap
-    (Owen 2007), which is somewhat conservative for the non-target trials. The scores are sorted once; a
-    replicate is a weighted cumulative sum. Resamples without targets or without non-targets are left out.
-    None when there are fewer than two speakers.
+    Speakers are resampled with replacement. A trial between two speakers weighs the product of how
+    often each was drawn (both had to be there), one within a speaker weighs that number once: the
+    pigeonhole bootstrap (Owen 2007), which is somewhat conservative for the non-target trials. The
+    scores are sorted once; a replicate is a weighted cumulative sum. Resamples without targets or
+    without non-targets are left out. None when there are fewer than two speakers.
     """
     scores, target = _trials(scores, target)
     keys = ["eer", *(f"min_dcf_{p:g}" for p in p_targets)]
@@ -311,7 +355,9 @@ def bootstrap_trials(
 
 
 def _corners(target: NDArray[np.bool_], starts: NDArray[np.intp]) -> NDArray[np.intp]:
-    """The starts where the curve can turn: between two groups of only targets (or none) it runs straight."""
+    """The starts where the curve can turn: between two groups of only targets (or none) it runs
+    straight.
+    """
     share = np.add.reduceat(target, starts[:-1], dtype=np.float64) / np.diff(starts)
     straight = (share[1:] == share[:-1]) & ((share[1:] == 0) | (share[1:] == 1))
     kept: NDArray[np.intp] = starts[np.concatenate([[True], ~straight, [True]])]

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import speechssl
-from speechssl import config
+from speechssl import config, parts
 from speechssl.errors import UserError
-from speechssl.features import LogMel
+from speechssl.features.logmel import LogMel
 
 CONFIG, WEIGHTS = "config.yaml", "weights.pt"
 LAST = "last.pt"
@@ -37,7 +37,9 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """The first sentence of what pickle, zip or torch find wrong with a file; its type if it says nothing."""
+    """The first sentence of what pickle, zip or torch find wrong with a file; its type if it says
+    nothing.
+    """
     return (str(error).splitlines() or [""])[0].partition(". ")[0] or type(error).__name__
 
 
@@ -51,16 +53,19 @@ class Model(nn.Module):
     """
 
     def __init__(
-        self, features: Mapping[str, Any], encoder: Mapping[str, Any], about: Mapping[str, Any] | None = None
+        self,
+        features: Mapping[str, Any],
+        encoder: Mapping[str, Any],
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.settings = {
             "features": config.check(LogMel, features, "features"),
-            "encoder": config.check_part("encoders", encoder, "encoder"),
+            "encoder": parts.check("encoders", encoder, "encoder"),
         }
         self.about = dict(about or {})
         self.features = LogMel(**self.settings["features"])
-        self.encoder: nn.Module = config.build(
+        self.encoder: nn.Module = parts.build(
             "encoders", self.settings["encoder"], self.settings["features"]["mels"]
         )
 
@@ -75,12 +80,16 @@ class Model(nn.Module):
         return int(self.encoder.dim)  # type: ignore[arg-type]
 
     def forward(self, waves: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Embeddings (B, D) of waveforms (B, T) at ``rate``; ``lengths`` (B,) in samples, or all full."""
+        """Embeddings (B, D) of waveforms (B, T) at ``rate``; ``lengths`` (B,) in samples, or all
+        full.
+        """
         features, frames = self.features(waves, lengths)
         return self.encoder(features, frames)
 
     def save(self, folder: str | Path) -> None:
-        """Write ``config.yaml`` and ``weights.pt`` into ``folder``, each through a temporary file."""
+        """Write ``config.yaml`` and ``weights.pt`` into ``folder``, each through a temporary
+        file.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f".{WEIGHTS}.tmp"
@@ -92,7 +101,8 @@ class Model(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path) -> Model:
-        """The model in ``folder``: a model folder (also one for the hub), or a run folder (its ``model/``).
+        """The model in ``folder``: a model folder (also one for the hub), or a run folder (its
+            ``model/``).
 
         Raises:
             UserError: there is no model, or its weights do not fit its configuration.
@@ -103,7 +113,8 @@ class Model(nn.Module):
         settings, weights = _files(folder)
         if not weights.is_file() or not settings.is_file():
             raise UserError(
-                f"model: {folder} holds no {CONFIG} and {WEIGHTS}; give a run folder of 'speechssl train'"
+                f"model: {folder} holds no {CONFIG} and {WEIGHTS}; give a run folder of"
+                " 'speechssl train'"
                 " whose training has saved a model, or a model folder"
             )
         written = config.read(settings)
@@ -111,7 +122,9 @@ class Model(nn.Module):
         try:
             model.encoder.load_state_dict(_read(weights))
         except Exception as error:  # whatever pickle, zip or torch find wrong with it
-            raise UserError(f"model: {weights} cannot be loaded ({_reason(error)}); save it again") from error
+            raise UserError(
+                f"model: {weights} cannot be loaded ({_reason(error)}); save it again"
+            ) from error
         return model.eval()
 
 

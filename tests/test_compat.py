@@ -38,7 +38,10 @@ def run(code: str, *arguments: str, first: Path | None = None) -> str:
     """Standard output of a fresh interpreter; ``first`` is put at the front of its path."""
     prefix = f"import sys; sys.path.insert(0, {str(first)!r})\n" if first else ""
     done = subprocess.run(
-        [sys.executable, "-c", prefix + code, *arguments], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", prefix + code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -53,7 +56,9 @@ def fake_torchaudio(folder: Path, failure: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("error", ["OSError('no libcudart')", "RuntimeError('CUDA versions differ')"])
+@pytest.mark.parametrize(
+    "error", ["OSError('no libcudart')", "RuntimeError('CUDA versions differ')"]
+)
 def test_broken_extension_becomes_a_stand_in(tmp_path: Path, error: str) -> None:
     code = """
 import speechssl, torchaudio
@@ -74,7 +79,10 @@ except RuntimeError as error:
 
 def test_other_failures_are_not_hidden(tmp_path: Path) -> None:
     code = "import speechssl\ntry:\n    import torchaudio\nexcept ImportError as error:\n    print(error)"
-    assert run(code, first=fake_torchaudio(tmp_path, "raise ImportError('half a build')")) == "half a build"
+    assert (
+        run(code, first=fake_torchaudio(tmp_path, "raise ImportError('half a build')"))
+        == "half a build"
+    )
 
 
 def test_healthy_extension_is_left_alone(tmp_path: Path) -> None:
@@ -112,7 +120,9 @@ print(ECAPA_TDNN(20, channels=[8] * 5, lin_neurons=4).eval()(torch.zeros(1, 30, 
 def test_guard_holds_in_workers(tmp_path: Path, context: str) -> None:
     script = tmp_path / "script.py"
     script.write_text(WORKERS)
-    done = subprocess.run([sys.executable, str(script), context], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, str(script), context], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "4"
 
@@ -130,7 +140,9 @@ def test_guard_is_installed_once() -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
 def test_tuned_allocator_keeps_freed_memory() -> None:
-    """After a tensor of 256 MiB is freed the process still holds its pages; without the call it does not."""
+    """After a tensor of 256 MiB is freed the process still holds its pages; without the call it
+    does not.
+    """
     code = """
 import sys, torch, speechssl.compat
 resident = lambda: int(open("/proc/self/statm").read().split()[1]) * 4 // 1024  # MiB, for pages of 4 KiB

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from speechssl import config
+from speechssl import config, parts
 from speechssl.errors import UserError
 
 
@@ -86,28 +86,29 @@ def test_a_missing_required_key_is_named():
 
 
 def test_names_are_the_modules_of_the_folder():
-    assert {"ecapa", "resnet"} <= set(config.names("encoders"))
-    assert not any(name.startswith("_") for name in config.names("encoders"))
+    assert {"ecapa", "resnet"} <= set(parts.names("encoders"))
+    assert not any(name.startswith("_") for name in parts.names("encoders"))
 
 
 def test_an_unknown_part_is_refused_with_the_nearest_name():
     with pytest.raises(UserError, match=r"did you mean 'resnet'.*known: .*ecapa"):
-        config.find("encoders", "resnte")
+        parts.find("encoders", "resnte")
     with pytest.raises(UserError, match=r"encoder\.name is missing"):
-        config.check_part("encoders", {"width": 4}, "encoder")
+        parts.check("encoders", {"width": 4}, "encoder")
 
 
 def test_a_part_outside_the_package_is_a_dotted_path(tmp_path, monkeypatch):
     (tmp_path / "outside.py").write_text(
-        "class Mine:\n    def __init__(self, mels, *, size: int = 2):\n        self.got = mels, size\n"
+        "class Mine:\n    def __init__(self, mels, *, size: int = 2):\n        self.got ="
+        " mels, size\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    assert config.build("encoders", {"name": "outside:Mine", "size": 5}, 80).got == (80, 5)
+    assert parts.build("encoders", {"name": "outside:Mine", "size": 5}, 80).got == (80, 5)
     with pytest.raises(UserError, match="unknown key encoders.sze"):
-        config.build("encoders", {"name": "outside:Mine", "sze": 5}, 80)
+        parts.build("encoders", {"name": "outside:Mine", "sze": 5}, 80)
     for name in ("outside:Other", "nowhere:Mine"):
         with pytest.raises(UserError, match="package.module:Class"):
-            config.find("encoders", name)
+            parts.find("encoders", name)
     sys.modules.pop("outside", None)
 
 
@@ -183,26 +184,31 @@ def test_a_part_within_a_part_is_named_filled_in_and_overridden(tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text("method: {name: byol, predictor: mlp}\n")
     read = config.read(file, ["method.predictor.hidden=7"])
-    checked = config.check_part("methods", read["method"], "method")
-    assert checked["predictor"] == {"name": "mlp", "hidden": 7, "batchnorm": True, "constant_lr": False}
+    checked = parts.check("methods", read["method"], "method")
+    assert checked["predictor"] == {
+        "name": "mlp",
+        "hidden": 7,
+        "batchnorm": True,
+        "constant_lr": False,
+    }
     read = config.read(file, ["method.predictor=directpred", "method.predictor.epsilon=0.3"])
-    checked = config.check_part("methods", read["method"], "method")
+    checked = parts.check("methods", read["method"], "method")
     assert checked["predictor"]["name"] == "directpred" and checked["predictor"]["epsilon"] == 0.3
-    assert config.check_part("methods", checked, "method") == checked
+    assert parts.check("methods", checked, "method") == checked
     with pytest.raises(UserError, match=r"method.predictor.epsilonn \(did you mean 'epsilon'"):
         read = config.read(file, ["method.predictor=directpred", "method.predictor.epsilonn=0.3"])
-        config.check_part("methods", read["method"], "method")
+        parts.check("methods", read["method"], "method")
 
 
 def test_parts_nest_deeper():
     section = {"name": "dimcl", "base": {"name": "byol", "predictor": "offdiag"}}
-    checked = config.check_part("methods", section, "method")
+    checked = parts.check("methods", section, "method")
     assert checked["base"]["predictor"]["name"] == "offdiag" and checked["base"]["hidden"] == 512
     with pytest.raises(UserError, match="method.base.predictor.scale"):
         section["base"]["predictor"] = {"name": "offdiag", "scale": 1}
-        config.check_part("methods", section, "method")
+        parts.check("methods", section, "method")
 
 
 def test_a_frozen_part_within_a_part_can_be_built():
     frozen = config.freeze({"name": "byol", "predictor": {"name": "mlp", "hidden": 4}})
-    assert config.check_part("methods", frozen, "method")["predictor"]["hidden"] == 4
+    assert parts.check("methods", frozen, "method")["predictor"]["hidden"] == 4

@@ -32,7 +32,8 @@ def test_eer_by_hand():
     assert metrics.eer([0, 1, 2, 3, 4, 5], [0, 0, 1, 0, 1, 1]) == pytest.approx(100 / 3)
     assert metrics.eer([0, 1, 2, 3], [0, 0, 1, 1]) == 0.0
     assert metrics.eer([3, 2, 1, 0], [0, 0, 1, 1]) == 100.0
-    # one target above, one tied with one of two non-targets: the tie moves (fpr, fnr) (1/2, 0) to (0, 1/2)
+    # one target above, one tied with one of two non-targets: the tie moves (fpr, fnr) (1/2, 0) to
+    # (0, 1/2)
     assert metrics.eer([2, 1, 1, 0], [1, 1, 0, 0]) == pytest.approx(25.0)
 
 
@@ -74,7 +75,10 @@ def test_det_curve_agrees_with_sklearn(levels):
     generator = np.random.default_rng(levels)
     target = generator.random(1000) < 0.3
     scores = np.round((generator.normal(size=1000) + target) * levels) / levels
-    ours = {(round(a, 12), round(b, 12)) for a, b in zip(*metrics.det_curve(scores, target)[:2], strict=True)}
+    ours = {
+        (round(a, 12), round(b, 12))
+        for a, b in zip(*metrics.det_curve(scores, target)[:2], strict=True)
+    }
     fpr, fnr, _ = sklearn.metrics.det_curve(target, scores)
     assert {(round(a, 12), round(b, 12)) for a, b in zip(fpr, fnr, strict=True)} <= ours
 
@@ -89,7 +93,11 @@ def test_det_curve_says_what_each_threshold_does():
 
 def test_weights_are_repetitions():
     generator = np.random.default_rng(2)
-    scores, target, weights = generator.normal(size=60), np.arange(60) % 3 == 0, generator.integers(0, 4, 60)
+    scores, target, weights = (
+        generator.normal(size=60),
+        np.arange(60) % 3 == 0,
+        generator.integers(0, 4, 60),
+    )
     weighted = metrics.det_curve(scores, target, weights)
     repeated = metrics.det_curve(np.repeat(scores, weights), np.repeat(target, weights))
     kept = np.isin(weighted[2], repeated[2])
@@ -102,7 +110,8 @@ def test_min_dcf_by_exhaustion_and_never_above_one():
     scores, target = generator.normal(size=300), generator.random(300) < 0.2
     for p in (0.01, 0.05, 0.5, 0.9):
         costs = [
-            (p * np.mean(scores[target] < at) + (1 - p) * np.mean(scores[~target] >= at)) / min(p, 1 - p)
+            (p * np.mean(scores[target] < at) + (1 - p) * np.mean(scores[~target] >= at))
+            / min(p, 1 - p)
             for at in [*scores, np.inf]
         ]
         assert metrics.min_dcf(scores, target, p) == pytest.approx(min(costs))
@@ -118,7 +127,9 @@ def test_calibrated_gaussian_scores(gaussian):
     bits = np.logaddexp(0, -ratio) @ norm.pdf(grid - 2) + np.logaddexp(0, ratio) @ norm.pdf(grid)
     assert metrics.cllr(llr, target) == pytest.approx(bits * step / 2 / np.log(2), abs=5e-3)
     for p in (0.01, 0.05):
-        assert metrics.act_dcf(llr, target, p) == pytest.approx(metrics.min_dcf(llr, target, p), abs=0.03)
+        assert metrics.act_dcf(llr, target, p) == pytest.approx(
+            metrics.min_dcf(llr, target, p), abs=0.03
+        )
         assert metrics.act_dcf(llr, target, p) >= metrics.min_dcf(llr, target, p)
         assert metrics.act_dcf(llr + 9, target, p) > metrics.act_dcf(llr, target, p)
 
@@ -158,7 +169,8 @@ def test_classification_scores_agree_with_sklearn():
     for given in (None, weights):
         kept = {"sample_weight": given}
         f1 = {
-            how: sklearn.metrics.f1_score(truth, predicted, average=how, **kept) for how in ("micro", "macro")
+            how: sklearn.metrics.f1_score(truth, predicted, average=how, **kept)
+            for how in ("micro", "macro")
         }
         recall = sklearn.metrics.recall_score(
             truth, predicted, labels=np.unique(truth), average="macro", sample_weight=given
@@ -175,7 +187,9 @@ def test_clustering_scores_agree_with_sklearn():
     assert metrics.nmi(truth, clusters) == pytest.approx(
         sklearn.metrics.normalized_mutual_info_score(truth, clusters)
     )
-    assert metrics.ari(truth, clusters) == pytest.approx(sklearn.metrics.adjusted_rand_score(truth, clusters))
+    assert metrics.ari(truth, clusters) == pytest.approx(
+        sklearn.metrics.adjusted_rand_score(truth, clusters)
+    )
     table = sklearn.metrics.cluster.contingency_matrix(truth, clusters)
     assert metrics.purity(truth, clusters) == pytest.approx(table.max(0).sum() / 600)
 
@@ -191,7 +205,8 @@ def test_clustering_extremes():
 
 
 def test_bootstrap_interval_covers_the_mean_of_clusters():
-    # 30 speakers with their own offsets: 95 % intervals of the mean hold the true mean nearly that often
+    # 30 speakers with their own offsets: 95 % intervals of the mean hold the true mean nearly that
+    # often
     generator = np.random.default_rng(6)
     covered = items = 0
     for seed in range(100):
@@ -202,7 +217,10 @@ def test_bootstrap_interval_covers_the_mean_of_clusters():
         )
         covered += low <= 0.0 <= high
         low, high = metrics.bootstrap_interval(
-            lambda w, v=values: float(np.average(v, weights=w)), np.arange(300), replicates=100, seed=seed
+            lambda w, v=values: float(np.average(v, weights=w)),
+            np.arange(300),
+            replicates=100,
+            seed=seed,
         )
         items += low <= 0.0 <= high
     assert 0.87 <= covered / 100 <= 1.0
@@ -228,7 +246,9 @@ def test_bootstrap_of_trials_covers_the_true_eer():
     truth = np.mean([metrics.eer(*_speaker_trials(150, generator)[:2]) for _ in range(3)])
     inside, widths = 0, []
     for seed in range(40):
-        intervals = metrics.bootstrap_trials(*_speaker_trials(15, generator), replicates=100, seed=seed)
+        intervals = metrics.bootstrap_trials(
+            *_speaker_trials(15, generator), replicates=100, seed=seed
+        )
         low, high = intervals["eer"]
         inside += low <= truth <= high
         widths.append(high - low)
@@ -256,7 +276,9 @@ def test_bootstrap_without_enough_speakers_is_none():
 
 def test_bootstrap_is_repeatable():
     trials = _speaker_trials(8, np.random.default_rng(9))
-    first, again, other = (metrics.bootstrap_trials(*trials, replicates=50, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (
+        metrics.bootstrap_trials(*trials, replicates=50, seed=seed) for seed in (1, 1, 2)
+    )
     assert first == again != other
 
 

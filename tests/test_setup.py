@@ -1,4 +1,6 @@
-"""The repository as a user first meets it: scripts, the paths they name, and an install without extras."""
+"""The repository as a user first meets it: scripts, the paths they name, and an install without
+extras.
+"""
 
 import re
 import subprocess
@@ -16,7 +18,8 @@ SCRIPTS = sorted(
     for path in (ROOT / folder).rglob("*")
     if (path.suffix == ".sh" or path == ROOT / ".ci" / "run") and "exp" not in path.parts
 )
-# paths of the repository as scripts and READMEs write them: from the root, or conf/... beside the script
+# paths of the repository as scripts and READMEs write them: from the root, or conf/... beside the
+# script
 NAMED = re.compile(
     r"(?<![\w./$}-])((?:egs|recipes|tests|speechssl|conf|local|steps)/[\w./-]+\.(?:sh|yaml|py|txt|md|tsv))\b"
 )
@@ -61,11 +64,15 @@ def test_script_parses(script: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [*SCRIPTS, *sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("egs/*/README.md"))], ids=relative
+    "page",
+    [*SCRIPTS, *sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("egs/*/README.md"))],
+    ids=relative,
 )
 def test_every_path_named_exists(page: Path) -> None:
     named = set(NAMED.findall(page.read_text(encoding="utf-8")))
-    missing = [name for name in named if not (ROOT / name).exists() and not (page.parent / name).exists()]
+    missing = [
+        name for name in named if not (ROOT / name).exists() and not (page.parent / name).exists()
+    ]
     assert not missing, f"{relative(page)} names {missing}"
 
 
@@ -113,7 +120,11 @@ def normal(name: str) -> str:
 def test_own_environment_is_used_and_nothing_is_installed(tmp_path: Path) -> None:
     """`source egs/setup.sh` with SPEECHSSL_PYTHON: its folder leads PATH."""
     script = f"source {ROOT}/egs/setup.sh log && command -v python"
-    environment = {"PATH": "/usr/bin:/bin", "SPEECHSSL_PYTHON": sys.executable, "HOME": str(tmp_path)}
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "SPEECHSSL_PYTHON": sys.executable,
+        "HOME": str(tmp_path),
+    }
     done = subprocess.run(
         ["bash", "-c", script], env=environment, capture_output=True, text=True, cwd=tmp_path
     )

@@ -23,8 +23,12 @@ def alternate(candidates: Mapping[str, Callable[[], object]], rounds: int = 5) -
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def show(title: str, seconds: Mapping[str, float], amount: float, unit: str, base: str | None = None) -> None:
-    """A line a candidate: seconds, how much of ``unit`` a second, and times the rate of ``base``."""
+def show(
+    title: str, seconds: Mapping[str, float], amount: float, unit: str, base: str | None = None
+) -> None:
+    """A line a candidate: seconds, how much of ``unit`` a second, and times the rate of
+    ``base``.
+    """
     print(f"\n{title}")
     print(f"  {'':<44}{'seconds':>10}{unit + '/s':>16}{'ratio':>8}")
     for name, value in seconds.items():

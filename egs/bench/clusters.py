@@ -1,10 +1,12 @@
 """Clustering at the size of VoxCeleb2: seconds, peak memory and NMI, each in a process of its own.
 
-python -m egs.bench.clusters [--rows 1092009] [--speakers 5994] [--clusters 7500] [--centroids 10000]
+python -m egs.bench.clusters [--rows 1092009] [--speakers 5994] [--clusters 7500] [--centroids
+10000]
 
-Embeddings are generated: a speaker's mean and an utterance's deviation, both Gaussian, with a spectrum that
-decays as a trained encoder's does. Speakers have unequally many utterances (log-normal, as in VoxCeleb2).
---within is the ratio of the deviations' variance to the speakers'; with 1.4 trials have an EER of about 4 %.
+Embeddings are generated: a speaker's mean and an utterance's deviation, both Gaussian, with a
+spectrum that decays as a trained encoder's does. Speakers have unequally many utterances
+(log-normal, as in VoxCeleb2). --within is the ratio of the deviations' variance to the speakers';
+with 1.4 trials have an EER of about 4 %.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from numpy.typing import NDArray
 from speechssl import metrics
 from speechssl.clustering.kmeans import SphericalKMeans
 from speechssl.clustering.kmeans_ahc import KMeansAHC
-from speechssl.evaluation.verification import score_trials
+from speechssl.evaluation.verification.verify import score_trials
 
 
 def generate(
@@ -73,7 +75,9 @@ def cluster(name: str, x: NDArray[np.float32], args: Any) -> NDArray[np.int64]:
 
 def main() -> None:
     """Print a line a candidate."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=1_092_009)
     parser.add_argument("--speakers", type=int, default=5994)
     parser.add_argument("--clusters", type=int, default=7500)
@@ -96,11 +100,22 @@ def main() -> None:
         x, who = generate(args.rows, args.speakers, args.within)
         np.save(Path(folder) / "x.npy", x)
         np.save(Path(folder) / "who.npy", who)
-        print(f"{args.rows} x 192 of {args.speakers} speakers, EER of random trials {error(x, who):.2f} %")
+        print(
+            f"{args.rows} x 192 of {args.speakers} speakers, EER of random trials"
+            f" {error(x, who):.2f} %"
+        )
         del x, who
         print(f"{'':<18}{'seconds':>10}{'peak GB':>10}{'NMI':>8}{'clusters':>10}")
         for name in args.only:
-            words = [sys.executable, "-m", "egs.bench.clusters", *sys.argv[1:], "--worker", name, folder]
+            words = [
+                sys.executable,
+                "-m",
+                "egs.bench.clusters",
+                *sys.argv[1:],
+                "--worker",
+                name,
+                folder,
+            ]
             done = subprocess.run(words, capture_output=True, text=True)
             if done.returncode:
                 raise SystemExit(f"{name}: {done.stderr.strip().splitlines()[-1]}")

@@ -1,10 +1,11 @@
-"""Embedding many files of mixed lengths: `Embedder` beside SpeechBrain's encoder called file by file.
+"""Embedding many files of mixed lengths: `Embedder` beside SpeechBrain's encoder called file by
+    file.
 
     python -m egs.bench.embedding [--files 200] [--width 512] [--precision float32]
 
-Files of 1 to 15 s are written first. SpeechBrain's side is what its EncoderClassifier does: read, Fbank,
-sentence mean normalisation, ECAPA_TDNN, one file at a time. The equality of the encoders on equal features is
-a test (tests/encoders/test_ecapa.py); features differ between the two sides.
+Files of 1 to 15 s are written first. SpeechBrain's side is what its EncoderClassifier does: read,
+Fbank, sentence mean normalisation, ECAPA_TDNN, one file at a time. The equality of the encoders on
+equal features is a test (tests/encoders/test_ecapa.py); features differ between the two sides.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from speechssl.model import Model
 
 def main() -> None:
     """Time both."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--files", type=int, default=200)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
@@ -46,7 +49,10 @@ def main() -> None:
         channels = [args.width] * 4 + [3 * args.width]
         theirs = ECAPA_TDNN(80, lin_neurons=192, channels=channels, attention_channels=128).eval()
         theirs.load_state_dict(model.encoder.state_dict())
-        fbank, normalise = Fbank(n_mels=80), InputNormalization(norm_type="sentence", std_norm=False)
+        fbank, normalise = (
+            Fbank(n_mels=80),
+            InputNormalization(norm_type="sentence", std_norm=False),
+        )
 
         def one_by_one() -> None:
             with torch.no_grad():
@@ -59,7 +65,13 @@ def main() -> None:
             {"SpeechBrain, file by file": one_by_one, ours: lambda: embedder.embed_files(paths)}, 2
         )
         hours = float(lengths.sum()) / 3600
-        show(f"{args.files} files, {hours:.2f} h", seconds, 3600 * hours, "s", "SpeechBrain, file by file")
+        show(
+            f"{args.files} files, {hours:.2f} h",
+            seconds,
+            3600 * hours,
+            "s",
+            "SpeechBrain, file by file",
+        )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""Encoder steps: ours beside SpeechBrain's modules, float32 and bfloat16, forward + backward and inference.
+"""Encoder steps: ours beside SpeechBrain's modules, float32 and bfloat16, forward + backward and
+    inference.
 
-    python -m egs.bench.encoder [--batch 64] [--seconds 3] [--rounds 3] [--only ecapa-512 ...] [--device cpu]
+    python -m egs.bench.encoder [--batch 64] [--seconds 3] [--rounds 3] [--only ecapa-512 ...]
+    [--device cpu]
     python -m egs.bench.encoder --profile [--only ecapa-512 ...]     # the kernels that the steps spend it in
 
-Weights are the same on both sides. The share is that of the measured bfloat16 (float32) matrix-product rate.
+Weights are the same on both sides. The share is that of the measured bfloat16 (float32)
+matrix-product rate.
 """
 
 from __future__ import annotations
@@ -41,7 +44,11 @@ def pairs() -> dict[str, Callable[[], tuple[nn.Module, nn.Module]]]:
         theirs.load_state_dict(ours.state_dict())
         return ours, theirs
 
-    return {"ecapa-512": lambda: ecapa(512), "ecapa-1024": lambda: ecapa(1024), "resnet34-light": light}
+    return {
+        "ecapa-512": lambda: ecapa(512),
+        "ecapa-1024": lambda: ecapa(1024),
+        "resnet34-light": light,
+    }
 
 
 def step(net: nn.Module, x: Tensor, low: bool) -> None:
@@ -73,13 +80,17 @@ def profile(net: nn.Module, x: Tensor, low: bool, shown: int = 10) -> None:
 
 def main() -> None:
     """Time every pair."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=list(pairs()), default=list(pairs()))
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--profile", action="store_true", help="where the time goes, in place of ratios")
+    parser.add_argument(
+        "--profile", action="store_true", help="where the time goes, in place of ratios"
+    )
     args = parser.parse_args()
     tune_allocator()
     torch.manual_seed(0)
@@ -88,7 +99,8 @@ def main() -> None:
         for low in (True, False)
     }
     print(
-        f"matrix products: bfloat16 {rates[True] / 1e9:.0f} GFLOP/s, float32 {rates[False] / 1e9:.0f} GFLOP/s"
+        f"matrix products: bfloat16 {rates[True] / 1e9:.0f} GFLOP/s, float32"
+        f" {rates[False] / 1e9:.0f} GFLOP/s"
     )
     x = torch.randn(args.batch, round(100 * args.seconds), 80, device=args.device)
     for name in args.only:
@@ -103,8 +115,13 @@ def main() -> None:
                 print(f"  {name}, {key}, forward + backward")
                 profile(net, x, low)
             continue
-        for kind, run, work in (("forward + backward", step, flops), ("inference", infer, flops / 3)):
-            timed = {key: (lambda n=net, b=low, r=run: r(n, x, b)) for key, (net, low) in what.items()}
+        for kind, run, work in (
+            ("forward + backward", step, flops),
+            ("inference", infer, flops / 3),
+        ):
+            timed = {
+                key: (lambda n=net, b=low, r=run: r(n, x, b)) for key, (net, low) in what.items()
+            }
             seconds = alternate(timed, args.rounds)
             title = f"{name}, {args.batch} x {args.seconds:g} s, {kind} ({work / 1e9:.0f} GFLOP)"
             show(title, seconds, args.batch, "utt", "speechbrain float32")

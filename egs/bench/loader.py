@@ -2,8 +2,8 @@
 
     python -m egs.bench.loader [--data KALDI_DIR] [--noise DIR] [--rir DIR] [--batches 8]
 
-2 x 3 s + 4 x 2 s crops; with augmentation, noise and reverberation fall on every crop. CPU seconds of this
-one process and thread are counted, so other work on the machine disturbs little.
+2 x 3 s + 4 x 2 s crops; with augmentation, noise and reverberation fall on every crop. CPU seconds
+of this one process and thread are counted, so other work on the machine disturbs little.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from speechssl.augment import Augment
+from speechssl.augment.augment import Augment
 from speechssl.data.crops import parse_plan
 from speechssl.data.dataset import CropBatches
 from speechssl.data.manifest import read_manifest
@@ -34,7 +34,9 @@ def rate(batches: CropBatches, count: int) -> float:
 
 def main() -> None:
     """Measure both."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--data", type=Path)
     parser.add_argument("--noise", type=Path)
     parser.add_argument("--rir", type=Path)
@@ -44,7 +46,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = args.data
         if data is None:
-            from speechssl.corpora.synthetic import prepare
+            from speechssl.corpora.synthetic.corpus import prepare
 
             prepare(folder + "/audio", folder + "/data")
             data = Path(folder) / "data" / "train"
@@ -63,7 +65,10 @@ def main() -> None:
             ("noise and reverberation on every crop", everything),
         ):
             crops = CropBatches(utterances, parse_plan(PLAN), batch_size=32, augment=augment)
-            print(f"  {name:<42}{rate(crops, args.batches):>8.0f} utterances a second and core", flush=True)
+            print(
+                f"  {name:<42}{rate(crops, args.batches):>8.0f} utterances a second and core",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""SpeechBrain's ECAPA-TDNN as an encoder of ours: what training would cost without `speechssl.encoders`.
+"""SpeechBrain's ECAPA-TDNN as an encoder of ours: what training would cost without
+`speechssl.encoders`.
 
     python -m speechssl train CONFIG encoder.name=egs.bench.plain:PlainECAPA ...
 
-from the repository's root. Also the shortest example of an encoder of one's own: a class with `dim` that
-takes features (B, F, M) and valid frames (B,), or none, to embeddings (B, D).
+from the repository's root. Also the shortest example of an encoder of one's own: a class with `dim`
+that takes features (B, F, M) and valid frames (B,), or none, to embeddings (B, D).
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ class PlainECAPA(nn.Module):
 
         self.dim = embedding
         channels = [width] * 4 + [3 * width]
-        self.net = ECAPA_TDNN(mels, lin_neurons=embedding, channels=channels, attention_channels=128)
+        self.net = ECAPA_TDNN(
+            mels, lin_neurons=embedding, channels=channels, attention_channels=128
+        )
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Embed features (B, F, mels), of which lengths (B,) frames are valid: (B, D)."""

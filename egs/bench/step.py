@@ -1,9 +1,10 @@
-"""A whole DINO step, split: data, features, teacher, student forward, backward, optimiser and moving average.
+"""A whole DINO step, split: data, features, teacher, student forward, backward, optimiser and
+    moving average.
 
     python -m egs.bench.step [--config FILE] [--steps 5] [--data KALDI_DIR] [key=value ...]
 
-Without --data it makes generated voices first. What is left besides the encoder's forward and backward passes
-is printed as a share of the step.
+Without --data it makes generated voices first. What is left besides the encoder's forward and
+backward passes is printed as a share of the step.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from pathlib import Path
 
 from torch import nn
 
+from speechssl import distributed
 from speechssl.compat import tune_allocator
-from speechssl.train import distributed
 from speechssl.train.optimizers import clip_gradients, schedule
 from speechssl.train.run import Run, read_utterances
 from speechssl.train.settings import resolve
@@ -32,8 +33,12 @@ class Stopwatch:
 
     def watch(self, name: str, module: nn.Module) -> None:
         """Time every call of ``module``."""
-        module.register_forward_pre_hook(lambda *_: self._begun.__setitem__(name, time.perf_counter()))
-        module.register_forward_hook(lambda *_: self.add(name, time.perf_counter() - self._begun[name]))
+        module.register_forward_pre_hook(
+            lambda *_: self._begun.__setitem__(name, time.perf_counter())
+        )
+        module.register_forward_hook(
+            lambda *_: self.add(name, time.perf_counter() - self._begun[name])
+        )
 
     def add(self, name: str, seconds: float) -> None:
         """Add to a name's seconds."""
@@ -42,7 +47,9 @@ class Stopwatch:
 
 def main() -> None:
     """Time some steps and print the split."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--config", default="egs/real/conf/small.yaml")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--data", type=Path)
@@ -52,12 +59,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = args.data
         if data is None:
-            from speechssl.corpora.synthetic import prepare
+            from speechssl.corpora.synthetic.corpus import prepare
 
             prepare(folder + "/audio", folder + "/data")
             data = Path(folder) / "data" / "train"
         measure(
-            resolve(args.config, [f"data.train=[{data}]", "train.steps=1000", *args.overrides]), args.steps
+            resolve(args.config, [f"data.train=[{data}]", "train.steps=1000", *args.overrides]),
+            args.steps,
         )
 
 
@@ -91,8 +99,16 @@ def measure(settings: object, steps: int) -> None:
         run.optimizer.zero_grad(set_to_none=True)
         run.method.after_step(run.progress())
         times.append(time.perf_counter())
-        names = ("waiting for data", "features", "heads and loss", "backward", "optimiser, moving average")
-        row = {key: after - before for key, before, after in zip(names, times, times[1:], strict=False)}
+        names = (
+            "waiting for data",
+            "features",
+            "heads and loss",
+            "backward",
+            "optimiser, moving average",
+        )
+        row = {
+            key: after - before for key, before, after in zip(names, times, times[1:], strict=False)
+        }
         row["heads and loss"] -= sum(watch.seconds.values())
         if number:
             rows.append(row | watch.seconds | {"whole step": times[-1] - times[0]})

@@ -36,7 +36,7 @@ if wanted 3; then
     for model in untrained model; do
         for set in train eval; do
             run 3 "embed-$model-$set" speechssl embed "$exp/dino/$model" "$data/$set" \
-                --precision bfloat16 --out "$exp/embeddings/$model/$set.npz"
+                --precision auto --out "$exp/embeddings/$model/$set.npz"
         done
     done
 fi

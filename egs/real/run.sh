@@ -101,7 +101,7 @@ if wanted 3; then
         speechssl average "$exp/dino" --last 1 --until "$step" --out "$(folder "step-$step")"
     done
     for name in "${names[@]}"; do
-        embed=(speechssl embed "$(folder "$name")" --device "$device" --precision bfloat16)
+        embed=(speechssl embed "$(folder "$name")" --device "$device" --precision auto)
         run 3 "embed-$name-train" "${embed[@]}" "${directories[@]}" --out "$exp/embeddings/$name/train.npz"
         for set in "${evals[@]}"; do
             run 3 "embed-$name-$set" "${embed[@]}" "$(directory "$set")" --out "$exp/embeddings/$name/$set.npz"

@@ -12,7 +12,8 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Row:
-    """One figure: what was measured, what theory or METHODS.md says, and how far they may be apart.
+    """One figure: what was measured, what theory or methods/README.md says, and how far they may be
+        apart.
 
     Attributes:
         low, high: where only bounds are predicted, these take the place of ``predicted``.
@@ -43,7 +44,9 @@ class Row:
             said = f"above {self.low:g}"
         else:
             said = f"{self.low:g} .. {self.high:g}"
-        return f"  {self.name:<52} {self.measured:>12.5g}   {said:<26} {'yes' if self.holds else 'NO'}"
+        return (
+            f"  {self.name:<52} {self.measured:>12.5g}   {said:<26} {'yes' if self.holds else 'NO'}"
+        )
 
 
 def main(
@@ -51,8 +54,12 @@ def main(
     experiments: Sequence[Callable[[], list[Row]]],
     plot: Callable[[Path], None] | None = None,
 ) -> None:
-    """Run experiments, print measured against predicted, plot, and exit with 1 if one did not come true."""
-    parser.add_argument("--out", type=Path, default=None, help="folder for the plots (none: no plots)")
+    """Run experiments, print measured against predicted, plot, and exit with 1 if one did not come
+    true.
+    """
+    parser.add_argument(
+        "--out", type=Path, default=None, help="folder for the plots (none: no plots)"
+    )
     out = parser.parse_args().out
     held = True
     for experiment in experiments:

@@ -1,11 +1,11 @@
-"""DINO with centring or sharpening taken away (Caron et al. 2021, figure 7; METHODS.md 1.6).
+"""DINO with centring or sharpening taken away (Caron et al. 2021, figure 7; methods/README.md 1.6).
 
     python egs/theory/dino.py [--out DIR]
 
-The mixture of network.py, an encoder 32-64 (LayerNorm, ReLU) -32, a head of 64 prototypes, two long and two
-local views, AdamW 1e-3, batch 64, 1,500 steps. Without the centre the teacher becomes one-hot (entropy 0);
-without sharpening it becomes flat (ln K = 4.159); in both cases the divergence of student and teacher is
-gone.
+The mixture of network.py, an encoder 32-64 (LayerNorm, ReLU) -32, a head of 64 prototypes, two long
+and two local views, AdamW 1e-3, batch 64, 1,500 steps. Without the centre the teacher becomes
+one-hot (entropy 0); without sharpening it becomes flat (ln K = 4.159); in both cases the divergence
+of student and teacher is gone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from _table import Row, main
 from network import Mixture
 from torch import Tensor, nn
 
-from speechssl.methods._base import Progress, Views
+from speechssl.interfaces import Progress, Views
 from speechssl.methods.dino import Dino
 
 K, BATCH = 64, 64
@@ -63,7 +63,10 @@ def curves(arm: str, steps: int = 1500, seed: int = 0) -> dict[str, list[float]]
     for number in range(steps):
         progress = Progress(number, steps, 50)
         rows = torch.randint(1024, (BATCH,), generator=data.generator)
-        views = [Views(data.views(rows, 2)[:, :, None]), Views(data.views(rows, 2)[:, :, None], "student")]
+        views = [
+            Views(data.views(rows, 2)[:, :, None]),
+            Views(data.views(rows, 2)[:, :, None], "student"),
+        ]
         output = method(views, progress)
         optimizer.zero_grad(set_to_none=True)
         output.loss.backward()
@@ -95,10 +98,17 @@ def ablations() -> list[Row]:
             low=0.4,
         ),
         Row("no sharpening: teacher entropy = ln K", flat["teacher_entropy"], math.log(K), 1e-3),
-        Row("equal temperatures: teacher entropy", got["equal temperatures"]["teacher_entropy"], 2.84, 0.6),
+        Row(
+            "equal temperatures: teacher entropy",
+            got["equal temperatures"]["teacher_entropy"],
+            2.84,
+            0.6,
+        ),
         Row("sinkhorn: teacher entropy", got["sinkhorn"]["teacher_entropy"], 1.68, 0.6),
         Row("sinkhorn: KL", got["sinkhorn"]["kl"], 0.20, 0.1),
-        Row("sinkhorn: entropy of the mean", got["sinkhorn"]["mean_assignment_entropy"], 4.145, 0.06),
+        Row(
+            "sinkhorn: entropy of the mean", got["sinkhorn"]["mean_assignment_entropy"], 4.145, 0.06
+        ),
     ]
 
 

@@ -1,13 +1,13 @@
-"""The linear network in which everything can be computed (Tian et al. 2021; METHODS.md 2.8).
+"""The linear network in which everything can be computed (Tian et al. 2021; methods/README.md 2.8).
 
     python egs/theory/linear.py [--out DIR]
 
-x ~ N(0, I), views x + sigma n, a linear encoder W and predictor P, and the loss 1/2 E |P W x1 - sg(W x2)|^2
-with weight decay eta, descended on its exact expectation. With s an eigenvalue of W Wᵀ and p one of P (whose
-learning rate is a times the encoder's), theory says
+x ~ N(0, I), views x + sigma n, a linear encoder W and predictor P, and the loss 1/2 E |P W x1 -
+sg(W x2)|^2 with weight decay eta, descended on its exact expectation. With s an eigenvalue of W Wᵀ
+and p one of P (whose learning rate is a times the encoder's), theory says
 
-    a s - p^2 decays as exp(-2 eta t), so s = p^2 / a in the end,
-    p = [1 + sqrt(1 - 4 eta (1 + sigma^2))] / (2 (1 + sigma^2)), or collapse for eta > 1 / (4 (1 + sigma^2)).
+    a s - p^2 decays as exp(-2 eta t), so s = p^2 / a in the end, p = [1 + sqrt(1 - 4 eta (1 +
+    sigma^2))] / (2 (1 + sigma^2)), or collapse for eta > 1 / (4 (1 + sigma^2)).
 """
 
 from __future__ import annotations
@@ -86,10 +86,14 @@ def invariant() -> list[Row]:
     """s = p^2 / a for three ratios of learning rates."""
     rows = []
     for ratio in (0.1, 1.0, 10.0):
-        w, p = descend(*mode(1.0, 1.0), noise=0.25, decay=0.05, ratio=ratio, rate=0.005, steps=60000)
+        w, p = descend(
+            *mode(1.0, 1.0), noise=0.25, decay=0.05, ratio=ratio, rate=0.005, steps=60000
+        )
         plus = fixed_points(0.05, 0.25)[1]
         rows.append(Row(f"p, predictor lr x {ratio:g}", float(p), plus, 0.002))
-        rows.append(Row(f"s = p^2 / a, a = {ratio:g}", float(w) ** 2, plus**2 / ratio, 0.005, relative=True))
+        rows.append(
+            Row(f"s = p^2 / a, a = {ratio:g}", float(w) ** 2, plus**2 / ratio, 0.005, relative=True)
+        )
     return rows
 
 
@@ -115,19 +119,28 @@ def collapse() -> list[Row]:
     for decay in (0.0, 0.05):
         w, _ = descend(one, one, noise=0.25, decay=decay, ratio=0.0, steps=2000)
         want = (1 - 0.01 * (0.25 + decay)) ** 4000
-        rows.append(Row(f"s without predictor, weight decay {decay:g}", float(w) ** 2, want, 1e-6, True))
+        rows.append(
+            Row(f"s without predictor, weight decay {decay:g}", float(w) ** 2, want, 1e-6, True)
+        )
     w, _ = descend(one, one, noise=0.25, decay=0.05, rate=0.05, steps=5000, stop_gradient=False)
     rows.append(Row("s without stop-gradient", float(w) ** 2, 0.0, 1e-6))
     for momentum in (0.9, 0.996):
         w, _ = descend(*mode(1.0, 1.0), noise=0.25, decay=0.1, momentum=momentum, steps=40000)
         rows.append(
-            Row(f"s, moving average {momentum:g}", float(w) ** 2, fixed_points(0.1, 0.25)[1] ** 2, 1e-3)
+            Row(
+                f"s, moving average {momentum:g}",
+                float(w) ** 2,
+                fixed_points(0.1, 0.25)[1] ** 2,
+                1e-3,
+            )
         )
     return rows
 
 
 def alignment() -> list[Row]:
-    """A random start: P becomes symmetric, shares its eigenvectors with F, and is its square root."""
+    """A random start: P becomes symmetric, shares its eigenvectors with F, and is its square
+    root.
+    """
     torch.manual_seed(0)
     w, p = (torch.randn(6, 6).double() / 6**0.5 for _ in range(2))
     w, p = descend(w, p @ p.T + 0.1 * p, noise=0.25, decay=0.02, rate=0.02, steps=120000)
@@ -148,7 +161,9 @@ def directset() -> list[Row]:
     noise = torch.tensor([0.0, 0.5, 1.0, 1.4, 1.6, 2.0, 4.0]).double()
     power = lambda f: torch.diag((f.diagonal() / (1 + noise)).clamp(min=0).sqrt())  # noqa: E731
     start = torch.eye(7).double()
-    w, _ = descend(start, start, noise=noise, decay=0.1, ratio=0.0, predictor=power, rate=0.05, steps=40000)
+    w, _ = descend(
+        start, start, noise=noise, decay=0.1, ratio=0.0, predictor=power, rate=0.05, steps=40000
+    )
     rows = []
     for i, (variance, want) in enumerate(
         zip(noise.tolist(), (0.7873, 0.2961, 0.1309, 0.0625, 0, 0, 0), strict=True)
@@ -157,12 +172,20 @@ def directset() -> list[Row]:
     for epsilon, want in ((0.0, 0.0), (0.05, 0.485), (0.1, 0.418), (0.2, 0.299)):
         lift = lambda f, e=epsilon: (f / 1.25).clamp(min=0).sqrt() + e  # noqa: E731
         w, _ = descend(
-            *mode(1e-4, 0.0), noise=0.25, decay=0.05, ratio=0.0, predictor=lift, rate=0.05, steps=40000
+            *mode(1e-4, 0.0),
+            noise=0.25,
+            decay=0.05,
+            ratio=0.0,
+            predictor=lift,
+            rate=0.05,
+            steps=40000,
         )
         rows.append(Row(f"s from 1e-4, epsilon {epsilon:g}", float(w) ** 2, want, 2e-3))
     part = DirectSet(2, epsilon=0.3, alpha=1.0)
     part.correlation.value.copy_(torch.diag(torch.tensor([4.0, 1.0])))
-    rows.append(Row("DirectCopy's gain on the weaker of (4, 1)", float(part.weights()[1, 1]), 0.55, 1e-6))
+    rows.append(
+        Row("DirectCopy's gain on the weaker of (4, 1)", float(part.weights()[1, 1]), 0.55, 1e-6)
+    )
     return rows
 
 
@@ -180,7 +203,10 @@ def plot(folder: Path) -> None:
         descend(*mode(1.0, 1.0), noise=0.25, decay=decay, rate=0.02, steps=5000, watch=keep)
         axes.plot([0.02 * i for i in range(len(curve))], curve, label=f"weight decay {decay:g}")
     axes.set(
-        xlabel="time (learning rate x steps)", ylabel="s = eigenvalue of W Wᵀ", yscale="log", ylim=(1e-6, 2)
+        xlabel="time (learning rate x steps)",
+        ylabel="s = eigenvalue of W Wᵀ",
+        yscale="log",
+        ylim=(1e-6, 2),
     )
     axes.set_title("collapse above weight decay 0.2 = 1 / (4 (1 + 0.25))")
     axes.legend()
@@ -191,5 +217,7 @@ def plot(folder: Path) -> None:
 EXPERIMENTS = [invariant, threshold, collapse, alignment, directset]
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     main(parser, EXPERIMENTS, plot)

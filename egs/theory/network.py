@@ -1,10 +1,12 @@
-"""A small network on a mixture of eight classes: which arms collapse, and what shows it (METHODS.md 2.9, 3).
+"""A small network on a mixture of eight classes: which arms collapse, and what shows it
+    (methods/README.md 2.9, 3).
 
     python egs/theory/network.py [--out DIR]
 
-1,024 points in R^32: the first 16 dimensions one of 8 class means plus noise, the last 16 nuisance that each
-view draws anew. Net 32-64 (BatchNorm, ReLU) -32, predictor 32-8 (BatchNorm, ReLU) -32, SGD 0.05, momentum
-0.9, batch 64, own network as target. The losses and predictors are the package's own.
+1,024 points in R^32: the first 16 dimensions one of 8 class means plus noise, the last 16 nuisance
+that each view draws anew. Net 32-64 (BatchNorm, ReLU) -32, predictor 32-8 (BatchNorm, ReLU) -32,
+SGD 0.05, momentum 0.9, batch 64, own network as target. The losses and predictors are the package's
+own.
 """
 
 from __future__ import annotations
@@ -19,11 +21,11 @@ import torch
 from _table import Row, main
 from torch import Tensor, nn
 
-from speechssl import config
+from speechssl import parts
 from speechssl.diagnostics.centre_norm import centre_norm
 from speechssl.diagnostics.deviation import deviation
 from speechssl.diagnostics.rankme import rankme
-from speechssl.methods._gsg import guided
+from speechssl.losses.guided_stop_gradient import guided
 from speechssl.methods.simsiam import predictive_loss
 
 
@@ -83,7 +85,7 @@ def train(
     data = Mixture(seed)
     layers = [nn.Linear(32, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 32)]
     net = nn.Sequential(*layers, *[nn.BatchNorm1d(32, affine=False)] * output_norm)
-    head = config.build("predictors", PREDICTORS[predictor], 32)
+    head = parts.build("predictors", PREDICTORS[predictor], 32)
     parameters = [*net.parameters(), *head.parameters()]
     optimizer = torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=1e-4)
     for step in range(steps):
@@ -124,16 +126,24 @@ def separation() -> list[Row]:
     early = train("none", gsg=True, steps=800), train("none", steps=800)
     return [
         Row("centre norm without predictor", none.centre, low=0.95),
-        Row("centre norm without stop-gradient", train("mlp", stop_gradient=False).centre, low=0.95),
+        Row(
+            "centre norm without stop-gradient", train("mlp", stop_gradient=False).centre, low=0.95
+        ),
         Row("centre norm, MLP", mlp.centre, high=0.6),
         Row("centre norm, DirectPred", train("directpred").centre, high=0.6),
         Row("rank of MLP over rank without", mlp.rank / none.rank, low=2.0),
-        Row("centre norm without - with guidance, 800 steps", early[1].centre - early[0].centre, low=0.2),
+        Row(
+            "centre norm without - with guidance, 800 steps",
+            early[1].centre - early[0].centre,
+            low=0.2,
+        ),
     ]
 
 
 def blindness() -> list[Row]:
-    """With a BatchNorm on the output, deviation and centre look healthy in every arm; the rank does not."""
+    """With a BatchNorm on the output, deviation and centre look healthy in every arm; the rank does
+    not.
+    """
     mlp, none = train("mlp", output_norm=True), train("none", output_norm=True)
     guided_none = train("none", gsg=True, output_norm=True)
     rows = []
@@ -152,7 +162,7 @@ def small_batch() -> list[Row]:
     guided_none = train("none", gsg=True, **settings)  # type: ignore[arg-type]
     return [
         Row("centre norm without predictor", none.centre, 0.980, 0.05),
-        # one seed gave METHODS.md .804; seeds 0 to 3 here give .57, .58, .54, .78
+        # one seed gave methods/README.md .804; seeds 0 to 3 here give .57, .58, .54, .78
         Row("centre norm, guided, between the two", guided_none.centre, low=0.45, high=0.9),
         Row("centre norm, MLP", mlp.centre, 0.406, 0.15),
         Row("rank of MLP over rank without", mlp.rank / none.rank, low=2.0),
@@ -176,7 +186,10 @@ def plot(folder: Path) -> None:
     }
     figure, axes = plt.subplots(1, 3, figsize=(13, 4))
     for axis, field, title in zip(
-        axes, ("deviation", "centre", "rank"), ("deviation x sqrt(D)", "centre norm", "RankMe"), strict=True
+        axes,
+        ("deviation", "centre", "rank"),
+        ("deviation x sqrt(D)", "centre norm", "RankMe"),
+        strict=True,
     ):
         for shift, bn in ((-0.2, False), (0.2, True)):
             values = [getattr(make(bn), field) for make in names.values()]
@@ -189,7 +202,9 @@ def plot(folder: Path) -> None:
         axis.set_xticks(range(len(names)), list(names), rotation=30, ha="right")
         axis.set_title(title)
     axes[0].legend()
-    figure.suptitle("A final BatchNorm hides collapse from deviation and centre; the rank still shows it")
+    figure.suptitle(
+        "A final BatchNorm hides collapse from deviation and centre; the rank still shows it"
+    )
     figure.tight_layout()
     figure.savefig(folder / "network.png", dpi=120)
 

@@ -1,12 +1,13 @@
-"""Which predictors drive the mean of the embeddings away, and which to collapse (METHODS.md 4.2 to 4.4).
+"""Which predictors drive the mean of the embeddings away, and which to collapse (methods/README.md
+4.2 to 4.4).
 
     python egs/theory/uniformity.py
 
-U = |E n(z)|^2 and its rate per step in feature space, on points around a common direction: z = n(kappa mu +
-x), views n(z + noise y) with x, y standard normal over sqrt(D). Without predictor the rate is close to 2 (1 -
-c) U, c the mean cosine of two views: every mean grows. A spectral predictor aligned with F turns it around
-when the mean dominates; its inverse makes it worse than none. Operational definitions, inspired by Wang Y.
-et al. 2022.
+U = |E n(z)|^2 and its rate per step in feature space, on points around a common direction: z =
+n(kappa mu + x), views n(z + noise y) with x, y standard normal over sqrt(D). Without predictor the
+rate is close to 2 (1 - c) U, c the mean cosine of two views: every mean grows. A spectral predictor
+aligned with F turns it around when the mean dominates; its inverse makes it worse than none.
+Operational definitions, inspired by Wang Y. et al. 2022.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def cone(kappa: float, noise: float, seed: int = 0) -> tuple[Tensor, Tensor]:
     axis[0] = kappa
     base = F.normalize(axis + torch.randn(COUNT, DIM, generator=g), dim=-1)
     one, two = (
-        F.normalize(base + noise * torch.randn(COUNT, DIM, generator=g) / DIM**0.5, dim=-1) for _ in range(2)
+        F.normalize(base + noise * torch.randn(COUNT, DIM, generator=g) / DIM**0.5, dim=-1)
+        for _ in range(2)
     )
     return one, two
 
@@ -84,7 +86,12 @@ def limits() -> list[Row]:
     return [
         Row("centre norm of an even spread, N 4096", centre_norm(even), 0.0156, 0.004),
         Row("centre norm, collapsed", centre_norm(torch.ones(8, 4)), 1.0, 1e-6),
-        Row("residual energy - (E|s_x|^2 - |s|^2)", residual_energy(views) - float(identity), 0.0, 1e-6),
+        Row(
+            "residual energy - (E|s_x|^2 - |s|^2)",
+            residual_energy(views) - float(identity),
+            0.0,
+            1e-6,
+        ),
         Row(
             "cumulative spectrum AUC, flat, d = 4",
             spectrum_auc(torch.cat([torch.eye(4), -torch.eye(4)])),
@@ -92,7 +99,10 @@ def limits() -> list[Row]:
             1e-5,
         ),
         Row(
-            "cumulative spectrum AUC, one direction", spectrum_auc(even[:, :1] * torch.ones(1, 5)), 1.0, 1e-4
+            "cumulative spectrum AUC, one direction",
+            spectrum_auc(even[:, :1] * torch.ones(1, 5)),
+            1.0,
+            1e-4,
         ),
     ]
 

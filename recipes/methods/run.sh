@@ -39,7 +39,7 @@ source egs/setup.sh log
 source egs/stages.sh
 exp=${exp:-exp/methods${tiny:+-tiny}}
 mkdir -p "$exp/data"
-diagnose=(--precision bfloat16 --device "$device")
+diagnose=(--precision auto --device "$device")
 if [[ $tiny ]]; then
     steps=2 train_sets=train eval_sets=eval
     overrides=(
@@ -102,7 +102,7 @@ evaluate() {
         local inputs=("$exp/data/$set")
         [[ $set != train ]] || inputs=("${train[@]}" --every 8) # for the mean
         [[ -f $exp/embeddings/$1/$set.npz ]] || run 3 "embed-$1-$set" speechssl embed "$2" "${inputs[@]}" \
-            --device "$device" --precision bfloat16 --out "$exp/embeddings/$1/$set.npz"
+            --device "$device" --precision auto --out "$exp/embeddings/$1/$set.npz"
     done
     for set in "${evals[@]}"; do
         [[ -f $exp/eval/$1/$set/results.json ]] || run 3 "evaluate-$1-$set" speechssl evaluate verification \

@@ -91,7 +91,7 @@ if wanted 3; then
 fi
 
 embed=(speechssl embed)
-options=(--device "$device" --jobs "$ngpu" --precision bfloat16 --resume)
+options=(--device "$device" --jobs "$ngpu" --precision auto --resume)
 # extract N NAME MODEL: embeddings of the test utterances, of every so many-th training utterance as a cohort
 extract() {
     once "$1" "extract-$2-vox1" "${embed[@]}" "$3" "$data/vox1" "${options[@]}" --out "$exp/embeddings/$2/vox1.npz"

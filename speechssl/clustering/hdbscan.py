@@ -1,7 +1,7 @@
 """HDBSCAN, by scikit-learn: clusters of varying density, their number found, outliers marked -1.
 
-Campello, Moulavi and Sander 2013. It compares all pairs: for tens of thousands of embeddings, not for
-millions.
+Campello, Moulavi and Sander 2013. It compares all pairs: for tens of thousands of embeddings, not
+for millions.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class HDBSCAN:
 
         if len(embeddings) > _MOST:
             raise UserError(
-                f"hdbscan: {len(embeddings)} embeddings, more than {_MOST}: it compares all pairs; take"
+                f"hdbscan: {len(embeddings)} embeddings, more than {_MOST}: it compares all"
+                " pairs; take"
                 " kmeans or kmeans_ahc"
             )
         rows = np.asarray(embeddings, np.float64)

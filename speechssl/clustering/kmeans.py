@@ -1,9 +1,9 @@
 """Spherical k-means: cosine similarity, centroids on the unit sphere, all on matrix products.
 
-Dhillon and Modha 2001. Embeddings are L2-normalised here; one iteration assigns every one of them to the
-centroid of the largest cosine (in tiles, so memory stays at one tile) and sets each centroid to the
-normalised mean of its members. A centroid without members is moved to the embedding that its own serves
-worst.
+Dhillon and Modha 2001. Embeddings are L2-normalised here; one iteration assigns every one of them
+to the centroid of the largest cosine (in tiles, so memory stays at one tile) and sets each centroid
+to the normalised mean of its members. A centroid without members is moved to the embedding that its
+own serves worst.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class SphericalKMeans:
         clusters: K.
         iterations: at most; ends earlier when no embedding changes its cluster.
         seed: of the initial centroids, which are K random embeddings.
-        batch: embeddings used to fit, a random choice of so many; 0 = all. All are assigned in the end.
+        batch: embeddings used to fit, a random choice of so many; 0 = all. All are assigned in the
+            end.
 
     Attributes (after a fit):
         centroids: (K, D) float32 of unit length. objective: mean cosine to the own centroid.
@@ -60,7 +61,9 @@ class SphericalKMeans:
         sample = x
         if self.batch and self.batch < len(x):
             sample = x[torch.randperm(len(x), generator=generator)[: self.batch].sort().values]
-        centroids, labels, cosines = spherical_kmeans(sample, self.clusters, self.iterations, generator)
+        centroids, labels, cosines = spherical_kmeans(
+            sample, self.clusters, self.iterations, generator
+        )
         if sample is not x:
             labels, cosines = nearest(x, centroids)
         self.centroids, self.objective = centroids.numpy(), float(cosines.mean())
@@ -81,7 +84,9 @@ def spherical_kmeans(
         generator: for the initial centroids; not used where ``start`` (K, D) gives them.
     """
     if len(x) < clusters:
-        raise UserError(f"kmeans: {len(x)} embeddings cannot make {clusters} clusters; ask for fewer")
+        raise UserError(
+            f"kmeans: {len(x)} embeddings cannot make {clusters} clusters; ask for fewer"
+        )
     if start is None:
         centroids = x[torch.randperm(len(x), generator=generator)[:clusters].to(x.device)].clone()
     else:
@@ -103,9 +108,11 @@ def spherical_kmeans(
 
 @torch.no_grad()
 def nearest(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """Index (N,) and cosine (N,) of the nearest centroid (K, D) of each unit vector x (N, D), tile by tile.
+    """Index (N,) and cosine (N,) of the nearest centroid (K, D) of each unit vector x (N, D), tile
+    by tile.
 
-    On a CPU faiss does it where it is installed: fused product and maximum, 2/3 of torch's time here.
+    On a CPU faiss does it where it is installed: fused product and maximum, 2/3 of torch's time
+        here.
     """
     faiss = _faiss()
     if faiss is not None and x.device.type == "cpu":

@@ -1,8 +1,9 @@
 """k-means to many small clusters, then agglomerative clustering of their centroids.
 
-What pseudo-labelling systems do (RECIPES.md 5): k-means with 50,000 centroids and Ward's linkage to 7,500, or
-N / 4 centroids and average linkage on cosines up to a threshold. The distance matrix of the centroids is
-held twice as float64, 16 bytes for each of M (M - 1) / 2 pairs: 20 GB for 50,000, 0.8 GB for 10,000.
+What pseudo-labelling systems do (recipes/README.md 5): k-means with 50,000 centroids and Ward's linkage to
+7,500, or N / 4 centroids and average linkage on cosines up to a threshold. The distance matrix of
+the centroids is held twice as float64, 16 bytes for each of M (M - 1) / 2 pairs: 20 GB for 50,000,
+0.8 GB for 10,000.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class KMeansAHC:
     ) -> None:
         if centroids < 0 or centroids == 1 or clusters < 0:
             raise UserError(
-                f"kmeans_ahc: centroids={centroids}, clusters={clusters}; give 0 or more, but not 1 centroid"
+                f"kmeans_ahc: centroids={centroids}, clusters={clusters}; give 0 or more, but"
+                " not 1 centroid"
             )
         self.centroids, self.clusters, self.linkage = centroids, clusters, linkage
         self.threshold, self.memory = threshold, memory
@@ -52,8 +54,8 @@ class KMeansAHC:
         """Clusters (N,) of embeddings (N, D).
 
         Raises:
-            UserError: the distances of the centroids do not fit into ``memory``, or fewer centroids than
-                clusters are asked for.
+            UserError: the distances of the centroids do not fit into ``memory``, or fewer centroids
+                than clusters are asked for.
         """
         from scipy.cluster.hierarchy import fcluster
         from scipy.cluster.hierarchy import linkage as tree_of
@@ -61,13 +63,15 @@ class KMeansAHC:
         count = self.centroids or max(2, len(embeddings) // 4)
         if count < self.clusters:
             raise UserError(
-                f"kmeans_ahc: {count} centroids cannot make {self.clusters} clusters; raise centroids"
+                f"kmeans_ahc: {count} centroids cannot make {self.clusters} clusters; raise"
+                " centroids"
             )
         need = 16 * count * (count - 1) / 2 / 1e9  # scipy works on a copy
         if need > self.memory:
             fit = int((self.memory * 1e9 / 8) ** 0.5)
             raise UserError(
-                f"kmeans_ahc: the distances of {count} centroids take {need:.1f} GB, more than memory="
+                f"kmeans_ahc: the distances of {count} centroids take {need:.1f} GB, more"
+                " than memory="
                 f"{self.memory:g}; take at most {fit} centroids"
             )
         first = SphericalKMeans(clusters=count, **self.kmeans)  # type: ignore[arg-type]

@@ -1,1 +1,3 @@
-"""One file a corpus: `prepare(root, out, *, ...)` writes Kaldi directories, and trials where it has any."""
+"""One file a corpus: `prepare(root, out, *, ...)` writes Kaldi directories, and trials where it has
+any.
+"""

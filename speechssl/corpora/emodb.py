@@ -1,20 +1,21 @@
 """EmoDB: ten German actors, ten sentences, seven emotions; 535 utterances.
 
-The Berlin Database of Emotional Speech (Burkhardt et al. 2005, Interspeech; emodb.bilderbar.info), free to
-use. Five men and five women; angry 127, bored 81, disgusted 46, fearful 69, happy 71, sad 62, neutral 79.
+The Berlin Database of Emotional Speech (Burkhardt et al. 2005, Interspeech; emodb.bilderbar.info),
+free to use. Five men and five women; angry 127, bored 81, disgusted 46, fearful 69, happy 71, sad
+62, neutral 79.
 
-Layout: `wav/03a01Fa.wav`: two digits of the speaker, three of the text, the emotion's German initial (Wut,
-Langeweile, Ekel, Angst, Freude, Trauer, neutral), a letter for the version. No official folds; leaving one
-speaker out at a time (`--folds 0`) is usual.
+Layout: `wav/03a01Fa.wav`: two digits of the speaker, three of the text, the emotion's German
+initial (Wut, Langeweile, Ekel, Angst, Freude, Trauer, neutral), a letter for the version. No
+official folds; leaving one speaker out at a time (`--folds 0`) is usual.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from speechssl.corpora._listing import Found
-from speechssl.corpora._named import compare_counts, named_files
 from speechssl.corpora.folder import write_directory
+from speechssl.corpora.listing import Found
+from speechssl.corpora.named import compare_counts, named_files
 from speechssl.data.manifest import Manifest
 
 EMOTIONS = {
@@ -57,7 +58,9 @@ def prepare(root: str | Path, out: str | Path, *, jobs: int | None = None) -> Ma
         UserError: no file is named as EmoDB names its recordings.
     """
     found = []
-    for path, match in named_files(Path(root), r"(\d\d)([ab]\d\d)([WLEAFTN])[a-z]?", "03a01Fa.wav").values():
+    for path, match in named_files(
+        Path(root), r"(\d\d)([ab]\d\d)([WLEAFTN])[a-z]?", "03a01Fa.wav"
+    ).values():
         speaker, text, letter = match.groups()
         gender = "m" if speaker in MEN else "f"
         labels = {"speaker": speaker, "emotion": EMOTIONS[letter], "text": text, "gender": gender}
@@ -65,3 +68,6 @@ def prepare(root: str | Path, out: str | Path, *, jobs: int | None = None) -> Ma
     manifest = write_directory(found, Path(root), Path(out), min_seconds=0.1, jobs=jobs)
     compare_counts("emodb", manifest, PUBLISHED)
     return manifest
+
+
+PART = prepare

@@ -1,8 +1,8 @@
 """Any folder of audio -> a Kaldi directory: `speechssl prepare folder ROOT OUT`.
 
-Ids are the paths below ROOT (as in VoxCeleb's lists), white space replaced by `_`. Files that cannot be
-used are left out and listed; no audio is copied. Labels come from ROOT/utterances.tsv or, if asked for, from
-the paths.
+Ids are the paths below ROOT (as in VoxCeleb's lists), white space replaced by `_`. Files that
+cannot be used are left out and listed; no audio is copied. Labels come from ROOT/utterances.tsv or,
+if asked for, from the paths.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from speechssl.corpora._listing import Found, ids_of, labels_of, listing, path_labels
-from speechssl.corpora._measuring import Skip, Usable, measure, none_usable, refuse_file, write
+from speechssl.corpora.listing import Found, ids_of, labels_of, listing, path_labels
+from speechssl.corpora.measuring import Skip, Usable, measure, none_usable, refuse_file, write
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.trials import Trials, read_trials, write_trials
 from speechssl.errors import UserError
@@ -31,23 +31,28 @@ def prepare(
     check: bool = True,
     jobs: int | None = None,
 ) -> Manifest:
-    """Write a Kaldi directory for every audio file below a folder (wav flac ogg opus mp3 m4a mp4 aac).
+    """Write a Kaldi directory for every audio file below a folder (wav flac ogg opus mp3 m4a mp4
+    aac).
 
-    If the folder holds utterances.tsv, that says which files there are (column `path`), their speakers
-    (`speaker`) and other labels (any other column, but not `utt` and `seconds`); if it holds `trials`, they
-    are checked and copied. Corrupt, empty, silent (below -80 dBFS), non-finite and too short files are left
-    out, counted on standard error, and listed with their reasons in OUT/skipped.tsv.
+    If the folder holds utterances.tsv, that says which files there are (column `path`), their
+    speakers (`speaker`) and other labels (any other column, but not `utt` and `seconds`); if it
+    holds `trials`, they are checked and copied. Corrupt, empty, silent (below -80 dBFS), non-finite
+    and too short files are left out, counted on standard error, and listed with their reasons in
+    OUT/skipped.tsv.
 
     Args:
         root: the folder of audio.
         out: the Kaldi directory to write.
-        speaker: where a path names the speaker: a pattern such as '{speaker}/{session}/*.wav', whose
-            other names become labels, or a regular expression with one group. Without it (and
-            without a column in utterances.tsv) every utterance is its own speaker, which is no label.
-        trim: cut both ends where the level is this many dB below the loudest (35 is usual); gives segments.
+        speaker: where a path names the speaker: a pattern such as '{speaker}/{session}/*.wav',
+            whose other names become labels, or a regular expression with one group. Without it (and
+            without a column in utterances.tsv) every utterance is its own speaker, which is no
+            label.
+        trim: cut both ends where the level is this many dB below the loudest (35 is usual); gives
+            segments.
         min_seconds: leave out what is shorter, after trimming.
         max_seconds: cut what is longer into equal consecutive segments of at most this length.
-        check: decode every file once, to find silent and damaged ones; otherwise only headers are read.
+        check: decode every file once, to find silent and damaged ones; otherwise only headers are
+            read.
         jobs: files at a time; all cores if not given.
 
     Raises:
@@ -81,7 +86,9 @@ def write_directory(
     check: bool = True,
     jobs: int | None = None,
 ) -> Manifest:
-    """Write the Kaldi directory of the files and labels ``found`` below ``root``; see ``prepare``."""
+    """Write the Kaldi directory of the files and labels ``found`` below ``root``; see
+    ``prepare``.
+    """
     if root.resolve() == out.resolve():
         raise UserError(f"{out}: is the folder of audio itself; give another directory to write to")
     refuse_file(out)
@@ -148,7 +155,9 @@ def _write_trials(trials: Trials, manifest: Manifest, out: Path) -> None:
     unknown = trials.unknown(manifest.ids)
     if unknown:
         names = f"{len(unknown)} utterances that are not in {out}, such as {unknown[0]!r}"
-        print(f"{out / 'trials'}: names {names}; leave those trials out when scoring", file=sys.stderr)
+        print(
+            f"{out / 'trials'}: names {names}; leave those trials out when scoring", file=sys.stderr
+        )
 
 
 def _check_numbers(trim: float | None, least: float, most: float | None, jobs: int | None) -> None:
@@ -157,3 +166,6 @@ def _check_numbers(trim: float | None, least: float, most: float | None, jobs: i
             raise UserError(f"--{name} {value:g}: give a number above 0")
     if not least >= 0 or (most is not None and most < 2 * least):
         raise UserError(f"--min-seconds {least:g}: give a number from 0 to half of --max-seconds")
+
+
+PART = prepare

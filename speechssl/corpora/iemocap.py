@@ -1,13 +1,15 @@
-"""IEMOCAP: five sessions of two actors who improvise and act; 10,039 turns, 5,531 in the usual four classes.
+"""IEMOCAP: five sessions of two actors who improvise and act; 10,039 turns, 5,531 in the usual four
+    classes.
 
 The Interactive Emotional Dyadic Motion Capture database (Busso et al. 2008, Language Resources and
-Evaluation 42; sail.usc.edu/iemocap), by a licence for research that is asked for. The label is what most
-annotators said: angry 1,103, happy 595, excited 1,041, sad 1,084, neutral 1,708, frustrated 1,849, surprised
-107, fearful 40, disgusted 2, other 3; 2,507 turns without agreement have none.
+Evaluation 42; sail.usc.edu/iemocap), by a licence for research that is asked for. The label is what
+most annotators said: angry 1,103, happy 595, excited 1,041, sad 1,084, neutral 1,708, frustrated
+1,849, surprised 107, fearful 40, disgusted 2, other 3; 2,507 turns without agreement have none.
 
 Layout: `Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav`, and in
-`Session1/dialog/EmoEvaluation/*.txt` lines `[6.29 - 8.23] Ses01F_impro01_F000 neu [2.5, 2.5, 2.5]`. The
-speaker is the session with the letter of the turn's end. The official folds are the sessions (utt2fold).
+`Session1/dialog/EmoEvaluation/*.txt` lines `[6.29 - 8.23] Ses01F_impro01_F000 neu [2.5, 2.5, 2.5]`.
+The speaker is the session with the letter of the turn's end. The official folds are the sessions
+(utt2fold).
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from speechssl.corpora._listing import Found
-from speechssl.corpora._named import compare_counts, missing_files, named_files
 from speechssl.corpora.folder import write_directory
+from speechssl.corpora.listing import Found
+from speechssl.corpora.named import compare_counts, missing_files, named_files
 from speechssl.data.manifest import Manifest
 from speechssl.errors import UserError
 
@@ -36,20 +38,28 @@ EMOTIONS = {
 }
 PUBLISHED = {
     "four": {"angry": 1103, "happy": 1636, "sad": 1084, "neutral": 1708},
-    "all": dict(zip(EMOTIONS.values(), (1103, 595, 1041, 1084, 1708, 1849, 107, 40, 2, 3), strict=True)),
+    "all": dict(
+        zip(EMOTIONS.values(), (1103, 595, 1041, 1084, 1708, 1849, 107, 40, 2, 3), strict=True)
+    ),
 }
 _LINE = re.compile(r"\[\d+\.\d+ - \d+\.\d+\]\s+(\S+)\s+([a-z]{3})\s+\[")
 
 
 def prepare(
-    root: str | Path, out: str | Path, *, classes: Literal["four", "all"] = "four", jobs: int | None = None
+    root: str | Path,
+    out: str | Path,
+    *,
+    classes: Literal["four", "all"] = "four",
+    jobs: int | None = None,
 ) -> Manifest:
-    """Write a Kaldi directory of labelled turns: utt2spk, utt2emotion, utt2style, utt2gender, utt2fold.
+    """Write a Kaldi directory of labelled turns: utt2spk, utt2emotion, utt2style, utt2gender,
+        utt2fold.
 
     Args:
         root: the folder of the release (with Session1 to Session5).
         out: the Kaldi directory to write.
-        classes: four (angry, happy with excited, neutral, sad), or all. Turns of others are left out.
+        classes: four (angry, happy with excited, neutral, sad), or all. Turns of others are left
+            out.
         jobs: files at a time; all cores if not given.
 
     Raises:
@@ -63,7 +73,11 @@ def prepare(
     found = []
     for name, (path, match) in files.items():
         session, style, letter = match.groups()
-        labels = {"speaker": f"Ses0{session}{letter}", "fold": f"session{session}", "gender": letter.lower()}
+        labels = {
+            "speaker": f"Ses0{session}{letter}",
+            "fold": f"session{session}",
+            "gender": letter.lower(),
+        }
         labels["style"] = {"impro": "improvised", "script": "scripted"}[style]
         emotion = _class(EMOTIONS.get(codes.get(name, "")), classes)
         if emotion is not None:
@@ -88,5 +102,10 @@ def _codes(root: Path) -> dict[str, str]:
         if not path.name.startswith("."):
             codes.update(_LINE.findall(path.read_text(encoding="utf-8", errors="replace")))
     if not codes:
-        raise UserError(f"{root}: no labels in Session*/dialog/EmoEvaluation/*.txt; give the whole release")
+        raise UserError(
+            f"{root}: no labels in Session*/dialog/EmoEvaluation/*.txt; give the whole release"
+        )
     return codes
+
+
+PART = prepare

@@ -1,9 +1,10 @@
 """MUSAN: music, speech and noise for `augment.noise`: `speechssl prepare musan ROOT OUT`.
 
 Snyder, Chen and Povey, "MUSAN: A music, speech, and noise corpus", arXiv 1510.08484 (OpenSLR 17).
-Licence: each file its own, Creative Commons or public domain, named in the LICENSE of its folder. 660 files
-of music, 426 of speech and 930 of noise, 109 h. `augment.noise=OUT` reads the kind of each from utt2kind: SNR
-ranges `snr`, `snr_music` and `snr_speech`. (Babble is made of the training batch itself: `babble_prob`.)
+Licence: each file its own, Creative Commons or public domain, named in the LICENSE of its folder.
+660 files of music, 426 of speech and 930 of noise, 109 h. `augment.noise=OUT` reads the kind of
+each from utt2kind: SNR ranges `snr`, `snr_music` and `snr_speech`. (Babble is made of the training
+batch itself: `babble_prob`.)
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from speechssl.corpora._listing import Found, folder_of, walk
-from speechssl.corpora._measuring import prepare_files
+from speechssl.corpora.listing import Found, folder_of, walk
+from speechssl.corpora.measuring import prepare_files
 from speechssl.data.manifest import Manifest
 from speechssl.errors import UserError
 
@@ -61,3 +62,6 @@ def prepare(
                 raise UserError(f"{text}; unpack it again, or go on with what is there: --partial")
             print(f"{text} (--partial)", file=sys.stderr)
     return prepare_files(files, root, Path(out), check=check, jobs=jobs)
+
+
+PART = prepare

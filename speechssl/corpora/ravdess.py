@@ -1,12 +1,14 @@
 """RAVDESS: 24 actors, two statements, eight emotions of two strengths; 1,440 utterances of speech.
 
-The Ryerson Audio-Visual Database of Emotional Speech and Song (Livingstone and Russo 2018, PLoS ONE 13(5)
-e0196391; Zenodo record 1188976, `Audio_Speech_Actors_01-24.zip`), CC BY-NC-SA 4.0. Of each actor 60
-utterances: neutral 4, each other emotion 8 (normal and strong, two statements, two repetitions).
+The Ryerson Audio-Visual Database of Emotional Speech and Song (Livingstone and Russo 2018, PLoS ONE
+13(5) e0196391; Zenodo record 1188976, `Audio_Speech_Actors_01-24.zip`), CC BY-NC-SA 4.0. Of each
+actor 60 utterances: neutral 4, each other emotion 8 (normal and strong, two statements, two
+repetitions).
 
-Layout: `Actor_01/03-01-06-01-02-01-12.wav`, wherever below the root. The seven fields are modality (03 is
-audio), channel (01 is speech), emotion, intensity, statement, repetition and actor (odd numbers are men).
-Songs and videos are passed over. Classes: neutral, calm, happy, sad, angry, fearful, disgusted, surprised.
+Layout: `Actor_01/03-01-06-01-02-01-12.wav`, wherever below the root. The seven fields are modality
+(03 is audio), channel (01 is speech), emotion, intensity, statement, repetition and actor (odd
+numbers are men). Songs and videos are passed over. Classes: neutral, calm, happy, sad, angry,
+fearful, disgusted, surprised.
 There are no official folds: speaker-disjoint ones are made when the embeddings are evaluated.
 """
 
@@ -14,9 +16,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from speechssl.corpora._listing import Found
-from speechssl.corpora._named import compare_counts, named_files
 from speechssl.corpora.folder import write_directory
+from speechssl.corpora.listing import Found
+from speechssl.corpora.named import compare_counts, named_files
 from speechssl.data.manifest import Manifest
 
 EMOTIONS = {
@@ -38,13 +40,14 @@ PUBLISHED = {
 def prepare(
     root: str | Path, out: str | Path, *, trim: float | None = 35.0, jobs: int | None = None
 ) -> Manifest:
-    """Write a Kaldi directory of the speech: utt2spk, utt2emotion, utt2intensity, utt2statement, utt2gender.
+    """Write a Kaldi directory of the speech: utt2spk, utt2emotion, utt2intensity, utt2statement,
+        utt2gender.
 
     Args:
         root: the folder with the actors' folders.
         out: the Kaldi directory to write.
-        trim: cut both ends where the level is this many dB below the loudest; recordings have about a second
-            of near silence at both ends. 0 cuts nothing.
+        trim: cut both ends where the level is this many dB below the loudest; recordings have about
+            a second of near silence at both ends. 0 cuts nothing.
         jobs: files at a time; all cores if not given.
 
     Raises:
@@ -62,6 +65,11 @@ def prepare(
             "gender": "fm"[int(actor) % 2],
         }
         found.append(Found(path, labels))
-    manifest = write_directory(found, Path(root), Path(out), trim=trim or None, min_seconds=0.1, jobs=jobs)
+    manifest = write_directory(
+        found, Path(root), Path(out), trim=trim or None, min_seconds=0.1, jobs=jobs
+    )
     compare_counts("ravdess", manifest, PUBLISHED)
     return manifest
+
+
+PART = prepare

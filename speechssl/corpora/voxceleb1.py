@@ -1,10 +1,12 @@
-"""VoxCeleb1: 1,251 speakers, and the trials O, E and H: `speechssl prepare voxceleb1 ROOT OUT --lists DIR`.
+"""VoxCeleb1: 1,251 speakers, and the trials O, E and H: `speechssl prepare voxceleb1 ROOT OUT
+    --lists DIR`.
 
-Nagrani, Chung and Zisserman, "VoxCeleb: a large-scale speaker identification dataset", Interspeech 2017.
-Licence: CC BY 4.0 for the annotations, the audio remains its owners'. Development part 148,642 utterances of
-1,211 speakers, test part 4,874 of 40. The lists are the corpus' own (`meta/` of its site): O from the test
-part, E and H from both; "original" are those before the labels were cleaned. Their counts and MD5 sums are
-those that PaddleSpeech's VoxCeleb recipe and downloader publish.
+Nagrani, Chung and Zisserman, "VoxCeleb: a large-scale speaker identification dataset", Interspeech
+2017. Licence: CC BY 4.0 for the annotations, the audio remains its owners'. Development part
+148,642 utterances of 1,211 speakers, test part 4,874 of 40. The lists are the corpus' own (`meta/`
+of its site): O from the test part, E and H from both; "original" are those before the labels were
+cleaned. Their counts and MD5 sums are those that PaddleSpeech's VoxCeleb recipe and downloader
+publish.
 """
 
 from __future__ import annotations
@@ -17,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from speechssl.corpora import _voxceleb
-from speechssl.corpora._measuring import prepare_files, refuse_file
-from speechssl.corpora._voxceleb import Published
+from speechssl.corpora import voxceleb
+from speechssl.corpora.measuring import prepare_files, refuse_file
+from speechssl.corpora.voxceleb import Published
 from speechssl.data.manifest import Manifest
 from speechssl.data.trials import Trials, read_trials, write_trials
 from speechssl.errors import UserError
@@ -58,15 +60,17 @@ def prepare(
     check: bool = False,
     jobs: int | None = None,
 ) -> Manifest:
-    """Write a Kaldi directory of VoxCeleb1, and OUT/trials-O, -E, -H, -O-original, -E-original, -H-original.
+    """Write a Kaldi directory of VoxCeleb1, and OUT/trials-O, -E, -H, -O-original, -E-original,
+    -H-original.
 
-    Of the official lists (veri_test2.txt, list_test_all2.txt, list_test_hard2.txt, and without the 2 the
-    original ones) those that are there are taken. An EER on fewer trials is not comparable, so a list of
-    another length, and trials without audio, are refused; the utterances are listed in OUT/missing.tsv. The
-    test part alone gives O.
+    Of the official lists (veri_test2.txt, list_test_all2.txt, list_test_hard2.txt, and without the
+    2 the original ones) those that are there are taken. An EER on fewer trials is not comparable,
+    so a list of another length, and trials without audio, are refused; the utterances are listed in
+    OUT/missing.tsv. The test part alone gives O.
 
     Args:
-        root: the folder that the corpus was unpacked into; vox1_dev_wav, vox1_test_wav ..., at any depth.
+        root: the folder that the corpus was unpacked into; vox1_dev_wav, vox1_test_wav ..., at any
+            depth.
         out: the Kaldi directory to write.
         lists: the folder of the lists; ROOT if not given.
         partial: go on with an incomplete corpus, and leave out the trials without audio.
@@ -74,13 +78,16 @@ def prepare(
         jobs: files at a time; all cores if not given.
 
     Raises:
-        UserError: no such folder, nothing of VoxCeleb1 in it, not all of it, or trials without audio.
+        UserError: no such folder, nothing of VoxCeleb1 in it, not all of it, or trials without
+            audio.
     """
     root, out = Path(root), Path(out)
     refuse_file(out)
-    files = _voxceleb.find(root, 1, jobs)
-    part = _voxceleb.check_counts(root, files, (ALL, TEST, DEV), partial)
-    names = [name for name in LISTS if part in (None, ALL) or (part == TEST and name.startswith("O"))]
+    files = voxceleb.find(root, 1, jobs)
+    part = voxceleb.check_counts(root, files, (ALL, TEST, DEV), partial)
+    names = [
+        name for name in LISTS if part in (None, ALL) or (part == TEST and name.startswith("O"))
+    ]
     trials = _read_lists(root if lists is None else Path(lists), names, lists is not None, partial)
     if not partial:  # refuse before the headers are read, which takes a while
         _usable(trials, files.keys(), out, partial)
@@ -96,7 +103,9 @@ def prepare(
 def _read_lists(folder: Path, names: list[str], given: bool, partial: bool) -> dict[str, Trials]:
     """Those of the lists `names` that `folder` holds, compared with what is published of them."""
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such directory; give the folder of veri_test2.txt and the other lists")
+        raise UserError(
+            f"{folder}: no such directory; give the folder of veri_test2.txt and the other lists"
+        )
     found = {}
     for name in names:
         path = folder / LISTS[name].file
@@ -112,9 +121,14 @@ def _read_lists(folder: Path, names: list[str], given: bool, partial: bool) -> d
 
 
 def _compare(path: Path, name: str, published: List, trials: Trials, partial: bool) -> None:
-    """One line for a list; UserError if its trials are not as many as published, unless `partial`."""
+    """One line for a list; UserError if its trials are not as many as published, unless
+    `partial`.
+    """
     if hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == published.md5:
-        print(f"{path}: VoxCeleb1-{name}, {len(trials):,} trials, checksum as published", file=sys.stderr)
+        print(
+            f"{path}: VoxCeleb1-{name}, {len(trials):,} trials, checksum as published",
+            file=sys.stderr,
+        )
         return
     counts = f"{len(trials):,} trials, {int(trials.target.sum()):,} of them targets"
     if (len(trials), int(trials.target.sum())) == (published.trials, published.targets):
@@ -127,8 +141,11 @@ def _compare(path: Path, name: str, published: List, trials: Trials, partial: bo
     print(f"{text}: not comparable with published figures (--partial)", file=sys.stderr)
 
 
-def _usable(lists: dict[str, Trials], ids: Collection[str], out: Path, partial: bool) -> dict[str, Trials]:
-    """The lists without trials that name an utterance not in `ids`; OUT/missing.tsv says which those are.
+def _usable(
+    lists: dict[str, Trials], ids: Collection[str], out: Path, partial: bool
+) -> dict[str, Trials]:
+    """The lists without trials that name an utterance not in `ids`; OUT/missing.tsv says which
+    those are.
 
     Raises UserError if there are any, unless `partial`.
     """
@@ -148,12 +165,22 @@ def _usable(lists: dict[str, Trials], ids: Collection[str], out: Path, partial: 
     if not missing:
         return kept
     out.mkdir(parents=True, exist_ok=True)
-    rows = "".join(f"{utterance}\t{' '.join(names)}\n" for utterance, names in sorted(missing.items()))
+    rows = "".join(
+        f"{utterance}\t{' '.join(names)}\n" for utterance, names in sorted(missing.items())
+    )
     path.write_text(f"utterance\tlists\n{rows}", encoding="utf-8", errors="surrogateescape")
     text = (
-        f"{len(missing):,} utterances of trials have no audio (listed in {path}): trials {', '.join(lines)}"
+        f"{len(missing):,} utterances of trials have no audio (listed in {path}):"
+        f" trials {', '.join(lines)}"
     )
     if not partial:
-        raise UserError(f"{text}; unpack the rest (E and H need both parts), or leave them out: --partial")
-    print(f"{text} are left out: not comparable with published figures (--partial)", file=sys.stderr)
+        raise UserError(
+            f"{text}; unpack the rest (E and H need both parts), or leave them out: --partial"
+        )
+    print(
+        f"{text} are left out: not comparable with published figures (--partial)", file=sys.stderr
+    )
     return kept
+
+
+PART = prepare

@@ -17,19 +17,22 @@ RECEIVERS = ("both", "student", "teacher")
 
 
 class Augmenter(Protocol):
-    """What the data set asks of an augmentation (`speechssl.augment.Augment` is one)."""
+    """What the data set asks of an augmentation (`speechssl.augment.augment.Augment` is one)."""
 
     context_samples: int
     speed: tuple[float, ...]
 
-    def draw(self, rng: np.random.Generator, count: int, samples: int, level: str = "full") -> np.ndarray: ...
+    def draw(
+        self, rng: np.random.Generator, count: int, samples: int, level: str = "full"
+    ) -> np.ndarray: ...
 
     def apply(self, waves: Tensor, plan: np.ndarray, context: int = 0) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class CropSpec:
-    """One group of the crop plan: `count` crops of `seconds`, augmented at level `augment`, seen by `to`.
+    """One group of the crop plan: `count` crops of `seconds`, augmented at level `augment`, seen by
+        `to`.
 
     Raises:
         UserError: a count below 1, a length outside 0.05..600 s, or an unknown level or receiver.
@@ -64,7 +67,9 @@ def parse_plan(groups: Sequence[Mapping[str, Any]]) -> list[CropSpec]:
     known = set(CropSpec.__dataclass_fields__)
     for number, group in enumerate(groups):
         if not isinstance(group, Mapping) or not {"count", "seconds"} <= set(group) <= known:
-            raise UserError(f"crops[{number}]: {group} needs count and seconds, and may have augment and to")
+            raise UserError(
+                f"crops[{number}]: {group} needs count and seconds, and may have augment and to"
+            )
     return [CropSpec(**dict(group)) for group in groups]
 
 
@@ -74,12 +79,12 @@ class Batch:
 
     Attributes:
         step: the step it belongs to.
-        groups: for each group of the plan, (count, B, T) float32 samples; with `plans`, (count, B, context +
-            T).
+        groups: for each group of the plan, (count, B, T) float32 samples; with `plans`, (count, B,
+            context + T).
         indices: (B,) int64, places of the utterances in the list that the data set was given.
         skipped: (id, reason) of the utterances that could not be read and were replaced.
-        plans: with augmentation left to the device, what `Augment.apply` is to do with each group; None =
-            done.
+        plans: with augmentation left to the device, what `Augment.apply` is to do with each group;
+            None = done.
         context: samples of left context that `apply` is to cut.
     """
 
@@ -96,16 +101,19 @@ class Batch:
         return self
 
     def on(self, device: torch.device | str, augment: Augmenter | None = None) -> list[Tensor]:
-        """The finished crops, (count, B, T) each, on a device; augmented there if that was left to it.
+        """The finished crops, (count, B, T) each, on a device; augmented there if that was left to
+        it.
 
         Args:
-            augment: the data set's augmentation with its banks on `device` (`Augment.to`); needed with
-                `plans`.
+            augment: the data set's augmentation with its banks on `device` (`Augment.to`); needed
+                with `plans`.
         """
         moved = [group.to(device, non_blocking=True) for group in self.groups]
         if self.plans is None:
             return moved
         if augment is None:
-            raise ValueError("this batch leaves its augmentation to the device: pass the augmentation")
+            raise ValueError(
+                "this batch leaves its augmentation to the device: pass the augmentation"
+            )
         pairs = zip(moved, self.plans, strict=True)
         return [augment.apply(waves, plan, self.context) for waves, plan in pairs]

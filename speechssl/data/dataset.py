@@ -1,9 +1,10 @@
-"""Crops of utterances in batches: batch s is a pure function of (seed, s, position in the global batch).
+"""Crops of utterances in batches: batch s is a pure function of (seed, s, position in the global
+    batch).
 
-The number of workers, the number of ranks and a resume therefore change nothing: rank r of w reads its slice
-of the batch that one process would have read. Only the samples of the crops are read from disk, with left
-context for the reverberation where the file has some. Every utterance counts once an epoch, and no label is
-looked at.
+The number of workers, the number of ranks and a resume therefore change nothing: rank r of w reads
+its slice of the batch that one process would have read. Only the samples of the crops are read from
+disk, with left context for the reverberation where the file has some. Every utterance counts once
+an epoch, and no label is looked at.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from speechssl import _member, audio
+from speechssl.audio import members, reading
 from speechssl.data.crops import Augmenter, Batch, CropSpec, parse_plan
 from speechssl.data.loader import Loader, make_loader, worker_count
 from speechssl.data.manifest import Utterance
@@ -36,8 +37,8 @@ _ORDER, _CROPS = 1, 2  # kinds of random stream
 class _Table:
     """The utterances as a few arrays.
 
-    A million small Python objects would be copied into every worker, page by page, as their reference counts
-    change: host memory would grow through the first epoch. Arrays stay shared.
+    A million small Python objects would be copied into every worker, page by page, as their
+    reference counts change: host memory would grow through the first epoch. Arrays stay shared.
     """
 
     def __init__(self, utterances: Sequence[Utterance]) -> None:
@@ -63,10 +64,11 @@ class _Table:
 class CropBatches(Dataset[Batch]):
     """Training batches, indexed by step.
 
-    An epoch is a random order of all utterances, cut into steps of batch_size * world; the remainder, less
-    than one batch and different in each epoch, is dropped. A crop's offset is uniform over its utterance. A
-    crop longer than its utterance is the whole utterance repeated cyclically. A file that cannot be read is
-    replaced by another utterance, drawn from the same random stream, and listed in `Batch.skipped`.
+    An epoch is a random order of all utterances, cut into steps of batch_size * world; the
+    remainder, less than one batch and different in each epoch, is dropped. A crop's offset is
+    uniform over its utterance. A crop longer than its utterance is the whole utterance repeated
+    cyclically. A file that cannot be read is replaced by another utterance, drawn from the same
+    random stream, and listed in `Batch.skipped`.
 
     Args:
         utterances: what to train on; their `seconds` must be known.
@@ -75,25 +77,28 @@ class CropBatches(Dataset[Batch]):
         batch_size: utterances a step on this rank.
         seed: of everything random.
         rank, world: this process and the number of processes.
-        augment: None, or the augmentation. Babble is the same for any number of ranks if batch_size is a
-            multiple of 8.
-        augment_here: False leaves `augment.apply` to the caller (on the GPU), who finds the choices in the
-            batch.
-        overlap: probability rho with which the two crops of the first group take the smallest and the largest
-            of five uniform offsets, so that they overlap less (METHODS 1.3).
-        disjoint: crops for the teacher and crops for the student come from two parts of the utterance that do
-            not overlap, whichever comes first, wherever it is long enough for both (hyperion's recipe; the
-            plan then has groups to: teacher and to: student).
-        weight_by_duration: an epoch visits utterances in proportion to their duration (systematic sampling:
+        augment: None, or the augmentation. Babble is the same for any number of ranks if batch_size
+            is a multiple of 8.
+        augment_here: False leaves `augment.apply` to the caller (on the GPU), who finds the choices
+            in the batch.
+        overlap: probability rho with which the two crops of the first group take the smallest and
+            the largest of five uniform offsets, so that they overlap less (methods/README.md 1.3).
+        disjoint: crops for the teacher and crops for the student come from two parts of the
+            utterance that do not overlap, whichever comes first, wherever it is long enough for
+            both (hyperion's recipe; the plan then has groups to: teacher and to: student).
+        weight_by_duration: an epoch visits utterances in proportion to their duration (systematic
+            sampling:
             as many visits as utterances) in place of once each.
-        shards_at_once: None, or how many tar shards an epoch mixes at a time: it goes through the shards in
-            random order, so many together, and their utterances in random order. Reading then stays in a few
-            files, which disks that turn and caches of remote stores need.
-        positives: partners from the same pseudo-cluster: where an utterance takes one, the second half of the
-            first group that the teacher sees (all of it, if the student does not see it) is the partner's.
+        shards_at_once: None, or how many tar shards an epoch mixes at a time: it goes through the
+            shards in random order, so many together, and their utterances in random order. Reading
+            then stays in a few files, which disks that turn and caches of remote stores need.
+        positives: partners from the same pseudo-cluster: where an utterance takes one, the second
+            half of the first group that the teacher sees (all of it, if the student does not see
+            it) is the partner's.
 
     Raises:
-        UserError: no utterances, a batch larger than the data set, or options that do not fit the plan.
+        UserError: no utterances, a batch larger than the data set, or options that do not fit the
+            plan.
     """
 
     def __init__(
@@ -135,7 +140,9 @@ class CropBatches(Dataset[Batch]):
         return self.steps_per_epoch
 
     def __getitem__(self, step: int) -> Batch:
-        """The crops of one step, for this rank. Raises UserError if nothing in the data set can be read."""
+        """The crops of one step, for this rank. Raises UserError if nothing in the data set can be
+        read.
+        """
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # the last bit of a sum depends on the threads; a batch must not
         try:
@@ -152,7 +159,9 @@ class CropBatches(Dataset[Batch]):
         for place, position in enumerate(range(first, first + self.batch_size)):
             rng = self._rng(_CROPS, step, position)
             row = int(self._epoch(epoch)[number * self.batch_size * self.world + position])
-            crops = [group[:, place].numpy() for group in groups]  # views: written into the batch at once
+            crops = [
+                group[:, place].numpy() for group in groups
+            ]  # views: written into the batch at once
             row = self._read_first(row, rng, crops, skipped)
             self._with_partner(row, crops, rng, skipped)
             chosen.append(row)
@@ -163,7 +172,8 @@ class CropBatches(Dataset[Batch]):
             batch.plans, batch.context = stacked, self.context
             if self.augment_here:
                 batch.groups = [
-                    self._augmented(group, plan) for group, plan in zip(groups, stacked, strict=True)
+                    self._augmented(group, plan)
+                    for group, plan in zip(groups, stacked, strict=True)
                 ]
                 batch.plans, batch.context = None, 0
         return batch
@@ -171,10 +181,16 @@ class CropBatches(Dataset[Batch]):
     def _empty(self, utterances: int) -> list[Tensor]:
         """(count, utterances, context + T) for each group of the plan."""
         sizes = zip(self.plan, self.lengths, strict=True)
-        return [torch.empty(group.count, utterances, self.context + length) for group, length in sizes]
+        return [
+            torch.empty(group.count, utterances, self.context + length) for group, length in sizes
+        ]
 
     def _with_partner(
-        self, row: int, crops: list[np.ndarray], rng: np.random.Generator, skipped: list[tuple[str, str]]
+        self,
+        row: int,
+        crops: list[np.ndarray],
+        rng: np.random.Generator,
+        skipped: list[tuple[str, str]],
     ) -> None:
         """Put crops of a partner, if there is to be one, into the teacher's first group."""
         other = None if self.positives is None else self.positives.partner(row, rng)
@@ -194,11 +210,14 @@ class CropBatches(Dataset[Batch]):
         if self.augment is None:
             return []
         pairs = zip(self.plan, self.lengths, strict=True)
-        return [self.augment.draw(rng, group.count, length, group.augment) for group, length in pairs]
+        return [
+            self.augment.draw(rng, group.count, length, group.augment) for group, length in pairs
+        ]
 
     def _augmented(self, waves: Tensor, plan: np.ndarray) -> Tensor:
-        """(count, B, context + T) to (count, B, T), a few utterances at a time so that they stay in the
-        cache."""
+        """(count, B, context + T) to (count, B, T), a few utterances at a time so that they stay in
+        the cache.
+        """
         assert self.augment is not None
         out = torch.empty(*waves.shape[:2], waves.shape[2] - self.context)
         for start in range(0, waves.shape[1], _BLOCK):
@@ -216,7 +235,9 @@ class CropBatches(Dataset[Batch]):
             rows = np.arange(count)
             if self.weight_by_duration:
                 share = np.cumsum(self.table.seconds) / self.table.seconds.sum()
-                rows = np.searchsorted(share, (np.arange(count) + rng.random()) / count).clip(max=count - 1)
+                rows = np.searchsorted(share, (np.arange(count) + rng.random()) / count).clip(
+                    max=count - 1
+                )
             rows = rng.permutation(rows)
             if self.shards_at_once is not None:
                 turn = rng.permutation(self._shard.max() + 1) // self.shards_at_once
@@ -225,9 +246,15 @@ class CropBatches(Dataset[Batch]):
         return self._order[1]
 
     def _read_first(
-        self, row: int, rng: np.random.Generator, crops: list[np.ndarray], skipped: list[tuple[str, str]]
+        self,
+        row: int,
+        rng: np.random.Generator,
+        crops: list[np.ndarray],
+        skipped: list[tuple[str, str]],
     ) -> int:
-        """Fill `crops` from an utterance, or the first readable one among random others; which it was."""
+        """Fill `crops` from an utterance, or the first readable one among random others; which it
+        was.
+        """
         reason = ""
         for _ in range(_ATTEMPTS):
             try:
@@ -237,7 +264,9 @@ class CropBatches(Dataset[Batch]):
                 reason = str(error)
                 skipped.append((self.table.id(row), reason))
                 row = int(rng.integers(len(self.table)))
-        raise UserError(f"data: {_ATTEMPTS} utterances in a row cannot be read, the last because: {reason}")
+        raise UserError(
+            f"data: {_ATTEMPTS} utterances in a row cannot be read, the last because: {reason}"
+        )
 
     def _read_crops(self, row: int, rng: np.random.Generator, crops: list[np.ndarray]) -> None:
         """Fill (count, context + T) float32 for each group of the plan."""
@@ -249,13 +278,17 @@ class CropBatches(Dataset[Batch]):
             for starts, length in zip(offsets, self.lengths, strict=True)
             for start in starts
         ]
-        pieces = {span: self._read(row, span, speed) for span in merged(spans, round(_MERGE * self.rate))}
+        pieces = {
+            span: self._read(row, span, speed) for span in merged(spans, round(_MERGE * self.rate))
+        }
         for starts, out in zip(offsets, crops, strict=True):
             for start, crop in zip(starts, out, strict=True):
                 self._cut(pieces, int(start), crop)
 
     def _offsets(self, total: int, rng: np.random.Generator) -> list[np.ndarray]:
-        """First sample of each crop, for each group; 0 where the utterance is shorter than the crop."""
+        """First sample of each crop, for each group; 0 where the utterance is shorter than the
+        crop.
+        """
         uniform = [rng.random(group.count) for group in self.plan]
         if self.overlap and rng.random() < self.overlap:
             five = rng.random(5)
@@ -263,16 +296,25 @@ class CropBatches(Dataset[Batch]):
         parts = [(0, total)] * len(self.plan)
         if self.disjoint:
             parts = self._parts(total, rng)
-        room = [max(0, high - low - length) for (low, high), length in zip(parts, self.lengths, strict=True)]
+        room = [
+            max(0, high - low - length)
+            for (low, high), length in zip(parts, self.lengths, strict=True)
+        ]
         return [
             low + np.floor(u * (slack + 1)).astype(np.int64)
             for u, slack, (low, _) in zip(uniform, room, parts, strict=True)
         ]
 
     def _parts(self, total: int, rng: np.random.Generator) -> list[tuple[int, int]]:
-        """The span of samples that each group's crops come from: the teacher's part and the student's."""
+        """The span of samples that each group's crops come from: the teacher's part and the
+        student's.
+        """
         teacher, student = (
-            max(length for group, length in zip(self.plan, self.lengths, strict=True) if group.to == role)
+            max(
+                length
+                for group, length in zip(self.plan, self.lengths, strict=True)
+                if group.to == role
+            )
             for role in ("teacher", "student")
         )
         if total < teacher + student:
@@ -290,7 +332,7 @@ class CropBatches(Dataset[Batch]):
         """Samples span[0]:span[1] of an utterance, counted after the change of speed."""
         count = span[1] - span[0]
         start, stop = (float(self.table.start[row]) + sample * speed / self.rate for sample in span)
-        wave = audio.read(self.table.path(row), self.rate, start, stop)
+        wave = reading.read(self.table.path(row), self.rate, start, stop)
         if speed != 1.0:
             from scipy.signal import resample_poly
 
@@ -299,8 +341,12 @@ class CropBatches(Dataset[Batch]):
         return wave[:count] if len(wave) >= count else np.resize(wave, count)
 
     def _cut(self, pieces: dict[tuple[int, int], np.ndarray], start: int, out: np.ndarray) -> None:
-        """Fill (context + T,) from what was read: zeros where there is no context, cyclic beyond the end."""
-        (low, high), wave = next(item for item in pieces.items() if item[0][0] <= start < item[0][1])
+        """Fill (context + T,) from what was read: zeros where there is no context, cyclic beyond
+        the end.
+        """
+        (low, high), wave = next(
+            item for item in pieces.items() if item[0][0] <= start < item[0][1]
+        )
         context = min(self.context, start - low)
         out[: self.context - context] = 0.0
         have = wave[start - low - context : start - low + len(out) - self.context]
@@ -311,7 +357,9 @@ class CropBatches(Dataset[Batch]):
 
 
 def merged(spans: Sequence[tuple[int, int]], gap: int) -> list[tuple[int, int]]:
-    """The union of half-open spans as sorted disjoint ones, joined where they are at most `gap` apart."""
+    """The union of half-open spans as sorted disjoint ones, joined where they are at most `gap`
+    apart.
+    """
     out: list[tuple[int, int]] = []
     for start, stop in sorted(spans):
         if out and start <= out[-1][1] + gap:
@@ -323,15 +371,18 @@ def merged(spans: Sequence[tuple[int, int]], gap: int) -> list[tuple[int, int]]:
 
 def _shards(utterances: Sequence[Utterance], at_once: int) -> np.ndarray:
     """(N,) the number of each utterance's shard."""
-    members = [_member.parse(str(utterance.path)) for utterance in utterances]
-    names = sorted({member.archive for member in members if member is not None})
-    if at_once < 1 or not names or None in members:
+    addresses = [members.parse(str(utterance.path)) for utterance in utterances]
+    names = sorted({member.archive for member in addresses if member is not None})
+    if at_once < 1 or not names or None in addresses:
         raise UserError(
-            f"data.shards_at_once={at_once}: is a number of shards, at least 1, and needs data.train to be"
+            f"data.shards_at_once={at_once}: is a number of shards, at least 1, and needs"
+            " data.train to be"
             " directories of `speechssl shard`; leave it out for files"
         )
     place = {name: number for number, name in enumerate(names)}
-    return np.array([place[member.archive] for member in members if member is not None], dtype=np.int64)
+    return np.array(
+        [place[member.archive] for member in addresses if member is not None], dtype=np.int64
+    )
 
 
 def _check(
@@ -346,20 +397,25 @@ def _check(
         raise UserError("crops: the plan is empty; give at least one {count: 2, seconds: 3.0}")
     unknown = next((u.id for u in utterances if not u.seconds or not u.seconds > 0), None)
     if unknown is not None:
-        raise UserError(f"data: the duration of {unknown} is unknown or zero; write utt2dur, or remove it")
+        raise UserError(
+            f"data: the duration of {unknown} is unknown or zero; write utt2dur, or remove it"
+        )
     if batch_size < 1:
         raise UserError(f"data: batch_size {batch_size} is not positive; raise train.batch_size")
     if batch_size * world > len(utterances):
         ranks = f" x {world} processes" if world > 1 else ""
         raise UserError(
-            f"data: batch_size {batch_size}{ranks} is larger than the {len(utterances)} utterances; "
+            f"data: batch_size {batch_size}{ranks} is larger than the {len(utterances)}"
+            " utterances; "
             "lower train.batch_size"
         )
     if not 0.0 <= overlap <= 1.0 or (overlap and plan[0].count != 2):
         raise UserError(
-            f"data: overlap={overlap:g} is a probability, and needs two crops in the first group of the plan"
+            f"data: overlap={overlap:g} is a probability, and needs two crops in the first"
+            " group of the plan"
         )
     if disjoint and {group.to for group in plan} != {"teacher", "student"}:
         raise UserError(
-            "data: disjoint needs a crop plan with groups to: teacher and to: student, and none to: both"
+            "data: disjoint needs a crop plan with groups to: teacher and to: student, and"
+            " none to: both"
         )

@@ -1,4 +1,6 @@
-"""The text files of a Kaldi directory, one reader each: every bad line is reported, none is guessed at."""
+"""The text files of a Kaldi directory, one reader each: every bad line is reported, none is guessed
+at.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from speechssl import _member, audio
+from speechssl.audio import members, reading
 from speechssl.errors import UserError
 
 Bad = Callable[[str, str], None]
-"""Called with the id of a line or utterance that cannot be used, and the reason (where, what, what to do)."""
+"""Called with the id of a line or utterance that cannot be used, and the reason (where, what, what
+to do).
+"""
 
 _ESCAPES = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
@@ -23,13 +27,17 @@ NOT_LABELS = frozenset({"dur", "num_frames", "uniq"})
 
 
 def read_table(path: Path, bad: Bad) -> Iterator[tuple[int, str, str]]:
-    """(line number, first field, rest of the line) of a Kaldi text file; a line without a rest is bad."""
+    """(line number, first field, rest of the line) of a Kaldi text file; a line without a rest is
+    bad.
+    """
     try:
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; a Kaldi directory needs it") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); make it a readable text file") from error
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); make it a readable text file"
+        ) from error
     for number, line in enumerate(text.split("\n"), start=1):
         line = line.strip(" \t\r")
         name, _, rest = line.partition(" ")
@@ -39,7 +47,10 @@ def read_table(path: Path, bad: Bad) -> Iterator[tuple[int, str, str]]:
         if rest:
             yield number, name, rest
         elif name:
-            bad(name, f"{path}:{number}: {name!r} has no value behind it; complete or remove the line")
+            bad(
+                name,
+                f"{path}:{number}: {name!r} has no value behind it; complete or remove the line",
+            )
 
 
 def digest(path: str | Path) -> str:
@@ -48,7 +59,9 @@ def digest(path: str | Path) -> str:
 
 
 def are_clusters(path: str | Path) -> bool:
-    """Whether `speechssl cluster` wrote a file of classes: the clusters.json beside it has its digest."""
+    """Whether `speechssl cluster` wrote a file of classes: the clusters.json beside it has its
+    digest.
+    """
     try:
         written = json.loads((Path(path).parent / "clusters.json").read_text(encoding="utf-8"))
         return bool(written.get("sha256") == digest(path))
@@ -57,7 +70,9 @@ def are_clusters(path: str | Path) -> bool:
 
 
 def read_mapping(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Key -> value of a table whose every line must be good; raises UserError at the first that is not."""
+    """Key -> value of a table whose every line must be good; raises UserError at the first that is
+    not.
+    """
 
     def refuse(_name: str, reason: str) -> None:
         raise UserError(reason)
@@ -66,7 +81,9 @@ def read_mapping(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def read_values(source: Path, name: str) -> dict[str, str]:
-    """Utterance -> value: a file, or the utt2<name> of a Kaldi directory; as strict as `read_mapping`."""
+    """Utterance -> value: a file, or the utt2<name> of a Kaldi directory; as strict as
+    `read_mapping`.
+    """
     return read_mapping(source / f"utt2{name}" if source.is_dir() else source)
 
 
@@ -85,9 +102,11 @@ def write_table(path: Path, rows: Iterable[tuple[str, str]]) -> None:
 
 
 def write_skipped(skipped: Sequence[tuple[str, str]], folder: Path) -> str:
-    """List in FOLDER/skipped.tsv what was left out, as (path, reason); a phrase that counts it by kind.
+    """List in FOLDER/skipped.tsv what was left out, as (path, reason); a phrase that counts it by
+    kind.
 
-    The kind is the reason up to its first colon. Without anything left out there is no file, and "".
+    The kind is the reason up to its first colon. Without anything left out there is no file, and
+    "".
     """
     file = folder / "skipped.tsv"
     file.unlink(missing_ok=True)
@@ -100,8 +119,12 @@ def write_skipped(skipped: Sequence[tuple[str, str]], folder: Path) -> str:
     return f"; {len(skipped)} files skipped ({counts}), listed in {file}"
 
 
-def read_recordings(path: Path, bad: Bad, *, allow_pipes: bool, check_files: bool) -> dict[str, str]:
-    """wav.scp: recording id -> path; an entry that is a shell command becomes an `audio.Pipe`, or is bad."""
+def read_recordings(
+    path: Path, bad: Bad, *, allow_pipes: bool, check_files: bool
+) -> dict[str, str]:
+    """wav.scp: recording id -> path; an entry that is a shell command becomes an `reading.Pipe`, or
+    is bad.
+    """
     recordings: dict[str, str] = {}
     absent = _Absent()
     for number, name, value in read_table(path, bad):
@@ -109,9 +132,13 @@ def read_recordings(path: Path, bad: Bad, *, allow_pipes: bool, check_files: boo
             bad(name, f"{path}:{number}: {name!r} is there twice; remove one line")
         elif value.endswith("|"):
             if allow_pipes:
-                recordings[name] = audio.Pipe(value)
+                recordings[name] = reading.Pipe(value)
             else:
-                bad(name, f"{path}:{number}: {name!r} is a shell pipe; refused unless --allow-pipes is given")
+                bad(
+                    name,
+                    f"{path}:{number}: {name!r} is a shell pipe; refused unless --allow-pipes"
+                    " is given",
+                )
         elif check_files and (reason := absent(value)):
             bad(name, f"{path}:{number}: {name!r}: {reason}")
         else:
@@ -126,12 +153,12 @@ class _Absent:
         self.sizes: dict[str, int | str] = {}
 
     def __call__(self, path: str) -> str:
-        member = _member.parse(path)
+        member = members.parse(path)
         if member is None:
             return "" if os.path.exists(path) else f"no such file: {path}; correct the path"
         if member.archive not in self.sizes:
             try:
-                self.sizes[member.archive] = _member.archive_size(member.archive)
+                self.sizes[member.archive] = members.archive_size(member.archive)
             except UserError as error:
                 self.sizes[member.archive] = str(error)
         size = self.sizes[member.archive]
@@ -152,7 +179,10 @@ def read_durations(path: Path, bad: Bad) -> dict[str, float]:
         if name in seconds:
             bad(name, f"{path}:{number}: {name!r} is there twice; remove one line")
         elif not 0 < duration < math.inf:
-            bad(name, f"{path}:{number}: {name!r}: {value!r} is not a duration; give seconds above 0")
+            bad(
+                name,
+                f"{path}:{number}: {name!r}: {value!r} is not a duration; give seconds above 0",
+            )
         else:
             seconds[name] = duration
     return seconds
@@ -161,24 +191,34 @@ def read_durations(path: Path, bad: Bad) -> dict[str, float]:
 def read_segments(
     path: Path, recordings: dict[str, str], bad: Bad
 ) -> dict[str, tuple[str, float, float | None]]:
-    """segments: utterance id -> (recording id, start, stop) in seconds; a stop of -1 is None, the end."""
+    """segments: utterance id -> (recording id, start, stop) in seconds; a stop of -1 is None, the
+    end.
+    """
     segments: dict[str, tuple[str, float, float | None]] = {}
     for number, name, value in read_table(path, bad):
         fields = value.split()
-        start, stop = (_float(fields[1]), _float(fields[2])) if len(fields) == 3 else (math.nan, math.nan)
+        start, stop = (
+            (_float(fields[1]), _float(fields[2])) if len(fields) == 3 else (math.nan, math.nan)
+        )
         if name in segments:
             bad(name, f"{path}:{number}: {name!r} is there twice; remove one line")
         elif len(fields) != 3:
-            bad(name, f"{path}:{number}: {name!r} needs `recording start stop` behind it, and nothing more")
+            bad(
+                name,
+                f"{path}:{number}: {name!r} needs `recording start stop` behind it, and"
+                " nothing more",
+            )
         elif fields[0] not in recordings:
             bad(
                 name,
-                f"{path}:{number}: {name!r} names recording {fields[0]!r}, not usable in wav.scp; add it",
+                f"{path}:{number}: {name!r} names recording {fields[0]!r}, not usable in"
+                " wav.scp; add it",
             )
         elif not (0 <= start < math.inf and (stop == -1 or start < stop < math.inf)):
             bad(
                 name,
-                f"{path}:{number}: {name!r}: {fields[1]} to {fields[2]} is no span; give 0 <= start < stop",
+                f"{path}:{number}: {name!r}: {fields[1]} to {fields[2]} is no span; give 0 <="
+                " start < stop",
             )
         else:
             segments[name] = (fields[0], start, None if stop == -1 else stop)
@@ -196,7 +236,9 @@ def read_labels(folder: Path, name: str, bad: Bad) -> dict[str, str]:
     path = folder / f"utt2{name}"
     if not path.exists():
         there = ", ".join(label_names(folder)) or "none"
-        raise UserError(f"{path}: no such file, so there is no label {name!r}; labels here: {there}")
+        raise UserError(
+            f"{path}: no such file, so there is no label {name!r}; labels here: {there}"
+        )
     table: dict[str, str] = {}
     for number, key, value in read_table(path, bad):
         if key in table:

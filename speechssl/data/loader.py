@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import torch
@@ -10,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from speechssl.data.crops import Batch
 from speechssl.errors import UserError
+from speechssl.threads import usable_cores
 
 _FEW = 200  # utterances before the share of unreadable ones is judged
 
@@ -19,14 +19,14 @@ def worker_count(workers: int = -1, ranks: int = 1, cuda: bool | None = None) ->
 
     Args:
         ranks: training processes on this machine, which share its cores.
-        cuda: whether the encoder runs on a GPU (None: as torch finds). On a CPU the encoder needs the cores:
-            one in four goes to loading, and at least one process does, so that reading overlaps with
-            training.
+        cuda: whether the encoder runs on a GPU (None: as torch finds). On a CPU the encoder needs
+            the cores:
+            one in four goes to loading, and at least one process does, so that reading overlaps
+            with training.
     """
     if workers >= 0:
         return workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = max(1, cores // ranks)
+    share = max(1, usable_cores() // ranks)
     if torch.cuda.is_available() if cuda is None else cuda:
         return max(1, min(16, share - 1))
     return max(1, share // 4)
@@ -39,8 +39,8 @@ class Loader:
         errors: the utterances that could not be read so far.
 
     Raises (while iterating):
-        UserError: a worker met one, was killed, or gave no batch for `timeout` seconds; or more than 5 % of
-            at least 200 utterances could not be read.
+        UserError: a worker met one, was killed, or gave no batch for `timeout` seconds; or more
+            than 5 % of at least 200 utterances could not be read.
     """
 
     def __init__(self, loader: DataLoader[Batch], timeout: float) -> None:
@@ -61,12 +61,14 @@ class Loader:
         except RuntimeError as error:
             if "timed out" in str(error):
                 raise UserError(
-                    f"data: no batch for {self.timeout:g} s; is the disk reachable? If it is slow, raise the "
+                    f"data: no batch for {self.timeout:g} s; is the disk reachable? If it is"
+                    " slow, raise the "
                     "loader's time-out or the number of workers"
                 ) from None
             if "exited unexpectedly" in str(error) or "killed by signal" in str(error):
                 raise UserError(
-                    "data: a loader worker was killed (out of memory, or of shared memory in /dev/shm?); "
+                    "data: a loader worker was killed (out of memory, or of shared memory in"
+                    " /dev/shm?); "
                     "lower train.workers or the batch size"
                 ) from None
             raise
@@ -103,8 +105,8 @@ def make_loader(
 
 
 class ReadErrors:
-    """Counts the utterances that could not be read, in the process that trains (the data set itself keeps
-    nothing).
+    """Counts the utterances that could not be read, in the process that trains (the data set itself
+    keeps nothing).
 
     Attributes:
         read: utterances asked for.
@@ -116,14 +118,16 @@ class ReadErrors:
         self.failed: dict[str, str] = {}
 
     def add(self, batch: Batch) -> None:
-        """Count a batch. Raises UserError once more than `limit` (a share) of at least 200 utterances
-        failed."""
+        """Count a batch. Raises UserError once more than `limit` (a share) of at least 200
+        utterances failed.
+        """
         self.read += len(batch.indices)
         self.misses += len(batch.skipped)
         self.failed.update(batch.skipped)
         if self.read >= _FEW and self.misses > self.limit * self.read:
             name, reason = next(iter(self.failed.items()))
             raise UserError(
-                f"data: {self.misses} of {self.read} utterances cannot be read, the first {name}: {reason}; "
+                f"data: {self.misses} of {self.read} utterances cannot be read, the first"
+                f" {name}: {reason}; "
                 "run `speechssl validate` on the data directory"
             )

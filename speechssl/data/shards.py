@@ -1,10 +1,12 @@
-"""Tar shards: the utterances of a Kaldi directory in a few large files, which disks and stores like better.
+"""Tar shards: the utterances of a Kaldi directory in a few large files, which disks and stores like
+    better.
 
-Layout of the webdataset library: `00000012.flac` and `00000012.json` (its id and seconds) beside each other,
-so that other programs can stream the shards. Here they are an addressing scheme, no second way to load: next
-to the shards stands a Kaldi directory whose wav.scp says where in which shard each utterance lies
-(`speechssl._member`), so training, embedding and checking work from shards as they do from files, crop for
-crop. Utterances are spread over the shards at random: a shard is a sample of the whole.
+Layout of the webdataset library: `00000012.flac` and `00000012.json` (its id and seconds) beside
+each other, so that other programs can stream the shards. Here they are an addressing scheme, no
+second way to load: next to the shards stands a Kaldi directory whose wav.scp says where in which
+shard each utterance lies (`speechssl.audio.members`), so training, embedding and checking work from
+shards as they do from files, crop for crop. Utterances are spread over the shards at random: a
+shard is a sample of the whole.
 """
 
 from __future__ import annotations
@@ -25,11 +27,12 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 import soundfile
 
-from speechssl import audio
-from speechssl._member import Member
+from speechssl.audio import reading
+from speechssl.audio.members import Member
 from speechssl.data.kaldi import write_skipped
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
 from speechssl.errors import UserError
+from speechssl.threads import usable_cores
 
 Format = Literal["flac", "wav"]
 _AHEAD = 64  # utterances encoded before they are written
@@ -47,22 +50,23 @@ def write_shards(
 ) -> Manifest:
     """Write the utterances of a Kaldi directory into OUT/shard-000000.tar ... and OUT/wav.scp ...
 
-    Whole files that are in `format` already are copied byte by byte; others, and pieces of files, are decoded
-    and written as one channel of 16 bits at their own rate. Labels stay beside the shards, in utt2<label>.
-    What cannot be read is left out, counted, and listed in OUT/skipped.tsv.
+    Whole files that are in `format` already are copied byte by byte; others, and pieces of files,
+    are decoded and written as one channel of 16 bits at their own rate. Labels stay beside the
+    shards, in utt2<label>. What cannot be read is left out, counted, and listed in OUT/skipped.tsv.
 
     Args:
         directory: the Kaldi directory to read.
         out: the Kaldi directory to write.
-        store: where the shards go: a folder or any URL that fsspec knows (s3://bucket/name); else OUT.
+        store: where the shards go: a folder or any URL that fsspec knows (s3://bucket/name); else
+            OUT.
         format: flac (half the bytes) or wav (a crop is cut out without decoding).
         megabytes: size at which a shard is full.
         seed: of the order.
         jobs: files at a time; all cores if not given.
 
     Raises:
-        UserError: a bad directory, shards that are there already, a store that cannot be written, or no
-            utterance that can be read.
+        UserError: a bad directory, shards that are there already, a store that cannot be written,
+            or no utterance that can be read.
     """
     manifest = read_manifest(directory, "all", on_bad="skip")
     out = Path(out)
@@ -86,7 +90,9 @@ def write_shards(
     except Exception as error:  # stores have errors of their own
         with contextlib.suppress(Exception):
             shards.close()
-        raise UserError(f"{target}: cannot be written ({error}); make room, or give another store") from error
+        raise UserError(
+            f"{target}: cannot be written ({error}); make room, or give another store"
+        ) from error
     if not utterances:
         raise UserError(f"{directory}: no utterance can be read; the first: {skipped[0][1]}")
     written = Manifest(sorted(utterances, key=lambda u: u.id), manifest.labels, skipped=skipped)
@@ -101,7 +107,9 @@ def write_shards(
 
 
 class _Shards:
-    """The shard being written: `add` gives the address of what it wrote, and begins a new shard when full."""
+    """The shard being written: `add` gives the address of what it wrote, and begins a new shard
+    when full.
+    """
 
     def __init__(self, files: Any, folder: str, target: str, limit: int) -> None:
         self.files, self.folder, self.target, self.limit = files, folder, target.rstrip("/"), limit
@@ -154,21 +162,28 @@ def _empty_store(target: str) -> tuple[Any, str]:
             f"{target}: cannot be used as a store of shards ({detail}); check the address"
         ) from error
     if there:
-        raise UserError(f"{target}: holds {len(there)} shards already; remove them, or give another store")
+        raise UserError(
+            f"{target}: holds {len(there)} shards already; remove them, or give another store"
+        )
     return files, folder
 
 
 def _encoded(utterance: Utterance, format: Format) -> bytes | str:
     """The bytes of a file that holds the utterance, or the reason why it cannot be read."""
     try:
-        found = audio.info(utterance.path)
+        found = reading.info(utterance.path)
         whole = utterance.start == 0 and utterance.stop is None
-        if whole and os.path.isfile(utterance.path) and utterance.path.lower().endswith(f".{format}"):
+        if (
+            whole
+            and os.path.isfile(utterance.path)
+            and utterance.path.lower().endswith(f".{format}")
+        ):
             return Path(utterance.path).read_bytes()
-        samples = audio.read(utterance.path, found.rate, utterance.start, utterance.stop)
+        samples = reading.read(utterance.path, found.rate, utterance.start, utterance.stop)
     except (UserError, OSError) as error:
         return f"cannot be read: {error}"
-    # not left to libsndfile, which multiplies by 32,767 as it writes and divides by 32,768 as it reads
+    # not left to libsndfile, which multiplies by 32,767 as it writes and divides by 32,768 as it
+    # reads
     steps = np.round(samples * 32768.0).clip(-32768, 32767).astype(np.int16)
     file = io.BytesIO()
     soundfile.write(file, steps, found.rate, format=format.upper(), subtype="PCM_16")
@@ -180,7 +195,7 @@ def _ahead(
 ) -> Iterator[bytes | str]:
     """`encode` of each, in order, a bounded number ahead of whoever takes them."""
     waiting: deque[Future[bytes | str]] = deque()
-    with ThreadPoolExecutor(max(1, jobs or os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max(1, jobs or usable_cores())) as pool:
         for utterance in utterances:
             waiting.append(pool.submit(encode, utterance))
             if len(waiting) > _AHEAD:

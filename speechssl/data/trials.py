@@ -45,18 +45,22 @@ class Trials:
 def read_trials(path: str | os.PathLike[str]) -> Trials:
     """Read a trial list; the first line decides which of the two formats it is in.
 
-    Raises UserError, with the line, if the file cannot be read, is empty, or a line is not in that format.
+    Raises UserError, with the line, if the file cannot be read, is empty, or a line is not in that
+    format.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; give a list of trials") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give a list of trials") from error
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); give a list of trials"
+        ) from error
     rows = [(number, line.split()) for number, line in enumerate(lines, start=1) if line.strip()]
     if not rows:
         raise UserError(
-            f"{path}: is empty; give one trial a line, `enrol test target|nontarget` or `1|0 enrol test`"
+            f"{path}: is empty; give one trial a line, `enrol test target|nontarget` or `1|0"
+            " enrol test`"
         )
     first = rows[0][1]
     kaldi = len(first) == 3 and first[2] in _KALDI
@@ -70,7 +74,8 @@ def read_trials(path: str | os.PathLike[str]) -> Trials:
             )
             shown = " ".join(row)[:80]
             raise UserError(
-                f"{path}:{number}: {shown!r} is not a trial; write it as {shape}, ids without blanks"
+                f"{path}:{number}: {shown!r} is not a trial; write it as {shape}, ids without"
+                " blanks"
             )
     return Trials(
         np.array([row[enrol] for _, row in rows]),
@@ -85,6 +90,8 @@ def write_trials(
     """Write a trial list in either format; the file appears whole or not at all."""
     pairs = zip(trials.enrol.tolist(), trials.test.tolist(), trials.target.tolist(), strict=True)
     if style == "kaldi":
-        write_table(Path(path), ((e, f"{t} {'target' if same else 'nontarget'}") for e, t, same in pairs))
+        write_table(
+            Path(path), ((e, f"{t} {'target' if same else 'nontarget'}") for e, t, same in pairs)
+        )
     else:
         write_table(Path(path), (("1" if same else "0", f"{e} {t}") for e, t, same in pairs))

@@ -1,1 +1,3 @@
-"""Diagnostics of collapse and quality, one file each, and the monitor that watches them in training."""
+"""Diagnostics of collapse and quality, one file each, and the monitor that watches them in
+training.
+"""

@@ -1,4 +1,4 @@
-"""Alignment of views of one utterance (Wang and Isola 2020; METHODS.md 4.1)."""
+"""Alignment of views of one utterance (Wang and Isola 2020; methods/README.md 4.1)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from speechssl.diagnostics._base import Diagnostic
+from speechssl.interfaces import Diagnostic
 
 
 def alignment(one: Tensor, two: Tensor, alpha: float = 2.0) -> Tensor:
@@ -18,7 +18,9 @@ def mean_alignment(views: Tensor) -> float:
     """Mean over all pairs of (V, N, D) views."""
     count = len(views)
     pairs = [(u, v) for u in range(count) for v in range(u + 1, count)]
-    return float(torch.stack([alignment(views[u].float(), views[v].float()) for u, v in pairs]).mean())
+    return float(
+        torch.stack([alignment(views[u].float(), views[v].float()) for u, v in pairs]).mean()
+    )
 
 
 PART = Diagnostic(

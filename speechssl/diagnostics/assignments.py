@@ -1,4 +1,4 @@
-"""What a teacher's assignments to prototypes look like (Caron et al. 2021; METHODS.md 1.6, 9)."""
+"""What a teacher's assignments to prototypes look like (Caron et al. 2021; methods/README.md 1.6, 9)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def assignment_figures(q: Tensor, cross_entropy: Tensor, pairs: Tensor) -> dict[
         pairs: (U, V) bool, the pairs of views that it is a mean over.
 
     Returns:
-        teacher_entropy (0: no centring; ln K: no sharpening), kl of q and the student's p (0: the assignment
-        no longer depends on the utterance), entropy of the mean assignment, and the number of prototypes
-        that are some utterance's first.
+        teacher_entropy (0: no centring; ln K: no sharpening), kl of q and the student's p (0: the
+        assignment no longer depends on the utterance), entropy of the mean assignment, and the
+        number of prototypes that are some utterance's first.
     """
     entropies = -(q * q.clamp_min(1e-30).log()).sum(-1).mean(-1)
     weights = pairs.sum(1) / pairs.sum()

@@ -1,15 +1,17 @@
-"""Norm of the centre of normalised embeddings (Jha et al. 2024; METHODS.md 4.3)."""
+"""Norm of the centre of normalised embeddings (Jha et al. 2024; methods/README.md 4.3)."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from speechssl.diagnostics._base import Diagnostic
+from speechssl.interfaces import Diagnostic
 
 
 def centre_norm(embeddings: Tensor) -> float:
-    """|| mean of x / ||x|| || over (N, D): about 1 / sqrt(N) when spread evenly, 1 when collapsed."""
+    """|| mean of x / ||x|| || over (N, D): about 1 / sqrt(N) when spread evenly, 1 when
+    collapsed.
+    """
     return float(F.normalize(embeddings.float(), dim=-1).mean(0).norm())
 
 

@@ -1,16 +1,17 @@
-"""Deviation of each dimension of the normalised embedding (Chen and He 2021; METHODS.md 9)."""
+"""Deviation of each dimension of the normalised embedding (Chen and He 2021; methods/README.md 9)."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from speechssl.diagnostics._base import Diagnostic
+from speechssl.interfaces import Diagnostic
 
 
 def deviation(embeddings: Tensor) -> float:
-    """sqrt(D) times the mean over dimensions of the deviation of x / ||x||, (N, D): about 1 when spread
-    evenly, 0 when collapsed. After a BatchNorm it is blind: look at a rank beside it."""
+    """sqrt(D) times the mean over dimensions of the deviation of x / ||x||, (N, D): about 1 when
+    spread evenly, 0 when collapsed. After a BatchNorm it is blind: look at a rank beside it.
+    """
     x = F.normalize(embeddings.float(), dim=-1)
     return float(x.std(0, unbiased=False).mean() * x.shape[1] ** 0.5)
 

@@ -1,15 +1,17 @@
-"""Effective rank of the centred embeddings (Roy and Vetterli 2007; METHODS.md 9)."""
+"""Effective rank of the centred embeddings (Roy and Vetterli 2007; methods/README.md 9)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from speechssl.diagnostics._base import Diagnostic, few, many
+from speechssl.diagnostics.ranks import few, many
+from speechssl.interfaces import Diagnostic
 
 
 def effective_rank(embeddings: Tensor) -> float:
-    """exp of the entropy of the normalised singular values of (N, D) after centring; 1 when collapsed.
+    """exp of the entropy of the normalised singular values of (N, D) after centring; 1 when
+    collapsed.
 
     Unlike RankMe it does not see a common offset of all embeddings, so it tells how many directions
     separate the utterances.

@@ -1,4 +1,4 @@
-"""How far a moving average is from what it follows (METHODS.md 9)."""
+"""How far a moving average is from what it follows (methods/README.md 9)."""
 
 from __future__ import annotations
 

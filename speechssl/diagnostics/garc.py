@@ -1,8 +1,9 @@
-"""Generalised average confusion: distances to utterances in place of crops (Wang et al. 2022; METHODS.md 10).
+"""Generalised average confusion: distances to utterances in place of crops (Wang et al. 2022;
+    methods/README.md 10).
 
-The distance of a first view to its own utterance is the ``own`` statistic (mean, min or max) of the distances
-to its other views; to another utterance, the ``others`` statistic over its views. The released program is
-hard-wired to batches of 256; this takes any N.
+The distance of a first view to its own utterance is the ``own`` statistic (mean, min or max) of the
+distances to its other views; to another utterance, the ``others`` statistic over its views. The
+released program is hard-wired to batches of 256; this takes any N.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from speechssl.diagnostics._base import Diagnostic
 from speechssl.diagnostics.acr import unit_views
+from speechssl.interfaces import Diagnostic
 
 Statistic = Literal["mean", "min", "max"]
 
 
 def generalised_acr(views: Tensor, own: Statistic = "mean", others: Statistic = "mean") -> float:
-    """Share of first views (of (V, N, D)) that are nearer to another utterance than to their own; NaN where
-    all embeddings are one, or V < 2."""
+    """Share of first views (of (V, N, D)) that are nearer to another utterance than to their own;
+    NaN where all embeddings are one, or V < 2.
+    """
     z, samples = unit_views(views), views.shape[1]
     if z is None:
         return float("nan")

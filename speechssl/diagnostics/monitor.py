@@ -1,7 +1,8 @@
 """Watches a training run for collapse and says what to do about it.
 
 It looks at the embedding that users get, not at the projector: after a final BatchNorm a collapsed
-projector still has a healthy deviation and a small centre, and only the rank tells (METHODS.md 2.9).
+projector still has a healthy deviation and a small centre, and only the rank tells (methods/README.md
+2.9).
 """
 
 from __future__ import annotations
@@ -51,15 +52,17 @@ class Monitor:
         self._ranks: dict[str, list[float]] = {}  # at the first check, and at the latest
 
     def add(self, embeddings: Tensor, projections: Tensor | None = None) -> None:
-        """Keep (N, D) embeddings of one step and, if given, (N, P) projections, on their device; the oldest
-        are dropped."""
+        """Keep (N, D) embeddings of one step and, if given, (N, P) projections, on their device;
+        the oldest are dropped.
+        """
         self._embeddings.add(embeddings)
         if projections is not None:
             self._projections.add(projections.detach())
 
     def figures(self) -> dict[str, float]:
-        """Rank, centre and spread of the embeddings kept, and the rank of the projections, where collapse
-        begins; empty before there are enough of them."""
+        """Rank, centre and spread of the embeddings kept, and the rank of the projections, where
+        collapse begins; empty before there are enough of them.
+        """
         if self._embeddings.count < 2 * self.dim:
             return {}
         x = self._embeddings.joined()
@@ -92,7 +95,9 @@ class Monitor:
         self._ranks = {key: list(value) for key, value in state["ranks"].items()}
 
     def check(self, figures: dict[str, float]) -> list[Alarm]:
-        """Alarms for logged figures (those of ``figures`` and the method's scalars) that stay bad."""
+        """Alarms for logged figures (those of ``figures`` and the method's scalars) that stay
+        bad.
+        """
         alarms = []
         for key, alarm in self._judge(figures).items():
             self._failures[key] = self._failures.get(key, 0) + 1 if alarm else 0
@@ -109,7 +114,8 @@ class Monitor:
                 seen["rank"] = Alarm(
                     f"embeddings use {rank:.1f} of {self.dim} directions (under 5 %)",
                     "dimensional collapse: the loss is met by a few features",
-                    "lower the learning rate, raise teacher momentum or batch size, add koleo_weight=0.1",
+                    "lower the learning rate, raise teacher momentum or batch size, add"
+                    " koleo_weight=0.1",
                 )
         if "projection_rank" in figures:
             seen["projection"] = self._judge_fall("projections", figures["projection_rank"])
@@ -130,7 +136,8 @@ class Monitor:
                 seen["kl"] = Alarm(
                     f"student and teacher agree on everything (KL {figures['kl']:.1e})",
                     "the assignment no longer depends on the utterance",
-                    "use both centring and sharpening; lower teacher_temperature or the learning rate",
+                    "use both centring and sharpening; lower teacher_temperature or the"
+                    " learning rate",
                 )
         return seen
 
@@ -141,7 +148,8 @@ class Monitor:
         if not (rank < _FALLEN * first and rank < before):
             return None
         return Alarm(
-            f"{what} use {rank:.1f} directions and ever fewer, after {first:.1f} at the first check",
+            f"{what} use {rank:.1f} directions and ever fewer, after {first:.1f} at the first"
+            " check",
             "dimensional collapse on its way: nothing holds the directions apart",
             "add a predictor, guided stop-gradient or koleo_weight=0.1; lower the learning rate",
         )
@@ -171,7 +179,9 @@ class _Last:
         self._parts: deque[Tensor] = deque()
 
     def add(self, rows: Tensor) -> None:
-        if self._parts and self._parts[-1].shape[1] != rows.shape[1]:  # another stage of a method: start anew
+        if (
+            self._parts and self._parts[-1].shape[1] != rows.shape[1]
+        ):  # another stage of a method: start anew
             self._parts.clear()
             self.count = 0
         self._parts.append(rows)

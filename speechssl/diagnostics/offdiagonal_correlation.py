@@ -1,11 +1,13 @@
-"""Root mean square of the correlations between different dimensions (Barlow Twins, VICReg; METHODS.md 9)."""
+"""Root mean square of the correlations between different dimensions (Barlow Twins, VICReg;
+methods/README.md 9).
+"""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from speechssl.diagnostics._base import Diagnostic
+from speechssl.interfaces import Diagnostic
 
 
 def offdiagonal_correlation(embeddings: Tensor) -> float:

@@ -1,14 +1,17 @@
-"""Participation ratio of the covariance's eigenvalues (METHODS.md 9)."""
+"""Participation ratio of the covariance's eigenvalues (methods/README.md 9)."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from speechssl.diagnostics._base import Diagnostic, directions
+from speechssl.diagnostics.ranks import directions
+from speechssl.interfaces import Diagnostic
 
 
 def participation_ratio(embeddings: Tensor) -> float:
-    """(sum lambda)^2 / sum lambda^2 of the covariance of (N, D): D when even, 1 for one direction."""
+    """(sum lambda)^2 / sum lambda^2 of the covariance of (N, D): D when even, 1 for one
+    direction.
+    """
     x = embeddings.float()
     x = x - x.mean(0)
     if x.norm() <= 1e-5 * embeddings.float().norm():

@@ -1,7 +1,8 @@
-"""A linear predictor against the correlation of what it predicts from (Tian et al. 2021; METHODS.md 9).
+"""A linear predictor against the correlation of what it predicts from (Tian et al. 2021; methods/README.md
+9).
 
-Gradient training brings the eigenspaces of W and F = E[z zᵀ] together, with W's gain on a mode proportional
-to the square root of its energy.
+Gradient training brings the eigenspaces of W and F = E[z zᵀ] together, with W's gain on a mode
+proportional to the square root of its energy.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ from torch import Tensor
 
 
 class PredictorFigures(NamedTuple):
-    """Attributes:
-    alignment: mean |cos(u_j, W u_j)| over eigenvectors of F with energy above 1e-6 of the largest; 1.
-    commutator: |WF - FW| / (2 |W| |F|); 0. asymmetry: |W - Wᵀ| / |W|; 0.
-    slope: of the gains u_jᵀ W u_j against sqrt(s_j), least squares.
+    """Attributes: alignment: mean |cos(u_j, W u_j)| over eigenvectors of F with energy above 1e-6
+    of the largest; 1. commutator: |WF - FW| / (2 |W| |F|); 0. asymmetry: |W - Wᵀ| / |W|; 0. slope:
+    of the gains u_jᵀ W u_j against sqrt(s_j), least squares.
     """
 
     alignment: float

@@ -1,11 +1,14 @@
-"""RankMe: the effective number of directions that embeddings use (Garrido et al. 2023; METHODS.md 9)."""
+"""RankMe: the effective number of directions that embeddings use (Garrido et al. 2023; methods/README.md
+9).
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from speechssl.diagnostics._base import Diagnostic, few, many
+from speechssl.diagnostics.ranks import few, many
+from speechssl.interfaces import Diagnostic
 
 
 def rankme(embeddings: Tensor, epsilon: float = 1e-7) -> float:

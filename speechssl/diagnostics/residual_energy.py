@@ -1,7 +1,7 @@
-"""Centre against residual energy (Jha et al. 2024; METHODS.md 4.3).
+"""Centre against residual energy (Jha et al. 2024; methods/README.md 4.3).
 
-With s_x the mean of the normalised embeddings of an utterance's views and s their mean over utterances,
-E|s_x - s|^2 = E|s_x|^2 - |s|^2.
+With s_x the mean of the normalised embeddings of an utterance's views and s their mean over
+utterances, E|s_x - s|^2 = E|s_x|^2 - |s|^2.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from speechssl.diagnostics._base import Diagnostic
+from speechssl.interfaces import Diagnostic
 
 
 def residual_energy(views: Tensor) -> float:

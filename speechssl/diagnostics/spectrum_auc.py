@@ -1,11 +1,11 @@
-"""Area under the cumulative singular values (Li, Efros and Pathak 2022; METHODS.md 4.4)."""
+"""Area under the cumulative singular values (Li, Efros and Pathak 2022; methods/README.md 4.4)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from speechssl.diagnostics._base import Diagnostic
+from speechssl.interfaces import Diagnostic
 
 
 def singular_values(embeddings: Tensor) -> Tensor:
@@ -15,8 +15,10 @@ def singular_values(embeddings: Tensor) -> Tensor:
 
 
 def cumulative(embeddings: Tensor) -> Tensor:
-    """C_k = sum of the k largest singular values over the sum of all, (min(N, D),); 1 throughout if all are
-    0. Singular values, not their squares."""
+    """C_k = sum of the k largest singular values over the sum of all, (min(N, D),); 1 throughout if
+    all are
+    0. Singular values, not their squares.
+    """
     sigma = singular_values(embeddings)
     total = sigma.sum()
     if total <= 1e-5 * embeddings.float().norm():
@@ -25,7 +27,9 @@ def cumulative(embeddings: Tensor) -> Tensor:
 
 
 def spectrum_auc(embeddings: Tensor) -> float:
-    """Mean of C_k: (d + 1) / 2d for a flat spectrum, 1 for a single direction. Larger = more collapse."""
+    """Mean of C_k: (d + 1) / 2d for a flat spectrum, 1 for a single direction. Larger = more
+    collapse.
+    """
     return float(cumulative(embeddings).mean())
 
 

@@ -1,4 +1,4 @@
-"""Uniformity on the sphere (Wang and Isola 2020; METHODS.md 4.1)."""
+"""Uniformity on the sphere (Wang and Isola 2020; methods/README.md 4.1)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from speechssl.diagnostics._base import Diagnostic
+from speechssl.interfaces import Diagnostic
 
 
 def uniformity(z: Tensor, t: float = 2.0) -> Tensor:
-    """log mean_{i<j} exp(-t |n(z_i) - n(z_j)|^2) of (N, D), N of at least 2: 0 when collapsed, about -2t when
-    spread evenly in many dimensions. Differentiable. It hardly notices lost dimensions."""
+    """log mean_{i<j} exp(-t |n(z_i) - n(z_j)|^2) of (N, D), N of at least 2: 0 when collapsed,
+    about -2t when spread evenly in many dimensions. Differentiable. It hardly notices lost
+    dimensions.
+    """
     z = F.normalize(z, dim=-1)
     rows, columns = torch.triu_indices(len(z), len(z), 1, device=z.device)
     distance = 2 - 2 * (z @ z.T)[rows, columns]

@@ -1,7 +1,7 @@
-"""Distance of normalised embeddings from an even spread (Fang et al. 2024; METHODS.md 9).
+"""Distance of normalised embeddings from an even spread (Fang et al. 2024; methods/README.md 9).
 
-The Wasserstein-2 distance of N(mu, Sigma), fitted to n(z), from N(0, I / D). Unlike uniformity it sees
-dimensions that are lost.
+The Wasserstein-2 distance of N(mu, Sigma), fitted to n(z), from N(0, I / D). Unlike uniformity it
+sees dimensions that are lost.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from speechssl.diagnostics._base import Diagnostic
+from speechssl.interfaces import Diagnostic
 
 
 def wasserstein_uniformity(embeddings: Tensor) -> float:
-    """sqrt(|mu|^2 + 1 + tr Sigma - 2 / sqrt(D) tr Sigma^(1/2)) of (N, D): near 0 when even, sqrt(2) when
-    all embeddings are one."""
+    """sqrt(|mu|^2 + 1 + tr Sigma - 2 / sqrt(D) tr Sigma^(1/2)) of (N, D): near 0 when even, sqrt(2)
+    when all embeddings are one.
+    """
     x = F.normalize(embeddings.double(), dim=-1)
     mean = x.mean(0)
     sigma = torch.linalg.svdvals(x - mean) / len(x) ** 0.5

@@ -1,8 +1,9 @@
 """`Embedder`: recordings to embeddings, from Python and in scikit-learn pipelines.
 
-A batch gives each utterance the embedding that it has alone (masked features, convolutions and pooling).
-Recordings longer than `max_seconds` are read and embedded in pieces of equal length, whose embeddings are
-averaged, so memory is bounded; those shorter than 0.1 s are repeated cyclically to 0.1 s.
+A batch gives each utterance the embedding that it has alone (masked features, convolutions and
+pooling). Recordings longer than `max_seconds` are read and embedded in pieces of equal length,
+whose embeddings are averaged, so memory is bounded; those shorter than 0.1 s are repeated
+cyclically to 0.1 s.
 """
 
 from __future__ import annotations
@@ -17,23 +18,25 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from speechssl.compat import fast_precision
 from speechssl.data.manifest import Utterance
-from speechssl.embed import _batches as batching
-from speechssl.embed._arrays import find_device, in_samples, mono_wave
-from speechssl.embed._batches import Failure, Piece, Samples
+from speechssl.embed import batches as batching
+from speechssl.embed.arrays import find_device, in_samples, mono_wave
+from speechssl.embed.batches import Failure, Piece, Samples
 from speechssl.embed.layers import EMBEDDING, encode_layer
 from speechssl.embed.networks import load_model
 from speechssl.errors import UserError
 from speechssl.model import Model
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16"]
 Matrix = npt.NDArray[np.float32]
 
 SHORTEST = 0.1  # seconds: what is shorter is repeated to this length
 
 
 def load(folder: str | Path, device: str = "cpu", precision: Precision = "float32") -> Embedder:
-    """The trained model in `folder` (a model folder, or a run of `speechssl train`) as an `Embedder`.
+    """The trained model in `folder` (a model folder, or a run of `speechssl train`) as an
+    `Embedder`.
 
     ``mfcc`` stands for MFCC statistics (`speechssl.embed.mfcc`), the baseline without weights.
     """
@@ -46,8 +49,8 @@ class Embedder:
     Args:
         model: waveforms to embeddings; it is moved to `device` and put into evaluation mode.
         device: "cpu", "cuda", "cuda:1" ...
-        precision: of the encoder; "bfloat16" is faster where the hardware has it, and good to about 2 digits.
-            Features and pooling are float32 in both.
+        precision: of the encoder; "auto" takes the faster one of this hardware; "bfloat16" is good to about 2
+            digits. Features and pooling are float32 in both.
         batch_seconds: padded seconds of audio encoded at once.
         max_seconds: longer recordings are embedded in equal pieces of at most this, and averaged.
         readers: threads that read and decode files ahead.
@@ -65,14 +68,18 @@ class Embedder:
         readers: int = 2,
         layer: str = EMBEDDING,
     ) -> None:
-        if precision not in ("float32", "bfloat16"):
-            raise UserError(f"embed: unknown precision {precision!r}; choose float32 or bfloat16")
+        if precision not in ("auto", "float32", "bfloat16"):
+            raise UserError(
+                f"embed: unknown precision {precision!r}; choose auto, float32 or bfloat16"
+            )
         if not (batch_seconds > 0 and max_seconds >= 1 and readers >= 1):
             raise UserError(
-                f"embed: batch_seconds={batch_seconds}, max_seconds={max_seconds}, readers={readers}: need"
+                f"embed: batch_seconds={batch_seconds}, max_seconds={max_seconds},"
+                f" readers={readers}: need"
                 " more than 0, at least 1 and at least 1"
             )
-        self.device, self.precision = find_device(device), precision
+        self.device = find_device(device)
+        self.precision = fast_precision(str(self.device)) if precision == "auto" else precision
         self.batch_seconds, self.max_seconds, self.readers = batch_seconds, max_seconds, readers
         self.model = model.to(self.device).eval()
         self.layer, self._dim = layer, model.dim
@@ -89,8 +96,9 @@ class Embedder:
         network: str | None = None,
         **settings: Any,
     ) -> Embedder:
-        """The model saved in `folder`, or a `network` of that run (`speechssl.embed.networks`); UserError if
-        there is none. `settings` are the constructor's."""
+        """The model saved in `folder`, or a `network` of that run (`speechssl.embed.networks`);
+        UserError if there is none. `settings` are the constructor's.
+        """
         return cls(load_model(folder, network), device, precision, **settings)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -107,16 +115,19 @@ class Embedder:
         """Sampling rate at which the model hears, Hz; everything else is resampled to it."""
         return self.model.rate
 
-    def embed(self, source: str | os.PathLike[str] | npt.ArrayLike, rate: int | None = None) -> Matrix:
+    def embed(
+        self, source: str | os.PathLike[str] | npt.ArrayLike, rate: int | None = None
+    ) -> Matrix:
         """One embedding (D,) float32.
 
         Args:
-            source: path of an audio file, or samples: (T,), or (T, channels) as soundfile gives them (mixed
-                down). Integers are scaled to -1..1.
+            source: path of an audio file, or samples: (T,), or (T, channels) as soundfile gives
+                them (mixed down). Integers are scaled to -1..1.
             rate: sampling rate of the samples, Hz; needed with an array, not looked at with a file.
 
         Raises:
-            UserError: the file cannot be read, or the samples are empty, silent, not finite, without a rate.
+            UserError: the file cannot be read, or the samples are empty, silent, not finite,
+                without a rate.
         """
         return self._one_each([source], rate)[0]
 
@@ -126,7 +137,8 @@ class Embedder:
         """Embed many files; the bad ones are left out and named.
 
         Returns:
-            The paths that succeeded (N,) in the order given, their embeddings (N, D), and the failures.
+            The paths that succeeded (N,) in the order given, their embeddings (N, D), and the
+            failures.
         """
         utterances = [Utterance(os.fspath(path), os.fspath(path)) for path in paths]
         results = {index: result for index, _, result in self.stream(utterances, progress=progress)}
@@ -142,7 +154,9 @@ class Embedder:
     def stream(
         self, utterances: Sequence[Utterance], *, progress: bool = False
     ) -> Iterator[tuple[int, float, Matrix | Failure]]:
-        """Index in `utterances`, seconds, and embedding (D,) or failure: bad headers, then longest first."""
+        """Index in `utterances`, seconds, and embedding (D,) or failure: bad headers, then longest
+        first.
+        """
         return self._run(utterances, lambda piece: batching.read(piece, self.rate), progress)
 
     def encode_batch(
@@ -152,8 +166,8 @@ class Embedder:
 
         Args:
             wavs: (B, T) or (T,) samples in -1..1 at `rate` Hz.
-            lengths: (B,) valid length of each: integers count samples (1..T), floats are relative to T (0 < x
-                <= 1, as SpeechBrain's `wav_lens`). None: all of T.
+            lengths: (B,) valid length of each: integers count samples (1..T), floats are relative
+                to T (0 < x <= 1, as SpeechBrain's `wav_lens`). None: all of T.
 
         Raises:
             UserError: the shapes or the lengths do not fit.
@@ -162,9 +176,14 @@ class Embedder:
         waves = waves[None] if waves.dim() == 1 else waves
         if waves.dim() != 2 or not waves.numel():
             raise UserError(
-                f"encode_batch: wavs have shape {tuple(waves.shape)}; give (B, T) with samples in it"
+                f"encode_batch: wavs have shape {tuple(waves.shape)}; give (B, T) with"
+                " samples in it"
             )
-        samples = None if lengths is None else in_samples(torch.as_tensor(lengths, device=self.device), waves)
+        samples = (
+            None
+            if lengths is None
+            else in_samples(torch.as_tensor(lengths, device=self.device), waves)
+        )
         with torch.no_grad():
             features, frames = self.model.features(waves, samples)
             bfloat16 = self.precision == "bfloat16"
@@ -176,10 +195,14 @@ class Embedder:
         return self
 
     def transform(self, X: Sequence[str | os.PathLike[str] | npt.ArrayLike]) -> Matrix:
-        """Embeddings (N, D) of a list of paths or of arrays (T,) at `rate` Hz; raises the first failure."""
+        """Embeddings (N, D) of a list of paths or of arrays (T,) at `rate` Hz; raises the first
+        failure.
+        """
         return self._one_each(X, self.rate)
 
-    def fit_transform(self, X: Sequence[str | os.PathLike[str] | npt.ArrayLike], y: Any = None) -> Matrix:
+    def fit_transform(
+        self, X: Sequence[str | os.PathLike[str] | npt.ArrayLike], y: Any = None
+    ) -> Matrix:
         """`transform`."""
         return self.transform(X)
 
@@ -194,7 +217,9 @@ class Embedder:
     def set_params(self, **params: Any) -> Embedder:
         """For scikit-learn pipelines; there is nothing to set."""
         if params:
-            raise UserError(f"Embedder has no parameter {next(iter(params))!r} to set; make another Embedder")
+            raise UserError(
+                f"Embedder has no parameter {next(iter(params))!r} to set; make another Embedder"
+            )
         return self
 
     def __sklearn_clone__(self) -> Embedder:
@@ -227,7 +252,10 @@ class Embedder:
         return out
 
     def _run(
-        self, utterances: Sequence[Utterance], load: Callable[[Piece], Samples | str], progress: bool
+        self,
+        utterances: Sequence[Utterance],
+        load: Callable[[Piece], Samples | str],
+        progress: bool,
     ) -> Iterator[tuple[int, float, Matrix | Failure]]:
         """See `stream`; `load` gives the samples of a piece."""
         from tqdm import tqdm
@@ -241,7 +269,9 @@ class Embedder:
                     yield index, 0.0, length
                 else:
                     pieces += batching.cut(index, utterances[index], length, self.max_seconds)
-            planned = batching.batches(pieces, self.batch_seconds, by_bucket=self.precision == "bfloat16")
+            planned = batching.batches(
+                pieces, self.batch_seconds, by_bucket=self.precision == "bfloat16"
+            )
             averages = batching.Averages(utterances)
             for batch in batching.read_ahead(planned, load, self.readers):
                 for piece, samples, vector in self._vectors(batch):
@@ -254,7 +284,9 @@ class Embedder:
         self, batch: Sequence[tuple[Piece, Samples | str]]
     ) -> Iterator[tuple[Piece, int, Matrix | str | None]]:
         """Each piece with its samples and its vector (D,), why there is none, or None (silence)."""
-        loud = [wave for _, wave in batch if not isinstance(wave, str) and not batching.is_silent(wave)]
+        loud = [
+            wave for _, wave in batch if not isinstance(wave, str) and not batching.is_silent(wave)
+        ]
         vectors = iter(self._encode(loud))
         for piece, wave in batch:
             if isinstance(wave, str):
@@ -265,7 +297,9 @@ class Embedder:
                 yield piece, len(wave), next(vectors)
 
     def _encode(self, waves: Sequence[Samples]) -> Matrix:
-        """Embeddings (B, D) of waves of any lengths, padded to the longest (in bfloat16: to its bucket)."""
+        """Embeddings (B, D) of waves of any lengths, padded to the longest (in bfloat16: to its
+        bucket).
+        """
         if not waves:
             return np.zeros((0, self.dim), np.float32)
         shortest = round(SHORTEST * self.rate)
@@ -277,4 +311,8 @@ class Embedder:
         for row, wave in zip(batch, waves, strict=True):
             row[: len(wave)] = torch.from_numpy(wave)
         lengths = torch.tensor([len(wave) for wave in waves])
-        return self.encode_batch(batch, None if bool((lengths == longest).all()) else lengths).cpu().numpy()
+        return (
+            self.encode_batch(batch, None if bool((lengths == longest).all()) else lengths)
+            .cpu()
+            .numpy()
+        )

@@ -17,18 +17,20 @@ import torch
 
 from speechssl import compat
 from speechssl.data.manifest import Utterance
-from speechssl.data.vectors import VectorWriter
-from speechssl.embed._batches import Failure
-from speechssl.embed._inputs import collect
-from speechssl.embed._shards import Group, PartWriter, merge, open_parts, reports, run_processes
+from speechssl.data.vectors.files import VectorWriter
+from speechssl.embed.batches import Failure
 from speechssl.embed.embedder import Embedder, Precision
 from speechssl.embed.layers import EMBEDDING
+from speechssl.embed.sources import collect
+from speechssl.embed.workers import Group, PartWriter, merge, open_parts, reports, run_processes
 from speechssl.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a run came to: embeddings in `out`, failures (listed in `failed_list`), audio and wall seconds."""
+    """What a run came to: embeddings in `out`, failures (listed in `failed_list`), audio and wall
+    seconds.
+    """
 
     out: str
     embedded: int
@@ -109,47 +111,57 @@ def embed_to_file(
 ) -> Summary | None:
     """Embed all that `inputs` name into `out`, in the order of the inputs, and say what came of it.
 
-    Under torchrun every rank embeds its share and rank 0 writes `out`. Until then embeddings lie in the
-    folder `<out>.parts`, which a broken run leaves behind for `resume`. Utterances that cannot be embedded
-    are listed in `<out>.failed` (id, path, reason; tab-separated), or on standard error if `out` is `-`.
+    Under torchrun every rank embeds its share and rank 0 writes `out`. Until then embeddings lie in
+    the folder `<out>.parts`, which a broken run leaves behind for `resume`. Utterances that cannot
+    be embedded are listed in `<out>.failed` (id, path, reason; tab-separated), or on standard error
+    if `out` is `-`.
 
     Args:
-        model: folder of a model or of a training run, or an `Embedder` (whose settings then count: device,
-            precision, batch_seconds, max_seconds, readers, layer), or ``mfcc``, statistics without a model.
-        inputs: audio files, folders, wav.scp files, Kaldi directories, or `-` (paths on standard input).
+        model: folder of a model or of a training run, or an `Embedder` (whose settings then count:
+            device, precision, batch_seconds, max_seconds, readers, layer), or ``mfcc``, statistics
+            without a model.
+        inputs: audio files, folders, wav.scp files, Kaldi directories, or `-` (paths on standard
+            input).
         out: `.npz`, `.ark`/`.scp`, `.parquet`, or `-` (standard output, a line an utterance).
         device: cpu, cuda, cuda:1 ...; with several processes, cuda is shared out among them.
         precision: of the encoder, float32 or bfloat16.
         jobs: processes on this machine, which share its cores or GPUs.
         readers: threads of each process that read and decode ahead.
         batch_seconds: seconds of audio encoded at once.
-        max_seconds: longer recordings are embedded in pieces of at most this many seconds and averaged.
-        keep_going: skip, count and list what cannot be embedded; otherwise the first such file ends the run.
+        max_seconds: longer recordings are embedded in pieces of at most this many seconds and
+            averaged.
+        keep_going: skip, count and list what cannot be embedded; otherwise the first such file ends
+            the run.
         allow_pipes: run shell pipes in wav.scp.
         resume: go on from what a broken run left behind.
         every: embed every so many-th utterance only (a training mean or a cohort needs no more).
         layer: what is taken for the embedding (`speechssl.embed.layers`).
-        network: student or teacher of a run (`speechssl.embed.networks`); None: the one that it saved.
+        network: student or teacher of a run (`speechssl.embed.networks`); None: the one that it
+            saved.
         progress: show a progress bar (None: on a terminal).
 
     Returns:
         The summary; None on the ranks of torchrun that are not 0.
 
     Raises:
-        UserError: a bad input, model or setting; nothing could be embedded; a bad file without `keep_going`.
+        UserError: a bad input, model or setting; nothing could be embedded; a bad file without
+            `keep_going`.
     """
     started = time.monotonic()
     compat.tune_allocator()
     if jobs < 1 or every < 1 or (resume and str(out) == "-"):
         raise UserError(
-            f"embed: jobs={jobs}, every={every}, resume={resume}, out={out}: give 1 job or more, every at"
+            f"embed: jobs={jobs}, every={every}, resume={resume}, out={out}: give 1 job or"
+            " more, every at"
             " least 1, and a file to resume"
         )
     shown = sys.stderr.isatty() if progress is None else progress
     with Group() as group, tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         if group.world > 1 and jobs > 1:
             raise UserError("embed: --jobs and torchrun cannot be combined; use one of them")
-        settings = _Settings(device, precision, batch_seconds, max_seconds, readers, keep_going, shown, layer)
+        settings = _Settings(
+            device, precision, batch_seconds, max_seconds, readers, keep_going, shown, layer
+        )
         if isinstance(model, Embedder):
             embedder = model
             settings = _Settings.of(embedder, keep_going, shown)
@@ -181,7 +193,14 @@ def embed_to_file(
             saved: str | Path = Path(scratch) / "model"
             embedder.save_pretrained(saved)
             run_processes(
-                min(jobs, max(1, len(todo))), folder, _load_and_share, jobs, todo, folder, saved, settings
+                min(jobs, max(1, len(todo))),
+                folder,
+                _load_and_share,
+                jobs,
+                todo,
+                folder,
+                saved,
+                settings,
             )
         group.wait()
         if group.rank:
@@ -195,7 +214,8 @@ def embed_to_file(
             shutil.rmtree(folder)
             first = failed[0]
             raise UserError(
-                f"embed: none of {len(failed)} utterances could be embedded; the first: {first.path}:"
+                f"embed: none of {len(failed)} utterances could be embedded; the first:"
+                f" {first.path}:"
                 f" {first.reason}"
             )
         stack.close()  # `out` is in its place before the parts go
@@ -217,7 +237,9 @@ def _share(
     failed: list[Failure] = []
     total = 0.0
     try:
-        for index, seconds, result in embedder.stream(mine, progress=settings.progress and rank == 0):
+        for index, seconds, result in embedder.stream(
+            mine, progress=settings.progress and rank == 0
+        ):
             if not isinstance(result, Failure):
                 parts.write(mine[index].id, result)
                 total += seconds
@@ -241,7 +263,12 @@ def _load_and_share(
     """`_share` in a process of its own."""
     compat.tune_allocator()
     _share(
-        rank, world, utterances, folder, settings.embedder(model, _spread(settings.device, rank)), settings
+        rank,
+        world,
+        utterances,
+        folder,
+        settings.embedder(model, _spread(settings.device, rank)),
+        settings,
     )
 
 
@@ -253,17 +280,23 @@ def _spread(device: str, rank: int) -> str:
 
 
 def _fingerprint(embedder: Embedder) -> str:
-    """A digest of what decides the numbers: settings, weights, layer, precision, length of pieces."""
+    """A digest of what decides the numbers: settings, weights, layer, precision, length of
+    pieces.
+    """
     settings = [embedder.model.settings, embedder.precision, embedder.max_seconds, embedder.layer]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in embedder.model.encoder.state_dict().items():
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(
+            tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()
 
 
 def _list_failed(out: str, failed: Sequence[Failure]) -> str | None:
-    """Write `<out>.failed`, or, if the embeddings go to standard output, the same lines to standard error."""
+    """Write `<out>.failed`, or, if the embeddings go to standard output, the same lines to standard
+    error.
+    """
     lines = [f"{failure.id}\t{failure.path}\t{failure.reason}\n" for failure in failed]
     if not lines:
         return None

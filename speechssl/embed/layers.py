@@ -1,4 +1,5 @@
-"""Which layer an embedding is taken from: a block, pooled over frames, the pooling, or an affine layer.
+"""Which layer an embedding is taken from: a block, pooled over frames, the pooling, or an affine
+    layer.
 
 | name                        | what                                                                        |
 |-----------------------------|-----------------------------------------------------------------------------|
@@ -8,8 +9,9 @@
 | those of `encoder.AFFINE`   | after that layer; the last one is the embedding                             |
 | `embedding`                 | what the encoder gives (the default)                                        |
 
-Statistics are over an utterance's valid frames: a padded batch gives what the utterance gives alone. Blocks
-with frequencies give a mean and a deviation for each channel and band, as the encoder's own pooling does.
+Statistics are over an utterance's valid frames: a padded batch gives what the utterance gives
+alone. Blocks with frequencies give a mean and a deviation for each channel and band, as the
+encoder's own pooling does.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from speechssl.encoders._layers import Frames
-from speechssl.encoders._pooling import statistics
 from speechssl.errors import UserError
+from speechssl.nn.frames import Frames
+from speechssl.nn.pooling import statistics
 
 EMBEDDING, FEATURES, POOLED = "embedding", "features", "pooled"
 
@@ -31,7 +33,9 @@ def layer_names(encoder: nn.Module) -> list[str]:
     return [FEATURES, *_blocks(encoder), *([POOLED] if affine else []), *affine[:-1], EMBEDDING]
 
 
-def encode_layer(encoder: nn.Module, features: Tensor, lengths: Tensor | None, layer: str) -> Tensor:
+def encode_layer(
+    encoder: nn.Module, features: Tensor, lengths: Tensor | None, layer: str
+) -> Tensor:
     """(B, D) float32 of a layer, for `features` (B, F, M) of which `lengths` (B,) frames are valid.
 
     Raises:
@@ -43,7 +47,9 @@ def encode_layer(encoder: nn.Module, features: Tensor, lengths: Tensor | None, l
     if layer not in known:
         raise UserError(f"embed: no layer {layer!r} in this encoder; it has {', '.join(known)}")
     if layer == FEATURES:
-        return statistics(features, Frames(features.shape[0], features.shape[1], lengths, features.device))
+        return statistics(
+            features, Frames(features.shape[0], features.shape[1], lengths, features.device)
+        )
     found: list[Tensor] = []
     blocks = _blocks(encoder)
     if layer == POOLED:
@@ -54,7 +60,9 @@ def encode_layer(encoder: nn.Module, features: Tensor, lengths: Tensor | None, l
             lambda _module, inputs, output: found.append(_over_frames(inputs, output))
         )
     else:
-        hook = getattr(encoder, layer).register_forward_hook(lambda _m, _i, output: found.append(output))
+        hook = getattr(encoder, layer).register_forward_hook(
+            lambda _m, _i, output: found.append(output)
+        )
     try:
         encoder(features, lengths)
     finally:
@@ -72,7 +80,9 @@ def _affine(encoder: nn.Module) -> list[str]:
 
 
 def _over_frames(inputs: tuple[Any, ...], output: Any) -> Tensor:
-    """Statistics (B, 2C) of what a block called with (x, frames) gives: x, or x and its new frames."""
+    """Statistics (B, 2C) of what a block called with (x, frames) gives: x, or x and its new
+    frames.
+    """
     x, frames = output if isinstance(output, tuple) else (output, inputs[1])
     if x.dim() == 4:  # (B, F, M, C): channels before frequencies, as the encoder pools them
         x = x.transpose(2, 3).flatten(2)

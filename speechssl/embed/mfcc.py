@@ -1,8 +1,8 @@
 """MFCC statistics as a model without weights: the row that every trained encoder has to beat.
 
-`speechssl embed mfcc DATA --out FILE`, or ``speechssl.load("mfcc")``. The mean and the standard deviation
-over frames of 20 cepstra (the first is the level) of log-mels that are not normalised: Davis and Mermelstein
-1980, with an orthonormal cosine transform of 40 bands.
+`speechssl embed mfcc DATA --out FILE`, or ``speechssl.load("mfcc")``. The mean and the standard
+deviation over frames of 20 cepstra (the first is the level) of log-mels that are not normalised:
+Davis and Mermelstein 1980, with an orthonormal cosine transform of 40 bands.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ import math
 import torch
 from torch import Tensor, nn
 
-from speechssl.encoders._layers import Frames
-from speechssl.encoders._pooling import statistics
 from speechssl.model import Model
+from speechssl.nn.frames import Frames
+from speechssl.nn.pooling import statistics
 
 NAME = "mfcc"
 
 
 class Cepstra(nn.Module):
-    """An encoder that learns nothing: statistics (B, 2 x `cepstra`) of the cosine transform of log-mels."""
+    """An encoder that learns nothing: statistics (B, 2 x `cepstra`) of the cosine transform of
+    log-mels.
+    """
 
     AFFINE = ()
     basis: Tensor
@@ -34,7 +36,9 @@ class Cepstra(nn.Module):
         self.register_buffer("basis", basis.float(), persistent=False)
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Statistics (B, D) of `features` (B, F, mels), of which `lengths` (B,) frames are valid."""
+        """Statistics (B, D) of `features` (B, F, mels), of which `lengths` (B,) frames are
+        valid.
+        """
         frames = Frames(features.shape[0], features.shape[1], lengths, features.device)
         return statistics(features @ self.basis, frames)
 

@@ -1,4 +1,6 @@
-"""Which network of a run embeds: the one that users get (`model/`), or a student or teacher of `last.pt`."""
+"""Which network of a run embeds: the one that users get (`model/`), or a student or teacher of
+`last.pt`.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,14 @@ _ENCODER = ".encoder."
 
 
 def load_model(source: str | Path, network: str | None = None) -> Model:
-    """The model in `source` (a model or run folder, or ``mfcc``), or a `network` of a run's last state.
+    """The model in `source` (a model or run folder, or ``mfcc``), or a `network` of a run's last
+    state.
 
     Args:
         source: folder, or the name of the MFCC statistics.
-        network: `student` or `teacher`; for methods made of others also their own names (`dino.student`).
-            None: the one that the run saved, which is the teacher where there is one.
+        network: `student` or `teacher`; for methods made of others also their own names
+            (`dino.student`). None: the one that the run saved, which is the teacher where there is
+            one.
 
     Raises:
         UserError: no model there, or no such network; the message names those that there are.
@@ -48,6 +52,10 @@ def _weights(method: Mapping[str, Tensor], network: str) -> dict[str, Tensor]:
     chosen = [name for name in there if name in wanted or name.rpartition(".")[2] in wanted]
     if len(chosen) != 1:
         which = "several" if chosen else "no"
-        raise UserError(f"embed: {which} networks {network!r} in this run; it has {', '.join(there)}")
+        raise UserError(
+            f"embed: {which} networks {network!r} in this run; it has {', '.join(there)}"
+        )
     prefix = chosen[0] + _ENCODER
-    return {key.removeprefix(prefix): value for key, value in method.items() if key.startswith(prefix)}
+    return {
+        key.removeprefix(prefix): value for key, value in method.items() if key.startswith(prefix)
+    }

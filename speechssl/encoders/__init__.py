@@ -1,1 +1,3 @@
-"""Encoders: one module a network, each turning frames of features (B, F, M) into embeddings (B, D)."""
+"""Encoders: one module a network, each turning frames of features (B, F, M) into embeddings (B,
+D).
+"""

@@ -1,8 +1,8 @@
 """ECAPA-TDNN (Desplanques et al. 2020, https://arxiv.org/abs/2005.07143), channels last.
 
-Parameter names and shapes are those of `speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN`, and so are the
-outputs: `load_state_dict` takes SpeechBrain's weights as they are, and the other way round. Unlike
-there, the end of a padded utterance reflects its own last frames and never sees the padding.
+Parameter names and shapes are those of `speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN`, and so are
+the outputs: `load_state_dict` takes SpeechBrain's weights as they are, and the other way round.
+Unlike there, the end of a padded utterance reflects its own last frames and never sees the padding.
 """
 
 from __future__ import annotations
@@ -12,17 +12,21 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
-from ._layers import TDNN, BatchNorm, Convolution, Frames
-from ._pooling import AttentiveStatistics, statistics
+from speechssl.errors import UserError
+from speechssl.nn.batch_norm import BatchNorm
+from speechssl.nn.convolution import TDNN, Convolution
+from speechssl.nn.frames import Frames
+from speechssl.nn.pooling import AttentiveStatistics, statistics
 
 __all__ = ["ECAPA", "PART"]
 
 
 class _Merge(torch.autograd.Function):
-    """Concatenate groups of channels (each B, F, G); their gradients are contiguous, not strided slices.
+    """Concatenate groups of channels (each B, F, G); their gradients are contiguous, not strided
+    slices.
 
-    Batch norm's backward pass and sums are several times slower on rows that are far apart in memory.
+    Batch norm's backward pass and sums are several times slower on rows that are far apart in
+    memory.
     """
 
     @staticmethod
@@ -41,7 +45,9 @@ def _groups(x: Tensor, count: int) -> tuple[Tensor, ...]:
 
 
 class Res2Net(nn.Module):
-    """Channel groups in a chain of dilated TDNNs, each adding the previous group's output to its input."""
+    """Channel groups in a chain of dilated TDNNs, each adding the previous group's output to its
+    input.
+    """
 
     def __init__(self, channels: int, scale: int, kernel: int, dilation: int) -> None:
         super().__init__()
@@ -89,11 +95,12 @@ class SERes2Net(nn.Module):
 class ECAPA(nn.Module):
     """ECAPA-TDNN encoder: frames of features to one embedding an utterance.
 
-    `mels` is the number of features a frame. `width` channels run through the blocks and `mfa` (default
-    3 x `width`) come out of the feature aggregation; `kernels` (odd) and `dilations` have one entry for
-    the first layer, one for each SE-Res2Net block and one for the aggregation. `scale` groups in a
-    Res2Net, `se` and `attention` bottleneck channels. `pooling` is channel-wise attention (with the
-    utterance's mean and deviation as `global_context`) or plain statistics. `dim` is the embedding's size.
+    `mels` is the number of features a frame. `width` channels run through the blocks and `mfa`
+    (default 3 x `width`) come out of the feature aggregation; `kernels` (odd) and `dilations` have
+    one entry for the first layer, one for each SE-Res2Net block and one for the aggregation.
+    `scale` groups in a Res2Net, `se` and `attention` bottleneck channels. `pooling` is channel-wise
+    attention (with the utterance's mean and deviation as `global_context`) or plain statistics.
+    `dim` is the embedding's size.
     """
 
     AFFINE = ("asp_bn", "fc")
@@ -123,7 +130,9 @@ class ECAPA(nn.Module):
             blocks.append(SERes2Net(width, scale, se, kernel, dilation))
         self.blocks = nn.ModuleList(blocks)
         self.mfa = TDNN(width * (len(blocks) - 1), mfa, kernels[-1], dilations[-1])
-        self.asp = AttentiveStatistics(mfa, attention, global_context) if pooling == "attentive" else None
+        self.asp = (
+            AttentiveStatistics(mfa, attention, global_context) if pooling == "attentive" else None
+        )
         self.asp_bn = BatchNorm(2 * mfa)
         self.fc = Convolution(2 * mfa, embedding)
 
@@ -133,7 +142,9 @@ class ECAPA(nn.Module):
         return {**blocks, "mfa": self.mfa}
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Embed `features` (B, F, mels), of which `lengths` (B,) frames are valid (None: all): (B, D)."""
+        """Embed `features` (B, F, mels), of which `lengths` (B,) frames are valid (None: all): (B,
+        D).
+        """
         frames = Frames(features.shape[0], features.shape[1], lengths, features.device)
         if frames.mask is not None:
             features = features.masked_fill(~frames.mask[:, :, None], 0.0)
@@ -150,10 +161,13 @@ class ECAPA(nn.Module):
 def _check(width: int, scale: int, kernels: list[int], dilations: list[int]) -> None:
     """Raise UserError for sizes that do not fit together."""
     if width % scale:
-        raise UserError(f"ecapa: width {width} is not a multiple of scale {scale}; choose one that is")
+        raise UserError(
+            f"ecapa: width {width} is not a multiple of scale {scale}; choose one that is"
+        )
     if len(kernels) != len(dilations) or len(kernels) < 3:
         raise UserError(
-            f"ecapa: {len(kernels)} kernels and {len(dilations)} dilations; give as many of each, at least 3"
+            f"ecapa: {len(kernels)} kernels and {len(dilations)} dilations; give as many of"
+            " each, at least 3"
         )
     if any(kernel % 2 == 0 for kernel in kernels):
         raise UserError(f"ecapa: kernels {kernels} must be odd numbers")

@@ -1,10 +1,11 @@
 """ResNet speaker encoder, channels last.
 
 With pre-activated blocks (the default), parameter names, shapes and outputs are those of
-`speechbrain.lobes.models.ResNet.ResNet` (after Rouvier's), whose channels are given by `channels`; by default
-they double from stage to stage. With basic blocks it is the ResNet34 of He et al. 2016; the light ResNet34
-of Cho et al. 2022 is `width: 16, block: basic, squeeze_excitation: 0, pooling: statistics`.
-In a padded batch every convolution sees zeros behind an utterance's end, as if the utterance stood alone.
+`speechbrain.lobes.models.ResNet.ResNet` (after Rouvier's), whose channels are given by `channels`;
+by default they double from stage to stage. With basic blocks it is the ResNet34 of He et al. 2016;
+the light ResNet34 of Cho et al. 2022 is `width: 16, block: basic, squeeze_excitation: 0, pooling:
+statistics`. In a padded batch every convolution sees zeros behind an utterance's end, as if the
+utterance stood alone.
 
 Maps are (B, F, M, C): batch, frames, frequencies, channels.
 """
@@ -17,9 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import UserError
-from ._layers import Frames, normalise, precise
-from ._pooling import statistics
+from speechssl.errors import UserError
+from speechssl.nn.batch_norm import normalise
+from speechssl.nn.frames import Frames, precise
+from speechssl.nn.pooling import statistics
 
 __all__ = ["PART", "ResNet"]
 
@@ -30,8 +32,8 @@ _STRIDES = (1, 2, 2, 2)
 def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """Apply `conv`, which has no bias, to maps `x` (B, F, M, C), with zeros around them.
 
-    1x1 kernels become matrix products, which also steers round a crash of oneDNN in the backward pass of
-    strided channels-last 1x1 convolutions with few channels (torch 2.13, 8 to 16 channels).
+    1x1 kernels become matrix products, which also steers round a crash of oneDNN in the backward
+    pass of strided channels-last 1x1 convolutions with few channels (torch 2.13, 8 to 16 channels).
     """
     stride = conv.stride[0]
     if conv.kernel_size == (1, 1) and not torch.compiler.is_compiling():
@@ -64,7 +66,9 @@ class SqueezeExcitation(nn.Module):
 
 
 class Block(nn.Module):
-    """Three times batch norm, ReLU, convolution (3x3, 3x3, 1x1); gates if asked; the input added."""
+    """Three times batch norm, ReLU, convolution (3x3, 3x3, 1x1); gates if asked; the input
+    added.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int, gates: bool) -> None:
         super().__init__()
@@ -90,7 +94,9 @@ class Block(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Convolution (3x3), batch norm, ReLU, the same without ReLU; the input added; ReLU (He et al. 2016)."""
+    """Convolution (3x3), batch norm, ReLU, the same without ReLU; the input added; ReLU (He et al.
+    2016).
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int, gates: bool) -> None:
         super().__init__()
@@ -127,7 +133,9 @@ def _downsampled(shortcut: nn.Sequential, x: Tensor, after: Frames) -> Tensor:
 
 
 class Attention(nn.Sequential):
-    """Attentive statistics pooling; the parameters stand under SpeechBrain's names `0`, `2` and `3`."""
+    """Attentive statistics pooling; the parameters stand under SpeechBrain's names `0`, `2` and
+    `3`.
+    """
 
     def __init__(self, channels: int, bottleneck: int) -> None:
         squeeze, expand = nn.Conv1d(channels, bottleneck, 1), nn.Conv1d(bottleneck, channels, 1)
@@ -135,19 +143,24 @@ class Attention(nn.Sequential):
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:  # type: ignore[override]
         """Pool `x` (B, F, C) to (B, 2C)."""
-        squeeze, _, norm, expand = cast("tuple[nn.Conv1d, nn.ReLU, nn.BatchNorm1d, nn.Conv1d]", tuple(self))
+        squeeze, _, norm, expand = cast(
+            "tuple[nn.Conv1d, nn.ReLU, nn.BatchNorm1d, nn.Conv1d]", tuple(self)
+        )
         hidden = torch.relu(F.linear(x, squeeze.weight.flatten(1), squeeze.bias))
         hidden = normalise(norm, hidden, frames.mask if self.training else None)
-        return statistics(x, frames, F.linear(hidden, expand.weight.flatten(1), expand.bias), _FLOOR)
+        return statistics(
+            x, frames, F.linear(hidden, expand.weight.flatten(1), expand.bias), _FLOOR
+        )
 
 
 class ResNet(nn.Module):
     """ResNet encoder over time and frequency: frames of features to one embedding an utterance.
 
-    `mels` is the number of features a frame. `blocks` a stage (four stages; [3, 4, 6, 3] is ResNet34);
-    `channels` of the stages, by default `width` x (1, 2, 4, 8); `block` is the kind of block;
-    `squeeze_excitation` says how many stages, from the first, have gates (SpeechBrain: 2). `pooling` is
-    attention with `attention` bottleneck channels, or plain statistics. `dim` is the embedding's size.
+    `mels` is the number of features a frame. `blocks` a stage (four stages; [3, 4, 6, 3] is
+    ResNet34); `channels` of the stages, by default `width` x (1, 2, 4, 8); `block` is the kind of
+    block; `squeeze_excitation` says how many stages, from the first, have gates (SpeechBrain: 2).
+    `pooling` is attention with `attention` bottleneck channels, or plain statistics. `dim` is the
+    embedding's size.
     """
 
     AFFINE = ("norm_stats", "fc_embed", "norm_embed")
@@ -170,14 +183,17 @@ class ResNet(nn.Module):
         channels = [width, 2 * width, 4 * width, 8 * width] if channels is None else list(channels)
         if len(blocks) != 4 or len(channels) != 4 or min(blocks) < 1:
             raise UserError(
-                f"resnet: blocks {blocks} and channels {channels}; give one of each for all 4 stages"
+                f"resnet: blocks {blocks} and channels {channels}; give one of each for all 4"
+                " stages"
             )
         self.dim = embedding
         self.conv1 = nn.Conv2d(1, channels[0], 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels[0])
         kind = Block if block == "preactivated" else BasicBlock
         stages = []
-        for stage, (outputs, count, stride) in enumerate(zip(channels, blocks, _STRIDES, strict=True)):
+        for stage, (outputs, count, stride) in enumerate(
+            zip(channels, blocks, _STRIDES, strict=True)
+        ):
             inputs, gates = channels[max(0, stage - 1)], stage < squeeze_excitation
             others = (kind(outputs, outputs, 1, gates) for _ in range(count - 1))
             stages.append(nn.ModuleList([kind(inputs, outputs, stride, gates), *others]))
@@ -197,16 +213,24 @@ class ResNet(nn.Module):
         return {f"layer{number}": stage[-1] for number, stage in enumerate(stages, start=1)}
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Embed `features` (B, F, mels), of which `lengths` (B,) frames are valid (None: all): (B, D)."""
+        """Embed `features` (B, F, mels), of which `lengths` (B,) frames are valid (None: all): (B,
+        D).
+        """
         frames = Frames(features.shape[0], features.shape[1], lengths, features.device)
         if frames.mask is not None:
             features = features.masked_fill(~frames.mask[:, :, None], 0.0)
-        x = normalise(self.bn1, _convolve(self.conv1, features[:, :, :, None]), frames.mask, relu=True)
+        x = normalise(
+            self.bn1, _convolve(self.conv1, features[:, :, :, None]), frames.mask, relu=True
+        )
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in stage:
                 x, frames = block(x, frames)
         x = x.transpose(2, 3).flatten(2)  # channels before frequencies, as the weights have them
-        pooled = statistics(x, frames, floor=_FLOOR) if self.attention is None else self.attention(x, frames)
+        pooled = (
+            statistics(x, frames, floor=_FLOOR)
+            if self.attention is None
+            else self.attention(x, frames)
+        )
         return self.norm_embed(self.fc_embed(self.norm_stats(pooled)))
 
 

@@ -1,4 +1,5 @@
-"""Clusters: made of embeddings; how many, how large, how good without labels; NMI, ARI, purity with labels.
+"""Clusters: made of embeddings; how many, how large, how good without labels; NMI, ARI, purity with
+    labels.
 
 Labels serve this evaluation only: no clusterer sees them.
 """
@@ -15,16 +16,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechssl import config, metrics
-from speechssl.clustering._steps import check_filter, confidences, filtered, prepared
+from speechssl import metrics, parts
+from speechssl.clustering.steps import check_filter, confidences, filtered, prepared
 from speechssl.data.kaldi import digest
-from speechssl.data.vectors import read_vectors
+from speechssl.data.vectors.files import read_vectors
 from speechssl.errors import UserError, writing
 
-_SAMPLE, _MEMBERS = 10_000, 20  # utterances for the silhouette, which compares pairs; most of one cluster
+_SAMPLE, _MEMBERS = (
+    10_000,
+    20,
+)  # utterances for the silhouette, which compares pairs; most of one cluster
 
 
-_ALL_PAIRS = ("AffinityPropagation", "AgglomerativeClustering", "FeatureAgglomeration", "SpectralClustering")
+_ALL_PAIRS = (
+    "AffinityPropagation",
+    "AgglomerativeClustering",
+    "FeatureAgglomeration",
+    "SpectralClustering",
+)
 
 
 def build(section: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -35,11 +44,11 @@ def build(section: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """
     name = str(section.get("name", ""))
     if ":" not in name:
-        settings = config.check_part("clustering", section, "clusterer")
-        return config.build("clustering", settings), settings
+        settings = parts.check("clustering", section, "clusterer")
+        return parts.build("clustering", settings), settings
     written = {key: value for key, value in section.items() if key != "name"}
     try:
-        made = config.find("clustering", name)(**written)
+        made = parts.find("clustering", name)(**written)
     except TypeError as error:
         raise UserError(f"cluster: {name}: {error}") from error
     if not hasattr(made, "fit_predict"):
@@ -56,12 +65,15 @@ def _memory() -> float:
 
 
 def _fits(clusterer: Any, rows: int) -> None:
-    """Refuse a clusterer of scikit-learn's that holds all pairs where they are more than the memory."""
+    """Refuse a clusterer of scikit-learn's that holds all pairs where they are more than the
+    memory.
+    """
     kind = type(clusterer).__name__
     need, have = 8 * rows**2 / 1e9, _memory()
     if kind in _ALL_PAIRS and need > have:
         raise UserError(
-            f"cluster: {kind} holds the distances of all pairs, {need:,.0f} GB for {rows:,} embeddings; this"
+            f"cluster: {kind} holds the distances of all pairs, {need:,.0f} GB for {rows:,}"
+            " embeddings; this"
             f" machine has {have:.0f}: take kmeans_ahc, which holds those of its centroids"
         )
 
@@ -79,11 +91,13 @@ def cluster(
     """Cluster a file of embeddings.
 
     Args:
-        clusterer: has ``fit_predict``. pca: see ``prepared``. smallest, largest, share: see ``filtered``.
+        clusterer: has ``fit_predict``. pca: see ``prepared``. smallest, largest, share: see
+            ``filtered``.
         reference: utterance -> true class, to judge the clusters only.
 
     Returns:
-        Ids (N,), clusters (N,), -1 for what is left out, and the figures of ``evaluate`` with seconds.
+        Ids (N,), clusters (N,), -1 for what is left out, and the figures of ``evaluate`` with
+        seconds.
     """
     ids, matrix = read_vectors(embeddings)
     _fits(clusterer, len(matrix))
@@ -95,8 +109,14 @@ def cluster(
     begun = time.perf_counter()
     try:
         labels = np.asarray(clusterer.fit_predict(rows), np.int64)
-    except (TypeError, ValueError, MemoryError) as error:  # what a clusterer of somebody else's says
-        raise UserError(f"cluster: {type(clusterer).__name__}: {error or 'not enough memory'}") from error
+    except (
+        TypeError,
+        ValueError,
+        MemoryError,
+    ) as error:  # what a clusterer of somebody else's says
+        raise UserError(
+            f"cluster: {type(clusterer).__name__}: {error or 'not enough memory'}"
+        ) from error
     seconds = time.perf_counter() - begun
     labels = filtered(labels, confidences(rows, labels), smallest, largest, share)
     figures = evaluate(ids.tolist(), rows, labels, reference)
@@ -108,7 +128,9 @@ def write(out: Path, ids: Sequence[str], labels: NDArray[np.int64], figures: Any
 
     The digest in the first tells that the second is a clusterer's work and nobody's labels.
     """
-    pairs = sorted((name, label) for name, label in zip(ids, labels.tolist(), strict=True) if label >= 0)
+    pairs = sorted(
+        (name, label) for name, label in zip(ids, labels.tolist(), strict=True) if label >= 0
+    )
     lines = "".join(f"{name} c{label:06d}\n" for name, label in pairs)
     temporary = out / ".utt2cluster.tmp"
     with writing(out):
@@ -129,20 +151,24 @@ def evaluate(
     """Figures of a clustering.
 
     Args:
-        ids: (N,) utterances. rows: (N, D) unit vectors that were clustered. labels: (N,), -1 = left out.
-        reference: utterance -> true class, for nmi, ari and purity over the utterances that are kept.
+        ids: (N,) utterances. rows: (N, D) unit vectors that were clustered. labels: (N,), -1 = left
+            out.
+        reference: utterance -> true class, for nmi, ari and purity over the utterances that are
+            kept.
 
     Returns:
-        utterances, kept, clusters, sizes (smallest, median, largest), cohesion (mean cosine to the own
-        cluster's mean), silhouette (cosine, of a sample), and with a reference nmi, ari, purity (0 to 1) and
-        classes.
+        utterances, kept, clusters, sizes (smallest, median, largest), cohesion (mean cosine to the
+        own cluster's mean), silhouette (cosine, of a sample), and with a reference nmi, ari, purity
+        (0 to 1) and classes.
 
     Raises:
         UserError: nothing is kept, or the reference lacks an utterance.
     """
     kept = labels >= 0
     if not kept.any():
-        raise UserError("cluster: nothing is left after filtering; relax smallest, largest or share")
+        raise UserError(
+            "cluster: nothing is left after filtering; relax smallest, largest or share"
+        )
     sizes = np.bincount(labels[kept])
     sizes = sizes[sizes > 0]
     found: dict[str, Any] = {
@@ -173,15 +199,16 @@ def _check_reference(ids: Sequence[str], reference: Mapping[str, str] | None) ->
     missing = [] if reference is None else [name for name in ids if name not in reference]
     if missing:
         raise UserError(
-            f"cluster: the reference lacks {len(missing)} utterances, as {missing[0]!r}; of these data?"
+            f"cluster: the reference lacks {len(missing)} utterances, as {missing[0]!r}; of"
+            " these data?"
         )
 
 
 def _silhouette(rows: NDArray[np.float32], labels: NDArray[np.int64], seed: int) -> float | None:
     """Mean silhouette with cosine distances; None where it is not defined.
 
-    Of many rows, those of random clusters, at most ``_MEMBERS`` each: a sample of rows alone would leave most
-    clusters with one.
+    Of many rows, those of random clusters, at most ``_MEMBERS`` each: a sample of rows alone would
+    leave most clusters with one.
     """
     from sklearn.metrics import silhouette_score
 
@@ -197,3 +224,6 @@ def _silhouette(rows: NDArray[np.float32], labels: NDArray[np.int64], seed: int)
     if not 2 <= count < len(chosen):
         return None
     return float(silhouette_score(rows[chosen], labels[chosen], metric="cosine"))
+
+
+PART = evaluate

@@ -1,16 +1,18 @@
-"""Fine-tuning on a labelled task: the last affine layers first, then everything, with the folds of the probe.
+"""Fine-tuning on a labelled task: the last affine layers first, then everything, with the folds of
+the probe.
 
-The two steps are those of Cho et al. 2022 (JSTSP, arXiv 2208.05445), who found them better than all at once.
-In each fold a linear classifier on the standardised embedding is trained with AdamW and a cosine schedule:
+The two steps are those of Cho et al. 2022 (JSTSP, arXiv 2208.05445), who found them better than all
+at once. In each fold a linear classifier on the standardised embedding is trained with AdamW and a
+cosine schedule:
 
 1. `affine`: the classifier and the encoder's layers after pooling (`AFFINE`). What lies before does not move,
    so its statistics are computed once, for whole utterances, and a step costs next to nothing;
 2. `all`: everything, on random crops. BatchNorm keeps the statistics that it has: a few hundred utterances of
    a few speakers would spoil them.
 
-Both steps are repeated for each share of the training labels (at least one utterance a class, drawn by the
-seed), which gives the label-efficient curve. The number of steps is fixed beforehand: nothing is chosen on
-the test folds. Labels are used, and the results say so.
+Both steps are repeated for each share of the training labels (at least one utterance a class, drawn
+by the seed), which gives the label-efficient curve. The number of steps is fixed beforehand:
+nothing is chosen on the test folds. Labels are used, and the results say so.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ from speechssl.data.manifest import Utterance
 from speechssl.embed import Embedder
 from speechssl.embed.layers import POOLED
 from speechssl.errors import UserError
-from speechssl.evaluation._folds import Table, tabulate
-from speechssl.evaluation.classification import Classification, summarise
+from speechssl.evaluation.classification.classify import Classification, summarise
+from speechssl.evaluation.classification.folds import Table, tabulate
 from speechssl.finetune.settings import Settings
 from speechssl.finetune.training import STEPS, Classifier, Trainer, embed
 from speechssl.model import Model
@@ -65,11 +67,12 @@ def finetune(
         name: of the model, written into the results.
 
     Returns:
-        As the probe; ``results["curve"]`` has a row for each fraction and step: ``fraction``, ``labels``
-        (mean over folds), ``step`` and the figures.
+        As the probe; ``results["curve"]`` has a row for each fraction and step: ``fraction``,
+        ``labels`` (mean over folds), ``step`` and the figures.
 
     Raises:
-        UserError: no label, folds that share a group, an encoder without affine layers, a bad fraction.
+        UserError: no label, folds that share a group, an encoder without affine layers, a bad
+            fraction.
     """
     how = settings or Settings()
     if not fractions or not all(0 < share <= 1 for share in fractions):
@@ -77,11 +80,14 @@ def finetune(
             f"finetune: fractions {list(fractions)}; give shares of the labels above 0 and up to 1"
         )
     if not getattr(model.encoder, "AFFINE", ()):
-        raise UserError("finetune: this encoder names no layers after pooling (AFFINE); use ecapa or resnet")
+        raise UserError(
+            "finetune: this encoder names no layers after pooling (AFFINE); use ecapa or resnet"
+        )
     wanted = [utterance for utterance in utterances if utterance.id in labels]
     embedder = Embedder(copy.deepcopy(model), device, layer=POOLED)
     kept, pooled = embed(embedder, wanted)
-    table = tabulate([u.id for u in kept], labels, groups, folds=folds, test_folds=test_folds, seed=how.seed)  # type: ignore[arg-type]
+    ids = np.array([utterance.id for utterance in kept])
+    table = tabulate(ids, labels, groups, folds=folds, test_folds=test_folds, seed=how.seed)
     classes, target = np.unique(table.truth, return_inverse=True)
     task = Trainer(model, kept, pooled, torch.from_numpy(target).to(pooled.device), how, device)
     curve: list[dict[str, Any]] = []
@@ -93,12 +99,16 @@ def finetune(
             drawn.append(len(chosen))
             for step, predicted in task.run(chosen, np.flatnonzero(test), [how.seed, number]):
                 said[step][test] = predicted
-            right = ", ".join(f"{s} {(said[s][test] == target[test]).mean():.3f}" for s in task.steps)
+            right = ", ".join(
+                f"{s} {(said[s][test] == target[test]).mean():.3f}" for s in task.steps
+            )
             say(f"{share:.0%} of labels, {fold}: {len(chosen)} trained on; accuracy {right}")
         for step in task.steps:
             run = _figures(table, classes[said[step]], how, replicates, name)
             keys = [
-                k for k in run.results if k.partition("_f1")[0] in ("micro", "macro") or k.startswith("uar")
+                k
+                for k in run.results
+                if k.partition("_f1")[0] in ("micro", "macro") or k.startswith("uar")
             ]
             row = {"fraction": share, "labels": float(np.mean(drawn)), "step": step}
             curve.append(row | {key: run.results[key] for key in keys})
@@ -107,8 +117,12 @@ def finetune(
     return run
 
 
-def draw(rows: NDArray[Any], target: NDArray[Any], share: float, seed: Sequence[int]) -> NDArray[Any]:
-    """A share of `rows` of each class, at least one, drawn by the seed; a larger share holds the smaller."""
+def draw(
+    rows: NDArray[Any], target: NDArray[Any], share: float, seed: Sequence[int]
+) -> NDArray[Any]:
+    """A share of `rows` of each class, at least one, drawn by the seed; a larger share holds the
+    smaller.
+    """
     rng = np.random.default_rng(list(seed))
     chosen = []
     for value in np.unique(target[rows]):

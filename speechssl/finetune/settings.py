@@ -13,7 +13,8 @@ class Settings:
     Attributes:
         affine_steps, affine_lr: batches and first learning rate of the first step.
         epochs, lr: of the second step; 0 epochs leave it out.
-        batch_size: utterances in a batch. seconds: length of the crops; shorter utterances are whole.
+        batch_size: utterances in a batch. seconds: length of the crops; shorter utterances are
+            whole.
         weight_decay: AdamW's. clip: largest norm of the gradient.
         class_weight: whether the loss counts classes alike, or as often as they occur.
         precision: of the encoder's products in the second step.
@@ -29,5 +30,5 @@ class Settings:
     weight_decay: float = 0.01
     clip: float = 3.0
     class_weight: Literal["balanced", "none"] = "balanced"
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
     seed: int = 0

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechssl import audio
+from speechssl.audio import reading
+from speechssl.compat import fast_precision
 from speechssl.data.manifest import Utterance
 from speechssl.embed import Embedder
-from speechssl.embed._batches import Failure
+from speechssl.embed.batches import Failure
 from speechssl.errors import UserError
 from speechssl.finetune.settings import Settings
 from speechssl.model import Model
@@ -26,7 +27,9 @@ _FEWEST = 20  # steps that train everything, however few labels there are
 
 
 class Classifier(nn.Module):
-    """An encoder with a linear layer on its embedding, standardised by `embeddings` (N, D) of training."""
+    """An encoder with a linear layer on its embedding, standardised by `embeddings` (N, D) of
+    training.
+    """
 
     mean: Tensor
     scale: Tensor
@@ -58,7 +61,9 @@ class Classifier(nn.Module):
 
 def embed(embedder: Embedder, utterances: Sequence[Utterance]) -> tuple[list[Utterance], Tensor]:
     """The utterances that can be read, and what the embedder gives for each (N, P)."""
-    found = {i: vector for i, _, vector in embedder.stream(utterances) if not isinstance(vector, Failure)}
+    found = {
+        i: vector for i, _, vector in embedder.stream(utterances) if not isinstance(vector, Failure)
+    }
     if not found:
         raise UserError(
             "finetune: no utterance has a label and can be read; are the ids those of the labels?"
@@ -70,7 +75,9 @@ def embed(embedder: Embedder, utterances: Sequence[Utterance]) -> tuple[list[Utt
 
 
 class Trainer:
-    """What every fold and fraction shares: the model, the utterances (N), `pooled` (N, P), `target` (N,)."""
+    """What every fold and fraction shares: the model, the utterances (N), `pooled` (N, P), `target`
+    (N,).
+    """
 
     def __init__(
         self,
@@ -97,9 +104,13 @@ class Trainer:
             embeddings = self.pooled[train]
             for name in model.encoder.AFFINE:  # type: ignore[union-attr]
                 embeddings = getattr(model.encoder, name)(embeddings)
-        classifier = Classifier(model.encoder, embeddings, self.classes).to(self.pooled.device).eval()
+        classifier = (
+            Classifier(model.encoder, embeddings, self.classes).to(self.pooled.device).eval()
+        )
         counts = torch.bincount(self.target[train], minlength=self.classes).clamp(min=1)
-        weight = len(train) / (self.classes * counts) if self.how.class_weight == "balanced" else None
+        weight = (
+            len(train) / (self.classes * counts) if self.how.class_weight == "balanced" else None
+        )
 
         def loss(logits: Tensor, rows: NDArray[Any]) -> Tensor:
             return F.cross_entropy(logits, self.target[rows], weight)
@@ -125,14 +136,22 @@ class Trainer:
             move(loss(classifier.forward_pooled(self.pooled[batch]), batch))
 
     def _all(
-        self, classifier: Classifier, model: Model, train: NDArray[Any], loss: Any, rng: np.random.Generator
+        self,
+        classifier: Classifier,
+        model: Model,
+        train: NDArray[Any],
+        loss: Any,
+        rng: np.random.Generator,
     ) -> None:
+        precision = self.how.precision
+        if precision == "auto":
+            precision = fast_precision(str(self.device))
         steps = max(_FEWEST, self.how.epochs * -(-len(train) // self.how.batch_size))
         batches = list(_epochs(train, self.how.batch_size, steps, rng))
         step = _optimised(list(classifier.parameters()), self.how.lr, steps, self.how)
         for batch, waves, lengths in self._crops(batches, model.rate, rng):
             features, frames = model.features(waves, lengths)
-            with torch.autocast(waves.device.type, torch.bfloat16, enabled=self.how.precision == "bfloat16"):
+            with torch.autocast(waves.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
                 embeddings = model.encoder(features, frames)
             next(step)(loss(classifier.logits(embeddings), batch))
 
@@ -142,8 +161,13 @@ class Trainer:
         """Rows, waves (B, T) and lengths (B,) of each batch: one random crop an utterance."""
         with ThreadPoolExecutor(2) as pool:
             for rows in batches:
-                crops = [_crop(self.utterances[row], self.how.seconds, float(rng.random())) for row in rows]
-                read = list(pool.map(lambda crop: audio.read(crop[0], rate, crop[1], crop[2]), crops))
+                crops = [
+                    _crop(self.utterances[row], self.how.seconds, float(rng.random()))
+                    for row in rows
+                ]
+                read = list(
+                    pool.map(lambda crop: reading.read(crop[0], rate, crop[1], crop[2]), crops)
+                )
                 waves = torch.zeros(len(read), max(map(len, read)))
                 for row, wave in zip(waves, read, strict=True):
                     row[: len(wave)] = torch.from_numpy(wave)
@@ -160,7 +184,9 @@ def _crop(utterance: Utterance, seconds: float, place: float) -> tuple[str, floa
     return utterance.path, start, start + seconds
 
 
-def _epochs(train: NDArray[Any], size: int, steps: int, rng: np.random.Generator) -> Iterator[NDArray[Any]]:
+def _epochs(
+    train: NDArray[Any], size: int, steps: int, rng: np.random.Generator
+) -> Iterator[NDArray[Any]]:
     """`steps` batches; every utterance comes once before any comes twice."""
     while steps > 0:
         order = rng.permutation(train)

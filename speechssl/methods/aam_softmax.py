@@ -1,15 +1,19 @@
-"""AAM-softmax on pseudo-labels: the second stage, an encoder that learns the clusters of an earlier one.
+"""AAM-softmax on pseudo-labels: the second stage, an encoder that learns the clusters of an earlier
+one.
 
-Cho et al. 2022 and the systems of RECIPES.md 5. Labels are the clusters of `data.pseudo_labels` (made by
-`speechssl cluster`), never speakers. The loss is cross entropy over s cos(theta + m) (``_aam.py``) with
+Cho et al. 2022 and the systems of recipes/README.md 5. Labels are the clusters of `data.pseudo_labels`
+(made by `speechssl cluster`), never speakers. The loss is cross entropy over s cos(theta + m)
+(``_aam.py``) with
 
 * the margin rising linearly over the first share of the run,
 * at first only the layers after pooling moving (hyperion trains 30 epochs like that, then everything),
 * a gate on the loss: samples above it have, most likely, a wrong label. The loss that is compared is the one
-  that is trained, margin included. The dynamic gate is fitted to every utterance's last loss once an epoch,
+  that is trained, margin included. The dynamic gate is fitted to every utterance's last loss once
+  an epoch,
 * correction of what the gate stops: where the mean prediction of an utterance's crops (without margin) is
-  confident, its sharpened form is the target (DLG-LC: sharpened by 0.1, confidence above 0.5). The released
-  program takes the prediction of an unaugmented crop; here it is that of all crops of the first group.
+  confident, its sharpened form is the target (DLG-LC: sharpened by 0.1, confidence above 0.5). The
+  released program takes the prediction of an unaugmented crop; here it is that of all crops of the
+  first group.
 
 Large-margin fine-tuning is a second run: `train.init_method=RUN`, longer crops, margin 0.5.
 """
@@ -24,19 +28,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from speechssl.distributed import gather_without_gradient, sum_over_ranks, world_size
 from speechssl.errors import UserError
-from speechssl.methods._aam import aam_logits, centre_cosines, dynamic_gate
-from speechssl.methods._base import (
-    Method,
-    Output,
-    Progress,
-    Views,
-    encode,
-    gather_without_gradient,
-    in_float32,
-    sum_over_ranks,
-    world_size,
-)
+from speechssl.interfaces import Method, Output, Progress, Views
+from speechssl.losses.margin import aam_logits, centre_cosines, dynamic_gate
+from speechssl.nn.views import encode, in_float32
 
 
 class AAMSoftmax(Method):
@@ -45,10 +41,12 @@ class AAMSoftmax(Method):
     Args:
         encoder: maps (B, F, M) to (B, D), with ``dim`` and ``AFFINE``, its layers after pooling.
         subcentres: of each class.
-        scale, margin: s, and m in radians; margin_warmup: share of the run over which m rises from 0.
+        scale, margin: s, and m in radians; margin_warmup: share of the run over which m rises from
+            0.
         topk, penalty: of the inter-top-k penalty, 0 for none (0.1 and 5 are the paper's).
         affine_first: share of the run in which only centres and the layers after pooling move.
-        gate: which samples count: all, those with a loss below ``gate_loss``, or below a fitted one.
+        gate: which samples count: all, those with a loss below ``gate_loss``, or below a fitted
+            one.
         gate_loss: in nats.
         gate_after: share of the run from which the gate holds.
         correct_after: share of the run from which stopped samples are corrected; 1: never.
@@ -80,16 +78,20 @@ class AAMSoftmax(Method):
         if subcentres < 1 or not 0 <= margin < math.pi / 2 or topk < 0 or sharpening <= 0:
             raise UserError(
                 f"method aam_softmax: subcentres={subcentres}, margin={margin:g}, topk={topk},"
-                f" sharpening={sharpening:g}: give at least 1, 0 to 1.57 radians, at least 0, and above 0"
+                f" sharpening={sharpening:g}: give at least 1, 0 to 1.57 radians, at least 0,"
+                " and above 0"
             )
         shares = (margin_warmup, affine_first, gate_after, correct_after)
         if not all(0 <= share <= 1 for share in shares):
             raise UserError(
-                "method aam_softmax: margin_warmup, affine_first, gate_after and correct_after are shares,"
+                "method aam_softmax: margin_warmup, affine_first, gate_after and"
+                " correct_after are shares,"
                 f" 0 to 1, not {shares}"
             )
         if affine_first and not hasattr(encoder, "AFFINE"):
-            raise UserError("method.affine_first: this encoder does not name its layers after pooling; set 0")
+            raise UserError(
+                "method.affine_first: this encoder does not name its layers after pooling; set 0"
+            )
         self.net = encoder
         self.subcentres, self.scale = subcentres, scale
         self.margin, self.margin_warmup = margin, margin_warmup
@@ -101,12 +103,15 @@ class AAMSoftmax(Method):
         """Make the centres, the table of labels, and the memory of losses."""
         if labels is None:
             raise UserError(
-                "data.pseudo_labels is not set, and method aam_softmax learns them; give the utt2cluster"
+                "data.pseudo_labels is not set, and method aam_softmax learns them; give the"
+                " utt2cluster"
                 " file of `speechssl cluster`"
             )
         classes = int(labels.max()) + 1
         if classes < 2:
-            raise UserError(f"data.pseudo_labels: {classes} cluster; at least 2 are needed to tell apart")
+            raise UserError(
+                f"data.pseudo_labels: {classes} cluster; at least 2 are needed to tell apart"
+            )
         self.centres = nn.Parameter(torch.empty(classes, self.subcentres, cast(int, self.net.dim)))
         nn.init.xavier_normal_(self.centres.view(-1, self.centres.shape[-1]))
         self.labels: Tensor
@@ -116,7 +121,9 @@ class AAMSoftmax(Method):
         self.register_buffer("losses", torch.full((utterances,), -1.0))
         self.fitted: Tensor
         self.register_buffer("fitted", torch.full((), -1))
-        self.register_buffer("gate", torch.tensor(self.gate_loss if self.kind == "fixed" else math.inf))
+        self.register_buffer(
+            "gate", torch.tensor(self.gate_loss if self.kind == "fixed" else math.inf)
+        )
 
     @property
     def encoder(self) -> nn.Module:
@@ -128,12 +135,16 @@ class AAMSoftmax(Method):
         embeddings = torch.cat([encode(self.net, group) for group in views])  # (V, B, D)
         ids = views[0].ids
         if ids is None:
-            raise UserError("method aam_softmax: it has to know which utterances it sees; give Views ids")
+            raise UserError(
+                "method aam_softmax: it has to know which utterances it sees; give Views ids"
+            )
         count, batch = embeddings.shape[:2]
         with in_float32(embeddings):
             labels = self.labels[ids].repeat(count)
             cosines = centre_cosines(embeddings.float().flatten(0, 1), self.centres)
-            losses = F.cross_entropy(self._logits(cosines, labels, progress), labels, reduction="none")
+            losses = F.cross_entropy(
+                self._logits(cosines, labels, progress), labels, reduction="none"
+            )
             if self.training and self.kind == "dynamic":
                 self._remember(ids, losses.detach().view(count, batch).mean(0), progress)
             kept = losses.detach() <= self.gate
@@ -162,13 +173,19 @@ class AAMSoftmax(Method):
         return Output(loss, scalars, long.flatten(0, 1).detach(), embeddings)
 
     def _margin(self, progress: Progress) -> float:
-        return self.margin * min(1.0, progress.fraction / self.margin_warmup if self.margin_warmup else 1.0)
+        return self.margin * min(
+            1.0, progress.fraction / self.margin_warmup if self.margin_warmup else 1.0
+        )
 
     def _logits(self, cosines: Tensor, labels: Tensor, progress: Progress) -> Tensor:
-        return aam_logits(cosines, labels, self.scale, self._margin(progress), self.topk, self.penalty)
+        return aam_logits(
+            cosines, labels, self.scale, self._margin(progress), self.topk, self.penalty
+        )
 
     def _prediction(self, cosines: Tensor, count: int, long: int) -> tuple[Tensor, Tensor]:
-        """Sharpened class probabilities (V B, C) of each utterance, and which are confident (V B,)."""
+        """Sharpened class probabilities (V B, C) of each utterance, and which are confident (V
+        B,).
+        """
         logits = (self.scale * cosines).view(count, -1, cosines.shape[1])[:long]
         mean = logits.softmax(-1).mean(0)  # (B, C)
         sharp = (mean.clamp(min=1e-30).log() / self.sharpening).softmax(-1)

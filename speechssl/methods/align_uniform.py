@@ -1,8 +1,9 @@
 """Alignment and uniformity as a loss (Wang and Isola 2020, ICML).
 
-    L = E |n(z1) - n(z2)|^alpha + weight * mean over views of log mean_{i<j} exp(-t |n(z_i) - n(z_j)|^2)
+    L = E |n(z1) - n(z2)|^alpha + weight * mean over views of log mean_{i<j} exp(-t |n(z_i) -
+    n(z_j)|^2)
 
-(METHODS.md 4.1). alpha = 2, t = 2, weight 1. Both figures are diagnostics, too; the uniformity of a
+(methods/README.md 4.1). alpha = 2, t = 2, weight 1. Both figures are diagnostics, too; the uniformity of a
 high-dimensional embedding does not notice that some dimensions are lost.
 """
 
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 
 from speechssl.diagnostics.alignment import alignment
 from speechssl.diagnostics.uniformity import uniformity
-from speechssl.methods._base import Progress
-from speechssl.methods._siamese import PairMethod, mlp, width
+from speechssl.interfaces import Progress
+from speechssl.nn.mlp import mlp
+from speechssl.nn.siamese import PairMethod, width
 
 
 class AlignUniform(PairMethod):
@@ -40,7 +42,9 @@ class AlignUniform(PairMethod):
         super().__init__(encoder, mlp([width(encoder), hidden, projection]))
         self.alpha, self.t, self.weight = alpha, t, weight
 
-    def pair(self, one: Tensor, two: Tensor, progress: Progress) -> tuple[Tensor, dict[str, Tensor]]:
+    def pair(
+        self, one: Tensor, two: Tensor, progress: Progress
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Both terms."""
         near = alignment(one, two, self.alpha)
         spread = (uniformity(one, self.t) + uniformity(two, self.t)) / 2

@@ -1,10 +1,12 @@
 """Barlow Twins: make the cross-correlation of two views the identity (Zbontar et al. 2021, ICML).
 
-With C = bn(z1)ᵀ bn(z2) / B (METHODS.md 5.1):  L = scale * [sum_i (C_ii - 1)^2 + lambda sum_{i != j} C_ij^2].
+With C = bn(z1)ᵀ bn(z2) / B (methods/README.md 5.1):  L = scale * [sum_i (C_ii - 1)^2 + lambda sum_{i != j}
+C_ij^2].
 
-Both branches get gradient. lambda is 0.0051 at 8,192 dimensions in the paper; by default it is set from the
-dimension, 0.005 * 2048 / D and at most 0.05. The released programs multiply the loss by 0.025 to 0.1, with
-which the learning rate goes: ours is 0.1. D should be at most four times the batch.
+Both branches get gradient. lambda is 0.0051 at 8,192 dimensions in the paper; by default it is set
+from the dimension, 0.005 * 2048 / D and at most 0.05. The released programs multiply the loss by
+0.025 to 0.1, with which the learning rate goes: ours is 0.1. D should be at most four times the
+batch.
 """
 
 from __future__ import annotations
@@ -12,12 +14,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from speechssl.methods._base import Progress
-from speechssl.methods._siamese import PairMethod, mlp, width
+from speechssl.interfaces import Progress
+from speechssl.nn.mlp import mlp
+from speechssl.nn.siamese import PairMethod, width
 
 
 def barlow_loss(one: Tensor, two: Tensor, off_diagonal: float) -> tuple[Tensor, Tensor]:
-    """Terms on and off the diagonal (the second times ``off_diagonal``) of two views (N, D), float32.
+    """Terms on and off the diagonal (the second times ``off_diagonal``) of two views (N, D),
+    float32.
 
     A dimension without variance gives zero correlations, hence 1 each on the diagonal.
     """
@@ -54,11 +58,15 @@ class BarlowTwins(PairMethod):
         off_diagonal: float = 0.0,
         scale: float = 0.1,
     ) -> None:
-        super().__init__(encoder, mlp([width(encoder), hidden, hidden, projection], output_bias=False))
+        super().__init__(
+            encoder, mlp([width(encoder), hidden, hidden, projection], output_bias=False)
+        )
         self.off_diagonal = off_diagonal or min(0.05, 0.005 * 2048 / projection)
         self.scale = scale
 
-    def pair(self, one: Tensor, two: Tensor, progress: Progress) -> tuple[Tensor, dict[str, Tensor]]:
+    def pair(
+        self, one: Tensor, two: Tensor, progress: Progress
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Both terms."""
         on, off = barlow_loss(one, two, self.off_diagonal)
         return self.scale * (on + off), {"on_diagonal": on, "off_diagonal": off}

@@ -1,11 +1,11 @@
 """BYOL: predict a moving-average teacher's projection of another view (Grill et al. 2020, NeurIPS).
 
-    L = mean over pairs u != v of 2 - 2 cos(h(z_v), t_u)  in 0..4          (METHODS.md 2.1)
+    L = mean over pairs u != v of 2 - 2 cos(h(z_v), t_u)  in 0..4          (methods/README.md 2.1)
 
-t comes from the moving average of encoder and projector; h is any of ``predictors/``. Some programs sum the
-two directions; ours is the mean. The teacher moves after the optimiser's step and its embedding is what users
-get. Momentum rises from 0.996 to 1 by half a cosine (0.99 for short runs on small data). ``gsg``: see
-``_gsg.py``.
+t comes from the moving average of encoder and projector; h is any of ``predictors/``. Some programs
+sum the two directions; ours is the mean. The teacher moves after the optimiser's step and its
+embedding is what users get. Momentum rises from 0.996 to 1 by half a cosine (0.99 for short runs on
+small data). ``gsg``: see ``_gsg.py``.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from speechssl.methods._base import Progress, Views, cosine_schedule, ema_update, teacher_of
-from speechssl.methods._siamese import Projected, mlp, project, width
+from speechssl.interfaces import Progress, Views
 from speechssl.methods.simsiam import SimSiam
+from speechssl.nn.mlp import mlp
+from speechssl.nn.moving_average import cosine_schedule, ema_update, teacher_of
+from speechssl.nn.siamese import Projected, project, width
 
 
 class Byol(SimSiam):
@@ -78,7 +80,10 @@ class Byol(SimSiam):
         """Set the predictor, then move the teacher towards the student."""
         super().after_step(progress)
         ema_update(
-            self.teacher, self.net, cosine_schedule(*self.momentum, progress.fraction), self.teacher_buffers
+            self.teacher,
+            self.net,
+            cosine_schedule(*self.momentum, progress.fraction),
+            self.teacher_buffers,
         )
 
 

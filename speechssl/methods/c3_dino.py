@@ -1,16 +1,19 @@
 """C3-DINO: contrastive learning without class collisions, then DINO from there.
 
-Inspired by Zhang and Yu 2022 (two stages: MoCo with multi-stage class-collision correction, then DINO), of
-which the abstract was read; the formulas are an implementable reading of ours (METHODS.md 7):
+Inspired by Zhang and Yu 2022 (two stages: MoCo with multi-stage class-collision correction, then
+DINO), of which the abstract was read; the formulas are an implementable reading of ours (methods/README.md
+7):
 
 * filter: keys of the queue closer to the query than ``threshold`` (cosine) are taken for the same class and
   leave the denominator;
 * re-weighting: w_j proportional to 1 - clip(cos, 0, 1), mean 1 over what is left;
 * ProtoNCE: the keys' network's projections of every utterance are clustered from time to time, and
-  CE(own centroid) at a concentration tau_c = sum |z - c| / (n log(n + alpha)) of each cluster is added.
+  CE(own centroid) at a concentration tau_c = sum |z - c| / (n log(n + alpha)) of each cluster is
+  added.
 
-The three begin after ``warmup`` of the first stage, when cosines mean something. At ``switch`` of the run the
-encoder's moving average becomes DINO's student and teacher, and DINO runs the rest on a schedule of its own.
+The three begin after ``warmup`` of the first stage, when cosines mean something. At ``switch`` of
+the run the encoder's moving average becomes DINO's student and teacher, and DINO runs the rest on a
+schedule of its own.
 """
 
 from __future__ import annotations
@@ -22,20 +25,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechssl import config
+from speechssl import parts
 from speechssl.clustering.kmeans import spherical_kmeans
-from speechssl.methods._base import Method, Output, Progress, Views, in_float32
-from speechssl.methods._memory import Memory
+from speechssl.interfaces import Method, Output, Progress, Views
 from speechssl.methods.dino import Dino
 from speechssl.methods.moco import MoCo, moco_loss
+from speechssl.nn.memory import Memory
+from speechssl.nn.views import in_float32
 
 
 @torch.no_grad()
 def collision_weights(query: Tensor, queue: Tensor, threshold: float, reweight: bool) -> Tensor:
     """Weights (N, K) of the queue's terms for unit queries (N, P) and keys (K, P); no gradient.
 
-    0 where the cosine is above ``threshold``; else 1, or with ``reweight`` 1 - cosine (clipped to 0..1)
-    scaled to mean 1 over the terms that are left.
+    0 where the cosine is above ``threshold``; else 1, or with ``reweight`` 1 - cosine (clipped to
+    0..1) scaled to mean 1 over the terms that are left.
     """
     cosines = query @ queue.T
     kept = cosines <= threshold
@@ -150,9 +154,13 @@ class C3Dino(Method):
             temperature=temperature,
             teacher_momentum=teacher_momentum,
         )
-        self.dino: Dino = config.build("methods", {"name": "dino", **dino}, encoder)
+        self.dino: Dino = parts.build("methods", {"name": "dino", **dino}, encoder)
         self.teacher_prototypes = self.dino.teacher_prototypes
-        self.switch, self.warmup, self.proto_weight = switch, warmup, proto_weight if prototypes else 0.0
+        self.switch, self.warmup, self.proto_weight = (
+            switch,
+            warmup,
+            proto_weight if prototypes else 0.0,
+        )
         self.switched: Tensor
         self.register_buffer("switched", torch.full((), -1, dtype=torch.int64))
 
@@ -166,14 +174,21 @@ class C3Dino(Method):
         return self.dino.encoder if int(self.switched) >= 0 else self.moco.encoder
 
     def forward(self, views: Sequence[Views], progress: Progress) -> Output:
-        """The loss of the stage that is on; the other one's own parameters get a gradient of zero."""
+        """The loss of the stage that is on; the other one's own parameters get a gradient of
+        zero.
+        """
         if int(self.switched) < 0 and progress.fraction >= self.switch:
             self._switch(progress.step)
         if int(self.switched) >= 0:
-            output, idle = self.dino(views, self._dino_progress(progress)), self.moco.net["projector"]
+            output, idle = (
+                self.dino(views, self._dino_progress(progress)),
+                self.moco.net["projector"],
+            )
         else:
             output, idle = self._contrastive(views, progress), self.dino.student["head"]
-        nothing = sum((p.sum() for p in idle.parameters() if p.requires_grad), output.loss.new_zeros(()))
+        nothing = sum(
+            (p.sum() for p in idle.parameters() if p.requires_grad), output.loss.new_zeros(())
+        )
         return output._replace(loss=output.loss + 0.0 * nothing)
 
     def _contrastive(self, views: Sequence[Views], progress: Progress) -> Output:

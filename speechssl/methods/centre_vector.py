@@ -1,7 +1,7 @@
 """The centre-vector objective: agree, and keep the mean of all embeddings at the origin.
 
-Inspired by Jha, Blaschko, Asano and Tuytelaars 2024 (arXiv 2402.14957), of which the abstract was read: all
-methods, it says, keep |E_x s_x| small while |s_x| stays large. Ours (METHODS.md 4.3):
+Inspired by Jha, Blaschko, Asano and Tuytelaars 2024 (arXiv 2402.14957), of which the abstract was
+read: all methods, it says, keep |E_x s_x| small while |s_x| stays large. Ours (methods/README.md 4.3):
 
     L = -cos(z1, z2) + weight |s|^2,   s = momentum * (moving average) + (1 - momentum) * mean n(z)
 
@@ -16,8 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechssl.methods._base import Output, Progress, Views, gather_with_gradient, in_float32
-from speechssl.methods._siamese import PairMethod, mlp, project, unordered_pairs, width
+from speechssl.distributed import gather_with_gradient
+from speechssl.interfaces import Output, Progress, Views
+from speechssl.nn.mlp import mlp
+from speechssl.nn.siamese import PairMethod, project, unordered_pairs, width
+from speechssl.nn.views import in_float32
 
 
 class CentreVector(PairMethod):

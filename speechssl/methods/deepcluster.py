@@ -1,15 +1,17 @@
-"""DeepCluster-v2: predict the cluster that an utterance fell into before (Caron et al. 2020, appendix).
+"""DeepCluster-v2: predict the cluster that an utterance fell into before (Caron et al. 2020,
+appendix).
 
-A memory holds the last projection of each long view of every utterance. From time to time spherical k-means
-clusters it, once a head (heads take the views in turn), and the centroids become that head's prototypes,
-which no gradient moves. Until the next time every view learns its utterance's cluster:
+A memory holds the last projection of each long view of every utterance. From time to time spherical
+k-means clusters it, once a head (heads take the views in turn), and the centroids become that
+head's prototypes, which no gradient moves. Until the next time every view learns its utterance's
+cluster:
 
-    L = mean over heads and views of CE(cluster, softmax(cosine / tau)),  tau = 0.1       (METHODS.md 6)
+    L = mean over heads and views of CE(cluster, softmax(cosine / tau)),  tau = 0.1   (methods/README.md 6)
 
-The released program clusters once an epoch, with a pass over the data before the first. Here the memory fills
-while training: clusters are made as soon as four times K utterances have been seen (or all), then every
-``refresh`` epochs; utterances not seen yet are left out of the loss. Empty clusters take over a badly served
-utterance, where the release keeps their centroid.
+The released program clusters once an epoch, with a pass over the data before the first. Here the
+memory fills while training: clusters are made as soon as four times K utterances have been seen (or
+all), then every ``refresh`` epochs; utterances not seen yet are left out of the loss. Empty
+clusters take over a badly served utterance, where the release keeps their centroid.
 """
 
 from __future__ import annotations
@@ -21,9 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechssl.clustering.kmeans import spherical_kmeans
-from speechssl.methods._base import Method, Output, Progress, Views, in_float32
-from speechssl.methods._memory import Memory
-from speechssl.methods._siamese import mlp, network, project, width
+from speechssl.interfaces import Method, Output, Progress, Views
+from speechssl.nn.memory import Memory
+from speechssl.nn.mlp import mlp
+from speechssl.nn.siamese import network, project, width
+from speechssl.nn.views import in_float32
 
 
 class DeepCluster(Method):
@@ -56,7 +60,9 @@ class DeepCluster(Method):
         self.temperature, self.refresh, self.iterations = temperature, refresh, iterations
         self.prototypes: Tensor
         self.clustered: Tensor
-        self.register_buffer("prototypes", F.normalize(torch.randn(heads, prototypes, projection), dim=-1))
+        self.register_buffer(
+            "prototypes", F.normalize(torch.randn(heads, prototypes, projection), dim=-1)
+        )
         self.register_buffer("clustered", torch.full((), -1, dtype=torch.int64))
 
     def prepare(self, utterances: int, labels: Tensor | None = None) -> None:

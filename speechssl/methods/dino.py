@@ -1,16 +1,17 @@
 """DINO: self-distillation with no labels, for utterances.
 
-Caron et al. 2021 (ICCV), adapted to speech by Cho et al. 2022 (Interspeech). A student that sees long
-and short chunks of an utterance predicts what its moving-average teacher says of the long ones: with
-q_u = softmax((t_u - c) / tau_t) and l_v = log softmax(s_v / tau_s),
+Caron et al. 2021 (ICCV), adapted to speech by Cho et al. 2022 (Interspeech). A student that sees
+long and short chunks of an utterance predicts what its moving-average teacher says of the long
+ones: with q_u = softmax((t_u - c) / tau_t) and l_v = log softmax(s_v / tau_s),
 
     L = mean over pairs u != v of  mean over the batch of  -sum_k q_u[k] l_v[k].
 
-The centre c keeps one prototype from winning, the low tau_t keeps q from being flat (METHODS.md 1).
-Defaults are the paper's for a large set, except ``prototypes`` (65,536 there). Options cover RECIPES.md
-section 2: Sinkhorn in place of the centre (DINOv2, SDPN), KoLeo (DINOv2, SDPN), the variance and
-covariance terms of RDINO, the mean-entropy term of SDPN, and the cosine term of hyperion. We mask
-KoLeo's diagonal with minus infinity; the released -1 lets an antipodal sample be its own neighbour.
+The centre c keeps one prototype from winning, the low tau_t keeps q from being flat (methods/README.md 1).
+Defaults are the paper's for a large set, except ``prototypes`` (65,536 there). Options cover
+recipes/README.md section 2: Sinkhorn in place of the centre (DINOv2, SDPN), KoLeo (DINOv2, SDPN), the
+variance and covariance terms of RDINO, the mean-entropy term of SDPN, and the cosine term of
+hyperion. We mask KoLeo's diagonal with minus infinity; the released -1 lets an antipodal sample be
+its own neighbour.
 """
 
 from __future__ import annotations
@@ -23,23 +24,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechssl.diagnostics.assignments import assignment_figures
+from speechssl.distributed import mean_over_ranks, sum_over_ranks, world_size
 from speechssl.errors import UserError
-from speechssl.methods._base import (
-    Method,
-    Output,
-    Progress,
-    Views,
-    cosine_schedule,
-    ema_update,
-    encode,
-    in_float32,
-    mean_over_ranks,
-    sum_over_ranks,
-    teacher_of,
-    world_size,
-)
-from speechssl.methods._head import DinoHead
+from speechssl.interfaces import Method, Output, Progress, Views
 from speechssl.methods.vicreg import variance_covariance
+from speechssl.nn.dino_head import DinoHead
+from speechssl.nn.moving_average import cosine_schedule, ema_update, teacher_of
+from speechssl.nn.views import encode, in_float32
 
 
 def dino_loss(student: Tensor, teacher: Tensor, pairs: Tensor) -> Tensor:
@@ -91,17 +82,18 @@ class Dino(Method):
         encoder: maps (B, F, M) to (B, D), with ``dim``.
         prototypes: K; about 4 to 10 times the classes expected, 65,536 for VoxCeleb2.
         layers, hidden, bottleneck, batchnorm, frozen_gain: see ``DinoHead``.
-        student_temperature, teacher_temperature: tau_s and the final tau_t (ratio to cosine logits).
-        teacher_temperature_start, teacher_temperature_warmup: tau_t rises linearly from the first over
-            this share of the run (none: constant).
+        student_temperature, teacher_temperature: tau_s and the final tau_t (ratio to cosine
+            logits).
+        teacher_temperature_start, teacher_temperature_warmup: tau_t rises linearly from the first
+            over this share of the run (none: constant).
         teacher_momentum, teacher_momentum_end: of the moving average, by half a cosine.
         centring: ``centre`` (moving mean of teacher logits, ``centre_momentum``) or ``sinkhorn``.
         freeze_last_layer: epochs during which the prototypes do not move.
         teacher_buffers: BatchNorm statistics of the teacher (see ``ema_update``).
         koleo_weight: per global view, on the student's embedding (0.1 in DINOv2).
         regularised, variance_weight, covariance_weight, regulariser_start, regulariser_end,
-        regulariser_warmup: RDINO's layer, its two weights (10 and 1), and the outer weight, which rises
-            linearly (.05 to .2) over a share of the run; 0 switches it off.
+        regulariser_warmup: RDINO's layer, its two weights (10 and 1), and the outer weight, which
+            rises linearly (.05 to .2) over a share of the run; 0 switches it off.
         mean_entropy_weight: SDPN's term, minus the entropy of the mean student assignment.
         cosine_weight: hyperion's 1 - cos(student, teacher embedding) over the same pairs, rising
             linearly over ``cosine_warmup`` of the run.
@@ -145,16 +137,24 @@ class Dino(Method):
         if any(t is not None and t <= 0 for t in temperatures) or not all(
             0 <= momentum <= 1 for momentum in momenta
         ):
-            raise UserError("dino: temperatures must be above 0 and momenta within 0..1; change method.*")
+            raise UserError(
+                "dino: temperatures must be above 0 and momenta within 0..1; change method.*"
+            )
         dim = cast(int, encoder.dim)
-        head = DinoHead(dim, prototypes, layers, hidden, bottleneck, batchnorm, regularised, frozen_gain)
+        head = DinoHead(
+            dim, prototypes, layers, hidden, bottleneck, batchnorm, regularised, frozen_gain
+        )
         self.student = nn.ModuleDict({"encoder": encoder, "head": head})
         self.teacher = teacher_of(self.student)
         self.centre: Tensor
         self.register_buffer("centre", torch.zeros(prototypes))
         self.teacher_prototypes = prototypes
         self.student_temperature = student_temperature
-        self.temperature = (teacher_temperature_start, teacher_temperature, teacher_temperature_warmup)
+        self.temperature = (
+            teacher_temperature_start,
+            teacher_temperature,
+            teacher_temperature_warmup,
+        )
         self.momentum = (teacher_momentum, teacher_momentum_end)
         self.teacher_buffers: Literal["own", "copy", "ema"] = teacher_buffers
         self.centring, self.centre_momentum = centring, centre_momentum
@@ -179,7 +179,9 @@ class Dino(Method):
         with in_float32(student.logits):
             q = self._assign(teacher.logits, _ramp(self.temperature, progress.fraction))
             log_p = F.log_softmax(student.logits / self.student_temperature, dim=-1)
-            pairs = torch.tensor([[u != v for v in student.ids] for u in teacher.ids], device=q.device)
+            pairs = torch.tensor(
+                [[u != v for v in student.ids] for u in teacher.ids], device=q.device
+            )
             loss = dino_loss(log_p, q, pairs)
             scalars = assignment_figures(q, loss.detach(), pairs)
             loss, extra = self._regularise(loss, progress, student, teacher, log_p, pairs)
@@ -188,7 +190,9 @@ class Dino(Method):
     @torch.no_grad()
     def _assign(self, logits: Tensor, temperature: float) -> Tensor:
         if self.centring == "sinkhorn":
-            return sinkhorn(logits.flatten(0, 1), temperature, self.sinkhorn_iterations).view_as(logits)
+            return sinkhorn(logits.flatten(0, 1), temperature, self.sinkhorn_iterations).view_as(
+                logits
+            )
         q = F.softmax((logits - self.centre) / temperature, dim=-1)
         if self.training:
             mean = mean_over_ranks(logits.mean((0, 1)))
@@ -196,7 +200,13 @@ class Dino(Method):
         return q
 
     def _regularise(
-        self, loss: Tensor, progress: Progress, student: _Seen, teacher: _Seen, log_p: Tensor, pairs: Tensor
+        self,
+        loss: Tensor,
+        progress: Progress,
+        student: _Seen,
+        teacher: _Seen,
+        log_p: Tensor,
+        pairs: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Add the optional terms; what each came to, for the log."""
         scalars = {"dino": loss.detach()}
@@ -205,14 +215,22 @@ class Dino(Method):
             term = torch.stack([koleo(view) for view in student.embeddings[:long]]).mean()
             loss, scalars["koleo"] = loss + self.koleo_weight * term, term.detach()
         if weight := _ramp(self.regulariser, progress.fraction):
-            terms = [variance_covariance(x.float().mean(0)) for x in (student.hidden[:long], teacher.hidden)]
+            terms = [
+                variance_covariance(x.float().mean(0))
+                for x in (student.hidden[:long], teacher.hidden)
+            ]
             hinge, covariance = (torch.stack(x).mean() for x in zip(*terms, strict=True))
-            loss = loss + weight * (self.variance_weight * hinge + self.covariance_weight * covariance)
+            loss = loss + weight * (
+                self.variance_weight * hinge + self.covariance_weight * covariance
+            )
             scalars |= {"variance": hinge.detach(), "covariance": covariance.detach()}
         if self.mean_entropy_weight:
             mean = log_p.exp().mean((0, 1))
             entropy = -(mean * mean.clamp_min(1e-12).log()).sum()
-            loss, scalars["mean_entropy"] = loss - self.mean_entropy_weight * entropy, entropy.detach()
+            loss, scalars["mean_entropy"] = (
+                loss - self.mean_entropy_weight * entropy,
+                entropy.detach(),
+            )
         if weight := _ramp(self.cosine, progress.fraction):
             s, t = (F.normalize(x.embeddings.float(), dim=-1) for x in (student, teacher))
             cosines = torch.einsum("ubd,vbd->uv", t, s) / s.shape[1]
@@ -241,7 +259,9 @@ def _ramp(start_end_share: tuple[float | None, float, float], fraction: float) -
 
 
 class _Seen(NamedTuple):
-    """What a network makes of its views: (V, B, D), (V, B, K), RDINO's layer (V, B, R), who each view is."""
+    """What a network makes of its views: (V, B, D), (V, B, K), RDINO's layer (V, B, R), who each
+    view is.
+    """
 
     embeddings: Tensor
     logits: Tensor
@@ -254,11 +274,15 @@ def _check_plan(views: Sequence[Views]) -> None:
     teachers = next((group for group in views if group.to != "student"), None)
     students = [group for group in views if group.to != "teacher"]
     alone = (
-        len(students) == 1 and teachers is not None and teachers.to == "both" and len(teachers.features) < 2
+        len(students) == 1
+        and teachers is not None
+        and teachers.to == "both"
+        and len(teachers.features) < 2
     )
     if teachers is None or not students or alone:
         raise UserError(
-            "dino: data.crops has no pair of views: the teacher needs a group (to: both or teacher), and the"
+            "dino: data.crops has no pair of views: the teacher needs a group (to: both or"
+            " teacher), and the"
             " student another crop to compare with it; give {count: 2, seconds: 3.0} first"
         )
 

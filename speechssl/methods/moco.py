@@ -1,12 +1,13 @@
-"""MoCo v2: tell an utterance's other view from a queue of earlier keys (He et al. 2020, Chen et al. 2020).
+"""MoCo v2: tell an utterance's other view from a queue of earlier keys (He et al. 2020, Chen et al.
+    2020).
 
 Keys come from a moving-average encoder without gradient; with q and k of unit length,
 
-    L = -log exp(q.k / tau) / (exp(q.k / tau) + sum_j w_j exp(q.k_j / tau))           (METHODS.md 6)
+    L = -log exp(q.k / tau) / (exp(q.k / tau) + sum_j w_j exp(q.k_j / tau))           (methods/README.md 6)
 
-over the K keys of the queue as it was before this batch. All w_j are 1 unless a filter is given (C3). The
-published K is 65,536 with momentum 0.999 and tau 0.07 to 0.2; defaults here suit small batches. The keys of
-all long views are queued. Every long view is a key of every other view.
+over the K keys of the queue as it was before this batch. All w_j are 1 unless a filter is given
+(C3). The published K is 65,536 with momentum 0.999 and tau 0.07 to 0.2; defaults here suit small
+batches. The keys of all long views are queued. Every long view is a key of every other view.
 """
 
 from __future__ import annotations
@@ -17,17 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechssl.methods._base import (
-    Method,
-    Output,
-    Progress,
-    Views,
-    ema_update,
-    gather_without_gradient,
-    in_float32,
-    teacher_of,
-)
-from speechssl.methods._siamese import mlp, network, ordered_pairs, project, width
+from speechssl.distributed import gather_without_gradient
+from speechssl.interfaces import Method, Output, Progress, Views
+from speechssl.nn.mlp import mlp
+from speechssl.nn.moving_average import ema_update, teacher_of
+from speechssl.nn.siamese import network, ordered_pairs, project, width
+from speechssl.nn.views import in_float32
 
 
 def moco_loss(

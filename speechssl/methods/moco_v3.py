@@ -1,9 +1,10 @@
-"""MoCo v3: no queue, a predictor on the query, negatives from the batch (Chen, Xie and He 2021, ICCV).
+"""MoCo v3: no queue, a predictor on the query, negatives from the batch (Chen, Xie and He 2021,
+    ICCV).
 
-    L = 2 tau * mean over pairs u != v of CE over the batch of (n(h(z_v)) . n(t_u) / tau)     (METHODS.md 6)
+    L = 2 tau * mean over pairs u != v of CE over the batch of (n(h(z_v)) . n(t_u) / tau)  (methods/README.md 6)
 
-where t is the moving average's projection and every other utterance of the (joined) batch is a negative.
-tau is 1.0 in the released program and 0.2 here, momentum 0.99 rising to 1.
+where t is the moving average's projection and every other utterance of the (joined) batch is a
+negative. tau is 1.0 in the released program and 0.2 here, momentum 0.99 rising to 1.
 """
 
 from __future__ import annotations
@@ -15,27 +16,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechssl import config
-from speechssl.methods._base import (
-    Method,
-    Output,
-    ParameterRule,
-    Progress,
-    Views,
-    cosine_schedule,
-    ema_update,
-    gather_without_gradient,
-    in_float32,
-    rank,
-    teacher_of,
-)
-from speechssl.methods._siamese import mlp, network, ordered_pairs, project, width
-from speechssl.predictors._base import Predictor
+from speechssl import parts
+from speechssl.distributed import gather_without_gradient, rank
+from speechssl.interfaces import Method, Output, ParameterRule, Predictor, Progress, Views
+from speechssl.nn.mlp import mlp
+from speechssl.nn.moving_average import cosine_schedule, ema_update, teacher_of
+from speechssl.nn.siamese import network, ordered_pairs, project, width
+from speechssl.nn.views import in_float32
 
 
 def batch_contrast(query: Tensor, keys: Tensor, temperature: float, first: int = 0) -> Tensor:
-    """2 tau times the cross-entropy of each query (B, P) with its own among the keys (N, P), rows from
-    ``first`` on; all of unit length, keys without gradient."""
+    """2 tau times the cross-entropy of each query (B, P) with its own among the keys (N, P), rows
+    from ``first`` on; all of unit length, keys without gradient.
+    """
     labels = torch.arange(len(query), device=query.device) + first
     return 2 * temperature * F.cross_entropy(query @ keys.T / temperature, labels)
 
@@ -67,7 +60,7 @@ class MoCoV3(Method):
         super().__init__()
         self.net = network(encoder, mlp([width(encoder), hidden, projection], output_norm=True))
         self.teacher = teacher_of(self.net)
-        self.predictor: Predictor = config.build("predictors", predictor, projection)
+        self.predictor: Predictor = parts.build("predictors", predictor, projection)
         self.temperature, self.momentum = temperature, (teacher_momentum, teacher_momentum_end)
 
     @property
@@ -82,7 +75,9 @@ class MoCoV3(Method):
             target = project(self.teacher, views, long_only=True)
         with in_float32(online.z):
             if self.training:
-                self.predictor.observe(gather_without_gradient(online.z[: online.long]).flatten(0, 1))
+                self.predictor.observe(
+                    gather_without_gradient(online.z[: online.long]).flatten(0, 1)
+                )
             queries = torch.stack([F.normalize(self.predictor(z), dim=-1) for z in online.z])
             keys = gather_without_gradient(F.normalize(target.z, dim=-1))
             first = rank() * queries.shape[1]

@@ -1,11 +1,13 @@
 """Prediction without stop-gradient, held up by decorrelation.
 
-Inspired by Liu, Suganuma and Okatani 2022 (NeurIPS), who say that stop-gradient and predictor together impose
-a constraint that decorrelates features, and replace the stop-gradient by it; the constraint itself was not
-readable. This is a derivation of ours (METHODS.md 4.6): with a linear predictor W and second moments held at
-the identity, the best prediction has maximally predictable, decorrelated features:
+Inspired by Liu, Suganuma and Okatani 2022 (NeurIPS), who say that stop-gradient and predictor
+together impose a constraint that decorrelates features, and replace the stop-gradient by it; the
+constraint itself was not readable. This is a derivation of ours (methods/README.md 4.6): with a linear
+predictor W and second moments held at the identity, the best prediction has maximally predictable,
+decorrelated features:
 
-    L = 1/2 mean over both directions of E |W z1 - z2|^2 + weight * |Cov(z) - I|_F^2 (mean over views)
+    L = 1/2 mean over both directions of E |W z1 - z2|^2 + weight * |Cov(z) - I|_F^2 (mean over
+    views)
 
 with gradient to both sides. weight = 0 collapses.
 """
@@ -17,10 +19,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from speechssl import config
-from speechssl.methods._base import ParameterRule, Progress
-from speechssl.methods._siamese import PairMethod, mlp, width
-from speechssl.predictors._base import Predictor
+from speechssl import parts
+from speechssl.interfaces import ParameterRule, Predictor, Progress
+from speechssl.nn.mlp import mlp
+from speechssl.nn.siamese import PairMethod, width
 
 
 def decorrelation(z: Tensor) -> Tensor:
@@ -53,14 +55,18 @@ class SgFreeDecorr(PairMethod):
         weight: float = 1.0,
     ) -> None:
         super().__init__(encoder, mlp([width(encoder), hidden, projection]))
-        self.predictor: Predictor = config.build("predictors", predictor, projection)
+        self.predictor: Predictor = parts.build("predictors", predictor, projection)
         self.weight = weight
 
-    def pair(self, one: Tensor, two: Tensor, progress: Progress) -> tuple[Tensor, dict[str, Tensor]]:
+    def pair(
+        self, one: Tensor, two: Tensor, progress: Progress
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Both terms; the closed-form predictors see these projections."""
         if self.training:
             self.predictor.observe(torch.cat([one, two]).detach())
-        errors = (self.predictor(one) - two).square().sum(-1) + (self.predictor(two) - one).square().sum(-1)
+        errors = (self.predictor(one) - two).square().sum(-1) + (
+            self.predictor(two) - one
+        ).square().sum(-1)
         spread = (decorrelation(one) + decorrelation(two)) / 2
         error = errors.mean() / 4
         return error + self.weight * spread, {"error": error, "decorrelation": spread}

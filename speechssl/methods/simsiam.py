@@ -1,12 +1,12 @@
 """SimSiam: predict one view from the other, whose gradient is stopped (Chen and He 2021, CVPR).
 
-    L = -mean over pairs u != v of cos(h(z_v), sg z_u)          (METHODS.md 2.2)
+    L = -mean over pairs u != v of cos(h(z_v), sg z_u)          (methods/README.md 2.2)
 
-h is any of ``predictors/``. Without one, or without the stop-gradient, the embedding collapses; after the
-projector's last BatchNorm, which has no weights, only the rank shows it. With crops of several lengths the
-long ones are the targets. Projector of three layers as released; the released predictor's learning rate does
-not decay (``predictor.constant_lr``). ``gsg`` switches to guided stop-gradient (see ``_gsg.py``), which is a
-rule of its own for which view is the target.
+h is any of ``predictors/``. Without one, or without the stop-gradient, the embedding collapses;
+after the projector's last BatchNorm, which has no weights, only the rank shows it. With crops of
+several lengths the long ones are the targets. Projector of three layers as released; the released
+predictor's learning rate does not decay (``predictor.constant_lr``). ``gsg`` switches to guided
+stop-gradient (see ``_gsg.py``), which is a rule of its own for which view is the target.
 """
 
 from __future__ import annotations
@@ -17,19 +17,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from speechssl import config
-from speechssl.methods._base import (
-    Method,
-    Output,
-    ParameterRule,
-    Progress,
-    Views,
-    gather_without_gradient,
-    in_float32,
-)
-from speechssl.methods._gsg import guided
-from speechssl.methods._siamese import Projected, mlp, network, ordered_pairs, project, width
-from speechssl.predictors._base import Predictor
+from speechssl import parts
+from speechssl.distributed import gather_without_gradient
+from speechssl.interfaces import Method, Output, ParameterRule, Predictor, Progress, Views
+from speechssl.losses.guided_stop_gradient import guided
+from speechssl.nn.mlp import mlp
+from speechssl.nn.siamese import Projected, network, ordered_pairs, project, width
+from speechssl.nn.views import in_float32
 
 
 def predictive_loss(z: Tensor, targets: Tensor, predictor: Predictor) -> Tensor:
@@ -74,7 +68,7 @@ class SimSiam(Method):
         super().__init__()
         sizes = [width(encoder), hidden, hidden, projection]
         self.net = network(encoder, mlp(sizes, output_norm=output_norm))
-        self.predictor: Predictor = config.build("predictors", predictor, projection)
+        self.predictor: Predictor = parts.build("predictors", predictor, projection)
         self.gsg = gsg
 
     @property
@@ -84,7 +78,9 @@ class SimSiam(Method):
 
     def target(self, views: Sequence[Views], online: Projected) -> Projected:
         """This network's own projections of the long views, without gradient."""
-        return Projected(online.embeddings[: online.long], online.z[: online.long].detach(), online.long)
+        return Projected(
+            online.embeddings[: online.long], online.z[: online.long].detach(), online.long
+        )
 
     def forward(self, views: Sequence[Views], progress: Progress) -> Output:
         """The loss on one batch."""

@@ -1,13 +1,16 @@
-"""SwAV: views of an utterance predict each other's balanced assignment to prototypes (Caron et al. 2020).
+"""SwAV: views of an utterance predict each other's balanced assignment to prototypes (Caron et al.
+    2020).
 
-Scores are cosines of projections and K prototypes (unit length, restored before every step). Sinkhorn's
-algorithm on scores / epsilon turns those of a long view into codes q whose columns are used equally, and
+Scores are cosines of projections and K prototypes (unit length, restored before every step).
+Sinkhorn's algorithm on scores / epsilon turns those of a long view into codes q whose columns are
+used equally, and
 
-    L = mean over long views of mean over the other views of CE(q, softmax(scores / tau))   (METHODS.md 6)
+    L = mean over long views of mean over the other views of CE(q, softmax(scores / tau))  (methods/README.md 6)
 
-epsilon 0.05, tau 0.1, 3 iterations. Where the batch is smaller than K, a queue of earlier projections of each
-long view joins the assignment (``queue`` at least K), from ``queue_start`` of the run on and once it is full.
-The prototypes do not move during the first ``freeze`` of the run. The published K is 3,000.
+epsilon 0.05, tau 0.1, 3 iterations. Where the batch is smaller than K, a queue of earlier
+projections of each long view joins the assignment (``queue`` at least K), from ``queue_start`` of
+the run on and once it is full. The prototypes do not move during the first ``freeze`` of the run.
+The published K is 3,000.
 """
 
 from __future__ import annotations
@@ -18,16 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechssl.methods._base import (
-    Method,
-    Output,
-    Progress,
-    Views,
-    gather_without_gradient,
-    in_float32,
-)
-from speechssl.methods._siamese import mlp, network, ordered_pairs, project, width
+from speechssl.distributed import gather_without_gradient
+from speechssl.interfaces import Method, Output, Progress, Views
 from speechssl.methods.dino import sinkhorn
+from speechssl.nn.mlp import mlp
+from speechssl.nn.siamese import network, ordered_pairs, project, width
+from speechssl.nn.views import in_float32
 
 
 class SwAV(Method):
@@ -87,7 +86,9 @@ class SwAV(Method):
             loss = torch.stack(terms).mean()
         if self.training and self.queue.shape[1] and progress.fraction >= self.queue_start:
             self._enqueue(gather_without_gradient(z[:2]))
-        used = torch.zeros_like(codes[0, 0]).index_fill_(0, codes.flatten(0, 1).argmax(-1), 1.0).sum()
+        used = (
+            torch.zeros_like(codes[0, 0]).index_fill_(0, codes.flatten(0, 1).argmax(-1), 1.0).sum()
+        )
         entropy = -(codes * codes.clamp_min(1e-30).log()).sum(-1).mean()
         scalars = {"used_prototypes": used, "code_entropy": entropy}
         return Output(loss, scalars, embeddings[:long].flatten(0, 1).detach(), z)

@@ -1,12 +1,14 @@
 """Trip-ROMA: a triplet loss over the batch, on randomly mapped projections (Li et al. 2023, TMLR).
 
-Projections of two views are mapped by a random matrix R (not trained, redrawn every so many epochs) and
-normalised. For each anchor, with p its cosine to its positive and n_j those to the 2N - 2 others,
+Projections of two views are mapped by a random matrix R (not trained, redrawn every so many epochs)
+and normalised. For each anchor, with p its cosine to its positive and n_j those to the 2N - 2
+others,
 
-    L = mean over active terms of relu(margin + n_j - p)  +  weight * mean of softplus((n_j - p) / tau)
+    L = mean over active terms of relu(margin + n_j - p)  +  weight * mean of softplus((n_j - p) /
+    tau)
 
-(METHODS.md 6; margin 1, weight 8, tau 0.5). A term is active where the hinge is above 0. Where none is, the
-release divides 0 by 0; ours is 0.
+(methods/README.md 6; margin 1, weight 8, tau 0.5). A term is active where the hinge is above 0. Where none
+is, the release divides 0 by 0; ours is 0.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechssl.methods._base import Progress
-from speechssl.methods._siamese import PairMethod, mlp, width
+from speechssl.interfaces import Progress
+from speechssl.nn.mlp import mlp
+from speechssl.nn.siamese import PairMethod, width
 
 
 def triplet_terms(
@@ -59,13 +62,22 @@ class TripRoma(PairMethod):
         weight: float = 8.0,
     ) -> None:
         super().__init__(encoder, mlp([width(encoder), hidden, projection]))
-        self.redraw, self.margin, self.temperature, self.weight = redraw, margin, temperature, weight
+        self.redraw, self.margin, self.temperature, self.weight = (
+            redraw,
+            margin,
+            temperature,
+            weight,
+        )
         self.map: Tensor
         self.drawn: Tensor
-        self.register_buffer("map", torch.randn(projection, random) if random else torch.zeros(0, 0))
+        self.register_buffer(
+            "map", torch.randn(projection, random) if random else torch.zeros(0, 0)
+        )
         self.register_buffer("drawn", torch.zeros((), dtype=torch.int64))
 
-    def pair(self, one: Tensor, two: Tensor, progress: Progress) -> tuple[Tensor, dict[str, Tensor]]:
+    def pair(
+        self, one: Tensor, two: Tensor, progress: Progress
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Both terms, through the random map."""
         if self.map.numel():
             self._redraw(int(progress.epoch / self.redraw))

@@ -1,11 +1,12 @@
-"""UniGrad: the gradient that contrastive, asymmetric and decorrelating methods share (Tao et al. 2022, CVPR).
+"""UniGrad: the gradient that contrastive, asymmetric and decorrelating methods share (Tao et al.
+    2022, CVPR).
 
 With z of unit length, t the moving average's, and F the moving average of E[t tᵀ] over the views,
 
-    L = -z_v . t_u + (lambda / 2) z_vᵀ F z_v,   dL/dz = -t + lambda F z          (METHODS.md 4.5)
+    L = -z_v . t_u + (lambda / 2) z_vᵀ F z_v,   dL/dz = -t + lambda F z          (methods/README.md 4.5)
 
-averaged over pairs u != v. The published lambda is 100 at 2,048 dimensions with momentum 0.99 of F; here it
-is 0.05 D unless given.
+averaged over pairs u != v. The published lambda is 100 at 2,048 dimensions with momentum 0.99 of F;
+here it is 0.05 D unless given.
 """
 
 from __future__ import annotations
@@ -16,19 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechssl.methods._base import (
-    Method,
-    Output,
-    Progress,
-    Views,
-    cosine_schedule,
-    ema_update,
-    gather_without_gradient,
-    in_float32,
-    teacher_of,
-)
-from speechssl.methods._siamese import mlp, network, ordered_pairs, project, width
-from speechssl.predictors._base import Correlation
+from speechssl.distributed import gather_without_gradient
+from speechssl.interfaces import Method, Output, Progress, Views
+from speechssl.nn.closed_form import Correlation
+from speechssl.nn.mlp import mlp
+from speechssl.nn.moving_average import cosine_schedule, ema_update, teacher_of
+from speechssl.nn.siamese import network, ordered_pairs, project, width
+from speechssl.nn.views import in_float32
 
 
 def unigrad_loss(z: Tensor, target: Tensor, correlation: Tensor, weight: float) -> Tensor:
@@ -80,7 +75,9 @@ class UniGrad(Method):
             if self.training:
                 self.correlation.update(gather_without_gradient(t).flatten(0, 1))
             f = self.correlation.value.clone()
-            terms = [unigrad_loss(z[v], t[u], f, self.weight) for u, v in ordered_pairs(len(t), len(z))]
+            terms = [
+                unigrad_loss(z[v], t[u], f, self.weight) for u, v in ordered_pairs(len(t), len(z))
+            ]
             loss = torch.stack(terms).mean()
         return Output(loss, {}, target.embeddings.flatten(0, 1).detach(), online.z)
 

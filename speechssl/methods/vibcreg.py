@@ -1,8 +1,8 @@
 """VIbCReg: VICReg with a better covariance term, made for time series (Lee and Aune 2021).
 
-The covariance term is the mean over all D^2 entries of the squared off-diagonal *correlations*, one view at a
-time, so it does not depend on scale; weights 25 / 25 / 200, and the projector may end in iterative whitening
-(``iterations``: 5 as released, 0 without; METHODS.md 5.3).
+The covariance term is the mean over all D^2 entries of the squared off-diagonal *correlations*, one
+view at a time, so it does not depend on scale; weights 25 / 25 / 200, and the projector may end in
+iterative whitening (``iterations``: 5 as released, 0 without; methods/README.md 5.3).
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechssl.methods._base import Progress
-from speechssl.methods._siamese import PairMethod, mlp, width
+from speechssl.interfaces import Progress
 from speechssl.methods.vicreg import variance_covariance
+from speechssl.nn.mlp import mlp
+from speechssl.nn.siamese import PairMethod, width
 
 
 def correlation_term(z: Tensor) -> Tensor:
     """Mean over D^2 of the squared off-diagonal correlations of one (N, D) view."""
     z = F.normalize(z - z.mean(0), dim=0)
     correlation = z.T @ z
-    return (correlation.square().sum() - correlation.diagonal().square().sum()) / correlation.numel()
+    return (
+        correlation.square().sum() - correlation.diagonal().square().sum()
+    ) / correlation.numel()
 
 
 def iterative_whitening(z: Tensor, iterations: int, eps: float = 1e-4) -> Tensor:
@@ -58,10 +61,14 @@ class VIbCReg(PairMethod):
         covariance: float = 200.0,
         iterations: int = 0,
     ) -> None:
-        super().__init__(encoder, mlp([width(encoder), hidden, hidden, projection], output_bias=False))
+        super().__init__(
+            encoder, mlp([width(encoder), hidden, hidden, projection], output_bias=False)
+        )
         self.weights, self.iterations = (invariance, variance, covariance), iterations
 
-    def pair(self, one: Tensor, two: Tensor, progress: Progress) -> tuple[Tensor, dict[str, Tensor]]:
+    def pair(
+        self, one: Tensor, two: Tensor, progress: Progress
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum."""
         if self.iterations:
             one, two = (iterative_whitening(z, self.iterations) for z in (one, two))
@@ -71,7 +78,9 @@ class VIbCReg(PairMethod):
             "variance": hinge,
             "covariance": correlation_term(one) + correlation_term(two),
         }
-        return sum((w * t for w, t in zip(self.weights, terms.values(), strict=True)), hinge * 0), terms
+        return sum(
+            (w * t for w, t in zip(self.weights, terms.values(), strict=True)), hinge * 0
+        ), terms
 
 
 PART = VIbCReg

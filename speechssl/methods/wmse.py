@@ -1,14 +1,14 @@
 """W-MSE: compare views after whitening each of them (Ermolov et al. 2021, ICML).
 
-In sub-batches of ``size`` utterances, the same for both views, z is centred and whitened with the Cholesky
-factor of its shrunk covariance, C = (1 - eps) Cov + eps I = L Lᵀ, w = L^-1 (z - mu), and
+In sub-batches of ``size`` utterances, the same for both views, z is centred and whitened with the
+Cholesky factor of its shrunk covariance, C = (1 - eps) Cov + eps I = L Lᵀ, w = L^-1 (z - mu), and
 
     L = 2 - 2 cos(w1, w2),
 
-averaged over utterances and over ``partitions`` random divisions into sub-batches (METHODS.md 5.4). Both
-branches get gradient; a simplified form elsewhere that detaches one has half of it. ``symmetric`` whitens
-with C^(-1/2) (ZCA) instead: w then follows any rotation of z. A sub-batch must be larger than the projection
-(twice is advised), or eps at least 1e-3.
+averaged over utterances and over ``partitions`` random divisions into sub-batches (methods/README.md 5.4).
+Both branches get gradient; a simplified form elsewhere that detaches one has half of it.
+``symmetric`` whitens with C^(-1/2) (ZCA) instead: w then follows any rotation of z. A sub-batch
+must be larger than the projection (twice is advised), or eps at least 1e-3.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechssl.errors import UserError
-from speechssl.methods._base import Progress
-from speechssl.methods._siamese import PairMethod, mlp, width
+from speechssl.interfaces import Progress
+from speechssl.nn.mlp import mlp
+from speechssl.nn.siamese import PairMethod, width
 
 
 def whiten(z: Tensor, eps: float = 0.0, symmetric: bool = False) -> Tensor:
@@ -30,14 +31,17 @@ def whiten(z: Tensor, eps: float = 0.0, symmetric: bool = False) -> Tensor:
     """
     z = z - z.mean(-2, keepdim=True)
     covariance = z.mT @ z / (z.shape[-2] - 1)
-    covariance = (1 - eps) * covariance + eps * torch.eye(z.shape[-1], device=z.device, dtype=z.dtype)
+    covariance = (1 - eps) * covariance + eps * torch.eye(
+        z.shape[-1], device=z.device, dtype=z.dtype
+    )
     if symmetric:
         s, u = torch.linalg.eigh(covariance)
         return z @ (u * s.clamp(min=1e-12).rsqrt()[..., None, :]) @ u.mT
     factor, failed = torch.linalg.cholesky_ex(covariance)
     if bool(failed.any()):
         raise UserError(
-            f"wmse: {z.shape[-2]} samples in {z.shape[-1]} dimensions have no whitening; raise method.size"
+            f"wmse: {z.shape[-2]} samples in {z.shape[-1]} dimensions have no whitening;"
+            " raise method.size"
             " (twice method.projection or more) or method.eps (1e-3)"
         )
     return torch.linalg.solve_triangular(factor, z.mT, upper=False).mT
@@ -71,8 +75,12 @@ class WMSE(PairMethod):
         self.partitions = partitions if size else 1
         self.min_batch = size or 2
 
-    def pair(self, one: Tensor, two: Tensor, progress: Progress) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean over partitions; what does not fill a sub-batch is left out of that partition."""
+    def pair(
+        self, one: Tensor, two: Tensor, progress: Progress
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean over partitions; what does not fill a sub-batch is left out of that
+        partition.
+        """
         count = len(one)
         size = self.size or count
         groups = (
@@ -80,7 +88,9 @@ class WMSE(PairMethod):
             if size == count
             else [torch.randperm(count) for _ in range(self.partitions)]
         )
-        chosen = torch.stack([g[: count // size * size].view(-1, size) for g in groups]).to(one.device)
+        chosen = torch.stack([g[: count // size * size].view(-1, size) for g in groups]).to(
+            one.device
+        )
         first, second = (whiten(z[chosen], self.eps, self.symmetric) for z in (one, two))
         return 2 - 2 * F.cosine_similarity(first, second, dim=-1).mean(), {}
 

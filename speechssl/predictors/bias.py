@@ -1,4 +1,5 @@
-"""A bias and nothing else, p = z + b: it can only undo a common mean (Zhang et al. 2022; METHODS.md 2.3).
+"""A bias and nothing else, p = z + b: it can only undo a common mean (Zhang et al. 2022; methods/README.md
+2.3).
 
 Reported as enough against collapse; read in an abstract only.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from speechssl.predictors._base import Predictor
+from speechssl.interfaces import Predictor
 
 
 class Bias(Predictor):

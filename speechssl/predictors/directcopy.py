@@ -1,4 +1,6 @@
-"""DirectCopy: the predictor is the correlation itself, W = F / ||F|| + epsilon I (Wang et al. 2021)."""
+"""DirectCopy: the predictor is the correlation itself, W = F / ||F|| + epsilon I (Wang et al.
+2021).
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ class DirectCopy(DirectSet):
         norm: Literal["spectral", "frobenius", "none"] = "spectral",
         frequency: int = 1,
     ) -> None:
-        super().__init__(dim, alpha=1.0, momentum=momentum, epsilon=epsilon, norm=norm, frequency=frequency)
+        super().__init__(
+            dim, alpha=1.0, momentum=momentum, epsilon=epsilon, norm=norm, frequency=frequency
+        )
 
 
 PART = DirectCopy

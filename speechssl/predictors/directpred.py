@@ -1,13 +1,15 @@
-"""DirectPred: a linear predictor set from the spectrum of the projections (Tian, Chen and Ganguli 2021).
+"""DirectPred: a linear predictor set from the spectrum of the projections (Tian, Chen and Ganguli
+    2021).
 
-With F = U diag(s) Uᵀ the moving average of E[z zᵀ], W = U diag(p) Uᵀ where (METHODS.md 2.4)
+With F = U diag(s) Uᵀ the moving average of E[z zᵀ], W = U diag(p) Uᵀ where (methods/README.md 2.4)
 
     relative (the released program):  p_j = max(sqrt(s_j / max s) + epsilon, 1e-4)
     paper    (equation 18):           p_j = sqrt(s_j) + epsilon max s
 
-The two differ in scale, which a cosine loss does not see, and in what epsilon is measured by. The released
-program trains W by gradient between settings where ``frequency`` is above 1; here it stands still.
-Released defaults are momentum 0.3 and epsilon 0.01 at batches of 256; ours suit 16 to 64 utterances.
+The two differ in scale, which a cosine loss does not see, and in what epsilon is measured by. The
+released program trains W by gradient between settings where ``frequency`` is above 1; here it
+stands still. Released defaults are momentum 0.3 and epsilon 0.01 at batches of 256; ours suit 16 to
+64 utterances.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from speechssl.predictors._base import ClosedForm
+from speechssl.nn.closed_form import ClosedForm
 
 
 class DirectPred(ClosedForm):

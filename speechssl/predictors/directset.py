@@ -1,9 +1,11 @@
-"""DirectSet(alpha): a linear predictor that is a power of the correlation (Wang, Chen, Du and Tian 2021).
+"""DirectSet(alpha): a linear predictor that is a power of the correlation (Wang, Chen, Du and Tian
+2021).
 
-    W = F^alpha / ||F^alpha|| + epsilon I        (METHODS.md 2.5)
+    W = F^alpha / ||F^alpha|| + epsilon I        (methods/README.md 2.5)
 
-alpha = 1/2 is close to DirectPred and alpha = 1 is DirectCopy. The normalisation is from memory of the paper;
-the released program has none. The eigen-decomposition is needed for alpha other than 1 only.
+alpha = 1/2 is close to DirectPred and alpha = 1 is DirectCopy. The normalisation is from memory of
+the paper; the released program has none. The eigen-decomposition is needed for alpha other than 1
+only.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from speechssl.predictors._base import ClosedForm
+from speechssl.nn.closed_form import ClosedForm
 
 
 class DirectSet(ClosedForm):

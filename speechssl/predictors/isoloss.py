@@ -1,11 +1,12 @@
-"""IsoLoss: DirectPred's predictor, with a gradient that goes around it (Halvagal, Laborieux and Zenke 2023).
+"""IsoLoss: DirectPred's predictor, with a gradient that goes around it (Halvagal, Laborieux and
+    Zenke 2023).
 
-The value is the cosine of p = W z and the target t; the gradient with respect to z is taken to be the one
-with respect to p,
+The value is the cosine of p = W z and the target t; the gradient with respect to z is taken to be
+the one with respect to p,
 
     d cos / dz := t / (|p| |t|) - (p . t) p / (|p|^3 |t|),
 
-so all eigenmodes learn at the same speed (METHODS.md 2.3). No moving-average target is needed.
+so all eigenmodes learn at the same speed (methods/README.md 2.3). No moving-average target is needed.
 W = U diag((s / max s + epsilon)^power) Uᵀ from the correlation of the projections.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from speechssl.predictors._base import ClosedForm
+from speechssl.nn.closed_form import ClosedForm
 
 
 class IsoLoss(ClosedForm):

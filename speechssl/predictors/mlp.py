@@ -1,14 +1,14 @@
 """The two-layer predictor of SimSiam (a bottleneck of D / 4) and BYOL (an expansion to 4,096).
 
-Chen and He 2021, Grill et al. 2020; METHODS.md 2.1-2.3: Linear, BatchNorm, ReLU, Linear with bias and
-nothing after it. SimSiam keeps its learning rate constant (``constant_lr``); BYOL does not.
+Chen and He 2021, Grill et al. 2020; methods/README.md 2.1-2.3: Linear, BatchNorm, ReLU, Linear with bias
+and nothing after it. SimSiam keeps its learning rate constant (``constant_lr``); BYOL does not.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from speechssl.predictors._base import ParameterRule, Predictor
+from speechssl.interfaces import ParameterRule, Predictor
 
 
 class MLP(Predictor):

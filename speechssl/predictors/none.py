@@ -1,11 +1,12 @@
-"""No predictor, p = z: with a stop-gradient alone SimSiam collapses, which is what this one is there to show
-(Chen and He 2021; METHODS.md 2.2, 2.8)."""
+"""No predictor, p = z: with a stop-gradient alone SimSiam collapses, which is what this one is
+there to show (Chen and He 2021; methods/README.md 2.2, 2.8).
+"""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from speechssl.predictors._base import Predictor
+from speechssl.interfaces import Predictor
 
 
 class NoPredictor(Predictor):

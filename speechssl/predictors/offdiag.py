@@ -1,10 +1,11 @@
-"""A linear predictor that starts as the identity and trains its off-diagonal entries only (Wen and Li 2022).
+"""A linear predictor that starts as the identity and trains its off-diagonal entries only (Wen and
+Li 2022).
 
-    p = (I + A) z with diag(A) = 0 always and A = 0 at the start       (METHODS.md 2.6)
+    p = (I + A) z with diag(A) = 0 always and A = 0 at the start       (methods/README.md 2.6)
 
-Strong features of one neuron stand in for those of another through A, and weak ones then grow: that is enough
-against collapse. The first step's loss is that without predictor. Learning rate and weight decay of A are
-our choice.
+Strong features of one neuron stand in for those of another through A, and weak ones then grow: that
+is enough against collapse. The first step's loss is that without predictor. Learning rate and
+weight decay of A are our choice.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from speechssl.predictors._base import ParameterRule, Predictor
+from speechssl.interfaces import ParameterRule, Predictor
 
 
 class OffDiagonal(Predictor):

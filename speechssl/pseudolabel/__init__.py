@@ -1,9 +1,9 @@
 """Iterative pseudo-labelling: embed -> cluster -> filter -> train on the clusters, and again.
 
-The second half of Cho et al. 2022 (4.38 to 1.89 % EER) and of the systems in RECIPES.md 5. No label is read:
-the classes of every round are clusters of the embeddings of the model before it. Rounds end after a number of
-them, by a label-free criterion, or by a held-out trial list, which the results then name; the trials that a
-result is reported on are never looked at.
+The second half of Cho et al. 2022 (4.38 to 1.89 % EER) and of the systems in recipes/README.md 5. No label
+is read: the classes of every round are clusters of the embeddings of the model before it. Rounds
+end after a number of them, by a label-free criterion, or by a held-out trial list, which the
+results then name; the trials that a result is reported on are never looked at.
 
     OUT/config.yaml, pseudolabel.json      settings; what came of each round
     OUT/round-0/embeddings.npz, clusters/  of the model to start from
@@ -50,7 +50,9 @@ def pseudolabel(
     if settings.large_margin and chosen:
         model = loop.large_margin(chosen)
     elif settings.large_margin:
-        loop.say(0, "large margin left out: it goes on from a round's run, and the start was the best")
+        loop.say(
+            0, "large margin left out: it goes on from a round's run, and the start was the best"
+        )
     used = [f"held-out trials ({settings.heldout})"] if settings.stop == "eer" else []
     loop.keep(model, used)
     results = {
@@ -61,5 +63,7 @@ def pseudolabel(
         "model": str(loop.out / "model"),
         "labels_used": used,
     }
-    (loop.out / "pseudolabel.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    (loop.out / "pseudolabel.json").write_text(
+        json.dumps(results, indent=2) + "\n", encoding="utf-8"
+    )
     return results

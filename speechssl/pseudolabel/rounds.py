@@ -17,7 +17,8 @@ from speechssl.data.kaldi import read_mapping
 from speechssl.data.trials import read_trials
 from speechssl.embed import embed_to_file
 from speechssl.errors import UserError, writing
-from speechssl.evaluation import clusters, verification
+from speechssl.evaluation import clusters
+from speechssl.evaluation.verification import verify
 from speechssl.model import Model
 from speechssl.pseudolabel.settings import PseudoLabelSettings, sections
 from speechssl.train.loop import train
@@ -45,7 +46,8 @@ class Rounds:
         for key in [key for made, keys in _NEEDS.items() if any(out.glob(made)) for key in keys]:
             if was and was.get(key) != mine[key]:
                 raise UserError(
-                    f"pseudolabel: {key} was {was.get(key)!r} in {out} and is {mine[key]!r} now; go on with"
+                    f"pseudolabel: {key} was {was.get(key)!r} in {out} and is {mine[key]!r}"
+                    " now; go on with"
                     " the same settings or give another --out"
                 )
         config.write(mine, out / ".config.yaml.tmp")
@@ -68,8 +70,14 @@ class Rounds:
         if not (found / "utt2cluster").exists():
             self.say(number, f"cluster {folder / 'embeddings.npz'}")
             s = self.settings
-            kept = {"pca": s.pca, "smallest": s.smallest, "largest": s.largest, "share": s.share}
-            ids, labels, figures = clusters.cluster(folder / "embeddings.npz", self.clusterer, **kept)  # type: ignore[arg-type]
+            ids, labels, figures = clusters.cluster(
+                folder / "embeddings.npz",
+                self.clusterer,
+                pca=s.pca,
+                smallest=s.smallest,
+                largest=s.largest,
+                share=s.share,
+            )
             clusters.write(found, ids, labels, {"clusterer": self.clusterer_settings, **figures})
         figures = json.loads((found / "clusters.json").read_text(encoding="utf-8"))
         result = {"round": number, "model": model, "clusters": figures}
@@ -83,14 +91,19 @@ class Rounds:
             "silhouette": figures["silhouette"],
         }
         shown |= {key: result[key] for key in ("agreement", "heldout_eer") if key in result}
-        self.say(number, "  ".join(f"{k} {v:.4g}" if v is not None else f"{k} -" for k, v in shown.items()))
+        self.say(
+            number,
+            "  ".join(f"{k} {v:.4g}" if v is not None else f"{k} -" for k, v in shown.items()),
+        )
         return result
 
     def keep(self, folder: Path, used: Sequence[str]) -> None:
         """Save the chosen model into OUT/model, with the labels that chose it."""
         model = Model.load(folder)
         before = model.about.get("labels_used", "not known")
-        model.about["labels_used"] = "; ".join([*([] if before == "none" else [before]), *used]) or "none"
+        model.about["labels_used"] = (
+            "; ".join([*([] if before == "none" else [before]), *used]) or "none"
+        )
         model.save(self.out / "model")
 
     def embed(self, number: int, model: str, data: Sequence[str], name: str) -> None:
@@ -116,7 +129,7 @@ class Rounds:
         directory = Path(str(self.settings.heldout))
         self.embed(number, model, [str(directory)], "heldout.npz")
         folder = self.folder(number)
-        measured = verification.evaluate(
+        measured = verify.evaluate(
             folder / "heldout.npz",
             read_trials(directory / "trials"),
             mean=folder / "embeddings.npz",
@@ -139,14 +152,21 @@ class Rounds:
     def large_margin(self, number: int) -> Path:
         """Go on from the chosen round's run, on the same clusters; resumes a run that is there."""
         before = self.folder(number) / "train"
-        options = [f"train.init_method={json.dumps(str(before))}", *sections(Model.load(before / "model"))]
+        options = [
+            f"train.init_method={json.dumps(str(before))}",
+            *sections(Model.load(before / "model")),
+        ]
         more = [*(self.settings.large_margin_overrides or ()), *options]
-        return self.train(str(self.settings.large_margin), number, self.folder(number) / "large-margin", more)
+        return self.train(
+            str(self.settings.large_margin), number, self.folder(number) / "large-margin", more
+        )
 
     def train(self, path: str, number: int, run: Path, options: Sequence[str]) -> Path:
         """Train on the clusters of the round before, unless that has been done."""
         labels = self.folder(number - 1) / "clusters" / "utt2cluster"
-        if run.name != "train" or not (run / "model" / "config.yaml").exists():  # the last file of a model
+        if (
+            run.name != "train" or not (run / "model" / "config.yaml").exists()
+        ):  # the last file of a model
             self.say(number, f"train {path} into {run}")
             where = [
                 f"data.train={json.dumps(list(self.settings.data))}",

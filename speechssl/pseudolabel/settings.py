@@ -23,18 +23,20 @@ class PseudoLabelSettings:
     Attributes:
         start: model folder, of self-supervised training.
         data: Kaldi directories to cluster and to train on; no label file is opened.
-        train: YAML file of the training on pseudo-labels (``method: aam_softmax``); overrides: settings over
-            it. This program sets data.train, data.pseudo_labels and train.init.
-        large_margin: YAML file of a last stage that goes on from the chosen round's run, and settings over
-            it (large_margin_overrides).
+        train: YAML file of the training on pseudo-labels (``method: aam_softmax``); overrides:
+            settings over it. This program sets data.train, data.pseudo_labels and train.init.
+        large_margin: YAML file of a last stage that goes on from the chosen round's run, and
+            settings over it (large_margin_overrides).
         rounds: at most so many; 0: only embed and cluster with the start.
-        init: what each round's encoder starts from: the model of the start, of the round before, or random
-            weights (then encoder and features are those of ``train``, otherwise those of ``start``).
+        init: what each round's encoder starts from: the model of the start, of the round before, or
+            random weights (then encoder and features are those of ``train``, otherwise those of
+            ``start``).
         clusterer: name and settings (`speechssl list clustering`).
         pca, smallest, largest, share: what comes before and after it (`speechssl cluster`).
-        stop: ``never`` before the rounds are over; ``agreement``: when NMI between the clusters of two rounds
-            reaches ``agreement``; ``silhouette``: when it no longer rises, and the round before is chosen;
-            ``eer``: the same with the EER on ``heldout``, a Kaldi directory with trials that are not tested.
+        stop: ``never`` before the rounds are over; ``agreement``: when NMI between the clusters of
+            two rounds reaches ``agreement``; ``silhouette``: when it no longer rises, and the round
+            before is chosen; ``eer``: the same with the EER on ``heldout``, a Kaldi directory with
+            trials that are not tested.
         precision, readers: of embedding.
         processes: that embed and train together, each with a GPU of its own where there are GPUs.
     """
@@ -55,24 +57,31 @@ class PseudoLabelSettings:
     heldout: str | None = None
     large_margin: str | None = None
     large_margin_overrides: list[str] | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
     readers: int = 2
     processes: int = 1
 
 
 def read(path: str, overrides: Sequence[str] = ()) -> PseudoLabelSettings:
-    """The settings of a YAML file and `key=value` overrides; raises UserError for what cannot work."""
+    """The settings of a YAML file and `key=value` overrides; raises UserError for what cannot
+    work.
+    """
     values = config.check(PseudoLabelSettings, config.read(path, overrides), "pseudolabel")
     settings = PseudoLabelSettings(**values)
     if settings.rounds < 0 or settings.processes < 1 or not settings.data:
         raise UserError(
-            f"pseudolabel: rounds={settings.rounds}, processes={settings.processes}, data={settings.data}:"
+            f"pseudolabel: rounds={settings.rounds}, processes={settings.processes},"
+            f" data={settings.data}:"
             " give 0 or more, 1 or more, and a directory"
         )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("pseudolabel: it starts its own processes; set processes=N and leave torchrun out")
+        raise UserError(
+            "pseudolabel: it starts its own processes; set processes=N and leave torchrun out"
+        )
     if settings.stop == "eer" and not settings.heldout:
-        raise UserError("pseudolabel: stop=eer needs heldout=DIR, a Kaldi directory with trials of its own")
+        raise UserError(
+            "pseudolabel: stop=eer needs heldout=DIR, a Kaldi directory with trials of its own"
+        )
     if settings.heldout:
         read_trials(Path(settings.heldout) / "trials")
     start = sections(Model.load(settings.start))  # what later stages need is looked at now

@@ -1,4 +1,6 @@
-"""When a further round would not help, and which round's model is the best: without labels, or held out."""
+"""When a further round would not help, and which round's model is the best: without labels, or held
+out.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def is_enough(settings: PseudoLabelSettings, rounds: Sequence[Mapping[str, Any]]
 
 
 def best(settings: PseudoLabelSettings, rounds: Sequence[Mapping[str, Any]]) -> int:
-    """The round whose model is taken: the best by the criterion (the start too), the last without one."""
+    """The round whose model is taken: the best by the criterion (the start too), the last without
+    one.
+    """
     if settings.stop == "silhouette":
         return int(np.argmax([_silhouette(r) for r in rounds]))
     if settings.stop == "eer":

@@ -1,9 +1,9 @@
 """One table and one figure out of many methods trained alike (``recipes/methods``).
 
 Reads ``EXP/eval/NAME/LIST/results.json``, ``EXP/diagnose/NAME/diagnostics.json`` and
-``EXP/runs/NAME/log.jsonl``; writes ``EXP/comparison.md``, ``.json`` and ``.png``. The last lines say how
-well each label-free figure orders the arms by their EER (Spearman's rank correlation, 1 = the order is
-right), which is what choosing a model without labels rests on.
+``EXP/runs/NAME/log.jsonl``; writes ``EXP/comparison.md``, ``.json`` and ``.png``. The last lines
+say how well each label-free figure orders the arms by their EER (Spearman's rank correlation, 1 =
+the order is right), which is what choosing a model without labels rests on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from speechssl.diagnostics._base import diagnostics
+from speechssl.diagnostics.ranks import diagnostics
 from speechssl.errors import UserError
 from speechssl.report.diagnosis import agreement, rank_models
 
@@ -35,7 +35,9 @@ def compare(experiment: str | Path) -> str:
     }
     arms = {name: arm for name, arm in arms.items() if arm["eer"]}
     if not arms:
-        raise UserError(f"report: no eval/NAME/LIST/results.json in {experiment}; evaluate some runs first")
+        raise UserError(
+            f"report: no eval/NAME/LIST/results.json in {experiment}; evaluate some runs first"
+        )
     lists = sorted({name for arm in arms.values() for name in arm["eer"]})
     order = sorted(arms, key=lambda name: (name == "untrained", _total(arms[name], lists)))
     trust = _trust({name: arms[name] for name in order if arms[name]["figures"]}, lists)
@@ -84,12 +86,16 @@ def _total(arm: Mapping[str, Any], lists: list[str]) -> float:
     return sum(arm["eer"].get(name, 50.0) for name in lists)
 
 
-def _trust(arms: Mapping[str, Mapping[str, Any]], lists: list[str]) -> dict[str, dict[str, float | None]]:
+def _trust(
+    arms: Mapping[str, Mapping[str, Any]], lists: list[str]
+) -> dict[str, dict[str, float | None]]:
     """Criterion -> list -> Spearman's correlation of the order it gives with that of the EERs."""
     if len(arms) < 3:
         return {}
     signs = {
-        name: 1.0 if part.better == "lower" else -1.0 for name, part in diagnostics().items() if part.better
+        name: 1.0 if part.better == "lower" else -1.0
+        for name, part in diagnostics().items()
+        if part.better
     }
     figures = {
         name: {k: math.nan if v is None else v for k, v in arm["figures"].items()}
@@ -104,7 +110,9 @@ def _trust(arms: Mapping[str, Mapping[str, Any]], lists: list[str]) -> dict[str,
     for key, values in criteria.items():
         row: dict[str, float | None] = {}
         for name in lists:
-            pairs = [(values[arm], arms[arm]["eer"][name]) for arm in arms if name in arms[arm]["eer"]]
+            pairs = [
+                (values[arm], arms[arm]["eer"][name]) for arm in arms if name in arms[arm]["eer"]
+            ]
             pairs = [pair for pair in pairs if not math.isnan(pair[0])]
             value = agreement([a for a, _ in pairs], [b for _, b in pairs])
             row[name] = None if math.isnan(value) else value
@@ -127,7 +135,11 @@ def _markdown(
         cells += [arm["verdict"] or "-", str(arm["alarm"] or "-"), _number(arm["seconds"], 0)]
         lines.append("| " + " | ".join(cells) + " |")
     if trust:
-        lines += ["", "How well a label-free figure orders the arms (Spearman with the EER, 1 = right):", ""]
+        lines += [
+            "",
+            "How well a label-free figure orders the arms (Spearman with the EER, 1 = right):",
+            "",
+        ]
         lines += ["| figure | " + " | ".join(lists) + " |", "|---|" + "---|" * len(lists)]
         for key, row in trust.items():
             lines.append(f"| {key} | " + " | ".join(_number(row.get(n), 2) for n in lists) + " |")

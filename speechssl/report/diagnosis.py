@@ -1,8 +1,9 @@
 """What embeddings say about a model without labels: figures with verdicts, and an order of models.
 
-Every file of ``diagnostics/`` that computes a figure of embeddings is asked; none of them sees a label. The
-order of models is the mean of their ranks under the figures that have a better end (``Diagnostic.better``);
-how far to trust it is a question for the evaluation sets at hand (``agreement``).
+Every file of ``diagnostics/`` that computes a figure of embeddings is asked; none of them sees a
+label. The order of models is the mean of their ranks under the figures that have a better end
+(``Diagnostic.better``); how far to trust it is a question for the evaluation sets at hand
+(``agreement``).
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from speechssl.diagnostics._base import diagnostics
 from speechssl.diagnostics.acr import arc
+from speechssl.diagnostics.ranks import diagnostics
 from speechssl.errors import UserError
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One diagnostic of one model: its value, the healthy range, the verdict, what it tells, and the value
-    of the untrained encoder where that is known."""
+    """One diagnostic of one model: its value, the healthy range, the verdict, what it tells, and
+    the value of the untrained encoder where that is known.
+    """
 
     name: str
     value: float
@@ -45,7 +47,8 @@ def diagnose(
     """All diagnostics that can be computed.
 
     Args:
-        embeddings: (N, D), one an utterance; twice as many utterances as dimensions, or more, are wanted.
+        embeddings: (N, D), one an utterance; twice as many utterances as dimensions, or more, are
+            wanted.
         views: (V, N, D), embeddings of V crops of each utterance.
         untrained: (V, N, D), the same crops through the untrained encoder.
 
@@ -62,7 +65,9 @@ def diagnose(
     found = []
     for name, part in diagnostics().items():
         given, first = (
-            (x, start[0] if start is not None else None) if part.needs == "embeddings" else (crops, start)
+            (x, start[0] if start is not None else None)
+            if part.needs == "embeddings"
+            else (crops, start)
         )
         if given is None:
             continue
@@ -84,7 +89,11 @@ def table(findings: Sequence[Finding]) -> str:
     head = f"{'':<24}{'value':>10}" + (f"{'untrained':>11}" if compared else "")
     lines = [f"{head}  {'healthy':<18}{'verdict':<11}what it tells"]
     for f in findings:
-        before = "" if not compared else f"{'-' if f.untrained is None else format(f.untrained, '.4g'):>11}"
+        before = (
+            ""
+            if not compared
+            else f"{'-' if f.untrained is None else format(f.untrained, '.4g'):>11}"
+        )
         span = f"{f.low:.3g} .. {f.high:.3g}"
         lines.append(f"{f.name:<24}{f.value:>10.4g}{before}  {span:<18}{f.verdict:<11}{f.tells}")
     return "\n".join(lines)

@@ -1,7 +1,8 @@
-"""The record of an experiment: a row a model, trial list and scoring, with all that a comparison needs.
+"""The record of an experiment: a row a model, trial list and scoring, with all that a comparison
+    needs.
 
-Reads ``EXP/eval/NAME/LIST/results.json``; where its ``model`` is a model folder, that says method, encoder,
-parameters, data, seed and commit. Writes ``EXP/record.json`` and ``EXP/record.md``.
+Reads ``EXP/eval/NAME/LIST/results.json``; where its ``model`` is a model folder, that says method,
+encoder, parameters, data, seed and commit. Writes ``EXP/record.json`` and ``EXP/record.md``.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def record(experiment: str | Path) -> str:
     rows = [_row(path) for path in sorted(paths, key=lambda path: path.stat().st_mtime)]
     if not rows:
         raise UserError(
-            f"report: no eval/NAME/LIST/results.json in {experiment}; run `speechssl evaluate verification"
+            f"report: no eval/NAME/LIST/results.json in {experiment}; run `speechssl evaluate"
+            " verification"
             " --out` there first"
         )
     lines = [f"| {' | '.join(COLUMNS.values())} |", f"|{'---|' * len(COLUMNS)}"]
@@ -77,7 +79,9 @@ def _row(path: Path) -> dict[str, Any]:
 @lru_cache
 def _model(folder: str) -> dict[str, Any]:
     """What a model folder says of itself; nothing where there is none."""
-    places = [place for place in (Path(folder), Path(folder) / "model") if (place / WEIGHTS).is_file()]
+    places = [
+        place for place in (Path(folder), Path(folder) / "model") if (place / WEIGHTS).is_file()
+    ]
     if not places:
         return {}
     about = config.read(places[0] / CONFIG).get("about", {})
@@ -86,7 +90,9 @@ def _model(folder: str) -> dict[str, Any]:
     data = about.get("data", {})
     return {
         "method": about.get("method") if about.get("step") != 0 else "untrained",
-        "encoder": f"{encoder['name']}, width {encoder['width']}" if "width" in encoder else encoder["name"],
+        "encoder": f"{encoder['name']}, width {encoder['width']}"
+        if "width" in encoder
+        else encoder["name"],
         "parameters": sum(p.numel() for p in model.encoder.parameters()),
         "data": f"{data['utterances']:,} utterances, {data['hours']:.4g} h" if data else None,
         "data_fingerprint": data.get("fingerprint"),

@@ -1,8 +1,8 @@
 """What embeddings know besides the speaker, in one table a corpus (``recipes/emotion``).
 
-Reads ``EXP/probe/CORPUS/MODEL/LAYER/results.json`` (the labelled task), ``EXP/speakers/...`` (speakers, with
-the task's classes apart), ``EXP/verification/...`` (split by the label) and ``EXP/finetune/CORPUS/MODEL``;
-writes ``EXP/transfer.md`` and ``EXP/transfer.json``.
+Reads ``EXP/probe/CORPUS/MODEL/LAYER/results.json`` (the labelled task), ``EXP/speakers/...``
+(speakers, with the task's classes apart), ``EXP/verification/...`` (split by the label) and
+``EXP/finetune/CORPUS/MODEL``; writes ``EXP/transfer.md`` and ``EXP/transfer.json``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,18 @@ from typing import Any
 
 from speechssl.errors import UserError
 
-_HEAD = ("model", "layer", "micro-F1", "macro-F1", "UAR", "gain", "speaker", "EER %", "same", "different")
+_HEAD = (
+    "model",
+    "layer",
+    "micro-F1",
+    "macro-F1",
+    "UAR",
+    "gain",
+    "speaker",
+    "EER %",
+    "same",
+    "different",
+)
 
 
 def transfer(experiment: str | Path) -> str:
@@ -26,7 +37,9 @@ def transfer(experiment: str | Path) -> str:
     experiment = Path(experiment)
     found = sorted((experiment / "probe").glob("*/*/*/results.json"))
     if not found:
-        raise UserError(f"report: no probe/CORPUS/MODEL/LAYER/results.json in {experiment}; probe some first")
+        raise UserError(
+            f"report: no probe/CORPUS/MODEL/LAYER/results.json in {experiment}; probe some first"
+        )
     data: dict[str, Any] = {}
     for path in found:
         corpus, model, layer = path.parts[-4:-1]
@@ -36,7 +49,9 @@ def transfer(experiment: str | Path) -> str:
         data.setdefault(corpus, {"rows": [], "finetune": {}})["rows"].append(row)
     for path in sorted((experiment / "finetune").glob("*/*/results.json")):
         corpus, model = path.parts[-3:-1]
-        data.setdefault(corpus, {"rows": [], "finetune": {}})["finetune"][model] = _read(path)["curve"]
+        data.setdefault(corpus, {"rows": [], "finetune": {}})["finetune"][model] = _read(path)[
+            "curve"
+        ]
     text = "\n\n".join(_section(corpus, data[corpus]) for corpus in sorted(data))
     (experiment / "transfer.md").write_text(text + "\n", encoding="utf-8")
     (experiment / "transfer.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
@@ -53,7 +68,8 @@ def _section(corpus: str, data: Mapping[str, Any]) -> str:
     lines = [f"## {corpus}", ""]
     if task:
         lines += [
-            f"{task['utterances']} utterances, {task['groups']} speakers, {len(task['labels'])} classes,"
+            f"{task['utterances']} utterances, {task['groups']} speakers,"
+            f" {len(task['labels'])} classes,"
             f" {len(task['tested'])} speaker-disjoint folds; intervals over speakers, 95 %.",
             "",
             "| " + " | ".join(_HEAD) + " |",
@@ -74,7 +90,9 @@ def _row(row: Mapping[str, Any]) -> str:
     gain = ""
     if beside:
         name, other = beside[-1]
-        gain = f"{other['macro_f1_gain']:+.3f}{_interval(other['macro_f1_gain_interval'])} over {name}"
+        gain = (
+            f"{other['macro_f1_gain']:+.3f}{_interval(other['macro_f1_gain_interval'])} over {name}"
+        )
     split = row["verification"].get("split", {}).get("rows", [])
     eers = {(r["targets"], r["nontargets"]): r["eer"] for r in split}
     return _line(
@@ -104,7 +122,9 @@ def _curves(models: Mapping[str, list[Mapping[str, Any]]]) -> list[str]:
         for step in dict.fromkeys(row["step"] for row in curve):
             cells = {row["fraction"]: row for row in curve if row["step"] == step}
             shown = [
-                f"{cells[s]['macro_f1']:.3f}{_interval(cells[s]['macro_f1_interval'])}" if s in cells else "-"
+                f"{cells[s]['macro_f1']:.3f}{_interval(cells[s]['macro_f1_interval'])}"
+                if s in cells
+                else "-"
                 for s in shares
             ]
             lines.append("| " + " | ".join([model, step, *shown]) + " |")

@@ -1,9 +1,10 @@
 """Run folders: what is written, how it survives a kill, and averages of the last encoders.
 
-A run folder holds ``config.yaml`` (resolved), ``about.yaml`` (version, commit, seed, data), ``log.jsonl``,
-``untrained/`` (the model before the first step, the floor of every evaluation), ``last.pt`` (all that
-resuming needs), ``snapshots/step-*.pt`` (encoders) and, when training is done, ``model/``. Every file is
-written under another name and renamed, so a kill never leaves half of one.
+A run folder holds ``config.yaml`` (resolved), ``about.yaml`` (version, commit, seed, data),
+``log.jsonl``, ``untrained/`` (the model before the first step, the floor of every evaluation),
+``last.pt`` (all that resuming needs), ``snapshots/step-*.pt`` (encoders) and, when training is
+done, ``model/``. Every file is written under another name and renamed, so a kill never leaves half
+of one.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ MODEL, UNTRAINED = "model", "untrained"
 
 
 def describe(
-    run: Path, settings: Mapping[str, Any], utterances: Sequence[Any], skipped: Sequence[tuple[str, str]]
+    run: Path,
+    settings: Mapping[str, Any],
+    utterances: Sequence[Any],
+    skipped: Sequence[tuple[str, str]],
 ) -> None:
     """Write ``config.yaml``, ``about.yaml`` and, if any, ``skipped.tsv`` before the first step."""
     run.mkdir(parents=True, exist_ok=True)
@@ -62,14 +66,18 @@ def _classes(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _labels_used(settings: Mapping[str, Any]) -> str:
-    """Which labels helped: classes that no clusterer wrote, and those of the model to start from."""
+    """Which labels helped: classes that no clusterer wrote, and those of the model to start
+    from.
+    """
     data, train = settings["data"], settings["train"]
     files = [file for file in (data.get("pseudo_labels"), data.get("positives")) if file]
     used = [f"classes of unknown origin ({file})" for file in files if not kaldi.are_clusters(file)]
     start = train.get("init") or train.get("init_method")
     if start:
         folders = (Path(start), Path(start) / MODEL)
-        written = next((folder / CONFIG for folder in folders[::-1] if (folder / CONFIG).exists()), None)
+        written = next(
+            (folder / CONFIG for folder in folders[::-1] if (folder / CONFIG).exists()), None
+        )
         about = {} if written is None else config.read(written).get("about", {})
         before = about.get("labels_used", "not known")
         used += [] if before == "none" else [f"{before}, in {start}"]
@@ -77,7 +85,9 @@ def _labels_used(settings: Mapping[str, Any]) -> str:
 
 
 def save_atomically(value: Any, path: Path) -> None:
-    """``torch.save`` through a temporary file in the same folder, flushed to disk before the rename."""
+    """``torch.save`` through a temporary file in the same folder, flushed to disk before the
+    rename.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:
         torch.save(value, file)
@@ -100,24 +110,31 @@ def snapshots(run: Path) -> list[Path]:
     return sorted((run / SNAPSHOTS).glob("step-*.pt"))
 
 
-def average(run: str | Path, last: int = 10, out: str | Path | None = None, until: int | None = None) -> Path:
-    """Average the encoders of the last snapshots into a model folder (default ``RUN/model-averageN``).
+def average(
+    run: str | Path, last: int = 10, out: str | Path | None = None, until: int | None = None
+) -> Path:
+    """Average the encoders of the last snapshots into a model folder (default
+    ``RUN/model-averageN``).
 
-    With ``until``, of the last ones up to that step: ``last=1, until=500`` is the model after 500 steps.
+    With ``until``, of the last ones up to that step: ``last=1, until=500`` is the model after 500
+        steps.
 
-    Floating-point entries (BatchNorm statistics too) are averaged in float64, counters taken from the
-    newest.
+    Floating-point entries (BatchNorm statistics too) are averaged in float64, counters taken from
+    the newest.
 
     Raises:
         UserError: the run has no snapshots.
     """
     run = Path(run)
-    kept = [p for p in snapshots(run) if until is None or int(p.stem.removeprefix("step-")) <= until]
+    kept = [
+        p for p in snapshots(run) if until is None or int(p.stem.removeprefix("step-")) <= until
+    ]
     paths = kept[-last:]
     if last < 1 or not paths:
         upto = "" if until is None else f" up to step {until}"
         raise UserError(
-            f"average: no snapshots{upto} in {run / SNAPSHOTS}; give a run folder of 'speechssl train'"
+            f"average: no snapshots{upto} in {run / SNAPSHOTS}; give a run folder of"
+            " 'speechssl train'"
             " (train.save_every and train.keep say which there are)"
         )
     states = [load_state(path) for path in paths]
@@ -125,7 +142,9 @@ def average(run: str | Path, last: int = 10, out: str | Path | None = None, unti
     for key, newest in states[-1].items():
         mean[key] = newest
         if newest.is_floating_point():
-            mean[key] = torch.stack([state[key].double() for state in states]).mean(0).to(newest.dtype)
+            mean[key] = (
+                torch.stack([state[key].double() for state in states]).mean(0).to(newest.dtype)
+            )
     written = config.read(run / CONFIG)
     about = config.read(run / ABOUT) | {"averaged": [path.stem for path in paths]}
     model = Model(written["features"], written["encoder"], about)
@@ -136,7 +155,9 @@ def average(run: str | Path, last: int = 10, out: str | Path | None = None, unti
 
 
 def commit() -> str | None:
-    """The git commit of the code that runs, with ``+`` when it was changed; none outside a checkout."""
+    """The git commit of the code that runs, with ``+`` when it was changed; none outside a
+    checkout.
+    """
     here = Path(__file__).parent
     try:
         args = {"cwd": here, "capture_output": True, "text": True, "timeout": 5}
@@ -147,11 +168,17 @@ def commit() -> str | None:
         changed = subprocess.run(["git", "status", "--porcelain", "-uno"], **args)  # type: ignore[call-overload]
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip() + ("+" if changed.stdout.strip() else "") if found.returncode == 0 else None
+    return (
+        found.stdout.strip() + ("+" if changed.stdout.strip() else "")
+        if found.returncode == 0
+        else None
+    )
 
 
 def fingerprint(utterances: Sequence[Any]) -> str:
-    """A hash of the training set: its ids and durations, not where they lie (16 hexadecimal digits)."""
+    """A hash of the training set: its ids and durations, not where they lie (16 hexadecimal
+    digits).
+    """
     digest = hashlib.sha256()
     for utterance in utterances:
         digest.update(f"{utterance.id}\t{utterance.seconds:.3f}\n".encode(errors="surrogateescape"))
@@ -168,6 +195,8 @@ def same_settings(out: Path, settings: Mapping[str, Any], keep_steps: bool) -> M
     asked = config.thaw(settings)
     if keep_steps:
         asked["train"]["steps"], asked["train"]["epochs"] = written["train"]["steps"], None
+    if asked["train"]["precision"] == "auto":
+        asked["train"]["precision"] = written["train"]["precision"]
     for section, value in asked.items():
         if value != written.get(section):
             was, wants = written.get(section), value
@@ -187,7 +216,8 @@ def same_data(out: Path, utterances: Sequence[Any], settings: Mapping[str, Any])
     for key, value in _classes(settings).items():
         if was.get(key) != value:
             raise UserError(
-                f"train: {settings['data'][key]} is not what it was when {out} was begun; resume with the"
+                f"train: {settings['data'][key]} is not what it was when {out} was begun;"
+                " resume with the"
                 f" same data.{key}, or give another --out"
             )
     if was["fingerprint"] != fingerprint(utterances):

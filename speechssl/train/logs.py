@@ -1,4 +1,6 @@
-"""What a run says: ``log.jsonl`` always, a progress bar on a terminal, TensorBoard when installed."""
+"""What a run says: ``log.jsonl`` always, a progress bar on a terminal, TensorBoard when
+installed.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from speechssl.methods._base import mean_over_ranks
+from speechssl.distributed import mean_over_ranks
 
 
 class Meter:
-    """Means of scalars over the steps since the last log, kept on the device until they are read."""
+    """Means of scalars over the steps since the last log, kept on the device until they are
+    read.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -34,14 +38,18 @@ class Meter:
         """The means over steps and processes, in one copy from the device; starts anew."""
         if not self._steps:
             return {}
-        values = mean_over_ranks(torch.stack([v.double() for v in self._sums.values()]) / self._steps)
+        values = mean_over_ranks(
+            torch.stack([v.double() for v in self._sums.values()]) / self._steps
+        )
         out = dict(zip(self._sums, values.tolist(), strict=True))
         self._sums, self._steps = {}, 0
         return out
 
 
 class Clock:
-    """Utterances a second and the share of the time spent waiting for data, since the last reading."""
+    """Utterances a second and the share of the time spent waiting for data, since the last
+    reading.
+    """
 
     def __init__(self, batch: int) -> None:
         self.batch, self.steps, self.waited, self.started = batch, 0, 0.0, time.perf_counter()
@@ -88,7 +96,9 @@ class Log:
         if active:
             self.path.write_text("".join(line + "\n" for line in kept))
         self.steps, self.started, self.first = steps, time.monotonic(), step
-        self.bar = tqdm(total=steps, initial=step, unit="step", disable=not (active and sys.stderr.isatty()))
+        self.bar = tqdm(
+            total=steps, initial=step, unit="step", disable=not (active and sys.stderr.isatty())
+        )
         self.board = _tensorboard(folder) if active else None
 
     def write(self, step: int, figures: dict[str, Any]) -> None:
@@ -96,14 +106,18 @@ class Log:
         if not self.active:
             return
         with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **{k: _short(v) for k, v in figures.items()}}) + "\n")
+            file.write(
+                json.dumps({"step": step, **{k: _short(v) for k, v in figures.items()}}) + "\n"
+            )
         if self.board:
             for key, value in figures.items():
                 if isinstance(value, int | float):
                     self.board.add_scalar(key, value, step)
         shown = "  ".join(f"{k} {_short(figures[k])}" for k in _SHOWN if k in figures)
         if self.bar.disable:
-            left = (time.monotonic() - self.started) / max(1, step - self.first) * (self.steps - step)
+            left = (
+                (time.monotonic() - self.started) / max(1, step - self.first) * (self.steps - step)
+            )
             self.say(f"step {step}/{self.steps}  {shown}  {left / 60:.1f} min left")
         else:
             self.bar.set_postfix_str(shown)
@@ -125,7 +139,15 @@ class Log:
             self.board.close()
 
 
-_SHOWN = ("loss", "teacher_entropy", "kl", "effective_rank", "lr", "utterances_per_second", "data_wait")
+_SHOWN = (
+    "loss",
+    "teacher_entropy",
+    "kl",
+    "effective_rank",
+    "lr",
+    "utterances_per_second",
+    "data_wait",
+)
 
 
 def _step(line: str) -> int:

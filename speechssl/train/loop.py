@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,16 +13,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from speechssl import config
-from speechssl.compat import tune_allocator
+from speechssl import config, distributed, threads
+from speechssl.compat import fast_precision, tune_allocator
 from speechssl.errors import UserError
 from speechssl.model import CONFIG, LAST, load_state
-from speechssl.train import checkpoint, distributed
+from speechssl.train import checkpoint
 from speechssl.train.logs import Clock, Log, Meter
 from speechssl.train.optimizers import clip_gradients, schedule
 from speechssl.train.rehearsal import print_plan, rehearse
 from speechssl.train.run import Run, read_utterances
-from speechssl.train.settings import resolve
+from speechssl.train.settings import resolve, with_precision
 
 
 def train(
@@ -42,8 +44,8 @@ def train(
         resume: continue a run that was stopped; it ends as if it had not been.
         dry_run: check configuration and data and take one step; write nothing.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        minutes: choose ``train.steps`` so that training takes about this long on this machine: a few
-            steps are timed first, and the number is written into the run's configuration.
+        minutes: choose ``train.steps`` so that training takes about this long on this machine: a
+            few steps are timed first, and the number is written into the run's configuration.
 
     Returns:
         The run folder.
@@ -57,15 +59,16 @@ def train(
         overrides = [*overrides, "train.epochs=null", "train.steps=1000000"]
     settings = resolve(config_path, overrides)
     world = distributed.start(device)
+    chosen = fast_precision(str(world.device))
     try:
-        if settings["train"]["threads"] > 0:
-            torch.set_num_threads(settings["train"]["threads"])
+        set_threads(settings["train"]["threads"], world)
         if resume and (out / CONFIG).exists():
             settings = checkpoint.same_settings(out, settings, keep_steps=minutes is not None)
         elif not dry_run and (out / LAST).exists():
             raise UserError(
                 f"train: {out} holds a run already; give --resume to continue it, or another --out"
             )
+        settings = with_precision(settings, chosen)
         utterances, skipped = read_utterances(settings)
         run = Run(settings, world, utterances)
         if dry_run or (minutes is not None and not resume):
@@ -74,7 +77,7 @@ def train(
                 print_plan(run, len(utterances), len(skipped), seconds)
                 return out
             overrides = [*overrides, f"train.steps={max(20, int(60 * minutes / seconds))}"]  # type: ignore[operator]
-            settings = resolve(config_path, overrides)
+            settings = with_precision(resolve(config_path, overrides), chosen)
             run = Run(settings, world, utterances)
         if resume and (out / LAST).exists():
             checkpoint.same_data(out, utterances, settings)
@@ -90,6 +93,15 @@ def train(
     finally:
         distributed.stop()
     return out
+
+
+def set_threads(requested: int | str, world: distributed.World) -> None:
+    """Compute with as many threads as ``train.threads`` says, and say so on a CPU."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    count = threads.choose(requested, processes)
+    torch.set_num_threads(count)
+    if world.first and world.device.type == "cpu":
+        print(threads.describe(count), file=sys.stderr)
 
 
 def _steps(run: Run, out: Path) -> None:
@@ -128,7 +140,9 @@ def _steps(run: Run, out: Path) -> None:
         log.tick()
 
         end = run.step == run.steps
-        saving, logging = (end or run.step % train[f"{what}_every"] == 0 for what in ("save", "log"))
+        saving, logging = (
+            end or run.step % train[f"{what}_every"] == 0 for what in ("save", "log")
+        )
         if saving or logging:
             _stop_if_not_finite(run, unchecked, out)
             unchecked.clear()

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from speechssl.methods._base import Method, ParameterRule
+from speechssl.interfaces import Method, ParameterRule
 from speechssl.train.schedules import warmup_cosine
 
 
@@ -23,10 +23,11 @@ class OptimizerSettings:
         lr_batch: the rate is multiplied by global batch / lr_batch; none: used as it is.
         final_lr: at the end of the run, as a ratio of the rate.
         warmup: share of the run.
-        weight_decay, weight_decay_end: none on biases and norms; from the first to the second by half a
-            cosine (end none: constant).
+        weight_decay, weight_decay_end: none on biases and norms; from the first to the second by
+            half a cosine (end none: constant).
         momentum, nesterov: SGD. betas, amsgrad: Adam.
-        clip: largest gradient norm, none for no clipping; clip_mode: of each ``tensor`` or ``global``.
+        clip: largest gradient norm, none for no clipping; clip_mode: of each ``tensor`` or
+            ``global``.
     """
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
@@ -45,7 +46,9 @@ class OptimizerSettings:
     clip_mode: Literal["tensor", "global"] = "tensor"
 
 
-def parameter_groups(module: nn.Module, rules: Iterable[ParameterRule] = ()) -> list[dict[str, object]]:
+def parameter_groups(
+    module: nn.Module, rules: Iterable[ParameterRule] = ()
+) -> list[dict[str, object]]:
     """Trainable parameters in two groups: with weight decay, and (biases, norms, 1-D) without.
 
     Those that a method has rules for are in groups of their own.

@@ -18,8 +18,8 @@ _WARM_UP = 3
 def rehearse(run: Run, count: int) -> float:
     """Seconds of an optimiser step, loading included, as the slowest process sees it.
 
-    Takes real steps: ``run`` is spent afterwards. With more than one step the loader's own workers are
-    started and the first steps, which fill their queue, are not counted.
+    Takes real steps: ``run`` is spent afterwards. With more than one step the loader's own workers
+    are started and the first steps, which fill their queue, are not counted.
 
     Raises:
         UserError: the loss of the first batch is not finite.
@@ -32,7 +32,8 @@ def rehearse(run: Run, count: int) -> float:
         output.loss.backward()
         if not bool(output.loss.isfinite()):
             raise UserError(
-                f"train: the loss of the first batch is {float(output.loss)}; set train.precision=float32"
+                f"train: the loss of the first batch is {float(output.loss)}; set"
+                " train.precision=float32"
             )
         if (index + 1) % run.train["accumulate"] == 0:
             schedule(run.optimizer, run.optimizer_settings, 0.0, run.batch)

@@ -13,18 +13,17 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from speechssl import config
-from speechssl.augment import Augment, SpecAugment
+from speechssl import config, distributed, parts
+from speechssl.augment.augment import Augment, SpecAugment
 from speechssl.data.dataset import Batch, CropBatches, CropSpec, Loader, make_loader, parse_plan
 from speechssl.data.kaldi import read_mapping
 from speechssl.data.manifest import Utterance, read_manifest
 from speechssl.data.positives import Positives
 from speechssl.diagnostics.monitor import Monitor
 from speechssl.errors import UserError
-from speechssl.features import LogMel
-from speechssl.methods._base import Method, Progress, Views
+from speechssl.features.logmel import LogMel
+from speechssl.interfaces import Method, Progress, Views
 from speechssl.model import LAST, Model, load_state
-from speechssl.train import distributed
 from speechssl.train.optimizers import OptimizerSettings, build_optimizer
 
 
@@ -44,7 +43,10 @@ def read_utterances(settings: Mapping[str, Any]) -> tuple[list[Utterance], list[
         for utterance in manifest.utterances:
             if utterance.seconds < least:
                 skipped.append(
-                    (utterance.id, f"{utterance.seconds:.2f} s, shorter than data.min_seconds={least}")
+                    (
+                        utterance.id,
+                        f"{utterance.seconds:.2f} s, shorter than data.min_seconds={least}",
+                    )
                 )
             elif known is not None and utterance.id not in known:
                 skipped.append((utterance.id, "no pseudo-label"))
@@ -54,7 +56,8 @@ def read_utterances(settings: Mapping[str, Any]) -> tuple[list[Utterance], list[
         _refuse_shared_ids(utterances)
     if known is not None and not utterances:
         raise UserError(
-            f"data.pseudo_labels: {classes} names none of the {len(skipped)} utterances; is it of these data?"
+            f"data.pseudo_labels: {classes} names none of the {len(skipped)} utterances; is"
+            " it of these data?"
         )
     if not utterances:
         where = ", ".join(settings["data"]["train"])
@@ -70,7 +73,8 @@ def _refuse_shared_ids(utterances: list[Utterance]) -> None:
     for utterance in utterances:
         if utterance.id in seen:
             raise UserError(
-                f"data.train: two directories have an utterance {utterance.id!r}, and classes go by id;"
+                f"data.train: two directories have an utterance {utterance.id!r}, and classes"
+                " go by id;"
                 " prepare one of them under another folder"
             )
         seen.add(utterance.id)
@@ -113,7 +117,8 @@ class Run:
             start = Model.load(self.train["init"])
             if start.settings["features"] != self.model.settings["features"]:
                 raise UserError(
-                    f"train.init: the model in {self.train['init']} has other features than section features"
+                    f"train.init: the model in {self.train['init']} has other features than"
+                    " section features"
                     " says; give that section as in its config.yaml"
                 )
             try:
@@ -121,12 +126,14 @@ class Run:
             except RuntimeError as error:
                 raise UserError(
                     f"train.init: the encoder in {self.train['init']} is not the one configured"
-                    f" ({str(error).splitlines()[-1].strip()}); give section encoder as in its config.yaml"
+                    f" ({str(error).splitlines()[-1].strip()}); give section encoder as in"
+                    " its config.yaml"
                 ) from error
-        self.method: Method = config.build("methods", settings["method"], self.model.encoder)
+        self.method: Method = parts.build("methods", settings["method"], self.model.encoder)
         if settings["data"]["pseudo_labels"] and not self.method.NEEDS_LABELS:
             raise UserError(
-                f"data.pseudo_labels: method {settings['method']['name']} learns no labels; leave it out, or"
+                f"data.pseudo_labels: method {settings['method']['name']} learns no labels;"
+                " leave it out, or"
                 " set method.name=aam_softmax"
             )
         self.method.prepare(len(utterances), _pseudo_labels(settings["data"], utterances))
@@ -134,7 +141,8 @@ class Run:
             self._take_method(Path(self.train["init_method"]))
         if self.train["batch_size"] < self.method.min_batch:
             raise UserError(
-                f"train.batch_size: {self.train['batch_size']} is fewer than the {self.method.min_batch} that"
+                f"train.batch_size: {self.train['batch_size']} is fewer than the"
+                f" {self.method.min_batch} that"
                 f" method {settings['method']['name']} needs; raise it"
             )
         if self.train["sync_batchnorm"]:
@@ -151,7 +159,9 @@ class Run:
         self.plan: list[CropSpec] = parse_plan(config.thaw(settings["data"]["crops"]))
         self.batch = self.train["batch_size"] * world.size * self.train["accumulate"]
         self.per_epoch = max(1, len(utterances) // self.batch)
-        self.steps: int = self.train["steps"] or max(1, round(self.train["epochs"] * self.per_epoch))
+        self.steps: int = self.train["steps"] or max(
+            1, round(self.train["epochs"] * self.per_epoch)
+        )
         self.step = 0
         self.utterances = utterances
         self.augment = Augment(self.model.rate, **config.thaw(settings["augment"]))
@@ -178,11 +188,18 @@ class Run:
         """Load the method of another run's last checkpoint."""
         file = folder / LAST
         if not file.is_file():
-            raise UserError(f"train.init_method: {file} is not there; give a run folder of `speechssl train`")
-        state, mine = load_state(file)["method"], self.method.state_dict()
-        if "labels" in state and "labels" in mine and not torch.equal(state["labels"], mine["labels"]):
             raise UserError(
-                f"train.init_method: the run in {folder} learnt other classes than data.pseudo_labels has;"
+                f"train.init_method: {file} is not there; give a run folder of `speechssl train`"
+            )
+        state, mine = load_state(file)["method"], self.method.state_dict()
+        if (
+            "labels" in state
+            and "labels" in mine
+            and not torch.equal(state["labels"], mine["labels"])
+        ):
+            raise UserError(
+                f"train.init_method: the run in {folder} learnt other classes than"
+                " data.pseudo_labels has;"
                 " give the same file and data"
             )
         state |= {name: mine[name] for name in self.method.OWN_STATE}
@@ -191,7 +208,8 @@ class Run:
         except RuntimeError as error:
             raise UserError(
                 f"train.init_method: the method in {folder} is not the one configured"
-                f" ({str(error).splitlines()[-1].strip()}); same method, encoder, data and pseudo-labels"
+                f" ({str(error).splitlines()[-1].strip()}); same method, encoder, data and"
+                " pseudo-labels"
             ) from error
 
     def loader(self, start: int, stop: int, workers: int | None = None) -> Loader:
@@ -228,7 +246,9 @@ class Run:
             features, _ = self.features(waves.flatten(0, 1), None)
             if spec.augment != "none":
                 seed = np.random.SeedSequence([self.settings["seed"], index, i])
-                generator = torch.Generator(features.device).manual_seed(int(seed.generate_state(1)[0]))
+                generator = torch.Generator(features.device).manual_seed(
+                    int(seed.generate_state(1)[0])
+                )
                 rows, total = self._rows(*waves.shape[:2])
                 features = self.specaugment(features, generator, rows, total)
             features = features.view(*waves.shape[:2], *features.shape[1:])
@@ -236,7 +256,9 @@ class Run:
         return views
 
     def _rows(self, views: int, batch: int) -> tuple[torch.Tensor, int]:
-        """Which of all processes' crops (views x joined batch) this process holds, and how many there are."""
+        """Which of all processes' crops (views x joined batch) this process holds, and how many
+        there are.
+        """
         joined = batch * self.world.size
         mine = self.world.rank * batch + torch.arange(batch)
         return (torch.arange(views)[:, None] * joined + mine).flatten(), views * joined

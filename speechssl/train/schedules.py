@@ -6,7 +6,8 @@ import math
 
 
 def warmup_cosine(fraction: float, base: float, final: float, warmup: float) -> float:
-    """Linear from 0 to ``base`` over the first ``warmup`` share of the run, then half a cosine to ``final``.
+    """Linear from 0 to ``base`` over the first ``warmup`` share of the run, then half a cosine to
+    ``final``.
 
     Args:
         fraction: share of the run done, 0 to 1.

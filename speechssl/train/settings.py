@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
-from speechssl import config
-from speechssl.augment import Augment, SpecAugment
+from speechssl import config, parts
+from speechssl.augment.augment import Augment, SpecAugment
 from speechssl.errors import UserError
-from speechssl.features import LogMel
+from speechssl.features.logmel import LogMel
 from speechssl.train.optimizers import OptimizerSettings
 
 
@@ -21,15 +21,19 @@ class DataSettings:
     Attributes:
         train: Kaldi directories; only their audio is used, no label file is opened.
         crops: the crop plan, a list of ``{count, seconds, augment, to}``.
-        overlap: probability of drawing the long crops as the extremes of five offsets (METHODS 1.3).
+        overlap: probability of drawing the long crops as the extremes of five offsets (methods/README.md
+            1.3).
         disjoint: teacher's and student's crops from parts of the utterance that do not overlap.
-        weight_by_duration: visit utterances in proportion to their length, in place of once an epoch.
-        shards_at_once: with shards (`speechssl shard`), how many of them are mixed at a time, so that a disk
-            that turns or a remote store is read a few files after the other; null: all of them.
-        positives: file of `utterance cluster` lines (pseudo-labels of an earlier model, from `speechssl
-            cluster`): with ``positives_prob`` a teacher's crop comes from another recording of the cluster.
-        pseudo_labels: file of the same kind, the classes that ``method=aam_softmax`` learns; utterances that
-            it does not name are left out.
+        weight_by_duration: visit utterances in proportion to their length, in place of once an
+            epoch.
+        shards_at_once: with shards (`speechssl shard`), how many of them are mixed at a time, so
+            that a disk that turns or a remote store is read a few files after the other; null: all
+            of them.
+        positives: file of `utterance cluster` lines (pseudo-labels of an earlier model, from
+            `speechssl cluster`): with ``positives_prob`` a teacher's crop comes from another
+            recording of the cluster.
+        pseudo_labels: file of the same kind, the classes that ``method=aam_softmax`` learns;
+            utterances that it does not name are left out.
         min_seconds: shorter utterances are left out (and counted).
         workers: loader processes, -1: chosen from the cores.
         timeout: seconds after which a stuck loader is an error.
@@ -57,22 +61,24 @@ class TrainSettings:
         epochs, steps: length of the run, one of them.
         batch_size: utterances of one device in one forward pass.
         accumulate: forward passes of one optimiser step.
-        precision: of the encoder's products; losses and statistics stay in float32.
-        log_every, save_every: optimiser steps; a save keeps the state to resume from and one snapshot
-            of the encoder, of which the last ``keep`` stay.
+        precision: of the encoder's products, ``auto``: bfloat16 where the hardware has
+            instructions for it, else float32. Losses and statistics stay in float32.
+        log_every, save_every: optimiser steps; a save keeps the state to resume from and one
+            snapshot of the encoder, of which the last ``keep`` stay.
         init: model or run folder whose encoder training starts from.
-        init_method: run folder whose whole method (encoder, heads, classes) training starts from, with a new
-            optimiser and schedule, as large-margin fine-tuning does.
+        init_method: run folder whose whole method (encoder, heads, classes) training starts from,
+            with a new optimiser and schedule, as large-margin fine-tuning does.
         sync_batchnorm: BatchNorm statistics over all devices.
         compile: ``torch.compile`` the encoder.
-        threads: CPU threads of the training process, -1: torch's choice.
+        threads: CPU threads of the training process, a number or ``auto``: the cores that it may
+            use (affinity, the container's quota), shared among the processes on this machine.
     """
 
     epochs: float | None = None
     steps: int | None = None
     batch_size: int = 64
     accumulate: int = 1
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     log_every: int = 10
     save_every: int = 500
     keep: int = 10
@@ -80,15 +86,15 @@ class TrainSettings:
     init_method: str | None = None
     sync_batchnorm: bool = True
     compile: bool = False
-    threads: int = -1
+    threads: Any = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
 class MonitorSettings:
     """Section ``monitor``: a check every so many steps; ``stop`` ends a run that has collapsed.
 
-    ``after`` is the share of the run before which nothing is judged, ``patience`` the number of checks in
-    a row that must fail.
+    ``after`` is the share of the run before which nothing is judged, ``patience`` the number of
+    checks in a row that must fail.
     """
 
     every: int = 50
@@ -131,9 +137,18 @@ def resolve(path: str, overrides: Sequence[str] = ()) -> Mapping[str, Any]:
     for name, part in _PLAIN.items():
         out[name] = config.check(part, _mapping(written, name), name)
     for name, package in _PARTS.items():
-        out[name] = config.check_part(package, _mapping(written, name), name)
+        out[name] = parts.check(package, _mapping(written, name), name)
     _sensible(out)
     return config.freeze(out)  # type: ignore[no-any-return]
+
+
+def with_precision(settings: Mapping[str, Any], precision: str) -> Mapping[str, Any]:
+    """Put ``precision`` in the place of ``train.precision: auto``; the settings of a run say what ran."""
+    if settings["train"]["precision"] != "auto":
+        return settings
+    changed = config.thaw(settings)
+    changed["train"]["precision"] = precision
+    return config.freeze(changed)  # type: ignore[no-any-return]
 
 
 def _mapping(written: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -156,10 +171,20 @@ def _sensible(settings: Mapping[str, Any]) -> None:
                 raise UserError(f"config: {section}.{key} must be above 0, not {value}")
     for section, key in (("optimizer", "warmup"), ("monitor", "after")):
         if not 0 <= settings[section][key] <= 1:
-            raise UserError(f"config: {section}.{key} is a share, 0 to 1, not {settings[section][key]}")
+            raise UserError(
+                f"config: {section}.{key} is a share, 0 to 1, not {settings[section][key]}"
+            )
+    _check_threads(train["threads"])
     if train["init"] and train["init_method"]:
         raise UserError(
             "config: give train.init (the encoder) or train.init_method (everything), one of them"
         )
     if not settings["data"]["train"]:
         raise UserError("config: data.train is empty; name at least one Kaldi directory")
+
+
+def _check_threads(value: Any) -> None:
+    """Accept ``auto`` or a number above 0."""
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        return
+    raise UserError(f"config: train.threads must be auto or a number above 0, not {value!r}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from speechssl.corpora import synthetic
+from speechssl.corpora.synthetic import corpus
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,17 +21,23 @@ def bench(name, *words):
 @pytest.fixture(scope="module")
 def voices(tmp_path_factory):
     folder = tmp_path_factory.mktemp("voices")
-    synthetic.prepare(str(folder / "audio"), str(folder), speakers=12, evaluation_speakers=4, utterances=6)
+    corpus.prepare(
+        str(folder / "audio"), str(folder), speakers=12, evaluation_speakers=4, utterances=6
+    )
     return folder / "train"
 
 
 def test_encoders_beside_speechbrains():
-    out = bench("encoder", "--batch", "2", "--seconds", "0.5", "--rounds", "1", "--only", "ecapa-512")
+    out = bench(
+        "encoder", "--batch", "2", "--seconds", "0.5", "--rounds", "1", "--only", "ecapa-512"
+    )
     assert "speechbrain float32" in out and "ours bfloat16 runs at" in out and "inference" in out
 
 
 def test_the_light_resnet_has_a_counterpart():
-    out = bench("encoder", "--batch", "2", "--seconds", "0.5", "--rounds", "1", "--only", "resnet34-light")
+    out = bench(
+        "encoder", "--batch", "2", "--seconds", "0.5", "--rounds", "1", "--only", "resnet34-light"
+    )
     assert "resnet34-light" in out
 
 
@@ -50,7 +56,9 @@ def test_a_step_split_into_its_parts(voices):
 
 
 def test_the_loader_with_and_without_augmentation(voices):
-    out = bench("loader", "--data", str(voices), "--noise", str(voices.parent / "audio"), "--batches", "1")
+    out = bench(
+        "loader", "--data", str(voices), "--noise", str(voices.parent / "audio"), "--batches", "1"
+    )
     assert out.count("utterances a second and core") == 2
 
 
@@ -64,12 +72,16 @@ def test_embedding_beside_file_by_file():
 
 
 def test_scoring_and_clustering():
-    out = bench("scoring", "--trials", "2000", "--utterances", "100", "--kmeans", "500", "--clusters", "10")
+    out = bench(
+        "scoring", "--trials", "2000", "--utterances", "100", "--kmeans", "500", "--clusters", "10"
+    )
     assert "MiniBatchKMeans" in out and "AS-norm" in out and "peak memory" in out
 
 
 def test_clusters_in_processes_of_their_own():
-    out = bench("clusters", "--rows", "600", "--speakers", "10", "--clusters", "12", "--centroids", "30")
+    out = bench(
+        "clusters", "--rows", "600", "--speakers", "10", "--clusters", "12", "--centroids", "30"
+    )
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines()[2:]}
     assert set(rows) == {"kmeans", "kmeans_ahc", "MiniBatchKMeans"}
     assert all(float(row[2]) > 0.5 and int(row[3]) <= 12 for row in rows.values())

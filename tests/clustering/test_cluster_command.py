@@ -5,13 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from speechssl import cli, config, metrics
-from speechssl.clustering._steps import confidences, filtered, prepared
+from speechssl import metrics, parts
+from speechssl.cli import main
 from speechssl.clustering.kmeans_ahc import KMeansAHC
+from speechssl.clustering.steps import confidences, filtered, prepared
 from speechssl.errors import UserError
 from speechssl.evaluation import clusters
 
-NAMES = config.names("clustering")
+NAMES = parts.names("clustering")
 
 
 def blobs(count=8, each=25, dim=12, noise=0.1, seed=0):
@@ -27,7 +28,7 @@ SETTINGS = {"kmeans": {"clusters": 8, "seed": 1}, "kmeans_ahc": {"centroids": 40
 @pytest.mark.parametrize("name", NAMES)
 def test_every_clusterer_finds_what_is_plainly_there(name):
     x, truth = blobs()
-    part = config.build("clustering", {"name": name, **SETTINGS.get(name, {})})
+    part = parts.build("clustering", {"name": name, **SETTINGS.get(name, {})})
     labels = part.fit_predict(prepared(x))
     assert labels.shape == truth.shape and labels.dtype == np.int64
     kept = labels >= 0
@@ -38,7 +39,10 @@ def test_every_clusterer_finds_what_is_plainly_there(name):
 @pytest.mark.parametrize("linkage", ["ward", "average"])
 def test_a_tree_is_cut_by_number_or_by_threshold(linkage):
     x, truth = blobs()
-    for settings in ({"clusters": 8}, {"clusters": 0, "threshold": 0.9 if linkage == "ward" else 0.3}):
+    for settings in (
+        {"clusters": 8},
+        {"clusters": 0, "threshold": 0.9 if linkage == "ward" else 0.3},
+    ):
         labels = KMeansAHC(centroids=60, linkage=linkage, **settings).fit_predict(prepared(x))
         assert metrics.nmi(truth, labels) > 0.9
 
@@ -75,8 +79,27 @@ def test_filters_by_hand():
     labels = np.array([0, 0, 0, 0, 1, 2, 2, -1, 3, 3, 3])
     confidence = np.array([0.9, 0.1, 0.8, 0.5, 1, 1, 1, -1, 0.3, 0.2, 0.1], "f4")
     assert filtered(labels, confidence).tolist() == labels.tolist()
-    assert filtered(labels, confidence, smallest=3).tolist() == [0, 0, 0, 0, -1, -1, -1, -1, 1, 1, 1]
-    assert filtered(labels, confidence, smallest=2, largest=3).tolist() == [-1] * 5 + [0, 0, -1, 1, 1, 1]
+    assert filtered(labels, confidence, smallest=3).tolist() == [
+        0,
+        0,
+        0,
+        0,
+        -1,
+        -1,
+        -1,
+        -1,
+        1,
+        1,
+        1,
+    ]
+    assert filtered(labels, confidence, smallest=2, largest=3).tolist() == [-1] * 5 + [
+        0,
+        0,
+        -1,
+        1,
+        1,
+        1,
+    ]
     half = filtered(labels, confidence, share=0.5)
     assert half.tolist() == [0, -1, 0, -1, 1, 2, -1, -1, 3, 3, -1]
     with pytest.raises(UserError, match="1 <= smallest"):
@@ -88,11 +111,15 @@ def test_figures_against_scikit_learn():
 
     x, truth = blobs(noise=0.8)
     rows, ids = prepared(x), [f"u{i}" for i in range(200)]
-    labels = config.build("clustering", {"name": "kmeans", "clusters": 8}).fit_predict(rows)
-    found = clusters.evaluate(ids, rows, labels, {n: f"s{t}" for n, t in zip(ids, truth, strict=True)})
+    labels = parts.build("clustering", {"name": "kmeans", "clusters": 8}).fit_predict(rows)
+    found = clusters.evaluate(
+        ids, rows, labels, {n: f"s{t}" for n, t in zip(ids, truth, strict=True)}
+    )
     assert found["nmi"] == pytest.approx(normalized_mutual_info_score(truth, labels))
     assert found["ari"] == pytest.approx(adjusted_rand_score(truth, labels))
-    assert found["silhouette"] == pytest.approx(silhouette_score(rows, labels, metric="cosine"), abs=1e-4)
+    assert found["silhouette"] == pytest.approx(
+        silhouette_score(rows, labels, metric="cosine"), abs=1e-4
+    )
     assert found["kept"] == 200 and found["classes"] == 8
     with pytest.raises(UserError, match="nothing is left"):
         clusters.evaluate(ids, rows, np.full(200, -1))
@@ -121,19 +148,34 @@ def test_the_command_writes_pseudo_labels_and_their_figures(embeddings, capsys):
         "--smallest",
         "2",
     ]
-    assert cli.main([*words, "--reference", str(embeddings / "utt2spk")]) == 0
+    assert main([*words, "--reference", str(embeddings / "utt2spk")]) == 0
     lines = (out / "utt2cluster").read_text().splitlines()
     assert lines == sorted(lines) and len(lines) == 200 and lines[0].startswith("u000 c")
     found = json.loads((out / "clusters.json").read_text())
-    assert found["nmi"] > 0.9 and found["clusterer"]["clusters"] == 8 and found["labels_used"] == "none"
+    assert (
+        found["nmi"] > 0.9
+        and found["clusterer"]["clusters"] == 8
+        and found["labels_used"] == "none"
+    )
     assert (out / "sizes.png").exists() and "nmi" in capsys.readouterr().out
 
 
 def test_any_clusterer_by_its_dotted_path(embeddings):
-    words = ["cluster", str(embeddings / "e.npz"), "--with", "sklearn.cluster:AgglomerativeClustering"]
-    assert cli.main([*words, "n_clusters=8", "--out", str(embeddings / "out")]) == 0
+    words = [
+        "cluster",
+        str(embeddings / "e.npz"),
+        "--with",
+        "sklearn.cluster:AgglomerativeClustering",
+    ]
+    assert main([*words, "n_clusters=8", "--out", str(embeddings / "out")]) == 0
     assert (
-        len({line.split()[1] for line in (embeddings / "out" / "utt2cluster").read_text().splitlines()}) == 8
+        len(
+            {
+                line.split()[1]
+                for line in (embeddings / "out" / "utt2cluster").read_text().splitlines()
+            }
+        )
+        == 8
     )
 
 
@@ -143,13 +185,18 @@ def test_any_clusterer_by_its_dotted_path(embeddings):
         (["--with", "kmeanss"], "did you mean 'kmeans'"),
         (["cluster=8"], "unknown key clusterer.cluster (did you mean 'clusters'?)"),
         (["clusters=500"], "200 embeddings cannot make 500 clusters"),
-        (["--with", "sklearn.cluster:KMeans", "nothing=3"], "unexpected keyword argument 'nothing'"),
+        (
+            ["--with", "sklearn.cluster:KMeans", "nothing=3"],
+            "unexpected keyword argument 'nothing'",
+        ),
         (["--with", "collections:OrderedDict"], "has no fit_predict"),
         (["clusters=8", "--smallest", "100"], "nothing is left after filtering"),
     ],
 )
 def test_mistakes_are_one_line(embeddings, words, said, capsys):
-    assert cli.main(["cluster", str(embeddings / "e.npz"), *words, "--out", str(embeddings / "out")]) == 2
+    assert (
+        main(["cluster", str(embeddings / "e.npz"), *words, "--out", str(embeddings / "out")]) == 2
+    )
     printed = capsys.readouterr().err
     assert said in printed and printed.count("\n") == 1
 

@@ -17,7 +17,9 @@ def clusters(count=12, each=30, dim=16, noise=0.15, seed=0):
     means = generator.normal(size=(count, dim))
     means /= np.linalg.norm(means, axis=1, keepdims=True)
     labels = np.repeat(np.arange(count), each)
-    return (means[labels] + noise * generator.normal(size=(len(labels), dim)) / 4).astype("f4"), labels
+    return (means[labels] + noise * generator.normal(size=(len(labels), dim)) / 4).astype(
+        "f4"
+    ), labels
 
 
 def test_separated_clusters_are_found_as_scikit_learn_finds_them():
@@ -26,7 +28,9 @@ def test_separated_clusters_are_found_as_scikit_learn_finds_them():
         (SphericalKMeans(clusters=12, seed=s) for s in range(5)),
         key=lambda m: (m.fit_predict(x), m.objective)[1],
     )
-    theirs = KMeans(12, n_init=5, random_state=0).fit_predict(x / np.linalg.norm(x, axis=1, keepdims=True))
+    theirs = KMeans(12, n_init=5, random_state=0).fit_predict(
+        x / np.linalg.norm(x, axis=1, keepdims=True)
+    )
     assert metrics.nmi(best.fit_predict(x), labels) > 0.95
     assert metrics.nmi(best.fit_predict(x), labels) >= metrics.nmi(theirs, labels) - 0.05
 
@@ -35,12 +39,16 @@ def test_the_end_is_a_fixed_point_and_the_objective_never_falls():
     x = F.normalize(torch.randn(500, 8, generator=torch.Generator().manual_seed(0)), dim=1)
     objectives = []
     for iterations in (0, 1, 2, 5, 100):
-        centroids, labels, cosines = spherical_kmeans(x, 10, iterations, torch.Generator().manual_seed(1))
+        centroids, labels, cosines = spherical_kmeans(
+            x, 10, iterations, torch.Generator().manual_seed(1)
+        )
         objectives.append(float(cosines.mean()))
         torch.testing.assert_close(centroids.norm(dim=1), torch.ones(10))
     assert objectives == sorted(objectives)
     for k in range(10):
-        torch.testing.assert_close(centroids[k], F.normalize(x[labels == k].sum(0), dim=0), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            centroids[k], F.normalize(x[labels == k].sum(0), dim=0), atol=1e-5, rtol=0
+        )
     torch.testing.assert_close(cosines, (x @ centroids.T).max(1).values)
 
 

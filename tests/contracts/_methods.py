@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from speechssl import config
-from speechssl.methods._base import Views
+from speechssl import parts
+from speechssl.interfaces import Views
 
 MELS, FRAMES, UTTERANCES = 12, 20, 8
 PAIR = {"hidden": 24, "projection": 8}
@@ -39,7 +39,9 @@ class Encoder(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(MELS, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, self.dim))
+        self.net = nn.Sequential(
+            nn.Linear(MELS, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, self.dim)
+        )
 
     def forward(self, features, lengths=None):
         return self.net(features.mean(1))
@@ -48,7 +50,9 @@ class Encoder(nn.Module):
 def make(name, seed=0, **settings):
     """A method around the small encoder, in training."""
     torch.manual_seed(seed)
-    method = config.build("methods", {"name": name, **SMALL.get(name, {}), **settings}, Encoder()).train()
+    method = parts.build(
+        "methods", {"name": name, **SMALL.get(name, {}), **settings}, Encoder()
+    ).train()
     method.prepare(UTTERANCES, torch.arange(UTTERANCES) // 2)
     return method
 

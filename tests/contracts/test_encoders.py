@@ -5,7 +5,7 @@ import inspect
 import pytest
 import torch
 
-from speechssl import config
+from speechssl import parts
 from speechssl.errors import UserError
 
 MELS = 24
@@ -13,12 +13,12 @@ SMALL = {
     "ecapa": {"width": 32, "scale": 4, "embedding": 16, "attention": 8, "se": 8},
     "resnet": {"width": 4, "embedding": 16, "attention": 8},
 }
-NAMES = config.names("encoders")
+NAMES = parts.names("encoders")
 
 
 def make(name, seed=0):
     torch.manual_seed(seed)
-    return config.build("encoders", {"name": name, **SMALL.get(name, {})}, MELS)
+    return parts.build("encoders", {"name": name, **SMALL.get(name, {})}, MELS)
 
 
 def settled(name):
@@ -36,9 +36,9 @@ def features(batch, frames, seed=0):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_first_argument_is_mels_and_every_setting_has_a_default(name):
-    part = config.find("encoders", name)
+    part = parts.find("encoders", name)
     assert next(iter(inspect.signature(part).parameters)) == "mels"
-    assert config.check_part("encoders", {"name": name}, "encoder")["name"] == name
+    assert parts.check("encoders", {"name": name}, "encoder")["name"] == name
     assert inspect.getdoc(inspect.getmodule(part))
 
 
@@ -82,7 +82,9 @@ def test_every_parameter_gets_a_gradient_with_and_without_lengths(name):
         (out * torch.randn(out.shape, generator=torch.Generator().manual_seed(1))).sum().backward()
         for key, p in encoder.named_parameters():
             assert p.grad is not None and p.grad.isfinite().all(), key
-            assert p.grad.abs().sum() > 0 or key.endswith("bias"), key  # a bias before a norm may have none
+            assert p.grad.abs().sum() > 0 or key.endswith("bias"), (
+                key
+            )  # a bias before a norm may have none
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -122,7 +124,7 @@ def test_bfloat16_autocast_is_close(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_an_unknown_setting_is_refused(name):
     with pytest.raises(UserError, match="unknown key encoder.no_such_setting"):
-        config.check_part("encoders", {"name": name, "no_such_setting": 1}, "encoder")
+        parts.check("encoders", {"name": name, "no_such_setting": 1}, "encoder")
 
 
 @pytest.mark.parametrize("name", NAMES)

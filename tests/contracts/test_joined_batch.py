@@ -1,15 +1,17 @@
-"""Two processes with half a batch each get the gradients of one process with the whole (METHODS.md 0)."""
+"""Two processes with half a batch each get the gradients of one process with the whole (methods/README.md
+0).
+"""
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from _methods import make, trainable, views
 
-from speechssl import config
-from speechssl.methods._base import Progress
-from speechssl.train.distributed import World, synchronise_batchnorm
+from speechssl import parts
+from speechssl.distributed import World, synchronise_batchnorm
+from speechssl.interfaces import Progress
 
-NAMES = config.names("methods")
+NAMES = parts.names("methods")
 STEPS = (Progress(0, 100, 5), Progress(1, 100, 5), Progress(60, 100, 5))
 SHARE = 4
 
@@ -65,7 +67,11 @@ def test_two_processes_are_one_with_the_joined_batch(tmp_path):
                 torch.testing.assert_close(got[0], losses, atol=1e-4, rtol=1e-3)
                 for key, gradient in gradients.items():
                     torch.testing.assert_close(
-                        got[1][key], gradient, atol=1e-3, rtol=1e-2, msg=lambda m, k=key: f"{k}: {m}"
+                        got[1][key],
+                        gradient,
+                        atol=1e-3,
+                        rtol=1e-2,
+                        msg=lambda m, k=key: f"{k}: {m}",
                     )
                 for key, value in state.items():
                     torch.testing.assert_close(

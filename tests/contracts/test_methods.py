@@ -7,11 +7,11 @@ import pytest
 import torch
 from _methods import Encoder, make, trainable, views
 
-from speechssl import config
+from speechssl import parts
 from speechssl.errors import UserError
-from speechssl.methods._base import Method, Progress
+from speechssl.interfaces import Method, Progress
 
-NAMES = config.names("methods")
+NAMES = parts.names("methods")
 
 
 def steps(method, count, start=0, optimizer=None):
@@ -32,10 +32,10 @@ def steps(method, count, start=0, optimizer=None):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_a_documented_method_with_a_default_for_every_setting(name):
-    part = config.find("methods", name)
+    part = parts.find("methods", name)
     assert issubclass(part, Method)
     assert next(iter(inspect.signature(part).parameters)) == "encoder"
-    assert config.check_part("methods", {"name": name}, "method")["name"] == name
+    assert parts.check("methods", {"name": name}, "method")["name"] == name
     assert inspect.getdoc(inspect.getmodule(part))
 
 
@@ -73,7 +73,9 @@ def test_the_encoder_that_users_get_moves_and_is_of_the_right_kind(name):
     assert isinstance(method.encoder, Encoder)
     before = copy.deepcopy(method.encoder.state_dict())
     steps(method, 2)
-    assert any(not torch.equal(value, before[key]) for key, value in method.encoder.named_parameters())
+    assert any(
+        not torch.equal(value, before[key]) for key, value in method.encoder.named_parameters()
+    )
     assert all(p.isfinite().all() for p in method.encoder.parameters())
 
 
@@ -100,7 +102,9 @@ def test_the_loss_is_float32_under_autocast(name):
     assert output.loss.dtype == torch.float32 and output.loss.isfinite()
     output.loss.backward()
     assert all(
-        value.dtype == torch.float32 for value in method.state_dict().values() if value.is_floating_point()
+        value.dtype == torch.float32
+        for value in method.state_dict().values()
+        if value.is_floating_point()
     )
 
 
@@ -136,4 +140,4 @@ def test_the_order_of_the_utterances_does_not_matter(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_an_unknown_setting_is_refused(name):
     with pytest.raises(UserError, match="unknown key method.no_such_setting"):
-        config.check_part("methods", {"name": name, "no_such_setting": 1}, "method")
+        parts.check("methods", {"name": name, "no_such_setting": 1}, "method")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from speechssl.augment.noise_bank import NoiseBank, load_rirs
 from speechssl.corpora import musan, rirs_noises
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import UserError
-from speechssl.soundbank import NoiseBank, load_rirs
 
 RATE = 16000
 

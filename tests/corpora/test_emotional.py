@@ -1,4 +1,6 @@
-"""The emotional corpora on trees shaped as they are released: names, label files, folds, what is missing."""
+"""The emotional corpora on trees shaped as they are released: names, label files, folds, what is
+missing.
+"""
 
 import csv
 
@@ -6,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechssl import cli
+from speechssl.cli import main
 from speechssl.corpora import crema_d, emodb, iemocap, msp_podcast, ravdess
 from speechssl.data.manifest import read_manifest, validate
 from speechssl.errors import UserError
@@ -38,7 +40,7 @@ def test_ravdess_speech_in_its_own_layout(tmp_path, capsys):
     sound(
         root / "audio_speech_actors_01-24" / "Actor_01" / "03-01-06-01-02-01-01.wav"
     )  # a copy, as some have
-    assert cli.main(["prepare", "ravdess", str(root), str(tmp_path / "out")]) == 0
+    assert main(["prepare", "ravdess", str(root), str(tmp_path / "out")]) == 0
     said = capsys.readouterr().err
     assert "actor01 3 of 60" in said and "actor02 0 of 60" in said and "sad 0 of 192" in said
     found = labels_of(tmp_path / "out", "spk", "emotion", "intensity", "statement", "gender")
@@ -50,10 +52,12 @@ def test_ravdess_speech_in_its_own_layout(tmp_path, capsys):
 
 
 def test_ravdess_published_counts_add_up_and_the_whole_corpus_is_quiet(capsys):
-    from speechssl.corpora._named import compare_counts
+    from speechssl.corpora.named import compare_counts
     from speechssl.data.manifest import Manifest
 
-    assert sum(ravdess.PUBLISHED["spk"].values()) == sum(ravdess.PUBLISHED["emotion"].values()) == 1440
+    assert (
+        sum(ravdess.PUBLISHED["spk"].values()) == sum(ravdess.PUBLISHED["emotion"].values()) == 1440
+    )
     assert sum(crema_d.PUBLISHED.values()) == 7442
     assert sum(emodb.PUBLISHED["spk"].values()) == sum(emodb.PUBLISHED["emotion"].values()) == 535
     assert sum(iemocap.PUBLISHED["four"].values()) == 5531
@@ -61,7 +65,9 @@ def test_ravdess_published_counts_add_up_and_the_whole_corpus_is_quiet(capsys):
     whole = {}
     for value, number in ravdess.PUBLISHED["emotion"].items():
         whole |= {f"{value}{i}": value for i in range(number)}
-    compare_counts("ravdess", Manifest([], {"emotion": whole}), {"emotion": ravdess.PUBLISHED["emotion"]})
+    compare_counts(
+        "ravdess", Manifest([], {"emotion": whole}), {"emotion": ravdess.PUBLISHED["emotion"]}
+    )
     assert capsys.readouterr().err == ""
 
 
@@ -73,7 +79,9 @@ def test_crema_d(tmp_path, capsys, classes):
     sound(root / "AudioMP3" / "1001_DFA_ANG_XX.flac")  # the same clip in another format
     silent = root / "AudioWAV" / "1076_MTI_SAD_XX.wav"
     soundfile.write(silent, np.zeros(16000), 16000)
-    (root / "VideoDemographics.csv").write_text("ActorID,Age,Sex,Race,Ethnicity\n1001,51,Male,a,b\n")
+    (root / "VideoDemographics.csv").write_text(
+        "ActorID,Age,Sex,Race,Ethnicity\n1001,51,Male,a,b\n"
+    )
     crema_d.prepare(root, tmp_path / "out", classes=classes)
     said = capsys.readouterr().err
     assert "1 silent" in said and "actors 2 of 91" in said and "angry 1 of 1271" in said
@@ -101,7 +109,9 @@ def test_emodb(tmp_path, capsys):
 
 @pytest.fixture
 def sessions(tmp_path):
-    """IEMOCAP with two sessions; the letter of a file's name is the microphone's, that of the turn speaks."""
+    """IEMOCAP with two sessions; the letter of a file's name is the microphone's, that of the turn
+    speaks.
+    """
     turns = {
         "Ses01F_impro01_F000": "neu",
         "Ses01F_impro01_M003": "exc",
@@ -117,7 +127,8 @@ def sessions(tmp_path):
         labels.parent.mkdir(parents=True, exist_ok=True)
         with labels.open("a") as file:
             file.write(
-                f"[6.2901 - 8.2357]\t{turn}\t{code}\t[2.5000, 2.5000, 2.5000]\nC-E2:\tNeutral;\t()\n\n"
+                f"[6.2901 - 8.2357]\t{turn}\t{code}\t[2.5000, 2.5000,"
+                " 2.5000]\nC-E2:\tNeutral;\t()\n\n"
             )
     sound(root / "Session1/dialog/wav/Ses01F_impro01.wav")  # the whole dialogue is no turn
     return root
@@ -125,7 +136,9 @@ def sessions(tmp_path):
 
 def test_iemocap_four_classes_with_sessions_as_folds(sessions, tmp_path, capsys):
     labels = sessions / "Session1/dialog/EmoEvaluation/Ses01F_impro01.txt"
-    labels.write_text(labels.read_text() + "[9.0 - 9.9]\tSes01F_impro01_F001\tsad\t[2.5, 2.5, 2.5]\n")
+    labels.write_text(
+        labels.read_text() + "[9.0 - 9.9]\tSes01F_impro01_F001\tsad\t[2.5, 2.5, 2.5]\n"
+    )
     iemocap.prepare(sessions, tmp_path / "out")
     said = capsys.readouterr().err
     assert "1 of 6 files of EmoEvaluation are missing: Ses01F_impro01_F001" in said

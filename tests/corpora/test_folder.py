@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechssl import audio
+from speechssl.audio import reading
 from speechssl.corpora.folder import prepare
 from speechssl.data.manifest import read_manifest, validate
 from speechssl.data.trials import read_trials
@@ -47,7 +47,12 @@ def test_every_file_with_its_path_as_id(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = prepare(root, tmp_path / "out")
-    assert manifest.ids == ["ann/one/1.wav", "ann/two/日本_ü.FLAC", "bob/one/1.ogg", "bob/two/stereo.wav"]
+    assert manifest.ids == [
+        "ann/one/1.wav",
+        "ann/two/日本_ü.FLAC",
+        "bob/one/1.ogg",
+        "bob/two/stereo.wav",
+    ]
     assert [round(u.seconds, 3) for u in manifest] == [1.0, 2.0, 3.0, 4.0]
     read = read_manifest(tmp_path / "out", "all")
     assert read.ids == manifest.ids
@@ -87,15 +92,18 @@ def test_bad_files_are_skipped_counted_and_listed(
     rows = (tmp_path / "out/skipped.tsv").read_text().splitlines()
     assert [row.split("\t")[0] for row in rows] == ["path", *sorted(kinds)]
     (line,) = capsys.readouterr().err.splitlines()
-    assert "9 files skipped (2 corrupt, 2 empty, 1 no such file, 1 not finite, 2 silent, 1 too short)" in line
+    assert (
+        "9 files skipped (2 corrupt, 2 empty, 1 no such file, 1 not finite, 2 silent, 1 too short)"
+        in line
+    )
 
 
 def test_without_check_only_headers_are_read(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(root, "silent.wav", np.zeros(RATE))
-    monkeypatch.setattr(audio, "read", None)
-    monkeypatch.setattr(audio, "check", None)
+    monkeypatch.setattr(reading, "read", None)
+    monkeypatch.setattr(reading, "check", None)
     assert len(prepare(root, tmp_path / "out", check=False)) == 5
 
 
@@ -116,7 +124,13 @@ def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "pattern",
-    ["{speaker}/{session}/*", "{speaker}/**", "**/{speaker}/*/*", r"^(\w+)/", r"(?P<speaker>ann|bob)"],
+    [
+        "{speaker}/{session}/*",
+        "{speaker}/**",
+        "**/{speaker}/*/*",
+        r"^(\w+)/",
+        r"(?P<speaker>ann|bob)",
+    ],
 )
 def test_speakers_from_paths_when_asked_for(root: Path, tmp_path: Path, pattern: str) -> None:
     prepare(root, tmp_path / "out", speaker=pattern)
@@ -129,7 +143,9 @@ def test_speakers_from_paths_when_asked_for(root: Path, tmp_path: Path, pattern:
 def test_patterns_that_do_not_fit(root: Path, tmp_path: Path) -> None:
     manifest = prepare(root, tmp_path / "out", speaker="{speaker}/one/*.wav")
     assert manifest.ids == ["ann/one/1.wav"]
-    assert [reason.partition(":")[0] for _, reason in manifest.skipped] == ["path without a speaker"] * 3
+    assert [reason.partition(":")[0] for _, reason in manifest.skipped] == [
+        "path without a speaker"
+    ] * 3
     for pattern, words in (
         ("(", "mend the expression"),
         ("abc", "nothing in it is the speaker"),
@@ -235,7 +251,9 @@ def test_a_three_hour_file(tmp_path: Path) -> None:
     assert {u.seconds for u in manifest} == {60.0}
 
 
-def test_a_second_run_is_the_same_and_leaves_nothing_of_the_first(root: Path, tmp_path: Path) -> None:
+def test_a_second_run_is_the_same_and_leaves_nothing_of_the_first(
+    root: Path, tmp_path: Path
+) -> None:
     prepare(root, tmp_path / "new")
     put(root, "bad.wav", np.zeros(RATE))
     prepare(root, tmp_path / "out", speaker="{speaker}/{session}/*", trim=35, jobs=1)

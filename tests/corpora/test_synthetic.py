@@ -1,4 +1,6 @@
-"""Generated voices: what was asked for is what can be measured in the sound, and in the Kaldi directories."""
+"""Generated voices: what was asked for is what can be measured in the sound, and in the Kaldi
+directories.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,11 @@ import pytest
 import scipy.signal
 import soundfile
 
-from speechssl.corpora import _voice
-from speechssl.corpora._phones import sentence
-from speechssl.corpora._rooms import NOISES, draw_room, record, visit
-from speechssl.corpora._voice import RATE, STYLES, Speaker, draw_speaker, on_a_day, speak
-from speechssl.corpora.synthetic import choose_trials, plan, prepare, voice_of, waveform
+from speechssl.corpora.synthetic import voice
+from speechssl.corpora.synthetic.corpus import choose_trials, plan, prepare, voice_of, waveform
+from speechssl.corpora.synthetic.phones import sentence
+from speechssl.corpora.synthetic.rooms import NOISES, draw_room, record, visit
+from speechssl.corpora.synthetic.voice import RATE, STYLES, Speaker, draw_speaker, on_a_day, speak
 from speechssl.data.manifest import read_manifest, validate
 from speechssl.data.trials import read_trials
 from speechssl.errors import UserError
@@ -36,9 +38,11 @@ def rng(*seed: int) -> np.random.Generator:
 
 
 def pitch(wave: np.ndarray, about: float) -> np.ndarray:
-    """f0 in Hz of the louder half of the frames, by the highest peak of the autocorrelation around `about`.
+    """f0 in Hz of the louder half of the frames, by the highest peak of the autocorrelation around
+    `about`.
 
-    Plain numpy: librosa's YIN is compiled by numba, whose cache breaks when several test processes share it.
+    Plain numpy: librosa's YIN is compiled by numba, whose cache breaks when several test processes
+        share it.
     """
     frames = np.lib.stride_tricks.sliding_window_view(wave, 1024)[::256].astype(float)
     power = (frames**2).mean(1)
@@ -71,7 +75,14 @@ class TestCorpus:
         for part, speakers in (("train", 3), ("eval", 2)):
             assert validate(corpus / part, read_audio=True) == []
             names = {path.name for path in (corpus / part).iterdir()} - {"trials"}
-            assert names == {"wav.scp", "utt2dur", "utt2spk", "spk2utt", "utt2emotion", "utt2session"}
+            assert names == {
+                "wav.scp",
+                "utt2dur",
+                "utt2spk",
+                "spk2utt",
+                "utt2emotion",
+                "utt2session",
+            }
             manifest = read_manifest(corpus / part, labels="all")
             assert Counter(manifest.labels["spk"].values()).most_common()[-1][1] == 5
             assert len(set(manifest.labels["spk"].values())) == speakers
@@ -79,7 +90,9 @@ class TestCorpus:
             assert Counter(manifest.labels["emotion"].values()) == dict.fromkeys(STYLES, speakers)
 
     def test_speakers_and_rooms_are_disjoint(self, corpus: Path) -> None:
-        train, test = (read_manifest(corpus / part, labels="all").labels for part in ("train", "eval"))
+        train, test = (
+            read_manifest(corpus / part, labels="all").labels for part in ("train", "eval")
+        )
         for label in ("spk", "session"):
             assert set(train[label].values()).isdisjoint(test[label].values())
 
@@ -99,7 +112,9 @@ class TestCorpus:
         for enrol, test, target in zip(trials.enrol, trials.test, trials.target):
             assert target == (labels["spk"][enrol] == labels["spk"][test])
             assert not target or labels["session"][enrol] != labels["session"][test]
-        assert trials.target.sum() == 2 * 2 * 3  # 3 utterances of one room with 2 of the other, 2 speakers
+        assert (
+            trials.target.sum() == 2 * 2 * 3
+        )  # 3 utterances of one room with 2 of the other, 2 speakers
 
     def test_jobs_do_not_matter_and_the_seed_does(self, corpus: Path, tmp_path: Path) -> None:
         prepare(tmp_path / "audio", tmp_path, **SMALL, jobs=1)
@@ -171,16 +186,22 @@ class TestVoice:
     @pytest.mark.parametrize("f0", [90.0, 130.0, 180.0, 250.0])
     def test_the_pitch_heard_is_the_pitch_asked_for(self, f0: float) -> None:
         voice = replace(draw_speaker(rng(1), "f" if f0 > 150 else "m"), f0=f0)
-        assert np.median(pitch(speak(voice, "neutral", 5.0, rng(2)), 1.1 * f0)) == pytest.approx(f0, rel=0.06)
+        assert np.median(pitch(speak(voice, "neutral", 5.0, rng(2)), 1.1 * f0)) == pytest.approx(
+            f0, rel=0.06
+        )
 
     def test_formants_move_with_the_vocal_tract(self) -> None:
-        """On an axis of log frequency, a tract 1.2 times shorter moves the whole spectrum by log 1.2."""
+        """On an axis of log frequency, a tract 1.2 times shorter moves the whole spectrum by log
+        1.2.
+        """
         base = replace(draw_speaker(rng(3), "m"), hiss=0.0, breath=-5.0, f0=100.0)
         axis = np.exp(np.arange(np.log(900.0), np.log(5000.0), 0.01))
         curves = []
         for scale in (0.95, 0.95 * 1.2):
             wave = speak(replace(base, scale=scale), "neutral", 6.0, rng(4))
-            frequency, power = scipy.signal.welch(wave, RATE, nperseg=256)  # too short to see harmonics
+            frequency, power = scipy.signal.welch(
+                wave, RATE, nperseg=256
+            )  # too short to see harmonics
             curves.append(np.gradient(np.log(np.interp(axis, frequency, power))))
         moved = range(5, 40)
         likeness = [np.corrcoef(curves[0][:-lag], curves[1][lag:])[0, 1] for lag in moved]
@@ -192,17 +213,17 @@ class TestVoice:
         b, c = 2 * radius * np.cos(2 * np.pi * frequency / RATE), -(radius**2)
         _, truth = scipy.signal.freqz([1 - b - c], [1, -b, -c], worN=257, include_nyquist=True)
         delay = np.exp(-1j * np.linspace(0, np.pi, 257))
-        ours = 1 / _voice._resonance(np.array([frequency]), np.array([bandwidth]), delay)[0]
+        ours = 1 / voice._resonance(np.array([frequency]), np.array([bandwidth]), delay)[0]
         np.testing.assert_allclose(ours, truth, rtol=2e-3)
 
     def test_frames_that_are_not_filtered_add_up_to_the_signal(self) -> None:
         wave = rng(5).normal(size=5000).astype(np.float32)
-        spectra = _voice._spectra(wave, len(wave) // _voice.HOP + 2)
-        np.testing.assert_allclose(_voice._overlap_add(spectra, len(wave)), wave, atol=1e-5)
+        spectra = voice._spectra(wave, len(wave) // voice.HOP + 2)
+        np.testing.assert_allclose(voice._overlap_add(spectra, len(wave)), wave, atol=1e-5)
 
     def test_pulses_come_at_every_period_with_unit_power(self) -> None:
         steady = replace(draw_speaker(rng(6), "m"), jitter=0.0, shimmer=0.0)
-        pulses = _voice._pulses(steady, np.arange(1, RATE + 1) * 100.0 / RATE, rng(6))
+        pulses = voice._pulses(steady, np.arange(1, RATE + 1) * 100.0 / RATE, rng(6))
         spectrum = np.abs(np.fft.rfft(pulses))
         harmonics = spectrum[100:4001:100]
         assert harmonics.min() > 100 * np.delete(spectrum, np.arange(0, 8001, 100)).max()
@@ -212,7 +233,9 @@ class TestVoice:
     @pytest.mark.parametrize("seconds", [1.0, 2.37, 6.0])
     def test_a_sentence_has_exactly_its_length(self, seconds: float) -> None:
         assert sum(s.seconds for s in sentence(rng(7), seconds, 1.1)) == pytest.approx(seconds)
-        assert len(speak(draw_speaker(rng(7), "f"), "sad", seconds, rng(7))) == round(seconds * RATE)
+        assert len(speak(draw_speaker(rng(7), "f"), "sad", seconds, rng(7))) == round(
+            seconds * RATE
+        )
 
     def test_speech_has_pauses_voice_and_hiss(self) -> None:
         wave = speak(draw_speaker(rng(8), "f"), "neutral", 6.0, rng(8))
@@ -228,7 +251,9 @@ class TestVoice:
 class TestEmotions:
     # full, clear voices: a pitch tracker errs on breathy ones with a weak fundamental
     VOICES = [
-        replace(draw_speaker(rng(9, number), "fmf"[number]), f0_range=2.0, breath=-36.0, glottal=0.9)
+        replace(
+            draw_speaker(rng(9, number), "fmf"[number]), f0_range=2.0, breath=-36.0, glottal=0.9
+        )
         for number in range(3)
     ]
 
@@ -245,9 +270,9 @@ class TestEmotions:
     def test_level_and_pitch_move_as_listed(self, said: dict, emotion: str) -> None:
         style = STYLES[emotion]
         ratios = []
-        for voice, wave, plain in zip(self.VOICES, said[emotion], said["neutral"]):
+        for speaker, wave, plain in zip(self.VOICES, said[emotion], said["neutral"]):
             assert decibels(wave) - decibels(plain) == pytest.approx(style.level, abs=0.1)
-            ratios.append(np.median(pitch(wave, voice.f0)) / np.median(pitch(plain, voice.f0)))
+            ratios.append(np.median(pitch(wave, speaker.f0)) / np.median(pitch(plain, speaker.f0)))
         assert np.mean(ratios) == pytest.approx(style.f0, rel=0.07)
 
     def test_range_and_tilt_are_in_order(self, said: dict) -> None:
@@ -257,7 +282,9 @@ class TestEmotions:
 
         def brightness(wave: np.ndarray, voice: Speaker) -> float:
             frequency, power = scipy.signal.welch(wave, RATE, nperseg=1024)
-            return float(power[(frequency > 1000) & (frequency < 3000)].sum() / power[frequency < 1000].sum())
+            return float(
+                power[(frequency > 1000) & (frequency < 3000)].sum() / power[frequency < 1000].sum()
+            )
 
         for measure in (spread, brightness):
             sad, happy, angry = (
@@ -273,7 +300,9 @@ class TestEmotions:
 
         assert count("sad") < 0.85 * count("neutral") < 0.85 * 0.9 * count("fearful")
 
-    def test_expression_scales_the_emotion_of_a_recording_and_nothing_else(self, recordings: list) -> None:
+    def test_expression_scales_the_emotion_of_a_recording_and_nothing_else(
+        self, recordings: list
+    ) -> None:
         angry = next(r for r in recordings if r.emotion == "angry")
         plain = waveform(replace(angry, emotion="neutral"), 0)
         np.testing.assert_array_equal(waveform(angry, 0, 0.0), plain)
@@ -292,7 +321,9 @@ class TestRooms:
     def test_signal_to_noise_ratio_and_level(self, noise: str) -> None:
         flat = {"equaliser": np.zeros(12), "low": 1.0, "high": 1e5, "reverberation": -200.0}
         room = replace(draw_room(rng(14)), noise=noise, snr=20.0, level=-3.0, **flat)
-        assert decibels(record(np.zeros(RATE * 2), room, rng(15))) == pytest.approx(-26 - 20 - 3, abs=0.7)
+        assert decibels(record(np.zeros(RATE * 2), room, rng(15))) == pytest.approx(
+            -26 - 20 - 3, abs=0.7
+        )
         tone = 10 ** (-26 / 20) * np.sqrt(2) * np.sin(2 * np.pi * 440 * np.arange(RATE * 2) / RATE)
         assert decibels(record(tone, room, rng(15))) == pytest.approx(-29, abs=0.2)
 
@@ -346,7 +377,9 @@ def test_neither_trivial_nor_hopeless() -> None:
     for recording, wave in zip(chosen, waves.values()):
         heard = np.log(pitch(wave, 205 if recording.sex == "f" else 118))
         rise = np.diff(librosa.feature.rms(y=wave, frame_length=1024, hop_length=256)[0])
-        features.append([np.median(heard), heard.std(), decibels(wave), np.abs(rise).mean() / rise.std()])
+        features.append(
+            [np.median(heard), heard.std(), decibels(wave), np.abs(rise).mean() / rise.std()]
+        )
     emotions = [recording.emotion for recording in chosen]
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
     folds = GroupKFold(4).split(features, emotions, [recording.speaker for recording in chosen])

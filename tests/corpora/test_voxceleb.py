@@ -33,7 +33,9 @@ def put(path: Path, seconds: float = 1.0, **options: str) -> Path:
 def put_m4a(path: Path, seconds: float = 1.0) -> Path:
     av = pytest.importorskip("av")
     path.parent.mkdir(parents=True, exist_ok=True)
-    samples = (0.1 * np.random.default_rng(0).standard_normal(round(seconds * RATE))).astype(np.float32)
+    samples = (0.1 * np.random.default_rng(0).standard_normal(round(seconds * RATE))).astype(
+        np.float32
+    )
     with av.open(str(path), "w", format="mp4") as file:
         stream = file.add_stream("aac", rate=RATE, layout="mono")
         frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
@@ -45,7 +47,9 @@ def put_m4a(path: Path, seconds: float = 1.0) -> Path:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Three utterances of two speakers of VoxCeleb1's test part, one of them in its own archive's folder."""
+    """Three utterances of two speakers of VoxCeleb1's test part, one of them in its own archive's
+    folder.
+    """
     folder = tmp_path / "vox1"
     put(folder / "vox1_test_wav/wav/id10270/5r0dWxy17C8/00001.wav")
     put(folder / "vox1_test_wav/wav/id10270/x6uYqmx31kE/00001.wav", 2.0)
@@ -65,7 +69,10 @@ def complete(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_published_counts_add_up() -> None:
     assert (voxceleb1.ALL.speakers, voxceleb1.ALL.utterances) == (1251, 153516)
     assert (voxceleb2.DEV.speakers, voxceleb2.DEV.utterances) == (5994, 1092009)
-    for name, published in voxceleb1.LISTS.items():  # every list is balanced to within a few hundred trials
+    for (
+        name,
+        published,
+    ) in voxceleb1.LISTS.items():  # every list is balanced to within a few hundred trials
         assert abs(published.trials - 2 * published.targets) < 200, name
         assert len(published.md5) == 32
         if name.endswith("-original"):  # cleaning only took trials away
@@ -104,7 +111,9 @@ def test_another_checksum_or_length_of_a_list(
     assert "as published, but its checksum is another" in capsys.readouterr().err
     monkeypatch.setitem(voxceleb1.LISTS, "O", replace(voxceleb1.LISTS["O"], trials=37611))
     (root / "veri_test2.txt").write_text(LIST + LIST.splitlines()[0] + "\n")
-    with pytest.raises(UserError, match=r"3 trials, 2 of them targets, where VoxCeleb1-O has 37,611 and 1;"):
+    with pytest.raises(
+        UserError, match=r"3 trials, 2 of them targets, where VoxCeleb1-O has 37,611 and 1;"
+    ):
         voxceleb1.prepare(root, tmp_path / "out")
 
 
@@ -113,7 +122,10 @@ def test_incomplete_is_refused_in_one_line_before_files_are_read(
 ) -> None:
     assert main(["prepare", "voxceleb1", str(root), str(tmp_path / "out")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "2 speakers and 3 utterances found, where VoxCeleb1 test (40 speakers, 4,874 utterances)" in line
+    assert (
+        "2 speakers and 3 utterances found, where VoxCeleb1 test (40 speakers, 4,874 utterances)"
+        in line
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -133,7 +145,9 @@ def test_trials_without_audio(
     voxceleb1.prepare(root, tmp_path / "out", partial=True)
     assert (tmp_path / "out/trials-O").read_text() == LIST.splitlines()[0] + "\n"
     assert "not comparable with published figures" in capsys.readouterr().err
-    lost.write_text("not audio")  # found, but of no use: the same refusal, once the headers are read
+    lost.write_text(
+        "not audio"
+    )  # found, but of no use: the same refusal, once the headers are read
     lost.with_name("00004.wav").unlink()
     with pytest.raises(UserError, match="1 utterances of trials have no audio"):
         voxceleb1.prepare(root, tmp_path / "out")
@@ -153,7 +167,9 @@ def test_the_test_part_alone_gives_o_alone(
     assert [path.name for path in (tmp_path / "out").glob("trials-*")] == ["trials-O"]
 
 
-def test_lists_elsewhere_and_nowhere(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lists_elsewhere_and_nowhere(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "meta").mkdir()
     (root / "veri_test2.txt").rename(tmp_path / "meta/veri_test.txt")
     voxceleb1.prepare(root, tmp_path / "out", lists=tmp_path / "meta", partial=True)

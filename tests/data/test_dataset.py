@@ -5,8 +5,8 @@ import pytest
 import soundfile
 import torch
 
-from speechssl import audio
-from speechssl.augment import Augment
+from speechssl.audio import reading
+from speechssl.augment.augment import Augment
 from speechssl.data.dataset import CropBatches, CropSpec, make_loader, parse_plan
 from speechssl.data.loader import ReadErrors
 from speechssl.data.manifest import Utterance
@@ -29,10 +29,12 @@ def ramps(monkeypatch):
         first, last = round(start * rate), round(stop * rate)
         reads.append((path, first, last))
         return (
-            (int(path.rsplit("/")[-1]) + np.arange(first, last) / 2**20).astype(np.float64).astype(np.float32)
+            (int(path.rsplit("/")[-1]) + np.arange(first, last) / 2**20)
+            .astype(np.float64)
+            .astype(np.float32)
         )
 
-    monkeypatch.setattr(audio, "read", read)
+    monkeypatch.setattr(reading, "read", read)
     return reads
 
 
@@ -49,7 +51,11 @@ def files(tmp_path):
 
 
 def test_crops_have_the_planned_lengths(ramps):
-    for plan in (PLAN, [CropSpec(1, 1.0)], [CropSpec(2, 3.0), CropSpec(4, 0.123), CropSpec(1, 2.0)]):
+    for plan in (
+        PLAN,
+        [CropSpec(1, 1.0)],
+        [CropSpec(2, 3.0), CropSpec(4, 0.123), CropSpec(1, 2.0)],
+    ):
         batch = CropBatches([utterance(i) for i in range(4)], plan, batch_size=3)[0]
         want = [(group.count, 3, round(group.seconds * RATE)) for group in plan]
         assert [tuple(group.shape) for group in batch.groups] == want
@@ -71,7 +77,9 @@ def test_short_utterances_are_repeated_cyclically(ramps):
 
 def test_an_epoch_covers_every_utterance_once(ramps):
     data = CropBatches([utterance(i) for i in range(12)], PLAN, batch_size=3)
-    epochs = [torch.cat([data[4 * epoch + i].indices for i in range(4)]).tolist() for epoch in (0, 1)]
+    epochs = [
+        torch.cat([data[4 * epoch + i].indices for i in range(4)]).tolist() for epoch in (0, 1)
+    ]
     assert all(sorted(epoch) == list(range(12)) for epoch in epochs) and epochs[0] != epochs[1]
 
 
@@ -98,7 +106,11 @@ def test_short_files_are_read_once(ramps):
 def test_context_is_what_precedes_the_crop(ramps):
     augment = Augment(RATE, rir_prob=1.0, context=0.1)
     data = CropBatches(
-        [utterance(i, 2.0) for i in range(30)], PLAN, batch_size=30, augment=augment, augment_here=False
+        [utterance(i, 2.0) for i in range(30)],
+        PLAN,
+        batch_size=30,
+        augment=augment,
+        augment_here=False,
     )
     batch = data[0]
     assert batch.context == 1600 and batch.groups[0].shape == (2, 30, 1600 + 8000)
@@ -153,7 +165,9 @@ def test_overlap_takes_the_extremes_of_five(ramps):
         return ((starts[1] - starts[0]).abs() * 2**20 / RATE / 10).mean().item()
 
     # Mean distance of two uniforms: 1/3; mean range of five: 4/6.
-    assert spread(0.0) == pytest.approx(1 / 3, abs=0.05) and spread(1.0) == pytest.approx(2 / 3, abs=0.05)
+    assert spread(0.0) == pytest.approx(1 / 3, abs=0.05) and spread(1.0) == pytest.approx(
+        2 / 3, abs=0.05
+    )
 
 
 def test_disjoint_crops_of_teacher_and_student_do_not_overlap(ramps):
@@ -181,7 +195,9 @@ def test_speed_moves_the_pitch(tmp_path):
     one = Utterance("a", str(path), 0.0, None, 2.0)
     augment = Augment(RATE, rir_prob=0.0, noise_prob=0.0, speed=[1.1])
     crop = CropBatches([one], [CropSpec(1, 1.0)], batch_size=1, augment=augment)[0].groups[0][0, 0]
-    assert torch.fft.rfft(crop * torch.hann_window(RATE)).abs().argmax().item() == pytest.approx(550, abs=1)
+    assert torch.fft.rfft(crop * torch.hann_window(RATE)).abs().argmax().item() == pytest.approx(
+        550, abs=1
+    )
 
 
 def test_duration_weights(ramps):
@@ -241,7 +257,10 @@ def test_the_data_set_does_not_grow(ramps):
         ),
         (lambda: CropBatches([utterance(0)], [], batch_size=1), "plan is empty"),
         (lambda: CropBatches([utterance(0, 0.0)], PLAN, batch_size=1), "utt2dur"),
-        (lambda: CropBatches([utterance(0)], [CropSpec(3, 1.0)], batch_size=1, overlap=0.5), "overlap"),
+        (
+            lambda: CropBatches([utterance(0)], [CropSpec(3, 1.0)], batch_size=1, overlap=0.5),
+            "overlap",
+        ),
         (lambda: parse_plan([]), "plan is empty"),
         (lambda: parse_plan([{"count": 2}]), "needs count and seconds"),
         (lambda: parse_plan([{"count": 2, "seconds": 1.0, "lenght": 3}]), "lenght"),
@@ -255,5 +274,8 @@ def test_nonsense_is_refused(make, words):
 
 
 def test_plan_from_configuration():
-    groups = [{"count": 2, "seconds": 3, "augment": "none", "to": "teacher"}, {"count": 4, "seconds": 2.0}]
+    groups = [
+        {"count": 2, "seconds": 3, "augment": "none", "to": "teacher"},
+        {"count": 4, "seconds": 2.0},
+    ]
     assert parse_plan(groups) == [CropSpec(2, 3, "none", "teacher"), CropSpec(4, 2.0)]

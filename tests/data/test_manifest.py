@@ -1,4 +1,6 @@
-"""Kaldi directories: what is read from hand-written files, and every way in which a line can be wrong."""
+"""Kaldi directories: what is read from hand-written files, and every way in which a line can be
+wrong.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechssl import audio
+from speechssl.audio import reading
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, validate, write_manifest
 from speechssl.errors import UserError
 
@@ -32,15 +34,20 @@ def kaldi(tmp_path: Path) -> Path:
 def test_recordings_labels_and_durations_from_headers(kaldi: Path) -> None:
     manifest = read_manifest(kaldi, labels=["spk", "emotion"])
     assert manifest.ids == ["a", "b"]
-    assert manifest.labels == {"spk": {"a": "ann", "b": "bob"}, "emotion": {"a": "happy", "b": "very sad"}}
+    assert manifest.labels == {
+        "spk": {"a": "ann", "b": "bob"},
+        "emotion": {"a": "happy", "b": "very sad"},
+    }
     assert manifest.utterances[1] == Utterance("b", f"{kaldi.parent}/b ü.wav", 0.0, None, 2.0)
     assert (len(manifest), manifest.seconds) == (2, 3.0)
     assert validate(kaldi, read_audio=True) == []
 
 
-def test_durations_from_utt2dur_spare_the_headers(kaldi: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_durations_from_utt2dur_spare_the_headers(
+    kaldi: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (kaldi / "utt2dur").write_text("a 1.25\nb 2\n")
-    monkeypatch.setattr(audio, "info", None)
+    monkeypatch.setattr(reading, "info", None)
     assert [utterance.seconds for utterance in read_manifest(kaldi)] == [1.25, 2.0]
 
 
@@ -115,12 +122,17 @@ def test_bad_lines_are_named_or_skipped(kaldi: Path, name: str, line: str, words
 
 def test_nothing_left_is_an_error(kaldi: Path) -> None:
     (kaldi / "wav.scp").write_text("a touch /tmp/never |\n")
-    with pytest.raises(UserError, match="no usable utterance; the first of 1 problems: .*--allow-pipes"):
+    with pytest.raises(
+        UserError, match="no usable utterance; the first of 1 problems: .*--allow-pipes"
+    ):
         read_manifest(kaldi, on_bad="skip")
     (kaldi / "wav.scp").write_text("\n")
     with pytest.raises(UserError, match="no usable utterance"):
         read_manifest(kaldi)
-    for folder, words in ((kaldi / "none", "no such directory"), (kaldi.parent, "holds no wav.scp")):
+    for folder, words in (
+        (kaldi / "none", "no such directory"),
+        (kaldi.parent, "holds no wav.scp"),
+    ):
         with pytest.raises(UserError, match=words):
             read_manifest(folder)
         assert len(validate(folder)) == 1
@@ -130,7 +142,7 @@ def test_allowed_pipes_are_run(kaldi: Path) -> None:
     (kaldi / "wav.scp").write_text(f"a cat '{kaldi.parent}/a ü.wav' |\n")
     (utterance,) = read_manifest(kaldi, allow_pipes=True).utterances
     assert utterance.seconds == 1.0
-    assert len(audio.read(utterance.path, 16000)) == 16000
+    assert len(reading.read(utterance.path, 16000)) == 16000
     assert not any("shell pipe" in problem for problem in validate(kaldi, allow_pipes=True))
 
 
@@ -160,11 +172,15 @@ def test_writing_and_reading_returns_the_manifest(kaldi: Path, tmp_path: Path) -
 def test_written_files_are_sorted_by_bytes_and_stand_alone(kaldi: Path, tmp_path: Path) -> None:
     path = read_manifest(kaldi).utterances[0].path
     names = ["é", "z", "B", "a-b", "aa", "😀", "\u3042", "\uff21"]
-    write_manifest(Manifest([Utterance(name, path, seconds=1.0) for name in names]), tmp_path / "out")
+    write_manifest(
+        Manifest([Utterance(name, path, seconds=1.0) for name in names]), tmp_path / "out"
+    )
     lines = (tmp_path / "out/wav.scp").read_bytes().splitlines()
     assert lines == sorted(lines)
     assert len(lines) == len(names)
-    assert (tmp_path / "out/utt2spk").read_text().splitlines()[0] == "B B"  # its own speaker: no label
+    assert (tmp_path / "out/utt2spk").read_text().splitlines()[
+        0
+    ] == "B B"  # its own speaker: no label
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "spk2utt",
         "utt2dur",
@@ -204,7 +220,9 @@ def test_what_cannot_be_written(tmp_path: Path, utterances: list[Utterance], wor
     assert not (tmp_path / "out").exists()
 
 
-def test_an_interrupted_write_leaves_the_old_file(kaldi: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_write_leaves_the_old_file(
+    kaldi: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     manifest = read_manifest(kaldi, "all")
     before = {path.name: path.read_bytes() for path in kaldi.iterdir()}
 
@@ -247,13 +265,20 @@ def test_validate_listens_when_asked_to(kaldi: Path) -> None:
     assert validate(kaldi) == []
     problems = validate(kaldi, read_audio=True)
     assert len(problems) == 4
-    for words in ("silent.wav: is silent", "text.wav: corrupt", "reaches beyond its end", "utt2dur says 1 s"):
+    for words in (
+        "silent.wav: is silent",
+        "text.wav: corrupt",
+        "reaches beyond its end",
+        "utt2dur says 1 s",
+    ):
         assert any(words in problem for problem in problems)
 
 
 def test_reading_is_fast(tmp_path: Path) -> None:
     names = [f"id{k:06d}" for k in range(100_000)]
-    (tmp_path / "wav.scp").write_text("".join(f"{name} /data/voices/{name}.wav\n" for name in names))
+    (tmp_path / "wav.scp").write_text(
+        "".join(f"{name} /data/voices/{name}.wav\n" for name in names)
+    )
     (tmp_path / "utt2dur").write_text("".join(f"{name} 4.25\n" for name in names))
     start = time.process_time()
     manifest = read_manifest(tmp_path, check_files=False)

@@ -5,7 +5,7 @@ import collections
 import numpy as np
 import pytest
 
-from speechssl import audio
+from speechssl.audio import reading
 from speechssl.data.dataset import CropBatches, CropSpec
 from speechssl.data.manifest import Utterance
 from speechssl.data.positives import Positives
@@ -27,14 +27,18 @@ def clusters(tmp_path):
 
 @pytest.fixture
 def utterances():
-    return [utterance(0, "/nowhere/0"), utterance(1, "/nowhere/0"), *(utterance(i) for i in range(2, 8))]
+    return [
+        utterance(0, "/nowhere/0"),
+        utterance(1, "/nowhere/0"),
+        *(utterance(i) for i in range(2, 8)),
+    ]
 
 
 @pytest.fixture
 def constants(monkeypatch):
     """A file holds its own number in every sample."""
     monkeypatch.setattr(
-        audio, "read",
+        reading, "read",
         lambda path, rate, start, stop: np.full(round((stop - start) * rate), float(path[-1]), np.float32),
     )  # fmt: skip
 
@@ -42,7 +46,16 @@ def constants(monkeypatch):
 def test_partners_are_of_the_cluster_and_of_another_recording(clusters, utterances):
     positives, rng = Positives(clusters, utterances, 1.0), np.random.default_rng(0)
     found = {row: {positives.partner(row, rng) for _ in range(60)} for row in range(8)}
-    assert found == {0: {2, 3}, 1: {2, 3}, 2: {0, 1, 3}, 3: {0, 1, 2}, 4: {5}, 5: {4}, 6: {None}, 7: {None}}
+    assert found == {
+        0: {2, 3},
+        1: {2, 3},
+        2: {0, 1, 3},
+        3: {0, 1, 2},
+        4: {5},
+        5: {4},
+        6: {None},
+        7: {None},
+    }
 
 
 def test_the_probability_is_one(clusters, utterances):
@@ -60,7 +73,9 @@ def test_the_probability_is_one(clusters, utterances):
         ([CropSpec(2, 0.6, to="student"), CropSpec(2, 0.5)], {1: [1]}),
     ],
 )
-def test_the_second_half_of_the_teachers_group_is_the_partners(constants, clusters, utterances, plan, theirs):
+def test_the_second_half_of_the_teachers_group_is_the_partners(
+    constants, clusters, utterances, plan, theirs
+):
     positives = Positives(clusters, utterances, 1.0)
     batch = CropBatches(utterances, plan, batch_size=8, positives=positives)[0]
     for group, crops in enumerate(batch.groups):
@@ -74,17 +89,21 @@ def test_the_second_half_of_the_teachers_group_is_the_partners(constants, cluste
 def test_without_partners_nothing_changes(constants, clusters, utterances):
     plan = [CropSpec(2, 0.5)]
     plain = CropBatches(utterances, plan, batch_size=8)[0]
-    never = CropBatches(utterances, plan, batch_size=8, positives=Positives(clusters, utterances, 0.0))[0]
+    never = CropBatches(
+        utterances, plan, batch_size=8, positives=Positives(clusters, utterances, 0.0)
+    )[0]
     assert (plain.indices == never.indices).all()
 
 
-def test_a_partner_that_cannot_be_read_is_counted_and_ones_own_crop_kept(monkeypatch, clusters, utterances):
+def test_a_partner_that_cannot_be_read_is_counted_and_ones_own_crop_kept(
+    monkeypatch, clusters, utterances
+):
     def read(path, rate, start, stop):
         if path.endswith("5"):
             raise UserError("broken")
         return np.full(round((stop - start) * rate), float(path[-1]), np.float32)
 
-    monkeypatch.setattr(audio, "read", read)
+    monkeypatch.setattr(reading, "read", read)
     positives = Positives(clusters, utterances, 1.0)
     seen = collections.Counter()
     data = CropBatches(utterances, [CropSpec(2, 0.5)], batch_size=8, positives=positives)

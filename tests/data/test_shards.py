@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechssl import _member, audio
 from speechssl.__main__ import main
-from speechssl.augment import Augment
+from speechssl.audio import members, reading
+from speechssl.augment.augment import Augment
 from speechssl.data.dataset import CropBatches, CropSpec, make_loader
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, validate, write_manifest
 from speechssl.data.shards import write_shards
@@ -35,8 +35,11 @@ def kaldi(tmp_path: Path) -> Path:
         path = tmp_path / "audio" / name
         path.parent.mkdir(parents=True)
         soundfile.write(path, samples, rate)
-        utterances.append(Utterance(name, str(path), seconds=audio.info(path).seconds))
-    labels = {"spk": {u.id: u.id[:7] for u in utterances}, "emotion": {u.id: "calm" for u in utterances}}
+        utterances.append(Utterance(name, str(path), seconds=reading.info(path).seconds))
+    labels = {
+        "spk": {u.id: u.id[:7] for u in utterances},
+        "emotion": {u.id: "calm" for u in utterances},
+    }
     write_manifest(Manifest(utterances, labels), tmp_path / "kaldi")
     return tmp_path / "kaldi"
 
@@ -69,17 +72,19 @@ def test_pieces_of_files_become_files(kaldi: Path, tmp_path: Path) -> None:
     shards = write_shards(tmp_path / "pieces", tmp_path / "out")
     assert not (tmp_path / "out/segments").exists()
     for piece, packed in zip(pieces, shards, strict=True):
-        want = audio.read(path, RATE, piece.start, piece.stop)
-        np.testing.assert_array_equal(audio.read(packed.path, RATE), want)
-        np.testing.assert_array_equal(audio.read(packed.path, RATE, 0.1, 0.2), want[1600:3200])
+        want = reading.read(path, RATE, piece.start, piece.stop)
+        np.testing.assert_array_equal(reading.read(packed.path, RATE), want)
+        np.testing.assert_array_equal(reading.read(packed.path, RATE, 0.1, 0.2), want[1600:3200])
 
 
 def test_sixteen_bits_are_kept_to_the_last_one(tmp_path: Path) -> None:
     every = np.arange(-32768, 32768, dtype=np.int16)
     soundfile.write(tmp_path / "a.wav", every, RATE)
-    write_manifest(Manifest([Utterance("a", str(tmp_path / "a.wav"), seconds=4.096)]), tmp_path / "kaldi")
+    write_manifest(
+        Manifest([Utterance("a", str(tmp_path / "a.wav"), seconds=4.096)]), tmp_path / "kaldi"
+    )
     packed = write_shards(tmp_path / "kaldi", tmp_path / "out").utterances[0]
-    np.testing.assert_array_equal(audio.read(packed.path, RATE) * 32768, every)
+    np.testing.assert_array_equal(reading.read(packed.path, RATE) * 32768, every)
 
 
 @pytest.mark.parametrize("store", ["memory://bucket/vox2", "file://{}/store", "{}/store"])
@@ -102,21 +107,25 @@ def test_through_a_cache_on_disk(kaldi: Path, tmp_path: Path) -> None:
     (tmp_path / "index/wav.scp").write_text(scp.replace("memory://", "simplecache::memory://"))
     read = read_manifest(tmp_path / "index").utterances
     for utterance, file in zip(read, read_manifest(kaldi), strict=True):
-        np.testing.assert_array_equal(audio.read(utterance.path, RATE), audio.read(file.path, RATE))
+        np.testing.assert_array_equal(
+            reading.read(utterance.path, RATE), reading.read(file.path, RATE)
+        )
 
 
-def counting(fetched: list[int]) -> Callable[[_member.Member, int, int], bytes]:
+def counting(fetched: list[int]) -> Callable[[members.Member, int, int], bytes]:
     """`Member.fetch` that also notes how many bytes were asked for."""
-    fetch = _member.Member.fetch
+    fetch = members.Member.fetch
 
-    def counted(member: _member.Member, first: int, count: int) -> bytes:
+    def counted(member: members.Member, first: int, count: int) -> bytes:
         fetched.append(count)
         return fetch(member, first, count)
 
     return counted
 
 
-def test_a_large_member_is_read_where_it_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_member_is_read_where_it_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     samples = np.random.default_rng(0).integers(-9000, 9000, 300 * RATE).astype(np.int16)  # 9.6 MB
     for extension in ("wav", "flac"):
         soundfile.write(tmp_path / f"long.{extension}", samples, RATE)
@@ -126,37 +135,41 @@ def test_a_large_member_is_read_where_it_is_wanted(tmp_path: Path, monkeypatch: 
         packed = write_shards(tmp_path / "kaldi", out, format=extension).utterances[0]
         fetched: list[int] = []
         with monkeypatch.context() as patch:
-            patch.setattr(_member.Member, "fetch", counting(fetched))
-            piece = audio.read(packed.path, RATE, 200.0, 204.0)
+            patch.setattr(members.Member, "fetch", counting(fetched))
+            piece = reading.read(packed.path, RATE, 200.0, 204.0)
         np.testing.assert_array_equal(piece * 32768, samples[200 * RATE : 204 * RATE])
         assert sum(fetched) < (1 << 20 if extension == "wav" else 6 << 20)
-        np.testing.assert_array_equal(audio.read(packed.path, RATE) * 32768, samples)
+        np.testing.assert_array_equal(reading.read(packed.path, RATE) * 32768, samples)
 
 
-def test_a_damaged_shard_is_one_line(kaldi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_shard_is_one_line(
+    kaldi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_shards(kaldi, tmp_path / "out")
     shard = tmp_path / "out/shard-000000.tar"
     data = shard.read_bytes()
     shard.write_bytes(data[: len(data) // 2])
     last = max(read_manifest(kaldi).ids, key=lambda name: _offset(tmp_path / "out", name))
-    with pytest.raises(UserError, match=r"shard-000000.tar: truncated: it ends at byte \d+; copy or write"):
+    with pytest.raises(
+        UserError, match=r"shard-000000.tar: truncated: it ends at byte \d+; copy or write"
+    ):
         read_manifest(tmp_path / "out")
     address = str(_scp(tmp_path / "out")[last])
     with pytest.raises(
         UserError, match=r"^[^\n]*truncated: it ends at byte \d+, a member at \d+; copy[^\n]*$"
     ):
-        audio.read(address, RATE)
+        reading.read(address, RATE)
     some = read_manifest(tmp_path / "out", on_bad="skip")
     assert 0 < len(some) < 12 and len(some) + len(some.skipped) == 12
     assert main(["validate", str(tmp_path / "out")]) == 2
     shard.write_bytes(data.replace(b"fLaC", b"none"))
     with pytest.raises(UserError, match=r"\.flac: corrupt, or not audio"):
-        audio.read(str(_scp(tmp_path / "out")["id00000/a.b/00000.flac"]), RATE)
+        reading.read(str(_scp(tmp_path / "out")["id00000/a.b/00000.flac"]), RATE)
     shard.unlink()
     with pytest.raises(UserError, match="shard-000000.tar: no such file"):
         read_manifest(tmp_path / "out")
     with pytest.raises(UserError, match="cannot be read|no such file"):
-        audio.read("nowhere://bucket/a.tar:512:100.wav", RATE)
+        reading.read("nowhere://bucket/a.tar:512:100.wav", RATE)
 
 
 def test_what_cannot_be_read_is_listed(kaldi: Path, tmp_path: Path) -> None:
@@ -167,9 +180,9 @@ def test_what_cannot_be_read_is_listed(kaldi: Path, tmp_path: Path) -> None:
     assert "id00004/a.b/00004.flac\tcannot be read: " in (tmp_path / "out/skipped.tsv").read_text()
 
 
-def _scp(folder: Path) -> dict[str, _member.Member]:
+def _scp(folder: Path) -> dict[str, members.Member]:
     lines = (line.split(None, 1) for line in (folder / "wav.scp").read_text().splitlines())
-    found = {name: _member.parse(path) for name, path in lines}
+    found = {name: members.parse(path) for name, path in lines}
     return {name: member for name, member in found.items() if member is not None}
 
 
@@ -179,7 +192,7 @@ def _offset(folder: Path, name: str) -> int:
 
 def test_tarfile_and_webdataset_read_them(kaldi: Path, tmp_path: Path) -> None:
     write_shards(kaldi, tmp_path / "out", megabytes=1)
-    paths = {name: audio.read(path, RATE) for name, path in _paths(kaldi).items()}
+    paths = {name: reading.read(path, RATE) for name, path in _paths(kaldi).items()}
     shards = sorted((tmp_path / "out").glob("shard-*.tar"))
     names = []
     for shard in shards:
@@ -191,7 +204,7 @@ def test_tarfile_and_webdataset_read_them(kaldi: Path, tmp_path: Path) -> None:
     for sample in webdataset.WebDataset([str(shard) for shard in shards], shardshuffle=False):
         about = json.loads(sample["json"])
         (tmp_path / "one.flac").write_bytes(sample["flac"])
-        np.testing.assert_array_equal(audio.read(tmp_path / "one.flac", RATE), paths[about["id"]])
+        np.testing.assert_array_equal(reading.read(tmp_path / "one.flac", RATE), paths[about["id"]])
         seen.add(about["id"])
     assert seen == set(paths)
 
@@ -202,7 +215,9 @@ def _paths(folder: Path) -> dict[str, str]:
 
 def made_up(shards: int, each: int) -> list[Utterance]:
     return [
-        Utterance(f"{shard}-{number}", f"/none/shard-{shard:06d}.tar:{512 * number}:9.wav", seconds=2.0)
+        Utterance(
+            f"{shard}-{number}", f"/none/shard-{shard:06d}.tar:{512 * number}:9.wav", seconds=2.0
+        )
         for shard in range(shards)
         for number in range(each)
     ]
@@ -220,12 +235,16 @@ def test_shards_at_once_keeps_an_epoch_whole_and_local() -> None:
             assert (np.diff(part) != 0).sum() > 10
     assert any((orders[0] // 20 != other // 20).any() for other in orders[1:])
     again = CropBatches(made_up(10, 20), PLAN, batch_size=4, rank=1, world=2, shards_at_once=2)
-    np.testing.assert_array_equal(again._epoch(0), orders[0])  # the same for any number of processes
+    np.testing.assert_array_equal(
+        again._epoch(0), orders[0]
+    )  # the same for any number of processes
 
 
 def test_shards_at_once_needs_shards() -> None:
     files = [Utterance(str(n), f"/none/{n}.wav", seconds=2.0) for n in range(9)]
-    with pytest.raises(UserError, match="data.shards_at_once=2: .* needs data.train to be directories of"):
+    with pytest.raises(
+        UserError, match="data.shards_at_once=2: .* needs data.train to be directories of"
+    ):
         CropBatches(files, PLAN, batch_size=4, shards_at_once=2)
     with pytest.raises(UserError, match="data.shards_at_once=0"):
         CropBatches(made_up(2, 9), PLAN, batch_size=4, shards_at_once=0)

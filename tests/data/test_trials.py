@@ -13,7 +13,9 @@ KALDI = "a/1.wav b/1.wav nontarget\na/1.wav a/2.wav target\n"
 VOXCELEB = "0 a/1.wav b/1.wav\n1 a/1.wav a/2.wav\n"
 
 
-@pytest.mark.parametrize("text", [KALDI, VOXCELEB, VOXCELEB.replace(" ", "\t").replace("\n", "\r\n\n")])
+@pytest.mark.parametrize(
+    "text", [KALDI, VOXCELEB, VOXCELEB.replace(" ", "\t").replace("\n", "\r\n\n")]
+)
 def test_both_formats_say_the_same(tmp_path: Path, text: str) -> None:
     (tmp_path / "trials").write_bytes(text.encode())
     trials = read_trials(tmp_path / "trials")

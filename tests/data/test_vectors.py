@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from speechssl.data.vectors import VectorWriter, read_vectors, write_vectors
+from speechssl.data.vectors.files import VectorWriter, read_vectors, write_vectors
 from speechssl.errors import UserError
 
 IDS = np.array(["id1/a.wav", "id1/b.wav", "żółw/声.flac"])
@@ -59,12 +59,16 @@ def test_kaldi_reads_ours(tmp_path, vectors):
         np.testing.assert_array_equal(list(read.values()), vectors)
 
 
-@pytest.mark.parametrize(("kind", "mode"), [("Float", "ark"), ("Double", "ark"), ("Float", "ark,t")])
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("Float", "ark"), ("Double", "ark"), ("Float", "ark,t")]
+)
 def test_we_read_kaldis(tmp_path, vectors, kind, mode):
     kaldi = pytest.importorskip("kaldi_native_io")
     ark, scp = tmp_path / "k.ark", tmp_path / "k.scp"
     values = vectors.astype({"Float": np.float32, "Double": np.float64}[kind])
-    with getattr(kaldi, f"{kind}VectorWriter")(f"{mode.replace('ark', 'ark,scp', 1)}:{ark},{scp}") as writer:
+    with getattr(kaldi, f"{kind}VectorWriter")(
+        f"{mode.replace('ark', 'ark,scp', 1)}:{ark},{scp}"
+    ) as writer:
         for name, value in zip(IDS, values, strict=True):
             writer.write(str(name), value)
     ids, read = read_vectors(ark)
@@ -102,7 +106,9 @@ def test_wrong_files_are_one_line(tmp_path, vectors):
             _one_line(file, str(file))
     np.savez(tmp_path / "keys.npz", x=vectors)
     _one_line(tmp_path / "keys.npz", "`ids`")
-    np.savez(tmp_path / "pickle.npz", ids=np.array(["a", None], dtype=object), embeddings=vectors[:2])
+    np.savez(
+        tmp_path / "pickle.npz", ids=np.array(["a", None], dtype=object), embeddings=vectors[:2]
+    )
     _one_line(tmp_path / "pickle.npz", "`ids`")
     np.savez(tmp_path / "shape.npz", ids=IDS, embeddings=vectors[:2])
     _one_line(tmp_path / "shape.npz", r"\(3,\) and \(2, 5\)")
@@ -158,7 +164,10 @@ def test_writer_mistakes(tmp_path, vectors):
         write_vectors(tmp_path / "x.ark", ["a b"], vectors[:1])
     with pytest.raises(UserError, match="one vector an id"):
         write_vectors(tmp_path / "x.npz", IDS, vectors[:2])
-    with pytest.raises(UserError, match="4 numbers where"), VectorWriter(tmp_path / "x.npz") as writer:
+    with (
+        pytest.raises(UserError, match="4 numbers where"),
+        VectorWriter(tmp_path / "x.npz") as writer,
+    ):
         writer.write(IDS[:1], vectors[:1])
         writer.write(IDS[1:2], vectors[1:2, :4])
     (tmp_path / "file").write_text("")

@@ -1,4 +1,6 @@
-"""Every diagnostic at both ends: an even spread, and collapse; and by hand (METHODS.md 4, 9, 10)."""
+"""Every diagnostic at both ends: an even spread, and collapse; and by hand (methods/README.md 4, 9,
+10).
+"""
 
 import inspect
 import math
@@ -8,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from speechssl import config
-from speechssl.diagnostics._base import Diagnostic
+from speechssl import parts
 from speechssl.diagnostics.acr import acr, arc
 from speechssl.diagnostics.alignment import alignment
 from speechssl.diagnostics.deviation import deviation
@@ -23,13 +24,15 @@ from speechssl.diagnostics.spectrum_auc import cumulative, spectrum_auc
 from speechssl.diagnostics.uniformity import uniformity
 from speechssl.diagnostics.uniformity_indicator import uniformity_indicator
 from speechssl.diagnostics.wasserstein_uniformity import wasserstein_uniformity
+from speechssl.interfaces import Diagnostic
 
 N, D = 600, 16
 PARTS = {
     name: part
-    for name in config.names("diagnostics")
+    for name in parts.names("diagnostics")
     if isinstance(
-        part := getattr(__import__(f"speechssl.diagnostics.{name}", fromlist=["x"]), "PART", None), Diagnostic
+        part := getattr(__import__(f"speechssl.diagnostics.{name}", fromlist=["x"]), "PART", None),
+        Diagnostic,
     )
 }
 
@@ -39,7 +42,9 @@ def spread(*shape, seed=0):
 
 
 def inputs(part, collapsed):
-    if part.needs == "embeddings" and collapsed:  # one point, and what is left of the spread is one line
+    if (
+        part.needs == "embeddings" and collapsed
+    ):  # one point, and what is left of the spread is one line
         return 1 + 1e-2 * spread(N, 1, seed=1) * spread(1, D, seed=2) + 1e-6 * spread(N, D)
     if part.needs == "embeddings":
         return spread(N, D)
@@ -102,7 +107,9 @@ def test_participation_ratio_by_hand():
     assert participation_ratio(x) == pytest.approx((4 + 1) ** 2 / (16 + 1))
     tall = spread(40, 8)
     lam = torch.linalg.eigvalsh(torch.cov(tall.T)).double()
-    assert participation_ratio(tall) == pytest.approx(float(lam.sum() ** 2 / lam.square().sum()), rel=1e-4)
+    assert participation_ratio(tall) == pytest.approx(
+        float(lam.sum() ** 2 / lam.square().sum()), rel=1e-4
+    )
     assert participation_ratio(tall[:5]) <= 4
 
 
@@ -111,16 +118,22 @@ def test_offdiagonal_correlation_is_numpys():
     rho = torch.corrcoef(x.T)
     want = float((rho[~torch.eye(4, dtype=bool)] ** 2).mean() ** 0.5)
     assert offdiagonal_correlation(x) == pytest.approx(want, rel=1e-4)
-    assert offdiagonal_correlation(x[:, :1] * torch.tensor([1.0, -2, 3])) == pytest.approx(1, abs=1e-5)
+    assert offdiagonal_correlation(x[:, :1] * torch.tensor([1.0, -2, 3])) == pytest.approx(
+        1, abs=1e-5
+    )
 
 
 def test_wasserstein_uniformity_at_both_ends():
     assert wasserstein_uniformity(torch.ones(9, 4)) == pytest.approx(math.sqrt(2), abs=1e-6)
-    assert wasserstein_uniformity(torch.cat([torch.eye(4), -torch.eye(4)])) == pytest.approx(0, abs=1e-5)
+    assert wasserstein_uniformity(torch.cat([torch.eye(4), -torch.eye(4)])) == pytest.approx(
+        0, abs=1e-5
+    )
     lost = spread(4000, 16)
     lost[:, 8:] = 0
     assert wasserstein_uniformity(lost) > 5 * wasserstein_uniformity(spread(4000, 16))
-    assert abs(float(uniformity(lost[:1000]) - uniformity(spread(1000, 16)))) < 0.5  # hardly notices
+    assert (
+        abs(float(uniformity(lost[:1000]) - uniformity(spread(1000, 16)))) < 0.5
+    )  # hardly notices
 
 
 def test_deviation_and_indicator_of_an_even_spread():
@@ -181,7 +194,9 @@ def test_predictor_spectrum_of_an_aligned_and_a_random_predictor():
     assert aligned.alignment == pytest.approx(1, abs=1e-5) and aligned.commutator == pytest.approx(
         0, abs=1e-6
     )
-    assert aligned.asymmetry == pytest.approx(0, abs=1e-6) and aligned.slope == pytest.approx(2, rel=1e-4)
+    assert aligned.asymmetry == pytest.approx(0, abs=1e-6) and aligned.slope == pytest.approx(
+        2, rel=1e-4
+    )
     random = predictor_spectrum(spread(6, 6, seed=3), f)
     assert random.alignment < 0.9 and random.asymmetry > 0.1
 

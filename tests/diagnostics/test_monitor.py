@@ -33,7 +33,13 @@ def test_no_figures_before_there_are_enough_embeddings():
     m.add(normal(2 * DIM - 1))
     assert m.figures() == {}
     m.add(normal(1, seed=1))
-    assert set(m.figures()) == {"rankme", "effective_rank", "centre_norm", "deviation", "uniformity"}
+    assert set(m.figures()) == {
+        "rankme",
+        "effective_rank",
+        "centre_norm",
+        "deviation",
+        "uniformity",
+    }
 
 
 def test_only_the_last_embeddings_are_kept_and_memory_is_bounded():

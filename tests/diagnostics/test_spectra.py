@@ -1,4 +1,4 @@
-"""Rank and centre of embeddings against closed forms (METHODS.md 9)."""
+"""Rank and centre of embeddings against closed forms (methods/README.md 9)."""
 
 import math
 

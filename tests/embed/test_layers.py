@@ -1,4 +1,6 @@
-"""Layers and networks: a padded batch equals its utterances alone, statistics by hand, the command."""
+"""Layers and networks: a padded batch equals its utterances alone, statistics by hand, the
+command.
+"""
 
 import numpy as np
 import pytest
@@ -7,8 +9,8 @@ import soundfile
 import torch
 
 import speechssl
-from speechssl import cli
-from speechssl.data.vectors import read_vectors
+from speechssl.cli import main
+from speechssl.data.vectors.files import read_vectors
 from speechssl.embed import Embedder
 from speechssl.embed.layers import encode_layer, layer_names
 from speechssl.embed.networks import load_model
@@ -21,7 +23,17 @@ ENCODERS = {
     "resnet": {"name": "resnet", "width": 4, "embedding": 12, "attention": 8},
 }
 NAMES = {
-    "ecapa": ["features", "block0", "block1", "block2", "block3", "mfa", "pooled", "asp_bn", "embedding"],
+    "ecapa": [
+        "features",
+        "block0",
+        "block1",
+        "block2",
+        "block3",
+        "mfa",
+        "pooled",
+        "asp_bn",
+        "embedding",
+    ],
     "resnet": [
         *["features", "layer1", "layer2", "layer3", "layer4"],
         *["pooled", "norm_stats", "fc_embed", "embedding"],
@@ -60,7 +72,9 @@ def test_every_layer_of_a_padded_batch_equals_each_utterance_alone(kind):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("kind", "after"), [("ecapa", ("asp_bn", "fc")), ("plain", ("asp_bn", "fc"))])
+@pytest.mark.parametrize(
+    ("kind", "after"), [("ecapa", ("asp_bn", "fc")), ("plain", ("asp_bn", "fc"))]
+)
 def test_the_affine_layers_on_the_pooled_statistics_give_the_embedding(kind, after):
     encoder, x = settled(kind).encoder, torch.randn(2, 50, 24)
     pooled = encode_layer(encoder, x, None, "pooled")
@@ -76,7 +90,9 @@ def test_statistics_are_the_mean_and_deviation_over_valid_frames():
     valid = x[0, :30].numpy()
     np.testing.assert_allclose(found, np.r_[valid.mean(0), valid.std(0)], atol=1e-6)
     kept = []
-    hook = encoder.layers()["block2"].register_forward_hook(lambda _m, _i, output: kept.append(output))
+    hook = encoder.layers()["block2"].register_forward_hook(
+        lambda _m, _i, output: kept.append(output)
+    )
     encoder(x)
     hook.remove()
     frames = kept[0][0].numpy()
@@ -93,8 +109,12 @@ def test_the_last_stage_of_a_resnet_has_the_channels_and_bands_that_it_pools():
 def test_looking_at_a_layer_leaves_no_hook_behind_and_an_unknown_one_is_named():
     encoder = settled("ecapa").encoder
     encode_layer(encoder, torch.randn(1, 40, 24), None, "mfa")
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in encoder.modules())
-    with pytest.raises(UserError, match="no layer 'block9' in this encoder; it has features, block0"):
+    assert not any(
+        module._forward_hooks or module._forward_pre_hooks for module in encoder.modules()
+    )
+    with pytest.raises(
+        UserError, match="no layer 'block9' in this encoder; it has features, block0"
+    ):
         encode_layer(encoder, torch.randn(1, 40, 24), None, "block9")
 
 
@@ -131,18 +151,26 @@ def run(tmp_path):
     (tmp_path / "audio").mkdir()
     rng = np.random.default_rng(0)
     for number in range(3):
-        soundfile.write(tmp_path / "audio" / f"{number}.wav", 0.1 * rng.standard_normal(9000), 16000)
+        soundfile.write(
+            tmp_path / "audio" / f"{number}.wav", 0.1 * rng.standard_normal(9000), 16000
+        )
     return folder
 
 
 def test_student_and_teacher_come_out_of_the_last_state(run):
     x = torch.randn(2, 40, 24)
-    student, teacher, saved = load_model(run, "student"), load_model(run, "teacher"), load_model(run)
+    student, teacher, saved = (
+        load_model(run, "student"),
+        load_model(run, "teacher"),
+        load_model(run),
+    )
     with torch.no_grad():
         torch.testing.assert_close(teacher.encoder(x), saved.encoder(x))
         torch.testing.assert_close(student.encoder(x), teacher.encoder(x) + 1.0)
     assert student.about == {"method": "dino", "step": 7, "network": "student"}
-    with pytest.raises(UserError, match="no networks 'centre' in this run; it has student, teacher"):
+    with pytest.raises(
+        UserError, match="no networks 'centre' in this run; it has student, teacher"
+    ):
         load_model(run, "centre")
     with pytest.raises(UserError, match="needs a run folder with last.pt"):
         load_model(run / "model", "student")
@@ -152,7 +180,11 @@ def test_a_method_without_a_teacher_has_a_student_and_one_of_two_names_both(run)
     state = torch.load(run / "last.pt", weights_only=True)
     both = {k.replace("student.", "dino.student.").replace("teacher.", "dino.teacher."): v
             for k, v in state["method"].items()}  # fmt: skip
-    both |= {k.replace("teacher.", "moco.teacher."): v for k, v in state["method"].items() if "teacher" in k}
+    both |= {
+        k.replace("teacher.", "moco.teacher."): v
+        for k, v in state["method"].items()
+        if "teacher" in k
+    }
     torch.save({"step": 1, "method": both}, run / "last.pt")
     assert load_model(run, "student") and load_model(run, "dino.teacher")
     with pytest.raises(UserError, match="several networks 'teacher'.*dino.teacher, moco.teacher"):
@@ -166,7 +198,7 @@ def test_a_method_without_a_teacher_has_a_student_and_one_of_two_names_both(run)
 def test_the_command_embeds_a_layer_and_a_network(run, tmp_path, jobs):
     audio, out = str(tmp_path / "audio"), str(tmp_path / "x.npz")
     words = ["embed", str(run), audio, "--out", out, "--network", "student", "--layer", "block3"]
-    assert cli.main([*words, "--jobs", jobs]) == 0
+    assert main([*words, "--jobs", jobs]) == 0
     ids, found = read_vectors(out)
     embedder = Embedder(load_model(run, "student"), layer="block3")
     expected = np.stack([embedder.embed(f"{audio}/{name}") for name in ids])
@@ -175,7 +207,7 @@ def test_the_command_embeds_a_layer_and_a_network(run, tmp_path, jobs):
 
 def test_the_command_refuses_an_unknown_layer_and_knows_mfcc(run, tmp_path, capsys):
     audio, out = str(tmp_path / "audio"), str(tmp_path / "x.npz")
-    assert cli.main(["embed", str(run), audio, "--out", out, "--layer", "list"]) == 2
+    assert main(["embed", str(run), audio, "--out", out, "--layer", "list"]) == 2
     assert "it has features, block0" in capsys.readouterr().err
-    assert cli.main(["embed", "mfcc", audio, "--out", out]) == 0
+    assert main(["embed", "mfcc", audio, "--out", out]) == 0
     assert read_vectors(out)[1].shape == (3, 40)

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechssl.encoders._layers import Convolution, Frames, batch_norm
-from speechssl.encoders._pooling import statistics
 from speechssl.encoders.ecapa import ECAPA
 from speechssl.errors import UserError
+from speechssl.nn.batch_norm import batch_norm
+from speechssl.nn.convolution import Convolution
+from speechssl.nn.frames import Frames
+from speechssl.nn.pooling import statistics
 
 WIDTH, MELS = 32, 20
 
@@ -31,7 +33,12 @@ def speechbrain_ecapa(**options: object) -> nn.Module:
     import speechssl  # noqa: F401 (makes SpeechBrain importable)
 
     lobe = pytest.importorskip("speechbrain.lobes.models.ECAPA_TDNN")
-    sizes = {"lin_neurons": 24, "se_channels": 16, "attention_channels": 16, "channels": [WIDTH] * 4 + [96]}
+    sizes = {
+        "lin_neurons": 24,
+        "se_channels": 16,
+        "attention_channels": 16,
+        "channels": [WIDTH] * 4 + [96],
+    }
     return lobe.ECAPA_TDNN(MELS, **{**sizes, **options})
 
 
@@ -45,7 +52,9 @@ def randomise_norms(model: nn.Module) -> None:
             nn.init.uniform_(module.running_var, 0.5, 1.5)
 
 
-def gradients(model: nn.Module, features: Tensor, weights: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def gradients(
+    model: nn.Module, features: Tensor, weights: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
     model.zero_grad()
     output = model(features).reshape(weights.shape)
     (output * weights).sum().backward()
@@ -53,7 +62,9 @@ def gradients(model: nn.Module, features: Tensor, weights: Tensor) -> tuple[Tens
 
 
 def relative(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
-    """Largest error of a parameter's gradient, relative to it or to a thousandth of the largest one."""
+    """Largest error of a parameter's gradient, relative to it or to a thousandth of the largest
+    one.
+    """
     floor = 1e-3 * max(float(g.norm()) for g in theirs.values())
     return max(float((ours[k] - g).norm() / g.norm().clamp(min=floor)) for k, g in theirs.items())
 
@@ -69,7 +80,10 @@ def test_state_dict_of_speechbrain_fits_both_ways(context: bool) -> None:
 
 @pytest.mark.parametrize("context", [True, False])
 def test_eval_outputs_and_gradients_are_speechbrains(context: bool) -> None:
-    theirs, ours = speechbrain_ecapa(global_context=context).eval(), small(global_context=context).eval()
+    theirs, ours = (
+        speechbrain_ecapa(global_context=context).eval(),
+        small(global_context=context).eval(),
+    )
     randomise_norms(theirs)
     ours.load_state_dict(theirs.state_dict())
     features, weights = torch.randn(4, 60, MELS), torch.randn(4, 24)
@@ -88,8 +102,8 @@ def test_training_outputs_statistics_and_gradients_are_speechbrains() -> None:
     buffers = dict(theirs.named_buffers())
     for name, buffer in ours.named_buffers():
         assert torch.allclose(buffer.float(), buffers[name].float(), atol=1e-5, rtol=1e-4), name
-    # Gradients in float64: in float32 a rectifier whose input is within rounding of 0 may open here and
-    # not there, in SpeechBrain's own module too, which moves gradients by up to 1 %.
+    # Gradients in float64: in float32 a rectifier whose input is within rounding of 0 may open here
+    # and not there, in SpeechBrain's own module too, which moves gradients by up to 1 %.
     _, ours_grad = gradients(ours.double(), features.double(), weights.double())
     _, theirs_grad = gradients(theirs.double(), features.double(), weights.double())
     assert relative(ours_grad, theirs_grad) < 1e-5
@@ -98,7 +112,9 @@ def test_training_outputs_statistics_and_gradients_are_speechbrains() -> None:
 def test_padded_batch_equals_single_utterances() -> None:
     model = small().eval()
     randomise_norms(model)
-    lengths = torch.tensor([50, 31, 6, 3, 50])  # 3 frames: shorter than the reflection at dilation 4
+    lengths = torch.tensor(
+        [50, 31, 6, 3, 50]
+    )  # 3 frames: shorter than the reflection at dilation 4
     features = torch.randn(5, 50, MELS)
     for row, length in zip(features, lengths, strict=True):
         row[length:] = float("nan")
@@ -127,7 +143,9 @@ def test_padding_changes_neither_training_statistics_nor_gradients() -> None:
         assert torch.allclose(a.grad, b.grad, atol=1e-3 * (1 + float(a.grad.abs().max()))), name
 
 
-@pytest.mark.parametrize(("kernel", "dilation", "frames"), [(3, 4, 20), (5, 1, 9), (1, 1, 4), (3, 4, 4)])
+@pytest.mark.parametrize(
+    ("kernel", "dilation", "frames"), [(3, 4, 20), (5, 1, 9), (1, 1, 4), (3, 4, 4)]
+)
 def test_convolution_is_reflected_conv1d(kernel: int, dilation: int, frames: int) -> None:
     layer, x = Convolution(6, 5, kernel, dilation), torch.randn(2, frames, 6)
     pad, rows = dilation * (kernel - 1) // 2, x.transpose(1, 2)
@@ -160,7 +178,9 @@ def test_statistics_are_means_and_deviations_with_gradients() -> None:
     assert torch.allclose(statistics(x, part)[2, 4:], torch.full((4,), 1e-6, dtype=torch.float64))
     for frames in (whole, Frames(3, 7, torch.tensor([7, 4, 5]), x.device)):
         assert torch.autograd.gradcheck(lambda x, frames=frames: statistics(x, frames), (x,))
-        assert torch.autograd.gradcheck(lambda x, y, frames=frames: statistics(x, frames, y), (x, logits))
+        assert torch.autograd.gradcheck(
+            lambda x, y, frames=frames: statistics(x, frames, y), (x, logits)
+        )
 
 
 def test_batch_norm_statistics_are_exact_for_many_rows() -> None:
@@ -229,9 +249,14 @@ def test_compiles_without_breaks_and_exports_any_batch_and_length() -> None:
         expected = model(features)
         compiled = torch.compile(model, backend="eager", fullgraph=True)
         assert torch.allclose(compiled(features), expected, atol=1e-5)
-        batch, frames = torch.export.Dim("batch", min=2, max=64), torch.export.Dim("frames", min=10, max=2000)
+        batch, frames = (
+            torch.export.Dim("batch", min=2, max=64),
+            torch.export.Dim("frames", min=10, max=2000),
+        )
         program = torch.export.export(
-            model, (features, torch.tensor([40, 30, 20])), dynamic_shapes=({0: batch, 1: frames}, {0: batch})
+            model,
+            (features, torch.tensor([40, 30, 20])),
+            dynamic_shapes=({0: batch, 1: frames}, {0: batch}),
         )
         other, lengths = torch.randn(5, 61, MELS), torch.tensor([61, 12, 40, 33, 60])
         assert torch.allclose(program.module()(other, lengths), model(other, lengths), atol=1e-5)

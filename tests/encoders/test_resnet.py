@@ -43,7 +43,9 @@ def settle(model: nn.Module) -> None:
             model(torch.randn(8, 50, MELS))
 
 
-def gradients(model: nn.Module, features: Tensor, weights: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def gradients(
+    model: nn.Module, features: Tensor, weights: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
     model.zero_grad()
     output = model(features)
     (output * weights).sum().backward()
@@ -51,7 +53,9 @@ def gradients(model: nn.Module, features: Tensor, weights: Tensor) -> tuple[Tens
 
 
 def relative(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
-    """Largest error of a parameter's gradient, relative to it or to a thousandth of the largest one."""
+    """Largest error of a parameter's gradient, relative to it or to a thousandth of the largest
+    one.
+    """
     floor = 1e-3 * max(float(g.norm()) for g in theirs.values())
     return max(float((ours[k] - g).norm() / g.norm().clamp(min=floor)) for k, g in theirs.items())
 
@@ -160,12 +164,19 @@ def test_light_resnet34_has_the_papers_size() -> None:
     model = ResNet(80, width=16, block="basic", squeeze_excitation=0, pooling="statistics")
     assert model.dim == 256
     assert [len(getattr(model, f"layer{stage}")) for stage in (1, 2, 3, 4)] == [3, 4, 6, 3]
-    assert model.fc_embed.in_features == 2 * 128 * 10  # mean and deviation of 128 channels at 10 frequencies
+    assert (
+        model.fc_embed.in_features == 2 * 128 * 10
+    )  # mean and deviation of 128 channels at 10 frequencies
     trunk = sum(
-        p.numel() for name, p in model.named_parameters() if name.startswith(("conv1", "bn1", "layer"))
+        p.numel()
+        for name, p in model.named_parameters()
+        if name.startswith(("conv1", "bn1", "layer"))
     )
-    # 3x3 kernels at 16 channels (He et al. 2016, table 1, a quarter as wide), 1x1 shortcuts, batch norms
-    kernels = 9 * (16 + 6 * 16**2 + 16 * 32 + 7 * 32**2 + 32 * 64 + 11 * 64**2 + 64 * 128 + 5 * 128**2)
+    # 3x3 kernels at 16 channels (He et al. 2016, table 1, a quarter as wide), 1x1 shortcuts, batch
+    # norms
+    kernels = 9 * (
+        16 + 6 * 16**2 + 16 * 32 + 7 * 32**2 + 32 * 64 + 11 * 64**2 + 64 * 128 + 5 * 128**2
+    )
     shortcuts = 16 * 32 + 32 * 64 + 64 * 128
     norms = 2 * (16 + 6 * 16 + 9 * 32 + 13 * 64 + 7 * 128)
     assert trunk == kernels + shortcuts + norms
@@ -197,9 +208,14 @@ def test_compiles_without_breaks_and_exports_any_batch_and_length() -> None:
         expected = model(features)
         compiled = torch.compile(model, backend="eager", fullgraph=True)
         assert torch.allclose(compiled(features), expected, atol=1e-5)
-        batch, frames = torch.export.Dim("batch", min=2, max=64), torch.export.Dim("frames", min=10, max=2000)
+        batch, frames = (
+            torch.export.Dim("batch", min=2, max=64),
+            torch.export.Dim("frames", min=10, max=2000),
+        )
         program = torch.export.export(
-            model, (features, torch.tensor([40, 30, 20])), dynamic_shapes=({0: batch, 1: frames}, {0: batch})
+            model,
+            (features, torch.tensor([40, 30, 20])),
+            dynamic_shapes=({0: batch, 1: frames}, {0: batch}),
         )
         other, lengths = torch.randn(5, 61, MELS), torch.tensor([61, 12, 40, 33, 60])
         assert torch.allclose(program.module()(other, lengths), model(other, lengths), atol=1e-5)

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from speechssl.errors import UserError
-from speechssl.methods._aam import aam_logits, centre_cosines, dynamic_gate
-from speechssl.methods._base import Progress, Views
+from speechssl.interfaces import Progress, Views
+from speechssl.losses.margin import aam_logits, centre_cosines, dynamic_gate
 from speechssl.methods.aam_softmax import AAMSoftmax
 
 
@@ -50,7 +50,9 @@ def test_the_margin_turns_the_targets_angle():
 
 def test_beyond_pi_minus_m_the_target_goes_on_falling():
     angles = torch.linspace(2.0, math.pi, 50)
-    logits = aam_logits(angles.cos()[:, None].expand(-1, 2), torch.zeros(50, dtype=torch.int64), 1.0, 0.5)
+    logits = aam_logits(
+        angles.cos()[:, None].expand(-1, 2), torch.zeros(50, dtype=torch.int64), 1.0, 0.5
+    )
     assert (logits[:, 0].diff() < 0).all()
     torch.testing.assert_close(logits[-1, 0], torch.tensor(-1.0 - 0.5 * math.sin(0.5)))
 
@@ -78,14 +80,18 @@ def test_the_nearest_sub_centre_counts():
 def test_the_dynamic_gate_lies_where_two_gaussians_meet():
     # log losses from N(-3, .5) and N(1, .5), equally many: the densities meet half-way, at -1
     g = torch.Generator().manual_seed(0)
-    logs = torch.cat([-3 + 0.5 * torch.randn(4000, generator=g), 1 + 0.5 * torch.randn(4000, generator=g)])
+    logs = torch.cat(
+        [-3 + 0.5 * torch.randn(4000, generator=g), 1 + 0.5 * torch.randn(4000, generator=g)]
+    )
     assert math.log(dynamic_gate(logs.exp())) == pytest.approx(-1.0, abs=0.1)
 
 
 @pytest.mark.parametrize("zeros", [0.3, 0.6])
 def test_samples_without_any_loss_do_not_take_the_gate_for_themselves(zeros):
     g = torch.Generator().manual_seed(0)
-    logs = torch.cat([-2 + 0.5 * torch.randn(3000, generator=g), 2 + 0.5 * torch.randn(3000, generator=g)])
+    logs = torch.cat(
+        [-2 + 0.5 * torch.randn(3000, generator=g), 2 + 0.5 * torch.randn(3000, generator=g)]
+    )
     losses = torch.cat([logs.exp(), torch.zeros(int(6000 * zeros / (1 - zeros)))])
     assert math.log(dynamic_gate(losses)) == pytest.approx(0.0, abs=0.15)
 
@@ -105,7 +111,10 @@ def test_losses_that_are_all_alike_have_no_gate():
 
 
 def test_a_wrong_label_is_stopped_by_a_fixed_gate_and_changes_nothing():
-    rows, labels = [[1.0, 0.1], [0.9, 0.0], [-1.0, 0.1], [1.0, 0.0]], [0, 0, 1, 1]  # the last is wrong
+    rows, labels = (
+        [[1.0, 0.1], [0.9, 0.0], [-1.0, 0.1], [1.0, 0.0]],
+        [0, 0, 1, 1],
+    )  # the last is wrong
     settings = {"margin": 0.0, "scale": 10.0, "gate": "fixed", "gate_loss": 1.0, "gate_after": 0.0}
     method = make(labels, **settings)
     method.centres.data = torch.tensor([[[1.0, 0.0]], [[-1.0, 0.0]]])
@@ -120,7 +129,13 @@ def test_a_wrong_label_is_stopped_by_a_fixed_gate_and_changes_nothing():
 def test_a_stopped_sample_of_a_confident_model_learns_its_prediction():
     rows, labels = [[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0]], [0, 1, 1]
     method = make(
-        labels, margin=0.0, scale=10.0, gate="fixed", gate_loss=1.0, gate_after=0.0, correct_after=0.5
+        labels,
+        margin=0.0,
+        scale=10.0,
+        gate="fixed",
+        gate_loss=1.0,
+        gate_after=0.0,
+        correct_after=0.5,
     )
     method.centres.data = torch.tensor([[[1.0, 0.0]], [[-1.0, 0.0]]])
     before = method(batch(rows), Progress(10, 100, 1))

@@ -1,4 +1,6 @@
-"""SwAV, DeepCluster, MoCo's queue and C3's stages: what they keep, and when it moves (METHODS.md 6, 7)."""
+"""SwAV, DeepCluster, MoCo's queue and C3's stages: what they keep, and when it moves (methods/README.md 6,
+7).
+"""
 
 import math
 import sys
@@ -9,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from speechssl.errors import UserError
-from speechssl.methods._base import Progress
+from speechssl.interfaces import Progress
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "contracts"))
 from _methods import make, views
@@ -70,7 +72,9 @@ def test_deepclusters_assignments_are_the_nearest_centroids_of_the_memory():
     for head in range(2):
         memory = method.memory.values[head % 2]
         # the memory has been written again since, by the same weights in training mode
-        torch.testing.assert_close(method.assigned[head], (memory @ method.prototypes[head].T).argmax(1))
+        torch.testing.assert_close(
+            method.assigned[head], (memory @ method.prototypes[head].T).argmax(1)
+        )
     torch.testing.assert_close(method.prototypes.norm(dim=-1), torch.ones(2, 4))
     assert not any("prototypes" in key for key, _ in method.named_parameters())
 
@@ -121,7 +125,9 @@ def test_dimcl_mixes_the_base_loss_and_its_own():
     base = plain(views(), at(0)).loss
     output = mixed(views(), at(0))
     torch.testing.assert_close(output.scalars["base"], base.detach())
-    torch.testing.assert_close(output.loss.detach(), 0.75 * base.detach() + 0.25 * output.scalars["dimcl"])
+    torch.testing.assert_close(
+        output.loss.detach(), 0.75 * base.detach() + 0.25 * output.scalars["dimcl"]
+    )
 
 
 @pytest.mark.parametrize(

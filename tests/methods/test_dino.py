@@ -1,4 +1,6 @@
-"""The DINO method: centre, roles of the crops, teacher, what moves and what does not (METHODS.md 1.5)."""
+"""The DINO method: centre, roles of the crops, teacher, what moves and what does not (methods/README.md
+1.5).
+"""
 
 import copy
 import math
@@ -9,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from speechssl.errors import UserError
-from speechssl.methods._base import Progress, Views
+from speechssl.interfaces import Progress, Views
 from speechssl.methods.dino import Dino
 
 B, FRAMES, MELS = 4, 10, 6
@@ -18,7 +20,9 @@ START = Progress(0, 100, 10)
 
 
 class Toy(nn.Module):
-    """Mean over frames, then two layers with a BatchNorm; remembers the shapes that it was given."""
+    """Mean over frames, then two layers with a BatchNorm; remembers the shapes that it was
+    given.
+    """
 
     dim = 7
 
@@ -118,7 +122,11 @@ def test_a_teacher_that_says_the_centre_is_uniform():
 
 def test_targets_get_no_gradient_and_every_student_parameter_does():
     method = make(
-        regularised=11, regulariser_start=0.1, regulariser_end=0.1, koleo_weight=0.1, cosine_weight=0.1
+        regularised=11,
+        regulariser_start=0.1,
+        regulariser_end=0.1,
+        koleo_weight=0.1,
+        cosine_weight=0.1,
     )
     output = method(views(), Progress(50, 100, 10))
     output.loss.backward()
@@ -128,7 +136,9 @@ def test_targets_get_no_gradient_and_every_student_parameter_does():
     for name, p in method.student.named_parameters():
         if p.requires_grad:
             assert p.grad is not None and p.grad.abs().sum() > 0, name
-    assert [n for n, p in method.student.named_parameters() if not p.requires_grad] == ["head.weight_g"]
+    assert [n for n, p in method.student.named_parameters() if not p.requires_grad] == [
+        "head.weight_g"
+    ]
     assert not any(value.requires_grad for value in output.scalars.values())
 
 
@@ -188,7 +198,9 @@ def test_what_happens_to_batchnorm_statistics(buffers, share):
 
 def test_teacher_and_student_start_equal_but_share_nothing():
     method = make()
-    for (name, a), b in zip(method.student.named_parameters(), method.teacher.parameters(), strict=True):
+    for (name, a), b in zip(
+        method.student.named_parameters(), method.teacher.parameters(), strict=True
+    ):
         assert torch.equal(a, b) and a.data_ptr() != b.data_ptr(), name
     assert method.encoder is method.teacher["encoder"]
 
@@ -258,7 +270,11 @@ def test_the_loss_falls_on_a_fixed_batch(centring):
 @pytest.mark.parametrize("centring", ["centre", "sinkhorn"])
 def test_the_smallest_batch(centring):
     method = make(
-        centring=centring, koleo_weight=0.1, regularised=11, regulariser_end=0.1, regulariser_warmup=0.0
+        centring=centring,
+        koleo_weight=0.1,
+        regularised=11,
+        regulariser_end=0.1,
+        regulariser_warmup=0.0,
     )
     output = method(views(batch=method.min_batch), START)
     output.loss.backward()
@@ -276,7 +292,9 @@ def test_the_loss_is_float32_under_autocast():
     assert all(value.dtype == torch.float32 for value in output.scalars.values())
     assert output.loss.item() == pytest.approx(want.loss.item(), rel=0.05)
     output.loss.backward()
-    assert all(p.grad.dtype == torch.float32 for p in method.student.parameters() if p.requires_grad)
+    assert all(
+        p.grad.dtype == torch.float32 for p in method.student.parameters() if p.requires_grad
+    )
 
 
 def test_what_is_logged_agrees_with_the_loss():
@@ -291,7 +309,9 @@ def test_what_is_logged_agrees_with_the_loss():
     assert scalars["kl"] == pytest.approx((output.loss - entropy).item(), abs=1e-5)
     assert scalars["used_prototypes"] == q.argmax(-1).unique().numel()
     mean = q.mean((0, 1))
-    assert scalars["mean_assignment_entropy"] == pytest.approx(-(mean * mean.log()).sum().item(), rel=1e-5)
+    assert scalars["mean_assignment_entropy"] == pytest.approx(
+        -(mean * mean.log()).sum().item(), rel=1e-5
+    )
     assert output.embedding.shape == (2 * B, 7)
 
 

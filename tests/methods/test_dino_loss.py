@@ -1,4 +1,4 @@
-"""DINO's formulas against closed forms (METHODS.md 1.5)."""
+"""DINO's formulas against closed forms (methods/README.md 1.5)."""
 
 import math
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from speechssl.methods._base import cosine_schedule
 from speechssl.methods.dino import DinoHead, dino_loss, koleo, sinkhorn, variance_covariance
+from speechssl.nn.moving_average import cosine_schedule
 
 
 def every_pair(teachers, students):
@@ -21,7 +21,9 @@ def loss_of(s, t, centre=0.0, tau_s=0.1, tau_t=0.04):
 
 
 def test_uniform_teacher_and_student_give_ln_k():
-    assert loss_of(torch.zeros(6, 3, 4), torch.zeros(2, 3, 4)).item() == pytest.approx(1.386294, abs=1e-6)
+    assert loss_of(torch.zeros(6, 3, 4), torch.zeros(2, 3, 4)).item() == pytest.approx(
+        1.386294, abs=1e-6
+    )
 
 
 def test_agreement_on_one_prototype_is_the_closed_form():
@@ -57,7 +59,9 @@ def test_gradients_are_those_of_the_closed_form():
     s = torch.randn(2, 1, 8, dtype=torch.float64, requires_grad=True)
     q = torch.randn(2, 1, 8, dtype=torch.float64).mul(4).softmax(-1)
     dino_loss((s / 0.1).log_softmax(-1), q, every_pair(2, 2)).backward()
-    closed = ((s.detach() / 0.1).softmax(-1) - q.flip(0)) / 0.1 / 2  # two pairs: each view meets the other
+    closed = (
+        ((s.detach() / 0.1).softmax(-1) - q.flip(0)) / 0.1 / 2
+    )  # two pairs: each view meets the other
     torch.testing.assert_close(s.grad, closed)
     torch.testing.assert_close(s.grad.sum(-1), torch.zeros(2, 1, dtype=torch.float64))
 
@@ -79,7 +83,9 @@ def test_sinkhorn_rows_sum_to_one_and_columns_to_their_share():
     torch.testing.assert_close(q.sum(1), torch.ones(64))
     torch.testing.assert_close(q.sum(0), torch.full((8,), 8.0), atol=1e-3, rtol=0)
     torch.testing.assert_close(sinkhorn(logits, 0.1).sum(1), torch.ones(64))
-    torch.testing.assert_close(sinkhorn(logits, 0.1).sum(0), torch.full((8,), 8.0), atol=1.0, rtol=0)
+    torch.testing.assert_close(
+        sinkhorn(logits, 0.1).sum(0), torch.full((8,), 8.0), atol=1.0, rtol=0
+    )
 
 
 def test_sinkhorn_survives_large_logits_and_a_shift():
@@ -123,7 +129,9 @@ def test_variance_and_covariance_are_vicregs_hand_values():
     assert [x.item() for x in variance_covariance(pattern)] == pytest.approx([0.0, 0.0], abs=1e-6)
     torch.manual_seed(0)
     z = torch.randn(9, 4)
-    torch.testing.assert_close(variance_covariance(z + 5), variance_covariance(z), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        variance_covariance(z + 5), variance_covariance(z), atol=1e-5, rtol=1e-5
+    )
 
 
 def head(**options):
@@ -186,4 +194,6 @@ def test_the_layers_of_the_head():
 def test_the_momentum_schedule_is_half_a_cosine():
     got = [cosine_schedule(0.996, 1.0, f) for f in (0.0, 0.5, 1.0)]
     assert got == pytest.approx([0.996, 0.998, 1.0], abs=1e-12)
-    assert cosine_schedule(0.9, 1.0, 0.25) == pytest.approx(1 - 0.1 * (1 + math.cos(math.pi / 4)) / 2)
+    assert cosine_schedule(0.9, 1.0, 0.25) == pytest.approx(
+        1 - 0.1 * (1 + math.cos(math.pi / 4)) / 2
+    )

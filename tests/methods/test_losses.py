@@ -1,4 +1,6 @@
-"""The losses of the decorrelating, contrastive and clustering methods by hand (METHODS.md 4 to 7)."""
+"""The losses of the decorrelating, contrastive and clustering methods by hand (methods/README.md 4 to
+7).
+"""
 
 import math
 
@@ -96,7 +98,9 @@ def test_vibcregs_covariance_by_hand_and_without_scale():
 
 
 def test_iterative_whitening_whitens():
-    w = iterative_whitening(z_of(256, 4) * torch.tensor([1.0, 2, 1, 0.7]) + 3, iterations=12, eps=0.0)
+    w = iterative_whitening(
+        z_of(256, 4) * torch.tensor([1.0, 2, 1, 0.7]) + 3, iterations=12, eps=0.0
+    )
     torch.testing.assert_close(w.T @ w / len(w), torch.eye(4), atol=5e-3, rtol=0)
 
 
@@ -107,7 +111,9 @@ def test_iterative_whitening_whitens():
 def test_whitening_gives_the_identity(symmetric):
     z = z_of(64, 8, dtype=torch.float64) @ z_of(8, 8, seed=1, dtype=torch.float64)
     w = whiten(z, symmetric=symmetric)
-    torch.testing.assert_close(torch.cov(w.T), torch.eye(8, dtype=torch.float64), atol=1e-10, rtol=0)
+    torch.testing.assert_close(
+        torch.cov(w.T), torch.eye(8, dtype=torch.float64), atol=1e-10, rtol=0
+    )
 
 
 def test_cholesky_whitening_ignores_lower_triangular_maps_and_turns_with_others():
@@ -117,7 +123,9 @@ def test_cholesky_whitening_ignores_lower_triangular_maps_and_turns_with_others(
     torch.testing.assert_close(whiten(z @ lower.T + 2), whiten(z), atol=1e-8, rtol=0)
     general = whiten(z @ z_of(5, 5, seed=2, dtype=torch.float64).T)
     rotation = torch.linalg.lstsq(whiten(z), general).solution
-    torch.testing.assert_close(rotation.T @ rotation, torch.eye(5, dtype=torch.float64), atol=1e-8, rtol=0)
+    torch.testing.assert_close(
+        rotation.T @ rotation, torch.eye(5, dtype=torch.float64), atol=1e-8, rtol=0
+    )
     torch.testing.assert_close(whiten(z) @ rotation, general, atol=1e-8, rtol=0)
 
 
@@ -132,7 +140,9 @@ def test_too_few_samples_are_an_error_unless_shrunk():
 
 def test_dimcl_by_hand():
     big = ORTHOGONAL.repeat(250, 1)  # so that the norm's epsilon does not show
-    assert float(dimension_contrast(big, big)) == pytest.approx(math.log(1 + 2 * math.exp(-10)), abs=1e-6)
+    assert float(dimension_contrast(big, big)) == pytest.approx(
+        math.log(1 + 2 * math.exp(-10)), abs=1e-6
+    )
     duplicated = DUPLICATED.repeat(500, 1)
     assert float(dimension_contrast(duplicated, duplicated)) == pytest.approx(math.log(3), abs=1e-5)
 
@@ -175,7 +185,9 @@ def test_moco_v3_is_a_cross_entropy_over_the_batch():
 def test_trip_roma_by_hand():
     collapsed = torch.ones(4, 3)
     hinge, soft = triplet_terms(collapsed, collapsed)
-    assert float(hinge) == pytest.approx(1, abs=1e-6) and float(soft) == pytest.approx(math.log(2), abs=1e-6)
+    assert float(hinge) == pytest.approx(1, abs=1e-6) and float(soft) == pytest.approx(
+        math.log(2), abs=1e-6
+    )
     assert float(hinge + 8 * soft) == pytest.approx(6.545177, abs=1e-5)
     pairs = torch.eye(2)
     hinge, soft = triplet_terms(pairs, pairs)
@@ -218,7 +230,9 @@ def test_all_weights_one_are_moco():
     queue = F.normalize(z_of(20, 4, seed=2), dim=1)
     plain = moco_loss(q, k, queue, 0.1)
     torch.testing.assert_close(moco_loss(q, k, queue, 0.1, torch.ones(6, 20)), plain)
-    torch.testing.assert_close(moco_loss(q, k, queue, 0.1, collision_weights(q, queue, 1.1, False)), plain)
+    torch.testing.assert_close(
+        moco_loss(q, k, queue, 0.1, collision_weights(q, queue, 1.1, False)), plain
+    )
 
 
 def test_a_copy_of_the_anchor_in_the_queue_is_left_out():
@@ -226,7 +240,9 @@ def test_a_copy_of_the_anchor_in_the_queue_is_left_out():
     queue = queue[(q @ queue.T)[0] < 0.9]
     with_copy = torch.cat([queue, q])
     weights = collision_weights(q, with_copy, 0.9, False)
-    torch.testing.assert_close(moco_loss(q, q, with_copy, 0.1, weights), moco_loss(q, q, queue, 0.1))
+    torch.testing.assert_close(
+        moco_loss(q, q, with_copy, 0.1, weights), moco_loss(q, q, queue, 0.1)
+    )
     assert not collision_weights(q.requires_grad_(), with_copy, 0.9, True).requires_grad
 
 

@@ -1,4 +1,4 @@
-"""BYOL, SimSiam and guided stop-gradient by hand (METHODS.md 2.1, 2.2, 3)."""
+"""BYOL, SimSiam and guided stop-gradient by hand (methods/README.md 2.1, 2.2, 3)."""
 
 import math
 import sys
@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from speechssl import config
+from speechssl import parts
 from speechssl.errors import UserError
-from speechssl.methods._base import Progress
-from speechssl.methods._gsg import derangement, guided, guided_loss
+from speechssl.interfaces import Progress
+from speechssl.losses.guided_stop_gradient import derangement, guided, guided_loss
 from speechssl.methods.simsiam import predictive_loss
 from speechssl.predictors.none import NoPredictor
 
@@ -34,7 +34,9 @@ def test_predictive_loss_of_equal_and_opposite_views():
 
 def test_predictive_loss_is_the_mean_over_pairs_of_a_target_and_another_view():
     z, t = z_of(4, 5, 3), z_of(2, 5, 3, seed=1)
-    want = [F.cosine_similarity(z[v], t[u], dim=-1).mean() for u in range(2) for v in range(4) if u != v]
+    want = [
+        F.cosine_similarity(z[v], t[u], dim=-1).mean() for u in range(2) for v in range(4) if u != v
+    ]
     torch.testing.assert_close(predictive_loss(z, t, NoPredictor(3)), -sum(want) / len(want))
 
 
@@ -53,10 +55,17 @@ def test_byol_is_two_minus_two_cosines_between_zero_and_four():
     output = method(views(), START)
     with torch.no_grad():
         z = [online["projector"](online["encoder"](g.features[v])) for g in views() for v in (0, 1)]
-        t = [method.teacher["projector"](method.teacher["encoder"](views()[0].features[v])) for v in (0, 1)]
+        t = [
+            method.teacher["projector"](method.teacher["encoder"](views()[0].features[v]))
+            for v in (0, 1)
+        ]
     assert 0 <= float(output.loss.detach()) <= 4
-    cosines = [F.cosine_similarity(z[v], t[u], dim=-1).mean() for u in range(2) for v in range(4) if u != v]
-    assert float(output.loss.detach()) == pytest.approx(float(2 - 2 * sum(cosines) / len(cosines)), abs=0.2)
+    cosines = [
+        F.cosine_similarity(z[v], t[u], dim=-1).mean() for u in range(2) for v in range(4) if u != v
+    ]
+    assert float(output.loss.detach()) == pytest.approx(
+        float(2 - 2 * sum(cosines) / len(cosines)), abs=0.2
+    )
 
 
 def test_the_teacher_moves_after_the_step_and_gets_no_gradient():
@@ -104,7 +113,9 @@ def test_the_choice_is_not_moved_by_a_common_shift():
     plain = guided_loss(one, two, one, two, head)
     assert float(plain) >= float(torch.stack(candidates).min(0).values.mean()) - 1e-6
     shifted = guided_loss(one, two, one + 10, two + 10, head)
-    kept = torch.stack([((one[a] - two[b]) ** 2).sum(-1) for a in range(2) for b in range(2)]).argmin(0)
+    kept = torch.stack(
+        [((one[a] - two[b]) ** 2).sum(-1) for a in range(2) for b in range(2)]
+    ).argmin(0)
     a, b = kept // 2, kept % 2
     rows = torch.arange(7)
     targets = (
@@ -143,14 +154,14 @@ def test_two_views_serve_in_both_roles():
 
 
 def test_the_predictors_settings_are_checked_and_filled_in():
-    checked = config.check_part("methods", {"name": "byol", "predictor": "offdiag"}, "method")
+    checked = parts.check("methods", {"name": "byol", "predictor": "offdiag"}, "method")
     assert checked["predictor"] == {"name": "offdiag", "lr_scale": 1.0, "decay": False}
-    checked = config.check_part("methods", {"name": "byol", "predictor": {"hidden": 4}}, "method")
+    checked = parts.check("methods", {"name": "byol", "predictor": {"hidden": 4}}, "method")
     assert checked["predictor"]["name"] == "mlp" and checked["predictor"]["hidden"] == 4
     with pytest.raises(UserError, match="method.predictor.hiden"):
-        config.check_part("methods", {"name": "byol", "predictor": {"name": "mlp", "hiden": 4}}, "method")
+        parts.check("methods", {"name": "byol", "predictor": {"name": "mlp", "hiden": 4}}, "method")
     with pytest.raises(UserError, match="method.predictor must be a name"):
-        config.check_part("methods", {"name": "byol", "predictor": 3}, "method")
+        parts.check("methods", {"name": "byol", "predictor": 3}, "method")
 
 
 def test_a_predictors_rule_reaches_the_optimiser():
@@ -169,7 +180,9 @@ def test_a_predictors_rule_reaches_the_optimiser():
     optimizer = build_optimizer(method, settings)
     schedule(optimizer, settings, 0.1, 8)
     (group,) = [
-        g for g in optimizer.param_groups if any(p is method.predictor.offdiagonal for p in g["params"])
+        g
+        for g in optimizer.param_groups
+        if any(p is method.predictor.offdiagonal for p in g["params"])
     ]
     assert group["lr"] == pytest.approx(1.5) and group["weight_decay"] == 0.0
     assert sum(len(g["params"]) for g in optimizer.param_groups) == sum(

@@ -1,4 +1,4 @@
-"""NT-Xent against hand-computed values and a plain loop (METHODS.md 6)."""
+"""NT-Xent against hand-computed values and a plain loop (methods/README.md 6)."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from speechssl.methods._base import Progress, Views
+from speechssl.interfaces import Progress, Views
 from speechssl.methods.simclr import SimCLR, nt_xent
 
 
@@ -75,7 +75,10 @@ def test_it_learns_a_fixed_batch_and_every_parameter_gets_gradient():
     torch.manual_seed(0)
     method = SimCLR(Mean(), hidden=8, projection=4)
     base = torch.randn(1, 6, 1, 4)
-    views = [Views(base + 0.05 * torch.randn(2, 6, 7, 4)), Views(base + 0.05 * torch.randn(3, 6, 5, 4))]
+    views = [
+        Views(base + 0.05 * torch.randn(2, 6, 7, 4)),
+        Views(base + 0.05 * torch.randn(3, 6, 5, 4)),
+    ]
     optimizer = torch.optim.Adam(method.parameters(), lr=0.01)
     losses = []
     for _ in range(40):

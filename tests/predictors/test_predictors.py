@@ -1,4 +1,4 @@
-"""Every predictor by hand-computed values and invariances (METHODS.md 2.3 to 2.6, 2.10)."""
+"""Every predictor by hand-computed values and invariances (methods/README.md 2.3 to 2.6, 2.10)."""
 
 import inspect
 
@@ -6,20 +6,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from speechssl import config
+from speechssl import parts
 from speechssl.errors import UserError
+from speechssl.interfaces import Predictor
 from speechssl.methods.simsiam import predictive_loss
-from speechssl.predictors._base import Correlation, Predictor
+from speechssl.nn.closed_form import Correlation
 from speechssl.predictors.directpred import gains
 
-NAMES = config.names("predictors")
+NAMES = parts.names("predictors")
 CLOSED = ["directpred", "directset", "directcopy", "isoloss"]
 DIM = 6
 
 
 def make(name, dim=DIM, **settings):
     torch.manual_seed(0)
-    return config.build("predictors", {"name": name, **settings}, dim).train()
+    return parts.build("predictors", {"name": name, **settings}, dim).train()
 
 
 def batch(*shape, seed=0):
@@ -33,7 +34,7 @@ def correlated(predictor, f):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_documented_and_maps_projections_to_predictions(name):
-    part = config.find("predictors", name)
+    part = parts.find("predictors", name)
     assert issubclass(part, Predictor) and inspect.getdoc(inspect.getmodule(part))
     assert next(iter(inspect.signature(part).parameters)) == "dim"
     z = batch(8, DIM).requires_grad_()
@@ -150,7 +151,10 @@ def test_isoloss_hands_the_gradient_in_p_to_z():
     plain = F.cosine_similarity(p, t, dim=-1)
     torch.testing.assert_close(value, plain)
     torch.testing.assert_close(
-        torch.autograd.grad(value.sum(), z)[0], torch.autograd.grad(plain.sum(), p)[0], atol=1e-6, rtol=1e-4
+        torch.autograd.grad(value.sum(), z)[0],
+        torch.autograd.grad(plain.sum(), p)[0],
+        atol=1e-6,
+        rtol=1e-4,
     )
     length, t_length = p.norm(dim=1, keepdim=True), t.norm(dim=1, keepdim=True)
     formula = t / (length * t_length) - (p * t).sum(1, keepdim=True) * p / (length**3 * t_length)
@@ -168,4 +172,4 @@ def test_the_mlp_is_a_bottleneck_without_norm_at_its_end():
 
 def test_an_unknown_predictor_is_refused_with_the_nearest():
     with pytest.raises(UserError, match="no 'directpredd' .did you mean 'directpred'"):
-        config.build("predictors", "directpredd", 4)
+        parts.build("predictors", "directpredd", 4)

@@ -1,4 +1,6 @@
-"""recipes/emotion/run.sh on generated voices in a released corpus' layout: the emotions must be found."""
+"""recipes/emotion/run.sh on generated voices in a released corpus' layout: the emotions must be
+found.
+"""
 
 import json
 import subprocess
@@ -10,8 +12,8 @@ import soundfile
 import torch
 
 from speechssl.corpora import emodb
-from speechssl.corpora._voice import RATE, STYLES, speak
-from speechssl.corpora.synthetic import voice_of
+from speechssl.corpora.synthetic.corpus import voice_of
+from speechssl.corpora.synthetic.voice import RATE, STYLES, speak
 from speechssl.model import Model
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +35,14 @@ def world(tmp_path_factory):
                 soundfile.write(path, speak(voice_of(number, 0), emotion, 2.0, rng, 2.0), RATE)
     for seed, name in enumerate(("untrained", "other")):
         torch.manual_seed(seed)
-        encoder = {"name": "ecapa", "width": 32, "scale": 4, "embedding": 16, "attention": 8, "se": 8}
+        encoder = {
+            "name": "ecapa",
+            "width": 32,
+            "scale": 4,
+            "embedding": 16,
+            "attention": 8,
+            "se": 8,
+        }
         Model({"mels": 40, "normalise": "level"}, encoder).eval().save(folder / name)
     return folder
 
@@ -41,7 +50,16 @@ def world(tmp_path_factory):
 def command(world, *words):
     models = " ".join(f"{name}={world / name}" for name in ("untrained", "other"))
     call = ["bash", str(SCRIPT), "--corpora", f"emodb={world / 'emodb'}", "--models", models]
-    call += ["--layers", "block3", "--exp", str(world / "exp"), "--device", "cpu", "--replicates", "50"]
+    call += [
+        "--layers",
+        "block3",
+        "--exp",
+        str(world / "exp"),
+        "--device",
+        "cpu",
+        "--replicates",
+        "50",
+    ]
     call += ["--finetune", "--fractions 0.1 1 --affine-steps 100 --epochs 0", *words]
     return subprocess.run(call, capture_output=True, text=True)
 
@@ -53,7 +71,9 @@ def test_from_the_release_to_the_table_and_nothing_twice(world):
     rows = {row["model"]: row for row in data["rows"]}
     assert set(rows) == {"mfcc", "untrained", "other"}
     for row in rows.values():
-        assert row["task"]["macro_f1"] > 0.3 and row["task"]["macro_f1_interval"][0] > 0.22  # chance: 0.2
+        assert (
+            row["task"]["macro_f1"] > 0.3 and row["task"]["macro_f1_interval"][0] > 0.22
+        )  # chance: 0.2
         assert len(row["task"]["folds"]) == 8 and row["task"]["utterances"] == 120
         assert row["speakers"]["micro_f1"] > 0.5
     assert set(rows["other"]["task"]["beside"]) == {"mfcc", "untrained"}
@@ -62,7 +82,11 @@ def test_from_the_release_to_the_table_and_nothing_twice(world):
     assert "| majority class |" in done.stdout and "over untrained" in done.stdout
     assert (world / "exp/probe/emodb/other/block3/confusion.png").exists()
     again = command(world)
-    assert again.returncode == 0 and "[stage 3]" not in again.stderr and "[stage 4]" not in again.stderr
+    assert (
+        again.returncode == 0
+        and "[stage 3]" not in again.stderr
+        and "[stage 4]" not in again.stderr
+    )
 
 
 @pytest.mark.parametrize(

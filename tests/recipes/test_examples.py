@@ -1,4 +1,6 @@
-"""egs/real/run.sh and egs/quickstart/run.sh in miniature: the unmodified scripts, stage by stage."""
+"""egs/real/run.sh and egs/quickstart/run.sh in miniature: the unmodified scripts, stage by
+stage.
+"""
 
 import json
 import subprocess
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechssl.corpora import synthetic
+from speechssl.corpora.synthetic import corpus
 
 ROOT = Path(__file__).parents[2]
 TINY = """
@@ -67,7 +69,9 @@ def test_real_speech_from_folders_to_the_table_and_on(speech):
     assert {"train-warm-up", "train-dino"} <= set(results["seconds_per_stage"])
     begun = (speech / "exp" / "dino" / "config.yaml").read_text()
     assert "warm-up/model" in begun
-    scoring = json.loads((speech / "exp/eval/trained-whitened/test/results.json").read_text())["scoring"]
+    scoring = json.loads((speech / "exp/eval/trained-whitened/test/results.json").read_text())[
+        "scoring"
+    ]
     assert "whitened" in scoring
     weights = (speech / "exp" / "dino" / "model" / "weights.pt").read_bytes()
     run("real", *words(speech), "--stage", "2", "--stop-stage", "2")  # goes on with what is there
@@ -81,7 +85,8 @@ def test_real_speech_without_a_warm_up(speech):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"), [(["--data", "/nowhere"], "is not a folder"), (["--dat", "x"], "run.sh --data")]
+    ("given", "said"),
+    [(["--data", "/nowhere"], "is not a folder"), (["--dat", "x"], "run.sh --data")],
 )
 def test_a_mistake_in_the_command_is_told(given, said):
     script = str(ROOT / "egs" / "real" / "run.sh")
@@ -90,7 +95,7 @@ def test_a_mistake_in_the_command_is_told(given, said):
 
 
 def test_the_quickstart_from_its_second_stage(tmp_path):
-    synthetic.prepare(
+    corpus.prepare(
         str(tmp_path / "data" / "audio"),
         str(tmp_path / "data"),
         speakers=12,

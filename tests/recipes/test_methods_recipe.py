@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from speechssl import config
+from speechssl import parts
 from speechssl.train.settings import resolve
 
 ROOT = Path(__file__).parents[2]
@@ -17,7 +17,9 @@ FOLDER = ROOT / "recipes" / "methods"
 def arms():
     """Name -> overrides, as run.sh reads them."""
     rows = [
-        line for line in (FOLDER / "conf" / "arms.tsv").read_text().splitlines() if not line.startswith("#")
+        line
+        for line in (FOLDER / "conf" / "arms.tsv").read_text().splitlines()
+        if not line.startswith("#")
     ]
     found = {}
     for line in rows:
@@ -29,15 +31,19 @@ def arms():
 @pytest.mark.parametrize("name", arms())
 def test_every_arm_is_a_configuration(name):
     settings = resolve(str(FOLDER / "conf" / "base.yaml"), arms()[name])
-    assert settings["method"]["name"] in config.names("methods")
+    assert settings["method"]["name"] in parts.names("methods")
 
 
 def test_every_method_and_every_predictor_has_an_arm():
-    settings = [resolve(str(FOLDER / "conf" / "base.yaml"), words)["method"] for words in arms().values()]
-    unlabelled = {name for name in config.names("methods") if not config.find("methods", name).NEEDS_LABELS}
+    settings = [
+        resolve(str(FOLDER / "conf" / "base.yaml"), words)["method"] for words in arms().values()
+    ]
+    unlabelled = {
+        name for name in parts.names("methods") if not parts.find("methods", name).NEEDS_LABELS
+    }
     assert {s["name"] for s in settings} == unlabelled
     predictors = {s["predictor"]["name"] for s in settings if "predictor" in s}
-    assert predictors == set(config.names("predictors"))
+    assert predictors == set(parts.names("predictors"))
 
 
 def test_the_tiny_form_goes_from_nothing_to_the_table_and_does_nothing_twice(tmp_path):
@@ -54,7 +60,11 @@ def test_the_tiny_form_goes_from_nothing_to_the_table_and_does_nothing_twice(tmp
     assert "| simsiam-none |" in done.stdout and "Spearman" in done.stdout
     assert (tmp_path / "comparison.png").stat().st_size > 5000
     again = subprocess.run(command, capture_output=True, text=True)
-    assert again.returncode == 0 and "[stage 2]" not in again.stderr and "[stage 4]" not in again.stderr
+    assert (
+        again.returncode == 0
+        and "[stage 2]" not in again.stderr
+        and "[stage 4]" not in again.stderr
+    )
 
 
 def test_an_unknown_arm_is_one_line(tmp_path):

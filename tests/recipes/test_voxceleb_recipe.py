@@ -1,4 +1,6 @@
-"""recipes/voxceleb/run.sh, unmodified, on a VoxCeleb-shaped tree: all stages, killed once on the way."""
+"""recipes/voxceleb/run.sh, unmodified, on a VoxCeleb-shaped tree: all stages, killed once on the
+way.
+"""
 
 import itertools
 import json
@@ -15,23 +17,33 @@ import pytest
 import soundfile
 import yaml
 
-from speechssl import audio
+from speechssl.audio import reading
 from speechssl.corpora import synthetic
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "SPEECHSSL_PYTHON": sys.executable}  # nothing is installed while tests run
+ENVIRONMENT = {
+    **os.environ,
+    "SPEECHSSL_PYTHON": sys.executable,
+}  # nothing is installed while tests run
 RUN = ROOT / "recipes" / "voxceleb" / "run.sh"
 LISTS = {"veri_test2.txt": (0, 3), "list_test_all2.txt": (0, 4), "list_test_hard2.txt": (1, 4)}
 
 
 def generated(folder):
     """Speaker -> sound files, of generated voices."""
-    made = {"speakers": 12, "utterances": 4, "evaluation_speakers": 4, "shortest": 1.0, "longest": 1.4}
+    made = {
+        "speakers": 12,
+        "utterances": 4,
+        "evaluation_speakers": 4,
+        "shortest": 1.0,
+        "longest": 1.4,
+    }
     synthetic.prepare(str(folder / "made"), str(folder / "kaldi"), **made)
     speakers = {}
     for part in ("eval", "train"):
         paths = dict(
-            line.split(maxsplit=1) for line in (folder / "kaldi" / part / "wav.scp").read_text().splitlines()
+            line.split(maxsplit=1)
+            for line in (folder / "kaldi" / part / "wav.scp").read_text().splitlines()
         )
         for line in (folder / "kaldi" / part / "utt2spk").read_text().splitlines():
             name, speaker = line.split()
@@ -66,7 +78,9 @@ def write_m4a(path, wave):
 
 
 def corpus(folder, speakers):
-    """vox1/ (4 speakers, and lists of trials), vox2/ (8 speakers, two in m4a), as they are unpacked."""
+    """vox1/ (4 speakers, and lists of trials), vox2/ (8 speakers, two in m4a), as they are
+    unpacked.
+    """
     for number, files in enumerate(speakers):
         first = number < 4
         top = (
@@ -75,7 +89,7 @@ def corpus(folder, speakers):
             / f"id{10270 + number if first else number:05d}"
         )
         for count, file in enumerate(files):
-            wave = audio.read(file, 16000)
+            wave = reading.read(file, 16000)
             video = top / f"vid{count // 2}_{number:04d}"
             video.mkdir(parents=True, exist_ok=True)
             if not first and number < 6:
@@ -89,7 +103,11 @@ def corpus(folder, speakers):
     for file, (start, stop) in LISTS.items():
         chosen = [n for n in names if start <= int(n[2:7]) - 10270 < stop]
         pairs = itertools.combinations(chosen, 2)
-        lines = [f"{int(a[:7] == b[:7])} {a} {b}" for a, b in pairs if a[:7] != b[:7] or a[8:12] != b[8:12]]
+        lines = [
+            f"{int(a[:7] == b[:7])} {a} {b}"
+            for a, b in pairs
+            if a[:7] != b[:7] or a[8:12] != b[8:12]
+        ]
         (folder / "lists" / file).write_text("\n".join(lines) + "\n")
 
 
@@ -99,7 +117,9 @@ def noise_and_rooms(folder):
         (folder / "musan" / kind / part).mkdir(parents=True)
         for n in range(2):
             wave = 0.1 * rng.standard_normal(16000)
-            soundfile.write(folder / "musan" / kind / part / f"{kind}-{part}-{n:04d}.wav", wave, 16000)
+            soundfile.write(
+                folder / "musan" / kind / part / f"{kind}-{part}-{n:04d}.wav", wave, 16000
+            )
     room = folder / "RIRS_NOISES/simulated_rirs/smallroom/Room001"
     room.mkdir(parents=True)
     for n in range(2):
@@ -146,7 +166,9 @@ def configurations(folder):
             real,
             marks=[
                 pytest.mark.slow,
-                pytest.mark.skipif("SPEECHSSL_DATA" not in os.environ, reason="SPEECHSSL_DATA is not set"),
+                pytest.mark.skipif(
+                    "SPEECHSSL_DATA" not in os.environ, reason="SPEECHSSL_DATA is not set"
+                ),
             ],
         ),
     ]
@@ -160,10 +182,37 @@ def tree(request, tmp_path):
 
 
 def command(tree, *words):
-    folders = ["--voxceleb1", "vox1", "--voxceleb2", "vox2", "--musan", "musan", "--rirs", "RIRS_NOISES"]
+    folders = [
+        "--voxceleb1",
+        "vox1",
+        "--voxceleb2",
+        "vox2",
+        "--musan",
+        "musan",
+        "--rirs",
+        "RIRS_NOISES",
+    ]
     folders = [word if word.startswith("--") else str(tree / word) for word in folders]
-    files = ["--lists", tree / "lists", "--config", tree / "dino.yaml", "--pseudolabel", tree / "rounds.yaml"]
-    where = ["--data", tree / "data", "--exp-dir", tree / "exp", "--nj", "2", "--ngpu", "1", "--cohort", "2"]
+    files = [
+        "--lists",
+        tree / "lists",
+        "--config",
+        tree / "dino.yaml",
+        "--pseudolabel",
+        tree / "rounds.yaml",
+    ]
+    where = [
+        "--data",
+        tree / "data",
+        "--exp-dir",
+        tree / "exp",
+        "--nj",
+        "2",
+        "--ngpu",
+        "1",
+        "--cohort",
+        "2",
+    ]
     more = ["--partial", "yes", "--trials", "O", "--device", "cpu", "--average", "3"]
     return ["bash", str(RUN), *folders, *map(str, files), *map(str, where), *more, *words]
 
@@ -177,7 +226,11 @@ def test_every_stage_runs_and_a_killed_one_goes_on(tree):
         env=ENVIRONMENT,
     )
     limit = time.monotonic() + 300
-    while not (tree / "exp/dino/last.pt").exists() and process.poll() is None and time.monotonic() < limit:
+    while (
+        not (tree / "exp/dino/last.pt").exists()
+        and process.poll() is None
+        and time.monotonic() < limit
+    ):
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)  # in the middle of training
     said = process.communicate()[1]
@@ -193,9 +246,16 @@ def test_every_stage_runs_and_a_killed_one_goes_on(tree):
     assert steps == sorted(set(steps)) and steps[-1] == 30  # each step once, in spite of the kill
     rows = {(r["name"], r["list"]): r for r in json.loads((exp / "record.json").read_text())}
     models = ("untrained", "dino", "round-1", "round-2", "round-2-large-margin")
-    assert set(rows) == {(f"{m}-{s}", "vox1-O") for m in models for s in ("cosine", "mean", "asnorm")}
+    assert set(rows) == {
+        (f"{m}-{s}", "vox1-O") for m in models for s in ("cosine", "mean", "asnorm")
+    }
     for (name, _), row in rows.items():
-        assert 0 <= row["eer"] <= 100 and row["eer_interval"] and row["parameters"] > 0 and row["commit"]
+        assert (
+            0 <= row["eer"] <= 100
+            and row["eer_interval"]
+            and row["parameters"] > 0
+            and row["commit"]
+        )
         assert row["labels_used"] == "none"
         assert ("AS-norm" in row["scoring"]) == name.endswith("asnorm")
     rounds = json.loads((exp / "pseudolabel/pseudolabel.json").read_text())
@@ -210,10 +270,15 @@ def test_every_stage_runs_and_a_killed_one_goes_on(tree):
 
 def test_what_is_missing_is_one_line(tmp_path):
     done = subprocess.run(
-        ["bash", str(RUN), "--exp-dir", str(tmp_path)], capture_output=True, text=True, env=ENVIRONMENT
+        ["bash", str(RUN), "--exp-dir", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
     )
     assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1] == "run.sh: give --voxceleb1 DIR and --voxceleb2 DIR"
+    assert (
+        done.stderr.strip().splitlines()[-1] == "run.sh: give --voxceleb1 DIR and --voxceleb2 DIR"
+    )
     done = subprocess.run(
         ["bash", str(RUN), "--stages", "3"], capture_output=True, text=True, env=ENVIRONMENT
     )

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 
-from speechssl import cli
+from speechssl.cli import main
 from speechssl.errors import UserError
 from speechssl.model import Model
 from speechssl.report.comparison import compare
@@ -81,17 +81,21 @@ def world(tmp_path_factory):
     (folder / "audio").mkdir()
     rng = np.random.default_rng(0)
     for i in range(8):
-        soundfile.write(folder / "audio" / f"{i}.wav", 0.1 * rng.standard_normal(16000 + 800 * i), 16000)
+        soundfile.write(
+            folder / "audio" / f"{i}.wav", 0.1 * rng.standard_normal(16000 + 800 * i), 16000
+        )
     soundfile.write(folder / "audio" / "short.wav", 0.1 * rng.standard_normal(4000), 16000)
     for seed, name in enumerate(("run/model", "run/untrained", "other")):
         torch.manual_seed(seed)
-        Model({"mels": 24}, {"name": "ecapa", "width": 16, "scale": 2, "embedding": 8}).save(folder / name)
+        Model({"mels": 24}, {"name": "ecapa", "width": 16, "scale": 2, "embedding": 8}).save(
+            folder / name
+        )
     return folder
 
 
 def test_diagnose_an_embeddings_file(tmp_path, capsys):
     np.savez(tmp_path / "e.npz", ids=np.arange(300).astype(str), embeddings=collapsed())
-    assert cli.main(["diagnose", str(tmp_path / "e.npz"), "--out", str(tmp_path / "out")]) == 0
+    assert main(["diagnose", str(tmp_path / "e.npz"), "--out", str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("verdict: collapsed")
     written = json.loads((tmp_path / "out" / "diagnostics.json").read_text())
     assert written["figures"]["effective_rank"]["verdict"] == "collapsed"
@@ -99,17 +103,25 @@ def test_diagnose_an_embeddings_file(tmp_path, capsys):
 
 
 def test_diagnose_a_run_compares_with_its_untrained_encoder(world, tmp_path, capsys):
-    words = ["diagnose", str(world / "run"), str(world / "audio"), "--seconds", "0.5", "--views", "3"]
-    assert cli.main([*words, "--out", str(tmp_path)]) == 0
+    words = [
+        "diagnose",
+        str(world / "run"),
+        str(world / "audio"),
+        "--seconds",
+        "0.5",
+        "--views",
+        "3",
+    ]
+    assert main([*words, "--out", str(tmp_path)]) == 0
     first = capsys.readouterr().out
     assert "untrained" in first and "\narc " in first and "verdict: " in first
-    assert cli.main(words) == 0
+    assert main(words) == 0
     assert capsys.readouterr().out == first  # the same crops again
 
 
 def test_diagnose_ranks_models_on_the_same_crops(world, tmp_path, capsys):
     words = [str(world / "run" / "model"), str(world / "other"), str(world / "audio")]
-    assert cli.main(["diagnose", "--rank", *words, "--seconds", "0.5", "--out", str(tmp_path)]) == 0
+    assert main(["diagnose", "--rank", *words, "--seconds", "0.5", "--out", str(tmp_path)]) == 0
     rows = json.loads((tmp_path / "ranking.json").read_text())
     assert len(rows) == 2 and rows[0]["mean_rank"] <= rows[1]["mean_rank"]
     assert capsys.readouterr().out.count("\n") == 3
@@ -127,7 +139,7 @@ def test_diagnose_ranks_models_on_the_same_crops(world, tmp_path, capsys):
     ],
 )
 def test_mistakes_are_one_line(world, words, said, capsys):
-    assert cli.main(["diagnose", *(w.replace("{w}", str(world)) for w in words)]) == 2
+    assert main(["diagnose", *(w.replace("{w}", str(world)) for w in words)]) == 2
     printed = capsys.readouterr().err
     assert said in printed and printed.count("\n") == 1
 

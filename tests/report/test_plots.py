@@ -26,8 +26,14 @@ def _ink(path):
 def test_plots_are_drawn(tmp_path, scored):
     plots.det_plot({"one": scored, "two": (-scored[0], scored[1])}, tmp_path / "deep" / "det.png")
     plots.score_histogram(*scored, tmp_path / "histogram.png")
-    plots.spectrum_plot({"x": np.random.default_rng(1).normal(size=(50, 8))}, tmp_path / "spectrum.png")
-    for path in (tmp_path / "deep" / "det.png", tmp_path / "histogram.png", tmp_path / "spectrum.png"):
+    plots.spectrum_plot(
+        {"x": np.random.default_rng(1).normal(size=(50, 8))}, tmp_path / "spectrum.png"
+    )
+    for path in (
+        tmp_path / "deep" / "det.png",
+        tmp_path / "histogram.png",
+        tmp_path / "spectrum.png",
+    ):
         assert 0.01 < _ink(path) < 0.6
 
 
@@ -35,11 +41,13 @@ def test_plots_are_drawn(tmp_path, scored):
 def test_degenerate_scores_are_drawn_too(tmp_path, scored):
     target = scored[1]
     plots.det_plot(
-        {"collapsed": (np.zeros(len(target)), target), "perfect": (target, target)}, tmp_path / "det.svg"
+        {"collapsed": (np.zeros(len(target)), target), "perfect": (target, target)},
+        tmp_path / "det.svg",
     )
     plots.score_histogram(np.ones(len(target)), target, tmp_path / "histogram.svg")
     plots.spectrum_plot(
-        {"constant": np.ones((9, 4)), "line": np.outer(np.arange(9), np.ones(4))}, tmp_path / "s.svg"
+        {"constant": np.ones((9, 4)), "line": np.outer(np.arange(9), np.ones(4))},
+        tmp_path / "s.svg",
     )
     for name in ("det.svg", "histogram.svg", "s.svg"):
         assert "</svg>" in (tmp_path / name).read_text(encoding="utf-8")

@@ -22,7 +22,10 @@ def experiment(tmp_path):
         "eer": 4.381, "eer_interval": [4.1, 4.62], "min_dcf_0.01": 0.4, "min_dcf_0.05": 0.25,
         "trials": 37611, "scoring": "cosine", "labels_used": [], "model": str(tmp_path / "model"),
     }  # fmt: skip
-    for name, extra in (("dino", {}), ("mfcc", {"model": "mfcc", "labels_used": ["calibration trials"]})):
+    for name, extra in (
+        ("dino", {}),
+        ("mfcc", {"model": "mfcc", "labels_used": ["calibration trials"]}),
+    ):
         folder = tmp_path / "eval" / name / "vox1_o"
         folder.mkdir(parents=True)
         (folder / "results.json").write_text(json.dumps({**found, **extra}))
@@ -36,7 +39,10 @@ def test_a_row_holds_what_a_comparison_needs(experiment, capsys):
     dino = rows["dino"]
     assert dino["parameters"] == parameters and dino["seed"] == 3 and dino["list"] == "vox1_o"
     assert dino["labels_used"] == "none" and dino["method"] == "dino" and dino["trials"] == 37611
-    assert rows["mfcc"]["labels_used"] == "calibration trials, not known" and "parameters" not in rows["mfcc"]
+    assert (
+        rows["mfcc"]["labels_used"] == "calibration trials, not known"
+        and "parameters" not in rows["mfcc"]
+    )
     text = (folder / "record.md").read_text()
     assert text.strip() == capsys.readouterr().out.strip()
     line = next(line for line in text.splitlines() if line.startswith("| dino"))

@@ -1,4 +1,6 @@
-"""The known-answer experiments of egs/theory come out as predicted (METHODS.md 1.6, 2.8, 2.9, 4.2, 4.6)."""
+"""The known-answer experiments of egs/theory come out as predicted (methods/README.md 1.6, 2.8, 2.9, 4.2,
+4.6).
+"""
 
 import math
 import sys

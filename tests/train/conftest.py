@@ -19,7 +19,9 @@ def make_corpus(folder, count=20):
         time = np.arange(int((0.8 + 0.6 * rng.random()) * RATE)) / RATE
         pitch = 100 + 40 * (number % 4)
         wave = sum(np.sin(2 * np.pi * pitch * k * time + rng.random()) / k for k in range(1, 8))
-        soundfile.write(wavs / f"{name}.wav", 0.1 * wave + 0.02 * rng.standard_normal(len(time)), RATE)
+        soundfile.write(
+            wavs / f"{name}.wav", 0.1 * wave + 0.02 * rng.standard_normal(len(time)), RATE
+        )
         lines["wav.scp"].append(f"{name} {wavs / name}.wav")
         lines["utt2spk"].append(f"{name} {speaker}")
         lines["utt2emotion"].append(f"{name} happy")

@@ -110,7 +110,9 @@ def test_the_average_of_equal_snapshots_is_bit_identical(tmp_path):
     states = run_folder(tmp_path, count=1)
     for step in (20, 30):
         checkpoint.save_snapshot(tmp_path, step, states[0], keep=10)
-    got = Model.load(checkpoint.average(tmp_path, last=99, out=tmp_path / "mine")).encoder.state_dict()
+    got = Model.load(
+        checkpoint.average(tmp_path, last=99, out=tmp_path / "mine")
+    ).encoder.state_dict()
     assert all(torch.equal(got[key], states[0][key]) for key in got)
 
 

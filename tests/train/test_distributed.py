@@ -7,9 +7,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from speechssl import config
+from speechssl import parts
+from speechssl.distributed import CrossProcessBatchNorm, World, start, stop, synchronise_batchnorm
 from speechssl.errors import UserError
-from speechssl.train.distributed import CrossProcessBatchNorm, World, start, stop, synchronise_batchnorm
 
 TWO = World(0, 2, torch.device("cpu"))
 
@@ -47,11 +47,11 @@ def test_alone_it_is_batchnorm(group, shape):
     torch.testing.assert_close(ours.eval()(x), ordinary.eval()(y), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", config.names("encoders"))
+@pytest.mark.parametrize("name", parts.names("encoders"))
 def test_every_norm_of_every_encoder_is_converted_and_none_is_passed_over(group, name):
     torch.manual_seed(0)
     settings = {"name": name, "width": 8, **({"scale": 2} if name == "ecapa" else {})}
-    encoder = config.build("encoders", settings, 16).train()
+    encoder = parts.build("encoders", settings, 16).train()
     twin = synchronise_batchnorm(copy.deepcopy(encoder), TWO)
     norms = [m for m in twin.modules() if isinstance(m, CrossProcessBatchNorm)]
     assert norms and not any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in twin.modules())

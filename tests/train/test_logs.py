@@ -35,7 +35,10 @@ def test_one_object_a_line_with_five_digits(tmp_path, capsys):
     log.write(1, {"loss": 1.23456789, "alarms": ["x"]})
     log.write(2, {"loss": 2e-9})
     log.close()
-    assert written(tmp_path) == [{"step": 1, "loss": 1.2346, "alarms": ["x"]}, {"step": 2, "loss": 2e-9}]
+    assert written(tmp_path) == [
+        {"step": 1, "loss": 1.2346, "alarms": ["x"]},
+        {"step": 2, "loss": 2e-9},
+    ]
     assert "step 2/10" in capsys.readouterr().err
 
 

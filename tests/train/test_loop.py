@@ -1,4 +1,6 @@
-"""Whole small runs: what is written, what is refused, and what a kill, a resume or two processes change."""
+"""Whole small runs: what is written, what is refused, and what a kill, a resume or two processes
+change.
+"""
 
 import json
 import os
@@ -62,7 +64,9 @@ def equal(a, b):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, corpus):
-    """An unbroken run, made once; a test that wants the same configuration takes its config.yaml."""
+    """An unbroken run, made once; a test that wants the same configuration takes its
+    config.yaml.
+    """
     return {}
 
 
@@ -82,7 +86,9 @@ def test_what_a_run_leaves_behind(unbroken, corpus):
     assert about["data"]["utterances"] == 20 and about["data"]["directories"] == [str(corpus)]
     assert len(about["data"]["fingerprint"]) == 16
     assert about["speechssl"] and about["torch"] == str(torch.__version__)
-    assert [p.stem for p in checkpoint.snapshots(unbroken)] == [f"step-0000000{s}" for s in (2, 4, 6, 8)]
+    assert [p.stem for p in checkpoint.snapshots(unbroken)] == [
+        f"step-0000000{s}" for s in (2, 4, 6, 8)
+    ]
     for name, step in (("untrained", 0), ("model", 8)):
         model = Model.load(unbroken / name)
         assert (model.about["step"], model.about["steps"]) == (step, 8)
@@ -152,7 +158,9 @@ def test_a_dry_run_writes_nothing(configuration, tmp_path, capsys):
 
 
 def test_accumulated_batches_are_one_step(configuration, tmp_path, capsys):
-    out = run(configuration, tmp_path / "run", "train.accumulate=2", "train.steps=4", "train.save_every=4")
+    out = run(
+        configuration, tmp_path / "run", "train.accumulate=2", "train.steps=4", "train.save_every=4"
+    )
     assert [line["step"] for line in log(out)] == [1, 2, 3, 4]
     assert log(out)[-1]["epoch"] == 2.0  # 20 utterances // 8 = 2 steps an epoch
 
@@ -166,7 +174,9 @@ def test_bfloat16_and_other_optimisers_run(configuration, tmp_path, method):
         "train.precision=bfloat16",
         "train.steps=2",
     )
-    assert all(value.dtype == torch.float32 for value in weights(out).values() if value.is_floating_point())
+    assert all(
+        value.dtype == torch.float32 for value in weights(out).values() if value.is_floating_point()
+    )
 
 
 def test_training_starts_from_another_model_when_asked(unbroken, configuration, tmp_path):
@@ -221,7 +231,11 @@ def test_short_and_missing_files_are_left_out_and_listed(configuration, corpus, 
     shutil.copytree(corpus, data, ignore=shutil.ignore_patterns("wavs"))
     (data / "wav.scp").write_text((corpus / "wav.scp").read_text() + "zz /nowhere/zz.wav\n")
     out = run(
-        configuration, tmp_path / "run", f"data.train=[{data}]", "train.steps=1", "data.min_seconds=0.9"
+        configuration,
+        tmp_path / "run",
+        f"data.train=[{data}]",
+        "train.steps=1",
+        "data.min_seconds=0.9",
     )
     listed = dict(line.split("\t") for line in (out / "skipped.tsv").read_text().splitlines())
     assert "zz" in listed and len(listed) > 1
@@ -248,12 +262,17 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_utterances(
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
         broken_from(patch, 5, value)
-        with pytest.raises(UserError, match=r"not finite in step 5 \(utterances u\d\d, u\d\d") as error:
+        with pytest.raises(
+            UserError, match=r"not finite in step 5 \(utterances u\d\d, u\d\d"
+        ) as error:
             run(configuration, out, "train.log_every=4", "train.save_every=2")
     assert "optimizer.lr" in str(error.value)
     assert load_state(out / "last.pt")["step"] == 4
     assert all(value.isfinite().all() for value in weights(out).values())
-    named = {u.strip() for u in str(error.value).partition("utterances")[2].partition(", ...")[0].split(",")}
+    named = {
+        u.strip()
+        for u in str(error.value).partition("utterances")[2].partition(", ...")[0].split(",")
+    }
     settings = resolve(str(configuration))
     indices = Run(settings, _alone(), read_utterances(settings)[0]).batches[5].indices
     assert named == {f"u{i:02d}" for i in indices.tolist()}
@@ -262,7 +281,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_utterances(
 
 
 def _alone():
-    from speechssl.train.distributed import World
+    from speechssl.distributed import World
 
     return World(0, 1, torch.device("cpu"))
 
@@ -350,7 +369,9 @@ train(sys.argv[1], out=sys.argv[2], device="cpu")
 def test_a_run_that_was_killed_ends_as_the_unbroken_one(unbroken, configuration, tmp_path):
     out, step = tmp_path / "run", random.randrange(1, 8)
     command = [sys.executable, "-c", KILLED, str(configuration), str(out), str(step)]
-    ended = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    ended = subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
     assert ended.returncode == -9, ended.stderr
     assert not (out / "model").exists()
     run(configuration, out, resume=True)
@@ -391,7 +412,9 @@ def test_resuming_a_finished_run_changes_nothing(unbroken, configuration, tmp_pa
     assert same_run(out, unbroken) and log(out) == log(unbroken)
 
 
-@pytest.mark.parametrize("change", ["optimizer.lr=2e-3", "train.steps=12", "method.prototypes=32", "seed=3"])
+@pytest.mark.parametrize(
+    "change", ["optimizer.lr=2e-3", "train.steps=12", "method.prototypes=32", "seed=3"]
+)
 def test_a_changed_configuration_is_refused_on_resume(unbroken, configuration, change):
     key = change.partition("=")[0]
     with pytest.raises(UserError, match=f"{key} was .* and is .* now"):
@@ -402,7 +425,9 @@ def test_changed_data_are_refused_on_resume(unbroken, configuration, corpus, tmp
     out, data = tmp_path / "run", tmp_path / "data"
     shutil.copytree(corpus, data, ignore=shutil.ignore_patterns("wavs"))
     run(configuration, out, f"data.train=[{data}]", "train.steps=2")
-    (data / "wav.scp").write_text("\n".join((data / "wav.scp").read_text().splitlines()[:-2]) + "\n")
+    (data / "wav.scp").write_text(
+        "\n".join((data / "wav.scp").read_text().splitlines()[:-2]) + "\n"
+    )
     with pytest.raises(UserError, match=r"other data \(20 utterances then, 18 now\)"):
         run(configuration, out, f"data.train=[{data}]", "train.steps=2", resume=True)
 
@@ -420,7 +445,13 @@ def test_a_run_of_so_many_minutes_fixes_its_steps_and_resumes_with_them(configur
 
 
 def torchrun(configuration, out, *overrides, processes=2):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={processes}",
+    ]
     command += [
         "-m",
         "speechssl",
@@ -439,9 +470,12 @@ def torchrun(configuration, out, *overrides, processes=2):
 
 
 @pytest.mark.parametrize(
-    "encoder", [{"name": "resnet", "width": 4, "embedding": 16, "attention": 8, "blocks": [1, 1, 1, 1]}]
+    "encoder",
+    [{"name": "resnet", "width": 4, "embedding": 16, "attention": 8, "blocks": [1, 1, 1, 1]}],
 )
-def test_two_processes_have_the_loss_curve_of_one_with_the_doubled_batch(configuration, tmp_path, encoder):
+def test_two_processes_have_the_loss_curve_of_one_with_the_doubled_batch(
+    configuration, tmp_path, encoder
+):
     settings = yaml.safe_load(configuration.read_text()) | {"encoder": encoder}
     configuration.write_text(yaml.safe_dump(settings))
     # Adam would make whole steps of gradients that are only rounding.

@@ -81,9 +81,16 @@ def test_the_rate_scales_with_the_batch_when_asked():
 
 
 def test_rate_and_decay_follow_the_run():
-    settings = OptimizerSettings(lr=1.0, final_lr=0.01, warmup=0.1, weight_decay=0.04, weight_decay_end=0.4)
+    settings = OptimizerSettings(
+        lr=1.0, final_lr=0.01, warmup=0.1, weight_decay=0.04, weight_decay_end=0.4
+    )
     optimizer = build_optimizer(module(), settings)
-    for fraction, rate, decay in ((0.0, 0.0, 0.04), (0.1, 1.0, None), (0.5, None, 0.22), (1.0, 0.01, 0.4)):
+    for fraction, rate, decay in (
+        (0.0, 0.0, 0.04),
+        (0.1, 1.0, None),
+        (0.5, None, 0.22),
+        (1.0, 0.01, 0.4),
+    ):
         got = schedule(optimizer, settings, fraction, 64)
         assert rate is None or got == pytest.approx(rate)
         assert decay is None or optimizer.param_groups[0]["weight_decay"] == pytest.approx(decay)

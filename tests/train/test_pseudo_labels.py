@@ -15,7 +15,9 @@ from speechssl.train.loop import train
 def classes(tmp_path):
     names = [f"u{number:02d} c{number % 3}" for number in range(16)]  # four utterances have none
     (tmp_path / "utt2cluster").write_text("\n".join(names) + "\n")
-    (tmp_path / "clusters.json").write_text(json.dumps({"sha256": digest(tmp_path / "utt2cluster")}))
+    (tmp_path / "clusters.json").write_text(
+        json.dumps({"sha256": digest(tmp_path / "utt2cluster")})
+    )
     return tmp_path / "utt2cluster"
 
 
@@ -24,7 +26,10 @@ METHOD = ["method={name: aam_softmax}", "data.crops=[{count: 1, seconds: 0.5}]"]
 
 def test_utterances_without_a_class_are_left_out(configuration, classes, tmp_path):
     out = train(
-        str(configuration), [*METHOD, f"data.pseudo_labels={classes}"], out=tmp_path / "run", device="cpu"
+        str(configuration),
+        [*METHOD, f"data.pseudo_labels={classes}"],
+        out=tmp_path / "run",
+        device="cpu",
     )
     about = yaml.safe_load((out / "about.yaml").read_text())
     assert about["data"]["utterances"] == 16 and about["labels_used"] == "none"
@@ -40,7 +45,10 @@ def test_classes_of_unknown_origin_are_said_to_be(configuration, classes, tmp_pa
     else:  # a file of true speakers laid beside
         classes.write_text(classes.read_text().replace("c1", "anna"))
     out = train(
-        str(configuration), [*METHOD, f"data.pseudo_labels={classes}"], out=tmp_path / "run", device="cpu"
+        str(configuration),
+        [*METHOD, f"data.pseudo_labels={classes}"],
+        out=tmp_path / "run",
+        device="cpu",
     )
     assert "unknown origin" in yaml.safe_load((out / "about.yaml").read_text())["labels_used"]
 
@@ -48,7 +56,13 @@ def test_classes_of_unknown_origin_are_said_to_be(configuration, classes, tmp_pa
 def test_a_second_run_takes_over_the_whole_method(configuration, classes, tmp_path):
     words = [*METHOD, f"data.pseudo_labels={classes}"]
     first = train(str(configuration), words, out=tmp_path / "one", device="cpu")
-    more = [*words, f"train.init_method={first}", "train.steps=1", "optimizer.lr=1e-12", "method.margin=0.4"]
+    more = [
+        *words,
+        f"train.init_method={first}",
+        "train.steps=1",
+        "optimizer.lr=1e-12",
+        "method.margin=0.4",
+    ]
     second = train(str(configuration), more, out=tmp_path / "two", device="cpu")
     was, now = (torch.load(run / "last.pt", weights_only=True)["method"] for run in (first, second))
     torch.testing.assert_close(now["centres"], was["centres"])
@@ -61,8 +75,14 @@ def test_a_second_run_takes_over_the_whole_method(configuration, classes, tmp_pa
         (METHOD, "data.pseudo_labels is not set"),
         (["data.pseudo_labels=FILE"], "learns no labels"),
         ([*METHOD, "data.pseudo_labels=nowhere"], "nowhere"),
-        ([*METHOD, "data.pseudo_labels=FILE", "train.init_method=nowhere"], "nowhere/last.pt is not there"),
-        ([*METHOD, "data.pseudo_labels=FILE", "train.init_method=a", "train.init=b"], "one of them"),
+        (
+            [*METHOD, "data.pseudo_labels=FILE", "train.init_method=nowhere"],
+            "nowhere/last.pt is not there",
+        ),
+        (
+            [*METHOD, "data.pseudo_labels=FILE", "train.init_method=a", "train.init=b"],
+            "one of them",
+        ),
     ],
 )
 def test_what_does_not_fit_is_one_line(configuration, classes, tmp_path, words, message):
@@ -78,7 +98,9 @@ def test_another_method_in_the_folder_is_refused(configuration, classes, tmp_pat
         train(str(configuration), words, out=tmp_path / "two", device="cpu")
 
 
-def test_what_a_model_learnt_from_is_said_of_those_that_start_from_it(configuration, classes, tmp_path):
+def test_what_a_model_learnt_from_is_said_of_those_that_start_from_it(
+    configuration, classes, tmp_path
+):
     (tmp_path / "clusters.json").unlink()
     words = [*METHOD, f"data.pseudo_labels={classes}"]
     first = train(str(configuration), words, out=tmp_path / "one", device="cpu")
@@ -94,7 +116,12 @@ def test_other_classes_are_not_resumed_nor_taken_over(configuration, classes, tm
     with pytest.raises(UserError, match="is not what it was"):
         train(str(configuration), words, out=tmp_path / "one", resume=True, device="cpu")
     with pytest.raises(UserError, match="learnt other classes"):
-        train(str(configuration), [*words, f"train.init_method={first}"], out=tmp_path / "two", device="cpu")
+        train(
+            str(configuration),
+            [*words, f"train.init_method={first}"],
+            out=tmp_path / "two",
+            device="cpu",
+        )
 
 
 def test_a_run_that_takes_over_has_a_gate_of_its_own(configuration, classes, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from speechssl import config
+from speechssl import config, parts
 from speechssl.methods.dino import _ramp
 from speechssl.model import Model
 from speechssl.pseudolabel import PseudoLabelSettings
@@ -16,7 +16,9 @@ from speechssl.train.settings import SECTIONS, resolve
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(
-    path.relative_to(ROOT) for folder in ("egs", "recipes") for path in (ROOT / folder).rglob("conf/*.yaml")
+    path.relative_to(ROOT)
+    for folder in ("egs", "recipes")
+    for path in (ROOT / folder).rglob("conf/*.yaml")
 )
 TRAINING = [path for path in FILES if "method" in yaml.safe_load((ROOT / path).read_text())]
 
@@ -45,7 +47,9 @@ def test_it_begins_with_the_command_that_runs_it(path):
 
 @pytest.mark.parametrize("path", TRAINING, ids=str)
 def test_it_states_only_what_differs_from_the_defaults_or_pins_a_recipe(path):
-    """Every key it writes is one that some constructor reads: resolving it changes nothing that it says."""
+    """Every key it writes is one that some constructor reads: resolving it changes nothing that it
+    says.
+    """
     written, resolved = yaml.safe_load((ROOT / path).read_text()), config.thaw(settings(path))
     for name, section in written.items():
         if isinstance(section, dict):
@@ -68,7 +72,12 @@ def test_cho2022_is_the_published_recipe():
     assert (f["mels"], f["low"], f["high"], f["window"], f["hop"]) == (80, 20, 7600, 0.025, 0.010)
     assert (f["normalise"], f["context"]) == ("sliding", 150)
     e = s["encoder"]
-    assert (e["name"], e["width"], e["embedding"], e["pooling"]) == ("resnet", 16, 256, "statistics")
+    assert (e["name"], e["width"], e["embedding"], e["pooling"]) == (
+        "resnet",
+        16,
+        256,
+        "statistics",
+    )
     assert tuple(e["blocks"]) == (3, 4, 6, 3)
     m = s["method"]
     assert (m["prototypes"], m["layers"], m["hidden"], m["bottleneck"]) == (65536, 3, 2048, 256)
@@ -78,9 +87,19 @@ def test_cho2022_is_the_published_recipe():
         0.04,
         None,
     )
-    assert (m["centre_momentum"], m["teacher_momentum"], m["teacher_momentum_end"]) == (0.9, 0.996, 1.0)
+    assert (m["centre_momentum"], m["teacher_momentum"], m["teacher_momentum_end"]) == (
+        0.9,
+        0.996,
+        1.0,
+    )
     assert m["freeze_last_layer"] == 1.0
-    for extra in ("koleo_weight", "mean_entropy_weight", "cosine_weight", "regulariser_end", "regularised"):
+    for extra in (
+        "koleo_weight",
+        "mean_entropy_weight",
+        "cosine_weight",
+        "regulariser_end",
+        "regularised",
+    ):
         assert m[extra] == 0
     a = s["augment"]
     assert (a["noise_prob"], a["rir_prob"]) == (0.7, 0.45)
@@ -118,7 +137,8 @@ def test_examples_need_nothing_but_the_audio_and_warm_up(path):
 
 
 VOXCELEB = {
-    # width, embedding, devices, crops, K, peak lr, epochs, teacher temperature at the start, 20 % and the end
+    # width, embedding, devices, crops, K, peak lr, epochs, teacher temperature at the start, 20 %
+    # and the end
     "ecapa1024": (1024, 192, 8, [(2, 3.0), (4, 2.0)], 65536, 0.4, 150, (0.04, 0.07, 0.07)),
     "ecapa512": (512, 192, 8, [(2, 3.0), (4, 2.0)], 65536, 0.4, 150, (0.04, 0.07, 0.07)),
     "gpu24": (512, 192, 1, [(2, 3.0), (4, 2.0)], 65536, 0.2, 60, (0.04, 0.07, 0.07)),
@@ -153,14 +173,17 @@ def test_voxceleb_configurations_are_what_they_say(name):
     assert rates[0] == 0 and rates[1] == pytest.approx(peak)
     assert rates[2] / batch * 256 == pytest.approx(1e-5)  # in absolute terms at batch 256
     assert (o.name, o.clip, o.clip_mode, o.weight_decay) == ("sgd", 3.0, "tensor", 5e-5)
-    method = config.build("methods", {**s["method"], "prototypes": 8, "hidden": 8}, Tiny())
+    method = parts.build("methods", {**s["method"], "prototypes": 8, "hidden": 8}, Tiny())
     got = [_ramp(method.temperature, fraction) for fraction in (0.0, 0.2, 1.0)]
     assert got == pytest.approx(temperatures)
 
 
 def test_sdpn_gives_the_teacher_a_clean_crop_and_the_student_augmented_ones():
     s = settings("recipes/voxceleb/conf/sdpn.yaml")
-    assert [(c["to"], c.get("augment", "default")) for c in s["data"]["crops"]][0] == ("teacher", "none")
+    assert [(c["to"], c.get("augment", "default")) for c in s["data"]["crops"]][0] == (
+        "teacher",
+        "none",
+    )
     assert s["data"]["crops"][1]["to"] == "student"
     m = s["method"]
     assert (m["centring"], m["sinkhorn_iterations"], m["mean_entropy_weight"], m["koleo_weight"]) == (
@@ -175,7 +198,9 @@ def test_rdino_regularises_its_wide_layer():
 
 
 def test_pseudo_label_stages():
-    first, last = (settings(f"recipes/voxceleb/conf/{name}.yaml") for name in ("aam", "large_margin"))
+    first, last = (
+        settings(f"recipes/voxceleb/conf/{name}.yaml") for name in ("aam", "large_margin")
+    )
     for s in (first, last):
         assert (s["method"]["name"], s["method"]["subcentres"], s["method"]["scale"]) == (
             "aam_softmax",
@@ -186,7 +211,11 @@ def test_pseudo_label_stages():
     assert (m["margin"], m["penalty"], m["gate"], m["confidence"]) == (0.2, 0.1, "dynamic", 0.5)
     assert m["margin_warmup"] * first["train"]["epochs"] == pytest.approx(10)
     assert m["affine_first"] * first["train"]["epochs"] == pytest.approx(30)
-    assert (last["method"]["margin"], last["data"]["crops"][0]["seconds"], last["train"]["epochs"]) == (
+    assert (
+        last["method"]["margin"],
+        last["data"]["crops"][0]["seconds"],
+        last["train"]["epochs"],
+    ) == (
         0.5,
         6.0,
         5,
@@ -197,5 +226,9 @@ def test_the_rounds_name_files_that_are_there():
     file = ROOT / "recipes/voxceleb/conf/pseudolabel.yaml"
     values = config.check(PseudoLabelSettings, config.read(file), "pseudolabel")
     assert (ROOT / values["train"]).is_file() and (ROOT / values["large_margin"]).is_file()
-    clusterer = config.check_part("clustering", values["clusterer"], "clusterer")
-    assert (clusterer["clusters"], clusterer["centroids"], clusterer["linkage"]) == (7500, 10000, "ward")
+    clusterer = parts.check("clustering", values["clusterer"], "clusterer")
+    assert (clusterer["clusters"], clusterer["centroids"], clusterer["linkage"]) == (
+        7500,
+        10000,
+        "ward",
+    )

@@ -32,4 +32,6 @@ def test_a_run_that_is_all_warm_up_and_one_that_is_over():
 
 
 def test_a_weight_decay_that_rises():
-    assert [warmup_cosine(f, 0.04, 0.4, 0.0) for f in (0, 0.5, 1)] == pytest.approx([0.04, 0.22, 0.4])
+    assert [warmup_cosine(f, 0.04, 0.4, 0.0) for f in (0, 0.5, 1)] == pytest.approx(
+        [0.04, 0.22, 0.4]
+    )

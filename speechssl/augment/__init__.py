@@ -1,0 +1,1 @@
+"""Augmentation of crops (rooms, noise, channels, codecs) and of features (SpecAugment)."""

@@ -1,0 +1,5 @@
+"""The ``speechssl`` command: one file a verb."""
+
+from speechssl.cli.command import main
+
+__all__ = ["main"]

@@ -1,0 +1,1 @@
+"""Files of embeddings, one file a format."""

@@ -1,0 +1,1 @@
+"""Front ends, one file each: waveforms to frames of features."""

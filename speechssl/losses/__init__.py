@@ -1,0 +1,1 @@
+"""Losses that more than one method needs: pure functions of tensors."""

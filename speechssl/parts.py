@@ -1,0 +1,135 @@
+"""Parts: how a method, an encoder, a corpus ... is found, described, checked and built.
+
+A part is a public module of one of ``FOLDERS`` that names ``PART``: the class, function or object
+that the program uses. The module's name is the public name, the first line of its docstring the
+description, and the typed keyword-only parameters of ``PART`` are its settings. Adding a part is
+adding a file: ``speechssl list``, the command's help, the configuration's checks, the tables in the
+READMEs and the contract tests all ask this module and nothing else.
+
+A configuration may also name a part outside this package, as ``package.module:Class``.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from speechssl import config
+from speechssl.errors import UserError
+
+FOLDERS = {
+    "corpora": "corpora that `speechssl prepare` reads",
+    "features": "front ends: waveforms to frames of features",
+    "encoders": "frames of features to one embedding an utterance",
+    "methods": "what an encoder is trained with",
+    "predictors": "predictors of BYOL, SimSiam and their relatives",
+    "clustering": "embeddings to pseudo-labels",
+    "diagnostics": "figures of embeddings that tell a collapse",
+    "evaluation": "tasks of `speechssl evaluate`",
+    "exporters": "formats of `speechssl export`",
+}
+"""Folders of parts, in the order of ``speechssl list``, and what they hold."""
+
+
+def names(folder: str) -> list[str]:
+    """Return the public names of the parts in ``speechssl/<folder>/``, sorted, importing nothing."""
+    return list(descriptions(folder))
+
+
+@cache
+def descriptions(folder: str) -> dict[str, str]:
+    """Return name -> first line of the docstring for each part of a folder, importing nothing."""
+    found = {}
+    for path in sorted((Path(__file__).parent / folder).iterdir()):
+        source = path / "__init__.py" if path.is_dir() else path
+        if path.name.startswith("_") or source.suffix != ".py" or not source.is_file():
+            continue
+        tree = ast.parse(source.read_text(encoding="utf-8"))
+        if _names_part(tree):
+            summary = (ast.get_docstring(tree) or "").partition("\n")[0]
+            found[path.stem] = summary
+    return found
+
+
+def _names_part(tree: ast.Module) -> bool:
+    """True if a module assigns ``PART`` at its top level."""
+    for node in tree.body:
+        targets: Sequence[ast.expr] = ()
+        if isinstance(node, ast.Assign):
+            targets = node.targets
+        elif isinstance(node, ast.AnnAssign):
+            targets = [node.target]
+        if any(isinstance(target, ast.Name) and target.id == "PART" for target in targets):
+            return True
+    return False
+
+
+def find(folder: str, name: str) -> Any:
+    """Import the part ``name``: a module of ``speechssl/<folder>/``, or ``package.module:Class``.
+
+    Raises:
+        UserError: there is no such part; the nearest names are given.
+    """
+    if ":" in name:
+        return _find_outside(folder, name)
+    known = names(folder)
+    if name not in known:
+        near = config.nearest(name, known)
+        raise UserError(f"{folder}: no {name!r}{near}; known: {', '.join(known)}")
+    return importlib.import_module(f"speechssl.{folder}.{name}").PART
+
+
+def _find_outside(folder: str, name: str) -> Any:
+    module_name, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"{folder}: cannot load {name!r} ({error}); give 'package.module:Class'"
+        ) from error
+
+
+def check(folder: str, section: Mapping[str, Any] | str, where: str) -> dict[str, Any]:
+    """Check a section ``{name: ..., settings...}`` against the part it names; fill in its defaults.
+
+    A name alone stands for the part with its defaults. Where the part's class names settings that
+    are parts themselves (``PARTS = {"predictor": "predictors"}``), these are checked as well.
+
+    Args:
+        folder: where the part lives.
+        section: what the user wrote.
+        where: path of this section in the file, for messages (``method.predictor``).
+
+    Raises:
+        UserError: no such part, an unknown key, or a value of the wrong type.
+    """
+    if isinstance(section, str):
+        section = {"name": section}
+    if not isinstance(section, Mapping):
+        raise UserError(f"config: {where} must be a name or a mapping with one, not {section!r}")
+    if "name" not in section:
+        raise UserError(f"config: {where}.name is missing; one of: {', '.join(names(folder))}")
+    name = section["name"]
+    if not isinstance(name, str):
+        raise UserError(f"config: {where}.name must be a string, not {name!r}")
+    part = find(folder, name)
+    settings = {key: value for key, value in section.items() if key != "name"}
+    checked = {"name": name, **config.check(part, settings, where)}
+    for key, inner_folder in getattr(part, "PARTS", {}).items():
+        inner = checked[key]
+        if isinstance(inner, Mapping) and "name" not in inner:
+            default_name = config.schema(part)[key][1]
+            inner = {"name": default_name, **inner}
+        checked[key] = check(inner_folder, inner, f"{where}.{key}")
+    return checked
+
+
+def build(folder: str, section: Mapping[str, Any] | str, *supplied: Any) -> Any:
+    """Construct the part that ``section`` names: ``PART(*supplied, **settings)``."""
+    checked = check(folder, section, folder)
+    name = checked.pop("name")
+    return find(folder, name)(*supplied, **checked)

@@ -1,0 +1,130 @@
+"""Threads and cores: how many this process may use, and how its threads wait for each other.
+
+The threads of OpenMP wait for each other by spinning. Whenever one of them is off its core, because
+other work runs there, the others burn their slices: beside one low-priority process a training on
+two cores ran at a tenth of its speed. ``wait_passively`` makes them sleep instead. It must be called
+before torch is imported, and the command line does so; ``import speechssl`` alone changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
+"""What makes the threads of GNU's and of Intel's and LLVM's OpenMP sleep while they wait."""
+
+
+def wait_passively() -> bool:
+    """Let this process and its children wait without spinning, unless the user has said how to wait.
+
+    Returns:
+        True if it was set; False if one of the variables of ``WAITING`` was set already, or torch is
+        already imported, after which setting them has no effect.
+    """
+    if "torch" in sys.modules or any(name in os.environ for name in WAITING):
+        return False
+    os.environ.update(WAITING)
+    return True
+
+
+def usable_cores(root: str | Path = "/") -> int:
+    """Return the number of cores that this process may use: affinity, bounded by the cgroup's quota.
+
+    Args:
+        root: where ``proc`` and ``sys`` are mounted.
+    """
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        cores = len(os.sched_getaffinity(0))
+    quota = cgroup_quota(root)
+    if quota is not None:
+        cores = min(cores, max(1, round(quota)))
+    return max(1, cores)
+
+
+def cgroup_quota(root: str | Path = "/") -> float | None:
+    """Return the cores that the control group of this process may use, or None without a limit.
+
+    Version 2 (``cpu.max``) and version 1 (``cpu.cfs_quota_us``) are read; of nested groups the
+    tightest counts. What cannot be read or understood limits nothing.
+    """
+    root = Path(root)
+    quotas = []
+    for folder in _cgroup_folders(root):
+        quota = _quota_of(folder)
+        if quota is not None:
+            quotas.append(quota)
+    return min(quotas, default=None)
+
+
+def _cgroup_folders(root: Path) -> list[Path]:
+    """Folders of this process's groups and of all groups above them."""
+    folders = []
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        fields = line.split(":", 2)
+        if len(fields) != 3:
+            continue
+        controllers = fields[1]
+        if controllers == "":
+            mount = root / "sys/fs/cgroup"
+        elif "cpu" in controllers.split(","):
+            mount = root / "sys/fs/cgroup" / controllers
+            if not mount.is_dir():
+                mount = root / "sys/fs/cgroup/cpu"
+        else:
+            continue
+        # In a container the path is often not visible: the limit is then at the mount itself.
+        group = Path(*[name for name in fields[2].split("/") if name not in ("", "..", ".")])
+        folders += [mount / group, *(mount / above for above in group.parents)]
+    return folders
+
+
+def _quota_of(folder: Path) -> float | None:
+    """Cores of one group: quota over period; None where there is no limit or no sense in it."""
+    words = _text(folder / "cpu.max").split()
+    if not words:
+        words = [_text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")]
+    try:
+        quota = float(words[0])
+        period = float(words[1])
+    except (IndexError, ValueError):
+        return None
+    if not (quota > 0 and period > 0):
+        return None
+    return quota / period
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def choose(requested: int | str = "auto", processes: int = 1) -> int:
+    """Return how many threads each of ``processes`` processes on this machine should compute with.
+
+    Args:
+        requested: a number, or ``auto``: the user's ``OMP_NUM_THREADS`` where it is set, else the
+            usable cores shared out among the processes.
+        processes: of this command on this machine.
+    """
+    if requested != "auto":
+        return int(requested)
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if wanted.isdigit() and int(wanted) > 0:
+        return int(wanted)
+    return max(1, usable_cores() // max(1, processes))
+
+
+def describe(threads: int) -> str:
+    """Return one line that says what was chosen and from what."""
+    total = os.cpu_count() or 1
+    quota = cgroup_quota()
+    found = f"{usable_cores()} of {total} cores usable"
+    if quota is not None:
+        found += f", quota of {quota:g}"
+    waiting = "passive" if os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive" else "active"
+    return f"threads: {threads} ({found}; waiting {waiting})"

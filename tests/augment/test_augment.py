@@ -1,0 +1,248 @@
+"""Augmentation: identities, realised levels, purity."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from speechssl.augment import acoustics
+from speechssl.augment.augment import Augment, SpecAugment
+from speechssl.augment.noise_bank import NoiseBank, aligned
+from speechssl.errors import UserError
+
+RATE = 16000
+
+
+def voices(count=4, seconds=1.0, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return 0.1 * torch.randn(count, int(seconds * RATE), generator=generator)
+
+
+def draw(augment, count=4, samples=RATE, seed=0, level="full"):
+    return augment.draw(np.random.default_rng(seed), count, samples, level)
+
+
+@pytest.fixture
+def noises(tmp_path):
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "noise"
+    for name, seconds in [("hum/a.wav", 0.4), ("music/b.wav", 3.0), ("speech/c.wav", 2.0)]:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, 0.1 * rng.standard_normal(int(seconds * RATE)), RATE)
+    (folder / "hum" / "broken.wav").write_bytes(b"RIFF")
+    return str(folder)
+
+
+@pytest.fixture
+def deltas(tmp_path):
+    folder = tmp_path / "rir"
+    folder.mkdir()
+    response = np.zeros(4000)
+    response[123] = 0.7
+    soundfile.write(folder / "delta.wav", response, RATE)
+    return str(folder)
+
+
+def only(**keywords):
+    off = {
+        "noise_prob": 0.0,
+        "rir_prob": 0.0,
+        "babble_prob": 0.0,
+        "filter_prob": 0.0,
+        "codec_prob": 0.0,
+    }
+    return Augment(RATE, **(off | keywords))
+
+
+def test_all_off_is_the_identity():
+    waves = voices()
+    for augment, level in [
+        (only(), "full"),
+        (Augment(RATE, rir_prob=1.0, filter_prob=1.0), "none"),
+    ]:
+        assert torch.equal(augment.apply(waves, draw(augment, level=level)), waves)
+
+
+def test_choices_are_a_pure_function_of_the_generator(noises):
+    augment = Augment(RATE, noise=noises, filter_prob=0.5, codec_prob=0.5)
+    assert (draw(augment) == draw(augment)).all() and (draw(augment) != draw(augment, seed=1)).any()
+
+
+def test_noise_has_the_drawn_snr(noises):
+    augment = only(
+        noise=noises,
+        noise_prob=1.0,
+        snr=[3.0, 9.0],
+        snr_music=[10.0, 12.0],
+        snr_speech=[20.0, 22.0],
+    )
+    waves, plan = voices(60), draw(augment, 60)
+    noise = augment.apply(waves, plan) - waves
+    realised = 20 * torch.log10(waves.norm(dim=1) / noise.norm(dim=1)).numpy()
+    np.testing.assert_allclose(realised, plan["snr"], atol=0.1)
+    assert all(
+        any(low <= snr <= high for low, high in [(3, 9), (10, 12), (20, 22)])
+        for snr in realised + 1e-3
+    )
+    assert min(realised) < 10 < 13 < max(realised)
+
+
+def test_mild_is_milder(noises):
+    augment = Augment(RATE, noise=noises, noise_prob=0.8, rir_prob=0.8)
+    full, mild = draw(augment, 2000), draw(augment, 2000, level="mild")
+    for name, nothing in [("noise", -1), ("rir", -1)]:
+        rates = [float((plan[name] != nothing).mean()) for plan in (full, mild)]
+        assert rates[0] == pytest.approx(0.8, abs=0.04) and rates[1] == pytest.approx(0.4, abs=0.04)
+    assert (mild["snr"] - full["snr"]).mean() == pytest.approx(5.0)
+
+
+def test_delta_response_is_the_identity(deltas):
+    augment = only(rir=deltas, rir_prob=1.0, simulate_prob=0.0)
+    waves = voices(10)
+    torch.testing.assert_close(augment.apply(waves, draw(augment, 10)), waves, atol=1e-5, rtol=0)
+
+
+def test_convolution_with_context_is_that_of_the_longer_wave(tmp_path):
+    rng = np.random.default_rng(1)
+    response = rng.standard_normal(3000) * np.exp(-np.arange(3000) / 500)
+    response[0] = 8.0
+    soundfile.write(tmp_path / "room.wav", 0.05 * response, RATE, subtype="FLOAT")
+    augment = only(rir=str(tmp_path), rir_prob=1.0, simulate_prob=0.0, context=0.25)
+    waves = voices(3, 1.25)
+    got = augment.apply(waves, draw(augment, 3), context=4000)
+    unit = response / np.linalg.norm(response)
+    for row in range(3):
+        want = np.convolve(waves[row].numpy(), unit)[4000:20000]
+        np.testing.assert_allclose(got[row].numpy(), want, atol=2e-4)
+
+
+def test_simulated_room_decays_by_60_db():
+    table = acoustics.tail_table(RATE, 1 << 16, 0)
+    t60, drr = torch.tensor([0.3]), torch.tensor([0.0])
+    room = acoustics.simulated_rooms(
+        t60, drr, torch.tensor([5]), torch.zeros(1, 6, 2), table, RATE // 2, RATE
+    )[0].numpy()
+    assert room[0] == 1 and np.sum(room[1:] ** 2) == pytest.approx(1.0, rel=1e-3)  # DRR 0 dB
+    spectrum = np.fft.rfft(room)
+    spectrum[np.fft.rfftfreq(len(room), 1 / RATE) > 1500] = 0
+    low = np.fft.irfft(spectrum)
+    levels = [10 * np.log10(np.mean(low[a : a + 800] ** 2)) for a in (800, 3200)]
+    assert levels[0] - levels[1] == pytest.approx(60 * 0.15 / 0.3, abs=4)
+
+
+def test_responses_are_aligned_and_cut():
+    response = np.zeros(2000)
+    response[700], response[900], response[1999] = -0.5, 0.25, 0.1
+    out = aligned(response, 500)
+    assert out[0] == -32767 and out[200] == 16384 and len(out) == 500 and np.count_nonzero(out) == 2
+
+
+def test_equaliser_has_the_drawn_gain():
+    eq = torch.tensor([[0.0, 0, 6, 6, 0, 0, -12, -12]])
+    gain = acoustics.channel_gain(eq, torch.zeros(1, 2), 16000, RATE)[0].numpy()
+    knots = np.geomspace(60, 8000, 8)
+    for frequency, want in zip(knots, eq[0].tolist(), strict=True):
+        assert 20 * np.log10(gain[round(frequency)]) == pytest.approx(want, abs=0.4)
+    band = acoustics.channel_gain(torch.zeros(1, 8), torch.tensor([[300.0, 3400.0]]), 16000, RATE)[
+        0
+    ].numpy()
+    assert 20 * np.log10(band[[300, 3400]]) == pytest.approx([-3.01, -3.01], abs=0.02)
+    assert band[1000] > 0.999 and band[75] < 0.01 and band[7000] < 0.1
+
+
+def test_mu_law_is_fine_for_speech_levels():
+    wave = torch.linspace(-1, 1, 1001)
+    coded = acoustics.mu_law(wave)
+    assert coded.unique().numel() <= 255 and coded[500] == 0
+    assert ((coded - wave).abs() <= 0.03 * wave.abs() + 1e-3).all()
+
+
+def test_babble_is_others_of_the_block_at_its_snr():
+    augment = only(babble_prob=1.0)
+    waves = torch.stack(
+        [torch.eye(12) * (1 + torch.arange(12.0))[:, None]] * 2
+    )  # row i: one sample, at i
+    waves = torch.nn.functional.pad(waves, (0, 20))
+    plan = draw(augment, 24, 32).reshape(2, 12)
+    mixed = augment.apply(waves, plan) - waves
+    realised = 20 * torch.log10(waves.norm(dim=-1) / mixed.norm(dim=-1))
+    np.testing.assert_allclose(realised.numpy(), plan["babble_snr"], atol=0.01)
+    for row in range(12):
+        heard = set(torch.nonzero(mixed[0, row]).flatten().tolist())
+        assert row not in heard and all(other // 8 == row // 8 for other in heard)
+        assert len(heard) == min(plan["voices"][0, row], 7 if row < 8 else 3)
+    split = torch.cat(
+        [augment.apply(waves[:, :8], plan[:, :8]), augment.apply(waves[:, 8:], plan[:, 8:])], dim=1
+    )
+    torch.testing.assert_close(split, augment.apply(waves, plan))
+
+
+def test_silence_stays_finite(noises, deltas):
+    augment = Augment(
+        RATE,
+        noise=noises,
+        rir=deltas,
+        noise_prob=1.0,
+        rir_prob=1.0,
+        babble_prob=1.0,
+        filter_prob=1.0,
+        codec_prob=1.0,
+    )
+    waves = torch.cat([torch.zeros(8, RATE), 1e-6 * voices(8)])
+    out = augment.apply(waves, draw(augment, 16))
+    assert out.isfinite().all() and out.shape == waves.shape
+
+
+def test_batch_equals_one_by_one(noises):
+    augment = Augment(
+        RATE, noise=noises, rir_prob=0.7, filter_prob=0.5, codec_prob=0.5, gain=[-6.0, 6.0]
+    )
+    waves, plan = voices(9), draw(augment, 9)
+    before = waves.clone()
+    together = augment.apply(waves, plan)
+    alone = torch.cat([augment.apply(waves[i : i + 1], plan[i : i + 1]) for i in range(9)])
+    torch.testing.assert_close(
+        together, alone, atol=2e-3, rtol=0
+    )  # a quantiser may round a tie either way
+    assert (together - alone).abs().mean() < 1e-5 and torch.equal(waves, before)
+
+
+def test_bank_reads_kaldi_and_tsv_and_leaves_broken_files_out(noises, tmp_path):
+    bank = NoiseBank(noises, RATE)
+    assert bank.kinds == ["noise", "music", "speech"] and bank.samples.dtype == torch.int16
+    kaldi = tmp_path / "kaldi"
+    kaldi.mkdir()
+    (kaldi / "wav.scp").write_text(f"noise-1 {noises}/hum/a.wav\nmusic-1 {noises}/music/b.wav\n")
+    assert NoiseBank(str(kaldi), RATE).kinds == ["noise", "music"]
+    table = tmp_path / "noise" / "utterances.tsv"
+    table.write_text("utt\tpath\tkind\na\thum/a.wav\tmusic\n")
+    assert NoiseBank(noises, RATE).kinds == ["music"]
+
+
+def test_user_errors(tmp_path):
+    for keywords, word in [
+        ({"noise": str(tmp_path / "none")}, "no such folder"),
+        ({"rir": str(tmp_path)}, "no readable audio"),
+        ({"rir_prob": 1.2}, "rir_prob"),
+        ({"snr": [9.0, 3.0]}, "augment.snr"),
+        ({"speed": [0.0]}, "speed"),
+    ]:
+        with pytest.raises(UserError, match=word):
+            Augment(RATE, **keywords)
+
+
+def test_specaugment_masks_within_its_widths():
+    features = torch.ones(50, 100, 40)
+    out = SpecAugment(time_masks=2, time_width=10, freq_masks=1, freq_width=5)(
+        features, torch.Generator().manual_seed(0)
+    )
+    frames = (out.sum(dim=2) == 0).sum(dim=1)
+    bands = (out.sum(dim=1) == 0).sum(dim=1)
+    assert (
+        frames.max() <= 20
+        and bands.max() <= 5
+        and frames.float().mean() == pytest.approx(10, abs=2)
+    )
+    assert len(set(frames.tolist())) > 5 and torch.equal(features, torch.ones(50, 100, 40))
+    assert torch.equal(SpecAugment()(features), features)

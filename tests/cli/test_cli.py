@@ -1,0 +1,243 @@
+"""The command: its speed, its exit codes, its one-line errors, and the verbs that it carries
+through.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from speechssl.cli import command, main
+from speechssl.errors import UserError
+
+COMMAND = [sys.executable, "-m", "speechssl"]
+
+
+def error_of(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on standard error of a command that must end with code 2."""
+    try:
+        code = main(argv)
+    except SystemExit as stop:
+        code = stop.code
+    printed = capsys.readouterr().err
+    assert code == 2, printed
+    assert printed.startswith("speechssl: error: ") and printed.count("\n") == 1, printed
+    return printed
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> Path:
+    """A folder with three utterances in the plane and four trials: cosines 0.8 and 0, 0.6 and 1."""
+    vectors = np.array([[1, 0], [4, 3], [0, 1], [2, 0]], np.float32)
+    np.savez(tmp_path / "emb.npz", ids=np.array(["a", "b", "c", "d"]), embeddings=vectors)
+    lines = ["a b target", "a c nontarget", "b c nontarget", "a d target"]
+    (tmp_path / "trials").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def test_help_answers_at_once() -> None:
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - start)
+    assert "evaluate" in done.stdout
+    assert min(seconds) < 0.5
+
+
+def test_every_verb_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    verbs = command.parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
+    for verb in verbs:
+        with pytest.raises(SystemExit) as stop:
+            main([verb, "--help"])
+        assert stop.value.code == 0
+        assert capsys.readouterr().out.startswith(f"usage: speechssl {verb}")
+
+
+@pytest.mark.parametrize(
+    "argv, said",
+    [
+        ([], "VERB"),
+        (["embedd"], "invalid choice"),
+        (["train", "x.yaml"], "--out"),
+        (["list", "decoders"], "invalid choice"),
+        (["prepare", "librispech", "a", "b"], "no corpus 'librispech'"),
+        (["average", "/nowhere/run"], "/nowhere/run"),
+        (["validate", "/nowhere/data"], "1 problem, listed above"),
+        (["train", "/nowhere/conf.yaml", "--out", "/tmp/never"], "/nowhere/conf.yaml"),
+        (
+            ["evaluate", "verification", "/nowhere/emb.npz", "--trials", "/nowhere/trials"],
+            "/nowhere/",
+        ),
+        (["embed", "/nowhere/model", "a.wav", "--out", "x.npz"], "/nowhere/model"),
+    ],
+)
+def test_a_users_mistake_is_one_line(
+    argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in error_of(argv, capsys)
+
+
+def test_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "_list", interrupted)
+    assert main(["list"]) == 130
+
+
+def test_user_error_is_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def mistaken(_: object) -> None:
+        raise UserError("a.wav: empty; remove it")
+
+    monkeypatch.setattr(command, "_list", mistaken)
+    assert error_of(["list"], capsys) == "speechssl: error: a.wav: empty; remove it\n"
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([*COMMAND, "list"], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_list_names_the_parts_without_importing_them() -> None:
+    code = (
+        "import sys; from speechssl.cli import main; main(['list']);"
+        " assert 'torch' not in sys.modules"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    for part in (
+        "encoders:",
+        "  ecapa ",
+        "  resnet ",
+        "methods:",
+        "  dino ",
+        "corpora:",
+        "  synthetic ",
+    ):
+        assert part in printed
+    assert "  _" not in printed
+
+
+def test_score_writes_cosines(scored: Path) -> None:
+    out = scored / "scores"
+    assert (
+        main(["score", f"{scored}/emb.npz", "--trials", f"{scored}/trials", "--out", str(out)]) == 0
+    )
+    rows = [line.split() for line in out.read_text().splitlines()]
+    assert [row[:2] for row in rows] == [["a", "b"], ["a", "c"], ["b", "c"], ["a", "d"]]
+    np.testing.assert_allclose([float(row[2]) for row in rows], [0.8, 0.0, 0.6, 1.0], atol=1e-6)
+
+
+def test_verification_prints_a_table_and_writes_the_results(
+    scored: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = scored / "out"
+    argv = ["evaluate", "verification", f"{scored}/emb.npz", "--trials", f"{scored}/trials"]
+    assert main([*argv, "--out", str(out), "--replicates", "0", "--model", "hand"]) == 0
+    assert "eer           0.000%" in capsys.readouterr().out
+    results = json.loads((out / "results.json").read_text())
+    assert (results["eer"], results["trials"], results["model"]) == (0.0, 4, "hand")
+    assert (out / "det.png").stat().st_size > 1000 and (out / "scores.png").stat().st_size > 1000
+    assert len((out / "scores").read_text().splitlines()) == 4
+
+
+def test_unknown_id_in_the_trials(scored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (scored / "trials").open("a") as file:
+        file.write("a zebra nontarget\n")
+    argv = [
+        "evaluate",
+        "verification",
+        f"{scored}/emb.npz",
+        "--trials",
+        f"{scored}/trials",
+        "--replicates",
+        "0",
+    ]
+    assert "'zebra'" in error_of(argv, capsys)
+    assert main([*argv, "--keep-going"]) == 0
+    assert "trials        4 (2 targets, 2 non-targets)" in capsys.readouterr().out
+
+
+def test_collapse_is_50_percent_and_one_warning(
+    scored: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same = np.ones((4, 2), np.float32)
+    np.savez(scored / "same.npz", ids=np.array(["a", "b", "c", "d"]), embeddings=same)
+    argv = ["evaluate", "verification", f"{scored}/same.npz", "--trials", f"{scored}/trials"]
+    assert main([*argv, "--replicates", "0", "--out", str(scored / "out")]) == 0
+    printed = capsys.readouterr()
+    assert "eer           50.000%" in printed.out
+    assert printed.err.startswith("speechssl: warning: ") and printed.err.count("\n") == 1
+
+
+def test_validate_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "wav.scp").write_text("b /nowhere/b.wav\na /nowhere/a.wav\n")
+    assert main(["validate", str(tmp_path)]) == 2
+    printed = capsys.readouterr()
+    assert "no such file: /nowhere/b.wav" in printed.out and "is not sorted" in printed.out
+    assert printed.err.count("\n") == 1
+
+
+def test_embed_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A good file and one that is not audio: one embedding, one line in the list of the failed,
+    code 0.
+    """
+    import soundfile
+    import torch
+
+    from speechssl.model import Model
+
+    torch.manual_seed(0)
+    Model({"mels": 20}, {"name": "resnet", "width": 4, "embedding": 8}).save(tmp_path / "model")
+    noise = np.random.default_rng(0).standard_normal(16000).astype(np.float32) / 10
+    soundfile.write(tmp_path / "good.wav", noise, 16000)
+    (tmp_path / "bad.wav").write_text("no audio")
+    argv = ["embed", f"{tmp_path}/model", f"{tmp_path}/good.wav", f"{tmp_path}/bad.wav"]
+    argv += ["--out", f"{tmp_path}/emb.npz", "--device", "cpu"]
+    assert main(argv) == 0
+    assert "embedded 1 of 2 utterances" in capsys.readouterr().err
+    assert np.load(tmp_path / "emb.npz")["embeddings"].shape == (1, 8)
+    assert "bad.wav" in (tmp_path / "emb.npz.failed").read_text()
+    assert "bad.wav" in error_of([*argv, "--strict"], capsys)
+
+
+def test_intervals_go_over_the_speakers_given(
+    scored: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (scored / "utt2spk").write_text("a x\nb x\nc y\nd x\n")
+    argv = [
+        "evaluate",
+        "verification",
+        f"{scored}/emb.npz",
+        "--trials",
+        f"{scored}/trials",
+        "--replicates",
+        "20",
+    ]
+    for speakers in (scored / "utt2spk", scored):
+        assert main([*argv, "--speakers", str(speakers), "--out", f"{scored}/out"]) == 0
+        results = json.loads((scored / "out" / "results.json").read_text())
+        assert (results["interval_over"], results["eer"]) == ("speakers", 0.0)
+    capsys.readouterr()
+    assert "/nowhere/utt2spk" in error_of([*argv, "--speakers", "/nowhere/utt2spk"], capsys)
+
+
+def test_training_needs_a_folder_unless_it_is_a_rehearsal(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "nowhere.yaml"]) == 2
+    assert "--out is missing" in capsys.readouterr().err
+    assert main(["train", "nowhere.yaml", "--dry-run"]) == 2
+    assert "nowhere.yaml" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,554 @@
+"""Embedder and embed_to_file: a batch equals its files alone, nothing is lost, a bad input is one
+line.
+"""
+
+import io
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import speechssl
+from speechssl.data.vectors.files import read_vectors
+from speechssl.embed import Embedder, embed_to_file, load
+from speechssl.embed import batches as batching
+from speechssl.embed.sources import collect
+from speechssl.embed.workers import PartWriter, merge, open_parts
+from speechssl.errors import UserError
+from speechssl.model import Model
+
+RATE = 16000
+ARABIC = "\u0633\u0644\u0627\u0645"
+ENCODERS = {
+    "ecapa": {"name": "ecapa", "width": 32, "embedding": 24},
+    "resnet": {"name": "resnet", "width": 4},
+}
+
+
+def make_embedder(encoder: str = "ecapa", **settings) -> Embedder:
+    """Random weights, and batch norms with statistics that are not the identity."""
+    torch.manual_seed(0)
+    model = Model({"mels": 40}, ENCODERS[encoder])
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.running_mean.normal_(0.0, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+    return Embedder(model, **settings)
+
+
+def noise(seconds: float, seed: int = 0, rate: int = RATE) -> np.ndarray:
+    return (0.1 * np.random.default_rng(seed).standard_normal(round(seconds * rate))).astype(
+        np.float32
+    )
+
+
+def write(path, seconds=1.0, seed=0, rate=RATE):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(
+        path, noise(seconds, seed, rate), rate, subtype="FLOAT" if path.suffix == ".wav" else None
+    )
+    return path
+
+
+def assert_close(found, expected):
+    """Equal to 1e-5 of the size of an embedding's largest number."""
+    expected = np.asarray(expected)
+    assert np.abs(np.asarray(found) - expected).max() < 1e-5 * max(1.0, np.abs(expected).max())
+
+
+@pytest.fixture(scope="module")
+def embedder():
+    return make_embedder()
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    make_embedder().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Seven files of different lengths, in two folders, one name with a space and one not ASCII."""
+    names = [
+        "a/one.wav",
+        "a/two.flac",
+        "b/three four.wav",
+        "b/\u0633\u0644\u0627\u0645.wav",
+        "b/five.ogg",
+        "six.wav",
+        "z.wav",
+    ]
+    for seed, name in enumerate(names):
+        write(tmp_path / "corpus" / name, 0.4 + 0.37 * seed, seed)
+    return tmp_path / "corpus"
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_a_batch_equals_its_files_alone(encoder, tmp_path):
+    embedder = make_embedder(encoder)
+    lengths = [0.03, 0.11, 0.5, 0.52, 1.0, 1.31, 2.0]
+    paths = [write(tmp_path / f"{i}.wav", seconds, i) for i, seconds in enumerate(lengths)]
+    ids, matrix, failed = embedder.embed_files(paths)
+    assert list(ids) == [str(path) for path in paths]
+    assert matrix.shape == (7, embedder.dim) and matrix.dtype == np.float32 and not failed
+    assert_close(matrix, np.stack([embedder.embed(path) for path in paths]))
+    assert np.ptp(matrix, axis=0).max() > 1e-2, (
+        "embeddings must differ for the comparison to mean something"
+    )
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_encode_batch_lengths_in_samples_or_relative(encoder):
+    embedder = make_embedder(encoder)
+    waves = torch.zeros(3, RATE)
+    sizes = [RATE, 8000, 4000]
+    for row, size in enumerate(sizes):
+        waves[row, :size] = torch.from_numpy(noise(size / RATE, row))
+    alone = np.stack(
+        [embedder.embed(waves[row, :size].numpy(), RATE) for row, size in enumerate(sizes)]
+    )
+    for lengths in (sizes, torch.tensor(sizes), [1.0, 0.5, 0.25], torch.tensor([1.0, 0.5, 0.25])):
+        found = embedder.encode_batch(waves, lengths)
+        assert found.shape == (3, embedder.dim) and not found.requires_grad
+        assert_close(found, alone)
+    assert_close(embedder.encode_batch(waves[0]), alone[:1])
+
+
+@pytest.mark.parametrize(
+    "lengths", [[0, 5], [0.0, 1.0], [1.5, 1.0], [20000, 5], [1.0], [[1.0], [1.0]]]
+)
+def test_encode_batch_refuses_lengths_that_do_not_fit(embedder, lengths):
+    with pytest.raises(UserError, match="encode_batch"):
+        embedder.encode_batch(torch.randn(2, RATE), lengths)
+    with pytest.raises(UserError, match="shape"):
+        embedder.encode_batch(torch.randn(2, 0))
+
+
+def test_another_rate_is_resampled(embedder):
+    """A sum of sinusoids, sampled at three rates, is the same sound."""
+
+    def tone(rate):
+        time = np.arange(2 * rate) / rate
+        return 0.1 * sum(np.sin(2 * np.pi * f * time + f) for f in (210, 430, 890, 1720, 2900))
+
+    at_model_rate = embedder.embed(tone(RATE), RATE)
+    at_44k = embedder.embed(tone(44100), 44100)
+    mistaken = embedder.embed(tone(44100), RATE)
+    assert np.abs(at_44k - at_model_rate).max() < 0.3 * np.abs(mistaken - at_model_rate).max()
+
+
+def test_a_file_equals_its_array_at_any_rate(embedder, tmp_path):
+    for rate in (8000, 16000, 22050, 48000):
+        path = write(tmp_path / f"{rate}.wav", 1.5, 3, rate)
+        assert_close(embedder.embed(path), embedder.embed(noise(1.5, 3, rate), rate))
+
+
+def test_stereo_and_integers(embedder):
+    left, right = noise(1.0, 1), noise(1.0, 2)
+    mixed = embedder.embed((left + right) / 2, RATE)
+    assert_close(embedder.embed(np.stack([left, right], axis=1), RATE), mixed)
+    with pytest.raises(UserError, match="transpose"):
+        embedder.embed(np.stack([left, right]), RATE)
+    integers = np.round(left * 32768).astype(np.int16)
+    assert_close(embedder.embed(integers, RATE), embedder.embed(integers / 32768, RATE))
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate", "message"),
+    [
+        (noise(1.0), None, "sampling rate"),
+        (noise(1.0), 0, "sampling rate"),
+        (np.zeros(0, np.float32), RATE, "empty"),
+        (np.zeros(RATE, np.float32), RATE, "silent"),
+        (np.full(RATE, 0.3, np.float32), RATE, "silent"),
+        (np.r_[noise(1.0), np.float32("nan")], RATE, "NaN"),
+        (np.zeros((2, 2, 2)), RATE, "shape"),
+        (np.array(["a", "b"]), RATE, "numbers"),
+    ],
+)
+def test_bad_arrays(embedder, samples, rate, message):
+    with pytest.raises(UserError, match=message):
+        embedder.embed(samples, rate)
+
+
+def test_bad_files(embedder, tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        embedder.embed(tmp_path / "nowhere.wav")
+    soundfile.write(tmp_path / "silent.wav", np.zeros(RATE), RATE)
+    with pytest.raises(UserError, match="silent"):
+        embedder.embed(tmp_path / "silent.wav")
+
+
+def test_a_long_recording_is_the_mean_of_its_pieces(tmp_path):
+    samples = noise(6.0, 5)
+    path = tmp_path / "long.wav"
+    soundfile.write(path, samples, RATE, subtype="FLOAT")
+    whole, pieces = make_embedder(), make_embedder(max_seconds=2.0)
+    parts = [whole.embed(part, RATE) for part in np.split(samples, 3)]
+    assert_close(pieces.embed(path), np.mean(parts, axis=0))
+    assert_close(pieces.embed(samples, RATE), np.mean(parts, axis=0))
+    samples[2 * RATE : 4 * RATE] = 0.0
+    assert_close(pieces.embed(samples, RATE), (parts[0] + parts[2]) / 2)
+
+
+def test_bfloat16_is_close_and_blind_to_padding(tmp_path):
+    paths = [write(tmp_path / f"{i}.wav", 0.5 + 0.2 * i, i) for i in range(4)]
+    exact = make_embedder().embed_files(paths)[1]
+    rough = make_embedder(precision="bfloat16").embed_files(paths)[1]
+    assert rough.dtype == np.float32
+    cosine = (exact * rough).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rough, axis=1)
+    assert cosine.min() > 0.99
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"precision": "float16"},
+        {"device": "abacus"},
+        {"batch_seconds": 0.0},
+        {"max_seconds": 0.0},
+        {"readers": 0},
+    ],
+)
+def test_bad_settings(settings):
+    with pytest.raises(UserError, match="embed: "):
+        make_embedder(**settings)
+
+
+def test_save_and_load(embedder, model_folder):
+    again = speechssl.load(model_folder)
+    assert (again.dim, again.rate) == (24, RATE)
+    assert np.array_equal(again.embed(noise(1.0), RATE), embedder.embed(noise(1.0), RATE))
+    assert load(model_folder, precision="bfloat16").precision == "bfloat16"
+
+
+def test_scikit_learn_pipeline(embedder, tmp_path):
+    from sklearn.base import clone
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    paths = [write(tmp_path / f"{i}.wav", 0.5, i) for i in range(4)]
+    arrays = [noise(0.5, i) for i in range(4)]
+    expected = embedder.embed_files(paths)[1]
+    assert_close(embedder.fit(paths).transform(paths), expected)
+    assert_close(embedder.fit_transform(arrays), expected)
+    assert_close(embedder.transform([paths[0], arrays[1]]), expected[:2])
+    assert len(embedder.get_feature_names_out()) == embedder.dim
+    pipeline = make_pipeline(embedder, StandardScaler(), LogisticRegression())
+    assert clone(pipeline).fit(paths, [0, 1, 0, 1]).predict(paths).shape == (4,)
+    assert len(cross_val_score(pipeline, arrays, [0, 1, 0, 1], cv=2)) == 2
+    with pytest.raises(UserError, match="no such file"):
+        embedder.transform([paths[0], "nowhere.wav"])
+
+
+def test_batches_are_sorted_full_and_complete():
+    pieces = [
+        batching.Piece(i, 1, "", 0.0, None, s) for i, s in enumerate([3.0, 1.0, 2.0, 1.0, 9.0, 1.0])
+    ]
+    found = batching.batches(pieces, 4.0, by_bucket=False)
+    assert [[piece.seconds for piece in batch] for batch in found] == [
+        [9.0],
+        [3.0],
+        [2.0, 1.0],
+        [1.0, 1.0],
+    ]
+    rng = np.random.default_rng(0)
+    pieces = [
+        batching.Piece(i, 1, "", 0.0, None, float(s))
+        for i, s in enumerate(rng.uniform(0.2, 9, 300))
+    ]
+    for by_bucket in (False, True):
+        found = batching.batches(pieces, 30.0, by_bucket=by_bucket)
+        assert sorted(piece.index for batch in found for piece in batch) == list(range(300))
+        for batch in found:
+            assert len(batch) * max(piece.seconds for piece in batch) <= 30.0
+            assert not by_bucket or len({batching.bucket(piece.seconds) for piece in batch}) == 1
+
+
+def test_bucket_edges():
+    assert batching.bucket(4.0) == 4.0
+    assert batching.bucket(4.01) == pytest.approx(4.0 * 2 ** (1 / 8))
+
+
+def test_ids_of_each_kind_of_input(corpus, tmp_path, monkeypatch):
+    expected = ["a/one.wav", "a/two.flac", "b/five.ogg", "b/three_four.wav", f"b/{ARABIC}.wav"]
+    folder, skipped = collect([corpus])
+    assert [utterance.id for utterance in folder] == [*expected, "six.wav", "z.wav"] and not skipped
+    assert folder[3].path == str(corpus / "b/three four.wav")
+    assert [u.id for u in collect([corpus / "b/three four.wav", corpus / "z.wav"])[0]] == [
+        "three_four.wav",
+        "z.wav",
+    ]
+    kaldi = tmp_path / "kaldi"
+    kaldi.mkdir()
+    (kaldi / "wav.scp").write_text(f"r1 {corpus / 'b/three four.wav'}\nr2 {corpus / 'z.wav'}\n")
+    assert [(u.id, u.path) for u in collect([kaldi / "wav.scp"])[0]][0] == (
+        "r1",
+        str(corpus / "b/three four.wav"),
+    )
+    (kaldi / "segments").write_text("u1 r2 0.5 1.5\nu2 r2 1.0 2.0\nu3 r1 0.0 0.5\n")
+    assert [(u.id, u.start, u.stop) for u in collect([kaldi])[0]][:2] == [
+        ("u1", 0.5, 1.5),
+        ("u2", 1.0, 2.0),
+    ]
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{corpus}/a/one.wav\n\n{corpus}/z.wav\n"))
+    assert [utterance.id for utterance in collect(["-"])[0]] == [
+        f"{corpus}/a/one.wav",
+        f"{corpus}/z.wav",
+    ]
+
+
+def test_inputs_that_are_no_use(corpus, tmp_path, monkeypatch):
+    write(tmp_path / "other" / "z.wav")
+    with pytest.raises(
+        UserError, match=r"'z.wav' stands for both .*corpus/z.wav and .*other/z.wav"
+    ):
+        collect([corpus / "z.wav", tmp_path / "other"])
+    with pytest.raises(UserError, match="no such file or folder"):
+        collect([tmp_path / "nowhere"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no audio files"):
+        collect([tmp_path / "empty"])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
+    with pytest.raises(UserError, match="standard input holds no paths"):
+        collect(["-"])
+    with pytest.raises(UserError, match="no input"):
+        collect([])
+
+
+def test_segments_are_pieces_of_their_recording(embedder, tmp_path):
+    samples = noise(3.0, 4)
+    soundfile.write(tmp_path / "r.wav", samples, RATE, subtype="FLOAT")
+    (tmp_path / "wav.scp").write_text(f"r {tmp_path / 'r.wav'}\n")
+    (tmp_path / "segments").write_text("u1 r 0.5 1.5\nu2 r 1.0 3.0\n")
+    summary = embed_to_file(embedder, [tmp_path], tmp_path / "e.npz")
+    ids, matrix = read_vectors(tmp_path / "e.npz")
+    assert list(ids) == ["u1", "u2"]
+    assert summary.audio_seconds == pytest.approx(3.0)
+    assert_close(matrix[0], embedder.embed(samples[8000:24000], RATE))
+    assert_close(matrix[1], embedder.embed(samples[16000:], RATE))
+
+
+@pytest.mark.parametrize("name", ["e.npz", "e.ark", "e.scp", "e.parquet"])
+def test_every_format_holds_every_utterance_in_the_order_of_the_inputs(
+    model_folder, embedder, corpus, tmp_path, name
+):
+    if name.endswith(".parquet"):
+        pytest.importorskip("pyarrow")
+    out = tmp_path / "deep" / name
+    summary = embed_to_file(model_folder, [corpus], out)
+    ids, matrix = read_vectors(out)
+    utterances = collect([corpus])[0]
+    assert list(ids) == [utterance.id for utterance in utterances]
+    assert_close(matrix, embedder.embed_files([utterance.path for utterance in utterances])[1])
+    assert (summary.embedded, summary.failed, summary.failed_list) == (7, [], None)
+    assert "embedded 7 of 7" in str(summary)
+    assert not list(out.parent.glob("*.parts")) and not list(out.parent.glob("*.failed"))
+
+
+def test_standard_output_has_one_line_an_utterance(model_folder, corpus, capsys):
+    embed_to_file(model_folder, [corpus / "z.wav", corpus / "six.wav"], "-")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["z.wav", "six.wav"]
+    assert len(lines[0].split()) == 1 + 24
+
+
+@pytest.fixture
+def bad_corpus(corpus):
+    (corpus / "empty.wav").write_bytes(b"")
+    (corpus / "text.flac").write_text("this is not audio")
+    soundfile.write(corpus / "nothing.wav", np.zeros(0), RATE)
+    soundfile.write(corpus / "silent.wav", np.zeros(RATE), RATE)
+    soundfile.write(corpus / "nan.wav", np.r_[noise(0.5), np.float32("nan")], RATE, subtype="FLOAT")
+    whole = (corpus / "z.wav").read_bytes()
+    (corpus / "cut.wav").write_bytes(whole[: len(whole) // 2])
+    write(corpus / "blink.wav", 0.001)
+    return corpus
+
+
+def test_bad_files_are_skipped_counted_and_listed_and_nothing_else_is_lost(
+    model_folder, bad_corpus, tmp_path
+):
+    good = [u.id for u in collect([bad_corpus])[0]]
+    summary = embed_to_file(model_folder, [bad_corpus], tmp_path / "e.npz")
+    bad = {
+        line.split("\t")[0]: line.split("\t")
+        for line in (tmp_path / "e.npz.failed").read_text().splitlines()
+    }
+    assert {"empty.wav", "text.flac", "nothing.wav", "silent.wav", "nan.wav"} <= set(bad)
+    assert list(read_vectors(tmp_path / "e.npz")[0]) == [name for name in good if name not in bad]
+    assert len(summary.failed) == len(bad) and summary.embedded == len(good) - len(bad)
+    assert {"blink.wav", "z.wav"}.isdisjoint(bad)
+    assert (
+        bad["silent.wav"][1] == str(bad_corpus / "silent.wav") and "silent" in bad["silent.wav"][2]
+    )
+    assert "NaN" in bad["nan.wav"][2]
+    assert f"{len(bad)} failed, listed in" in str(summary)
+    with pytest.raises(UserError):
+        embed_to_file(model_folder, [bad_corpus], tmp_path / "f.npz", keep_going=False)
+    assert not (tmp_path / "f.npz").exists()
+
+
+def test_lines_of_wav_scp_that_are_no_use(model_folder, corpus, tmp_path):
+    scp = tmp_path / "wav.scp"
+    scp.write_text(
+        f"a {corpus / 'z.wav'}\nb {tmp_path}/gone.wav\nc cat {corpus}/z.wav |\nd\na"
+        f" {corpus}/six.wav\n"
+    )
+    summary = embed_to_file(model_folder, [scp], tmp_path / "e.npz")
+    assert list(read_vectors(tmp_path / "e.npz")[0]) == ["a"]
+    assert sorted(failure.id for failure in summary.failed) == ["a", "b", "c", "d"]
+    summary = embed_to_file(model_folder, [scp], tmp_path / "e.npz", allow_pipes=True)
+    ids, matrix = read_vectors(tmp_path / "e.npz")
+    assert list(ids) == ["a", "c"]
+    assert_close(matrix[0], matrix[1])
+    with pytest.raises(UserError, match="no such file"):
+        embed_to_file(model_folder, [scp], tmp_path / "e.npz", keep_going=False)
+
+
+def test_nothing_to_embed_is_an_error(model_folder, tmp_path):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.wav").write_bytes(b"")
+    with pytest.raises(UserError, match="none of 1 utterances"):
+        embed_to_file(model_folder, [tmp_path / "bad"], tmp_path / "e.npz")
+    assert not (tmp_path / "e.npz").exists()
+    assert (tmp_path / "e.npz.failed").read_text().startswith("a.wav\t")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad", "e.npz.failed"]
+
+
+@pytest.mark.parametrize(
+    ("out", "settings", "message"),
+    [
+        ("e.pkl", {}, "npz"),
+        ("e.npz", {"jobs": 0}, "jobs"),
+        ("e.npz", {"every": 0}, "every"),
+        ("-", {"resume": True}, "resume"),
+    ],
+)
+def test_settings_that_cannot_be(
+    model_folder, corpus, tmp_path, monkeypatch, out, settings, message
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        embed_to_file(model_folder, [corpus], out, **settings)
+
+
+def test_resume_goes_on_from_the_parts_of_a_broken_run(embedder, corpus, tmp_path, monkeypatch):
+    out, seen = tmp_path / "e.npz", []
+    stream = Embedder.stream
+
+    def broken(self, utterances, **settings):
+        for number, found in enumerate(stream(self, utterances, **settings)):
+            if number == 3:
+                raise KeyboardInterrupt
+            yield found
+
+    monkeypatch.setattr(Embedder, "stream", broken)
+    with pytest.raises(KeyboardInterrupt):
+        embed_to_file(embedder, [corpus], out)
+    assert not out.exists() and (tmp_path / "e.npz.parts").is_dir()
+
+    def watched(self, utterances, **settings):
+        seen.extend(utterances)
+        return stream(self, utterances, **settings)
+
+    monkeypatch.setattr(Embedder, "stream", watched)
+    other = make_embedder("resnet")
+    with pytest.raises(UserError, match="without --resume"):
+        embed_to_file(other, [corpus], out, resume=True)
+    embed_to_file(embedder, [corpus], out, resume=True)
+    assert len(seen) == 4
+    ids, matrix = read_vectors(out)
+    assert list(ids) == [utterance.id for utterance in collect([corpus])[0]]
+    assert_close(
+        matrix, embedder.embed_files([utterance.path for utterance in collect([corpus])[0]])[1]
+    )
+
+
+def test_without_resume_old_parts_are_thrown_away(tmp_path):
+    folder = tmp_path / "x.parts"
+    assert open_parts(folder, "m", resume=False) == set()
+    parts = PartWriter(folder, size=2)
+    for index in range(3):
+        parts.write(str(index), np.full(4, index, np.float32))
+    parts.finish(0, [], 1.0)
+    assert open_parts(folder, "m", resume=True) == {"0", "1", "2"}
+    rows: list = []
+
+    class Writer:
+        def write(self, ids, matrix):
+            rows.extend(zip(ids, matrix[:, 0].tolist(), strict=True))
+
+    assert merge(folder, ["2", "missing", "0", "1"], Writer()) == 3
+    assert rows == [("2", 2.0), ("0", 0.0), ("1", 1.0)]
+    assert open_parts(folder, "m", resume=False) == set()
+
+
+def test_jobs_give_what_one_process_gives(model_folder, bad_corpus, tmp_path):
+    one = embed_to_file(model_folder, [bad_corpus], tmp_path / "one.npz")
+    two = embed_to_file(model_folder, [bad_corpus], tmp_path / "two.npz", jobs=2)
+    assert two.failed == one.failed and two.embedded == one.embedded
+    assert two.audio_seconds == pytest.approx(one.audio_seconds)
+    for found, expected in zip(
+        read_vectors(tmp_path / "two.npz"), read_vectors(tmp_path / "one.npz"), strict=True
+    ):
+        if found.dtype == np.float32:
+            assert_close(found, expected)
+        else:
+            assert list(found) == list(expected)
+
+
+@pytest.mark.slow
+def test_the_first_bad_file_of_a_process_ends_them_all(model_folder, bad_corpus, tmp_path):
+    with pytest.raises(
+        UserError, match="empty.wav|nan.wav|silent.wav|text.flac|nothing.wav|cut.wav"
+    ):
+        embed_to_file(model_folder, [bad_corpus], tmp_path / "e.npz", jobs=2, keep_going=False)
+
+
+@pytest.mark.slow
+def test_torchrun_gives_what_one_process_gives(model_folder, corpus, tmp_path):
+    embed_to_file(model_folder, [corpus], tmp_path / "one.npz")
+    script = tmp_path / "embed.py"
+    script.write_text(
+        "import sys\nfrom speechssl.embed import embed_to_file\n"
+        "sys.stdout.write(f'<{embed_to_file(sys.argv[1], [sys.argv[2]], sys.argv[3])}>')\n"
+    )
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    arguments = [str(script), str(model_folder), str(corpus), str(tmp_path / "two.npz")]
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(speechssl.__file__))}
+    done = subprocess.run(
+        [*run, *arguments], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "<None>" in done.stdout and "<embedded 7 of 7" in done.stdout
+    assert list(read_vectors(tmp_path / "two.npz")[0]) == list(
+        read_vectors(tmp_path / "one.npz")[0]
+    )
+    assert_close(read_vectors(tmp_path / "two.npz")[1], read_vectors(tmp_path / "one.npz")[1])
+
+
+def test_memory_does_not_grow_with_the_length_of_a_recording(tmp_path):
+    """Only a few batches of samples are held, however long the file."""
+    held: list[int] = []
+    embedder = make_embedder(max_seconds=2.0, batch_seconds=4.0)
+    encode = embedder._encode
+    embedder._encode = lambda waves: held.append(sum(map(len, waves))) or encode(waves)  # type: ignore[method-assign]
+    embedder.embed(write(tmp_path / "long.flac", 60.0))
+    assert max(held) <= 4 * RATE and sum(held) == 60 * RATE
+
+
+def test_every_takes_each_nth_utterance_in_order(embedder, corpus, tmp_path):
+    embed_to_file(embedder, [corpus], tmp_path / "all.npz")
+    embed_to_file(embedder, [corpus], tmp_path / "some.npz", every=3)
+    (ids, rows), (some, few) = (read_vectors(tmp_path / f"{name}.npz") for name in ("all", "some"))
+    assert list(some) == list(ids[::3])
+    np.testing.assert_allclose(few, rows[::3], atol=1e-5)

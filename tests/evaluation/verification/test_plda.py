@@ -1,0 +1,125 @@
+"""PLDA: scores are ratios of Gaussian densities, EM finds the model that made the data, and it
+serves.
+"""
+
+import numpy as np
+import pytest
+from scipy.stats import multivariate_normal
+
+from speechssl import metrics
+from speechssl.data.trials import Trials
+from speechssl.errors import UserError
+from speechssl.evaluation.verification.plda import PLDA, _maximise, _moments
+from speechssl.evaluation.verification.verify import evaluate
+
+
+def voices(speakers, each, between, within, seed=0):
+    """Rows (speakers * each, D) and their speakers."""
+    rng = np.random.default_rng(seed)
+    y = rng.multivariate_normal(np.zeros(len(between)), between, speakers)
+    x = np.repeat(y, each, 0) + rng.multivariate_normal(
+        np.zeros(len(within)), within, speakers * each
+    )
+    return x.astype(np.float32), np.repeat(np.arange(speakers), each)
+
+
+def test_scores_are_log_likelihood_ratios_of_gaussians():
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, 3, 3))
+    x, who = voices(200, 5, a @ a.T, b @ b.T)
+    model = PLDA(x, who)
+    test = rng.standard_normal((6, 3)).astype(np.float32)
+    enrol, other = np.array([0, 1, 2]), np.array([3, 4, 5])
+    got = model(test, enrol, other)
+    z = (model._scaled(test) - model.centre) @ model.basis
+    d = np.diag(model.between)
+    total = d + np.eye(3)
+    joint = np.block([[total, d], [d, total]])
+    for k, (i, j) in enumerate(zip(enrol, other)):
+        same = multivariate_normal.logpdf(np.r_[z[i], z[j]], np.zeros(6), joint)
+        apart = sum(multivariate_normal.logpdf(z[n], np.zeros(3), total) for n in (i, j))
+        assert got[k] == pytest.approx(same - apart, abs=1e-4)
+
+
+def test_expectation_maximisation_finds_both_covariances():
+    between = np.array([[2.0, 0.6], [0.6, 0.5]])
+    within = np.array([[0.7, -0.2], [-0.2, 1.1]])
+    x, who = voices(4000, 4, between, within)
+    rows = x.astype(np.float64)
+    sums = np.add.reduceat(rows, np.arange(0, len(rows), 4))
+    numbers = np.full(4000, 4)
+    w, b = _moments(rows.T @ rows, sums, numbers)
+    assert abs(b - between).max() > 0.15  # class means also hold a quarter of W
+    for _ in range(30):
+        w, b = _maximise(rows.T @ rows, sums, numbers, w, b)
+    np.testing.assert_allclose(b, between, atol=0.12)
+    np.testing.assert_allclose(w, within, atol=0.04)
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    """Speakers in a few weak directions, a loud nuisance in others; training and test speakers
+    differ.
+    """
+    dim = 20
+    between, within = np.eye(dim) * 0.02, np.eye(dim) * 0.05
+    between[:6, :6] += np.eye(6)
+    within[10:, 10:] += 4 * np.eye(10)
+    train, test = voices(300, 6, between, within, 1), voices(40, 4, between, within, 2)
+    rng = np.random.default_rng(3)
+    pairs = rng.integers(0, 160, (4000, 2))
+    pairs = pairs[pairs[:, 0] != pairs[:, 1]]
+    extra = [(i, j) for i in range(160) for j in range(i + 1, 160) if test[1][i] == test[1][j]]
+    pairs = np.concatenate([pairs, extra])
+    names = np.array([f"t{n}" for n in range(160)])
+    trials = Trials(
+        names[pairs[:, 0]], names[pairs[:, 1]], test[1][pairs[:, 0]] == test[1][pairs[:, 1]]
+    )
+    training = (np.array([f"m{n}" for n in range(1800)]), train[0])
+    classes = {f"m{n}": f"c{c}" for n, c in enumerate(train[1])}
+    return (names, test[0]), trials, training, classes
+
+
+@pytest.mark.parametrize("dim", [0, 6])
+def test_it_finds_speakers_where_cosines_hear_the_nuisance(noisy, dim):
+    embeddings, trials, training, classes = noisy
+    cosine = evaluate(embeddings, trials, replicates=0)["eer"]
+    found = evaluate(embeddings, trials, plda=(training, classes), plda_dim=dim, replicates=0)
+    assert found["eer"] < 0.5 * cosine
+    assert found["scoring"].startswith("PLDA of 300 classes")
+
+
+def test_the_ratios_are_nearly_calibrated(noisy):
+    embeddings, trials, training, classes = noisy
+    names, matrix = embeddings
+    rows = {name: n for n, name in enumerate(names.tolist())}
+    model = PLDA(training[1], np.array([int(classes[n][1:]) for n in training[0].tolist()]))
+    scores = model(
+        matrix, *(np.array([rows[n] for n in s.tolist()]) for s in (trials.enrol, trials.test))
+    )
+    assert metrics.cllr(scores, trials.target) < 0.7  # 1 bit: knows nothing
+
+
+def test_utterances_without_a_class_are_left_out(noisy):
+    embeddings, trials, training, classes = noisy
+    some = {name: c for n, (name, c) in enumerate(classes.items()) if n < 600}
+    found = evaluate(embeddings, trials, plda=(training, some), replicates=0)
+    assert "100 classes" in found["scoring"]
+
+
+def test_what_cannot_be_is_one_line(noisy):
+    embeddings, trials, training, classes = noisy
+    with pytest.raises(UserError, match="none of the 1800"):
+        evaluate(embeddings, trials, plda=(training, {"x": "c"}), replicates=0)
+    with pytest.raises(UserError, match="PLDA is a scoring of its own"):
+        evaluate(embeddings, trials, plda=(training, classes), mean=training, replicates=0)
+    with pytest.raises(UserError, match="two classes"):
+        PLDA(training[1], np.zeros(1800, np.int64))
+    with pytest.raises(UserError, match="two classes"):
+        PLDA(training[1], np.arange(1800))
+    with pytest.raises(UserError, match="dim=21"):
+        PLDA(training[1], np.arange(1800) // 2, dim=21)
+    with pytest.raises(UserError, match="test embeddings"):
+        evaluate(
+            embeddings, trials, plda=(embeddings, {"t0": "a", "t1": "a", "t2": "b"}), replicates=0
+        )
