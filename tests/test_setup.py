@@ -23,6 +23,17 @@ SCRIPTS = sorted(
 NAMED = re.compile(
     r"(?<![\w./$}-])((?:egs|recipes|tests|speechssl|conf|local|steps)/[\w./-]+\.(?:sh|yaml|py|txt|md|tsv))\b"
 )
+PAGES = sorted(
+    path
+    for pattern in (
+        "*.md",
+        ".github/**/*.md",
+        "egs/*/README.md",
+        "recipes/**/README.md",
+        "speechssl/**/README.md",
+    )
+    for path in ROOT.glob(pattern)
+)
 EXTRAS = (
     "av",
     "faiss",
@@ -65,7 +76,7 @@ def test_script_parses(script: Path) -> None:
 
 @pytest.mark.parametrize(
     "page",
-    [*SCRIPTS, *sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("egs/*/README.md"))],
+    [*SCRIPTS, *PAGES],
     ids=relative,
 )
 def test_every_path_named_exists(page: Path) -> None:

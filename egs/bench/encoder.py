@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from egs.bench._timing import alternate, product_rate, show
-from speechssl.compat import tune_allocator
+from speechssl.compat import fast_precision, tune_allocator
 from speechssl.encoders.ecapa import ECAPA
 from speechssl.encoders.resnet import ResNet
 
@@ -91,25 +91,31 @@ def main() -> None:
     parser.add_argument(
         "--profile", action="store_true", help="where the time goes, in place of ratios"
     )
+    parser.add_argument(
+        "--emulated", action="store_true", help="bfloat16 too where the processor emulates it"
+    )
     args = parser.parse_args()
     tune_allocator()
     torch.manual_seed(0)
-    rates = {
-        low: product_rate(torch.bfloat16 if low else torch.float32, device=args.device)
-        for low in (True, False)
-    }
-    print(
-        f"matrix products: bfloat16 {rates[True] / 1e9:.0f} GFLOP/s, float32"
-        f" {rates[False] / 1e9:.0f} GFLOP/s"
-    )
+    with_bfloat16 = args.emulated or fast_precision(args.device) == "bfloat16"
+    types = {"float32": torch.float32}
+    if with_bfloat16:
+        types["bfloat16"] = torch.bfloat16
+    else:
+        print("bfloat16 is emulated here (tens of times slower) and left out; --emulated has it")
+    rates = {name: product_rate(dtype, device=args.device) for name, dtype in types.items()}
+    for name, rate in rates.items():
+        print(f"matrix products in {name}: {rate / 1e9:.0f} GFLOP/s")
     x = torch.randn(args.batch, round(100 * args.seconds), 80, device=args.device)
     for name in args.only:
         ours, theirs = (net.to(args.device).train() for net in pairs()[name]())
         with FlopCounterMode(display=False) as counter:
             step(ours, x, False)
         flops = counter.get_total_flops()
-        what = {"speechbrain float32": (theirs, False), "speechbrain bfloat16": (theirs, True)}
-        what |= {"ours float32": (ours, False), "ours bfloat16": (ours, True)}
+        what = {}
+        for precision in types:
+            what[f"speechbrain {precision}"] = (theirs, precision == "bfloat16")
+            what[f"ours {precision}"] = (ours, precision == "bfloat16")
         if args.profile:
             for key, (net, low) in what.items():
                 print(f"  {name}, {key}, forward + backward")
@@ -125,8 +131,9 @@ def main() -> None:
             seconds = alternate(timed, args.rounds)
             title = f"{name}, {args.batch} x {args.seconds:g} s, {kind} ({work / 1e9:.0f} GFLOP)"
             show(title, seconds, args.batch, "utt", "speechbrain float32")
-            share = work / seconds["ours bfloat16"] / rates[True]
-            print(f"  ours bfloat16 runs at {100 * share:.0f} % of the matrix-product rate")
+            for precision, rate in rates.items():
+                share = work / seconds[f"ours {precision}"] / rate
+                print(f"  ours {precision} runs at {100 * share:.0f} % of its products' rate")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ k-means clusters it, once a head (heads take the views in turn), and the centroi
 head's prototypes, which no gradient moves. Until the next time every view learns its utterance's
 cluster:
 
-    L = mean over heads and views of CE(cluster, softmax(cosine / tau)),  tau = 0.1   (methods/README.md 6)
+    L = mean over heads and views of CE(cluster, softmax(cosine / tau)),  tau = 0.1  (methods/README.md 6)
 
 The released program clusters once an epoch, with a pass over the data before the first. Here the
 memory fills while training: clusters are made as soon as four times K utterances have been seen (or

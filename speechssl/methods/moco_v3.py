@@ -1,7 +1,10 @@
-"""MoCo v3: no queue, a predictor on the query, negatives from the batch (Chen, Xie and He 2021,
-    ICCV).
+"""MoCo v3: no queue, a predictor on the query, negatives from the batch.
 
-    L = 2 tau * mean over pairs u != v of CE over the batch of (n(h(z_v)) . n(t_u) / tau)  (methods/README.md 6)
+Chen, Xie and He 2021 (ICCV).
+
+    L = 2 tau * mean over pairs u != v of CE over the batch of (n(h(z_v)) . n(t_u) / tau)
+
+methods/README.md 6.
 
 where t is the moving average's projection and every other utterance of the (joined) batch is a
 negative. tau is 1.0 in the released program and 0.2 here, momentum 0.99 rising to 1.

@@ -5,7 +5,9 @@ Scores are cosines of projections and K prototypes (unit length, restored before
 Sinkhorn's algorithm on scores / epsilon turns those of a long view into codes q whose columns are
 used equally, and
 
-    L = mean over long views of mean over the other views of CE(q, softmax(scores / tau))  (methods/README.md 6)
+    L = mean over long views of mean over the other views of CE(q, softmax(scores / tau))
+
+methods/README.md 6.
 
 epsilon 0.05, tau 0.1, 3 iterations. Where the batch is smaller than K, a queue of earlier
 projections of each long view joins the assignment (``queue`` at least K), from ``queue_start`` of

@@ -31,7 +31,7 @@ def test_encoders_beside_speechbrains():
     out = bench(
         "encoder", "--batch", "2", "--seconds", "0.5", "--rounds", "1", "--only", "ecapa-512"
     )
-    assert "speechbrain float32" in out and "ours bfloat16 runs at" in out and "inference" in out
+    assert "speechbrain float32" in out and "ours float32 runs at" in out and "inference" in out
 
 
 def test_the_light_resnet_has_a_counterpart():
@@ -85,3 +85,8 @@ def test_clusters_in_processes_of_their_own():
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines()[2:]}
     assert set(rows) == {"kmeans", "kmeans_ahc", "MiniBatchKMeans"}
     assert all(float(row[2]) > 0.5 and int(row[3]) <= 12 for row in rows.values())
+
+
+def test_a_busy_machine():
+    out = bench("busy", "--steps", "1", "--width", "16", "--load", "1")
+    assert out.count("1 loop") == 2
