@@ -161,3 +161,10 @@ print(tuned, resident() - before)
 def test_tune_allocator_elsewhere_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     assert compat.tune_allocator() is False
+
+
+def test_auto_precision_is_the_processors_own() -> None:
+    """bfloat16 exactly where the kernel lists instructions for it."""
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    expected = "bfloat16" if {"avx512_bf16", "amx_bf16"} & set(flags.split()) else "float32"
+    assert compat.fast_precision("cpu") == expected

@@ -1,5 +1,6 @@
-"""IEMOCAP: five sessions of two actors who improvise and act; 10,039 turns, 5,531 in the usual four
-    classes.
+"""IEMOCAP: five sessions of two actors who improvise and act.
+
+10,039 turns, 5,531 in the usual four classes.
 
 The Interactive Emotional Dyadic Motion Capture database (Busso et al. 2008, Language Resources and
 Evaluation 42; sail.usc.edu/iemocap), by a licence for research that is asked for. The label is what

@@ -1,5 +1,6 @@
-"""MSP-Podcast: natural emotional speech from podcasts, labelled by many listeners, official
-partitions.
+"""MSP-Podcast: natural emotional speech from podcasts, labelled by many listeners.
+
+Official partitions.
 
 Lotfian and Busso 2019, IEEE Transactions on Affective Computing 10(4) (lab-msp.com), by an academic
 licence. Releases grow (1.11 has 151,654 turns), so the label file, not a published number, says

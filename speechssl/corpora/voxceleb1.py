@@ -1,5 +1,6 @@
-"""VoxCeleb1: 1,251 speakers, and the trials O, E and H: `speechssl prepare voxceleb1 ROOT OUT
-    --lists DIR`.
+"""VoxCeleb1: 1,251 speakers, and the trials O, E and H.
+
+`speechssl prepare voxceleb1 ROOT OUT --lists DIR`.
 
 Nagrani, Chung and Zisserman, "VoxCeleb: a large-scale speaker identification dataset", Interspeech
 2017. Licence: CC BY 4.0 for the annotations, the audio remains its owners'. Development part

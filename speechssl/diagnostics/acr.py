@@ -1,5 +1,6 @@
-"""Average confusion: how often an utterance's nearest crop is another's (Wang et al. 2022;
-    methods/README.md 10).
+"""Average confusion: how often an utterance's nearest crop is another's.
+
+Wang et al. 2022; methods/README.md 10.
 
 ACR is the share of first views whose nearest other embedding belongs to a different utterance; ARC
 of a model is (1 - ACR) over that of its untrained encoder. Utterances are told apart by their

@@ -1,5 +1,6 @@
-"""Generalised average confusion: distances to utterances in place of crops (Wang et al. 2022;
-    methods/README.md 10).
+"""Generalised average confusion: distances to utterances in place of crops.
+
+Wang et al. 2022; methods/README.md 10.
 
 The distance of a first view to its own utterance is the ``own`` statistic (mean, min or max) of the
 distances to its other views; to another utterance, the ``others`` statistic over its views. The

@@ -1,5 +1,6 @@
-"""Root mean square of the correlations between different dimensions (Barlow Twins, VICReg;
-methods/README.md 9).
+"""Root mean square of the correlations between different dimensions.
+
+Barlow Twins, VICReg; methods/README.md 9.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""RankMe: the effective number of directions that embeddings use (Garrido et al. 2023; methods/README.md
-9).
+"""RankMe: the effective number of directions that embeddings use.
+
+Garrido et al. 2023; methods/README.md 9.
 """
 
 from __future__ import annotations

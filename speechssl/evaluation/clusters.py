@@ -1,5 +1,6 @@
-"""Clusters: made of embeddings; how many, how large, how good without labels; NMI, ARI, purity with
-    labels.
+"""Clusters of embeddings: how many, how large, how good.
+
+How many, how large, how good without labels; NMI, ARI, purity with labels.
 
 Labels serve this evaluation only: no clusterer sees them.
 """

@@ -1,5 +1,6 @@
-"""ONNX: OUT/model.onnx, input `waves` (batch, samples), output `embeddings` (batch, D), both axes
-free.
+"""ONNX: OUT/model.onnx, waveforms to embeddings, any batch and length.
+
+Input `waves` (batch, samples), output `embeddings` (batch, D), both axes free.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""AAM-softmax on pseudo-labels: the second stage, an encoder that learns the clusters of an earlier
-one.
+"""AAM-softmax on pseudo-labels: the second stage.
+
+An encoder learns the clusters of an earlier one.
 
 Cho et al. 2022 and the systems of recipes/README.md 5. Labels are the clusters of `data.pseudo_labels`
 (made by `speechssl cluster`), never speakers. The loss is cross entropy over s cos(theta + m)

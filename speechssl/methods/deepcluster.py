@@ -1,5 +1,6 @@
-"""DeepCluster-v2: predict the cluster that an utterance fell into before (Caron et al. 2020,
-appendix).
+"""DeepCluster-v2: predict the cluster that an utterance fell into before.
+
+Caron et al. 2020, appendix.
 
 A memory holds the last projection of each long view of every utterance. From time to time spherical
 k-means clusters it, once a head (heads take the views in turn), and the centroids become that

@@ -1,5 +1,6 @@
-"""SimCLR: views of one utterance attract, those of the other utterances in the batch repel
-    (NT-Xent).
+"""SimCLR: views of one utterance attract, those of the other utterances in the batch repel.
+
+NT-Xent.
 
 Chen et al. 2020 (ICML); methods/README.md 6. For an anchor i with a positive j, over cosines c of
 projections,

@@ -1,5 +1,6 @@
-"""VICReg: invariance, a hinge on each dimension's deviation, no covariance (Bardes et al. 2022,
-    ICLR).
+"""VICReg: invariance, a hinge on each dimension's deviation, no covariance.
+
+Bardes et al. 2022, ICLR.
 
     L = 25 mean (z1 - z2)^2 + 25 * 1/2 sum_views mean_j relu(1 - std_j)
         + 1 sum_views sum_{i != j} Cov_ij^2 / D

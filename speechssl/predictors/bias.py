@@ -1,5 +1,6 @@
-"""A bias and nothing else, p = z + b: it can only undo a common mean (Zhang et al. 2022; methods/README.md
-2.3).
+"""A bias and nothing else, p = z + b: it can only undo a common mean.
+
+Zhang et al. 2022; methods/README.md 2.3.
 
 Reported as enough against collapse; read in an abstract only.
 """

@@ -1,5 +1,6 @@
-"""DirectPred: a linear predictor set from the spectrum of the projections (Tian, Chen and Ganguli
-    2021).
+"""DirectPred: a linear predictor set from the spectrum of the projections.
+
+Tian, Chen and Ganguli 2021.
 
 With F = U diag(s) Uᵀ the moving average of E[z zᵀ], W = U diag(p) Uᵀ where (methods/README.md 2.4)
 

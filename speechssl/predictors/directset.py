@@ -1,5 +1,6 @@
-"""DirectSet(alpha): a linear predictor that is a power of the correlation (Wang, Chen, Du and Tian
-2021).
+"""DirectSet(alpha): a linear predictor that is a power of the correlation.
+
+Wang, Chen, Du and Tian 2021.
 
     W = F^alpha / ||F^alpha|| + epsilon I        (methods/README.md 2.5)
 

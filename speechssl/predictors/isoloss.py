@@ -1,5 +1,6 @@
-"""IsoLoss: DirectPred's predictor, with a gradient that goes around it (Halvagal, Laborieux and
-    Zenke 2023).
+"""IsoLoss: DirectPred's predictor, with a gradient that goes around it.
+
+Halvagal, Laborieux and Zenke 2023.
 
 The value is the cosine of p = W z and the target t; the gradient with respect to z is taken to be
 the one with respect to p,

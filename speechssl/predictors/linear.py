@@ -1,5 +1,6 @@
-"""A linear predictor trained by gradient, p = W z without bias or BatchNorm (Tian, Chen and Ganguli
-2021).
+"""A linear predictor trained by gradient, p = W z without bias or BatchNorm.
+
+Tian, Chen and Ganguli 2021.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""No predictor, p = z: with a stop-gradient alone SimSiam collapses, which is what this one is
-there to show (Chen and He 2021; methods/README.md 2.2, 2.8).
+"""No predictor, p = z: with a stop-gradient alone SimSiam collapses.
+
+That is what it is there to show (Chen and He 2021; methods/README.md 2.2, 2.8).
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""A linear predictor that starts as the identity and trains its off-diagonal entries only (Wen and
-Li 2022).
+"""A linear predictor that starts as the identity and trains its off-diagonal entries only.
+
+Wen and Li 2022.
 
     p = (I + A) z with diag(A) = 0 always and A = 0 at the start       (methods/README.md 2.6)
 

@@ -195,6 +195,8 @@ def same_settings(out: Path, settings: Mapping[str, Any], keep_steps: bool) -> M
     asked = config.thaw(settings)
     if keep_steps:
         asked["train"]["steps"], asked["train"]["epochs"] = written["train"]["steps"], None
+    if written["train"].get("threads") == -1:  # as runs before `auto` wrote it
+        written["train"]["threads"] = "auto"
     if asked["train"]["precision"] == "auto":
         asked["train"]["precision"] = written["train"]["precision"]
     for section, value in asked.items():

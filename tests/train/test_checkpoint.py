@@ -132,3 +132,15 @@ def test_the_fingerprint_knows_the_utterances_but_not_where_they_lie():
     assert len(want) == 16 and set(want) <= set("0123456789abcdef")
     assert of(("a", 1.0), ("b", 2.0), root="/b") == want
     assert len({want, of(("a", 1.0)), of(("a", 1.0), ("b", 2.5)), of(("a", 1.0), ("c", 2.0))}) == 4
+
+
+def test_a_run_from_before_auto_is_resumed_as_it_was(tmp_path):
+    """A run whose configuration says `threads: -1` and a precision goes on in that precision."""
+    asked = {"train": {"threads": "auto", "precision": "auto", "steps": 5}}
+    before = {"train": {"threads": -1, "precision": "bfloat16", "steps": 5}}
+    config.write(before, tmp_path / CONFIG)
+    settings = checkpoint.same_settings(tmp_path, asked, keep_steps=False)
+    assert settings["train"]["precision"] == "bfloat16"
+    asked["train"]["precision"] = "float32"
+    with pytest.raises(UserError, match="train.precision was 'bfloat16'"):
+        checkpoint.same_settings(tmp_path, asked, keep_steps=False)
