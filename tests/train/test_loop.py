@@ -313,7 +313,8 @@ METHOD = """
 
 import torch
 
-from speechssl.methods._base import Method, Output, encode
+from speechssl.interfaces import Method, Output
+from speechssl.nn.views import encode
 
 
 class Mine(Method):
