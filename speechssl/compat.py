@@ -80,6 +80,13 @@ def fast_precision(device: str = "cpu") -> Literal["float32", "bfloat16"]:
     return "bfloat16" if has_instructions else "float32"
 
 
+def choose_precision(
+    requested: Literal["auto", "float32", "bfloat16"], device: str = "cpu"
+) -> Literal["float32", "bfloat16"]:
+    """Return what was requested, or for ``auto`` the faster precision of this device."""
+    return fast_precision(device) if requested == "auto" else requested
+
+
 class _ExtensionFinder(MetaPathFinder):
     """Finds ``torchaudio._extension`` as usual, but gives it a loader that survives its failure."""
 
@@ -119,8 +126,8 @@ def _failing(reason: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         def fail(*_args: Any, **_kwargs: Any) -> Any:
             raise RuntimeError(
-                f"{function.__name__} needs torchaudio's compiled extension, which did not"
-                f" load: {reason}"
+                f"{function.__name__} needs torchaudio's compiled extension, which did not load:"
+                f" {reason}"
             )
 
         fail.__name__, fail.__doc__ = function.__name__, function.__doc__

@@ -22,6 +22,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def processes_here() -> int:
+    """Number of processes that ``torchrun`` started on this machine (1 without it)."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def rank() -> int:
     """Number of this process among them (0 without ``torch.distributed``)."""
     return dist.get_rank() if world_size() > 1 else 0

@@ -28,19 +28,19 @@ def _trials(scores: ArrayLike, target: ArrayLike) -> tuple[Floats, NDArray[np.bo
     score_array, target_array = np.asarray(scores, np.float64), np.asarray(target, bool)
     if score_array.ndim != 1 or score_array.shape != target_array.shape:
         raise UserError(
-            f"{score_array.shape} scores for {target_array.shape} trial labels: give one"
-            " score a trial"
+            f"{score_array.shape} scores for {target_array.shape} trial labels: give one score a"
+            " trial"
         )
     if np.isnan(score_array).any():
         raise UserError(
-            f"{int(np.isnan(score_array).sum())} of {len(score_array)} scores are NaN: check"
-            " the embeddings"
+            f"{int(np.isnan(score_array).sum())} of {len(score_array)} scores are NaN: check the"
+            " embeddings"
         )
     targets = int(target_array.sum())
     if targets in (0, len(target_array)):
         raise UserError(
-            f"{targets} target trials of {len(target_array)}: both target and non-target"
-            " trials are needed"
+            f"{targets} target trials of {len(target_array)}: both target and non-target trials are"
+            " needed"
         )
     return score_array, target_array
 
@@ -125,8 +125,8 @@ def _costs(p_target: float, c_miss: float, c_fa: float) -> tuple[float, float]:
     """The weights of fnr and fpr in the normalised detection cost."""
     if not 0.0 < p_target < 1.0 or c_miss <= 0 or c_fa <= 0:
         raise UserError(
-            f"p_target {p_target}, c_miss {c_miss}, c_fa {c_fa}: need 0 < p_target < 1 and"
-            " positive costs"
+            f"p_target {p_target}, c_miss {c_miss}, c_fa {c_fa}: need 0 < p_target < 1 and positive"
+            " costs"
         )
     miss, false_alarm = c_miss * p_target, c_fa * (1.0 - p_target)
     return miss / min(miss, false_alarm), false_alarm / min(miss, false_alarm)
@@ -179,8 +179,8 @@ def contingency(
     truth, predicted = np.asarray(truth), np.asarray(predicted)
     if truth.ndim != 1 or truth.shape != predicted.shape or not len(truth):
         raise UserError(
-            f"{predicted.shape} predictions for {truth.shape} labels: give one each, and at"
-            " least one"
+            f"{predicted.shape} predictions for {truth.shape} labels: give one each, and at least"
+            " one"
         )
     labels, codes = np.unique(np.concatenate([truth, predicted]), return_inverse=True)
     cells = codes[: len(truth)] * len(labels) + codes[len(truth) :]

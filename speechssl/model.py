@@ -113,9 +113,8 @@ class Model(nn.Module):
         settings, weights = _files(folder)
         if not weights.is_file() or not settings.is_file():
             raise UserError(
-                f"model: {folder} holds no {CONFIG} and {WEIGHTS}; give a run folder of"
-                " 'speechssl train'"
-                " whose training has saved a model, or a model folder"
+                f"model: {folder} holds no {CONFIG} and {WEIGHTS}; give a run folder of 'speechssl"
+                " train' whose training has saved a model, or a model folder"
             )
         written = config.read(settings)
         model = cls(written.get("features", {}), written.get("encoder", {}), written.get("about"))

@@ -7,6 +7,9 @@ adding a file: ``speechssl list``, the command's help, the configuration's check
 READMEs and the contract tests all ask this module and nothing else.
 
 A configuration may also name a part outside this package, as ``package.module:Class``.
+
+``speechssl.config``, which takes longer to import than all else here, is imported where it is used:
+``speechssl --help`` and ``list`` do without it.
 """
 
 from __future__ import annotations
@@ -18,7 +21,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from speechssl import config
 from speechssl.errors import UserError
 
 FOLDERS = {
@@ -78,6 +80,8 @@ def find(folder: str, name: str) -> Any:
         return _find_outside(folder, name)
     known = names(folder)
     if name not in known:
+        from speechssl import config
+
         near = config.nearest(name, known)
         raise UserError(f"{folder}: no {name!r}{near}; known: {', '.join(known)}")
     return importlib.import_module(f"speechssl.{folder}.{name}").PART
@@ -107,6 +111,8 @@ def check(folder: str, section: Mapping[str, Any] | str, where: str) -> dict[str
     Raises:
         UserError: no such part, an unknown key, or a value of the wrong type.
     """
+    from speechssl import config
+
     if isinstance(section, str):
         section = {"name": section}
     if not isinstance(section, Mapping):

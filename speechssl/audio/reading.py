@@ -364,9 +364,8 @@ def _not_truncated(
     if due - got > _SHORTFALL * reader.rate:
         seconds = (first + got) / reader.rate
         raise UserError(
-            f"{path}: truncated: its header promises {reader.frames / reader.rate:.2f} s,"
-            " decoding stops at"
-            f" {seconds:.2f} s; replace it"
+            f"{path}: truncated: its header promises {reader.frames / reader.rate:.2f} s, decoding"
+            f" stops at {seconds:.2f} s; replace it"
         )
 
 

@@ -53,8 +53,8 @@ class NoiseBank:
         waves = [(_levelled(wave), kind) for wave, kind in loaded if wave.any()]
         if not waves:
             raise UserError(
-                f"augment.noise: no readable audio in {directory}; give another folder or"
-                " leave it out"
+                f"augment.noise: no readable audio in {directory}; give another folder or leave it"
+                " out"
             )
         offsets = np.concatenate([[0], np.cumsum([len(wave) for wave, _ in waves])]).astype(
             np.int64
@@ -76,8 +76,8 @@ class NoiseBank:
         """
         if samples > len(self.samples):
             raise UserError(
-                f"augment.noise: a crop of {samples} samples is longer than all noise"
-                " together; add noise"
+                f"augment.noise: a crop of {samples} samples is longer than all noise together; add"
+                " noise"
             )
         chosen = (uniform[:, 0] * len(self.kinds)).astype(int)
         first = np.empty(len(uniform), dtype=np.int64)

@@ -15,8 +15,8 @@ def arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--with", dest="name", default="kmeans", metavar="NAME",
         help=(
-            "see `speechssl list clustering`, or a class such as sklearn.cluster:Birch"
-            " (default: kmeans)"
+            "see `speechssl list clustering`, or a class such as sklearn.cluster:Birch (default:"
+            " kmeans)"
         ),
     )  # fmt: skip
     sub.add_argument(

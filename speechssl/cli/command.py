@@ -20,18 +20,6 @@ from speechssl.cli import cluster, diagnose, embed, files, finetune, train, veri
 from speechssl.errors import UserError
 from speechssl.threads import wait_passively
 
-PARTS = (
-    "corpora",
-    "features",
-    "encoders",
-    "methods",
-    "predictors",
-    "clustering",
-    "diagnostics",
-    "evaluation",
-    "exporters",
-)
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (0, 2 for a user's mistake, 130 when
@@ -219,18 +207,16 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _list_arguments(sub: argparse.ArgumentParser) -> None:
+    known = ", ".join(parts.FOLDERS)
     sub.add_argument(
-        "parts", nargs="?", choices=PARTS, metavar="PARTS", help=f"one of: {', '.join(PARTS)}"
+        "parts", nargs="?", choices=parts.FOLDERS, metavar="PARTS", help=f"one of: {known}"
     )
 
 
 def _list(arguments: argparse.Namespace) -> None:
-    from speechssl.parts import descriptions
-
-    for part in [arguments.parts] if arguments.parts else PARTS:
-        rows = descriptions(part).items()
+    for folder in [arguments.parts] if arguments.parts else parts.FOLDERS:
         if not arguments.parts:
-            print(f"{part}:")
+            print(f"{folder}:")
         indent = "" if arguments.parts else "  "
-        for name, text in rows:
+        for name, text in parts.descriptions(folder).items():
             print(f"{indent}{name:<18} {text}".rstrip())

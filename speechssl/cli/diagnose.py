@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speechssl.cli.flags import add_precision
 from speechssl.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ def arguments(sub: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="EMB | MODEL... DATA",
         help=(
-            "an embeddings file; or model or run folders, and the audio (as for `speechssl"
-            " embed`) last"
+            "an embeddings file; or model or run folders, and the audio (as for `speechssl embed`)"
+            " last"
         ),
     )
     sub.add_argument("--rank", action="store_true", help="order several models, best first")
@@ -31,12 +32,7 @@ def arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--seconds", type=float, default=2.0, help="length of a crop (default: 2)")
     sub.add_argument("--seed", type=int, default=0, help="of the choice of crops (default: 0)")
     sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: auto)")
-    sub.add_argument(
-        "--precision",
-        choices=("auto", "float32", "bfloat16"),
-        default="float32",
-        help="of the encoder's products; auto: bfloat16 where the hardware has it (default: float32)",
-    )
+    add_precision(sub)
     sub.add_argument(
         "--out", type=Path, metavar="DIR", help="for diagnostics.json (ranking.json) and plots"
     )
@@ -66,8 +62,8 @@ def run(args: argparse.Namespace) -> None:
             diagnosis.write(found, views[0], args.out, first.name, others)
     else:
         raise UserError(
-            "diagnose: give an embeddings file, or a model folder and audio; several models"
-            " need --rank"
+            "diagnose: give an embeddings file, or a model folder and audio; several models need"
+            " --rank"
         )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from speechssl.cli.flags import add_precision
+
 
 def arguments(sub: argparse.ArgumentParser) -> None:
     """Arguments of `embed`."""
@@ -16,8 +18,8 @@ def arguments(sub: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="INPUT",
         help=(
-            "audio files, folders, a wav.scp, Kaldi directories; - is a list of files on"
-            " standard input"
+            "audio files, folders, a wav.scp, Kaldi directories; - is a list of files on standard"
+            " input"
         ),
     )
     sub.add_argument(
@@ -27,12 +29,7 @@ def arguments(sub: argparse.ArgumentParser) -> None:
         help=".npz, .ark, .scp, .parquet, or - for one line a file",
     )
     sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: auto)")
-    sub.add_argument(
-        "--precision",
-        choices=("auto", "float32", "bfloat16"),
-        default="float32",
-        help="of the encoder's products; auto: bfloat16 where the hardware has it (default: float32)",
-    )
+    add_precision(sub)
     sub.add_argument(
         "--jobs", type=int, default=1, help="processes to share the files (default: 1)"
     )

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from speechssl.cli.classification import folds_of
+from speechssl.cli.flags import add_precision
 
 
 def arguments(sub: argparse.ArgumentParser) -> None:
@@ -53,12 +54,7 @@ def arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--batch-size", type=int, default=32, help="default: 32")
     sub.add_argument("--seconds", type=float, default=3.0, help="length of the crops (default: 3)")
     sub.add_argument("--class-weight", choices=("balanced", "none"), default="balanced")
-    sub.add_argument(
-        "--precision",
-        choices=("auto", "float32", "bfloat16"),
-        default="float32",
-        help="of the encoder's products; auto: bfloat16 where the hardware has it (default: float32)",
-    )
+    add_precision(sub)
     sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: auto)")
     sub.add_argument("--replicates", type=int, default=1000, help="bootstrap resamples of groups")
     sub.add_argument("--seed", type=int, default=0)

@@ -31,9 +31,8 @@ class HDBSCAN:
 
         if len(embeddings) > _MOST:
             raise UserError(
-                f"hdbscan: {len(embeddings)} embeddings, more than {_MOST}: it compares all"
-                " pairs; take"
-                " kmeans or kmeans_ahc"
+                f"hdbscan: {len(embeddings)} embeddings, more than {_MOST}: it compares all pairs;"
+                " take kmeans or kmeans_ahc"
             )
         rows = np.asarray(embeddings, np.float64)
         rows = rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12)

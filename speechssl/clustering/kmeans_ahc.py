@@ -43,8 +43,8 @@ class KMeansAHC:
     ) -> None:
         if centroids < 0 or centroids == 1 or clusters < 0:
             raise UserError(
-                f"kmeans_ahc: centroids={centroids}, clusters={clusters}; give 0 or more, but"
-                " not 1 centroid"
+                f"kmeans_ahc: centroids={centroids}, clusters={clusters}; give 0 or more, but not 1"
+                " centroid"
             )
         self.centroids, self.clusters, self.linkage = centroids, clusters, linkage
         self.threshold, self.memory = threshold, memory
@@ -70,9 +70,8 @@ class KMeansAHC:
         if need > self.memory:
             fit = int((self.memory * 1e9 / 8) ** 0.5)
             raise UserError(
-                f"kmeans_ahc: the distances of {count} centroids take {need:.1f} GB, more"
-                " than memory="
-                f"{self.memory:g}; take at most {fit} centroids"
+                f"kmeans_ahc: the distances of {count} centroids take {need:.1f} GB, more than"
+                f" memory={self.memory:g}; take at most {fit} centroids"
             )
         first = SphericalKMeans(clusters=count, **self.kmeans)  # type: ignore[arg-type]
         labels = first.fit_predict(embeddings)

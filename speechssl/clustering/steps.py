@@ -30,8 +30,8 @@ def prepared(embeddings: NDArray[np.float32], pca: float = 0.0) -> NDArray[np.fl
             kept = int(np.searchsorted(np.cumsum(values) / values.sum(), pca) + 1)
         if not 1 <= kept <= x.shape[1]:
             raise UserError(
-                f"cluster: --pca {pca:g} of {x.shape[1]} dimensions; give 1 to {x.shape[1]},"
-                " or a share"
+                f"cluster: --pca {pca:g} of {x.shape[1]} dimensions; give 1 to {x.shape[1]}, or a"
+                " share"
             )
         x = x @ vectors[:, :kept].astype(np.float32)
     return (x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-12)).astype(np.float32)
@@ -55,9 +55,8 @@ def check_filter(smallest: int, largest: int, share: float) -> None:
     """Raise UserError for numbers that ``filtered`` cannot use."""
     if smallest < 1 or (largest and largest < smallest) or not 0 < share <= 1:
         raise UserError(
-            f"cluster: smallest={smallest}, largest={largest}, share={share:g}: give 1 <="
-            " smallest <= largest"
-            " and a share above 0, up to 1"
+            f"cluster: smallest={smallest}, largest={largest}, share={share:g}: give 1 <= smallest"
+            " <= largest and a share above 0, up to 1"
         )
 
 

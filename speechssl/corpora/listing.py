@@ -128,9 +128,8 @@ def path_labels(pattern: str) -> re.Pattern[str]:
         raise UserError(f"--speaker {pattern!r}: {error}; mend the expression") from error
     if "speaker" not in compiled.groupindex and compiled.groups != 1:
         raise UserError(
-            f"--speaker {pattern!r}: nothing in it is the speaker; write {{speaker}} in a"
-            " path pattern,"
-            " or one (...) group in a regular expression"
+            f"--speaker {pattern!r}: nothing in it is the speaker; write {{speaker}} in a path"
+            " pattern, or one (...) group in a regular expression"
         )
     return compiled
 

@@ -77,8 +77,8 @@ def prepare(
         found.append(Found(path, labels | {"emotion": emotion}))
     if not found:
         raise UserError(
-            f"{root}: none of the {len(rows)} files of labels_consensus.csv has a class and"
-            " is there"
+            f"{root}: none of the {len(rows)} files of labels_consensus.csv has a class and is"
+            " there"
         )
     return write_directory(found, root, Path(out), min_seconds=0.1, jobs=jobs)
 

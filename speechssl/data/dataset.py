@@ -376,8 +376,7 @@ def _shards(utterances: Sequence[Utterance], at_once: int) -> np.ndarray:
     if at_once < 1 or not names or None in addresses:
         raise UserError(
             f"data.shards_at_once={at_once}: is a number of shards, at least 1, and needs"
-            " data.train to be"
-            " directories of `speechssl shard`; leave it out for files"
+            " data.train to be directories of `speechssl shard`; leave it out for files"
         )
     place = {name: number for number, name in enumerate(names)}
     return np.array(
@@ -405,17 +404,16 @@ def _check(
     if batch_size * world > len(utterances):
         ranks = f" x {world} processes" if world > 1 else ""
         raise UserError(
-            f"data: batch_size {batch_size}{ranks} is larger than the {len(utterances)}"
-            " utterances; "
-            "lower train.batch_size"
+            f"data: batch_size {batch_size}{ranks} is larger than the {len(utterances)} utterances;"
+            " lower train.batch_size"
         )
     if not 0.0 <= overlap <= 1.0 or (overlap and plan[0].count != 2):
         raise UserError(
-            f"data: overlap={overlap:g} is a probability, and needs two crops in the first"
-            " group of the plan"
+            f"data: overlap={overlap:g} is a probability, and needs two crops in the first group of"
+            " the plan"
         )
     if disjoint and {group.to for group in plan} != {"teacher", "student"}:
         raise UserError(
-            "data: disjoint needs a crop plan with groups to: teacher and to: student, and"
-            " none to: both"
+            "data: disjoint needs a crop plan with groups to: teacher and to: student, and none"
+            " to: both"
         )

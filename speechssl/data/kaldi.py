@@ -136,8 +136,8 @@ def read_recordings(
             else:
                 bad(
                     name,
-                    f"{path}:{number}: {name!r} is a shell pipe; refused unless --allow-pipes"
-                    " is given",
+                    f"{path}:{number}: {name!r} is a shell pipe; refused unless --allow-pipes is"
+                    " given",
                 )
         elif check_files and (reason := absent(value)):
             bad(name, f"{path}:{number}: {name!r}: {reason}")
@@ -205,14 +205,14 @@ def read_segments(
         elif len(fields) != 3:
             bad(
                 name,
-                f"{path}:{number}: {name!r} needs `recording start stop` behind it, and"
-                " nothing more",
+                f"{path}:{number}: {name!r} needs `recording start stop` behind it, and nothing"
+                " more",
             )
         elif fields[0] not in recordings:
             bad(
                 name,
-                f"{path}:{number}: {name!r} names recording {fields[0]!r}, not usable in"
-                " wav.scp; add it",
+                f"{path}:{number}: {name!r} names recording {fields[0]!r}, not usable in wav.scp;"
+                " add it",
             )
         elif not (0 <= start < math.inf and (stop == -1 or start < stop < math.inf)):
             bad(

@@ -61,15 +61,13 @@ class Loader:
         except RuntimeError as error:
             if "timed out" in str(error):
                 raise UserError(
-                    f"data: no batch for {self.timeout:g} s; is the disk reachable? If it is"
-                    " slow, raise the "
-                    "loader's time-out or the number of workers"
+                    f"data: no batch for {self.timeout:g} s; is the disk reachable? If it is slow,"
+                    " raise the loader's time-out or the number of workers"
                 ) from None
             if "exited unexpectedly" in str(error) or "killed by signal" in str(error):
                 raise UserError(
                     "data: a loader worker was killed (out of memory, or of shared memory in"
-                    " /dev/shm?); "
-                    "lower train.workers or the batch size"
+                    " /dev/shm?); lower train.workers or the batch size"
                 ) from None
             raise
 
@@ -127,7 +125,6 @@ class ReadErrors:
         if self.read >= _FEW and self.misses > self.limit * self.read:
             name, reason = next(iter(self.failed.items()))
             raise UserError(
-                f"data: {self.misses} of {self.read} utterances cannot be read, the first"
-                f" {name}: {reason}; "
-                "run `speechssl validate` on the data directory"
+                f"data: {self.misses} of {self.read} utterances cannot be read, the first {name}:"
+                f" {reason}; run `speechssl validate` on the data directory"
             )

@@ -246,8 +246,8 @@ def _labelled(
         for name in missing:
             bad(
                 name,
-                f"{folder / f'utt2{label}'}: no value for {name!r} of wav.scp or segments;"
-                " add a line",
+                f"{folder / f'utt2{label}'}: no value for {name!r} of wav.scp or segments; add a"
+                " line",
             )
         if missing:
             utterances = [utterance for utterance in utterances if utterance.id in table]

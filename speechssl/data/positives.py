@@ -53,9 +53,8 @@ class Positives:
         self.bounds = np.searchsorted(self.cluster[self.order], np.arange(len(known) + 1))
         if not (np.diff(self.bounds) > 1).any():
             raise UserError(
-                f"data.positives: no cluster of {file} has two of the {len(utterances)}"
-                " training utterances;"
-                " is it of the same data? Lines are `utterance cluster`"
+                f"data.positives: no cluster of {file} has two of the {len(utterances)} training"
+                " utterances; is it of the same data? Lines are `utterance cluster`"
             )
 
     def partner(self, row: int, rng: np.random.Generator) -> int | None:

@@ -59,8 +59,8 @@ def read_trials(path: str | os.PathLike[str]) -> Trials:
     rows = [(number, line.split()) for number, line in enumerate(lines, start=1) if line.strip()]
     if not rows:
         raise UserError(
-            f"{path}: is empty; give one trial a line, `enrol test target|nontarget` or `1|0"
-            " enrol test`"
+            f"{path}: is empty; give one trial a line, `enrol test target|nontarget` or `1|0 enrol"
+            " test`"
         )
     first = rows[0][1]
     kaldi = len(first) == 3 and first[2] in _KALDI

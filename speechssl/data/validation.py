@@ -108,8 +108,8 @@ def _labels(folder: Path, ids: set[str]) -> list[str]:
             }
             if pairs != set(table.items()):
                 found.append(
-                    f"{folder / 'spk2utt'}: is not the inverse of utt2spk; delete it or make"
-                    " it anew"
+                    f"{folder / 'spk2utt'}: is not the inverse of utt2spk; delete it or make it"
+                    " anew"
                 )
     return found
 
@@ -173,7 +173,7 @@ def _audio(
             )
         elif abs(stated - (stop - start)) > _TOLERANCE:
             lines.append(
-                f"{path}: {name!r} lasts {stop - start:.2f} s, utt2dur says {stated:g} s;"
-                " correct utt2dur"
+                f"{path}: {name!r} lasts {stop - start:.2f} s, utt2dur says {stated:g} s; correct"
+                " utt2dur"
             )
     return lines

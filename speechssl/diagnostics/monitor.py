@@ -136,8 +136,8 @@ class Monitor:
                 seen["kl"] = Alarm(
                     f"student and teacher agree on everything (KL {figures['kl']:.1e})",
                     "the assignment no longer depends on the utterance",
-                    "use both centring and sharpening; lower teacher_temperature or the"
-                    " learning rate",
+                    "use both centring and sharpening; lower teacher_temperature or the learning"
+                    " rate",
                 )
         return seen
 

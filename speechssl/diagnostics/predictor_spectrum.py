@@ -1,5 +1,6 @@
-"""A linear predictor against the correlation of what it predicts from (Tian et al. 2021; methods/README.md
-9).
+"""A linear predictor against the correlation of what it predicts from.
+
+Tian et al. 2021; methods/README.md 9.
 
 Gradient training brings the eigenspaces of W and F = E[z zᵀ] together, with W's gain on a mode
 proportional to the square root of its energy.
@@ -15,9 +16,14 @@ from torch import Tensor
 
 
 class PredictorFigures(NamedTuple):
-    """Attributes: alignment: mean |cos(u_j, W u_j)| over eigenvectors of F with energy above 1e-6
-    of the largest; 1. commutator: |WF - FW| / (2 |W| |F|); 0. asymmetry: |W - Wᵀ| / |W|; 0. slope:
-    of the gains u_jᵀ W u_j against sqrt(s_j), least squares.
+    """How W and F stand to each other.
+
+    Attributes:
+        alignment: mean |cos(u_j, W u_j)| over eigenvectors of F with energy above 1e-6 of the
+            largest; 1 when aligned.
+        commutator: |WF - FW| / (2 |W| |F|); 0 when they commute.
+        asymmetry: |W - Wᵀ| / |W|; 0 when W is symmetric.
+        slope: of the gains u_jᵀ W u_j against sqrt(s_j), least squares.
     """
 
     alignment: float

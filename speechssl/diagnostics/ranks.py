@@ -1,4 +1,4 @@
-"""What counts as few or many directions: one rule for diagnostics and the monitor."""
+"""What counts as few or many directions: the rule of the diagnostics that are ranks."""
 
 from __future__ import annotations
 

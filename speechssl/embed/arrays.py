@@ -45,9 +45,8 @@ def in_samples(lengths: Tensor, waves: Tensor) -> Tensor:
     )
     if int(samples.min()) < 1 or int(samples.max()) > longest:
         raise UserError(
-            f"encode_batch: lengths must be samples from 1 to {longest} (integers) or"
-            " relative, above 0 and"
-            f" up to 1 (floats); got {lengths.tolist()}"
+            f"encode_batch: lengths must be samples from 1 to {longest} (integers) or relative,"
+            f" above 0 and up to 1 (floats); got {lengths.tolist()}"
         )
     return samples
 
@@ -67,8 +66,8 @@ def mono_wave(samples: Any, source: int | None, rate: int, name: str) -> Samples
         )
     if array.ndim == 2 and array.shape[1] > max(MOST_CHANNELS, array.shape[0]):
         raise UserError(
-            f"{name}: samples of shape {array.shape} look like (channels, T); transpose them"
-            " to (T, channels)"
+            f"{name}: samples of shape {array.shape} look like (channels, T); transpose them to (T,"
+            " channels)"
         )
     if array.dtype.kind in "iu":
         half = 2.0 ** (8 * array.dtype.itemsize - 1)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from speechssl.compat import fast_precision
+from speechssl.compat import choose_precision
 from speechssl.data.manifest import Utterance
 from speechssl.embed import batches as batching
 from speechssl.embed.arrays import find_device, in_samples, mono_wave
@@ -75,11 +75,10 @@ class Embedder:
         if not (batch_seconds > 0 and max_seconds >= 1 and readers >= 1):
             raise UserError(
                 f"embed: batch_seconds={batch_seconds}, max_seconds={max_seconds},"
-                f" readers={readers}: need"
-                " more than 0, at least 1 and at least 1"
+                f" readers={readers}: need more than 0, at least 1 and at least 1"
             )
         self.device = find_device(device)
-        self.precision = fast_precision(str(self.device)) if precision == "auto" else precision
+        self.precision = choose_precision(precision, str(self.device))
         self.batch_seconds, self.max_seconds, self.readers = batch_seconds, max_seconds, readers
         self.model = model.to(self.device).eval()
         self.layer, self._dim = layer, model.dim
@@ -176,8 +175,8 @@ class Embedder:
         waves = waves[None] if waves.dim() == 1 else waves
         if waves.dim() != 2 or not waves.numel():
             raise UserError(
-                f"encode_batch: wavs have shape {tuple(waves.shape)}; give (B, T) with"
-                " samples in it"
+                f"encode_batch: wavs have shape {tuple(waves.shape)}; give (B, T) with samples in"
+                " it"
             )
         samples = (
             None

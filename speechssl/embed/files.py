@@ -151,9 +151,8 @@ def embed_to_file(
     compat.tune_allocator()
     if jobs < 1 or every < 1 or (resume and str(out) == "-"):
         raise UserError(
-            f"embed: jobs={jobs}, every={every}, resume={resume}, out={out}: give 1 job or"
-            " more, every at"
-            " least 1, and a file to resume"
+            f"embed: jobs={jobs}, every={every}, resume={resume}, out={out}: give 1 job or more,"
+            " every at least 1, and a file to resume"
         )
     shown = sys.stderr.isatty() if progress is None else progress
     with Group() as group, tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
@@ -215,8 +214,7 @@ def embed_to_file(
             first = failed[0]
             raise UserError(
                 f"embed: none of {len(failed)} utterances could be embedded; the first:"
-                f" {first.path}:"
-                f" {first.reason}"
+                f" {first.path}: {first.reason}"
             )
         stack.close()  # `out` is in its place before the parts go
         shutil.rmtree(folder)

@@ -113,7 +113,7 @@ def _refuse_duplicates(utterances: Sequence[Utterance]) -> None:
         first = seen.setdefault(utterance.id, utterance)
         if first is not utterance:
             raise UserError(
-                f"embed: the id {utterance.id!r} stands for both {first.path} and"
-                f" {utterance.path}; rename"
-                " one, or give the folder that holds both, or a wav.scp with ids of your own"
+                f"embed: the id {utterance.id!r} stands for both {first.path} and {utterance.path};"
+                " rename one, or give the folder that holds both, or a wav.scp with ids of your"
+                " own"
             )

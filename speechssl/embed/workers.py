@@ -52,9 +52,8 @@ def open_parts(folder: Path, made_by: str, resume: bool) -> set[str]:
         folder.mkdir(parents=True, exist_ok=True)
         if resume and mark.exists() and json.loads(mark.read_text()) != made_by:
             raise UserError(
-                f"embed: {folder} was made by another model or with other settings; run"
-                " without --resume to"
-                " start anew"
+                f"embed: {folder} was made by another model or with other settings; run without"
+                " --resume to start anew"
             )
         for old in (*folder.glob("done-*.json"), *folder.glob("error-*.json")):
             old.unlink()
@@ -238,7 +237,6 @@ def _failure(folder: Path, rank: int, code: int) -> UserError:
     if said.exists():
         return UserError(json.loads(said.read_text(encoding="utf-8")))
     return UserError(
-        f"embed: process {rank} ended with exit code {code} (out of memory?); go on with"
-        " --resume and"
-        " fewer --jobs"
+        f"embed: process {rank} ended with exit code {code} (out of memory?); go on with --resume"
+        " and fewer --jobs"
     )

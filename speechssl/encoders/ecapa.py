@@ -166,8 +166,8 @@ def _check(width: int, scale: int, kernels: list[int], dilations: list[int]) -> 
         )
     if len(kernels) != len(dilations) or len(kernels) < 3:
         raise UserError(
-            f"ecapa: {len(kernels)} kernels and {len(dilations)} dilations; give as many of"
-            " each, at least 3"
+            f"ecapa: {len(kernels)} kernels and {len(dilations)} dilations; give as many of each,"
+            " at least 3"
         )
     if any(kernel % 2 == 0 for kernel in kernels):
         raise UserError(f"ecapa: kernels {kernels} must be odd numbers")

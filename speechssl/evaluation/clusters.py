@@ -74,8 +74,8 @@ def _fits(clusterer: Any, rows: int) -> None:
     if kind in _ALL_PAIRS and need > have:
         raise UserError(
             f"cluster: {kind} holds the distances of all pairs, {need:,.0f} GB for {rows:,}"
-            " embeddings; this"
-            f" machine has {have:.0f}: take kmeans_ahc, which holds those of its centroids"
+            f" embeddings; this machine has {have:.0f}: take kmeans_ahc, which holds those of its"
+            " centroids"
         )
 
 
@@ -200,8 +200,8 @@ def _check_reference(ids: Sequence[str], reference: Mapping[str, str] | None) ->
     missing = [] if reference is None else [name for name in ids if name not in reference]
     if missing:
         raise UserError(
-            f"cluster: the reference lacks {len(missing)} utterances, as {missing[0]!r}; of"
-            " these data?"
+            f"cluster: the reference lacks {len(missing)} utterances, as {missing[0]!r}; of these"
+            " data?"
         )
 
 

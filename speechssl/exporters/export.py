@@ -23,8 +23,8 @@ def export(model: str | Path, to: str, out: str | Path) -> Path:
     out = Path(out)
     if out.exists() and (not out.is_dir() or out.resolve() == Path(model).resolve()):
         raise UserError(
-            f"export: {out} is {'the model itself' if out.is_dir() else 'a file'}; give"
-            " another --out"
+            f"export: {out} is {'the model itself' if out.is_dir() else 'a file'}; give another"
+            " --out"
         )
     loaded = Model.load(model)
     out.mkdir(parents=True, exist_ok=True)

@@ -119,9 +119,8 @@ def _lobe(encoder: Mapping[str, Any], mels: int) -> tuple[str, dict[str, Any]]:
         }
     raise UserError(
         f"export: SpeechBrain has no counterpart of this {encoder['name']} (it has ecapa and"
-        " pre-activated"
-        " resnet with 2 stages of gates, both with attentive pooling); export to torchscript"
-        " or onnx"
+        " pre-activated resnet with 2 stages of gates, both with attentive pooling); export to"
+        " torchscript or onnx"
     )
 
 

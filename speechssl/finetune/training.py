@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechssl.audio import reading
-from speechssl.compat import fast_precision
+from speechssl.compat import choose_precision
 from speechssl.data.manifest import Utterance
 from speechssl.embed import Embedder
 from speechssl.embed.batches import Failure
@@ -143,9 +143,7 @@ class Trainer:
         loss: Any,
         rng: np.random.Generator,
     ) -> None:
-        precision = self.how.precision
-        if precision == "auto":
-            precision = fast_precision(str(self.device))
+        precision = choose_precision(self.how.precision, str(self.device))
         steps = max(_FEWEST, self.how.epochs * -(-len(train) // self.how.batch_size))
         batches = list(_epochs(train, self.how.batch_size, steps, rng))
         step = _optimised(list(classifier.parameters()), self.how.lr, steps, self.how)

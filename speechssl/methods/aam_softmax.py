@@ -79,15 +79,14 @@ class AAMSoftmax(Method):
         if subcentres < 1 or not 0 <= margin < math.pi / 2 or topk < 0 or sharpening <= 0:
             raise UserError(
                 f"method aam_softmax: subcentres={subcentres}, margin={margin:g}, topk={topk},"
-                f" sharpening={sharpening:g}: give at least 1, 0 to 1.57 radians, at least 0,"
-                " and above 0"
+                f" sharpening={sharpening:g}: give at least 1, 0 to 1.57 radians, at least 0, and"
+                " above 0"
             )
         shares = (margin_warmup, affine_first, gate_after, correct_after)
         if not all(0 <= share <= 1 for share in shares):
             raise UserError(
-                "method aam_softmax: margin_warmup, affine_first, gate_after and"
-                " correct_after are shares,"
-                f" 0 to 1, not {shares}"
+                "method aam_softmax: margin_warmup, affine_first, gate_after and correct_after are"
+                f" shares, 0 to 1, not {shares}"
             )
         if affine_first and not hasattr(encoder, "AFFINE"):
             raise UserError(
@@ -105,8 +104,7 @@ class AAMSoftmax(Method):
         if labels is None:
             raise UserError(
                 "data.pseudo_labels is not set, and method aam_softmax learns them; give the"
-                " utt2cluster"
-                " file of `speechssl cluster`"
+                " utt2cluster file of `speechssl cluster`"
             )
         classes = int(labels.max()) + 1
         if classes < 2:

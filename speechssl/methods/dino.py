@@ -282,8 +282,8 @@ def _check_plan(views: Sequence[Views]) -> None:
     if teachers is None or not students or alone:
         raise UserError(
             "dino: data.crops has no pair of views: the teacher needs a group (to: both or"
-            " teacher), and the"
-            " student another crop to compare with it; give {count: 2, seconds: 3.0} first"
+            " teacher), and the student another crop to compare with it; give {count: 2, seconds:"
+            " 3.0} first"
         )
 
 

@@ -40,9 +40,8 @@ def whiten(z: Tensor, eps: float = 0.0, symmetric: bool = False) -> Tensor:
     factor, failed = torch.linalg.cholesky_ex(covariance)
     if bool(failed.any()):
         raise UserError(
-            f"wmse: {z.shape[-2]} samples in {z.shape[-1]} dimensions have no whitening;"
-            " raise method.size"
-            " (twice method.projection or more) or method.eps (1e-3)"
+            f"wmse: {z.shape[-2]} samples in {z.shape[-1]} dimensions have no whitening; raise"
+            " method.size (twice method.projection or more) or method.eps (1e-3)"
         )
     return torch.linalg.solve_triangular(factor, z.mT, upper=False).mT
 

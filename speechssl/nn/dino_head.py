@@ -39,9 +39,8 @@ class DinoHead(nn.Module):
         super().__init__()
         if layers < 0 or prototypes < 2 or (regularised and not layers):
             raise UserError(
-                f"dino: layers={layers}, prototypes={prototypes}, regularised={regularised}"
-                " make no head;"
-                " give at least 2 prototypes, no negative layers, and a layer where"
+                f"dino: layers={layers}, prototypes={prototypes}, regularised={regularised} make no"
+                " head; give at least 2 prototypes, no negative layers, and a layer where"
                 " regularised is used"
             )
         sizes = (

@@ -46,9 +46,8 @@ class Rounds:
         for key in [key for made, keys in _NEEDS.items() if any(out.glob(made)) for key in keys]:
             if was and was.get(key) != mine[key]:
                 raise UserError(
-                    f"pseudolabel: {key} was {was.get(key)!r} in {out} and is {mine[key]!r}"
-                    " now; go on with"
-                    " the same settings or give another --out"
+                    f"pseudolabel: {key} was {was.get(key)!r} in {out} and is {mine[key]!r} now; go"
+                    " on with the same settings or give another --out"
                 )
         config.write(mine, out / ".config.yaml.tmp")
         os.replace(out / ".config.yaml.tmp", written)

@@ -71,8 +71,7 @@ def read(path: str, overrides: Sequence[str] = ()) -> PseudoLabelSettings:
     if settings.rounds < 0 or settings.processes < 1 or not settings.data:
         raise UserError(
             f"pseudolabel: rounds={settings.rounds}, processes={settings.processes},"
-            f" data={settings.data}:"
-            " give 0 or more, 1 or more, and a directory"
+            f" data={settings.data}: give 0 or more, 1 or more, and a directory"
         )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(

@@ -46,8 +46,7 @@ def record(experiment: str | Path) -> str:
     if not rows:
         raise UserError(
             f"report: no eval/NAME/LIST/results.json in {experiment}; run `speechssl evaluate"
-            " verification"
-            " --out` there first"
+            " verification --out` there first"
         )
     lines = [f"| {' | '.join(COLUMNS.values())} |", f"|{'---|' * len(COLUMNS)}"]
     lines += [f"| {' | '.join(_cell(row, key) for key in COLUMNS)} |" for row in rows]

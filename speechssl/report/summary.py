@@ -28,9 +28,8 @@ def summarise(experiment: str | Path) -> str:
     paths = sorted(experiment.glob("eval/*/*/results.json"), key=lambda p: p.stat().st_mtime)
     if not paths:
         raise UserError(
-            f"report: no eval/MODEL/LIST/results.json in {experiment}; run `speechssl"
-            " evaluate verification`"
-            " with --out there first"
+            f"report: no eval/MODEL/LIST/results.json in {experiment}; run `speechssl evaluate"
+            " verification` with --out there first"
         )
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for path in paths:

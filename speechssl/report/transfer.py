@@ -68,9 +68,9 @@ def _section(corpus: str, data: Mapping[str, Any]) -> str:
     lines = [f"## {corpus}", ""]
     if task:
         lines += [
-            f"{task['utterances']} utterances, {task['groups']} speakers,"
-            f" {len(task['labels'])} classes,"
-            f" {len(task['tested'])} speaker-disjoint folds; intervals over speakers, 95 %.",
+            f"{task['utterances']} utterances, {task['groups']} speakers, {len(task['labels'])}"
+            f" classes, {len(task['tested'])} speaker-disjoint folds; intervals over speakers, 95"
+            " %.",
             "",
             "| " + " | ".join(_HEAD) + " |",
             "|" + "---|" * len(_HEAD),

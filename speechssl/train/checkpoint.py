@@ -133,9 +133,8 @@ def average(
     if last < 1 or not paths:
         upto = "" if until is None else f" up to step {until}"
         raise UserError(
-            f"average: no snapshots{upto} in {run / SNAPSHOTS}; give a run folder of"
-            " 'speechssl train'"
-            " (train.save_every and train.keep say which there are)"
+            f"average: no snapshots{upto} in {run / SNAPSHOTS}; give a run folder of 'speechssl"
+            " train' (train.save_every and train.keep say which there are)"
         )
     states = [load_state(path) for path in paths]
     mean = {}
@@ -218,9 +217,8 @@ def same_data(out: Path, utterances: Sequence[Any], settings: Mapping[str, Any])
     for key, value in _classes(settings).items():
         if was.get(key) != value:
             raise UserError(
-                f"train: {settings['data'][key]} is not what it was when {out} was begun;"
-                " resume with the"
-                f" same data.{key}, or give another --out"
+                f"train: {settings['data'][key]} is not what it was when {out} was begun; resume"
+                f" with the same data.{key}, or give another --out"
             )
     if was["fingerprint"] != fingerprint(utterances):
         raise UserError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from speechssl import config, distributed, threads
-from speechssl.compat import fast_precision, tune_allocator
+from speechssl.compat import tune_allocator
 from speechssl.errors import UserError
 from speechssl.model import CONFIG, LAST, load_state
 from speechssl.train import checkpoint
@@ -59,7 +58,6 @@ def train(
         overrides = [*overrides, "train.epochs=null", "train.steps=1000000"]
     settings = resolve(config_path, overrides)
     world = distributed.start(device)
-    chosen = fast_precision(str(world.device))
     try:
         set_threads(settings["train"]["threads"], world)
         if resume and (out / CONFIG).exists():
@@ -68,7 +66,7 @@ def train(
             raise UserError(
                 f"train: {out} holds a run already; give --resume to continue it, or another --out"
             )
-        settings = with_precision(settings, chosen)
+        settings = with_precision(settings, str(world.device))
         utterances, skipped = read_utterances(settings)
         run = Run(settings, world, utterances)
         if dry_run or (minutes is not None and not resume):
@@ -77,7 +75,7 @@ def train(
                 print_plan(run, len(utterances), len(skipped), seconds)
                 return out
             overrides = [*overrides, f"train.steps={max(20, int(60 * minutes / seconds))}"]  # type: ignore[operator]
-            settings = with_precision(resolve(config_path, overrides), chosen)
+            settings = with_precision(resolve(config_path, overrides), str(world.device))
             run = Run(settings, world, utterances)
         if resume and (out / LAST).exists():
             checkpoint.same_data(out, utterances, settings)
@@ -97,8 +95,7 @@ def train(
 
 def set_threads(requested: int | str, world: distributed.World) -> None:
     """Compute with as many threads as ``train.threads`` says, and say so on a CPU."""
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    count = threads.choose(requested, processes)
+    count = threads.choose(requested, distributed.processes_here())
     torch.set_num_threads(count)
     if world.first and world.device.type == "cpu":
         print(threads.describe(count), file=sys.stderr)

@@ -53,8 +53,8 @@ def print_plan(run: Run, utterances: int, skipped: int, seconds: float) -> None:
         return
     parameters = sum(p.numel() for p in run.model.encoder.parameters())
     print(
-        f"configuration and data are sound: {utterances} utterances ({skipped} left out), "
-        f"{run.batch} a step, {run.per_epoch} steps an epoch, {run.steps} steps; encoder of "
-        f"{parameters / 1e6:.2f} M parameters; about {seconds:.2f} s a step (the first is slow), "
-        f"{seconds * run.steps / 3600:.2f} h in all on {run.world.size} x {run.world.device}"
+        f"configuration and data are sound: {utterances} utterances ({skipped} left out),"
+        f" {run.batch} a step, {run.per_epoch} steps an epoch, {run.steps} steps; encoder of"
+        f" {parameters / 1e6:.2f} M parameters; about {seconds:.2f} s a step (the first is slow),"
+        f" {seconds * run.steps / 3600:.2f} h in all on {run.world.size} x {run.world.device}"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,8 +55,8 @@ def read_utterances(settings: Mapping[str, Any]) -> tuple[list[Utterance], list[
         _refuse_shared_ids(utterances)
     if known is not None and not utterances:
         raise UserError(
-            f"data.pseudo_labels: {classes} names none of the {len(skipped)} utterances; is"
-            " it of these data?"
+            f"data.pseudo_labels: {classes} names none of the {len(skipped)} utterances; is it of"
+            " these data?"
         )
     if not utterances:
         where = ", ".join(settings["data"]["train"])
@@ -73,9 +72,8 @@ def _refuse_shared_ids(utterances: list[Utterance]) -> None:
     for utterance in utterances:
         if utterance.id in seen:
             raise UserError(
-                f"data.train: two directories have an utterance {utterance.id!r}, and classes"
-                " go by id;"
-                " prepare one of them under another folder"
+                f"data.train: two directories have an utterance {utterance.id!r}, and classes go by"
+                " id; prepare one of them under another folder"
             )
         seen.add(utterance.id)
 
@@ -117,24 +115,22 @@ class Run:
             start = Model.load(self.train["init"])
             if start.settings["features"] != self.model.settings["features"]:
                 raise UserError(
-                    f"train.init: the model in {self.train['init']} has other features than"
-                    " section features"
-                    " says; give that section as in its config.yaml"
+                    f"train.init: the model in {self.train['init']} has other features than section"
+                    " features says; give that section as in its config.yaml"
                 )
             try:
                 self.model.encoder.load_state_dict(start.encoder.state_dict())
             except RuntimeError as error:
                 raise UserError(
                     f"train.init: the encoder in {self.train['init']} is not the one configured"
-                    f" ({str(error).splitlines()[-1].strip()}); give section encoder as in"
-                    " its config.yaml"
+                    f" ({str(error).splitlines()[-1].strip()}); give section encoder as in its"
+                    " config.yaml"
                 ) from error
         self.method: Method = parts.build("methods", settings["method"], self.model.encoder)
         if settings["data"]["pseudo_labels"] and not self.method.NEEDS_LABELS:
             raise UserError(
-                f"data.pseudo_labels: method {settings['method']['name']} learns no labels;"
-                " leave it out, or"
-                " set method.name=aam_softmax"
+                f"data.pseudo_labels: method {settings['method']['name']} learns no labels; leave"
+                " it out, or set method.name=aam_softmax"
             )
         self.method.prepare(len(utterances), _pseudo_labels(settings["data"], utterances))
         if self.train["init_method"]:
@@ -142,8 +138,7 @@ class Run:
         if self.train["batch_size"] < self.method.min_batch:
             raise UserError(
                 f"train.batch_size: {self.train['batch_size']} is fewer than the"
-                f" {self.method.min_batch} that"
-                f" method {settings['method']['name']} needs; raise it"
+                f" {self.method.min_batch} that method {settings['method']['name']} needs; raise it"
             )
         if self.train["sync_batchnorm"]:
             distributed.synchronise_batchnorm(self.method, world)
@@ -199,8 +194,7 @@ class Run:
         ):
             raise UserError(
                 f"train.init_method: the run in {folder} learnt other classes than"
-                " data.pseudo_labels has;"
-                " give the same file and data"
+                " data.pseudo_labels has; give the same file and data"
             )
         state |= {name: mine[name] for name in self.method.OWN_STATE}
         try:
@@ -214,9 +208,11 @@ class Run:
 
     def loader(self, start: int, stop: int, workers: int | None = None) -> Loader:
         """Batches of steps ``start`` to ``stop`` (forward passes, not optimiser steps)."""
-        data, local = self.settings["data"], int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        data = self.settings["data"]
         count = data["workers"] if workers is None else workers
-        return make_loader(self.batches, start, stop, count, data["timeout"], ranks=local)
+        return make_loader(
+            self.batches, start, stop, count, data["timeout"], ranks=distributed.processes_here()
+        )
 
     def progress(self) -> Progress:
         """Where the run stands."""

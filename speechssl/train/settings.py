@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from speechssl import config, parts
 from speechssl.augment.augment import Augment, SpecAugment
+from speechssl.compat import choose_precision
 from speechssl.errors import UserError
 from speechssl.features.logmel import LogMel
 from speechssl.train.optimizers import OptimizerSettings
@@ -142,12 +143,10 @@ def resolve(path: str, overrides: Sequence[str] = ()) -> Mapping[str, Any]:
     return config.freeze(out)  # type: ignore[no-any-return]
 
 
-def with_precision(settings: Mapping[str, Any], precision: str) -> Mapping[str, Any]:
-    """Put ``precision`` in the place of ``train.precision: auto``; the settings of a run say what ran."""
-    if settings["train"]["precision"] != "auto":
-        return settings
+def with_precision(settings: Mapping[str, Any], device: str) -> Mapping[str, Any]:
+    """Put the device's precision in the place of ``auto``; the settings of a run say what ran."""
     changed = config.thaw(settings)
-    changed["train"]["precision"] = precision
+    changed["train"]["precision"] = choose_precision(changed["train"]["precision"], device)
     return config.freeze(changed)  # type: ignore[no-any-return]
 
 

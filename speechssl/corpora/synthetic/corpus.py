@@ -137,8 +137,8 @@ def _check(
         (
             speakers <= evaluation_speakers,
             f"speakers={speakers} leaves none to train on beside"
-            f" evaluation_speakers={evaluation_speakers}:"
-            " take more speakers or fewer for evaluation",
+            f" evaluation_speakers={evaluation_speakers}: take more speakers or fewer for"
+            " evaluation",
         ),
         (sessions < 2, f"sessions={sessions}: target trials cross sessions, take at least 2"),
         (

@@ -233,8 +233,8 @@ def _finish(moves: dict[Path, Path], complete: bool) -> None:
 def _word(name: str, where: str) -> str:
     if not name or name.split() != [name]:
         raise UserError(
-            f"{where}: the id {name!r} is empty or has white space, which this format cannot"
-            " hold; use .npz"
+            f"{where}: the id {name!r} is empty or has white space, which this format cannot hold;"
+            " use .npz"
         )
     return name
 
@@ -258,8 +258,8 @@ def _unique(where: str, ids: NDArray[np.str_]) -> NDArray[np.str_]:
     if counts.max() > 1:
         twice = int((counts > 1).sum())
         raise UserError(
-            f"{where}: {twice} ids occur twice (as {str(names[counts.argmax()])!r}); ids must"
-            " be unique"
+            f"{where}: {twice} ids occur twice (as {str(names[counts.argmax()])!r}); ids must be"
+            " unique"
         )
     return ids
 

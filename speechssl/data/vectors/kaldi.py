@@ -93,8 +93,8 @@ def unpack_vector(handle: BinaryIO, where: str) -> NDArray[Any]:
     kind = {b"FV ": "<f4", b"DV ": "<f8"}.get(header[2:5])
     if len(header) < 10 or header[:2] != b"\0B" or kind is None or header[5] != 4:
         raise UserError(
-            f"{where}: no Kaldi vector at byte {handle.tell() - len(header)}; cut off or of"
-            " another kind?"
+            f"{where}: no Kaldi vector at byte {handle.tell() - len(header)}; cut off or of another"
+            " kind?"
         )
     (dim,) = struct.unpack("<i", header[6:])
     data = handle.read(max(dim, 0) * np.dtype(kind).itemsize)

@@ -73,9 +73,8 @@ def _groups(ids: Names, groups: Mapping[str, str]) -> Names:
     without = [name for name in ids.tolist() if name not in groups]
     if without:
         raise UserError(
-            f"classification: {len(without)} utterances have no group, first {without[0]!r};"
-            " the groups keep"
-            " speakers apart, so all need one"
+            f"classification: {len(without)} utterances have no group, first {without[0]!r}; the"
+            " groups keep speakers apart, so all need one"
         )
     return np.array([groups[name] for name in ids.tolist()])
 
@@ -94,9 +93,8 @@ def _folds(
         for name in np.unique(group):
             if len(found := np.unique(out[group == name])) > 1:
                 raise UserError(
-                    f"classification: group {name} is in folds {', '.join(found)}: it would"
-                    " be trained and"
-                    " tested on; give each group one fold"
+                    f"classification: group {name} is in folds {', '.join(found)}: it would be"
+                    " trained and tested on; give each group one fold"
                 )
         if len(np.unique(out)) < 2:
             raise UserError("classification: one fold only; two are needed")
@@ -105,8 +103,8 @@ def _folds(
     count = folds or len(names)
     if count < 2 or count > len(names):
         raise UserError(
-            f"classification: {count} folds of {len(names)} groups; give 2 to {len(names)},"
-            " or 0 for one each"
+            f"classification: {count} folds of {len(names)} groups; give 2 to {len(names)}, or 0"
+            " for one each"
         )
     if count == len(names):
         return group

@@ -77,9 +77,8 @@ def fit_plda(ids: Ids, training: Matrix, classes: Mapping[str, str], dim: int) -
     rows = [row for row, name in enumerate(names) if name in classes]
     if not rows:
         raise UserError(
-            f"plda: none of the {len(names)} training embeddings has a class (first"
-            f" {names[0]!r}); are they"
-            " of the same data?"
+            f"plda: none of the {len(names)} training embeddings has a class (first {names[0]!r});"
+            " are they of the same data?"
         )
     numbers = np.unique([classes[names[row]] for row in rows], return_inverse=True)[1]
     return PLDA(training[rows], numbers.astype(np.int64), dim)

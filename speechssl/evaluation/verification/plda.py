@@ -42,9 +42,8 @@ class PLDA:
         counts = np.bincount(classes)
         if (counts > 0).sum() < 2 or counts.max() < 2:
             raise UserError(
-                f"plda: {int((counts > 0).sum())} classes, the largest of"
-                f" {int(counts.max())}: it needs two"
-                " classes, and utterances that share one"
+                f"plda: {int((counts > 0).sum())} classes, the largest of {int(counts.max())}: it"
+                " needs two classes, and utterances that share one"
             )
         size = training.shape[1]
         if not 0 <= dim <= size:

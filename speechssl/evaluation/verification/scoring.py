@@ -41,8 +41,8 @@ def subtract_mean(embeddings: Matrix, mean: ArrayLike) -> Matrix:
     centre = mean if mean.ndim == 1 else mean.mean(0, dtype=np.float64).astype(np.float32)
     if centre.shape != embeddings.shape[1:]:
         raise UserError(
-            f"the mean has {centre.size} numbers a vector, the test {embeddings.shape[1]};"
-            " use one model"
+            f"the mean has {centre.size} numbers a vector, the test {embeddings.shape[1]}; use one"
+            " model"
         )
     moved: Matrix = embeddings - centre
     return moved
@@ -59,8 +59,8 @@ def whitening(training: Matrix, shrinkage: float = 0.1) -> Matrix:
     """
     if len(training) < 2 or shrinkage < 0:
         raise UserError(
-            f"whitening with {len(training)} embeddings, shrinkage {shrinkage}: needs 2 and"
-            " at least 0"
+            f"whitening with {len(training)} embeddings, shrinkage {shrinkage}: needs 2 and at"
+            " least 0"
         )
     rows = unit(subtract_mean(training, training)).astype(np.float64)
     values, vectors = np.linalg.eigh(np.cov(rows, rowvar=False).reshape(rows.shape[1], -1))

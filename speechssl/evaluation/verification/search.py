@@ -43,8 +43,7 @@ def search(
     if columns.shape[1] != matrix.shape[1]:
         raise UserError(
             f"search: the others have {columns.shape[1]} numbers a vector, the first"
-            f" {matrix.shape[1]};"
-            " use one model"
+            f" {matrix.shape[1]}; use one model"
         )
     if top is not None and top < 1:
         raise UserError(f"search: the {top} nearest; give at least 1")

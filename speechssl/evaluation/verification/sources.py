@@ -40,8 +40,8 @@ def load(source: Embeddings, what: str) -> tuple[Ids, Matrix]:
     if broken.any():
         first = str(ids[broken.argmax()])
         raise UserError(
-            f"{what}: {int(broken.sum())} embeddings are not finite, first {first!r}; embed"
-            " them again"
+            f"{what}: {int(broken.sum())} embeddings are not finite, first {first!r}; embed them"
+            " again"
         )
     return ids, matrix
 
@@ -53,8 +53,8 @@ def load_apart(source: Embeddings, ids: Ids, matrix: Matrix, what: str) -> tuple
     other_ids, other = load(source, what)
     if other.shape[1] != matrix.shape[1]:
         raise UserError(
-            f"{what} has {other.shape[1]} numbers a vector, the test {matrix.shape[1]}; use"
-            " one model"
+            f"{what} has {other.shape[1]} numbers a vector, the test {matrix.shape[1]}; use one"
+            " model"
         )
     shared, mine, theirs = np.intersect1d(ids, other_ids, return_indices=True)
     same = (matrix[mine] == other[theirs]).all(1)
@@ -86,8 +86,8 @@ def locate(trials: Trials, ids: Ids, keep_going: bool) -> tuple[Trials, Index, I
             else "is it the right list?"
         )
         raise UserError(
-            f"{skipped} of {len(known)} trials name an id without an embedding, first"
-            f" {name!r}; {hint}"
+            f"{skipped} of {len(known)} trials name an id without an embedding, first {name!r};"
+            f" {hint}"
         )
     if skipped:
         trials = Trials(trials.enrol[known], trials.test[known], trials.target[known])
