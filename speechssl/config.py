@@ -53,7 +53,12 @@ def check(part: Callable[..., Any], values: Mapping[str, Any], where: str) -> di
         UserError: an unknown key, a value of the wrong type, or a missing required one.
     """
     fields = schema(part)
+    renamed: Mapping[str, str] = getattr(part, "RENAMED", {})
     for key in values:
+        if key in renamed:
+            raise UserError(
+                f"config: {where}.{key} is called {where}.{renamed[key]} now; rename it"
+            )
         if key not in fields:
             near = nearest(key, list(fields))
             raise UserError(
@@ -81,6 +86,16 @@ def check(part: Callable[..., Any], values: Mapping[str, Any], where: str) -> di
         reason = str(error).splitlines()[0]
         raise UserError(f"config: {where}{'.' if key else ''}{key}: {reason}") from error
     return {key: resolved[key] for key in fields}  # type: ignore[index, call-overload]
+
+
+def with_new_names(part: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``values`` of a saved configuration with the names that its settings have today.
+
+    A part lists the old ones in ``RENAMED`` (old name -> new name). What a user writes is refused
+    instead, by ``check``.
+    """
+    renamed: Mapping[str, str] = getattr(part, "RENAMED", {})
+    return {renamed.get(key, key): value for key, value in values.items()}
 
 
 def read(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""The one exception a user should ever see."""
+"""Errors: the exception that a user sees, and the record of a file that could not be read."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -13,14 +14,25 @@ class UserError(Exception):
     """
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """A recording that could not be read, and why.
+
+    Attributes:
+        path: file or address.
+        reason: one line.
+    """
+
+    path: str
+    reason: str
+
+
 @contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Where ``--out`` is written: what the disk refuses becomes a UserError that names ``path``."""
+    """Turn an OSError raised while writing ``path`` into a UserError."""
     try:
         yield
-    except (
-        BrokenPipeError
-    ):  # whoever read standard output has left: the command line knows what to do
+    except BrokenPipeError:  # stdout was closed by its reader (`| head`): handled in cli.command
         raise
     except OSError as error:
         raise UserError(

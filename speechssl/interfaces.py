@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
+import numpy as np
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 
@@ -59,6 +62,61 @@ class Output(NamedTuple):
     projections: Tensor
 
 
+class FrontEnd(nn.Module):
+    """Waveforms to frames of features; a part of `features/`.
+
+    A part's keyword-only settings begin with ``sample_rate`` (Hz) where it can be chosen. They are
+    kept with the weights.
+    """
+
+    sample_rate: int
+    """Sampling rate of the waveforms it takes, Hz."""
+
+    dim: int
+    """M, numbers in a frame."""
+
+    frames_per_second: float
+    """Frames of a second of audio."""
+
+    def forward(self, waves: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Compute features.
+
+        Args:
+            waves: (B, T) samples in -1..1.
+            lengths: (B,) samples that count in each row; None: all T.
+
+        Returns:
+            Features (B, F, M), and the number of frames that count in each row, (B,) int64.
+        """
+        raise NotImplementedError
+
+
+class Encoder(nn.Module):
+    """Frames of features to one embedding an utterance; a part of `encoders/`.
+
+    A part's constructor takes ``input_dim`` (M) and its keyword-only settings.
+    """
+
+    embedding_dim: int
+    """D, size of an embedding."""
+
+    def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Return embeddings (B, D) of features (B, F, M).
+
+        ``lengths`` (B,) are the frames that count in each row (None: all F): a padded row has the
+        embedding that it has alone.
+        """
+        raise NotImplementedError
+
+    def frame_layers(self) -> dict[str, nn.Module]:
+        """Return the layers before pooling whose outputs can be embedded, in their order."""
+        return {}
+
+    def affine_layers(self) -> dict[str, nn.Module]:
+        """Return the layers after pooling, in their order; the last one gives the embedding."""
+        return {}
+
+
 class Method(nn.Module):
     """A self-supervised method around one encoder.
 
@@ -79,6 +137,10 @@ class Method(nn.Module):
     def encoder(self) -> nn.Module:
         """The encoder that is saved and embeds: the teacher's where there is one."""
         raise NotImplementedError
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Return the encoders that `embed --network` can name, such as student and teacher."""
+        return {"encoder": self.encoder}
 
     NEEDS_LABELS: ClassVar[bool] = False
     """Whether it learns pseudo-labels (``data.pseudo_labels``)."""
@@ -177,3 +239,35 @@ class Diagnostic:
             return "collapsed"
         low, high = self.healthy(count, dim)
         return "healthy" if low <= value <= high else "watch"
+
+
+class Clusterer(Protocol):
+    """Embeddings to pseudo-labels; a part of `clustering/`, built from its keyword-only settings."""
+
+    def fit_predict(self, embeddings: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Return a cluster (N,), 0 to C - 1, or -1 for an outlier, of each row of (N, D)."""
+        ...
+
+
+class Corpus(Protocol):
+    """A corpus as it is distributed to a Kaldi directory; a part of `corpora/` is such a function.
+
+    Its parameters are the arguments and flags of ``speechssl prepare NAME``, and the ``Args``
+    section of its docstring explains them.
+    """
+
+    def __call__(self, *args: Any, **settings: Any) -> str:
+        """Write the directory and return a summary of a line or a few."""
+        ...
+
+
+class Exporter(Protocol):
+    """A trained model to files that other programs read; a part of `exporters/` is such a function."""
+
+    def __call__(self, model: Any, out: Path) -> None:
+        """Write ``model`` (`speechssl.model.Model`) into the folder ``out``, which exists.
+
+        Raises:
+            UserError: the format cannot express the model, or a library is missing.
+        """
+        ...

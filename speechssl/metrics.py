@@ -291,6 +291,14 @@ def _multiplicities(clusters: int, seed: int) -> Callable[[], NDArray[np.int64]]
     return lambda: np.bincount(generator.integers(0, clusters, clusters), minlength=clusters)
 
 
+def format_interval(interval: Sequence[float] | None, spec: str = ".2f") -> str:
+    """Return ` [low, high]` with both ends in the format `spec`, or nothing where there is none."""
+    if interval is None:
+        return ""
+    low, high = interval
+    return f" [{low:{spec}}, {high:{spec}}]"
+
+
 def bootstrap_interval(
     statistic: Callable[[NDArray[np.int64]], float],
     clusters: ArrayLike,

@@ -28,7 +28,8 @@ from speechssl.audio.mp3 import length_is_a_guess
 from speechssl.errors import UserError
 
 AV_EXTENSIONS = frozenset({".m4a", ".mp4", ".aac"})
-EXTENSIONS = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3"}) | AV_EXTENSIONS
+SOUNDFILE_EXTENSIONS = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif"})
+EXTENSIONS = SOUNDFILE_EXTENSIONS | AV_EXTENSIONS
 
 Samples = npt.NDArray[np.float32]
 PathLike = str | os.PathLike[str]

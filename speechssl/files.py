@@ -1,0 +1,116 @@
+"""Files that this package writes: whole or not at all, and their names in run and model folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+FORMAT = 1
+"""Layout of run and model folders; a higher number where an older package could not read them."""
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; what was written there takes its place at the end.
+
+    A reader sees the old file or the new one, never a part, whatever interrupts the writer. If the
+    body raises, the temporary file is removed and `path` stays as it was. Its name keeps the suffix
+    of `path`, because some writers choose their format by it.
+
+    Raises:
+        OSError: the disk refused; nothing has changed.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file (UTF-8, `\\n`) through `atomic_write`."""
+    with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+
+
+def write_skipped(path: str | Path, skipped: Iterable[tuple[str, str]]) -> None:
+    """Write what was left out: one `id<TAB>reason` line each."""
+    write_text(path, "".join(f"{name}\t{reason}\n" for name, reason in skipped))
+
+
+class ModelFolder:
+    """Names of the files in a model folder."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def config(self) -> Path:
+        """Front end, encoder and what is known of the weights."""
+        return self.path / "config.yaml"
+
+    @property
+    def weights(self) -> Path:
+        """State of the encoder."""
+        return self.path / "weights.pt"
+
+
+class RunFolder:
+    """Names of the files in a run folder of `speechssl train`."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def config(self) -> Path:
+        """Resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def about(self) -> Path:
+        """Version, commit, seed, and which data."""
+        return self.path / "about.yaml"
+
+    @property
+    def skipped(self) -> Path:
+        """Utterances that were left out, with the reason."""
+        return self.path / "skipped.tsv"
+
+    @property
+    def log(self) -> Path:
+        """One JSON object for each logged step."""
+        return self.path / "log.jsonl"
+
+    @property
+    def last(self) -> Path:
+        """State of every network, and all else that resuming needs."""
+        return self.path / "last.pt"
+
+    @property
+    def model(self) -> ModelFolder:
+        """The model that users get."""
+        return ModelFolder(self.path / "model")
+
+    @property
+    def untrained(self) -> ModelFolder:
+        """The model before the first step, the floor of every evaluation."""
+        return ModelFolder(self.path / "untrained")
+
+    @property
+    def snapshots(self) -> Path:
+        """Encoders of earlier saves."""
+        return self.path / "snapshots"
+
+
+def model_folder(path: str | Path) -> ModelFolder:
+    """Return the model in `path`: a model folder, or a run folder (its `model/`)."""
+    run = RunFolder(path)
+    here = ModelFolder(path)
+    if not here.weights.is_file() and run.model.weights.is_file():
+        return run.model
+    return here
