@@ -77,7 +77,7 @@ class Model(nn.Module):
     @property
     def dim(self) -> int:
         """Size of an embedding."""
-        return int(self.encoder.dim)  # type: ignore[arg-type]
+        return int(self.encoder.embedding_dim)  # type: ignore[arg-type]
 
     def forward(self, waves: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Embeddings (B, D) of waveforms (B, T) at ``rate``; ``lengths`` (B,) in samples, or all

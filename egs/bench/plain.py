@@ -3,7 +3,7 @@
 
     python -m speechssl train CONFIG encoder.name=egs.bench.plain:PlainECAPA ...
 
-from the repository's root. Also the shortest example of an encoder of one's own: a class with `dim`
+from the repository's root. Also the shortest example of an encoder of one's own: a class with `embedding_dim`
 that takes features (B, F, M) and valid frames (B,), or none, to embeddings (B, D).
 """
 
@@ -19,7 +19,7 @@ class PlainECAPA(nn.Module):
         super().__init__()
         from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
 
-        self.dim = embedding
+        self.embedding_dim = embedding
         channels = [width] * 4 + [3 * width]
         self.net = ECAPA_TDNN(
             mels, lin_neurons=embedding, channels=channels, attention_channels=128

@@ -37,7 +37,7 @@ ARMS: dict[str, dict[str, Any]] = {
 class Encoder(nn.Module):
     """32 -> 32 through one hidden layer; a "frame" is the whole input."""
 
-    dim = 32
+    embedding_dim = 32
 
     def __init__(self) -> None:
         super().__init__()

@@ -29,7 +29,7 @@ class Cepstra(nn.Module):
 
     def __init__(self, mels: int, *, cepstra: int = 20) -> None:
         super().__init__()
-        self.dim = 2 * cepstra
+        self.embedding_dim = 2 * cepstra
         angle = math.pi / mels * (torch.arange(mels, dtype=torch.float64)[:, None] + 0.5)
         basis = (angle * torch.arange(cepstra)).cos() * math.sqrt(2 / mels)
         basis[:, 0] /= math.sqrt(2)

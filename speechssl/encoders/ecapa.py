@@ -124,7 +124,7 @@ class ECAPA(nn.Module):
         super().__init__()
         mfa = 3 * width if mfa is None else mfa
         _check(width, scale, kernels, dilations)
-        self.dim = embedding
+        self.embedding_dim = embedding
         blocks: list[nn.Module] = [TDNN(mels, width, kernels[0], dilations[0])]
         for kernel, dilation in zip(kernels[1:-1], dilations[1:-1], strict=True):
             blocks.append(SERes2Net(width, scale, se, kernel, dilation))

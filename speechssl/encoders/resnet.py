@@ -186,7 +186,7 @@ class ResNet(nn.Module):
                 f"resnet: blocks {blocks} and channels {channels}; give one of each for all 4"
                 " stages"
             )
-        self.dim = embedding
+        self.embedding_dim = embedding
         self.conv1 = nn.Conv2d(1, channels[0], 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels[0])
         kind = Block if block == "preactivated" else BasicBlock

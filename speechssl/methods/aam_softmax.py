@@ -40,7 +40,7 @@ class AAMSoftmax(Method):
     """Encoder and the centres of the pseudo-speakers.
 
     Args:
-        encoder: maps (B, F, M) to (B, D), with ``dim`` and ``AFFINE``, its layers after pooling.
+        encoder: maps (B, F, M) to (B, D), with ``embedding_dim`` and ``AFFINE``, its layers after pooling.
         subcentres: of each class.
         scale, margin: s, and m in radians; margin_warmup: share of the run over which m rises from
             0.
@@ -111,7 +111,9 @@ class AAMSoftmax(Method):
             raise UserError(
                 f"data.pseudo_labels: {classes} cluster; at least 2 are needed to tell apart"
             )
-        self.centres = nn.Parameter(torch.empty(classes, self.subcentres, cast(int, self.net.dim)))
+        self.centres = nn.Parameter(
+            torch.empty(classes, self.subcentres, cast(int, self.net.embedding_dim))
+        )
         nn.init.xavier_normal_(self.centres.view(-1, self.centres.shape[-1]))
         self.labels: Tensor
         self.losses: Tensor

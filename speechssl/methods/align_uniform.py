@@ -22,7 +22,7 @@ class AlignUniform(PairMethod):
     """Encoder and projector.
 
     Args:
-        encoder: maps (B, F, M) to (B, D), with ``dim``.
+        encoder: maps (B, F, M) to (B, D), with ``embedding_dim``.
         hidden, projection: sizes of the projector's layers.
         alpha: exponent of the alignment.
         t: sharpness of the uniformity.

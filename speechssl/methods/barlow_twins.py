@@ -41,7 +41,7 @@ class BarlowTwins(PairMethod):
     """Encoder and three-layer projector.
 
     Args:
-        encoder: maps (B, F, M) to (B, D), with ``dim``.
+        encoder: maps (B, F, M) to (B, D), with ``embedding_dim``.
         hidden, projection: sizes of the projector's layers.
         off_diagonal: lambda, 0 = from the dimension.
         scale: of the whole loss.

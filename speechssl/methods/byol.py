@@ -27,7 +27,7 @@ class Byol(SimSiam):
     """Student with predictor, and teacher.
 
     Args:
-        encoder: maps (B, F, M) to (B, D), with ``dim``.
+        encoder: maps (B, F, M) to (B, D), with ``embedding_dim``.
         hidden, projection: sizes of the projector's two layers.
         output_norm: BatchNorm (without weights) after the projector; not in the paper.
         predictor: one of ``predictors/``.

@@ -115,7 +115,7 @@ class C3Dino(Method):
     """Both stages around one encoder.
 
     Args:
-        encoder: maps (B, F, M) to (B, D), with ``dim``.
+        encoder: maps (B, F, M) to (B, D), with ``embedding_dim``.
         switch: share of the run after which DINO takes over.
         warmup: share of the first stage without corrections.
         threshold, reweight: of the filter, see above.

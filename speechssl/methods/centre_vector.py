@@ -27,7 +27,7 @@ class CentreVector(PairMethod):
     """Encoder and projector.
 
     Args:
-        encoder: maps (B, F, M) to (B, D), with ``dim``.
+        encoder: maps (B, F, M) to (B, D), with ``embedding_dim``.
         hidden, projection: sizes of the projector's layers.
         weight: of the squared centre norm.
         momentum: of the moving average in the centre.

@@ -35,7 +35,7 @@ class DeepCluster(Method):
     """Encoder, projector, memory and clusters.
 
     Args:
-        encoder: maps (B, F, M) to (B, D), with ``dim``.
+        encoder: maps (B, F, M) to (B, D), with ``embedding_dim``.
         hidden, projection: sizes of the projector's layers.
         prototypes: K, clusters of each head.
         heads: clusterings.

@@ -41,7 +41,7 @@ class DimCL(Method):
     """A method and the regulariser.
 
     Args:
-        encoder: maps (B, F, M) to (B, D), with ``dim``.
+        encoder: maps (B, F, M) to (B, D), with ``embedding_dim``.
         base: the method, a name or a section of its own.
         weight: lambda, 0 to 1.
         temperature: tau.

@@ -79,7 +79,7 @@ class Dino(Method):
     """Student, teacher and centre.
 
     Args:
-        encoder: maps (B, F, M) to (B, D), with ``dim``.
+        encoder: maps (B, F, M) to (B, D), with ``embedding_dim``.
         prototypes: K; about 4 to 10 times the classes expected, 65,536 for VoxCeleb2.
         layers, hidden, bottleneck, batchnorm, frozen_gain: see ``DinoHead``.
         student_temperature, teacher_temperature: tau_s and the final tau_t (ratio to cosine
@@ -140,7 +140,7 @@ class Dino(Method):
             raise UserError(
                 "dino: temperatures must be above 0 and momenta within 0..1; change method.*"
             )
-        dim = cast(int, encoder.dim)
+        dim = cast(int, encoder.embedding_dim)
         head = DinoHead(
             dim, prototypes, layers, hidden, bottleneck, batchnorm, regularised, frozen_gain
         )

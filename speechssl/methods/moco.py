@@ -47,7 +47,7 @@ class MoCo(Method):
     """Encoder and projector, their moving averages, and the queue.
 
     Args:
-        encoder: maps (B, F, M) to (B, D), with ``dim``.
+        encoder: maps (B, F, M) to (B, D), with ``embedding_dim``.
         hidden, projection: sizes of the projector's layers.
         queue: K.
         temperature: tau.

@@ -40,7 +40,7 @@ class MoCoV3(Method):
     """Encoder, projector and predictor, and the moving average of the first two.
 
     Args:
-        encoder: maps (B, F, M) to (B, D), with ``dim``.
+        encoder: maps (B, F, M) to (B, D), with ``embedding_dim``.
         hidden, projection: sizes of the projector's layers.
         predictor: one of ``predictors/``.
         temperature: tau.

@@ -36,7 +36,7 @@ class SgFreeDecorr(PairMethod):
     """Encoder, projector and predictor, no stop-gradient.
 
     Args:
-        encoder: maps (B, F, M) to (B, D), with ``dim``.
+        encoder: maps (B, F, M) to (B, D), with ``embedding_dim``.
         hidden, projection: sizes of the projector's layers.
         predictor: one of ``predictors/``, linear in the derivation.
         weight: mu, of the decorrelation.

@@ -61,7 +61,7 @@ class SimCLR(Method):
     """Encoder and projector.
 
     Args:
-        encoder: maps (B, F, M) to (B, D), with ``dim``.
+        encoder: maps (B, F, M) to (B, D), with ``embedding_dim``.
         hidden, projection: sizes of the projector's layers; hidden 0 leaves the projector out, so
             that the cosines trained are the cosines scored.
         temperature: tau.
@@ -77,7 +77,7 @@ class SimCLR(Method):
     ) -> None:
         super().__init__()
         self.net = encoder
-        sizes = [cast(int, encoder.dim), hidden, projection]
+        sizes = [cast(int, encoder.embedding_dim), hidden, projection]
         self.projector = mlp(sizes, batchnorm=False) if hidden else nn.Identity()
         self.temperature = temperature
 

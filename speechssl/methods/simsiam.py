@@ -45,7 +45,7 @@ class SimSiam(Method):
     """Encoder, projector and predictor.
 
     Args:
-        encoder: maps (B, F, M) to (B, D), with ``dim``.
+        encoder: maps (B, F, M) to (B, D), with ``embedding_dim``.
         hidden, projection: sizes of the projector's layers.
         output_norm: BatchNorm (without weights) after the projector, as released.
         predictor: one of ``predictors/``: a name, or ``{name: mlp, hidden: 32}``.

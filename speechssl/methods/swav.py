@@ -35,7 +35,7 @@ class SwAV(Method):
     """Encoder, projector and prototypes.
 
     Args:
-        encoder: maps (B, F, M) to (B, D), with ``dim``.
+        encoder: maps (B, F, M) to (B, D), with ``embedding_dim``.
         hidden, projection: sizes of the projector's layers.
         prototypes: K.
         temperature: tau.

@@ -42,7 +42,7 @@ class TripRoma(PairMethod):
     """Encoder, projector and the random map.
 
     Args:
-        encoder: maps (B, F, M) to (B, D), with ``dim``.
+        encoder: maps (B, F, M) to (B, D), with ``embedding_dim``.
         hidden, projection: sizes of the projector's layers.
         random: outputs of the random map, 0 = no map.
         redraw: epochs between its redrawings.

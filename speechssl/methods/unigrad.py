@@ -35,7 +35,7 @@ class UniGrad(Method):
     """Encoder and projector, and their moving averages.
 
     Args:
-        encoder: maps (B, F, M) to (B, D), with ``dim``.
+        encoder: maps (B, F, M) to (B, D), with ``embedding_dim``.
         hidden, projection: sizes of the projector's layers.
         weight: lambda, 0 = 0.05 D.
         correlation_momentum: of F.

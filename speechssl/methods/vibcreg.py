@@ -42,7 +42,7 @@ class VIbCReg(PairMethod):
     """Encoder and three-layer projector.
 
     Args:
-        encoder: maps (B, F, M) to (B, D), with ``dim``.
+        encoder: maps (B, F, M) to (B, D), with ``embedding_dim``.
         hidden, projection: sizes of the projector's layers.
         invariance, variance, covariance: weights of the terms.
         iterations: of whitening at the projector's end, 0 = none.

@@ -46,7 +46,7 @@ class VICReg(PairMethod):
     """Encoder and three-layer projector.
 
     Args:
-        encoder: maps (B, F, M) to (B, D), with ``dim``.
+        encoder: maps (B, F, M) to (B, D), with ``embedding_dim``.
         hidden, projection: sizes of the projector's layers.
         invariance, variance, covariance: weights of the terms.
     """

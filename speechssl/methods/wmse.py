@@ -50,7 +50,7 @@ class WMSE(PairMethod):
     """Encoder and projector.
 
     Args:
-        encoder: maps (B, F, M) to (B, D), with ``dim``.
+        encoder: maps (B, F, M) to (B, D), with ``embedding_dim``.
         hidden, projection: sizes of the projector's layers.
         size: utterances of a sub-batch, 0 = all in one.
         partitions: random divisions into sub-batches that are averaged.

@@ -31,7 +31,7 @@ def network(encoder: nn.Module, projector: nn.Module) -> nn.ModuleDict:
 
 def width(encoder: nn.Module) -> int:
     """D of an encoder."""
-    return cast(int, encoder.dim)
+    return cast(int, encoder.embedding_dim)
 
 
 def project(net: nn.ModuleDict, views: Sequence[Views], long_only: bool = False) -> Projected:

@@ -35,12 +35,12 @@ SMALL = {
 
 
 class Encoder(nn.Module):
-    dim = 16
+    embedding_dim = 16
 
     def __init__(self):
         super().__init__()
         self.net = nn.Sequential(
-            nn.Linear(MELS, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, self.dim)
+            nn.Linear(MELS, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, self.embedding_dim)
         )
 
     def forward(self, features, lengths=None):

@@ -47,7 +47,7 @@ def test_shape_dimension_and_type(name):
     encoder = settled(name)
     for batch, frames in ((3, 50), (1, 17), (2, 200)):
         out = encoder(features(batch, frames))
-        assert out.shape == (batch, encoder.dim) and out.dtype == torch.float32
+        assert out.shape == (batch, encoder.embedding_dim) and out.dtype == torch.float32
         assert out.isfinite().all()
 
 

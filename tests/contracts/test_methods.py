@@ -47,7 +47,7 @@ def test_a_step_gives_a_scalar_loss_detached_scalars_and_embeddings(name):
     assert output.loss.dtype == torch.float32
     for key, value in output.scalars.items():
         assert value.shape == () and not value.requires_grad and value.isfinite(), key
-    assert output.embedding.ndim == 2 and output.embedding.shape[1] == Encoder.dim
+    assert output.embedding.ndim == 2 and output.embedding.shape[1] == Encoder.embedding_dim
     assert len(output.embedding) % 8 == 0 and not output.embedding.requires_grad
 
 

@@ -16,7 +16,7 @@ from speechssl.methods.aam_softmax import AAMSoftmax
 class Plain(nn.Module):
     """Features are embeddings: (B, 1, D) -> (B, D)."""
 
-    dim = 2
+    embedding_dim = 2
     AFFINE = ("fc",)
 
     def __init__(self):

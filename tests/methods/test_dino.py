@@ -24,7 +24,7 @@ class Toy(nn.Module):
     given.
     """
 
-    dim = 7
+    embedding_dim = 7
 
     def __init__(self, norm=True):
         super().__init__()
@@ -32,7 +32,7 @@ class Toy(nn.Module):
             nn.Linear(MELS, 9),
             nn.BatchNorm1d(9) if norm else nn.Identity(),
             nn.ReLU(),
-            nn.Linear(9, self.dim),
+            nn.Linear(9, self.embedding_dim),
         )
         self.shapes = []
 

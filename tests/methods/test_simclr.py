@@ -61,7 +61,7 @@ def test_gathered_halves_average_to_the_whole():
 
 
 class Mean(nn.Module):
-    dim = 6
+    embedding_dim = 6
 
     def __init__(self):
         super().__init__()

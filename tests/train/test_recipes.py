@@ -148,7 +148,7 @@ VOXCELEB = {
 
 
 class Tiny(torch.nn.Linear):
-    dim = 4
+    embedding_dim = 4
 
     def __init__(self):
         super().__init__(4, 4)
