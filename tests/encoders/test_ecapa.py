@@ -228,7 +228,7 @@ def test_options_and_output_shape(pooling: str) -> None:
         mfa=30,
         pooling=pooling,
     )
-    assert model.dim == 10
+    assert model.embedding_dim == 10
     assert model(torch.randn(3, 30, MELS)).shape == (3, 10)
 
 

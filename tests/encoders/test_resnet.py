@@ -162,7 +162,7 @@ def test_basic_blocks_in_a_padded_batch_equal_single_utterances() -> None:
 
 def test_light_resnet34_has_the_papers_size() -> None:
     model = ResNet(80, width=16, block="basic", squeeze_excitation=0, pooling="statistics")
-    assert model.dim == 256
+    assert model.embedding_dim == 256
     assert [len(getattr(model, f"layer{stage}")) for stage in (1, 2, 3, 4)] == [3, 4, 6, 3]
     assert (
         model.fc_embed.in_features == 2 * 128 * 10
