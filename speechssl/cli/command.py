@@ -18,7 +18,7 @@ import speechssl
 from speechssl import parts
 from speechssl.cli import cluster, diagnose, embed, files, finetune, train, verification
 from speechssl.errors import UserError
-from speechssl.threads import wait_passively
+from speechssl.threads import respect_quota, wait_passively
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     interrupted).
     """
     wait_passively()
+    respect_quota()
     try:
         arguments = _parse(argv)
         with warnings.catch_warnings():
