@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from speechssl import config, metrics
+from speechssl import config, metrics, parts
 from speechssl.data.kaldi import read_mapping
 from speechssl.data.trials import read_trials
 from speechssl.embed import embed_to_file
@@ -43,6 +43,8 @@ class Rounds:
         written = out / "config.yaml"
         mine = {key: getattr(settings, key) for key in PseudoLabelSettings.__dataclass_fields__}
         was = config.read(written) if written.exists() else {}
+        if "clusterer" in was:
+            was["clusterer"] = parts.with_new_names("clustering", was["clusterer"])
         for key in [key for made, keys in _NEEDS.items() if any(out.glob(made)) for key in keys]:
             if was and was.get(key) != mine[key]:
                 raise UserError(
