@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from speechssl import config, distributed, parts
-from speechssl.augment.augment import Augment, SpecAugment
+from speechssl.augment.augment import Augment
+from speechssl.augment.specaugment import SpecAugment
 from speechssl.data.dataset import Batch, CropBatches, CropSpec, Loader, make_loader, parse_plan
 from speechssl.data.kaldi import read_mapping
 from speechssl.data.manifest import Utterance, read_manifest

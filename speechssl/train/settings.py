@@ -8,7 +8,8 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from speechssl import config, parts
-from speechssl.augment.augment import Augment, SpecAugment
+from speechssl.augment.augment import Augment
+from speechssl.augment.specaugment import SpecAugment
 from speechssl.compat import choose_precision
 from speechssl.errors import UserError
 from speechssl.features import with_default_name
