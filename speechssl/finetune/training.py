@@ -148,7 +148,7 @@ class Trainer:
         steps = max(_FEWEST, self.how.epochs * -(-len(train) // self.how.batch_size))
         batches = list(_epochs(train, self.how.batch_size, steps, rng))
         step = _optimised(list(classifier.parameters()), self.how.lr, steps, self.how)
-        for batch, waves, lengths in self._crops(batches, model.rate, rng):
+        for batch, waves, lengths in self._crops(batches, model.sample_rate, rng):
             features, frames = model.features(waves, lengths)
             with torch.autocast(waves.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
                 embeddings = model.encoder(features, frames)

@@ -23,7 +23,7 @@ import speechssl
 from speechssl import config
 from speechssl.data import kaldi
 from speechssl.errors import UserError
-from speechssl.model import CONFIG, Model, load_state
+from speechssl.model import CONFIG, Model, current_settings, load_state
 
 ABOUT, SNAPSHOTS = "about.yaml", "snapshots"
 MODEL, UNTRAINED = "model", "untrained"
@@ -146,7 +146,7 @@ def average(
             )
     written = config.read(run / CONFIG)
     about = config.read(run / ABOUT) | {"averaged": [path.stem for path in paths]}
-    model = Model(written["features"], written["encoder"], about)
+    model = Model.from_config(written, about)
     model.encoder.load_state_dict(mean)
     target = Path(out) if out else run / f"{MODEL}-average{len(paths)}"
     model.save(target)
@@ -190,7 +190,7 @@ def same_settings(out: Path, settings: Mapping[str, Any], keep_steps: bool) -> M
     Raises:
         UserError: they differ, or there is no run to resume.
     """
-    written = config.read(out / CONFIG)
+    written = current_settings(config.read(out / CONFIG))
     asked = config.thaw(settings)
     if keep_steps:
         asked["train"]["steps"], asked["train"]["epochs"] = written["train"]["steps"], None

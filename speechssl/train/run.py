@@ -20,7 +20,6 @@ from speechssl.data.manifest import Utterance, read_manifest
 from speechssl.data.positives import Positives
 from speechssl.diagnostics.monitor import Monitor
 from speechssl.errors import UserError
-from speechssl.features.logmel import LogMel
 from speechssl.interfaces import Method, Progress, Views
 from speechssl.model import LAST, Model, load_state
 from speechssl.train.optimizers import OptimizerSettings, build_optimizer
@@ -143,7 +142,7 @@ class Run:
         if self.train["sync_batchnorm"]:
             distributed.synchronise_batchnorm(self.method, world)
         self.method.to(world.device).train()
-        self.features: LogMel = self.model.features.to(world.device)
+        self.front_end = self.model.front_end.to(world.device)
         self.specaugment = SpecAugment(**settings["specaugment"])
         self.optimizer_settings = OptimizerSettings(**settings["optimizer"])
         self.optimizer = build_optimizer(self.method, self.optimizer_settings)
@@ -159,11 +158,11 @@ class Run:
         )
         self.step = 0
         self.utterances = utterances
-        self.augment = Augment(self.model.rate, **config.thaw(settings["augment"]))
+        self.augment = Augment(self.model.sample_rate, **config.thaw(settings["augment"]))
         self.batches = CropBatches(
             utterances,
             self.plan,
-            rate=self.model.rate,
+            rate=self.model.sample_rate,
             batch_size=self.train["batch_size"],
             seed=settings["seed"],
             rank=world.rank,
@@ -239,7 +238,7 @@ class Run:
         views = []
         groups = batch.on(self.world.device, self.augment)
         for i, (waves, spec) in enumerate(zip(groups, self.plan, strict=True)):
-            features, _ = self.features(waves.flatten(0, 1), None)
+            features, _ = self.front_end(waves.flatten(0, 1))
             if spec.augment != "none":
                 seed = np.random.SeedSequence([self.settings["seed"], index, i])
                 generator = torch.Generator(features.device).manual_seed(

@@ -11,7 +11,7 @@ from speechssl import config, parts
 from speechssl.augment.augment import Augment, SpecAugment
 from speechssl.compat import choose_precision
 from speechssl.errors import UserError
-from speechssl.features.logmel import LogMel
+from speechssl.features import with_default_name
 from speechssl.train.optimizers import OptimizerSettings
 
 
@@ -106,7 +106,6 @@ class MonitorSettings:
 
 _PLAIN = {
     "data": DataSettings,
-    "features": LogMel,
     "augment": Augment,
     "specaugment": SpecAugment,
     "optimizer": OptimizerSettings,
@@ -119,7 +118,7 @@ _ABOVE_ZERO = {
     "monitor": ("every", "patience"),
     "optimizer": ("lr", "lr_batch", "clip"),
 }
-SECTIONS = ("seed", *_PLAIN, *_PARTS)
+SECTIONS = ("seed", "features", *_PLAIN, *_PARTS)
 
 
 def resolve(path: str, overrides: Sequence[str] = ()) -> Mapping[str, Any]:
@@ -137,6 +136,8 @@ def resolve(path: str, overrides: Sequence[str] = ()) -> Mapping[str, Any]:
     out: dict[str, Any] = {"seed": seed}
     for name, part in _PLAIN.items():
         out[name] = config.check(part, _mapping(written, name), name)
+    features = with_default_name(written.get("features"))
+    out["features"] = parts.check("features", features, "features")
     for name, package in _PARTS.items():
         out[name] = parts.check(package, _mapping(written, name), name)
     _sensible(out)
