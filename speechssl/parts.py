@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import ast
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,33 @@ def _find_outside(folder: str, name: str) -> Any:
         raise UserError(
             f"{folder}: cannot load {name!r} ({error}); give 'package.module:Class'"
         ) from error
+
+
+def refuse_outside_code(written: Any, allow_code: Collection[str], where: str | Path) -> None:
+    """Refuse a configuration of somebody else's that names code outside this package.
+
+    Args:
+        written: the configuration, as it was read.
+        allow_code: top-level packages whose code the user lets it name.
+        where: the file, for the message.
+
+    Raises:
+        UserError: a ``name: package.module:Class`` of another package.
+    """
+    if isinstance(written, Mapping):
+        name = written.get("name")
+        if isinstance(name, str) and ":" in name:
+            package = name.partition(":")[0].partition(".")[0]
+            if package not in allow_code:
+                raise UserError(
+                    f"{where}: names code of its own, {name[:80]!r}; a folder runs none. If you trust"
+                    f" the installed package {package[:40]!r}: --allow-code {package[:40]}"
+                )
+        for inner in written.values():
+            refuse_outside_code(inner, allow_code, where)
+    elif isinstance(written, list | tuple):
+        for inner in written:
+            refuse_outside_code(inner, allow_code, where)
 
 
 def check(folder: str, section: Mapping[str, Any] | str, where: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from speechssl.model import Model
 from speechssl.pseudolabel import PseudoLabelSettings, pseudolabel, stopping
 from speechssl.pseudolabel import rounds as rounds_of
 from speechssl.train.loop import train
+from speechssl.weights import read
 
 FEATURES = {"n_mels": 24}
 ENCODER = {"name": "ecapa", "width": 32, "scale": 4, "embedding": 16, "attention": 8, "se": 8}
@@ -74,7 +75,7 @@ def configuration(voices, start, tmp_path):
 
 
 def weights(folder):
-    return torch.load(folder / "weights.pt", weights_only=True)
+    return read(folder / "weights.safetensors")
 
 
 def same(one, two):

@@ -73,9 +73,9 @@ def test_real_speech_from_folders_to_the_table_and_on(speech):
         "scoring"
     ]
     assert "whitened" in scoring
-    weights = (speech / "exp" / "dino" / "model" / "weights.pt").read_bytes()
+    weights = (speech / "exp" / "dino" / "model" / "weights.safetensors").read_bytes()
     run("real", *words(speech), "--stage", "2", "--stop-stage", "2")  # goes on with what is there
-    assert (speech / "exp" / "dino" / "model" / "weights.pt").read_bytes() == weights
+    assert (speech / "exp" / "dino" / "model" / "weights.safetensors").read_bytes() == weights
 
 
 def test_real_speech_without_a_warm_up(speech):

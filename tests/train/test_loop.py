@@ -345,7 +345,7 @@ def test_a_method_is_one_file_in_a_package_of_ones_own(configuration, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert "spread" in log(tmp_path / "run")[-1]
-    assert (tmp_path / "run" / "model" / "weights.pt").exists()
+    assert (tmp_path / "run" / "model" / "weights.safetensors").exists()
     command[-3] = "method={name: 'mypackage.mine:Mine', pusch: 2.0}"
     wrong = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert wrong.returncode == 2 and "method.pusch (did you mean 'push'?)" in wrong.stderr
