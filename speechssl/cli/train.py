@@ -64,7 +64,7 @@ def average_arguments(sub: argparse.ArgumentParser) -> None:
 
 def average(arguments: argparse.Namespace) -> None:
     """Run `speechssl average`."""
-    from speechssl.train.checkpoint import average as write
+    from speechssl.train.average import average as write
 
     print(write(arguments.run_folder, arguments.last, arguments.out, arguments.until))
 
