@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
         folds=folds_of(args.folds),
         test_folds=args.test_folds,
         fractions=args.fractions,
-        settings=finetune.Settings(**settings),
+        settings=finetune.FinetuneSettings(**settings),
         device=args.device,
         replicates=args.replicates,
         say=lambda line: print(line, file=sys.stderr, flush=True),

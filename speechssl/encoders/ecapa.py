@@ -136,6 +136,9 @@ class ECAPA(nn.Module):
         self.asp_bn = BatchNorm(2 * mfa)
         self.fc = Convolution(2 * mfa, embedding)
 
+    def affine_layers(self) -> dict[str, nn.Module]:
+        return {name: getattr(self, name) for name in self.AFFINE}
+
     def layers(self) -> dict[str, nn.Module]:
         """The parts before pooling whose frames can be looked at, from the first on."""
         blocks = {f"block{number}": block for number, block in enumerate(self.blocks)}

@@ -207,6 +207,9 @@ class ResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
+    def affine_layers(self) -> dict[str, nn.Module]:
+        return {name: getattr(self, name) for name in self.AFFINE}
+
     def layers(self) -> dict[str, nn.Module]:
         """The last block of each stage, whose maps can be looked at, from the first on."""
         stages = (self.layer1, self.layer2, self.layer3, self.layer4)
