@@ -1,8 +1,7 @@
-"""Features and encoder as one module, and the folder that holds a trained one."""
+"""Front end and encoder as one module, and the folder that holds a trained one."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,9 @@ from torch import Tensor, nn
 import speechssl
 from speechssl import config, parts
 from speechssl.errors import UserError
-from speechssl.features.logmel import LogMel
+from speechssl.features import with_default_name
+from speechssl.files import ModelFolder, atomic_write, model_folder
+from speechssl.interfaces import Encoder, FrontEnd
 
 CONFIG, WEIGHTS = "config.yaml", "weights.pt"
 LAST = "last.pt"
@@ -23,7 +24,7 @@ HUB_CONFIG, HUB_WEIGHTS = "config.json", ("model.safetensors", "pytorch_model.bi
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """A saved state on the CPU.
+    """Return a saved state on the CPU.
 
     Raises:
         UserError: the file is damaged.
@@ -37,19 +38,43 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """The first sentence of what pickle, zip or torch find wrong with a file; its type if it says
-    nothing.
+    """Return the first sentence of an error's message, or its type if it has none."""
+    first_line = (str(error).splitlines() or [""])[0]
+    return first_line.partition(". ")[0] or type(error).__name__
+
+
+def current_settings(written: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a saved configuration with today's names in its sections `features` and `encoder`.
+
+    Runs and model folders of older versions name no front end (it is log-mel) and have settings
+    under names that have changed since.
     """
-    return (str(error).splitlines() or [""])[0].partition(". ")[0] or type(error).__name__
+    features = with_default_name(written.get("features"))
+    encoder = written.get("encoder", {})
+    return {
+        **written,
+        "features": _section_with_new_names("features", features),
+        "encoder": _section_with_new_names("encoders", encoder),
+    }
+
+
+def _section_with_new_names(folder: str, section: Any) -> Any:
+    if not isinstance(section, Mapping) or not isinstance(section.get("name"), str):
+        return section  # the check of the section says what is wrong with it
+    return config.with_new_names(parts.find(folder, section["name"]), section)
 
 
 class Model(nn.Module):
     """Waveforms to embeddings.
 
     Args:
-        features: section ``features`` of a configuration (settings of ``LogMel``).
-        encoder: section ``encoder`` (``name`` and the settings of that encoder).
+        features: section `features` of a configuration: the front end's `name` (log-mel where it is
+            absent) and its settings.
+        encoder: section `encoder`: `name` and the settings of that encoder.
         about: what else is known of the weights (method, step, data, commit), kept with them.
+
+    Raises:
+        UserError: no such front end or encoder, or a setting that it does not have.
     """
 
     def __init__(
@@ -60,64 +85,89 @@ class Model(nn.Module):
     ) -> None:
         super().__init__()
         self.settings = {
-            "features": config.check(LogMel, features, "features"),
+            "features": parts.check("features", with_default_name(features), "features"),
             "encoder": parts.check("encoders", encoder, "encoder"),
         }
         self.about = dict(about or {})
-        self.features = LogMel(**self.settings["features"])
-        self.encoder: nn.Module = parts.build(
-            "encoders", self.settings["encoder"], self.settings["features"]["mels"]
+        self.front_end: FrontEnd = parts.build("features", self.settings["features"])
+        self.encoder: Encoder = parts.build(
+            "encoders", self.settings["encoder"], self.front_end.dim
         )
 
     @property
-    def rate(self) -> int:
-        """Sampling rate of the waveforms it takes, Hz."""
-        return int(self.settings["features"]["rate"])
+    def sample_rate(self) -> int:
+        """Sampling rate of the waveforms that the model takes, Hz."""
+        return self.front_end.sample_rate
 
     @property
     def dim(self) -> int:
-        """Size of an embedding."""
-        return int(self.encoder.embedding_dim)  # type: ignore[arg-type]
+        """Size D of an embedding."""
+        return int(self.encoder.embedding_dim)
+
+    def features(
+        self, waves: Tensor, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Compute what the encoder takes.
+
+        Args:
+            waves: (B, T) samples in -1..1 at `sample_rate`.
+            lengths: (B,) samples that count in each row; None: all T.
+
+        Returns:
+            Features (B, F, M), and the frames that count in each row, (B,); None without lengths,
+            so that the encoder does without masks.
+        """
+        features, frames = self.front_end(waves, lengths)
+        return features, None if lengths is None else frames
 
     def forward(self, waves: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Embeddings (B, D) of waveforms (B, T) at ``rate``; ``lengths`` (B,) in samples, or all
-        full.
-        """
+        """Return embeddings (B, D) of waves (B, T); `lengths` (B,) in samples, None: all T."""
         features, frames = self.features(waves, lengths)
-        return self.encoder(features, frames)
+        embeddings: Tensor = self.encoder(features, frames)
+        return embeddings
 
     def save(self, folder: str | Path) -> None:
-        """Write ``config.yaml`` and ``weights.pt`` into ``folder``, each through a temporary
-        file.
-        """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{WEIGHTS}.tmp"
-        torch.save(self.encoder.state_dict(), temporary)
-        os.replace(temporary, folder / WEIGHTS)
+        """Write the configuration and the weights into `folder`, each file whole or not at all."""
+        files = ModelFolder(folder)
+        files.path.mkdir(parents=True, exist_ok=True)
+        with atomic_write(files.weights) as temporary:
+            torch.save(self.encoder.state_dict(), temporary)
         written = {"speechssl": speechssl.__version__, **self.settings, "about": self.about}
-        config.write(written, folder / f".{CONFIG}.tmp")
-        os.replace(folder / f".{CONFIG}.tmp", folder / CONFIG)
+        with atomic_write(files.config) as temporary:
+            config.write(written, temporary)
+
+    @classmethod
+    def from_config(
+        cls, written: Mapping[str, Any], about: Mapping[str, Any] | None = None
+    ) -> Model:
+        """Build the model of a saved configuration, with random weights.
+
+        Args:
+            written: the configuration, with sections `features` and `encoder`, by this version of
+                the package or an older one.
+            about: what else is known of the weights.
+
+        Raises:
+            UserError: the configuration has something that this version does not know.
+        """
+        current = current_settings(written)
+        return cls(current["features"], current["encoder"], about)
 
     @classmethod
     def load(cls, folder: str | Path) -> Model:
-        """The model in ``folder``: a model folder (also one for the hub), or a run folder (its
-            ``model/``).
+        """Return the model in `folder`, a model folder (also one for the hub) or a run folder.
 
         Raises:
             UserError: there is no model, or its weights do not fit its configuration.
         """
-        folder = Path(folder)
-        if not (folder / WEIGHTS).is_file() and (folder / "model" / WEIGHTS).is_file():
-            folder = folder / "model"
         settings, weights = _files(folder)
         if not weights.is_file() or not settings.is_file():
             raise UserError(
-                f"model: {folder} holds no {CONFIG} and {WEIGHTS}; give a run folder of 'speechssl"
-                " train' whose training has saved a model, or a model folder"
+                f"model: {settings.parent} holds no {CONFIG} and {WEIGHTS}; give a run folder of"
+                " 'speechssl train' whose training has saved a model, or a model folder"
             )
         written = config.read(settings)
-        model = cls(written.get("features", {}), written.get("encoder", {}), written.get("about"))
+        model = cls.from_config(written, written.get("about"))
         try:
             model.encoder.load_state_dict(_read(weights))
         except Exception as error:  # whatever pickle, zip or torch find wrong with it
@@ -127,12 +177,14 @@ class Model(nn.Module):
         return model.eval()
 
 
-def _files(folder: Path) -> tuple[Path, Path]:
-    """Configuration and weights in a model folder, the hub's where ours are not there."""
-    hub = [folder / name for name in HUB_WEIGHTS if (folder / name).is_file()]
-    if hub and not (folder / WEIGHTS).is_file():
-        return folder / HUB_CONFIG, hub[0]
-    return folder / CONFIG, folder / WEIGHTS
+def _files(folder: str | Path) -> tuple[Path, Path]:
+    """Return the files of configuration and weights: ours, or the hub's where ours are absent."""
+    files = model_folder(folder)
+    if not files.weights.is_file():
+        for name in HUB_WEIGHTS:
+            if (files.path / name).is_file():
+                return files.path / HUB_CONFIG, files.path / name
+    return files.config, files.weights
 
 
 def _read(weights: Path) -> Mapping[str, Tensor]:

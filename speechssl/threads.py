@@ -4,6 +4,9 @@ The threads of OpenMP wait for each other by spinning. Whenever one of them is o
 other work runs there, the others burn their slices: beside one low-priority process a training on
 two cores ran at a tenth of its speed. ``wait_passively`` makes them sleep instead. It must be called
 before torch is imported, and the command line does so; ``import speechssl`` alone changes nothing.
+
+The load of the machine does not lower the number: beside one low-priority process on two cores, two
+threads that wait passively were as fast as one thread or faster (egs/bench/README.md).
 """
 
 from __future__ import annotations
@@ -29,19 +32,50 @@ def wait_passively() -> bool:
     return True
 
 
+_THREADS = "OMP_NUM_THREADS"
+
+_set_here: str | None = None
+"""What ``respect_quota`` put into OMP_NUM_THREADS: not a user's word."""
+
+
+def respect_quota(root: str | Path = "/") -> int | None:
+    """Let every library of this process compute with no more threads than its quota has cores.
+
+    OpenMP, BLAS and torch look at the affinity by themselves, but start 64 threads in a container
+    that may use two of a host's 64 cores. They all read OMP_NUM_THREADS when they are loaded.
+
+    Returns:
+        The number set; None where there is no tighter quota, the user has set a number, or torch is
+        already imported.
+    """
+    global _set_here
+    if "torch" in sys.modules or _THREADS in os.environ:
+        return None
+    cores = usable_cores(root)
+    if cores >= _cores_of_affinity():
+        return None
+    _set_here = str(cores)
+    os.environ[_THREADS] = _set_here
+    return cores
+
+
 def usable_cores(root: str | Path = "/") -> int:
     """Return the number of cores that this process may use: affinity, bounded by the cgroup's quota.
 
     Args:
         root: where ``proc`` and ``sys`` are mounted.
     """
-    cores = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        cores = len(os.sched_getaffinity(0))
+    cores = _cores_of_affinity()
     quota = cgroup_quota(root)
     if quota is not None:
         cores = min(cores, max(1, round(quota)))
-    return max(1, cores)
+    return cores
+
+
+def _cores_of_affinity() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def cgroup_quota(root: str | Path = "/") -> float | None:
@@ -113,9 +147,10 @@ def choose(requested: int | str = "auto", processes: int = 1) -> int:
     """
     if requested != "auto":
         return int(requested)
-    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    if wanted.isdigit() and int(wanted) > 0:
-        return int(wanted)
+    wanted = os.environ.get(_THREADS, "")
+    first = wanted.split(",")[0]
+    if wanted != _set_here and first.isdigit() and int(first) > 0:
+        return int(first)
     return max(1, usable_cores() // max(1, processes))
 
 
@@ -126,5 +161,7 @@ def describe(threads: int) -> str:
     found = f"{usable_cores()} of {total} cores usable"
     if quota is not None:
         found += f", quota of {quota:g}"
+    if hasattr(os, "getloadavg"):
+        found += f", load {os.getloadavg()[0]:.1f}"
     waiting = "passive" if os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive" else "active"
     return f"threads: {threads} ({found}; waiting {waiting})"

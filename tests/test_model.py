@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from speechssl import config
 from speechssl.errors import UserError
+from speechssl.interfaces import FrontEnd
 from speechssl.model import CONFIG, WEIGHTS, Model
 
 ENCODERS = {
@@ -20,21 +22,21 @@ def make(encoder: str = "ecapa", seed: int = 0, **features) -> Model:
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_shape_follows_the_encoder(encoder):
     model = make(encoder)
-    assert model.rate == 16000
+    assert model.sample_rate == 16000
     assert model(torch.randn(3, 16000)).shape == (3, model.dim)
 
 
 def test_the_settings_that_were_given_are_kept_and_the_rest_are_defaults():
-    model = make(rate=8000, high=3800.0, mels=40)
-    assert model.rate == 8000
-    assert model.settings["features"]["mels"] == 40
-    assert model.settings["features"]["hop"] == 0.010
+    model = make(sample_rate=8000, f_max=3800.0, n_mels=40)
+    assert model.sample_rate == 8000
+    assert model.settings["features"]["n_mels"] == 40
+    assert model.settings["features"]["frame_shift"] == 0.010
     assert model.settings["encoder"]["width"] == 32
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_save_and_load_give_the_same_model(encoder, tmp_path):
-    model = make(encoder, mels=40)
+    model = make(encoder, n_mels=40)
     waves, lengths = torch.randn(2, 12000), torch.tensor([12000, 7000])
     model.save(tmp_path / "model")
     torch.manual_seed(1)
@@ -78,5 +80,70 @@ def test_load_refuses_a_damaged_file(tmp_path, content):
 def test_an_unknown_setting_is_refused_with_the_nearest_spelling():
     with pytest.raises(UserError, match="widht.*width"):
         Model({}, {"name": "ecapa", "widht": 32})
-    with pytest.raises(UserError, match="mel.*mels"):
-        Model({"mel": 40}, {"name": "ecapa"})
+    with pytest.raises(UserError, match="mel.*n_mels"):
+        Model({"n_mel": 40}, {"name": "ecapa"})
+
+
+def test_a_setting_under_its_old_name_is_refused_with_the_new_one():
+    with pytest.raises(UserError, match="features.mels is called features.n_mels now"):
+        Model({"mels": 40}, {"name": "ecapa"})
+
+
+OLD_FEATURES = {
+    "rate": 8000,
+    "window": 0.02,
+    "hop": 0.008,
+    "mels": 24,
+    "low": 40.0,
+    "high": 3800.0,
+    "normalise": "sliding",
+    "context": 50,
+    "shape": "povey",
+    "preemphasis": 0.97,
+    "floor": 1e-6,
+}
+"""Section `features` as it was saved before front ends had names."""
+
+
+def test_a_model_folder_of_before_front_ends_had_names_is_loaded(tmp_path):
+    model = make(
+        sample_rate=8000,
+        frame_length=0.02,
+        frame_shift=0.008,
+        n_mels=24,
+        f_min=40.0,
+        f_max=3800.0,
+        normalise="sliding",
+        context=50,
+        window_type="povey",
+        preemphasis=0.97,
+        floor=1e-6,
+    )
+    model.save(tmp_path)
+    written = config.read(tmp_path / CONFIG)
+    config.write({**written, "features": OLD_FEATURES}, tmp_path / CONFIG)
+    again = Model.load(tmp_path)
+    assert again.settings == model.settings
+    waves = torch.randn(2, 9000)
+    assert torch.equal(again(waves), model(waves))
+
+
+def test_a_front_end_of_another_module_is_built_by_its_name():
+    model = Model({"name": f"{__name__}:Squares", "sample_rate": 8000}, ENCODERS["ecapa"])
+    assert model.settings["features"] == {"name": f"{__name__}:Squares", "sample_rate": 8000}
+    assert model.sample_rate == 8000
+    assert model(torch.randn(2, 4000)).shape == (2, model.dim)
+
+
+class Squares(FrontEnd):
+    """Squared samples, 4 to a frame: a front end without anything of log-mel."""
+
+    def __init__(self, *, sample_rate: int = 16000) -> None:
+        super().__init__()
+        self.sample_rate = sample_rate
+        self.dim = 4
+        self.frames_per_second = sample_rate / 4
+
+    def forward(self, waves, lengths=None):
+        frames = waves.unfold(1, 4, 4).square()
+        return frames, torch.full((len(waves),), frames.shape[1])

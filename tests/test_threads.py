@@ -94,3 +94,42 @@ def test_the_users_number_of_threads_wins_and_processes_share():
     code = "from speechssl import threads; print(threads.choose(), threads.choose(5))"
     assert run(code, OMP_NUM_THREADS="3") == "3 5"
     assert threads.choose("auto", processes=10**6) == 1
+
+
+def quota_of_one_core(root: Path) -> Path:
+    return kernel(root, "0::/\n", {"cpu.max": "100000 100000\n"})
+
+
+def test_every_library_of_the_command_keeps_to_the_quota(tmp_path):
+    root = quota_of_one_core(tmp_path)
+    code = f"""
+import os
+from speechssl import threads
+os.sched_getaffinity = lambda _process: set(range(64))  # a large host
+print(threads.respect_quota({str(root)!r}), end=" ")
+import numpy, torch, threadpoolctl
+numpy.ones((2, 2)) @ numpy.ones((2, 2))
+print(torch.get_num_threads(), max(p["num_threads"] for p in threadpoolctl.threadpool_info()))
+"""
+    assert run(code) == "1 1 1"
+    assert run(code, OMP_NUM_THREADS="2") == "None 2 2"
+
+
+def test_the_quota_is_shared_among_processes_as_affinity_is(tmp_path):
+    root = kernel(tmp_path, "0::/\n", {"cpu.max": "800000 100000\n"})
+    code = f"""
+import os
+from speechssl import threads
+os.sched_getaffinity = lambda _process: set(range(64))
+real = threads.cgroup_quota
+threads.cgroup_quota = lambda root="/": real({str(root)!r})
+print(threads.respect_quota(), threads.choose(), threads.choose(processes=4))
+"""
+    assert run(code) == "8 8 2"
+
+
+def test_without_a_quota_nothing_is_set(tmp_path):
+    code = (
+        f"import os; from speechssl import threads; print(threads.respect_quota({str(tmp_path)!r}))"
+    )
+    assert run(code + SHOW) == "None\n[None, None]"

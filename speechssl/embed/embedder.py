@@ -112,7 +112,7 @@ class Embedder:
     @property
     def rate(self) -> int:
         """Sampling rate at which the model hears, Hz; everything else is resampled to it."""
-        return self.model.rate
+        return self.model.sample_rate
 
     def embed(
         self, source: str | os.PathLike[str] | npt.ArrayLike, rate: int | None = None

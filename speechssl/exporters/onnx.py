@@ -36,7 +36,7 @@ def write(model: Model, out: Path) -> None:
     path = out / "model.onnx"
     axes = {
         0: torch.export.Dim("batch", max=1 << 20),
-        1: torch.export.Dim("samples", min=model.rate // 2),
+        1: torch.export.Dim("samples", min=model.sample_rate // 2),
     }
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():

@@ -9,16 +9,9 @@ from torch import Tensor, nn
 from speechssl.interfaces import Encoder
 
 
-def affine_layers(encoder: nn.Module) -> dict[str, nn.Module]:
-    """Return the encoder's layers after pooling, by name; none if it does not name them."""
-    if not hasattr(encoder, "affine_layers"):
-        return {}
-    return cast(Encoder, encoder).affine_layers()
-
-
-def apply_affine_layers(encoder: nn.Module, pooled: Tensor) -> Tensor:
+def apply_affine_layers(encoder: Encoder, pooled: Tensor) -> Tensor:
     """Return the embeddings (B, D) of the encoder's pooled statistics (B, P)."""
-    for layer in affine_layers(encoder).values():
+    for layer in encoder.affine_layers().values():
         pooled = layer(pooled)
     return pooled
 
@@ -35,7 +28,7 @@ class Classifier(nn.Module):
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, encoder: nn.Module, embeddings: Tensor, classes: int) -> None:
+    def __init__(self, encoder: Encoder, embeddings: Tensor, classes: int) -> None:
         super().__init__()
         deviation = embeddings.std(0, correction=0).clamp(min=1e-5)
         self.encoder = encoder
@@ -47,7 +40,7 @@ class Classifier(nn.Module):
 
     def affine_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the layers after pooling and of the linear layer."""
-        layers = [*affine_layers(self.encoder).values(), self.output]
+        layers = [*self.encoder.affine_layers().values(), self.output]
         return [parameter for layer in layers for parameter in layer.parameters()]
 
     def logits(self, embeddings: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from speechssl.embed.layers import POOLED
 from speechssl.errors import UserError
 from speechssl.evaluation.classification.classify import Classification, summarise
 from speechssl.evaluation.classification.folds import Table, tabulate
-from speechssl.finetune.classifier import affine_layers
 from speechssl.finetune.settings import FinetuneSettings
 from speechssl.finetune.training import Trainer, embed
 from speechssl.model import Model
@@ -67,11 +66,8 @@ def finetune(
             f"finetune: fractions {list(fractions)} must be above 0 and at most 1, shares of the"
             " labels"
         )
-    if not affine_layers(model.encoder):
-        raise UserError(
-            "finetune: this encoder has no layers after pooling (affine_layers); use ecapa or"
-            " resnet"
-        )
+    if not model.encoder.affine_layers():
+        raise UserError("finetune: this encoder has no layers after pooling; use ecapa or resnet")
     labelled = [utterance for utterance in utterances if utterance.id in labels]
     embedder = Embedder(copy.deepcopy(model), device, layer=POOLED)
     readable, pooled = embed(embedder, labelled)

@@ -183,7 +183,7 @@ class Trainer:
         with ThreadPoolExecutor(_READERS) as readers:
             for rows in batches:
                 crops = [random_crop(self.utterances[i], settings.seconds, rng) for i in rows]
-                waves, lengths = read_crops(crops, model.rate, readers)
+                waves, lengths = read_crops(crops, model.sample_rate, readers)
                 features, frames = model.features(waves.to(device), lengths.to(device))
                 with torch.autocast(device.type, torch.bfloat16, enabled=use_bfloat16):
                     embeddings = model.encoder(features, frames)

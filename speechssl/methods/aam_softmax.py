@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from speechssl.distributed import gather_without_gradient, sum_over_ranks, world_size
 from speechssl.errors import UserError
-from speechssl.interfaces import Method, Output, Progress, Views
+from speechssl.interfaces import Encoder, Method, Output, Progress, Views
 from speechssl.losses.margin import aam_logits, centre_cosines, dynamic_gate
 from speechssl.nn.views import encode, in_float32
 
@@ -40,7 +40,7 @@ class AAMSoftmax(Method):
     """Encoder and the centres of the pseudo-speakers.
 
     Args:
-        encoder: maps (B, F, M) to (B, D), with ``embedding_dim`` and ``AFFINE``, its layers after pooling.
+        encoder: maps (B, F, M) to (B, D); ``affine_first`` asks for its ``affine_layers``.
         subcentres: of each class.
         scale, margin: s, and m in radians; margin_warmup: share of the run over which m rises from
             0.
@@ -59,7 +59,7 @@ class AAMSoftmax(Method):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         *,
         subcentres: int = 1,
         scale: float = 30.0,
@@ -88,7 +88,7 @@ class AAMSoftmax(Method):
                 "method aam_softmax: margin_warmup, affine_first, gate_after and correct_after are"
                 f" shares, 0 to 1, not {shares}"
             )
-        if affine_first and not hasattr(encoder, "AFFINE"):
+        if affine_first and not encoder.affine_layers():
             raise UserError(
                 "method.affine_first: this encoder does not name its layers after pooling; set 0"
             )
@@ -111,9 +111,7 @@ class AAMSoftmax(Method):
             raise UserError(
                 f"data.pseudo_labels: {classes} cluster; at least 2 are needed to tell apart"
             )
-        self.centres = nn.Parameter(
-            torch.empty(classes, self.subcentres, cast(int, self.net.embedding_dim))
-        )
+        self.centres = nn.Parameter(torch.empty(classes, self.subcentres, self.net.embedding_dim))
         nn.init.xavier_normal_(self.centres.view(-1, self.centres.shape[-1]))
         self.labels: Tensor
         self.losses: Tensor
@@ -204,8 +202,8 @@ class AAMSoftmax(Method):
     def after_backward(self, progress: Progress) -> None:
         """Hold still what comes before pooling, at first."""
         if progress.fraction < self.affine_first:
-            names = cast(tuple[str, ...], self.net.AFFINE)
-            moving = {p for name in names for p in getattr(self.net, name).parameters()}
+            layers = self.net.affine_layers().values()
+            moving = {p for layer in layers for p in layer.parameters()}
             for parameter in self.net.parameters():
                 if parameter not in moving:
                     parameter.grad = None

@@ -67,6 +67,10 @@ class Byol(SimSiam):
         """The teacher's encoder."""
         return self.teacher["encoder"]
 
+    def networks(self) -> dict[str, nn.Module]:
+        """Return the encoders of the trained network and of its moving average."""
+        return {"student": self.net["encoder"], "teacher": self.teacher["encoder"]}
+
     @torch.no_grad()
     def target(self, views: Sequence[Views], online: Projected) -> Projected:
         """The teacher's projections of the long views."""

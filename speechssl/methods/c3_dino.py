@@ -173,6 +173,16 @@ class C3Dino(Method):
         """The moving average of the stage that is on."""
         return self.dino.encoder if int(self.switched) >= 0 else self.moco.encoder
 
+    def networks(self) -> dict[str, nn.Module]:
+        """Return the student, which both stages share, and the current stage's teacher.
+
+        In the second stage the teacher that the first one ended with is there as `moco.teacher`.
+        """
+        networks = {"student": self.moco.net["encoder"], "teacher": self.encoder}
+        if int(self.switched) >= 0:
+            networks["moco.teacher"] = self.moco.encoder
+        return networks
+
     def forward(self, views: Sequence[Views], progress: Progress) -> Output:
         """The loss of the stage that is on; the other one's own parameters get a gradient of
         zero.

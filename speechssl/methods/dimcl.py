@@ -75,6 +75,10 @@ class DimCL(Method):
         """The base method's."""
         return self.base.encoder
 
+    def networks(self) -> dict[str, nn.Module]:
+        """Return the networks of the base method."""
+        return self.base.networks()
+
     def prepare(self, utterances: int, labels: Tensor | None = None) -> None:
         """The base method's."""
         self.base.prepare(utterances, labels)

@@ -168,7 +168,13 @@ class Dino(Method):
     @property
     def encoder(self) -> nn.Module:
         """The teacher's encoder."""
-        return self.teacher["encoder"]  # type: ignore[index]
+        return self.teacher["encoder"]
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Return the encoders of the trained network and of its moving average."""
+        student = self.student["encoder"]
+        teacher = self.teacher["encoder"]
+        return {"student": student, "teacher": teacher}
 
     def forward(self, views: Sequence[Views], progress: Progress) -> Output:
         """The loss on one batch; the loss uses the centre as it was before this batch."""

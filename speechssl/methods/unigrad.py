@@ -65,6 +65,10 @@ class UniGrad(Method):
         """The moving average."""
         return self.teacher["encoder"]
 
+    def networks(self) -> dict[str, nn.Module]:
+        """Return the encoders of the trained network and of its moving average."""
+        return {"student": self.net["encoder"], "teacher": self.teacher["encoder"]}
+
     def forward(self, views: Sequence[Views], progress: Progress) -> Output:
         """The loss on one batch."""
         online = project(self.net, views)

@@ -46,7 +46,7 @@ def average(
         )
     written = config.read(folder.config)
     about = config.read(folder.about) | {"averaged": [path.stem for path in paths]}
-    model = Model(written["features"], written["encoder"], about)
+    model = Model.from_config(written, about)
     model.encoder.load_state_dict(mean_state([load_state(path) for path in paths]))
     target = folder.path / f"model-average{len(paths)}"
     if out is not None:

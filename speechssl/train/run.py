@@ -63,7 +63,7 @@ class Run:
         if config.train.sync_batchnorm:
             distributed.synchronise_batchnorm(self.method, world)
         self.method.to(world.device).train()
-        self.model.features.to(world.device)
+        front_end = self.model.front_end.to(world.device)
         self.optimizer = build_optimizer(self.method, config.optimizer)
         self.monitor = Monitor(
             self.model.dim, config.monitor.patience, self.method.teacher_prototypes
@@ -76,12 +76,14 @@ class Run:
         self.step = 0
 
         plan = parse_plan(thaw(config.data.crops))
-        augment = Augment(self.model.rate, **thaw(config.augment))
-        self.batches = crop_batches(config, utterances, plan, augment, self.model.rate, world)
+        augment = Augment(self.model.sample_rate, **thaw(config.augment))
+        self.batches = crop_batches(
+            config, utterances, plan, augment, self.model.sample_rate, world
+        )
         if world.device.type != "cpu":
             augment.to(world.device)
         specaugment = SpecAugment(**config.specaugment)
-        self.views = ViewMaker(plan, augment, self.model.features, specaugment, config.seed, world)
+        self.views = ViewMaker(plan, augment, front_end, specaugment, config.seed, world)
 
     def loader(self, start: int, stop: int, workers: int | None = None) -> Loader:
         """Return a loader of batches.

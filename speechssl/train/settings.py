@@ -12,7 +12,7 @@ from speechssl.augment.augment import Augment, SpecAugment
 from speechssl.compat import choose_precision
 from speechssl.config import check_above_zero, check_fraction
 from speechssl.errors import UserError
-from speechssl.features.logmel import LogMel
+from speechssl.features import with_default_name
 from speechssl.train.optimizers import OptimizerSettings
 
 
@@ -170,8 +170,8 @@ _DATACLASSES = {
     "train": TrainSettings,
     "monitor": MonitorSettings,
 }
-_MODULES = {"features": LogMel, "augment": Augment, "specaugment": SpecAugment}
-_PARTS = {"encoder": "encoders", "method": "methods"}
+_MODULES = {"augment": Augment, "specaugment": SpecAugment}
+_PARTS = {"features": "features", "encoder": "encoders", "method": "methods"}
 
 
 def resolve(path: str, overrides: Sequence[str] = ()) -> TrainingConfig:
@@ -197,7 +197,7 @@ def resolve(path: str, overrides: Sequence[str] = ()) -> TrainingConfig:
     for name, module in _MODULES.items():
         sections[name] = config.freeze(config.check(module, _section(written, name), name))
     for name, folder in _PARTS.items():
-        sections[name] = config.freeze(parts.check(folder, _section(written, name), name))
+        sections[name] = config.freeze(parts.check(folder, _part(written, name), name))
     return TrainingConfig(seed=seed, **sections)
 
 
@@ -209,6 +209,13 @@ def _section(written: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if not isinstance(section, Mapping):
         raise UserError(f"config: section {name} must be a mapping (key: value), not {section!r}")
     return section
+
+
+def _part(written: Mapping[str, Any], name: str) -> Any:
+    """Return a part's section of what the user wrote; a front end without a name is log-mel."""
+    if name == "features":
+        return with_default_name(written.get(name))
+    return _section(written, name)
 
 
 def with_train(settings: TrainingConfig, **changes: Any) -> TrainingConfig:
@@ -236,7 +243,7 @@ def with_new_names(written: Mapping[str, Any]) -> dict[str, Any]:
             sections[name] = config.with_new_names(kind, sections[name])
     for name, folder in _PARTS.items():
         if name in sections:
-            sections[name] = _part_with_new_names(folder, sections[name])
+            sections[name] = _part_with_new_names(folder, _part(sections, name))
     return sections
 
 

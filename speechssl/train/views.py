@@ -11,8 +11,7 @@ from torch import Tensor
 from speechssl.augment.augment import Augment, SpecAugment
 from speechssl.data.dataset import Batch, CropSpec
 from speechssl.distributed import World
-from speechssl.features.logmel import LogMel
-from speechssl.interfaces import Views
+from speechssl.interfaces import FrontEnd, Views
 
 
 class ViewMaker:
@@ -21,7 +20,7 @@ class ViewMaker:
     Args:
         plan: the crop plan.
         augment: what the batch leaves to the device.
-        features: the front end, on the device.
+        front_end: waveforms to features, on the device.
         specaugment: masks of features; groups of the plan with ``augment: none`` get none.
         seed: of the run.
         world: this process among the others.
@@ -31,14 +30,14 @@ class ViewMaker:
         self,
         plan: Sequence[CropSpec],
         augment: Augment,
-        features: LogMel,
+        front_end: FrontEnd,
         specaugment: SpecAugment,
         seed: int,
         world: World,
     ) -> None:
         self.plan = plan
         self.augment = augment
-        self.features = features
+        self.front_end = front_end
         self.specaugment = specaugment
         self.seed = seed
         self.world = world
@@ -56,7 +55,7 @@ class ViewMaker:
         groups = batch.on(self.world.device, self.augment)
         for number, (waves, spec) in enumerate(zip(groups, self.plan, strict=True)):
             crops, utterances = waves.shape[:2]
-            features, _ = self.features(waves.flatten(0, 1), None)
+            features, _ = self.front_end(waves.flatten(0, 1))
             if spec.augment != "none":
                 generator = self._generator(features.device, index, number)
                 rows, total = self._rows_of_all(crops, utterances)

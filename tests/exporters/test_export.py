@@ -27,17 +27,17 @@ SMALL = {"kernels": [5, 3, 1], "dilations": [1, 2, 1]}
 MODELS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "ecapa": ({}, ECAPA | SMALL),
     "sliding": (
-        {"normalise": "sliding", "mels": 40, "preemphasis": 0.97, "shape": "povey"},
+        {"normalise": "sliding", "n_mels": 40, "preemphasis": 0.97, "window_type": "povey"},
         ECAPA | SMALL,
     ),
-    "level": ({"normalise": "level", "rate": 8000, "high": 3800.0}, ECAPA | SMALL),
+    "level": ({"normalise": "level", "sample_rate": 8000, "f_max": 3800.0}, ECAPA | SMALL),
     "none": ({"normalise": "none"}, ECAPA | SMALL | {"pooling": "statistics"}),
     "resnet": (
-        {"mels": 40},
+        {"n_mels": 40},
         {"name": "resnet", "width": 4, "blocks": [1, 1, 1, 1], "embedding": 12},
     ),
     "light": (
-        {"mels": 40},
+        {"n_mels": 40},
         {
             "name": "resnet",
             "width": 4,
@@ -81,7 +81,8 @@ def agrees(model: Path, run: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"preemphasis": 0.97, "shape": "povey"}, {"window": 0.02, "mels": 23}]
+    "settings",
+    [{}, {"preemphasis": 0.97, "window_type": "povey"}, {"frame_length": 0.02, "n_mels": 23}],
 )
 def test_spectra_by_products_are_those_by_fft(settings: dict[str, object]) -> None:
     features = LogMel(**settings, normalise="none")

@@ -34,7 +34,7 @@ QUICK = FinetuneSettings(affine_steps=60, epochs=2, lr=1e-3, batch_size=8, secon
 
 def make(kind="ecapa"):
     torch.manual_seed(0)
-    return Model({"mels": 24, "normalise": "level"}, ENCODERS[kind]).eval()
+    return Model({"n_mels": 24, "normalise": "level"}, ENCODERS[kind]).eval()
 
 
 @pytest.fixture(scope="module")

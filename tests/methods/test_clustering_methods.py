@@ -98,6 +98,7 @@ def test_c3_goes_over_to_dino_from_the_moving_average():
     method = make("c3_dino", switch=0.5)
     average = {k: v.clone() for k, v in method.moco.teacher["encoder"].state_dict().items()}
     assert method.encoder is method.moco.encoder
+    assert list(method.networks()) == ["student", "teacher"]
     method(views(), at(49)).loss.backward()
     assert int(method.switched) == -1
     average = {k: v.clone() for k, v in method.moco.teacher["encoder"].state_dict().items()}
@@ -107,6 +108,10 @@ def test_c3_goes_over_to_dino_from_the_moving_average():
         for key, value in network["encoder"].state_dict().items():
             assert torch.equal(value, average[key]), key
     assert method.encoder is method.dino.encoder
+    networks = method.networks()
+    assert networks["student"] is method.dino.student["encoder"]
+    assert networks["teacher"] is method.dino.teacher["encoder"]
+    assert networks["moco.teacher"] is method.moco.encoder
     assert method._dino_progress(at(75)).fraction == pytest.approx(0.5)
 
 

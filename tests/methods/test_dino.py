@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from speechssl.errors import UserError
-from speechssl.interfaces import Progress, Views
+from speechssl.interfaces import Encoder, Progress, Views
 from speechssl.methods.dino import Dino
 
 B, FRAMES, MELS = 4, 10, 6
@@ -19,7 +19,7 @@ SMALL = {"prototypes": 8, "layers": 2, "hidden": 12, "bottleneck": 5}
 START = Progress(0, 100, 10)
 
 
-class Toy(nn.Module):
+class Toy(Encoder):
     """Mean over frames, then two layers with a BatchNorm; remembers the shapes that it was
     given.
     """

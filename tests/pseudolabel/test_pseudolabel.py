@@ -21,7 +21,7 @@ from speechssl.pseudolabel import PseudoLabelSettings, pseudolabel, stopping
 from speechssl.pseudolabel import rounds as rounds_of
 from speechssl.train.loop import train
 
-FEATURES = {"mels": 24}
+FEATURES = {"n_mels": 24}
 ENCODER = {"name": "ecapa", "width": 32, "scale": 4, "embedding": 16, "attention": 8, "se": 8}
 
 
@@ -94,7 +94,7 @@ def test_each_round_learns_the_clusters_of_the_one_before(configuration, start, 
             out / f"round-{number - 1}/clusters/utt2cluster"
         )
         assert config["train"]["init"] == str(start)
-        assert config["encoder"]["width"] == 32 and config["features"]["mels"] == 24
+        assert config["encoder"]["width"] == 32 and config["features"]["n_mels"] == 24
         assert 0 <= results["rounds"][number]["agreement"] <= 1
         state = torch.load(out / f"round-{number}/train/last.pt", weights_only=True)["method"]
         labels = (out / f"round-{number - 1}/clusters/utt2cluster").read_text().splitlines()

@@ -136,7 +136,7 @@ def configurations(folder):
             "crops": [{"count": 2, "seconds": 0.6}, {"count": 2, "seconds": 0.3}],
             "workers": 0,
         },
-        "features": {"mels": 24},
+        "features": {"n_mels": 24},
         "encoder": small,
         "method": {"name": "dino", "prototypes": 16, "layers": 2, "hidden": 16, "bottleneck": 8},
         "train": {**train, "steps": 30},

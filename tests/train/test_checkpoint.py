@@ -74,7 +74,7 @@ def test_only_the_last_snapshots_stay_in_the_order_of_their_steps(tmp_path):
 
 
 def run_folder(tmp_path, count=3):
-    settings = {"features": {"mels": 10}, "encoder": ENCODER}
+    settings = {"features": {"n_mels": 10}, "encoder": ENCODER}
     config.write(settings, RunFolder(tmp_path).config)
     config.write({"method": "dino", "seed": 0}, RunFolder(tmp_path).about)
     states = []

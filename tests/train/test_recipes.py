@@ -36,7 +36,7 @@ def test_it_resolves_and_its_encoder_can_be_built(path):
     resolved = settings(path)
     assert set(config.thaw(resolved)) == set(SECTIONS)
     model = Model(resolved.features, resolved.encoder)
-    assert model.rate == 16000 and model.dim >= 64
+    assert model.sample_rate == 16000 and model.dim >= 64
 
 
 @pytest.mark.parametrize("path", TRAINING, ids=str)
@@ -69,7 +69,13 @@ def test_cho2022_is_the_published_recipe():
     crops = [(c["count"], c["seconds"]) for c in s.data.crops]
     assert crops == [(2, 4.0), (4, 2.0)]
     f = s.features
-    assert (f["mels"], f["low"], f["high"], f["window"], f["hop"]) == (80, 20, 7600, 0.025, 0.010)
+    assert (f["n_mels"], f["f_min"], f["f_max"], f["frame_length"], f["frame_shift"]) == (
+        80,
+        20,
+        7600,
+        0.025,
+        0.010,
+    )
     assert (f["normalise"], f["context"]) == ("sliding", 150)
     e = s.encoder
     assert (e["name"], e["width"], e["embedding"], e["pooling"]) == (
