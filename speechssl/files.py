@@ -32,6 +32,13 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         raise
 
 
+def remove_partial(path: str | Path) -> None:
+    """Remove the temporary files that killed processes have left while writing `path`."""
+    path = Path(path)
+    for left_over in path.parent.glob(f".{path.stem}.*.partial{path.suffix}"):
+        left_over.unlink(missing_ok=True)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file (UTF-8, `\\n`) through `atomic_write`."""
     with (
