@@ -50,15 +50,9 @@ def current_settings(written: Mapping[str, Any]) -> dict[str, Any]:
     encoder = written.get("encoder", {})
     return {
         **written,
-        "features": _section_with_new_names("features", features),
-        "encoder": _section_with_new_names("encoders", encoder),
+        "features": parts.with_new_names("features", features),
+        "encoder": parts.with_new_names("encoders", encoder),
     }
-
-
-def _section_with_new_names(folder: str, section: Any) -> Any:
-    if not isinstance(section, Mapping) or not isinstance(section.get("name"), str):
-        return section  # the check of the section says what is wrong with it
-    return config.with_new_names(parts.find(folder, section["name"]), section)
 
 
 class Model(nn.Module):

@@ -161,6 +161,21 @@ def check(folder: str, section: Mapping[str, Any] | str, where: str) -> dict[str
     return checked
 
 
+def with_new_names(folder: str, section: Any) -> Any:
+    """Return a section ``{name: ..., settings...}`` that an older version saved, with today's names.
+
+    What is no such section is returned as it is: ``check`` says what is wrong with it.
+
+    Raises:
+        UserError: there is no such part.
+    """
+    from speechssl import config
+
+    if not isinstance(section, Mapping) or not isinstance(section.get("name"), str):
+        return section
+    return config.with_new_names(find(folder, section["name"]), section)
+
+
 def build(folder: str, section: Mapping[str, Any] | str, *supplied: Any) -> Any:
     """Construct the part that ``section`` names: ``PART(*supplied, **settings)``."""
     checked = check(folder, section, folder)

@@ -60,7 +60,15 @@ def write(model: Model, out: Path) -> None:
     session: Any = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def run(waves: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {"waves": waves.numpy()})[0])
+        try:
+            outputs = session.run(None, {"waves": waves.numpy()})
+        except Exception as error:  # a front end whose shapes the exporter took for constants
+            name = model.settings["features"]["name"]
+            raise UserError(
+                f"{path}: takes one batch size or length only ({str(error).splitlines()[0]}): ONNX"
+                f" cannot express the front end {name!r}; export to torchscript"
+            ) from error
+        return torch.from_numpy(outputs[0])
 
     print(compare(model, run, str(path)), file=sys.stderr)
 

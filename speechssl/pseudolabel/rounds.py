@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from speechssl import config, metrics
+from speechssl import config, metrics, parts
 from speechssl.data.kaldi import read_mapping
 from speechssl.data.trials import read_trials
 from speechssl.embed import embed_to_file
@@ -19,7 +19,7 @@ from speechssl.errors import UserError, writing
 from speechssl.evaluation import clusters
 from speechssl.evaluation.verification import verify
 from speechssl.files import RunFolder, atomic_write
-from speechssl.model import Model
+from speechssl.model import Model, read_saved_config
 from speechssl.pseudolabel.folders import PseudoLabelFolder, RoundFolder
 from speechssl.pseudolabel.settings import PseudoLabelSettings, model_overrides
 from speechssl.train.loop import train
@@ -206,7 +206,8 @@ def _refuse_changes(folder: PseudoLabelFolder, settings: Mapping[str, Any]) -> N
     """Raise UserError if results exist that were made with other settings."""
     if not folder.config.exists():
         return
-    before = config.read(folder.config)
+    before = read_saved_config(folder.config)
+    before["clusterer"] = parts.with_new_names("clustering", before.get("clusterer"))
     for key in _settings_in_use(folder):
         if before.get(key) != settings[key]:
             raise UserError(

@@ -68,7 +68,7 @@ def configuration(voices, start, tmp_path):
         "start": str(start),
         "data": [str(voices / "train")],
         "train": str(tmp_path / "aam.yaml"),
-        "clusterer": {"name": "kmeans", "clusters": 6},
+        "clusterer": {"name": "kmeans", "n_clusters": 6},
     }
     (tmp_path / "pseudolabel.yaml").write_text(yaml.safe_dump(settings))
     return str(tmp_path / "pseudolabel.yaml")
@@ -219,7 +219,7 @@ def test_when_it_stops_and_what_it_takes(stop, key, values, enough, best):
         (["stop=eer"], "heldout"),
         (["round=3"], "did you mean|nearest|rounds"),
         (["clusterer.name=kmean"], "kmeans"),
-        (["clusterer.clusters=500"], "cannot make 500 clusters"),
+        (["clusterer.n_clusters=500"], "cannot make 500 clusters"),
         (["start=nowhere"], "nowhere"),
         (["smallest=30"], "nothing is left"),
     ],

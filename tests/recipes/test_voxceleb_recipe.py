@@ -152,7 +152,7 @@ def configurations(folder):
         "data": ["set by run.sh"],
         "train": str(folder / "aam.yaml"),
         "large_margin": str(folder / "margin.yaml"),
-        "clusterer": {"name": "kmeans_ahc", "centroids": 12, "clusters": 6},
+        "clusterer": {"name": "kmeans_ahc", "n_centroids": 12, "n_clusters": 6},
         "smallest": 2,
     }
     for name, content in (("dino", dino), ("aam", aam), ("margin", margin), ("rounds", rounds)):

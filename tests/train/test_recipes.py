@@ -233,7 +233,7 @@ def test_the_rounds_name_files_that_are_there():
     values = config.check(PseudoLabelSettings, config.read(file), "pseudolabel")
     assert (ROOT / values["train"]).is_file() and (ROOT / values["large_margin"]).is_file()
     clusterer = parts.check("clustering", values["clusterer"], "clusterer")
-    assert (clusterer["clusters"], clusterer["centroids"], clusterer["linkage"]) == (
+    assert (clusterer["n_clusters"], clusterer["n_centroids"], clusterer["linkage"]) == (
         7500,
         10000,
         "ward",
