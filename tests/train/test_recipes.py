@@ -81,7 +81,7 @@ def test_cho2022_is_the_published_recipe():
     assert tuple(e["blocks"]) == (3, 4, 6, 3)
     m = s["method"]
     assert (m["prototypes"], m["layers"], m["hidden"], m["bottleneck"]) == (65536, 3, 2048, 256)
-    assert (m["batchnorm"], m["frozen_gain"], m["centring"]) == (False, True, "centre")
+    assert (m["batchnorm"], m["norm_last_layer"], m["centring"]) == (False, True, "centre")
     assert (m["student_temperature"], m["teacher_temperature"], m["teacher_temperature_start"]) == (
         0.1,
         0.04,
@@ -208,7 +208,12 @@ def test_pseudo_label_stages():
             30.0,
         )
     m = first["method"]
-    assert (m["margin"], m["penalty"], m["gate"], m["confidence"]) == (0.2, 0.1, "dynamic", 0.5)
+    assert (m["margin"], m["intertop_margin"], m["gate"], m["confidence"]) == (
+        0.2,
+        0.1,
+        "dynamic",
+        0.5,
+    )
     assert m["margin_warmup"] * first["train"]["epochs"] == pytest.approx(10)
     assert m["affine_first"] * first["train"]["epochs"] == pytest.approx(30)
     assert (
