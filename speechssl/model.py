@@ -14,6 +14,7 @@ import speechssl
 from speechssl import config, parts
 from speechssl.errors import UserError
 from speechssl.features.logmel import LogMel
+from speechssl.interfaces import Encoder
 
 CONFIG, WEIGHTS = "config.yaml", "weights.pt"
 LAST = "last.pt"
@@ -65,7 +66,7 @@ class Model(nn.Module):
         }
         self.about = dict(about or {})
         self.features = LogMel(**self.settings["features"])
-        self.encoder: nn.Module = parts.build(
+        self.encoder: Encoder = parts.build(
             "encoders", self.settings["encoder"], self.settings["features"]["mels"]
         )
 

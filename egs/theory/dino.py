@@ -21,6 +21,7 @@ from _table import Row, main
 from network import Mixture
 from torch import Tensor, nn
 
+from speechssl import interfaces
 from speechssl.interfaces import Progress, Views
 from speechssl.methods.dino import Dino
 
@@ -34,7 +35,7 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 
 
-class Encoder(nn.Module):
+class Encoder(interfaces.Encoder):
     """32 -> 32 through one hidden layer; a "frame" is the whole input."""
 
     embedding_dim = 32

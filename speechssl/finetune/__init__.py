@@ -5,7 +5,7 @@ The two steps are those of Cho et al. 2022 (JSTSP, arXiv 2208.05445), who found 
 at once. In each fold a linear classifier on the standardised embedding is trained with AdamW and a
 cosine schedule:
 
-1. `affine`: the classifier and the encoder's layers after pooling (`AFFINE`). What lies before does not move,
+1. `affine`: the classifier and the encoder's layers after pooling. What lies before does not move,
    so its statistics are computed once, for whole utterances, and a step costs next to nothing;
 2. `all`: everything, on random crops. BatchNorm keeps the statistics that it has: a few hundred utterances of
    a few speakers would spoil them.
@@ -79,10 +79,8 @@ def finetune(
         raise UserError(
             f"finetune: fractions {list(fractions)}; give shares of the labels above 0 and up to 1"
         )
-    if not getattr(model.encoder, "AFFINE", ()):
-        raise UserError(
-            "finetune: this encoder names no layers after pooling (AFFINE); use ecapa or resnet"
-        )
+    if not model.encoder.affine_layers():
+        raise UserError("finetune: this encoder names no layers after pooling; use ecapa or resnet")
     wanted = [utterance for utterance in utterances if utterance.id in labels]
     embedder = Embedder(copy.deepcopy(model), device, layer=POOLED)
     kept, pooled = embed(embedder, wanted)

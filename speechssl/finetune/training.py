@@ -20,6 +20,7 @@ from speechssl.embed import Embedder
 from speechssl.embed.batches import Failure
 from speechssl.errors import UserError
 from speechssl.finetune.settings import Settings
+from speechssl.interfaces import Encoder
 from speechssl.model import Model
 
 STEPS = ("affine", "all")
@@ -34,7 +35,7 @@ class Classifier(nn.Module):
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, encoder: nn.Module, embeddings: Tensor, classes: int) -> None:
+    def __init__(self, encoder: Encoder, embeddings: Tensor, classes: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.register_buffer("mean", embeddings.mean(0))
@@ -46,7 +47,7 @@ class Classifier(nn.Module):
     @property
     def affine(self) -> list[nn.Module]:
         """The encoder's layers after pooling."""
-        return [getattr(self.encoder, name) for name in self.encoder.AFFINE]  # type: ignore[union-attr]
+        return list(self.encoder.affine_layers().values())
 
     def logits(self, embeddings: Tensor) -> Tensor:
         """(B, classes) of embeddings (B, D)."""
@@ -102,8 +103,8 @@ class Trainer:
         model = copy.deepcopy(self.model).to(self.pooled.device).eval()
         with torch.no_grad():
             embeddings = self.pooled[train]
-            for name in model.encoder.AFFINE:  # type: ignore[union-attr]
-                embeddings = getattr(model.encoder, name)(embeddings)
+            for layer in model.encoder.affine_layers().values():
+                embeddings = layer(embeddings)
         classifier = (
             Classifier(model.encoder, embeddings, self.classes).to(self.pooled.device).eval()
         )

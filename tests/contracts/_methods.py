@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from speechssl import parts
+from speechssl import interfaces, parts
 from speechssl.interfaces import Views
 
 MELS, FRAMES, UTTERANCES = 12, 20, 8
@@ -34,7 +34,7 @@ SMALL = {
 }  # fmt: skip
 
 
-class Encoder(nn.Module):
+class Encoder(interfaces.Encoder):
     embedding_dim = 16
 
     def __init__(self):

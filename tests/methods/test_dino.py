@@ -144,7 +144,7 @@ def test_targets_get_no_gradient_and_every_student_parameter_does():
 
 @pytest.mark.parametrize("norm_last_layer", [True, False])
 def test_the_last_layer_is_bit_identical_during_the_first_epoch(norm_last_layer):
-    method = make(norm_last_layer=frozen_gain, freeze_last_layer=1.0)
+    method = make(norm_last_layer=norm_last_layer, freeze_last_layer=1.0)
     optimizer = torch.optim.AdamW(
         [p for p in method.parameters() if p.requires_grad], lr=0.1, weight_decay=0.5
     )
