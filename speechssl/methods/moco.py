@@ -43,7 +43,10 @@ def moco_loss(
     positive = (query * key).sum(-1) / temperature
     negatives = query @ queue.T / temperature
     if weights is not None:
-        negatives = negatives + weights.log()
+        # Not minus infinity for a weight of 0: where all weights of a query are 0, the gradient of
+        # logsumexp would be NaN.
+        least = torch.finfo(negatives.dtype).min
+        negatives = negatives + weights.log().clamp(min=least)
     return F.softplus(negatives.logsumexp(1) - positive).mean()
 
 

@@ -37,10 +37,11 @@ def whiten(z: Tensor, eps: float = 0.0, symmetric: bool = False) -> Tensor:
     identity = torch.eye(z.shape[-1], device=z.device, dtype=z.dtype)
     covariance = (1 - eps) * covariance + eps * identity
     if symmetric:
-        s, u = torch.linalg.eigh(covariance)
-        scale = s.clamp(min=1e-12).rsqrt()
-        rotated: Tensor = z @ (u * scale[..., None, :])
-        return rotated @ u.mT
+        eigenvalues: Tensor
+        eigenvectors: Tensor
+        eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
+        scale = eigenvalues.clamp(min=1e-12).rsqrt()
+        return z @ (eigenvectors * scale[..., None, :]) @ eigenvectors.mT
     factor, failed = torch.linalg.cholesky_ex(covariance)
     if bool(failed.any()):
         raise UserError(

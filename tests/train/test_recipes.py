@@ -8,7 +8,6 @@ import torch
 import yaml
 
 from speechssl import config, parts
-from speechssl.methods.dino import _ramp
 from speechssl.model import Model
 from speechssl.pseudolabel import PseudoLabelSettings
 from speechssl.train.optimizers import OptimizerSettings, build_optimizer, schedule
@@ -174,7 +173,7 @@ def test_voxceleb_configurations_are_what_they_say(name):
     assert rates[2] / batch * 256 == pytest.approx(1e-5)  # in absolute terms at batch 256
     assert (o.name, o.clip, o.clip_mode, o.weight_decay) == ("sgd", 3.0, "tensor", 5e-5)
     method = parts.build("methods", {**s["method"], "prototypes": 8, "hidden": 8}, Tiny())
-    got = [_ramp(method.temperature, fraction) for fraction in (0.0, 0.2, 1.0)]
+    got = [method.teacher_temperature.at(fraction) for fraction in (0.0, 0.2, 1.0)]
     assert got == pytest.approx(temperatures)
 
 
