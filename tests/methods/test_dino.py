@@ -142,9 +142,9 @@ def test_targets_get_no_gradient_and_every_student_parameter_does():
     assert not any(value.requires_grad for value in output.scalars.values())
 
 
-@pytest.mark.parametrize("frozen_gain", [True, False])
-def test_the_last_layer_is_bit_identical_during_the_first_epoch(frozen_gain):
-    method = make(frozen_gain=frozen_gain, freeze_last_layer=1.0)
+@pytest.mark.parametrize("norm_last_layer", [True, False])
+def test_the_last_layer_is_bit_identical_during_the_first_epoch(norm_last_layer):
+    method = make(norm_last_layer=norm_last_layer, freeze_last_layer=1.0)
     optimizer = torch.optim.AdamW(
         [p for p in method.parameters() if p.requires_grad], lr=0.1, weight_decay=0.5
     )
@@ -157,7 +157,7 @@ def test_the_last_layer_is_bit_identical_during_the_first_epoch(frozen_gain):
     assert not torch.equal(head.mlp[0].weight, other)
     step(method, optimizer, views(), Progress(10, 100, 10))
     assert not torch.equal(head.weight_v, before[0])
-    assert torch.equal(head.weight_g, before[1]) == frozen_gain
+    assert torch.equal(head.weight_g, before[1]) == norm_last_layer
 
 
 def test_the_teacher_is_the_closed_form_moving_average():

@@ -8,7 +8,6 @@ import torch
 import yaml
 
 from speechssl import config, parts
-from speechssl.methods.dino import _ramp
 from speechssl.model import Model
 from speechssl.pseudolabel import PseudoLabelSettings
 from speechssl.train.optimizers import build_optimizer, schedule
@@ -87,7 +86,7 @@ def test_cho2022_is_the_published_recipe():
     assert tuple(e["blocks"]) == (3, 4, 6, 3)
     m = s.method
     assert (m["prototypes"], m["layers"], m["hidden"], m["bottleneck"]) == (65536, 3, 2048, 256)
-    assert (m["batchnorm"], m["frozen_gain"], m["centring"]) == (False, True, "centre")
+    assert (m["batchnorm"], m["norm_last_layer"], m["centring"]) == (False, True, "centre")
     assert (m["student_temperature"], m["teacher_temperature"], m["teacher_temperature_start"]) == (
         0.1,
         0.04,
@@ -180,7 +179,7 @@ def test_voxceleb_configurations_are_what_they_say(name):
     assert rates[2] / batch * 256 == pytest.approx(1e-5)  # in absolute terms at batch 256
     assert (o.name, o.clip, o.clip_mode, o.weight_decay) == ("sgd", 3.0, "tensor", 5e-5)
     method = parts.build("methods", {**s.method, "prototypes": 8, "hidden": 8}, Tiny())
-    got = [_ramp(method.temperature, fraction) for fraction in (0.0, 0.2, 1.0)]
+    got = [method.teacher_temperature.at(fraction) for fraction in (0.0, 0.2, 1.0)]
     assert got == pytest.approx(temperatures)
 
 
@@ -214,7 +213,12 @@ def test_pseudo_label_stages():
             30.0,
         )
     m = first.method
-    assert (m["margin"], m["penalty"], m["gate"], m["confidence"]) == (0.2, 0.1, "dynamic", 0.5)
+    assert (m["margin"], m["intertop_margin"], m["gate"], m["confidence"]) == (
+        0.2,
+        0.1,
+        "dynamic",
+        0.5,
+    )
     assert m["margin_warmup"] * first.train.epochs == pytest.approx(10)
     assert m["affine_first"] * first.train.epochs == pytest.approx(30)
     assert (
