@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from speechssl import config, metrics
+from speechssl import conf, config, metrics
 from speechssl.data.kaldi import read_mapping
 from speechssl.data.trials import read_trials
 from speechssl.embed import embed_to_file
@@ -177,7 +177,7 @@ class Rounds:
     def _run(self, path: str, overrides: Sequence[str], run: Path) -> None:
         count = self.settings.processes
         if count == 1:
-            train(path, overrides, out=run, resume=True, device=self.device)
+            train(str(conf.locate(path)), overrides, out=run, resume=True, device=self.device)
             return
         torchrun = [
             sys.executable,

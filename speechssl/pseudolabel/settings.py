@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from speechssl import config
+from speechssl import conf, config
 from speechssl.data.trials import read_trials
 from speechssl.errors import UserError
 from speechssl.model import Model
@@ -23,8 +23,9 @@ class PseudoLabelSettings:
     Attributes:
         start: model folder, of self-supervised training.
         data: Kaldi directories to cluster and to train on; no label file is opened.
-        train: YAML file of the training on pseudo-labels (``method: aam_softmax``); overrides:
-            settings over it. This program sets data.train, data.pseudo_labels and train.init.
+        train: YAML file (or the name of a shipped one) of the training on pseudo-labels
+            (``method: aam_softmax``); overrides: settings over it. This program sets data.train,
+            data.pseudo_labels and train.init.
         large_margin: YAML file of a last stage that goes on from the chosen round's run, and
             settings over it (large_margin_overrides).
         rounds: at most so many; 0: only embed and cluster with the start.
@@ -89,7 +90,7 @@ def read(path: str, overrides: Sequence[str] = ()) -> PseudoLabelSettings:
         (settings.large_margin, settings.large_margin_overrides),
     ):
         if file:
-            resolve(file, [*(more or ()), *start, "data.train=[later]"])
+            resolve(str(conf.locate(file)), [*(more or ()), *start, "data.train=[later]"])
     return settings
 
 
