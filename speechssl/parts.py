@@ -1,8 +1,8 @@
 """Parts: how a method, an encoder, a corpus ... is found, described, checked and built.
 
 A part is a public module of one of ``FOLDERS`` that names ``PART``: the class, function or object
-that the program uses. The module's name is the public name, the first line of its docstring the
-description, and the typed keyword-only parameters of ``PART`` are its settings. Adding a part is
+that the program uses. The module's name is the public name, the first paragraph of its docstring
+the description, and the typed keyword-only parameters of ``PART`` are its settings. Adding a part is
 adding a file: ``speechssl list``, the command's help, the configuration's checks, the tables in the
 READMEs and the contract tests all ask this module and nothing else.
 
@@ -44,7 +44,10 @@ def names(folder: str) -> list[str]:
 
 @cache
 def descriptions(folder: str) -> dict[str, str]:
-    """Return name -> first line of the docstring for each part of a folder, importing nothing."""
+    """Return name -> first paragraph of the docstring, on one line, for each part of a folder.
+
+    Nothing is imported.
+    """
     found = {}
     for path in sorted((Path(__file__).parent / folder).iterdir()):
         source = path / "__init__.py" if path.is_dir() else path
@@ -52,8 +55,8 @@ def descriptions(folder: str) -> dict[str, str]:
             continue
         tree = ast.parse(source.read_text(encoding="utf-8"))
         if _names_part(tree):
-            summary = (ast.get_docstring(tree) or "").partition("\n")[0]
-            found[path.stem] = summary
+            first_paragraph = (ast.get_docstring(tree) or "").partition("\n\n")[0]
+            found[path.stem] = " ".join(first_paragraph.split())
     return found
 
 

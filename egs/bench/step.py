@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--config", default="egs/real/conf/small.yaml")
+    parser.add_argument("--config", default="speechssl/conf/dino-small.yaml")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--data", type=Path)
     parser.add_argument("overrides", nargs="*")

@@ -59,6 +59,15 @@ def add_embeddings(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add the positional ``CONFIG`` (`speechssl.conf.locate` finds its file)."""
+    parser.add_argument(
+        "config",
+        metavar="CONFIG",
+        help="a YAML file, or the name of a shipped configuration (`speechssl list conf`)",
+    )
+
+
 def add_overrides(parser: argparse.ArgumentParser, help: str) -> None:
     """Add ``key=value ...``, which may stand anywhere on the command line."""
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=help)

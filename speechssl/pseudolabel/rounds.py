@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from speechssl import config, metrics, parts
+from speechssl import conf, config, metrics, parts
 from speechssl.data.kaldi import read_mapping
 from speechssl.data.trials import read_trials
 from speechssl.embed import embed_to_file
@@ -180,7 +180,7 @@ class Rounds:
             f"data.pseudo_labels={json.dumps(str(labels))}",
         ]
         if self.settings.processes == 1:
-            train(path, overrides, out=run.path, resume=True, device=self.device)
+            train(str(conf.locate(path)), overrides, out=run.path, resume=True, device=self.device)
             return
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += [f"--nproc-per-node={self.settings.processes}", "-m", "speechssl", "train"]

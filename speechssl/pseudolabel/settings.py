@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from speechssl import config
+from speechssl import conf, config
 from speechssl.data.trials import read_trials
 from speechssl.errors import UserError
 from speechssl.model import Model
@@ -23,8 +23,9 @@ class PseudoLabelSettings:
     Attributes:
         start: model folder, of self-supervised training.
         data: Kaldi directories to cluster and to train on; no label file is opened.
-        train: YAML file of the training on pseudo-labels (``method: aam_softmax``). data.train,
-            data.pseudo_labels and train.init are set by this program.
+        train: YAML file, or the name of a shipped one, of the training on pseudo-labels
+            (``method: aam_softmax``). This program sets data.train, data.pseudo_labels and
+            train.init.
         overrides: settings that replace those of ``train``.
         large_margin: YAML file of a last stage that continues the chosen round's run.
         large_margin_overrides: settings that replace those of ``large_margin``.
@@ -93,9 +94,12 @@ def read_settings(path: str, overrides: Sequence[str] = ()) -> PseudoLabelSettin
     if settings.heldout:
         read_trials(Path(settings.heldout) / "trials")
     start = [*model_overrides(Model.load(settings.start)), "data.train=[later]"]
-    resolve(settings.train, [*(settings.overrides or ()), *start])
+    resolve(str(conf.locate(settings.train)), [*(settings.overrides or ()), *start])
     if settings.large_margin:
-        resolve(settings.large_margin, [*(settings.large_margin_overrides or ()), *start])
+        resolve(
+            str(conf.locate(settings.large_margin)),
+            [*(settings.large_margin_overrides or ()), *start],
+        )
     return settings
 
 

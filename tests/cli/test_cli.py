@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from speechssl import parts
 from speechssl.cli import command, main
 from speechssl.errors import UserError
 
@@ -128,6 +129,17 @@ def test_list_names_the_parts_without_importing_them() -> None:
     ):
         assert part in printed
     assert "  _" not in printed
+
+
+def test_list_prints_the_whole_description_of_every_part(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for folder in parts.FOLDERS:
+        assert main(["list", folder]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == len(parts.names(folder))
+        for line in lines:
+            assert len(line.split()) > 2 and line.endswith((".", ")", "`"))
 
 
 def test_score_writes_cosines(scored: Path) -> None:

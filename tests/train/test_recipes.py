@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from speechssl import config, parts
+from speechssl import conf, config, parts
 from speechssl.model import Model
 from speechssl.pseudolabel import PseudoLabelSettings
 from speechssl.train.optimizers import build_optimizer, schedule
@@ -16,7 +16,7 @@ from speechssl.train.settings import SECTIONS, resolve
 ROOT = Path(__file__).parents[2]
 FILES = sorted(
     path.relative_to(ROOT)
-    for folder in ("egs", "recipes")
+    for folder in ("egs", "recipes", "speechssl")
     for path in (ROOT / folder).rglob("conf/*.yaml")
 )
 TRAINING = [path for path in FILES if "method" in yaml.safe_load((ROOT / path).read_text())]
@@ -131,10 +131,12 @@ def test_the_schedule_of_cho2022():
     assert math.isclose(o.warmup * 70, 10, rel_tol=1e-6)
 
 
-@pytest.mark.parametrize("path", [p for p in TRAINING if p.parts[0] == "egs"], ids=str)
+@pytest.mark.parametrize(
+    "path", [p for p in TRAINING if p.parts[0] == "egs" or p.stem.endswith("-small")], ids=str
+)
 def test_examples_need_nothing_but_the_audio_and_warm_up(path):
     s = settings(path)
-    others = {"warmup": "simclr", "aam": "aam_softmax"}
+    others = {"simclr-small": "simclr", "aam-small": "aam_softmax"}
     assert s.method["name"] == others.get(path.stem, "dino") and s.train.init is None
     assert s.augment["noise"] is None and s.augment["rir"] is None
     assert 0 < s.optimizer.warmup < 0.5
@@ -144,7 +146,7 @@ def test_examples_need_nothing_but_the_audio_and_warm_up(path):
 VOXCELEB = {
     # width, embedding, devices, crops, K, peak lr, epochs, teacher temperature at the start, 20 %
     # and the end
-    "ecapa1024": (1024, 192, 8, [(2, 3.0), (4, 2.0)], 65536, 0.4, 150, (0.04, 0.07, 0.07)),
+    "dino": (1024, 192, 8, [(2, 3.0), (4, 2.0)], 65536, 0.4, 150, (0.04, 0.07, 0.07)),
     "ecapa512": (512, 192, 8, [(2, 3.0), (4, 2.0)], 65536, 0.4, 150, (0.04, 0.07, 0.07)),
     "gpu24": (512, 192, 1, [(2, 3.0), (4, 2.0)], 65536, 0.2, 60, (0.04, 0.07, 0.07)),
     "rdino": (1024, 512, 4, [(2, 4.0), (4, 2.0)], 65536, 0.325, 70, (0.04, 0.04, 0.04)),
@@ -162,7 +164,7 @@ class Tiny(torch.nn.Linear):
 @pytest.mark.parametrize("name", VOXCELEB)
 def test_voxceleb_configurations_are_what_they_say(name):
     width, embedding, devices, crops, prototypes, peak, epochs, temperatures = VOXCELEB[name]
-    s = settings(f"recipes/voxceleb/conf/{name}.yaml")
+    s = settings(conf.find(name) or f"recipes/voxceleb/conf/{name}.yaml")
     assert [(c["count"], c["seconds"]) for c in s.data.crops] == crops
     assert (s.encoder["name"], s.encoder["width"], s.encoder["embedding"]) == (
         "ecapa",
