@@ -191,7 +191,7 @@ def test_huggingface(library: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for name, value in ours.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
     (out / weights).write_bytes(b"nothing")
-    with pytest.raises(UserError, match=rf"{weights}: (cannot be read|is damaged)"):
+    with pytest.raises(UserError, match=rf"{weights}: cannot be read"):
         Model.load(out)
 
 
