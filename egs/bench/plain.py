@@ -3,16 +3,18 @@
 
     python -m speechssl train CONFIG encoder.name=egs.bench.plain:PlainECAPA ...
 
-from the repository's root. Also the shortest example of an encoder of one's own: a class with `embedding_dim`
-that takes features (B, F, M) and valid frames (B,), or none, to embeddings (B, D).
+from the repository's root. Also the shortest example of an encoder of one's own: a subclass of
+`interfaces.Encoder` that takes features (B, F, M) and valid frames (B,), or none, to embeddings (B, D).
 """
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from speechssl.interfaces import Encoder
 
 
-class PlainECAPA(nn.Module):
+class PlainECAPA(Encoder):
     """`speechbrain.lobes.models.ECAPA_TDNN` with our settings; weights have the names of ours."""
 
     def __init__(self, mels: int, *, width: int = 512, embedding: int = 192) -> None:

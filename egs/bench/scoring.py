@@ -81,10 +81,10 @@ def main() -> None:
             args.clusters, n_init=1, max_iter=10, batch_size=4096, random_state=0
         ).fit_predict(rows)
 
-    mine = SphericalKMeans(clusters=args.clusters, iterations=10)
+    mine = SphericalKMeans(n_clusters=args.clusters, max_iter=10)
 
     def without_faiss() -> None:
-        with patch.object(kmeans, "_faiss", lambda: None):
+        with patch.object(kmeans, "faiss_if_installed", lambda: None):
             mine.fit_predict(data)
 
     candidates: dict[str, Callable[[], object]] = {"scikit-learn MiniBatchKMeans": theirs}

@@ -4,9 +4,9 @@
 | name                        | what                                                                        |
 |-----------------------------|-----------------------------------------------------------------------------|
 | `features`                  | mean and deviation over frames of the log-mels that the encoder hears       |
-| those of `encoder.layers()` | the same statistics of what that block or stage gives                       |
+| of `encoder.frame_layers()` | the same statistics of what that block or stage gives                       |
 | `pooled`                    | the encoder's own pooling, before the affine layers                         |
-| those of `encoder.AFFINE`   | after that layer; the last one is the embedding                             |
+| of `encoder.affine_layers()`| after that layer; the last one is the embedding                             |
 | `embedding`                 | what the encoder gives (the default)                                        |
 
 Statistics are over an utterance's valid frames: a padded batch gives what the utterance gives
@@ -18,24 +18,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from speechssl.errors import UserError
+from speechssl.interfaces import Encoder
 from speechssl.nn.frames import Frames
 from speechssl.nn.pooling import statistics
 
 EMBEDDING, FEATURES, POOLED = "embedding", "features", "pooled"
 
 
-def layer_names(encoder: nn.Module) -> list[str]:
+def layer_names(encoder: Encoder) -> list[str]:
     """Names of the layers of an encoder, from the first to the embedding."""
-    affine = _affine(encoder)
-    return [FEATURES, *_blocks(encoder), *([POOLED] if affine else []), *affine[:-1], EMBEDDING]
+    affine = list(encoder.affine_layers())
+    pooled = [POOLED] if affine else []
+    return [FEATURES, *encoder.frame_layers(), *pooled, *affine[:-1], EMBEDDING]
 
 
-def encode_layer(
-    encoder: nn.Module, features: Tensor, lengths: Tensor | None, layer: str
-) -> Tensor:
+def encode_layer(encoder: Encoder, features: Tensor, lengths: Tensor | None, layer: str) -> Tensor:
     """(B, D) float32 of a layer, for `features` (B, F, M) of which `lengths` (B,) frames are valid.
 
     Raises:
@@ -51,16 +51,16 @@ def encode_layer(
             features, Frames(features.shape[0], features.shape[1], lengths, features.device)
         )
     found: list[Tensor] = []
-    blocks = _blocks(encoder)
+    blocks = encoder.frame_layers()
     if layer == POOLED:
-        first = getattr(encoder, _affine(encoder)[0])
+        first = next(iter(encoder.affine_layers().values()))
         hook = first.register_forward_pre_hook(lambda _module, inputs: found.append(inputs[0]))
     elif layer in blocks:
         hook = blocks[layer].register_forward_hook(
             lambda _module, inputs, output: found.append(_over_frames(inputs, output))
         )
     else:
-        hook = getattr(encoder, layer).register_forward_hook(
+        hook = encoder.affine_layers()[layer].register_forward_hook(
             lambda _m, _i, output: found.append(output)
         )
     try:
@@ -68,15 +68,6 @@ def encode_layer(
     finally:
         hook.remove()
     return found[0].float()
-
-
-def _blocks(encoder: nn.Module) -> dict[str, nn.Module]:
-    layers = getattr(encoder, "layers", None)
-    return {} if layers is None else layers()
-
-
-def _affine(encoder: nn.Module) -> list[str]:
-    return list(getattr(encoder, "AFFINE", ()))
 
 
 def _over_frames(inputs: tuple[Any, ...], output: Any) -> Tensor:

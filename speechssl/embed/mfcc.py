@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from speechssl.interfaces import Encoder
 from speechssl.model import Model
 from speechssl.nn.frames import Frames
 from speechssl.nn.pooling import statistics
@@ -19,12 +20,11 @@ from speechssl.nn.pooling import statistics
 NAME = "mfcc"
 
 
-class Cepstra(nn.Module):
+class Cepstra(Encoder):
     """An encoder that learns nothing: statistics (B, 2 x `cepstra`) of the cosine transform of
     log-mels.
     """
 
-    AFFINE = ()
     basis: Tensor
 
     def __init__(self, mels: int, *, cepstra: int = 20) -> None:
@@ -45,4 +45,4 @@ class Cepstra(nn.Module):
 
 def mfcc_model() -> Model:
     """The model that `mfcc` stands for."""
-    return Model({"mels": 40, "normalise": "none"}, {"name": f"{__name__}:{Cepstra.__name__}"})
+    return Model({"n_mels": 40, "normalise": "none"}, {"name": f"{__name__}:{Cepstra.__name__}"})

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from speechssl.errors import UserError
+from speechssl.interfaces import Encoder
 from speechssl.nn.batch_norm import BatchNorm
 from speechssl.nn.convolution import TDNN, Convolution
 from speechssl.nn.frames import Frames
@@ -92,7 +93,7 @@ class SERes2Net(nn.Module):
         return torch.addcmul(x, y, self.se_block(y, frames))
 
 
-class ECAPA(nn.Module):
+class ECAPA(Encoder):
     """ECAPA-TDNN encoder: frames of features to one embedding an utterance.
 
     `mels` is the number of features a frame. `width` channels run through the blocks and `mfa`
@@ -102,9 +103,6 @@ class ECAPA(nn.Module):
     attention (with the utterance's mean and deviation as `global_context`) or plain statistics.
     `dim` is the embedding's size.
     """
-
-    AFFINE = ("asp_bn", "fc")
-    """The layers after pooling, which fine-tuning trains first."""
 
     def __init__(
         self,
@@ -136,10 +134,17 @@ class ECAPA(nn.Module):
         self.asp_bn = BatchNorm(2 * mfa)
         self.fc = Convolution(2 * mfa, embedding)
 
-    def layers(self) -> dict[str, nn.Module]:
-        """The parts before pooling whose frames can be looked at, from the first on."""
-        blocks = {f"block{number}": block for number, block in enumerate(self.blocks)}
-        return {**blocks, "mfa": self.mfa}
+    def frame_layers(self) -> dict[str, nn.Module]:
+        """Return the blocks and the feature aggregation; each gives (B, F, C)."""
+        layers: dict[str, nn.Module] = {}
+        for number, block in enumerate(self.blocks):
+            layers[f"block{number}"] = block
+        layers["mfa"] = self.mfa
+        return layers
+
+    def affine_layers(self) -> dict[str, nn.Module]:
+        """Return the batch norm of the pooled statistics and the last layer."""
+        return {"asp_bn": self.asp_bn, "fc": self.fc}
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Embed `features` (B, F, mels), of which `lengths` (B,) frames are valid (None: all): (B,

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechssl.errors import UserError
+from speechssl.interfaces import Encoder
 from speechssl.nn.batch_norm import normalise
 from speechssl.nn.frames import Frames, precise
 from speechssl.nn.pooling import statistics
@@ -153,7 +154,7 @@ class Attention(nn.Sequential):
         )
 
 
-class ResNet(nn.Module):
+class ResNet(Encoder):
     """ResNet encoder over time and frequency: frames of features to one embedding an utterance.
 
     `mels` is the number of features a frame. `blocks` a stage (four stages; [3, 4, 6, 3] is
@@ -162,9 +163,6 @@ class ResNet(nn.Module):
     `pooling` is attention with `attention` bottleneck channels, or plain statistics. `dim` is the
     embedding's size.
     """
-
-    AFFINE = ("norm_stats", "fc_embed", "norm_embed")
-    """The layers after pooling, which fine-tuning trains first."""
 
     def __init__(
         self,
@@ -207,10 +205,22 @@ class ResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def layers(self) -> dict[str, nn.Module]:
-        """The last block of each stage, whose maps can be looked at, from the first on."""
-        stages = (self.layer1, self.layer2, self.layer3, self.layer4)
-        return {f"layer{number}": stage[-1] for number, stage in enumerate(stages, start=1)}
+    def frame_layers(self) -> dict[str, nn.Module]:
+        """Return the last block of each stage; each gives maps (B, F, M, C) and their `Frames`."""
+        return {
+            "layer1": self.layer1[-1],
+            "layer2": self.layer2[-1],
+            "layer3": self.layer3[-1],
+            "layer4": self.layer4[-1],
+        }
+
+    def affine_layers(self) -> dict[str, nn.Module]:
+        """Return the batch norms before and after the last linear layer, and that layer."""
+        return {
+            "norm_stats": self.norm_stats,
+            "fc_embed": self.fc_embed,
+            "norm_embed": self.norm_embed,
+        }
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Embed `features` (B, F, mels), of which `lengths` (B,) frames are valid (None: all): (B,

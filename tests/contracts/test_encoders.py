@@ -130,5 +130,5 @@ def test_an_unknown_setting_is_refused(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_what_comes_after_pooling_is_named(name):
     encoder = make(name)
-    assert encoder.AFFINE
-    assert all(list(getattr(encoder, part).parameters()) for part in encoder.AFFINE)
+    assert encoder.affine_layers()
+    assert all(list(layer.parameters()) for layer in encoder.affine_layers().values())

@@ -44,7 +44,7 @@ NAMES = {
 def settled(kind):
     """A model in evaluation whose BatchNorm statistics are not those of the start."""
     torch.manual_seed(0)
-    model = Model({"mels": 24}, ENCODERS[kind])
+    model = Model({"n_mels": 24}, ENCODERS[kind])
     for module in model.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.running_mean.normal_(0.0, 0.2)
@@ -90,7 +90,7 @@ def test_statistics_are_the_mean_and_deviation_over_valid_frames():
     valid = x[0, :30].numpy()
     np.testing.assert_allclose(found, np.r_[valid.mean(0), valid.std(0)], atol=1e-6)
     kept = []
-    hook = encoder.layers()["block2"].register_forward_hook(
+    hook = encoder.frame_layers()["block2"].register_forward_hook(
         lambda _m, _i, output: kept.append(output)
     )
     encoder(x)

@@ -8,16 +8,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from speechssl.errors import UserError
-from speechssl.interfaces import Progress, Views
+from speechssl.interfaces import Encoder, Progress, Views
 from speechssl.losses.margin import aam_logits, centre_cosines, dynamic_gate
 from speechssl.methods.aam_softmax import AAMSoftmax
 
 
-class Plain(nn.Module):
+class Plain(Encoder):
     """Features are embeddings: (B, 1, D) -> (B, D)."""
 
     embedding_dim = 2
-    AFFINE = ("fc",)
 
     def __init__(self):
         super().__init__()
@@ -28,6 +27,9 @@ class Plain(nn.Module):
 
     def forward(self, features, lengths=None):
         return self.fc(self.first(features[:, 0]))
+
+    def affine_layers(self):
+        return {"fc": self.fc}
 
 
 def make(labels, **settings):

@@ -29,7 +29,7 @@ def test_swav_with_constant_scores_has_ln_k():
 
 
 def test_swavs_prototypes_have_unit_length_and_stand_still_at_the_start():
-    method = make("swav", freeze=0.1)
+    method = make("swav", freeze_prototypes=0.1)
     with torch.no_grad():
         method.prototypes.mul_(3)
     method(views(), at(0)).loss.backward()
@@ -42,7 +42,7 @@ def test_swavs_prototypes_have_unit_length_and_stand_still_at_the_start():
 
 
 def test_swavs_queue_joins_once_it_is_full_and_keeps_the_newest():
-    method = make("swav", queue=16, queue_start=0.2)
+    method = make("swav", queue_size=16, queue_start=0.2)
     method(views(), at(0))
     assert int(method.filled) == 0
     method(views(), at(20))
@@ -55,7 +55,7 @@ def test_swavs_queue_joins_once_it_is_full_and_keeps_the_newest():
 
 
 def test_mocos_queue_is_a_ring_of_the_newest_keys():
-    method = make("moco", queue=24)
+    method = make("moco", queue_size=24)
     before = method.queue.clone()
     method(views(), at(0))  # two long views of eight utterances
     assert int(method.place) == 16 and torch.equal(method.queue[16:], before[16:])
@@ -98,6 +98,7 @@ def test_c3_goes_over_to_dino_from_the_moving_average():
     method = make("c3_dino", switch=0.5)
     average = {k: v.clone() for k, v in method.moco.teacher["encoder"].state_dict().items()}
     assert method.encoder is method.moco.encoder
+    assert list(method.networks()) == ["student", "teacher"]
     method(views(), at(49)).loss.backward()
     assert int(method.switched) == -1
     average = {k: v.clone() for k, v in method.moco.teacher["encoder"].state_dict().items()}
@@ -107,6 +108,10 @@ def test_c3_goes_over_to_dino_from_the_moving_average():
         for key, value in network["encoder"].state_dict().items():
             assert torch.equal(value, average[key]), key
     assert method.encoder is method.dino.encoder
+    networks = method.networks()
+    assert networks["student"] is method.dino.student["encoder"]
+    assert networks["teacher"] is method.dino.teacher["encoder"]
+    assert networks["moco.teacher"] is method.moco.encoder
     assert method._dino_progress(at(75)).fraction == pytest.approx(0.5)
 
 
@@ -143,5 +148,5 @@ def test_dimcl_goes_with_any_method(base):
 
 
 def test_dimcl_refuses_a_base_of_one_view():
-    with pytest.raises(UserError, match="dimcl: base: it needs two views"):
+    with pytest.raises(UserError, match="dimcl: base must compare two views"):
         make("dimcl", base={"name": "aam_softmax"})

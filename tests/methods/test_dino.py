@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from speechssl.errors import UserError
-from speechssl.interfaces import Progress, Views
+from speechssl.interfaces import Encoder, Progress, Views
 from speechssl.methods.dino import Dino
 
 B, FRAMES, MELS = 4, 10, 6
@@ -19,7 +19,7 @@ SMALL = {"prototypes": 8, "layers": 2, "hidden": 12, "bottleneck": 5}
 START = Progress(0, 100, 10)
 
 
-class Toy(nn.Module):
+class Toy(Encoder):
     """Mean over frames, then two layers with a BatchNorm; remembers the shapes that it was
     given.
     """
@@ -142,9 +142,9 @@ def test_targets_get_no_gradient_and_every_student_parameter_does():
     assert not any(value.requires_grad for value in output.scalars.values())
 
 
-@pytest.mark.parametrize("frozen_gain", [True, False])
-def test_the_last_layer_is_bit_identical_during_the_first_epoch(frozen_gain):
-    method = make(frozen_gain=frozen_gain, freeze_last_layer=1.0)
+@pytest.mark.parametrize("norm_last_layer", [True, False])
+def test_the_last_layer_is_bit_identical_during_the_first_epoch(norm_last_layer):
+    method = make(norm_last_layer=norm_last_layer, freeze_last_layer=1.0)
     optimizer = torch.optim.AdamW(
         [p for p in method.parameters() if p.requires_grad], lr=0.1, weight_decay=0.5
     )
@@ -157,7 +157,7 @@ def test_the_last_layer_is_bit_identical_during_the_first_epoch(frozen_gain):
     assert not torch.equal(head.mlp[0].weight, other)
     step(method, optimizer, views(), Progress(10, 100, 10))
     assert not torch.equal(head.weight_v, before[0])
-    assert torch.equal(head.weight_g, before[1]) == frozen_gain
+    assert torch.equal(head.weight_g, before[1]) == norm_last_layer
 
 
 def test_the_teacher_is_the_closed_form_moving_average():

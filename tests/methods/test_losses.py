@@ -246,6 +246,18 @@ def test_a_copy_of_the_anchor_in_the_queue_is_left_out():
     assert not collision_weights(q.requires_grad_(), with_copy, 0.9, True).requires_grad
 
 
+def test_a_query_whose_keys_are_all_left_out_has_no_loss_and_no_gradient():
+    query = F.normalize(z_of(3, 4), dim=1).requires_grad_()
+    queue = F.normalize(z_of(20, 4, seed=2), dim=1)
+    weights = torch.ones(3, 20)
+    weights[0] = 0
+    loss = moco_loss(query, query.detach(), queue, 0.1, weights)
+    loss.backward()
+    others = moco_loss(query[1:], query[1:].detach(), queue, 0.1)
+    torch.testing.assert_close(loss, others * 2 / 3)
+    assert (query.grad[0] == 0).all() and query.grad[1:].abs().sum() > 0
+
+
 def test_reweighting_keeps_the_mean_at_one():
     q, queue = F.normalize(z_of(6, 4), dim=1), F.normalize(z_of(50, 4, seed=2), dim=1)
     weights = collision_weights(q, queue, 0.7, True)
