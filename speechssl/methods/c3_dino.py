@@ -241,7 +241,7 @@ class C3Dino(Method):
             self._switch(progress.step)
         output: Output
         if self.in_second_stage:
-            output = self.dino(views, self._dino_progress(progress))
+            output = self.dino(views, self.dino_progress(progress))
             idle = self.moco.net["projector"]
         else:
             output = self._contrastive(views, progress)
@@ -280,7 +280,7 @@ class C3Dino(Method):
         self.dino.teacher["head"].load_state_dict(self.dino.student["head"].state_dict())
         self.switched.fill_(step)
 
-    def _dino_progress(self, progress: Progress) -> Progress:
+    def dino_progress(self, progress: Progress) -> Progress:
         """Return where the second stage stands, which began at the switch."""
         begun = int(self.switched)
         return progress._replace(step=progress.step - begun, steps=max(1, progress.steps - begun))
@@ -288,12 +288,12 @@ class C3Dino(Method):
     def after_backward(self, progress: Progress) -> None:
         """Call DINO's hook in the second stage."""
         if self.in_second_stage:
-            self.dino.after_backward(self._dino_progress(progress))
+            self.dino.after_backward(self.dino_progress(progress))
 
     def after_step(self, progress: Progress) -> None:
         """Move the teacher of the current stage."""
         if self.in_second_stage:
-            self.dino.after_step(self._dino_progress(progress))
+            self.dino.after_step(self.dino_progress(progress))
         else:
             self.moco.after_step(progress)
 
