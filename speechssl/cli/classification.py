@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from speechssl.cli import flags
 from speechssl.errors import UserError
 
 
@@ -15,29 +16,8 @@ def arguments(task: argparse.ArgumentParser) -> None:
     task.add_argument(
         "embeddings", metavar="EMB", help="the file that `speechssl embed --out` wrote"
     )
-    task.add_argument(
-        "--labels", required=True, type=Path, metavar="UTT2LABEL", help="such as DIR/utt2emotion"
-    )
-    task.add_argument(
-        "--groups",
-        required=True,
-        type=Path,
-        metavar="UTT2SPK",
-        help="no group is in two folds (speakers)",
-    )
-    task.add_argument(
-        "--folds",
-        default="5",
-        metavar="N|FILE",
-        help="how many (default: 5), 0 for a fold each group, or lines `utterance fold`",
-    )
-    task.add_argument(
-        "--test-folds",
-        nargs="+",
-        default=(),
-        metavar="FOLD",
-        help="test on these only, trained on the others (default: each fold in turn)",
-    )
+    flags.add_labels(task)
+    flags.add_folds(task)
     task.add_argument(
         "--beside",
         nargs="+",
@@ -51,14 +31,9 @@ def arguments(task: argparse.ArgumentParser) -> None:
     task.add_argument(
         "--classifier", default="logistic", help="logistic (default), svm, knn, lda or mlp"
     )
-    task.add_argument(
-        "--class-weight",
-        choices=("balanced", "none"),
-        default="balanced",
-        help="balanced: classes weigh alike in training (logistic, svm; the others cannot)",
-    )
-    task.add_argument("--replicates", type=int, default=1000, help="bootstrap resamples of groups")
-    task.add_argument("--seed", type=int, default=0)
+    flags.add_class_weight(task)
+    flags.add_replicates(task)
+    flags.add_seed(task)
     task.add_argument("--model", help="written into the results: whose embeddings these are")
     task.add_argument(
         "--out", type=Path, metavar="DIR", help="for results.json, predictions and the plot"
@@ -82,7 +57,10 @@ def run(args: argparse.Namespace) -> None:
     }
     others = dict(_named(word) for word in args.beside)
     measured = classify.evaluate(
-        *read_vectors(args.embeddings), folds=folds_of(args.folds), model=args.model, **options
+        *read_vectors(args.embeddings),
+        folds=flags.read_folds(args.folds),
+        model=args.model,
+        **options,
     )
     if others:
         measured.results["beside"] = {
@@ -111,13 +89,6 @@ def _named(word: str) -> tuple[str, str]:
     if not name or not file:
         raise UserError(f"--beside {word}: give NAME=FILE, such as untrained=untrained.npz")
     return name, file
-
-
-def folds_of(word: str) -> int | dict[str, str]:
-    """``--folds``: how many, or the table that a file holds."""
-    from speechssl.data.kaldi import read_values
-
-    return int(word) if word.isdigit() else read_values(Path(word), "fold")
 
 
 def _text(results: Mapping[str, Any]) -> str:

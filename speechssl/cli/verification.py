@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechssl.cli import classification
+from speechssl.cli import classification, flags
 from speechssl.errors import UserError, writing
 
 if TYPE_CHECKING:
@@ -167,24 +167,19 @@ def _search(arguments: argparse.Namespace) -> Iterator[str]:
 def evaluate_arguments(sub: argparse.ArgumentParser) -> None:
     """Arguments of ``evaluate TASK``."""
     tasks = sub.add_subparsers(dest="task", required=True, metavar="TASK")
-    other = tasks.add_parser(
-        "classification", help="F1 of a probe on labels, with speaker-disjoint folds"
-    )
+    text = "F1 of a probe on labels, with speaker-disjoint folds"
+    other = tasks.add_parser("classification", help=text, description=text)
     other.set_defaults(run=classification.run)
     classification.arguments(other)
-    task = tasks.add_parser("verification", help="EER and minDCF of a trial list, by cosine scores")
+    text = "EER and minDCF of a trial list, by cosine scores"
+    task = tasks.add_parser("verification", help=text, description=text)
     _scoring_arguments(task)
     task.add_argument("--trials", required=True, **_TRIALS)
     task.add_argument(
         "--speakers", type=Path, metavar="UTT2SPK", help="resample these speakers for the intervals"
     )
-    task.add_argument(
-        "--replicates",
-        type=int,
-        default=1000,
-        help="bootstrap resamples; 0 for none (default: 1000)",
-    )
-    task.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    flags.add_replicates(task)
+    flags.add_seed(task)
     task.add_argument(
         "--split",
         type=Path,

@@ -101,7 +101,7 @@ class Embedder:
         return cls(load_model(folder, network), device, precision, **settings)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model (config.yaml, weights.pt) into `folder`, for `from_pretrained`."""
+        """Write the model (config.yaml, weights.safetensors) into `folder`, for `from_pretrained`."""
         self.model.save(folder)
 
     @property
@@ -112,7 +112,7 @@ class Embedder:
     @property
     def rate(self) -> int:
         """Sampling rate at which the model hears, Hz; everything else is resampled to it."""
-        return self.model.rate
+        return self.model.sample_rate
 
     def embed(
         self, source: str | os.PathLike[str] | npt.ArrayLike, rate: int | None = None

@@ -45,4 +45,4 @@ class Cepstra(Encoder):
 
 def mfcc_model() -> Model:
     """The model that `mfcc` stands for."""
-    return Model({"mels": 40, "normalise": "none"}, {"name": f"{__name__}:{Cepstra.__name__}"})
+    return Model({"n_mels": 40, "normalise": "none"}, {"name": f"{__name__}:{Cepstra.__name__}"})

@@ -40,7 +40,7 @@ def load_model(source: str | Path, network: str | None = None) -> Model:
     weights = _weights(state["method"], network)
     written = config.read(run / CONFIG)
     about = {"method": written["method"]["name"], "step": state["step"], "network": network}
-    model = Model(written["features"], written["encoder"], about)
+    model = Model.from_config(written, about)
     model.encoder.load_state_dict(weights)
     return model.eval()
 

@@ -81,7 +81,7 @@ def write(model: Model, out: Path) -> None:
     card = _CARD.format(
         name=out.resolve().name,
         encoder=model.settings["encoder"]["name"],
-        rate=model.rate,
+        rate=model.sample_rate,
         dim=model.dim,
         parameters=sum(p.numel() for p in model.encoder.parameters()) / 1e6,
         version=speechssl.__version__,

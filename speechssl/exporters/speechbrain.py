@@ -69,17 +69,24 @@ class _Normalise(nn.Module):
 def write(model: Model, out: Path) -> None:
     """Write hyperparams.yaml, embedding_model.ckpt, features.pt and normalise.pt into OUT.
 
-    Raises UserError if SpeechBrain has no counterpart of the encoder.
+    Raises UserError if SpeechBrain has no counterpart of the encoder or takes another front end.
     """
-    lobe, settings = _lobe(model.settings["encoder"], int(model.settings["features"]["mels"]))
+    front_end = model.front_end
+    if not isinstance(front_end, LogMel):
+        name = model.settings["features"]["name"]
+        raise UserError(
+            f"export: SpeechBrain takes log-mels and not the front end {name!r}; export to"
+            " torchscript or onnx"
+        )
+    lobe, settings = _lobe(model.settings["encoder"], front_end.dim)
     waves = example(model, 2.0)
-    spectra = Spectra(model.features).eval()
+    spectra = Spectra(front_end).eval()
     traced(spectra, waves).save(str(out / "features.pt"))
-    normalise = traced(_Normalise(model.features), spectra(waves), torch.tensor([1.0, 0.6]))
+    normalise = traced(_Normalise(front_end), spectra(waves), torch.tensor([1.0, 0.6]))
     normalise.save(str(out / "normalise.pt"))
     torch.save(model.encoder.state_dict(), out / "embedding_model.ckpt")
     lines = "\n".join(f"    {name}: {value}" for name, value in settings.items())
-    text = _HYPERPARAMS.format(out=out.resolve(), rate=model.rate, lobe=lobe, settings=lines)
+    text = _HYPERPARAMS.format(out=out.resolve(), rate=model.sample_rate, lobe=lobe, settings=lines)
     (out / "hyperparams.yaml").write_text(text, encoding="utf-8")
     from speechbrain.inference.classifiers import EncoderClassifier
 

@@ -1,8 +1,8 @@
 """The model as other runtimes take it: waveforms in, embeddings out, spectra as products with
     sinusoids.
 
-Not every runtime has an FFT; all of them have convolutions. The features are otherwise `LogMel`'s
-own.
+Not every runtime has an FFT; all of them have convolutions. Log-mels are otherwise computed as
+`LogMel` does; other front ends are exported as they are.
 """
 
 from __future__ import annotations
@@ -32,13 +32,17 @@ class Spectra(nn.Module):
 
     def __init__(self, features: LogMel) -> None:
         super().__init__()
-        time = torch.arange(features.window, dtype=torch.float64)
+        time = torch.arange(features.win_length, dtype=torch.float64)
         bins = torch.arange(features.n_fft // 2 + 1, dtype=torch.float64)
         angle = 2 * math.pi / features.n_fft * bins[:, None] * time
-        waves = torch.cat([angle.cos(), angle.sin()]) * features.window_shape.double()
+        waves = torch.cat([angle.cos(), angle.sin()]) * features.window.double()
         self.register_buffer("kernel", waves.float()[:, None])
         self.register_buffer("filters", features.filters.clone())
-        self.preemphasis, self.floor, self.hop = features.preemphasis, features.floor, features.hop
+        self.preemphasis, self.floor, self.hop = (
+            features.preemphasis,
+            features.floor,
+            features.hop_length,
+        )
 
     def forward(self, waves: Tensor) -> Tensor:
         if self.preemphasis:
@@ -56,20 +60,22 @@ class Waveforms(nn.Module):
 
     def __init__(self, model: Model) -> None:
         super().__init__()
-        self.spectra, self.features, self.encoder = (
-            Spectra(model.features),
-            model.features,
-            model.encoder,
-        )
+        self.front_end = model.front_end
+        self.spectra = Spectra(model.front_end) if isinstance(model.front_end, LogMel) else None
+        self.encoder = model.encoder
 
     def forward(self, waves: Tensor) -> Tensor:
-        return cast(Tensor, self.encoder(self.features.normalised(self.spectra(waves))))
+        if isinstance(self.front_end, LogMel) and self.spectra is not None:
+            features = self.front_end.normalised(self.spectra(waves))
+        else:
+            features, _ = self.front_end(waves)
+        return cast(Tensor, self.encoder(features))
 
 
 def example(model: Model, seconds: float, batch: int = 2) -> Tensor:
     """(batch, seconds * rate) noise whose level rises and falls, the same each time."""
     generator = torch.Generator().manual_seed(0)
-    samples = round(seconds * model.rate)
+    samples = round(seconds * model.sample_rate)
     swell = torch.linspace(0, 9, samples).sin() + 1.1
     return 0.05 * swell * torch.randn(batch, samples, generator=generator)
 

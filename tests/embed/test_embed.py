@@ -32,7 +32,7 @@ ENCODERS = {
 def make_embedder(encoder: str = "ecapa", **settings) -> Embedder:
     """Random weights, and batch norms with statistics that are not the identity."""
     torch.manual_seed(0)
-    model = Model({"mels": 40}, ENCODERS[encoder])
+    model = Model({"n_mels": 40}, ENCODERS[encoder])
     for module in model.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.running_mean.normal_(0.0, 0.2)

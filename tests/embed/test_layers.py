@@ -44,7 +44,7 @@ NAMES = {
 def settled(kind):
     """A model in evaluation whose BatchNorm statistics are not those of the start."""
     torch.manual_seed(0)
-    model = Model({"mels": 24}, ENCODERS[kind])
+    model = Model({"n_mels": 24}, ENCODERS[kind])
     for module in model.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.running_mean.normal_(0.0, 0.2)

@@ -87,7 +87,7 @@ def world(tmp_path_factory):
     soundfile.write(folder / "audio" / "short.wav", 0.1 * rng.standard_normal(4000), 16000)
     for seed, name in enumerate(("run/model", "run/untrained", "other")):
         torch.manual_seed(seed)
-        Model({"mels": 24}, {"name": "ecapa", "width": 16, "scale": 2, "embedding": 8}).save(
+        Model({"n_mels": 24}, {"name": "ecapa", "width": 16, "scale": 2, "embedding": 8}).save(
             folder / name
         )
     return folder
@@ -133,7 +133,7 @@ def test_diagnose_ranks_models_on_the_same_crops(world, tmp_path, capsys):
         (["nowhere.npz"], "diagnose: give an embeddings file, or a model folder"),
         (["{w}/other", "{w}/audio", "{w}/audio"], "several models need --rank"),
         (["--rank", "{w}/other", "{w}/audio"], "--rank orders two or more models"),
-        (["{w}/other", "{w}/audio", "--views", "1"], "--views of 2 or more"),
+        (["{w}/other", "{w}/audio", "--views", "1"], "--views at least 2"),
         (["{w}/other", "{w}/nothing"], "no such file or folder"),
         (["{w}/audio", "{w}/audio"], "holds no config.yaml"),
     ],
