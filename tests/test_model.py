@@ -7,7 +7,7 @@ from speechssl.errors import UserError
 from speechssl.model import CONFIG, WEIGHTS, Model
 
 ENCODERS = {
-    "ecapa": {"name": "ecapa", "width": 32, "embedding": 24},
+    "ecapa": {"name": "ecapa", "width": 32, "embedding_dim": 24},
     "resnet": {"name": "resnet", "width": 4},
 }
 

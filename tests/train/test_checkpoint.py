@@ -12,7 +12,14 @@ from speechssl.errors import UserError
 from speechssl.model import CONFIG, Model, load_state
 from speechssl.train import checkpoint
 
-ENCODER = {"name": "ecapa", "width": 8, "scale": 2, "embedding": 4, "attention": 4, "se": 4}
+ENCODER = {
+    "name": "ecapa",
+    "width": 8,
+    "scale": 2,
+    "embedding_dim": 4,
+    "attention_channels": 4,
+    "se_channels": 4,
+}
 
 
 def in_a_child(function):
