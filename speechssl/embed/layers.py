@@ -47,9 +47,7 @@ def encode_layer(encoder: Encoder, features: Tensor, lengths: Tensor | None, lay
     if layer not in known:
         raise UserError(f"embed: no layer {layer!r} in this encoder; it has {', '.join(known)}")
     if layer == FEATURES:
-        return statistics(
-            features, Frames(features.shape[0], features.shape[1], lengths, features.device)
-        )
+        return statistics(features, Frames.of(features, lengths))
     found: list[Tensor] = []
     blocks = encoder.frame_layers()
     if layer == POOLED:

@@ -27,19 +27,19 @@ class Cepstra(Encoder):
 
     basis: Tensor
 
-    def __init__(self, mels: int, *, cepstra: int = 20) -> None:
+    def __init__(self, input_dim: int, *, cepstra: int = 20) -> None:
         super().__init__()
         self.embedding_dim = 2 * cepstra
-        angle = math.pi / mels * (torch.arange(mels, dtype=torch.float64)[:, None] + 0.5)
-        basis = (angle * torch.arange(cepstra)).cos() * math.sqrt(2 / mels)
+        angle = math.pi / input_dim * (torch.arange(input_dim, dtype=torch.float64)[:, None] + 0.5)
+        basis = (angle * torch.arange(cepstra)).cos() * math.sqrt(2 / input_dim)
         basis[:, 0] /= math.sqrt(2)
         self.register_buffer("basis", basis.float(), persistent=False)
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Statistics (B, D) of `features` (B, F, mels), of which `lengths` (B,) frames are
+        """Statistics (B, D) of `features` (B, F, input_dim), of which `lengths` (B,) frames are
         valid.
         """
-        frames = Frames(features.shape[0], features.shape[1], lengths, features.device)
+        frames = Frames.of(features, lengths)
         return statistics(features @ self.basis, frames)
 
 

@@ -97,24 +97,24 @@ def write(model: Model, out: Path) -> None:
 def _lobe(encoder: Mapping[str, Any], mels: int) -> tuple[str, dict[str, Any]]:
     """SpeechBrain's class for an encoder, and its arguments; UserError if there is none."""
     if encoder["name"] == "ecapa" and encoder["pooling"] == "attentive":
-        width, mfa = encoder["width"], encoder["mfa"] or 3 * encoder["width"]
+        width, mfa = encoder["width"], encoder["mfa_channels"] or 3 * encoder["width"]
         return "speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN", {
             "input_size": mels,
-            "channels": [width] * (len(encoder["kernels"]) - 1) + [mfa],
-            "kernel_sizes": list(encoder["kernels"]),
+            "channels": [width] * (len(encoder["kernel_sizes"]) - 1) + [mfa],
+            "kernel_sizes": list(encoder["kernel_sizes"]),
             "dilations": list(encoder["dilations"]),
-            "attention_channels": encoder["attention"],
+            "attention_channels": encoder["attention_channels"],
             "res2net_scale": encoder["scale"],
-            "se_channels": encoder["se"],
+            "se_channels": encoder["se_channels"],
             "global_context": encoder["global_context"],
-            "groups": [1] * len(encoder["kernels"]),
-            "lin_neurons": encoder["embedding"],
+            "groups": [1] * len(encoder["kernel_sizes"]),
+            "lin_neurons": encoder["embedding_dim"],
         }
     fixed = {
-        "block": "preactivated",
-        "squeeze_excitation": 2,
+        "block_type": "preactivated",
+        "se_stages": 2,
         "pooling": "attentive",
-        "attention": 128,
+        "attention_channels": 128,
     }
     if encoder["name"] == "resnet" and all(encoder[key] == value for key, value in fixed.items()):
         width = encoder["width"]
@@ -122,7 +122,7 @@ def _lobe(encoder: Mapping[str, Any], mels: int) -> tuple[str, dict[str, Any]]:
             "input_size": mels,
             "channels": list(encoder["channels"] or [width, 2 * width, 4 * width, 8 * width]),
             "block_sizes": list(encoder["blocks"]),
-            "lin_neurons": encoder["embedding"],
+            "lin_neurons": encoder["embedding_dim"],
         }
     raise UserError(
         f"export: SpeechBrain has no counterpart of this {encoder['name']} (it has ecapa and"

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from speechssl.distributed import gather_without_gradient
 from speechssl.interfaces import Encoder, Method, Output, Progress, Views
-from speechssl.nn.closed_form import Correlation
+from speechssl.nn.correlation import Correlation
 from speechssl.nn.mlp import mlp
 from speechssl.nn.moving_average import cosine_schedule, ema_update, teacher_of
 from speechssl.nn.siamese import network, ordered_pairs, project

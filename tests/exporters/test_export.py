@@ -22,8 +22,15 @@ from speechssl.exporters.waveforms import Spectra, compare
 from speechssl.features.logmel import LogMel
 from speechssl.model import Model
 
-ECAPA = {"name": "ecapa", "width": 16, "embedding": 12, "scale": 2, "se": 8, "attention": 8}
-SMALL = {"kernels": [5, 3, 1], "dilations": [1, 2, 1]}
+ECAPA = {
+    "name": "ecapa",
+    "width": 16,
+    "embedding_dim": 12,
+    "scale": 2,
+    "se_channels": 8,
+    "attention_channels": 8,
+}
+SMALL = {"kernel_sizes": [5, 3, 1], "dilations": [1, 2, 1]}
 MODELS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "ecapa": ({}, ECAPA | SMALL),
     "sliding": (
@@ -34,15 +41,15 @@ MODELS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "none": ({"normalise": "none"}, ECAPA | SMALL | {"pooling": "statistics"}),
     "resnet": (
         {"n_mels": 40},
-        {"name": "resnet", "width": 4, "blocks": [1, 1, 1, 1], "embedding": 12},
+        {"name": "resnet", "width": 4, "blocks": [1, 1, 1, 1], "embedding_dim": 12},
     ),
     "light": (
         {"n_mels": 40},
         {
             "name": "resnet",
             "width": 4,
-            "block": "basic",
-            "squeeze_excitation": 0,
+            "block_type": "basic",
+            "se_stages": 0,
             "pooling": "statistics",
         },
     ),

@@ -111,7 +111,7 @@ def world(tmp_path_factory):
     soundfile.write(folder / "audio" / "short.wav", 0.1 * rng.standard_normal(4000), 16000)
     for seed, name in enumerate(("run/model", "run/untrained", "other")):
         torch.manual_seed(seed)
-        Model({"n_mels": 24}, {"name": "ecapa", "width": 16, "scale": 2, "embedding": 8}).save(
+        Model({"n_mels": 24}, {"name": "ecapa", "width": 16, "scale": 2, "embedding_dim": 8}).save(
             folder / name
         )
     return folder
