@@ -106,7 +106,7 @@ def test_torchscript(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     captured = capsys.readouterr()
     assert (
         captured.out == f"{out}\n"
-        and "embeddings as the model's, largest difference" in captured.err
+        and "embeddings equal the model's, largest difference" in captured.err
     )
     script = torch.jit.load(str(out / "model.pt"))
     agrees(model, lambda x: script(x).detach())
@@ -220,6 +220,12 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (line,) = capsys.readouterr().err.splitlines()
         assert words in line
     assert not (tmp_path / "out").exists()
+
+
+def test_the_model_in_a_run_folder_is_not_written_over(tmp_path: Path) -> None:
+    make("ecapa", tmp_path).rename(tmp_path / "model")
+    with pytest.raises(UserError, match="is the model itself"):
+        export(tmp_path, "torchscript", tmp_path / "model")
 
 
 def test_an_export_that_differs_is_refused(tmp_path: Path) -> None:
