@@ -9,7 +9,7 @@ from speechssl.interfaces import FrontEnd
 from speechssl.model import CONFIG, WEIGHTS, Model
 
 ENCODERS = {
-    "ecapa": {"name": "ecapa", "width": 32, "embedding": 24},
+    "ecapa": {"name": "ecapa", "width": 32, "embedding_dim": 24},
     "resnet": {"name": "resnet", "width": 4},
 }
 
@@ -174,7 +174,7 @@ def test_code_outside_the_package_needs_the_users_word(tmp_path, monkeypatch):
         "from speechssl.encoders.ecapa import ECAPA\nclass Mine(ECAPA):\n    pass\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    settings = {"name": "outside_encoder:Mine", "width": 32, "embedding": 24}
+    settings = {"name": "outside_encoder:Mine", "width": 32, "embedding_dim": 24}
     Model({}, settings).save(tmp_path / "model")  # what a user writes himself is built
     with pytest.raises(UserError, match="--allow-code outside_encoder"):
         Model.load(tmp_path / "model")

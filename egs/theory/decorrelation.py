@@ -2,9 +2,9 @@
 
     python egs/theory/decorrelation.py
 
-L = 1/2 E |P z1 - z2|^2 + mu |Cov(z) - I|_F^2, z = W (x + sigma n), gradient to both sides,
-descended on the exact expectation. With the predictor at its best, 1 / (1 + sigma^2), an eigenvalue
-of Cov ends at max(0, 1 - (1 - 1 / (1 + sigma^2)^2) / (4 mu)).
+L = 1/2 E |P z1 - z2|^2 + mu |Cov(z) - I|_F^2, z = W (x + sigma n), gradient to both
+sides, descended on the exact expectation. With the predictor at its best, 1 / (1 +
+sigma^2), an eigenvalue of Cov ends at max(0, 1 - (1 - 1 / (1 + sigma^2)^2) / (4 mu)).
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python egs/theory/dino.py [--out DIR]
 
-The mixture of network.py, an encoder 32-64 (LayerNorm, ReLU) -32, a head of 64 prototypes, two long
-and two local views, AdamW 1e-3, batch 64, 1,500 steps. Without the centre the teacher becomes
-one-hot (entropy 0); without sharpening it becomes flat (ln K = 4.159); in both cases the divergence
-of student and teacher is gone.
+The mixture of network.py, an encoder 32-64 (LayerNorm, ReLU) -32, a head of 64
+prototypes, two long and two local views, AdamW 1e-3, batch 64, 1,500 steps. Without the
+centre the teacher becomes one-hot (entropy 0); without sharpening it becomes flat (ln K
+= 4.159); in both cases the divergence of student and teacher is gone.
 """
 
 from __future__ import annotations

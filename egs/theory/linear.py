@@ -2,9 +2,10 @@
 
     python egs/theory/linear.py [--out DIR]
 
-x ~ N(0, I), views x + sigma n, a linear encoder W and predictor P, and the loss
-1/2 E |P W x1 - sg(W x2)|^2 with weight decay eta, descended on its exact expectation. With s an
-eigenvalue of W Wᵀ and p one of P (whose learning rate is a times the encoder's), theory says
+x ~ N(0, I), views x + sigma n, a linear encoder W and predictor P, and the loss 1/2 E
+|P W x1 - sg(W x2)|^2 with weight decay eta, descended on its exact expectation. With s
+an eigenvalue of W Wᵀ and p one of P (whose learning rate is a times the encoder's),
+theory says
 
     a s - p^2 decays as exp(-2 eta t), so s = p^2 / a in the end,
     p = [1 + sqrt(1 - 4 eta (1 + sigma^2))] / (2 (1 + sigma^2)),
@@ -51,7 +52,8 @@ def descend(
         steps: of gradient descent.
         ratio: a, the predictor's learning rate over the encoder's; 0 keeps P as it is.
         stop_gradient: false lets the gradient into the target as well.
-        predictor: P as a function of the correlation F of W x1, in place of learning it.
+        predictor: P as a function of the correlation F of W x1, in place of learning
+            it.
         momentum: of a moving-average target.
         watch: called before each update, with its number, W and P.
     """

@@ -2,10 +2,10 @@
 
     python egs/theory/network.py [--out DIR]
 
-1,024 points in R^32: the first 16 dimensions one of 8 class means plus noise, the last 16 nuisance
-that each view draws anew. Net 32-64 (BatchNorm, ReLU) -32, predictor 32-8 (BatchNorm, ReLU) -32,
-SGD 0.05, momentum 0.9, batch 64, own network as target. The losses, predictors and figures are the
-package's.
+1,024 points in R^32: the first 16 dimensions one of 8 class means plus noise, the last
+16 nuisance that each view draws anew. Net 32-64 (BatchNorm, ReLU) -32, predictor 32-8
+(BatchNorm, ReLU) -32, SGD 0.05, momentum 0.9, batch 64, own network as target. The
+losses, predictors and figures are the package's.
 """
 
 from __future__ import annotations

@@ -2,11 +2,12 @@
 
     python egs/theory/uniformity.py
 
-methods/README.md 4.2 to 4.4. U = |E n(z)|^2 and its rate per step in feature space, on points
-around a common direction: z = n(kappa mu + x), views n(z + noise y) with x, y standard normal over
-sqrt(D). Without predictor the rate is close to 2 (1 - c) U, c the mean cosine of two views: every
-mean grows. A spectral predictor aligned with F turns it around when the mean dominates; its inverse
-makes it worse than none. The definitions are working ones, inspired by Wang Y. et al. 2022.
+methods/README.md 4.2 to 4.4. U = |E n(z)|^2 and its rate per step in feature space, on
+points around a common direction: z = n(kappa mu + x), views n(z + noise y) with x, y
+standard normal over sqrt(D). Without predictor the rate is close to 2 (1 - c) U, c the
+mean cosine of two views: every mean grows. A spectral predictor aligned with F turns it
+around when the mean dominates; its inverse makes it worse than none. The definitions
+are working ones, inspired by Wang Y. et al. 2022.
 """
 
 from __future__ import annotations

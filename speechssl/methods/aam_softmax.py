@@ -1,21 +1,23 @@
 """AAM-softmax on pseudo-labels: an encoder learns the clusters of an earlier one.
 
-The second stage of Cho et al. 2022 and of the systems in recipes/README.md 5; methods/README.md 17.
-Labels are the clusters of `data.pseudo_labels` (made by `speechssl cluster`), never speakers. The
-loss is cross entropy over s cos(theta + m) (``losses/margin.py``) with
+The second stage of Cho et al. 2022 and of the systems in recipes/README.md 5;
+methods/README.md 17. Labels are the clusters of `data.pseudo_labels` (made by
+`speechssl cluster`), never speakers. The loss is cross entropy over s cos(theta + m)
+(``losses/margin.py``) with
 
 * the margin rising linearly over the first share of the run,
-* at first only the layers after pooling moving (hyperion trains 30 epochs like that, then
-  everything),
-* a gate on the loss: samples above it have, most likely, a wrong label. The loss that is compared
-  is the one that is trained, margin included. The dynamic gate is fitted to every utterance's last
-  loss once an epoch,
-* correction of what the gate stops: where the mean prediction of an utterance's crops (without
-  margin) is confident, its sharpened form is the target (DLG-LC: sharpened by 0.1, confidence above
-  0.5). The released program takes the prediction of an unaugmented crop; here it is that of all
-  crops of the first group.
+* at first only the layers after pooling moving (hyperion trains 30 epochs like that,
+  then everything),
+* a gate on the loss: samples above it have, most likely, a wrong label. The loss that
+  is compared is the one that is trained, margin included. The dynamic gate is fitted to
+  every utterance's last loss once an epoch,
+* correction of what the gate stops: where the mean prediction of an utterance's crops
+  (without margin) is confident, its sharpened form is the target (DLG-LC: sharpened by
+  0.1, confidence above 0.5). The released program takes the prediction of an
+  unaugmented crop; here it is that of all crops of the first group.
 
-Large-margin fine-tuning is a second run: `train.init_method=RUN`, longer crops, margin 0.5.
+Large-margin fine-tuning is a second run: `train.init_method=RUN`, longer crops, margin
+0.5.
 """
 
 from __future__ import annotations
@@ -44,21 +46,25 @@ class AAMSoftmax(Method):
         scale: s.
         margin: m, in radians.
         margin_warmup: share of the run over which the margin rises from 0.
-        intertop_k: how many of the nearest wrong classes are penalised, 0 for none (5 in the
+        intertop_k: how many of the nearest wrong classes are penalised, 0 for none (5
+            in the paper).
+        intertop_margin: angle, in radians, by which they are brought nearer (0.1 in the
             paper).
-        intertop_margin: angle, in radians, by which they are brought nearer (0.1 in the paper).
-        affine_first: share of the run in which only centres and the layers after pooling move.
-        gate: which samples count: all, those with a loss up to ``gate_loss``, or up to a fitted
-            one.
+        affine_first: share of the run in which only centres and the layers after
+            pooling move.
+        gate: which samples count: all, those with a loss up to ``gate_loss``, or up to
+            a fitted one.
         gate_loss: in nats.
         gate_after: share of the run from which the gate holds.
-        correct_after: share of the run from which stopped samples are corrected; 1: never.
+        correct_after: share of the run from which stopped samples are corrected; 1:
+            never.
         confidence: probability above which a prediction is a target.
-        sharpening: temperature that a prediction is sharpened with before it is a target.
+        sharpening: temperature that a prediction is sharpened with before it is a
+            target.
 
     Raises:
-        UserError: a setting is out of its range, or ``affine_first`` is set and the encoder names
-            no layers after pooling.
+        UserError: a setting is out of its range, or ``affine_first`` is set and the
+            encoder names no layers after pooling.
     """
 
     NEEDS_LABELS: ClassVar[bool] = True
@@ -169,10 +175,7 @@ class AAMSoftmax(Method):
         with in_float32(embeddings):
             labels = self.labels[ids].repeat(num_views)  # (V B,)
             cosines = centre_cosines(embeddings.float().flatten(0, 1), self.centres)
-            logits = aam_logits(
-                cosines, labels, self.scale, margin, self.intertop_k, self.intertop_margin
-            )
-            losses = F.cross_entropy(logits, labels, reduction="none")
+            losses = self._losses(cosines, labels, margin)
             if self.training and self.gate_kind == "dynamic":
                 utterance_losses = losses.detach().view(num_views, -1).mean(0)
                 self._remember(ids, utterance_losses, progress)
@@ -181,8 +184,8 @@ class AAMSoftmax(Method):
             if progress.fraction >= self.correct_after:
                 targets, confident = self._prediction(cosines, num_views, num_long)
                 corrected = ~kept & confident
-                corrected_losses = F.cross_entropy(self.scale * cosines, targets, reduction="none")
-                losses = torch.where(corrected, corrected_losses, losses)
+                correction = self._correction_losses(cosines, targets)
+                losses = torch.where(corrected, correction, losses)
             loss = _mean_over_ranks(losses, kept | corrected)
         scalars = {
             "kept": kept.float().mean(),
@@ -194,6 +197,22 @@ class AAMSoftmax(Method):
         if self.correct_after < 1:
             scalars["corrected"] = corrected.float().mean()
         return Output(loss, scalars, embeddings[:num_long].flatten(0, 1).detach(), embeddings)
+
+    def _losses(self, cosines: Tensor, labels: Tensor, margin: float) -> Tensor:
+        """Return the cross-entropies (V B,) with the margin on the labelled class."""
+        logits = aam_logits(
+            cosines,
+            labels,
+            self.scale,
+            margin,
+            self.intertop_k,
+            self.intertop_margin,
+        )
+        return F.cross_entropy(logits, labels, reduction="none")
+
+    def _correction_losses(self, cosines: Tensor, targets: Tensor) -> Tensor:
+        """Return the cross-entropies (V B,) with class probabilities, without a margin."""
+        return F.cross_entropy(self.scale * cosines, targets, reduction="none")
 
     def _margin(self, progress: Progress) -> float:
         """Return the margin, which rises linearly from 0 over ``margin_warmup`` of the run."""
@@ -217,7 +236,7 @@ class AAMSoftmax(Method):
             num_long: how many of the V views are long.
 
         Returns:
-            Sharpened class probabilities (V B, C), and which predictions are confident (V B,).
+            Sharpened class probabilities (V B, C), and which are confident (V B,) bool.
         """
         logits = (self.scale * cosines).view(num_views, -1, cosines.shape[1])[:num_long]
         mean = logits.softmax(-1).mean(0)  # (B, C)

@@ -3,8 +3,9 @@
     L = E |n(z1) - n(z2)|^alpha
         + weight * mean over views of log mean_{i<j} exp(-t |n(z_i) - n(z_j)|^2)
 
-(methods/README.md 4.1). alpha = 2, t = 2, weight 1. Both figures are diagnostics, too; the
-uniformity of a high-dimensional embedding does not notice that some dimensions are lost.
+(methods/README.md 4.1). alpha = 2, t = 2, weight 1. Both figures are diagnostics, too;
+the uniformity of a high-dimensional embedding does not notice that some dimensions are
+lost.
 """
 
 from __future__ import annotations

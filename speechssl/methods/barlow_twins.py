@@ -4,10 +4,10 @@ With C = bn(z1)ᵀ bn(z2) / B (methods/README.md 5.1):
 
     L = scale * [sum_i (C_ii - 1)^2 + lambda sum_{i != j} C_ij^2]
 
-Both branches get gradient. lambda is 0.0051 at 8,192 dimensions in the paper; by default it is set
-from the dimension, 0.005 * 2048 / D and at most 0.05. The released programs multiply the loss by
-0.025 to 0.1, and their learning rates go with that factor; here it is 0.1. D should be at most four
-times the batch.
+Both branches get gradient. lambda is 0.0051 at 8,192 dimensions in the paper; by
+default it is set from the dimension, 0.005 * 2048 / D and at most 0.05. The released
+programs multiply the loss by 0.025 to 0.1, and their learning rates go with that
+factor; here it is 0.1. D should be at most four times the batch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from speechssl.nn.siamese import PairMethod
 def barlow_loss(one: Tensor, two: Tensor, lambd: float) -> tuple[Tensor, Tensor]:
     """Return the term on the diagonal and ``lambd`` times the one off it, for views (N, D) each.
 
-    A dimension without variance has only correlations of 0, so it adds 1 to the first term.
+    A dimension without variance has only correlations of 0, so it adds 1 to the first
+    term.
     """
     correlation = standardised(one).T @ standardised(two) / len(one)
     diagonal = correlation.diagonal()

@@ -2,12 +2,13 @@
 
     L = mean over pairs u != v of 2 - 2 cos(h(z_v), t_u)  in 0..4          (methods/README.md 2.1)
 
-t comes from the moving average of encoder and projector; h is any of ``predictors/``. The paper's h
-widens to 4,096 units; the default here is SimSiam's bottleneck of a quarter of the projection
-(``predictor: {name: mlp, hidden: 4096}`` is the paper's). Some programs sum the two directions;
-here it is the mean. The teacher moves after the optimiser's step, and its embedding is what users
-get. Its momentum rises from 0.996 to 1 by half a cosine (take 0.99 for short runs on small data).
-``gsg``: see losses/guided_stop_gradient.py.
+t comes from the moving average of encoder and projector; h is any of ``predictors/``.
+The paper's h widens to 4,096 units; the default here is SimSiam's bottleneck of a
+quarter of the projection (``predictor: {name: mlp, hidden: 4096}`` is the paper's).
+Some programs sum the two directions; here it is the mean. The teacher moves after the
+optimiser's step, and its embedding is what users get. Its momentum rises from 0.996 to
+1 by half a cosine (take 0.99 for short runs on small data). ``gsg``: see
+losses/guided_stop_gradient.py.
 """
 
 from __future__ import annotations

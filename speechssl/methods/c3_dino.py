@@ -1,17 +1,19 @@
 """C3-DINO: contrastive learning without class collisions, then DINO from there.
 
-Inspired by Zhang and Yu 2022 (two stages: MoCo with multi-stage class-collision correction, then
-DINO). Only the abstract was read; the formulas are a reading of it (methods/README.md 7):
+Inspired by Zhang and Yu 2022 (two stages: MoCo with multi-stage class-collision
+correction, then DINO). Only the abstract was read; the formulas are a reading of it
+(methods/README.md 7):
 
-* filter: keys of the queue closer to the query than ``threshold`` (cosine) are taken for the same
-  class and leave the denominator;
+* filter: keys of the queue closer to the query than ``threshold`` (cosine) are taken
+  for the same class and leave the denominator;
 * re-weighting: w_j proportional to 1 - clip(cos, 0, 1), mean 1 over what is left;
-* ProtoNCE: the projections of every utterance are clustered once an epoch, and CE(own centroid) at
-  a concentration tau_c = sum |z - c| / (n log(n + alpha)) of each cluster is added.
+* ProtoNCE: the projections of every utterance are clustered once an epoch, and CE(own
+  centroid) at a concentration tau_c = sum |z - c| / (n log(n + alpha)) of each cluster
+  is added.
 
-The three begin after ``warmup`` of the first stage, when cosines mean something. At ``switch`` of
-the run the encoder's moving average becomes DINO's student and teacher, and DINO runs for the rest,
-with schedules that start at the switch.
+The three begin after ``warmup`` of the first stage, when cosines mean something. At
+``switch`` of the run the encoder's moving average becomes DINO's student and teacher,
+and DINO runs for the rest, with schedules that start at the switch.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ def collision_weights(query: Tensor, queue: Tensor, threshold: float, reweight: 
         query: (N, P) of unit length.
         queue: (K, P) of unit length.
         threshold: cosine above which a weight is 0.
-        reweight: make the others 1 - cosine (clipped to 0..1), scaled to mean 1; else they are 1.
+        reweight: make the others 1 - cosine (clipped to 0..1), scaled to mean 1; else
+            they are 1.
     """
     cosines = query @ queue.T
     kept = cosines <= threshold
@@ -220,7 +223,8 @@ class C3Dino(Method):
     def networks(self) -> dict[str, nn.Module]:
         """Return the student, which both stages share, and the current stage's teacher.
 
-        In the second stage the teacher that the first one ended with is there as ``moco.teacher``.
+        In the second stage the teacher that the first one ended with is there as
+        ``moco.teacher``.
         """
         networks = {"student": self.moco.net["encoder"], "teacher": self.encoder}
         if self.in_second_stage:
@@ -230,14 +234,14 @@ class C3Dino(Method):
     def forward(self, views: Sequence[Views], progress: Progress) -> Output:
         """Return the loss of the current stage.
 
-        The other stage's own parameters get a gradient of zero, because distributed training wants
-        one for every parameter.
+        The other stage's own parameters get a gradient of zero, because distributed
+        training wants one for every parameter.
         """
         if not self.in_second_stage and progress.fraction >= self.switch:
             self._switch(progress.step)
         output: Output
         if self.in_second_stage:
-            output = self.dino(views, self._dino_progress(progress))
+            output = self.dino(views, self.dino_progress(progress))
             idle = self.moco.net["projector"]
         else:
             output = self._contrastive(views, progress)
@@ -276,7 +280,7 @@ class C3Dino(Method):
         self.dino.teacher["head"].load_state_dict(self.dino.student["head"].state_dict())
         self.switched.fill_(step)
 
-    def _dino_progress(self, progress: Progress) -> Progress:
+    def dino_progress(self, progress: Progress) -> Progress:
         """Return where the second stage stands, which began at the switch."""
         begun = int(self.switched)
         return progress._replace(step=progress.step - begun, steps=max(1, progress.steps - begun))
@@ -284,12 +288,12 @@ class C3Dino(Method):
     def after_backward(self, progress: Progress) -> None:
         """Call DINO's hook in the second stage."""
         if self.in_second_stage:
-            self.dino.after_backward(self._dino_progress(progress))
+            self.dino.after_backward(self.dino_progress(progress))
 
     def after_step(self, progress: Progress) -> None:
         """Move the teacher of the current stage."""
         if self.in_second_stage:
-            self.dino.after_step(self._dino_progress(progress))
+            self.dino.after_step(self.dino_progress(progress))
         else:
             self.moco.after_step(progress)
 

@@ -1,8 +1,8 @@
 """The centre-vector objective: agree, and keep the mean of all embeddings at the origin.
 
-Inspired by Jha, Blaschko, Asano and Tuytelaars 2024 (arXiv 2402.14957). Only the abstract was read;
-it says that all methods keep |E_x s_x| small while |s_x| stays large. The loss here is
-(methods/README.md 4.3):
+Inspired by Jha, Blaschko, Asano and Tuytelaars 2024 (arXiv 2402.14957). Only the
+abstract was read; it says that all methods keep |E_x s_x| small while |s_x| stays
+large. The loss here is (methods/README.md 4.3):
 
     L = -cos(z1, z2) + weight |s|^2,   s = momentum * (moving average) + (1 - momentum) * mean n(z)
 

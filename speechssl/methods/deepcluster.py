@@ -1,17 +1,18 @@
 """DeepCluster-v2: predict the cluster of an utterance's earlier projection (Caron et al. 2020).
 
-A memory holds the last projection of each long view of every utterance. From time to time spherical
-k-means clusters it, once a head (heads take the views in turn), and the centroids become that
-head's prototypes, which no gradient moves. Until the next time every view learns its utterance's
-cluster:
+A memory holds the last projection of each long view of every utterance. From time to
+time spherical k-means clusters it, once a head (heads take the views in turn), and the
+centroids become that head's prototypes, which no gradient moves. Until the next time
+every view learns its utterance's cluster:
 
     L = mean over heads and views of CE(cluster, softmax(cosine / tau)),  tau = 0.1
 
-(methods/README.md 6.7; the paper describes it in its appendix). The released program clusters once
-an epoch, with a pass over the data before the first. Here the memory fills while training: clusters
-are made as soon as four times K utterances have been seen (or all), then every ``cluster_every``
-epochs; utterances not seen yet are left out of the loss. An empty cluster moves to the utterance
-that its own centroid serves worst, where the release keeps its centroid.
+(methods/README.md 6.7; the paper describes it in its appendix). The released program
+clusters once an epoch, with a pass over the data before the first. Here the memory
+fills while training: clusters are made as soon as four times K utterances have been
+seen (or all), then every ``cluster_every`` epochs; utterances not seen yet are left out
+of the loss. An empty cluster moves to the utterance that its own centroid serves worst,
+where the release keeps its centroid.
 """
 
 from __future__ import annotations

@@ -2,10 +2,11 @@
 
     L = (1 - weight) L_base + weight L_dim         (methods/README.md 5.5)
 
-L_dim is NT-Xent over dimensions: the projections of two views are standardised over the batch and
-transposed to 2 D vectors of length B; the same dimension of the other view is the positive, all
-others are negatives. weight 0.1, temperature 0.1. A batch of B holds at most B - 1 orthogonal
-dimensions, so D should not exceed B. For DINO the embedding takes the place of the projection.
+L_dim is NT-Xent over dimensions: the projections of two views are standardised over the
+batch and transposed to 2 D vectors of length B; the same dimension of the other view is
+the positive, all others are negatives. weight 0.1, temperature 0.1. A batch of B holds
+at most B - 1 orthogonal dimensions, so D should not exceed B. For DINO the embedding
+takes the place of the projection.
 
     method={name: dimcl, base: {name: byol, predictor: mlp}}
 """

@@ -1,17 +1,19 @@
 """DINO: self-distillation with no labels, for utterances.
 
-Caron et al. 2021 (ICCV), adapted to speech by Cho et al. 2022 (Interspeech). A student that sees
-long and short chunks of an utterance predicts the assignments that its moving-average teacher gives
-to the long ones: with q_u = softmax((t_u - c) / tau_t) and l_v = log softmax(s_v / tau_s),
+Caron et al. 2021 (ICCV), adapted to speech by Cho et al. 2022 (Interspeech). A student
+that sees long and short chunks of an utterance predicts the assignments that its
+moving-average teacher gives to the long ones: with q_u = softmax((t_u - c) / tau_t) and
+l_v = log softmax(s_v / tau_s),
 
     L = mean over pairs u != v of  mean over the batch of  -sum_k q_u[k] l_v[k].
 
 The centre c keeps one prototype from winning, the low tau_t keeps q from being flat
-(methods/README.md 1). Defaults are the paper's for a large set, except ``prototypes`` (65,536
-there). The optional terms are those of recipes/README.md section 2: Sinkhorn in place of the centre
-(DINOv2, SDPN), KoLeo (DINOv2, SDPN), variance and covariance (RDINO), mean entropy (SDPN), and the
-cosine of embeddings (hyperion). The diagonal of KoLeo is masked with minus infinity; the released
--1 lets an antipodal sample be its own neighbour.
+(methods/README.md 1). Defaults are the paper's for a large set, except ``prototypes``
+(65,536 there). The optional terms are those of recipes/README.md section 2: Sinkhorn in
+place of the centre (DINOv2, SDPN), KoLeo (DINOv2, SDPN), variance and covariance
+(RDINO), mean entropy (SDPN), and the cosine of embeddings (hyperion). The diagonal of
+KoLeo is masked with minus infinity; the released -1 lets an antipodal sample be its own
+neighbour.
 """
 
 from __future__ import annotations
@@ -49,8 +51,8 @@ def dino_loss(student: Tensor, teacher: Tensor, pairs: Tensor) -> Tensor:
 def sinkhorn(logits: Tensor, temperature: float, iterations: int = 3) -> Tensor:
     """Return Sinkhorn-Knopp assignments (N, K): rows sum to 1, columns to N / K.
 
-    The columns are those of the joined batch of all processes. Computed on logarithms, so no row or
-    column can vanish.
+    The columns are those of the joined batch of all processes. Computed on logarithms,
+    so no row or column can vanish.
 
     Args:
         logits: (N, K) teacher logits.
@@ -101,23 +103,25 @@ class Dino(Method):
         prototypes: K; about 4 to 10 times the classes expected, 65,536 for VoxCeleb2.
         layers, hidden, bottleneck, batchnorm: see ``DinoHead``.
         norm_last_layer: keep the prototypes at unit length, so that logits are cosines.
-        student_temperature, teacher_temperature: tau_s and the final tau_t (ratio to cosine
-            logits).
-        teacher_temperature_start, teacher_temperature_warmup: tau_t rises linearly from the first
-            over this share of the run (none: constant).
+        student_temperature, teacher_temperature: tau_s and the final tau_t (ratio to
+            cosine logits).
+        teacher_temperature_start, teacher_temperature_warmup: tau_t rises linearly from
+            the first over this share of the run (none: constant).
         teacher_momentum, teacher_momentum_end: of the moving average, by half a cosine.
         teacher_buffers: BatchNorm statistics of the teacher (see ``ema_update``).
-        centring: ``centre`` (moving mean of teacher logits, ``centre_momentum``) or ``sinkhorn``.
+        centring: ``centre`` (moving mean of teacher logits, ``centre_momentum``) or
+            ``sinkhorn``.
         sinkhorn_iterations: 3 in DINOv2.
         freeze_last_layer: epochs during which the prototypes do not move.
         koleo_weight: per global view, on the student's embedding (0.1 in DINOv2).
         regularised: width of the layer that RDINO adds to the head (8,192), 0 for none.
         variance_weight, covariance_weight: RDINO's two weights (10 and 1).
-        regulariser_start, regulariser_end, regulariser_warmup: RDINO's outer weight, which rises
-            linearly (.05 to .2) over a share of the run; 0 switches it off.
-        mean_entropy_weight: SDPN's term, minus the entropy of the mean student assignment.
-        cosine_weight: hyperion's 1 - cos(student, teacher embedding) over the same pairs, rising
-            linearly over ``cosine_warmup`` of the run.
+        regulariser_start, regulariser_end, regulariser_warmup: RDINO's outer weight,
+            which rises linearly (.05 to .2) over a share of the run; 0 switches it off.
+        mean_entropy_weight: SDPN's term, minus the entropy of the mean student
+            assignment.
+        cosine_weight: hyperion's 1 - cos(student, teacher embedding) over the same
+            pairs, rising linearly over ``cosine_warmup`` of the run.
 
     Raises:
         UserError: a temperature is not above 0, or a momentum not between 0 and 1.
@@ -319,7 +323,8 @@ class _Seen(NamedTuple):
         embeddings: (V, B, D).
         logits: (V, B, K).
         layer: (V, B, R), the layer that RDINO regularises.
-        views: for each of the V views its group in the crop plan and its number in the group.
+        views: for each of the V views its group in the crop plan and its number in the
+            group.
     """
 
     embeddings: Tensor

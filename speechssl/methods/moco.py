@@ -1,14 +1,14 @@
 """MoCo v2: tell an utterance's other view from a queue of earlier keys.
 
-He et al. 2020 (CVPR), Chen et al. 2020. Keys come from a moving-average encoder without gradient;
-with q and k of unit length,
+He et al. 2020 (CVPR), Chen et al. 2020. Keys come from a moving-average encoder without
+gradient; with q and k of unit length,
 
     L = -log exp(q.k / tau) / (exp(q.k / tau) + sum_j w_j exp(q.k_j / tau))   (methods/README.md 6.2)
 
-over the K keys of the queue as it was before this batch. All w_j are 1 unless a filter is given
-(C3-DINO). The published K is 65,536 with momentum 0.999 and tau 0.07 to 0.2; the defaults here suit
-small batches. Every long view is a key of every other view, and the keys of all long views are
-queued.
+over the K keys of the queue as it was before this batch. All w_j are 1 unless a filter
+is given (C3-DINO). The published K is 65,536 with momentum 0.999 and tau 0.07 to 0.2;
+the defaults here suit small batches. Every long view is a key of every other view, and
+the keys of all long views are queued.
 """
 
 from __future__ import annotations

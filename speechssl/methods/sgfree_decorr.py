@@ -1,10 +1,10 @@
 """Prediction without stop-gradient; decorrelation prevents the collapse.
 
-Inspired by Liu, Suganuma and Okatani 2022 (NeurIPS). They say that stop-gradient and predictor
-together impose a constraint that decorrelates features, and they replace the stop-gradient by it;
-the constraint itself could not be read. The loss here is derived in methods/README.md 4.6: with a
-linear predictor W and second moments held at the identity, the best prediction has maximally
-predictable, decorrelated features:
+Inspired by Liu, Suganuma and Okatani 2022 (NeurIPS). They say that stop-gradient and
+predictor together impose a constraint that decorrelates features, and they replace the
+stop-gradient by it; the constraint itself could not be read. The loss here is derived
+in methods/README.md 4.6: with a linear predictor W and second moments held at the
+identity, the best prediction has maximally predictable, decorrelated features:
 
     L = 1/2 mean over both directions of E |W z1 - z2|^2
         + weight * mean over views of |Cov(z) - I|_F^2

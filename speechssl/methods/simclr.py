@@ -1,16 +1,16 @@
 """SimCLR: views of one utterance attract, those of the other utterances in the batch repel.
 
-NT-Xent of Chen et al. 2020 (ICML); methods/README.md 6.1. For an anchor i with a positive j, over
-cosines c of projections,
+NT-Xent of Chen et al. 2020 (ICML); methods/README.md 6.1. For an anchor i with a
+positive j, over cosines c of projections,
 
     l(i, j) = -log  exp(c_ij / tau)
                     / (exp(c_ij / tau) + sum over other utterances k of exp(c_ik / tau)).
 
-With two views this is the paper's loss over 2B samples. With more (crops of several lengths) every
-pair of views of an utterance is a positive in turn, and the other positives are left out of its
-denominator. Defaults: temperature 0.1 and a two-layer projector without BatchNorm; the paper has
-BatchNorm in it. The embedding is the encoder's, before the projector. Negatives are gathered from
-all processes.
+With two views this is the paper's loss over 2B samples. With more (crops of several
+lengths) every pair of views of an utterance is a positive in turn, and the other
+positives are left out of its denominator. Defaults: temperature 0.1 and a two-layer
+projector without BatchNorm; the paper has BatchNorm in it. The embedding is the
+encoder's, before the projector. Negatives are gathered from all processes.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def nt_xent(
     Args:
         views: (V, B, D) projections, V of at least 2; normalised here.
         temperature: tau, on cosines.
-        all_views: (V, N, D) of all processes, of which ``views`` are the utterances from ``first``
-            on; none: ``views`` are all there are.
+        all_views: (V, N, D) of all processes, of which ``views`` are the utterances
+            from ``first`` on; none: ``views`` are all there are.
         first: number of the first utterance of ``views`` in ``all_views``.
     """
     if all_views is None:
@@ -65,8 +65,8 @@ class SimCLR(Method):
 
     Args:
         encoder: the encoder to train.
-        hidden, projection: sizes of the projector's layers; hidden 0 leaves the projector out, so
-            that the cosines trained are the cosines scored.
+        hidden, projection: sizes of the projector's layers; hidden 0 leaves the
+            projector out, so that the cosines trained are the cosines scored.
         temperature: tau.
     """
 

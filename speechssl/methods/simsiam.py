@@ -2,12 +2,12 @@
 
     L = -mean over pairs u != v of cos(h(z_v), sg z_u)          (methods/README.md 2.2)
 
-h is any of ``predictors/``. Without one, or without the stop-gradient, the embedding collapses;
-after the projector's last BatchNorm, which has no weights, only the rank shows it. With crops of
-several lengths the long ones are the targets. The projector has three layers, as released; the
-released predictor's learning rate does not decay (``predictor.constant_lr``). ``gsg`` switches to
-guided stop-gradient, which has its own rule for which view is the target
-(losses/guided_stop_gradient.py).
+h is any of ``predictors/``. Without one, or without the stop-gradient, the embedding
+collapses; after the projector's last BatchNorm, which has no weights, only the rank
+shows it. With crops of several lengths the long ones are the targets. The projector has
+three layers, as released; the released predictor's learning rate does not decay
+(``predictor.constant_lr``). ``gsg`` switches to guided stop-gradient, which has its own
+rule for which view is the target (losses/guided_stop_gradient.py).
 """
 
 from __future__ import annotations

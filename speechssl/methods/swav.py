@@ -1,15 +1,16 @@
 """SwAV: views of an utterance predict each other's balanced assignment to prototypes.
 
-Caron et al. 2020 (NeurIPS); methods/README.md 6.6. Scores are cosines of projections and K
-prototypes (unit length, restored before every step). Sinkhorn's algorithm on scores / epsilon turns
-those of a long view into codes q whose columns are used equally, and
+Caron et al. 2020 (NeurIPS); methods/README.md 6.6. Scores are cosines of projections
+and K prototypes (unit length, restored before every step). Sinkhorn's algorithm on
+scores / epsilon turns those of a long view into codes q whose columns are used equally,
+and
 
     L = mean over long views of mean over the other views of CE(q, softmax(scores / tau))
 
-epsilon 0.05, tau 0.1, 3 iterations. Where the batch is smaller than K, a queue of earlier
-projections of each long view joins the assignment (``queue_size`` at least K), from ``queue_start``
-of the run on and once it is full. The prototypes do not move during the first ``freeze_prototypes``
-of the run. The published K is 3,000.
+epsilon 0.05, tau 0.1, 3 iterations. Where the batch is smaller than K, a queue of
+earlier projections of each long view joins the assignment (``queue_size`` at least K),
+from ``queue_start`` of the run on and once it is full. The prototypes do not move
+during the first ``freeze_prototypes`` of the run. The published K is 3,000.
 """
 
 from __future__ import annotations

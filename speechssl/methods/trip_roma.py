@@ -1,14 +1,14 @@
 """Trip-ROMA: a triplet loss over the batch, on randomly mapped projections (Li et al. 2023, TMLR).
 
-Projections of two views are mapped by a random matrix R (not trained, redrawn every so many epochs)
-and normalised. For each anchor, with p its cosine to its positive and n_j those to the 2N - 2
-others,
+Projections of two views are mapped by a random matrix R (not trained, redrawn every so
+many epochs) and normalised. For each anchor, with p its cosine to its positive and n_j
+those to the 2N - 2 others,
 
     L = mean over active terms of relu(margin + n_j - p)
         + weight * mean of softplus((n_j - p) / tau)
 
-(methods/README.md 6.4; margin 1, weight 8, tau 0.5). A term is active where the hinge is above 0.
-Where none is, the release divides 0 by 0; here the term is 0.
+(methods/README.md 6.4; margin 1, weight 8, tau 0.5). A term is active where the hinge
+is above 0. Where none is, the release divides 0 by 0; here the term is 0.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """UniGrad: the gradient that contrastive, asymmetric and decorrelating methods share.
 
-Tao et al. 2022 (CVPR). With z of unit length, t the moving average's, and F the moving average of
-E[t tᵀ] over the views,
+Tao et al. 2022 (CVPR). With z of unit length, t the moving average's, and F the moving
+average of E[t tᵀ] over the views,
 
     L = -z_v . t_u + (lambda / 2) z_vᵀ F z_v,   dL/dz = -t + lambda F z   (methods/README.md 4.5)
 
-averaged over pairs u != v. The published lambda is 100 at 2,048 dimensions with momentum 0.99 of F;
-here it is 0.05 D unless given. The released program's loss has lambda in place of lambda / 2, with
-the same gradient.
+averaged over pairs u != v. The published lambda is 100 at 2,048 dimensions with
+momentum 0.99 of F; here it is 0.05 D unless given. The released program's loss has
+lambda in place of lambda / 2, with the same gradient.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from speechssl.distributed import gather_without_gradient
 from speechssl.interfaces import Encoder, Method, Output, Progress, Views
-from speechssl.nn.closed_form import Correlation
+from speechssl.nn.correlation import Correlation
 from speechssl.nn.mlp import mlp
 from speechssl.nn.moving_average import cosine_schedule, ema_update, teacher_of
 from speechssl.nn.siamese import network, ordered_pairs, project

@@ -1,10 +1,11 @@
 """VIbCReg: VICReg with a better covariance term, made for time series (Lee and Aune 2021).
 
-The covariance term is the mean over all D^2 entries of the squared off-diagonal *correlations* of
-each view, summed over the views, so it does not depend on scale; weights 25 / 25 / 200. The
-projector may end in iterative whitening (``whitening_iterations``: 5 as released, 0 without;
-methods/README.md 5.3). The variance term is half the sum over the views, where the program has the
-sum: ``variance_weight: 50`` is its 25.
+The covariance term is the mean over all D^2 entries of the squared off-diagonal
+*correlations* of each view, summed over the views, so it does not depend on scale;
+weights 25 / 25 / 200. The projector may end in iterative whitening
+(``whitening_iterations``: 5 as released, 0 without; methods/README.md 5.3). The
+variance term is half the sum over the views, where the program has the sum:
+``variance_weight: 50`` is its 25.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class VIbCReg(PairMethod):
         encoder: the encoder to train.
         hidden, projection: sizes of the projector's layers.
         invariance_weight, variance_weight, covariance_weight: of the three terms.
-        whitening_iterations: Newton steps of the whitening at the projector's end, 0 = none.
+        whitening_iterations: Newton steps of the whitening at the projector's end, 0 =
+            none.
     """
 
     RENAMED: ClassVar[dict[str, str]] = {

@@ -5,8 +5,9 @@ Bardes et al. 2022 (ICLR); methods/README.md 5.2.
     L = 25 mean (z1 - z2)^2 + 25 * 1/2 sum_views mean_j relu(1 - std_j)
         + 1 sum_views sum_{i != j} Cov_ij^2 / D
 
-std_j = sqrt(var_j + 1e-4), unbiased. Some programs leave out the 1/2, so that their 25 is 50 here.
-Shifting z changes nothing, scaling it does. At an exactly constant z the gradient is zero.
+std_j = sqrt(var_j + 1e-4), unbiased. Some programs leave out the 1/2, so that their 25
+is 50 here. Shifting z changes nothing, scaling it does. At an exactly constant z the
+gradient is zero.
 """
 
 from __future__ import annotations

@@ -1,15 +1,16 @@
 """W-MSE: compare views after whitening each of them (Ermolov et al. 2021, ICML).
 
-In sub-batches of ``whitening_size`` utterances, the same for both views, z is centred and whitened
-with the Cholesky factor of its shrunk covariance, C = (1 - eps) Cov + eps I = L Lᵀ,
-w = L^-1 (z - mu), and
+In sub-batches of ``whitening_size`` utterances, the same for both views, z is centred
+and whitened with the Cholesky factor of its shrunk covariance, C = (1 - eps) Cov + eps
+I = L Lᵀ, w = L^-1 (z - mu), and
 
     L = 2 - 2 cos(w1, w2),
 
 averaged over utterances and over ``partitions`` random divisions into sub-batches
-(methods/README.md 5.4). Both branches get gradient; a simplified form elsewhere that detaches one
-has half of it. ``symmetric`` whitens with C^(-1/2) (ZCA) instead: w then follows any rotation of z.
-A sub-batch must be larger than the projection (twice is advised), or eps at least 1e-3.
+(methods/README.md 5.4). Both branches get gradient; a simplified form elsewhere that
+detaches one has half of it. ``symmetric`` whitens with C^(-1/2) (ZCA) instead: w then
+follows any rotation of z. A sub-batch must be larger than the projection (twice is
+advised), or eps at least 1e-3.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def whiten(z: Tensor, eps: float = 0.0, symmetric: bool = False) -> Tensor:
     """Return z (..., N, D) centred and whitened over N: its (unbiased) covariance is I at eps = 0.
 
     Raises:
-        UserError: the covariance has no Cholesky factor: too few samples for the dimension.
+        UserError: the covariance has no Cholesky factor: too few samples for the
+            dimension.
     """
     z = z - z.mean(-2, keepdim=True)
     covariance = z.mT @ z / (z.shape[-2] - 1)

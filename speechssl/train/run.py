@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from speechssl import distributed, parts
-from speechssl.augment.augment import Augment, SpecAugment
+from speechssl.augment.augment import Augment
+from speechssl.augment.specaugment import SpecAugment
 from speechssl.config import thaw
 from speechssl.data.dataset import Loader, make_loader, parse_plan
 from speechssl.data.manifest import Utterance

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from speechssl import config, parts
-from speechssl.augment.augment import Augment, SpecAugment
+from speechssl.augment.augment import Augment
+from speechssl.augment.specaugment import SpecAugment
 from speechssl.compat import choose_precision
 from speechssl.config import check_above_zero, check_fraction
 from speechssl.errors import UserError

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speechssl.augment.augment import Augment, SpecAugment
+from speechssl.augment.augment import Augment
+from speechssl.augment.specaugment import SpecAugment
 from speechssl.data.dataset import Batch, CropSpec
 from speechssl.distributed import World
 from speechssl.interfaces import FrontEnd, Views

@@ -20,12 +20,19 @@ from speechssl.model import Model
 RATE = 16000
 CLASSES = {"low": 500.0, "middle": 1000.0, "high": 2000.0}
 ENCODERS = {
-    "ecapa": {"name": "ecapa", "width": 16, "scale": 4, "embedding": 12, "attention": 8, "se": 8},
+    "ecapa": {
+        "name": "ecapa",
+        "width": 16,
+        "scale": 4,
+        "embedding_dim": 12,
+        "attention_channels": 8,
+        "se_channels": 8,
+    },
     "resnet": {
         "name": "resnet",
         "width": 4,
-        "embedding": 12,
-        "attention": 8,
+        "embedding_dim": 12,
+        "attention_channels": 8,
         "blocks": [1, 1, 1, 1],
     },
 }

@@ -1,5 +1,6 @@
-"""SwAV, DeepCluster, MoCo's queue and C3's stages: what they keep, and when it moves (methods/README.md 6,
-7).
+"""SwAV, DeepCluster, MoCo's queue and C3's stages: what they keep, and when it moves.
+
+methods/README.md 6 and 7.
 """
 
 import math
@@ -96,14 +97,14 @@ def test_methods_with_a_memory_need_to_know_the_utterances():
 
 def test_c3_goes_over_to_dino_from_the_moving_average():
     method = make("c3_dino", switch=0.5)
-    average = {k: v.clone() for k, v in method.moco.teacher["encoder"].state_dict().items()}
     assert method.encoder is method.moco.encoder
     assert list(method.networks()) == ["student", "teacher"]
     method(views(), at(49)).loss.backward()
     assert int(method.switched) == -1
     average = {k: v.clone() for k, v in method.moco.teacher["encoder"].state_dict().items()}
-    method.train()
-    method._switch(50)
+    method.eval()  # BatchNorm statistics stay what the switch made them
+    method(views(), at(50))
+    assert int(method.switched) == 50
     for network in (method.dino.student, method.dino.teacher):
         for key, value in network["encoder"].state_dict().items():
             assert torch.equal(value, average[key]), key
@@ -112,7 +113,7 @@ def test_c3_goes_over_to_dino_from_the_moving_average():
     assert networks["student"] is method.dino.student["encoder"]
     assert networks["teacher"] is method.dino.teacher["encoder"]
     assert networks["moco.teacher"] is method.moco.encoder
-    assert method._dino_progress(at(75)).fraction == pytest.approx(0.5)
+    assert method.dino_progress(at(75)).fraction == pytest.approx(0.5)
 
 
 def test_c3_corrects_only_after_its_warm_up():
@@ -126,7 +127,8 @@ def test_c3_corrects_only_after_its_warm_up():
 
 
 def test_dimcl_mixes_the_base_loss_and_its_own():
-    plain, mixed = make("byol"), make("dimcl", weight=0.25)
+    plain = make("byol")
+    mixed = make("dimcl", weight=0.25)
     base = plain(views(), at(0)).loss
     output = mixed(views(), at(0))
     torch.testing.assert_close(output.scalars["base"], base.detach())

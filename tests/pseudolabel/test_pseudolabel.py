@@ -23,7 +23,14 @@ from speechssl.train.loop import train
 from speechssl.weights import read
 
 FEATURES = {"n_mels": 24}
-ENCODER = {"name": "ecapa", "width": 32, "scale": 4, "embedding": 16, "attention": 8, "se": 8}
+ENCODER = {
+    "name": "ecapa",
+    "width": 32,
+    "scale": 4,
+    "embedding_dim": 16,
+    "attention_channels": 8,
+    "se_channels": 8,
+}
 
 
 @pytest.fixture(scope="session")

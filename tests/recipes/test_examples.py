@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 TINY = """
 data: {train: [x], crops: [{count: 2, seconds: 0.5}], workers: 0}
 features: {n_mels: 24}
-encoder: {name: ecapa, width: 16, scale: 2, embedding: 16}
+encoder: {name: ecapa, width: 16, scale: 2, embedding_dim: 16}
 method: METHOD
 train: {steps: 4, batch_size: 4, precision: float32, save_every: 2, log_every: 1}
 """

@@ -16,7 +16,14 @@ from speechssl.train.average import average
 from speechssl.train.resuming import same_settings
 from speechssl.train.settings import resolve
 
-ENCODER = {"name": "ecapa", "width": 8, "scale": 2, "embedding": 4, "attention": 4, "se": 4}
+ENCODER = {
+    "name": "ecapa",
+    "width": 8,
+    "scale": 2,
+    "embedding_dim": 4,
+    "attention_channels": 4,
+    "se_channels": 4,
+}
 
 
 def in_a_child(function):
@@ -59,7 +66,7 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_old_state(tmp_path, monkeypat
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 half"])
 def test_a_damaged_state_is_one_line(tmp_path, content):
     (tmp_path / "last.pt").write_bytes(content)
-    with pytest.raises(UserError, match=r"last\.pt cannot be read") as error:
+    with pytest.raises(UserError, match=r"last\.pt: cannot be read") as error:
         load_state(tmp_path / "last.pt")
     assert "\n" not in str(error.value)
 

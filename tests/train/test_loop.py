@@ -486,7 +486,15 @@ def torchrun(configuration, out, *overrides, processes=2):
 
 @pytest.mark.parametrize(
     "encoder",
-    [{"name": "resnet", "width": 4, "embedding": 16, "attention": 8, "blocks": [1, 1, 1, 1]}],
+    [
+        {
+            "name": "resnet",
+            "width": 4,
+            "embedding_dim": 16,
+            "attention_channels": 8,
+            "blocks": [1, 1, 1, 1],
+        }
+    ],
 )
 def test_two_processes_have_the_loss_curve_of_one_with_the_doubled_batch(
     configuration, tmp_path, encoder

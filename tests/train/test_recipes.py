@@ -77,7 +77,7 @@ def test_cho2022_is_the_published_recipe():
     )
     assert (f["normalise"], f["context"]) == ("sliding", 150)
     e = s.encoder
-    assert (e["name"], e["width"], e["embedding"], e["pooling"]) == (
+    assert (e["name"], e["width"], e["embedding_dim"], e["pooling"]) == (
         "resnet",
         16,
         256,
@@ -171,7 +171,7 @@ def test_voxceleb_configurations_are_what_they_say(name):
     width, embedding, devices, crops, prototypes, peak, epochs, temperatures = VOXCELEB[name]
     s = settings(conf.find(name) or f"recipes/voxceleb/conf/{name}.yaml")
     assert [(c["count"], c["seconds"]) for c in s.data.crops] == crops
-    assert (s.encoder["name"], s.encoder["width"], s.encoder["embedding"]) == (
+    assert (s.encoder["name"], s.encoder["width"], s.encoder["embedding_dim"]) == (
         "ecapa",
         width,
         embedding,
