@@ -179,7 +179,8 @@ def with_new_names(folder: str, section: Any) -> Any:
     part = find(folder, section["name"])
     current = config.with_new_names(part, section)
     for key, inner_folder in getattr(part, "PARTS", {}).items():
-        current[key] = with_new_names(inner_folder, current.get(key))
+        if key in current:
+            current[key] = with_new_names(inner_folder, current[key])
     return current
 
 
