@@ -176,7 +176,12 @@ def with_new_names(folder: str, section: Any) -> Any:
 
     if not isinstance(section, Mapping) or not isinstance(section.get("name"), str):
         return section
-    return config.with_new_names(find(folder, section["name"]), section)
+    part = find(folder, section["name"])
+    current = config.with_new_names(part, section)
+    for key, inner_folder in getattr(part, "PARTS", {}).items():
+        if key in current:
+            current[key] = with_new_names(inner_folder, current[key])
+    return current
 
 
 def build(folder: str, section: Mapping[str, Any] | str, *supplied: Any) -> Any:
