@@ -21,8 +21,11 @@ NAME = "mfcc"
 
 
 class Cepstra(Encoder):
-    """An encoder that learns nothing: statistics (B, 2 x `cepstra`) of the cosine transform of
-    log-mels.
+    """An encoder without weights: mean and standard deviation over frames of the cepstra.
+
+    Args:
+        mels: M, log-mel bands.
+        cepstra: coefficients of their cosine transform; D is twice as many.
     """
 
     basis: Tensor
@@ -36,13 +39,11 @@ class Cepstra(Encoder):
         self.register_buffer("basis", basis.float(), persistent=False)
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Statistics (B, D) of `features` (B, F, input_dim), of which `lengths` (B,) frames are
-        valid.
-        """
+        """Return statistics (B, D) of `features` (B, F, M) over the valid frames (`lengths`, (B,))."""
         frames = Frames.of(features, lengths)
         return statistics(features @ self.basis, frames)
 
 
 def mfcc_model() -> Model:
-    """The model that `mfcc` stands for."""
-    return Model({"mels": 40, "normalise": "none"}, {"name": f"{__name__}:{Cepstra.__name__}"})
+    """Return the model that `mfcc` stands for."""
+    return Model({"n_mels": 40, "normalise": "none"}, {"name": f"{__name__}:{Cepstra.__name__}"})

@@ -20,8 +20,9 @@ from speechssl.model import Model
 from speechssl.pseudolabel import PseudoLabelSettings, pseudolabel, stopping
 from speechssl.pseudolabel import rounds as rounds_of
 from speechssl.train.loop import train
+from speechssl.weights import read
 
-FEATURES = {"mels": 24}
+FEATURES = {"n_mels": 24}
 ENCODER = {
     "name": "ecapa",
     "width": 32,
@@ -74,14 +75,14 @@ def configuration(voices, start, tmp_path):
         "start": str(start),
         "data": [str(voices / "train")],
         "train": str(tmp_path / "aam.yaml"),
-        "clusterer": {"name": "kmeans", "clusters": 6},
+        "clusterer": {"name": "kmeans", "n_clusters": 6},
     }
     (tmp_path / "pseudolabel.yaml").write_text(yaml.safe_dump(settings))
     return str(tmp_path / "pseudolabel.yaml")
 
 
 def weights(folder):
-    return torch.load(folder / "weights.pt", weights_only=True)
+    return read(folder / "weights.safetensors")
 
 
 def same(one, two):
@@ -101,7 +102,7 @@ def test_each_round_learns_the_clusters_of_the_one_before(configuration, start, 
             out / f"round-{number - 1}/clusters/utt2cluster"
         )
         assert config["train"]["init"] == str(start)
-        assert config["encoder"]["width"] == 32 and config["features"]["mels"] == 24
+        assert config["encoder"]["width"] == 32 and config["features"]["n_mels"] == 24
         assert 0 <= results["rounds"][number]["agreement"] <= 1
         state = torch.load(out / f"round-{number}/train/last.pt", weights_only=True)["method"]
         labels = (out / f"round-{number - 1}/clusters/utt2cluster").read_text().splitlines()
@@ -225,7 +226,7 @@ def test_when_it_stops_and_what_it_takes(stop, key, values, enough, best):
         (["stop=eer"], "heldout"),
         (["round=3"], "did you mean|nearest|rounds"),
         (["clusterer.name=kmean"], "kmeans"),
-        (["clusterer.clusters=500"], "cannot make 500 clusters"),
+        (["clusterer.n_clusters=500"], "cannot make 500 clusters"),
         (["start=nowhere"], "nowhere"),
         (["smallest=30"], "nothing is left"),
     ],

@@ -43,7 +43,7 @@ def world(tmp_path_factory):
             "attention_channels": 8,
             "se_channels": 8,
         }
-        Model({"mels": 40, "normalise": "level"}, encoder).eval().save(folder / name)
+        Model({"n_mels": 40, "normalise": "level"}, encoder).eval().save(folder / name)
     return folder
 
 

@@ -143,7 +143,7 @@ def configurations(folder):
             "crops": [{"count": 2, "seconds": 0.6}, {"count": 2, "seconds": 0.3}],
             "workers": 0,
         },
-        "features": {"mels": 24},
+        "features": {"n_mels": 24},
         "encoder": small,
         "method": {"name": "dino", "prototypes": 16, "layers": 2, "hidden": 16, "bottleneck": 8},
         "train": {**train, "steps": 30},
@@ -159,7 +159,7 @@ def configurations(folder):
         "data": ["set by run.sh"],
         "train": str(folder / "aam.yaml"),
         "large_margin": str(folder / "margin.yaml"),
-        "clusterer": {"name": "kmeans_ahc", "centroids": 12, "clusters": 6},
+        "clusterer": {"name": "kmeans_ahc", "n_centroids": 12, "n_clusters": 6},
         "smallest": 2,
     }
     for name, content in (("dino", dino), ("aam", aam), ("margin", margin), ("rounds", rounds)):

@@ -23,7 +23,7 @@ def experiment(tmp_path):
         "method": "dino", "seed": 3, "commit": "0123456789abcdef+", "labels_used": "none", "step": 9,
         "data": {"utterances": 1200, "hours": 2.5, "fingerprint": "ff"},
     }  # fmt: skip
-    model = Model({"mels": 24}, ENCODER, about)
+    model = Model({"n_mels": 24}, ENCODER, about)
     model.save(tmp_path / "model")
     found = {
         "eer": 4.381, "eer_interval": [4.1, 4.62], "min_dcf_0.01": 0.4, "min_dcf_0.05": 0.25,

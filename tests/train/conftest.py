@@ -44,7 +44,7 @@ def configuration(corpus, tmp_path):
             "crops": [{"count": 2, "seconds": 0.5}, {"count": 2, "seconds": 0.3, "to": "student"}],
             "workers": 0,
         },
-        "features": {"mels": 24},
+        "features": {"n_mels": 24},
         "augment": {"rir_prob": 0.5, "simulate_prob": 1.0, "filter_prob": 0.3, "gain": [-3, 3]},
         "specaugment": {"time_masks": 1, "time_width": 5},
         "encoder": {
