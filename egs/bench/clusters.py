@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from speechssl import metrics
 from speechssl.clustering.kmeans import SphericalKMeans
 from speechssl.clustering.kmeans_ahc import KMeansAHC
-from speechssl.evaluation.verification.verify import score_trials
+from speechssl.evaluation.verification.scoring import score_trials
 
 
 def generate(

@@ -17,7 +17,7 @@ from egs.bench._timing import alternate, show
 from speechssl import metrics
 from speechssl.clustering import kmeans
 from speechssl.clustering.kmeans import SphericalKMeans
-from speechssl.evaluation.verification.verify import as_norm, score_trials
+from speechssl.evaluation.verification.scoring import as_norm, score_trials
 
 
 def main() -> None:

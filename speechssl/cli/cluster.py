@@ -1,44 +1,74 @@
-"""``speechssl cluster``: embeddings to pseudo-labels."""
+"""Cluster embeddings into pseudo-labels, without labels.
+
+Writes utt2cluster (lines `utterance cluster`), clusters.json (settings and figures) and sizes.png.
+"""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from speechssl.cli import flags
 
 
-def arguments(sub: argparse.ArgumentParser) -> None:
-    """Arguments of ``cluster``."""
-    sub.add_argument(
-        "embeddings", metavar="EMB", help="the file that `speechssl embed --out` wrote"
-    )
-    sub.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the clusterer")
-    sub.add_argument(
-        "--with", dest="name", default="kmeans", metavar="NAME",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `speechssl cluster`."""
+    flags.add_embeddings(parser)
+    flags.add_overrides(parser, "settings of the clusterer, such as clusters=100")
+    parser.add_argument(
+        "--with",
+        dest="name",
+        default="kmeans",
+        metavar="NAME",
         help=(
-            "see `speechssl list clustering`, or a class such as sklearn.cluster:Birch (default:"
-            " kmeans)"
+            "clusterer: one of `speechssl list clustering`, or a class such as"
+            " sklearn.cluster:Birch (default: kmeans)"
         ),
-    )  # fmt: skip
-    sub.add_argument(
-        "--out", required=True, type=Path, metavar="DIR", help="for utt2cluster and clusters.json"
     )
-    sub.add_argument(
-        "--pca", type=float, default=0.0, help="directions, or the share of variance that they hold"
+    flags.add_out(parser, "folder for utt2cluster, clusters.json and sizes.png", required=True)
+    parser.add_argument(
+        "--pca",
+        type=float,
+        default=0.0,
+        metavar="N",
+        help=(
+            "project on N principal directions first; below 1: on as many as hold this share of"
+            " the variance (default: 0, no projection)"
+        ),
     )
-    sub.add_argument("--smallest", type=int, default=1, help="leave out smaller clusters")
-    sub.add_argument(
-        "--largest", type=int, default=0, help="leave out larger clusters (default: 0, none)"
+    parser.add_argument(
+        "--smallest",
+        type=int,
+        default=1,
+        metavar="N",
+        help="leave out clusters of fewer utterances (default: 1)",
     )
-    sub.add_argument(
-        "--share", type=float, default=1.0, help="most confident share of each cluster that is kept"
+    parser.add_argument(
+        "--largest",
+        type=int,
+        default=0,
+        metavar="N",
+        help="leave out clusters of more utterances (default: 0, no limit)",
     )
-    sub.add_argument(
-        "--reference", type=Path, metavar="UTT2SPK", help="true classes, to judge the clusters only"
+    parser.add_argument(
+        "--share",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="keep this share of each cluster, nearest to its mean (default: 1)",
+    )
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        metavar="UTT2SPK",
+        help="true classes: for figures such as NMI only, no clusterer sees them",
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """``cluster``: utt2cluster, clusters.json and sizes.png; the figures on standard output."""
+    """Write the clusters and print their figures."""
     from speechssl import config
     from speechssl.data.kaldi import read_values
     from speechssl.evaluation import clusters
@@ -46,15 +76,24 @@ def run(args: argparse.Namespace) -> None:
 
     section = {"name": args.name, **config.read("", args.overrides)}
     clusterer, settings = clusters.build(section)
-    reference = read_values(args.reference, "spk") if args.reference else None
-    kept = {
+    reference = None
+    if args.reference:
+        reference = read_values(args.reference, "spk")
+    filters = {
         "pca": args.pca,
         "smallest": args.smallest,
         "largest": args.largest,
         "share": args.share,
     }
-    ids, labels, found = clusters.cluster(args.embeddings, clusterer, reference=reference, **kept)
-    clusters.write(args.out, ids, labels, {"clusterer": settings, **found})
+    ids, labels, figures = clusters.cluster(
+        args.embeddings, clusterer, reference=reference, **filters
+    )
+    clusters.write(args.out, ids, labels, {"clusterer": settings, **figures})
     size_plot(labels[labels >= 0], args.out / "sizes.png")
-    for key, value in found.items():
-        print(f"{key:<12}{value:.4f}" if isinstance(value, float) else f"{key:<12}{value}")
+    _print_figures(figures)
+
+
+def _print_figures(figures: Mapping[str, Any]) -> None:
+    for key, value in figures.items():
+        shown = f"{value:.4f}" if isinstance(value, float) else value
+        print(f"{key:<12}{shown}")

@@ -1,36 +1,88 @@
-"""The ``speechssl`` command: one small subcommand a verb, each of which only calls through.
+"""The ``speechssl`` command: finds the verbs, parses the command line, runs one of them.
 
-Heavy imports happen inside the subcommand, so that ``speechssl --help`` answers at once. A mistake
-that a user can cause is one line on standard error and exit code 2.
+A verb is a public module of this folder with two functions, and nothing else lists it:
+
+    '''Count the utterances of a Kaldi directory.'''        # docstring: its help
+
+    import argparse
+    from pathlib import Path
+
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("directory", type=Path, metavar="DIR", help="a Kaldi directory")
+
+    def run(args: argparse.Namespace) -> int | None:         # exit code; None stands for 0
+        from speechssl.data.manifest import read_manifest    # heavy imports inside `run`
+
+        print(len(read_manifest(args.directory)))
+
+* The module's name is the verb (``cli/count.py``: ``speechssl count``; ``_`` becomes ``-``). It may
+  be a package (``cli/evaluate/__init__.py``).
+* The first paragraph of the docstring stands in ``speechssl --help``, the whole of it at the top of
+  ``speechssl count --help``; backticks are left out. It is read without importing the module.
+* A module is imported when its verb is used, and not for ``speechssl --help``.
+* Flags that other verbs have, too, come from ``cli/flags.py``.
+* A positional argument ``overrides`` (``flags.add_overrides``) takes ``key=value`` words from
+  anywhere on the command line.
+* A verb with tasks or the like makes sub-parsers, each of which may set its own ``run``:
+
+      tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK")
+      task = tasks.add_parser("NAME", help=HELP, description=HELP, add_arguments=FUNCTION)
+      task.set_defaults(run=FUNCTION)
+
+A `UserError` becomes one line on standard error and exit code 2, a warning one line, once.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
+import importlib
 import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import speechssl
-from speechssl import parts
-from speechssl.cli import cluster, diagnose, embed, files, finetune, train, verification
+from speechssl.cli.parsers import Parser, plain
 from speechssl.errors import UserError
 from speechssl.threads import respect_quota, wait_passively
 
+ORDER = (
+    "prepare",
+    "validate",
+    "shard",
+    "train",
+    "average",
+    "embed",
+    "score",
+    "evaluate",
+    "finetune",
+    "cluster",
+    "pseudolabel",
+    "diagnose",
+    "report",
+    "export",
+    "list",
+)
+"""The order of ``speechssl --help``, as the verbs follow on each other; others come after these."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code (0, 2 for a user's mistake, 130 when
-    interrupted).
+    """Run the command line.
+
+    Returns:
+        Exit code: 0, 2 for a user's mistake, 130 when interrupted, 141 when the reader of standard
+        output has left.
     """
     wait_passively()
     respect_quota()
     try:
-        arguments = _parse(argv)
+        arguments = parse(argv)
         with warnings.catch_warnings():
-            warnings.showwarning = _warner()
+            warnings.showwarning = show_once()
             code = arguments.run(arguments)
         sys.stdout.flush()
         return int(code or 0)
@@ -40,184 +92,85 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("speechssl: interrupted", file=sys.stderr)
         return 130
-    except (
-        BrokenPipeError
-    ):  # the reader of our output (`| head`) has left: stay quiet, at exit as well
+    except BrokenPipeError:
+        # `| head` has closed its end. Python flushes stdout once more at exit: let that go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parsed arguments; ``key=value`` overrides may stand anywhere, which argparse alone cannot
-    do.
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse a command line; ``key=value`` overrides may stand anywhere (argparse wants them
+    together).
     """
     top = parser()
     arguments, rest = top.parse_known_args(argv)
-    if rest and hasattr(arguments, "overrides") and not any(word.startswith("-") for word in rest):
-        arguments.overrides += rest
-    elif rest:
+    if not rest:
+        return arguments  # type: ignore[no-any-return]
+    has_unknown_flag = any(word.startswith("-") for word in rest)
+    if has_unknown_flag or not hasattr(arguments, "overrides"):
         top.error(f"unrecognized arguments: {' '.join(rest)}")
-    return arguments
+    arguments.overrides += rest
+    return arguments  # type: ignore[no-any-return]
 
 
-def _warner() -> Callable[..., None]:
-    """What shows a warning as one line, once."""
-    shown = set()
-
-    def show(message: Warning | str, *_where: Any, **_more: Any) -> None:
-        if str(message) not in shown:
-            shown.add(str(message))
-            print(f"speechssl: warning: {message}", file=sys.stderr)
-
-    return show
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        print(f"speechssl: error: {message}; see `{self.prog} --help`", file=sys.stderr)
-        sys.exit(2)
-
-
-def parser() -> argparse.ArgumentParser:
-    """The parser of the whole command; every subcommand sets ``run``."""
-    top = _Parser(
+def parser() -> Parser:
+    """Return the parser of the whole command; every verb's parser sets ``run``."""
+    top = Parser(
         prog="speechssl", description="Utterance-level self-supervised speech representations."
     )
     top.add_argument("--version", action="version", version=f"speechssl {speechssl.__version__}")
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-
-    def verb(
-        name: str, run: Callable[[argparse.Namespace], int | None], text: str
-    ) -> argparse.ArgumentParser:
-        sub = verbs.add_parser(name, help=text, description=text)
-        sub.set_defaults(run=run)
-        return sub
-
-    _prepare_arguments(
-        verb("prepare", _prepare, "write Kaldi directories (and trials) from a corpus")
-    )
-    _validate_arguments(
-        verb("validate", _validate, "check Kaldi directories before hours are spent on them")
-    )
-    files.shard_arguments(verb("shard", files.shard, "pack a Kaldi directory into tar shards"))
-    train.train_arguments(verb("train", train.train, "train an encoder on unlabelled audio"))
-    train.average_arguments(
-        verb("average", train.average, "average the weights of a run's last checkpoints")
-    )
-    embed.arguments(verb("embed", embed.run, "one embedding per utterance"))
-    verification.score_arguments(verb("score", verification.score, "cosine scores of a trial list"))
-    verification.evaluate_arguments(
-        verb("evaluate", verification.evaluate, "measure embeddings on a task")
-    )
-    finetune.arguments(verb("finetune", finetune.run, "train a classifier on labels, fold by fold"))
-    cluster.arguments(verb("cluster", cluster.run, "embeddings to pseudo-labels, without labels"))
-    train.pseudolabel_arguments(
-        verb(
-            "pseudolabel",
-            train.pseudolabel,
-            "cluster, train on the clusters, and again, without labels",
+    subparsers = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, text in verbs().items():
+        sub = subparsers.add_parser(
+            name,
+            help=plain(" ".join(text.partition("\n\n")[0].split())),
+            description=text,
+            add_arguments=partial(_add_arguments, name),
         )
-    )
-    diagnose.arguments(
-        verb("diagnose", diagnose.run, "has a model collapsed? which is best? without labels")
-    )
-    _report_arguments(verb("report", _report, "gather an experiment's results into one table"))
-    files.export_arguments(verb("export", files.export, "a model for other programs"))
-    _list_arguments(verb("list", _list, "the encoders, methods, corpora ... that there are"))
+        sub.set_defaults(run=partial(_run, name))
     return top
 
 
-def _prepare_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("corpus", help="see `speechssl list corpora`")
-    sub.add_argument("rest", nargs=argparse.REMAINDER, help="see `speechssl prepare CORPUS --help`")
+def verbs() -> dict[str, str]:
+    """Return verb -> help for each verb of this folder, importing nothing."""
+    found = {}
+    for path in Path(__file__).parent.iterdir():
+        source = path / "__init__.py" if path.is_dir() else path
+        if path.name.startswith("_") or source.suffix != ".py" or not source.is_file():
+            continue
+        tree = ast.parse(source.read_text(encoding="utf-8"))
+        functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        if {"add_arguments", "run"} <= functions:
+            found[path.stem.replace("_", "-")] = ast.get_docstring(tree) or ""
+    return dict(sorted(found.items(), key=lambda item: _position(item[0])))
 
 
-def _prepare(arguments: argparse.Namespace) -> None:
-    from speechssl.cli.signature import add_parameters, call
-
-    known = parts.names("corpora")
-    if arguments.corpus not in known:
-        raise UserError(f"prepare: no corpus {arguments.corpus!r}; known: {', '.join(known)}")
-    function = parts.find("corpora", arguments.corpus)
-    sub = _Parser(prog=f"speechssl prepare {arguments.corpus}")
-    add_parameters(sub, function)
-    call(function, sub.parse_args(arguments.rest))
+def _position(verb: str) -> tuple[int, str]:
+    """Sort key: the place in ``ORDER``, then the name."""
+    place = ORDER.index(verb) if verb in ORDER else len(ORDER)
+    return place, verb
 
 
-def _validate_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="a Kaldi directory")
-    sub.add_argument(
-        "--read-audio", action="store_true", help="decode every file too, and compare lengths"
-    )
+def _module(verb: str) -> Any:
+    return importlib.import_module(f"speechssl.cli.{verb.replace('-', '_')}")
 
 
-def _validate(arguments: argparse.Namespace) -> None:
-    from speechssl.data.manifest import validate
-
-    count = 0
-    for directory in arguments.directories:
-        problems = validate(directory, read_audio=arguments.read_audio)
-        count += len(problems)
-        print("\n".join(problems) if problems else f"{directory}: fine")
-    if count:
-        raise UserError(
-            f"validate: {count} problem{'s' if count > 1 else ''}, listed above; mend them first"
-        )
+def _add_arguments(verb: str, sub: Parser) -> None:
+    _module(verb).add_arguments(sub)
 
 
-def _report_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "experiment", type=Path, metavar="EXP", help="holds eval/MODEL/LIST/results.json"
-    )
-    sub.add_argument(
-        "--compare", action="store_true", help="methods beside each other: comparison.md and .png"
-    )
-    sub.add_argument(
-        "--record",
-        action="store_true",
-        help="model, data, labels, scoring of each result: record.md and .json",
-    )
-    sub.add_argument(
-        "--transfer",
-        action="store_true",
-        help="emotion and other labels (recipes/emotion): transfer.md",
-    )
+def _run(verb: str, arguments: argparse.Namespace) -> int | None:
+    return _module(verb).run(arguments)  # type: ignore[no-any-return]
 
 
-def _report(arguments: argparse.Namespace) -> None:
-    if arguments.compare:
-        from speechssl.report.comparison import compare
+def show_once() -> Callable[..., None]:
+    """Return a ``showwarning`` that prints each distinct warning once, on one line."""
+    shown = set()
 
-        print(compare(arguments.experiment))
-        return
-    if arguments.record:
-        from speechssl.report.record import record
+    def show(message: Warning | str, *_where: Any, **_more: Any) -> None:
+        text = " ".join(str(message).split())
+        if text not in shown:
+            shown.add(text)
+            print(f"speechssl: warning: {text}", file=sys.stderr)
 
-        print(record(arguments.experiment))
-        return
-    if arguments.transfer:
-        from speechssl.report.transfer import transfer
-
-        print(transfer(arguments.experiment))
-        return
-    from speechssl.report.summary import summarise
-
-    print(summarise(arguments.experiment))
-
-
-def _list_arguments(sub: argparse.ArgumentParser) -> None:
-    known = ", ".join(parts.FOLDERS)
-    sub.add_argument(
-        "parts", nargs="?", choices=parts.FOLDERS, metavar="PARTS", help=f"one of: {known}"
-    )
-
-
-def _list(arguments: argparse.Namespace) -> None:
-    for folder in [arguments.parts] if arguments.parts else parts.FOLDERS:
-        if not arguments.parts:
-            print(f"{folder}:")
-        indent = "" if arguments.parts else "  "
-        for name, text in parts.descriptions(folder).items():
-            print(f"{indent}{name:<18} {text}".rstrip())
+    return show

@@ -1,65 +1,86 @@
-"""``speechssl diagnose``: has a model collapsed, and which of several is the best, without
-labels.
+"""Tell without labels whether a model has collapsed, and which of several is best.
+
+Give an embeddings file, or a model and audio, or several models and audio with --rank. With audio,
+several crops of each utterance are embedded, so that figures of confusion are computed, too; a run
+folder is shown beside its untrained encoder. The last line of the output is the verdict.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechssl.cli.flags import add_precision
-from speechssl.errors import UserError
+from speechssl.cli import flags
+from speechssl.errors import UserError, writing
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from speechssl.data.manifest import Utterance
     from speechssl.report.diagnosis import Finding
 
+    Plan = list[list[Utterance]]
+    """Crops of each utterance (`embed.views.plan_views`)."""
 
-def arguments(sub: argparse.ArgumentParser) -> None:
-    """Arguments of ``diagnose``."""
-    sub.add_argument(
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `speechssl diagnose`."""
+    parser.add_argument(
         "subjects",
         nargs="+",
-        metavar="EMB | MODEL... DATA",
+        metavar="SUBJECT",
         help=(
-            "an embeddings file; or model or run folders, and the audio (as for `speechssl embed`)"
-            " last"
+            "an embeddings file; or model or run folders, and last the audio (a file, folder,"
+            " wav.scp or Kaldi directory)"
         ),
     )
-    sub.add_argument("--rank", action="store_true", help="order several models, best first")
-    sub.add_argument("--utterances", type=int, default=1000, help="at most so many (default: 1000)")
-    sub.add_argument("--views", type=int, default=4, help="crops of each (default: 4)")
-    sub.add_argument("--seconds", type=float, default=2.0, help="length of a crop (default: 2)")
-    sub.add_argument("--seed", type=int, default=0, help="of the choice of crops (default: 0)")
-    sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: auto)")
-    add_precision(sub)
-    sub.add_argument(
-        "--out", type=Path, metavar="DIR", help="for diagnostics.json (ranking.json) and plots"
+    parser.add_argument(
+        "--rank", action="store_true", help="order several models by their figures, best first"
     )
+    parser.add_argument(
+        "--utterances",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="draw at most N utterances of the audio (default: 1000)",
+    )
+    parser.add_argument(
+        "--views",
+        type=int,
+        default=4,
+        metavar="N",
+        help="random crops of each utterance (default: 4)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=2.0,
+        metavar="SECONDS",
+        help="length of a crop (default: 2)",
+    )
+    flags.add_seed(parser)
+    flags.add_device(parser)
+    flags.add_precision(parser)
+    flags.add_out(parser, "folder for diagnostics.json and spectrum.png, or ranking.json")
 
 
 def run(args: argparse.Namespace) -> None:
-    """``diagnose``: the table on standard output, the verdict in its last line."""
-    from speechssl.report import diagnosis
+    """Print the figures and the verdict.
 
-    first = Path(args.subjects[0])
+    Raises:
+        UserError: the subjects are neither of the three combinations.
+    """
     if args.rank:
-        _rank(args)
-    elif len(args.subjects) == 1 and first.is_file():
-        from speechssl.data.vectors.files import read_vectors
-
-        _, embeddings = read_vectors(first)
-        found = diagnosis.diagnose(embeddings)
-        _say(found)
-        if args.out:
-            diagnosis.write(found, embeddings, args.out, first.stem)
+        _rank_models(args)
+    elif len(args.subjects) == 1 and Path(args.subjects[0]).is_file():
+        _diagnose_file(args)
     elif len(args.subjects) == 2:
-        views, untrained = _views(args, args.subjects[0], _plan(args))
-        found = diagnosis.diagnose(views[0], views, untrained)
-        _say(found)
-        if args.out:
-            others = {} if untrained is None else {"untrained": untrained[0]}
-            diagnosis.write(found, views[0], args.out, first.name, others)
+        _diagnose_model(args)
     else:
         raise UserError(
             "diagnose: give an embeddings file, or a model folder and audio; several models need"
@@ -67,61 +88,123 @@ def run(args: argparse.Namespace) -> None:
         )
 
 
-def _say(found: list[Finding]) -> None:
+def _diagnose_file(args: argparse.Namespace) -> None:
+    from speechssl.data.vectors.files import read_vectors
     from speechssl.report import diagnosis
 
-    print(diagnosis.table(found))
-    print(f"verdict: {diagnosis.verdict(found)}")
+    path = Path(args.subjects[0])
+    _, embeddings = read_vectors(path)
+    findings = diagnosis.diagnose(embeddings)
+    _print_findings(findings)
+    if args.out:
+        diagnosis.write(findings, embeddings, args.out, path.stem)
 
 
-def _plan(args: argparse.Namespace) -> Any:
-    """The crops, the same for every model."""
-    from speechssl.embed.sources import collect
-    from speechssl.embed.views import plan_views
+def _diagnose_model(args: argparse.Namespace) -> None:
+    from speechssl.report import diagnosis
 
-    if args.utterances < 3 or args.views < 2 or args.seconds <= 0:
-        raise UserError(
-            "diagnose: --utterances of 3 or more, --views of 2 or more, --seconds above 0"
-        )
-    utterances, _ = collect([args.subjects[-1]])
-    return plan_views(utterances, args.utterances, args.views, args.seconds, args.seed)
-
-
-def _views(args: argparse.Namespace, folder: str, plan: Any) -> tuple[Any, Any]:
-    """(V, N, D) of a model, and of its untrained encoder if the folder is a run's."""
-    from speechssl.embed import load
-    from speechssl.embed.views import embed_views
-
-    views = embed_views(load(folder, args.device, args.precision), plan)
-    for start in (Path(folder) / "untrained", Path(folder).parent / "untrained"):
-        if start.is_dir() and start.resolve() != Path(folder).resolve():
-            return views, embed_views(load(start, args.device, args.precision), plan)
-    return views, None
+    folder = Path(args.subjects[0])
+    plan = _plan_views(args)
+    views = _embed(args, folder, plan)
+    untrained_views = None
+    others = {}
+    untrained = _untrained_model(folder)
+    if untrained is not None:
+        untrained_views = _embed(args, untrained, plan)
+        others["untrained"] = untrained_views[0]
+    findings = diagnosis.diagnose(views[0], views, untrained_views)
+    _print_findings(findings)
+    if args.out:
+        diagnosis.write(findings, views[0], args.out, folder.name, others)
 
 
-def _rank(args: argparse.Namespace) -> None:
-    import json
-
-    from speechssl.diagnostics.ranks import diagnostics
+def _rank_models(args: argparse.Namespace) -> None:
     from speechssl.report import diagnosis
 
     models = args.subjects[:-1]
     if len(models) < 2:
         raise UserError("diagnose: --rank orders two or more models; give them, and the audio last")
-    plan = _plan(args)
+    plan = _plan_views(args)
     figures = {}
     for model in models:
-        views, _ = _views(args, model, plan)
-        figures[model] = {f.name: f.value for f in diagnosis.diagnose(views[0], views)}
+        views = _embed(args, Path(model), plan)
+        findings = diagnosis.diagnose(views[0], views)
+        figures[model] = {finding.name: finding.value for finding in findings}
     order = diagnosis.rank_models(figures)
-    judged = [name for name, part in diagnostics().items() if part.better]
-    width = max(len(model) for model in models)
-    print(f"{'':<{width}}  {'mean rank':>9}  " + "  ".join(f"{name[:14]:>14}" for name in judged))
-    for model, mean in order:
-        cells = "  ".join(f"{figures[model].get(name, float('nan')):>14.4g}" for name in judged)
-        print(f"{model:<{width}}  {mean:>9.2f}  {cells}")
+    _print_ranking(order, figures)
     if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        rows = [{"model": model, "mean_rank": mean, **figures[model]} for model, mean in order]
-        text = json.dumps(rows, indent=2).replace("NaN", "null")
-        (args.out / "ranking.json").write_text(text + "\n", encoding="utf-8")
+        _write_ranking(order, figures, args.out)
+
+
+def _print_findings(findings: list[Finding]) -> None:
+    from speechssl.report import diagnosis
+
+    print(diagnosis.table(findings))
+    print(f"verdict: {diagnosis.verdict(findings)}")
+
+
+def _plan_views(args: argparse.Namespace) -> Plan:
+    """Draw the crops; they are the same for every model."""
+    from speechssl.embed.sources import collect
+    from speechssl.embed.views import plan_views
+
+    if args.utterances < 3 or args.views < 2 or args.seconds <= 0:
+        raise UserError(
+            "diagnose: --utterances must be at least 3, --views at least 2, --seconds above 0"
+        )
+    utterances, _ = collect([args.subjects[-1]])
+    return plan_views(utterances, args.utterances, args.views, args.seconds, args.seed)
+
+
+def _embed(args: argparse.Namespace, folder: Path, plan: Plan) -> NDArray[np.float32]:
+    """Return embeddings (V, N, D) of the crops."""
+    from speechssl.embed import load
+    from speechssl.embed.views import embed_views
+
+    return embed_views(load(folder, args.device, args.precision), plan)
+
+
+def _untrained_model(folder: Path) -> Path | None:
+    """Return the untrained model of the run that ``folder`` is, or is a part of; None if there is
+    none.
+    """
+    from speechssl.files import RunFolder
+
+    for run_folder in (folder, folder.parent):
+        untrained = RunFolder(run_folder).untrained.path
+        if untrained.is_dir() and untrained.resolve() != folder.resolve():
+            return untrained
+    return None
+
+
+def _print_ranking(
+    order: Sequence[tuple[str, float]], figures: Mapping[str, Mapping[str, float]]
+) -> None:
+    from speechssl.diagnostics.ranks import diagnostics
+
+    judged = [name for name, diagnostic in diagnostics().items() if diagnostic.better]
+    width = max(len(model) for model, _ in order)
+    head = "  ".join(f"{name[:14]:>14}" for name in judged)
+    print(f"{'':<{width}}  {'mean rank':>9}  {head}")
+    for model, mean_rank in order:
+        cells = "  ".join(f"{figures[model].get(name, math.nan):>14.4g}" for name in judged)
+        print(f"{model:<{width}}  {mean_rank:>9.2f}  {cells}")
+
+
+def _write_ranking(
+    order: Sequence[tuple[str, float]], figures: Mapping[str, Mapping[str, float]], out: Path
+) -> None:
+    """Write ``ranking.json``: a row for each model, best first; null where a figure is
+    undefined.
+    """
+    from speechssl.files import write_text
+
+    rows: list[dict[str, Any]] = []
+    for model, mean_rank in order:
+        row: dict[str, Any] = {"model": model, "mean_rank": mean_rank}
+        for name, value in figures[model].items():
+            row[name] = value if math.isfinite(value) else None
+        rows.append(row)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "ranking.json", json.dumps(rows, indent=2) + "\n")

@@ -1,85 +1,117 @@
-"""`speechssl embed`: one embedding per utterance."""
+"""Compute one embedding per utterance.
+
+Files that cannot be embedded are counted, listed in FILE.failed and left out.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from speechssl.cli.flags import add_precision
+from speechssl.cli import flags
 
 
-def arguments(sub: argparse.ArgumentParser) -> None:
-    """Arguments of `embed`."""
-    sub.add_argument(
-        "model", metavar="MODEL", help="a model or run folder, or mfcc (statistics, no model)"
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `speechssl embed`."""
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a model folder or a run folder, or mfcc (statistics of MFCCs, no model)",
     )
-    sub.add_argument(
+    parser.add_argument(
         "inputs",
         nargs="+",
         metavar="INPUT",
         help=(
-            "audio files, folders, a wav.scp, Kaldi directories; - is a list of files on standard"
+            "audio files, folders, a wav.scp, Kaldi directories; -: a list of files on standard"
             " input"
         ),
     )
-    sub.add_argument(
+    parser.add_argument(
         "--out",
         required=True,
         metavar="FILE",
-        help=".npz, .ark, .scp, .parquet, or - for one line a file",
+        help=".npz, .ark, .scp or .parquet; -: one line per utterance on standard output",
     )
-    sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: auto)")
-    add_precision(sub)
-    sub.add_argument(
-        "--jobs", type=int, default=1, help="processes to share the files (default: 1)"
+    _add_hardware(parser)
+    _add_policy(parser)
+    _add_choices(parser)
+
+
+def _add_hardware(parser: argparse.ArgumentParser) -> None:
+    """Add what decides how fast it goes."""
+    flags.add_device(parser)
+    flags.add_precision(parser)
+    flags.add_jobs(parser, "processes that share the files", default=1)
+    parser.add_argument(
+        "--readers",
+        type=flags.count,
+        default=2,
+        metavar="N",
+        help="threads of each process that read and decode (default: 2)",
     )
-    sub.add_argument(
-        "--readers", type=int, default=2, help="threads that decode, per process (default: 2)"
+    parser.add_argument(
+        "--batch-seconds",
+        type=flags.positive,
+        default=60.0,
+        metavar="SECONDS",
+        help="audio in a batch (default: 60)",
     )
-    sub.add_argument(
-        "--batch-seconds", type=float, default=60.0, help="audio in a batch (default: 60)"
-    )
-    sub.add_argument(
+    parser.add_argument(
         "--max-seconds",
-        type=float,
+        type=flags.positive,
         default=120.0,
-        help="longer files go in pieces, averaged (default: 120)",
+        metavar="SECONDS",
+        help=("longer files are embedded in pieces of this length and averaged (default: 120)"),
     )
-    sub.add_argument(
+
+
+def _add_policy(parser: argparse.ArgumentParser) -> None:
+    """Add what decides about bad files, and about what an interrupted run has left."""
+    parser.add_argument(
         "--keep-going",
         action="store_true",
         default=True,
-        help="skip, count and list bad files (the default)",
+        help="skip, count and list files that cannot be embedded (the default)",
     )
-    sub.add_argument(
-        "--strict", dest="keep_going", action="store_false", help="end at the first bad file"
+    parser.add_argument(
+        "--strict",
+        dest="keep_going",
+        action="store_false",
+        help="stop at the first file that cannot be embedded",
     )
-    sub.add_argument("--allow-pipes", action="store_true", help="run the shell pipes of wav.scp")
-    sub.add_argument(
-        "--resume", action="store_true", help="go on from what a broken run left behind"
+    parser.add_argument(
+        "--allow-pipes", action="store_true", help="run the shell pipes in a wav.scp"
     )
-    sub.add_argument(
+    parser.add_argument(
+        "--resume", action="store_true", help="continue an interrupted run (FILE.parts)"
+    )
+
+
+def _add_choices(parser: argparse.ArgumentParser) -> None:
+    """Add what is embedded, and by which layer and network."""
+    parser.add_argument(
         "--every",
-        type=int,
+        type=flags.count,
         default=1,
         metavar="N",
-        help="every N-th utterance only, for a training mean",
+        help="embed every N-th utterance only; enough for a training mean (default: 1)",
     )
-    sub.add_argument(
+    parser.add_argument(
         "--layer",
         default="embedding",
         metavar="NAME",
-        help="which layer; a wrong name lists those there are",
+        help="layer whose output is taken; an unknown name lists them (default: embedding)",
     )
-    sub.add_argument(
+    parser.add_argument(
         "--network",
         metavar="NAME",
-        help="student or teacher of a run folder (default: the one it saved)",
+        help="student or teacher, of a run folder (default: the one in the saved model)",
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """`embed`: the file; what was embedded and left out on standard error."""
+    """Write the embeddings; say on standard error what was embedded and what was left out."""
     from speechssl.embed import embed_to_file
 
     summary = embed_to_file(

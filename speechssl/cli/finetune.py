@@ -1,41 +1,30 @@
-"""``speechssl finetune``: train a classifier on labels, the last affine layers first, then
-everything.
+"""Train a classifier on labels, fold by fold.
+
+The classifier and the layers after pooling are trained first, then the whole encoder. Each step is
+repeated for every share of the training labels.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from speechssl.cli.classification import folds_of
-from speechssl.cli.flags import add_precision
+from speechssl.cli import flags
+
+if TYPE_CHECKING:
+    from speechssl.data.manifest import Utterance
 
 
-def arguments(sub: argparse.ArgumentParser) -> None:
-    """Arguments of ``finetune``."""
-    sub.add_argument("model", metavar="MODEL", help="a model or run folder")
-    sub.add_argument("data", nargs="+", metavar="DIR", help="a Kaldi directory")
-    sub.add_argument(
-        "--labels", required=True, type=Path, metavar="UTT2LABEL", help="such as DIR/utt2emotion"
-    )
-    sub.add_argument(
-        "--groups",
-        required=True,
-        type=Path,
-        metavar="UTT2SPK",
-        help="no group is in two folds (speakers)",
-    )
-    sub.add_argument(
-        "--folds",
-        default="5",
-        metavar="N|FILE",
-        help="as for `evaluate classification` (its utt2fold)",
-    )
-    sub.add_argument(
-        "--test-folds", nargs="+", default=(), metavar="FOLD", help="test on these only"
-    )
-    sub.add_argument(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `speechssl finetune`."""
+    flags.add_model(parser)
+    parser.add_argument("data", nargs="+", type=Path, metavar="DIR", help="a Kaldi directory")
+    flags.add_labels(parser)
+    flags.add_folds(parser)
+    parser.add_argument(
         "--fractions",
         nargs="+",
         type=float,
@@ -43,50 +32,99 @@ def arguments(sub: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="shares of the training labels (default: 0.01 0.05 0.1 1)",
     )
-    sub.add_argument(
-        "--affine-steps", type=int, default=300, help="batches of the first step (default: 300)"
+    _add_training(parser)
+    flags.add_class_weight(parser)
+    flags.add_precision(parser)
+    flags.add_device(parser)
+    flags.add_replicates(parser)
+    flags.add_seed(parser)
+    parser.add_argument(
+        "--name", metavar="TEXT", help="which model this is, for results.json (default: MODEL)"
     )
-    sub.add_argument("--affine-lr", type=float, default=1e-3, help="default: 1e-3")
-    sub.add_argument(
-        "--epochs", type=int, default=5, help="of the second step; 0 leaves it out (default: 5)"
+    flags.add_out(parser, "folder for results.json, the predictions and confusion.png")
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    """Add the settings of the two training steps."""
+    parser.add_argument(
+        "--affine-steps",
+        type=int,
+        default=300,
+        metavar="N",
+        help="batches of the first step, for the layers after pooling (default: 300)",
     )
-    sub.add_argument("--lr", type=float, default=2e-4, help="of the second step (default: 2e-4)")
-    sub.add_argument("--batch-size", type=int, default=32, help="default: 32")
-    sub.add_argument("--seconds", type=float, default=3.0, help="length of the crops (default: 3)")
-    sub.add_argument("--class-weight", choices=("balanced", "none"), default="balanced")
-    add_precision(sub)
-    sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: auto)")
-    sub.add_argument("--replicates", type=int, default=1000, help="bootstrap resamples of groups")
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--name", help="written into the results: which model this is")
-    sub.add_argument(
-        "--out", type=Path, metavar="DIR", help="for results.json, predictions and the plot"
+    parser.add_argument(
+        "--affine-lr",
+        type=float,
+        default=1e-3,
+        metavar="RATE",
+        help="learning rate of the first step (default: 1e-3)",
+    )
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        default=5,
+        metavar="N",
+        help="epochs of the second step, for the whole encoder; 0 leaves it out (default: 5)",
+    )
+    parser.add_argument(
+        "--lr",
+        type=float,
+        default=2e-4,
+        metavar="RATE",
+        help="learning rate of the second step (default: 2e-4)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=32,
+        metavar="N",
+        help="utterances in a batch, in both steps (default: 32)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=3.0,
+        metavar="SECONDS",
+        help="length of the training crops of the second step (default: 3)",
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """A line a fold on standard error, the curve on standard output, files into ``--out``."""
+    """Fine-tune; a line per fold on standard error, the table on standard output."""
     from speechssl import finetune
     from speechssl.data.kaldi import read_values
     from speechssl.data.manifest import read_manifest
     from speechssl.embed.networks import load_model
     from speechssl.evaluation.classification.classify import write_results
 
-    names = ("affine_steps", "affine_lr", "epochs", "lr", "batch_size", "seconds", "class_weight")
-    settings = {name: getattr(args, name) for name in (*names, "precision", "seed")}
+    utterances: list[Utterance] = []
+    for directory in args.data:
+        utterances.extend(read_manifest(directory))
+    settings = finetune.FinetuneSettings(
+        affine_steps=args.affine_steps,
+        affine_lr=args.affine_lr,
+        epochs=args.epochs,
+        lr=args.lr,
+        batch_size=args.batch_size,
+        seconds=args.seconds,
+        class_weight=args.class_weight,
+        precision=args.precision,
+        seed=args.seed,
+    )
     measured = finetune.finetune(
         load_model(args.model),
-        [utterance for folder in args.data for utterance in read_manifest(folder)],
+        utterances,
         read_values(args.labels, "label"),
         read_values(args.groups, "spk"),
-        folds=folds_of(args.folds),
+        folds=flags.read_folds(args.folds),
         test_folds=args.test_folds,
         fractions=args.fractions,
-        settings=finetune.Settings(**settings),
+        settings=settings,
         device=args.device,
         replicates=args.replicates,
         say=lambda line: print(line, file=sys.stderr, flush=True),
-        name=args.name or args.model,
+        name=args.name or str(args.model),
     )
     if args.out:
         from speechssl.report import plots
@@ -94,9 +132,16 @@ def run(args: argparse.Namespace) -> None:
         write_results(args.out, measured)
         results = measured.results
         plots.confusion_plot(results["labels"], results["confusion"], args.out / "confusion.png")
+    _print_curve(measured.results)
+
+
+def _print_curve(results: Mapping[str, Any]) -> None:
+    """Print the figures of each share of labels and step, with the interval of macro_f1."""
+    from speechssl.metrics import format_interval
+
     print("labels   trained   micro_f1   macro_f1   uar")
-    for row in measured.results["curve"]:
-        interval = row["macro_f1_interval"]
-        spread = f"   [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
-        figures = f"{row['micro_f1']:.3f}      {row['macro_f1']:.3f}      {row['uar']:.3f}"
-        print(f"{row['labels']:6.0f}   {row['step']:<8}  {figures}{spread}")
+    for row in results["curve"]:
+        line = f"{row['labels']:6.0f}   {row['step']:<8}  "
+        line += f"{row['micro_f1']:.3f}      {row['macro_f1']:.3f}      {row['uar']:.3f}"
+        line += "  " + format_interval(row["macro_f1_interval"], ".3f")
+        print(line.rstrip())

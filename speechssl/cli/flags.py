@@ -1,8 +1,95 @@
-"""Flags that several verbs share."""
+"""Arguments that several verbs share: the same name, help and check everywhere.
+
+A function whose default differs between verbs takes it as a parameter; the help always ends in
+``(default: ...)`` where there is a default.
+"""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+
+
+def whole_number(word: str) -> int:
+    """Return a whole number of at least 0."""
+    number = int(word)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, not {word}")
+    return number
+
+
+def count(word: str) -> int:
+    """Return a whole number of at least 1."""
+    number = int(word)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {word}")
+    return number
+
+
+def positive(word: str) -> float:
+    """Return a number above 0."""
+    number = float(word)
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"must be above 0, not {word}")
+    return number
+
+
+def share(word: str) -> float:
+    """Return a number above 0 and at most 1."""
+    number = float(word)
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, not {word}")
+    return number
+
+
+def folds(word: str) -> int | Path:
+    """Return a number of folds, or the file that says which fold each utterance is in."""
+    return int(word) if word.isdigit() else Path(word)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the positional ``MODEL``."""
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a model folder or a run folder")
+
+
+def add_model_name(parser: argparse.ArgumentParser) -> None:
+    """Add ``--model``, which names the embeddings in the results."""
+    parser.add_argument(
+        "--model", metavar="NAME", help="whose embeddings these are, for results.json"
+    )
+
+
+def add_embeddings(parser: argparse.ArgumentParser) -> None:
+    """Add the positional ``EMB``."""
+    parser.add_argument(
+        "embeddings", metavar="EMB", help="embeddings file that `speechssl embed --out` wrote"
+    )
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add the positional ``CONFIG`` (`speechssl.conf.locate` finds its file)."""
+    parser.add_argument(
+        "config",
+        metavar="CONFIG",
+        help="a YAML file, or the name of a shipped configuration (`speechssl list conf`)",
+    )
+
+
+def add_overrides(parser: argparse.ArgumentParser, help: str) -> None:
+    """Add ``key=value ...``, which may stand anywhere on the command line."""
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=help)
+
+
+def add_out(parser: argparse.ArgumentParser, help: str, required: bool = False) -> None:
+    """Add ``--out DIR``."""
+    parser.add_argument("--out", required=required, type=Path, metavar="DIR", help=help)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device``."""
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1 ...; auto: a GPU if any (default: auto)"
+    )
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
@@ -11,5 +98,90 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("auto", "float32", "bfloat16"),
         default="float32",
-        help="of the encoder's products; auto: bfloat16 where the hardware has it (default: float32)",
+        help=(
+            "of the encoder's matrix products; auto: bfloat16 where the hardware has instructions"
+            " for it (default: float32)"
+        ),
+    )
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    """Add ``--seed``."""
+    parser.add_argument(
+        "--seed", type=whole_number, default=0, metavar="N", help="of all random draws (default: 0)"
+    )
+
+
+def add_jobs(parser: argparse.ArgumentParser, help: str, default: int | None = None) -> None:
+    """Add ``--jobs``; without a default, as many as there are usable cores."""
+    shown = "all cores" if default is None else default
+    parser.add_argument(
+        "--jobs", type=count, default=default, metavar="N", help=f"{help} (default: {shown})"
+    )
+
+
+def add_replicates(parser: argparse.ArgumentParser) -> None:
+    """Add ``--replicates``."""
+    parser.add_argument(
+        "--replicates",
+        type=whole_number,
+        default=1000,
+        metavar="N",
+        help="bootstrap resamples for the intervals; 0: no intervals (default: 1000)",
+    )
+
+
+def add_labels(parser: argparse.ArgumentParser) -> None:
+    """Add ``--labels`` and ``--groups``, the tables of a classification."""
+    parser.add_argument(
+        "--labels",
+        required=True,
+        type=Path,
+        metavar="UTT2LABEL",
+        help="lines `utterance label`, such as DIR/utt2emotion",
+    )
+    parser.add_argument(
+        "--groups",
+        required=True,
+        type=Path,
+        metavar="UTT2SPK",
+        help="lines `utterance group`; no group (speaker) is in two folds",
+    )
+
+
+def add_folds(parser: argparse.ArgumentParser) -> None:
+    """Add ``--folds`` and ``--test-folds``."""
+    parser.add_argument(
+        "--folds",
+        type=folds,
+        default=5,
+        metavar="N|FILE",
+        help="how many folds; 0: one per group; FILE: lines `utterance fold` (default: 5)",
+    )
+    parser.add_argument(
+        "--test-folds",
+        nargs="+",
+        default=(),
+        metavar="FOLD",
+        help="test on these folds, trained on the others (default: each fold in turn)",
+    )
+
+
+def read_folds(value: int | Path) -> int | dict[str, str]:
+    """Return what ``--folds`` stands for: a number, or utterance -> fold from its file."""
+    if isinstance(value, int):
+        return value
+    from speechssl.data.kaldi import read_values
+
+    return read_values(value, "fold")
+
+
+def add_class_weight(parser: argparse.ArgumentParser) -> None:
+    """Add ``--class-weight``."""
+    parser.add_argument(
+        "--class-weight",
+        choices=("balanced", "none"),
+        default="balanced",
+        help="balanced: all classes weigh alike in training; none: all utterances do"
+        " (default: balanced)",
     )

@@ -1,8 +1,8 @@
 """A function's signature as command-line arguments.
 
-Positional parameters become positional arguments, keyword-only ones become flags, so that a new
-corpus brings its flags along by having them as parameters. Their types and defaults are the
-signature's, their help texts the ``Args:`` section of the docstring.
+Positional parameters become positional arguments, keyword-only ones become flags. Types and
+defaults are those of the signature, the help texts stand in the ``Args:`` section of the docstring.
+A new corpus (`speechssl prepare`) brings its flags along by having them as parameters.
 """
 
 from __future__ import annotations
@@ -12,72 +12,59 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Union
 
+from speechssl.cli.parsers import plain
+
 
 def add_parameters(parser: argparse.ArgumentParser, function: Callable[..., Any]) -> None:
-    """Add an argument to ``parser`` for each parameter of ``function`` (not for those that start
-    with ``_``).
+    """Add an argument for each parameter of a function, and its docstring as the description.
 
-    Types: int, float, str, Path, bool (``--flag/--no-flag``), Literal (choices), a list or tuple of
-    them (several words), and ``X | None`` (absent: None). A keyword-only parameter without a
-    default is a required flag.
+    Types: int, float, str, Path, bool (``--flag/--no-flag``), Literal (choices), a list, tuple or
+    sequence of them (several words), and ``X | None`` (None if the flag is absent). A keyword-only
+    parameter without a default becomes a required flag. Parameters that begin with ``_`` are left
+    out.
     """
-    text = inspect.getdoc(function) or ""
-    parser.description = text.partition("\nArgs:")[0].strip().replace("`", "")
-    helps = argument_helps(text)
+    docstring = inspect.getdoc(function) or ""
+    parser.description = plain(docstring.partition("\nArgs:")[0].strip())
+    helps = argument_helps(docstring)
     annotations = typing.get_type_hints(function)
-    for name, parameter in inspect.signature(function).parameters.items():
-        if name.startswith("_"):
-            continue
-        options = _options(annotations.get(name, str))
-        help_text = helps.get(name, "").replace("%", "%%")
+    for parameter in _public_parameters(function):
+        options = _options(annotations.get(parameter.name, str))
+        options["help"] = _help_text(parameter, helps.get(parameter.name, ""))
         if parameter.kind is parameter.KEYWORD_ONLY:
-            required = parameter.default is parameter.empty
-            if not required and parameter.default is not None:
-                shown = (
-                    " ".join(map(str, parameter.default))
-                    if _several(parameter.default)
-                    else parameter.default
-                )
-                help_text += f" (default: {shown})".replace("%", "%%")
-            default = None if required else parameter.default
-            flag = "--" + name.replace("_", "-")
-            parser.add_argument(
-                flag, dest=name, required=required, default=default, help=help_text, **options
-            )
-        elif parameter.default is parameter.empty:
-            parser.add_argument(name, metavar=name.upper(), help=help_text, **options)
+            _add_flag(parser, parameter, options)
         else:
-            options["nargs"] = "?"
-            parser.add_argument(
-                name, metavar=name.upper(), default=parameter.default, help=help_text, **options
-            )
+            _add_positional(parser, parameter, options)
 
 
 def call(function: Callable[..., Any], arguments: argparse.Namespace) -> Any:
-    """Call ``function`` with the parsed arguments that :func:`add_parameters` added for it."""
-    positional, keywords = [], {}
-    for name, parameter in inspect.signature(function).parameters.items():
-        if name.startswith("_"):
-            continue
+    """Call a function with the arguments that `add_parameters` has added for it."""
+    positional = []
+    keywords = {}
+    for parameter in _public_parameters(function):
+        value = getattr(arguments, parameter.name)
         if parameter.kind is parameter.KEYWORD_ONLY:
-            keywords[name] = getattr(arguments, name)
+            keywords[parameter.name] = value
         else:
-            positional.append(getattr(arguments, name))
+            positional.append(value)
     return function(*positional, **keywords)
 
 
 def argument_helps(docstring: str) -> dict[str, str]:
-    """The ``Args:`` section of a docstring (Google style, dedented) as name -> text on one line."""
+    """Return name -> text, on one line, of the ``Args:`` section of a docstring.
+
+    Args:
+        docstring: in Google's style, without indentation (`inspect.getdoc`).
+    """
     helps: dict[str, str] = {}
     name = ""
     section = docstring.partition("Args:\n")[2]
     for line in section.splitlines():
         if line and not line.startswith(" "):
-            break
+            break  # the next section
         start = re.match(r" {4}\*{0,2}(\w+)(?: \([^)]*\))?: (.*)", line)
         if start:
             name = start.group(1)
@@ -87,9 +74,58 @@ def argument_helps(docstring: str) -> dict[str, str]:
     return helps
 
 
+def _public_parameters(function: Callable[..., Any]) -> Iterator[inspect.Parameter]:
+    for name, parameter in inspect.signature(function).parameters.items():
+        if not name.startswith("_"):
+            yield parameter
+
+
+def _add_flag(
+    parser: argparse.ArgumentParser, parameter: inspect.Parameter, options: dict[str, Any]
+) -> None:
+    flag = "--" + parameter.name.replace("_", "-")
+    if parameter.default is parameter.empty:
+        options["required"] = True
+    else:
+        options["default"] = parameter.default
+    parser.add_argument(flag, dest=parameter.name, **options)
+
+
+def _add_positional(
+    parser: argparse.ArgumentParser, parameter: inspect.Parameter, options: dict[str, Any]
+) -> None:
+    options["metavar"] = parameter.name.upper()
+    if parameter.default is not parameter.empty:
+        options["nargs"] = "?"
+        options["default"] = parameter.default
+    parser.add_argument(parameter.name, **options)
+
+
+def _help_text(parameter: inspect.Parameter, text: str) -> str:
+    """Return the help of a parameter, with its default if there is one, for argparse."""
+    text = plain(text).removesuffix(".")
+    default = parameter.default
+    if default is not parameter.empty and default is not None:
+        text += f" (default: {_shown(parameter.name, default)})"
+    return text.strip().replace("%", "%%")
+
+
+def _shown(name: str, default: Any) -> str:
+    """Return a default as a user would write it."""
+    if isinstance(default, bool):
+        flag = name.replace("_", "-")
+        return f"--{flag}" if default else f"--no-{flag}"
+    if isinstance(default, float):
+        return f"{default:g}"
+    if isinstance(default, list | tuple):
+        return " ".join(str(value) for value in default)
+    return str(default)
+
+
 def _options(annotation: Any) -> dict[str, Any]:
-    """argparse's keywords for a type."""
-    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    """Return what `argparse.ArgumentParser.add_argument` takes for a type."""
+    origin = typing.get_origin(annotation)
+    inner = typing.get_args(annotation)
     if origin in (Union, types.UnionType):
         kinds = [kind for kind in inner if kind is not type(None)]
         return _options(Path if set(kinds) == {str, Path} else kinds[0])
@@ -97,14 +133,10 @@ def _options(annotation: Any) -> dict[str, Any]:
         return {"choices": inner, "type": type(inner[0])}
     if annotation is bool:
         return {"action": argparse.BooleanOptionalAction}
-    if _is_list(origin or annotation):
+    if _is_sequence(origin or annotation):
         return {"nargs": "+", **_options(inner[0] if inner else str)}
     return {"type": annotation if annotation in (int, float, Path) else str}
 
 
-def _is_list(kind: Any) -> bool:
+def _is_sequence(kind: Any) -> bool:
     return inspect.isclass(kind) and (issubclass(kind, list | tuple) or "Sequence" in kind.__name__)
-
-
-def _several(value: Any) -> bool:
-    return isinstance(value, list | tuple)

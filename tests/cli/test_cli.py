@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from speechssl import parts
 from speechssl.cli import command, main
 from speechssl.errors import UserError
 
@@ -51,8 +52,8 @@ def test_help_answers_at_once() -> None:
 
 
 def test_every_verb_has_help(capsys: pytest.CaptureFixture[str]) -> None:
-    verbs = command.parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
-    for verb in verbs:
+    assert {"prepare", "train", "embed", "list"} <= set(command.verbs())
+    for verb in command.verbs():
         with pytest.raises(SystemExit) as stop:
             main([verb, "--help"])
         assert stop.value.code == 0
@@ -66,7 +67,7 @@ def test_every_verb_has_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["embedd"], "invalid choice"),
         (["train", "x.yaml"], "--out"),
         (["list", "decoders"], "invalid choice"),
-        (["prepare", "librispech", "a", "b"], "no corpus 'librispech'"),
+        (["prepare", "librispech", "a", "b"], "invalid choice: 'librispech'"),
         (["average", "/nowhere/run"], "/nowhere/run"),
         (["validate", "/nowhere/data"], "1 problem, listed above"),
         (["train", "/nowhere/conf.yaml", "--out", "/tmp/never"], "/nowhere/conf.yaml"),
@@ -87,7 +88,7 @@ def test_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "_list", interrupted)
+    monkeypatch.setattr("speechssl.cli.list.run", interrupted)
     assert main(["list"]) == 130
 
 
@@ -97,7 +98,7 @@ def test_user_error_is_2(
     def mistaken(_: object) -> None:
         raise UserError("a.wav: empty; remove it")
 
-    monkeypatch.setattr(command, "_list", mistaken)
+    monkeypatch.setattr("speechssl.cli.list.run", mistaken)
     assert error_of(["list"], capsys) == "speechssl: error: a.wav: empty; remove it\n"
 
 
@@ -128,6 +129,17 @@ def test_list_names_the_parts_without_importing_them() -> None:
     ):
         assert part in printed
     assert "  _" not in printed
+
+
+def test_list_prints_the_whole_description_of_every_part(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for folder in parts.FOLDERS:
+        assert main(["list", folder]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == len(parts.names(folder))
+        for line in lines:
+            assert len(line.split()) > 2 and line.endswith((".", ")", "`"))
 
 
 def test_score_writes_cosines(scored: Path) -> None:
@@ -200,7 +212,9 @@ def test_embed_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     from speechssl.model import Model
 
     torch.manual_seed(0)
-    Model({"n_mels": 20}, {"name": "resnet", "width": 4, "embedding": 8}).save(tmp_path / "model")
+    Model({"n_mels": 20}, {"name": "resnet", "width": 4, "embedding_dim": 8}).save(
+        tmp_path / "model"
+    )
     noise = np.random.default_rng(0).standard_normal(16000).astype(np.float32) / 10
     soundfile.write(tmp_path / "good.wav", noise, 16000)
     (tmp_path / "bad.wav").write_text("no audio")

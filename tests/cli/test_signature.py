@@ -85,6 +85,6 @@ def test_help_shows_percent_signs_and_defaults() -> None:
     parser = argparse.ArgumentParser()
     add_parameters(parser, corpus)
     text = " ".join(parser.format_help().split())
-    assert "Hz, within 5 % of it. (default: 16000.0)" in text
-    assert "(default: 1 2)" in text
+    assert "Hz, within 5 % of it (default: 16000)" in text
+    assert "(default: 1 2)" in text and "(default: --no-trim)" in text
     assert "Make a corpus." in text and "Raises" not in text

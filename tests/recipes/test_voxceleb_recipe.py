@@ -128,7 +128,14 @@ def noise_and_rooms(folder):
 
 
 def configurations(folder):
-    small = {"name": "ecapa", "width": 16, "scale": 2, "embedding": 16, "attention": 8, "se": 8}
+    small = {
+        "name": "ecapa",
+        "width": 16,
+        "scale": 2,
+        "embedding_dim": 16,
+        "attention_channels": 8,
+        "se_channels": 8,
+    }
     train = {"batch_size": 8, "precision": "float32", "log_every": 5, "save_every": 5, "threads": 1}
     dino = {
         "data": {

@@ -71,15 +71,26 @@ def prepare(
     seed: int = 0,
     jobs: int | None = None,
 ) -> None:
-    """Write 16 kHz FLAC files below `root`, and Kaldi directories `out/train` and `out/eval` (with
-    `trials`).
+    """Write generated voices, 16 kHz FLAC files, and Kaldi directories OUT/train and OUT/eval.
 
-    `evaluation_speakers` of the `speakers` go to `eval`; each says `utterances` of `shortest` to
-    `longest` seconds in `sessions` rooms. At most `trials` trials, half of them targets, which
-    always cross rooms. `expression` is how strong emotions are: 1 everyday speech, 1.5 acted, 0
-    none (see `_voice.STYLES`). The files depend on `seed` alone, not on `jobs` (processes; None:
-    one a core). Labels: `utt2emotion`, `utt2session` (the room). Raises UserError on impossible
-    numbers or when a folder cannot be written.
+    Target trials (OUT/eval/trials) always cross rooms. Labels: utt2emotion, utt2session (the room).
+
+    Args:
+        root: the folder of audio to write.
+        out: where the Kaldi directories are written.
+        speakers: how many there are in all.
+        evaluation_speakers: how many of them go to OUT/eval, and not to OUT/train.
+        utterances: recordings of each speaker.
+        sessions: rooms in which each speaker is recorded.
+        shortest: length of the shortest recordings, in seconds.
+        longest: length of the longest recordings, in seconds.
+        trials: at most so many pairs, half of them targets.
+        expression: how strong emotions are: 0 none, 1 everyday speech, 1.5 acted.
+        seed: of all random draws; the files depend on nothing else.
+        jobs: processes; all cores if not given.
+
+    Raises:
+        UserError: impossible numbers, or a folder that cannot be written.
     """
     jobs = jobs if jobs is not None else usable_cores()
     _check(

@@ -1,0 +1,31 @@
+"""Write a model for other programs.
+
+After writing, the embeddings of the exported files are compared with the model's.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from speechssl import parts
+from speechssl.cli import flags
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `speechssl export`."""
+    formats = parts.names("exporters")
+    flags.add_model(parser)
+    parser.add_argument(
+        "--to",
+        required=True,
+        metavar="FORMAT",
+        help=f"one of {', '.join(formats)} (`speechssl list exporters`)",
+    )
+    flags.add_out(parser, "the folder to write", required=True)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the folder and print its path."""
+    from speechssl.exporters.export import export
+
+    print(export(args.model, args.to, args.out))

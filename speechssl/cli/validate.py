@@ -1,0 +1,41 @@
+"""Check Kaldi directories before hours are spent on them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from speechssl.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `speechssl validate`."""
+    parser.add_argument(
+        "directories", nargs="+", type=Path, metavar="DIR", help="a Kaldi directory"
+    )
+    parser.add_argument(
+        "--read-audio",
+        action="store_true",
+        help="decode every file, and compare its length with the directory's",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the problems of each directory.
+
+    Raises:
+        UserError: there are problems.
+    """
+    from speechssl.data.manifest import validate
+
+    count = 0
+    for directory in args.directories:
+        problems = validate(directory, read_audio=args.read_audio)
+        count += len(problems)
+        for problem in problems:
+            print(problem)
+        if not problems:
+            print(f"{directory}: ok")
+    if count:
+        noun = "problem" if count == 1 else "problems"
+        raise UserError(f"validate: {count} {noun}, listed above; correct the directory first")
