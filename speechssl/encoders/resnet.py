@@ -31,6 +31,10 @@ _STRIDES = (1, 2, 2, 2)
 _TOTAL_STRIDE = 8
 
 
+MAX_BLOCKS = 200
+"""Blocks of a stage, far beyond any use: a model folder may be somebody else's."""
+
+
 class ResNet(Encoder):
     """ResNet encoder over time and frequency: frames of features to one embedding an utterance.
 
@@ -72,11 +76,13 @@ class ResNet(Encoder):
         super().__init__()
         if channels is None:
             channels = [width, 2 * width, 4 * width, 8 * width]
-        if len(blocks) != 4 or len(channels) != 4 or min(blocks) < 1:
+        if len(blocks) != 4 or len(channels) != 4:
             raise UserError(
                 f"resnet: blocks {blocks} and channels {channels}; give one of each for all 4"
                 " stages"
             )
+        if min(blocks) < 1 or max(blocks) > MAX_BLOCKS:
+            raise UserError(f"resnet: blocks {blocks} must be between 1 and {MAX_BLOCKS}")
         self.embedding_dim = embedding_dim
         self.conv1 = nn.Conv2d(1, channels[0], 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels[0])
