@@ -134,11 +134,11 @@ class Method(nn.Module):
     """Settings that are parts themselves: keyword -> folder (``{"predictor": "predictors"}``)."""
 
     @property
-    def encoder(self) -> nn.Module:
+    def encoder(self) -> Encoder:
         """The encoder that is saved and embeds: the teacher's where there is one."""
         raise NotImplementedError
 
-    def networks(self) -> dict[str, nn.Module]:
+    def networks(self) -> dict[str, Encoder]:
         """Return the encoders that `embed --network` can name, such as student and teacher."""
         return {"encoder": self.encoder}
 
