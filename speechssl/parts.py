@@ -190,11 +190,11 @@ def with_new_names(folder: str, section: Any) -> Any:
     if not isinstance(section, Mapping) or not isinstance(section.get("name"), str):
         return section
     part = find(folder, section["name"])
-    renamed = config.with_new_names(part, section)
+    current = config.with_new_names(part, section)
     for key, inner_folder in getattr(part, "PARTS", {}).items():
-        if key in renamed:
-            renamed[key] = with_new_names(inner_folder, renamed[key])
-    return renamed
+        if key in current:
+            current[key] = with_new_names(inner_folder, current[key])
+    return current
 
 
 def build(folder: str, section: Mapping[str, Any] | str, *supplied: Any) -> Any:

@@ -23,6 +23,12 @@ from speechssl.nn.recording import is_traced
 __all__ = ["ECAPA", "PART"]
 
 
+MAX_LAYERS = 100
+MAX_FRAMES = 10_000
+"""Bounds of layers, and of a kernel's and a dilation's frames, far beyond any use: a model folder
+may be somebody else's."""
+
+
 class ECAPA(Encoder):
     """ECAPA-TDNN encoder: frames of features to one embedding an utterance.
 
@@ -114,6 +120,8 @@ class ECAPA(Encoder):
 
 def _check_sizes(width: int, scale: int, kernel_sizes: list[int], dilations: list[int]) -> None:
     """Raise UserError for sizes that do not fit together."""
+    if width < 1 or scale < 1:
+        raise UserError(f"ecapa: width {width} and scale {scale} must be at least 1")
     if width % scale:
         raise UserError(
             f"ecapa: width {width} is not a multiple of scale {scale}; choose one that is"
@@ -123,8 +131,14 @@ def _check_sizes(width: int, scale: int, kernel_sizes: list[int], dilations: lis
             f"ecapa: {len(kernel_sizes)} kernel_sizes and {len(dilations)} dilations; give as many"
             " of each, at least 3"
         )
-    if any(size % 2 == 0 for size in kernel_sizes):
-        raise UserError(f"ecapa: kernel_sizes {kernel_sizes} must be odd numbers")
+    if len(kernel_sizes) > MAX_LAYERS:
+        raise UserError(f"ecapa: {len(kernel_sizes)} kernel_sizes; give at most {MAX_LAYERS}")
+    if any(size % 2 == 0 or not 0 < size <= MAX_FRAMES for size in kernel_sizes):
+        raise UserError(
+            f"ecapa: kernel_sizes {kernel_sizes} must be odd numbers, at most {MAX_FRAMES}"
+        )
+    if any(not 0 < dilation <= MAX_FRAMES for dilation in dilations):
+        raise UserError(f"ecapa: dilations {dilations} must be between 1 and {MAX_FRAMES}")
 
 
 class SERes2Net(nn.Module):

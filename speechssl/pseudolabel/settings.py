@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from speechssl import conf, config
 from speechssl.data.trials import read_trials
@@ -35,7 +35,8 @@ class PseudoLabelSettings:
             ``train``, otherwise those of ``start``).
         clusterer: name and settings (`speechssl list clustering`).
         pca: reduction before clustering, as for `speechssl cluster`.
-        smallest, largest, share: which clusters and members are kept, as for `speechssl cluster`.
+        min_cluster_size, max_cluster_size: other clusters are dropped (0: no upper limit).
+        keep_fraction: share of each cluster's members that is kept, those nearest to its mean.
         stop: ``never`` before all rounds are done; ``agreement``: when NMI between the clusters of
             two rounds reaches ``agreement``; ``silhouette``: when it no longer rises, and the round
             before is chosen; ``eer``: the same with the EER on ``heldout``.
@@ -53,9 +54,9 @@ class PseudoLabelSettings:
     rounds: int = 2
     init: Literal["start", "previous", "random"] = "start"
     pca: float = 0.0
-    smallest: int = 1
-    largest: int = 0
-    share: float = 1.0
+    min_cluster_size: int = 1
+    max_cluster_size: int = 0
+    keep_fraction: float = 1.0
     stop: Literal["never", "agreement", "silhouette", "eer"] = "never"
     agreement: float = 0.98
     heldout: str | None = None
@@ -64,6 +65,12 @@ class PseudoLabelSettings:
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     readers: int = 2
     processes: int = 1
+
+    RENAMED: ClassVar[dict[str, str]] = {
+        "smallest": "min_cluster_size",
+        "largest": "max_cluster_size",
+        "share": "keep_fraction",
+    }
 
 
 def read_settings(path: str, overrides: Sequence[str] = ()) -> PseudoLabelSettings:

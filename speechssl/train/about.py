@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 import speechssl
-from speechssl.config import read, write
+from speechssl import foreign_yaml
+from speechssl.config import write
 from speechssl.data import kaldi
 from speechssl.data.manifest import Utterance
 from speechssl.files import RunFolder, atomic_write, model_folder, write_skipped
@@ -88,7 +89,7 @@ def labels_used_by(folder: str) -> str:
     written = model_folder(folder).config
     if not written.exists():
         return "not known"
-    about = read(written).get("about", {})
+    about = foreign_yaml.read(written).get("about", {})
     return str(about.get("labels_used", "not known"))
 
 

@@ -121,7 +121,7 @@ def take_steps(run: Run, folder: RunFolder) -> None:
     meter = Meter()
     clock = Clock(run.batch_size)
     unchecked: list[StepLoss] = []
-    passes = config.train.accumulate
+    passes = config.train.gradient_accumulation_steps
     loader = run.loader(run.step * passes, run.steps * passes)
     batches = iter(loader)
 

@@ -29,13 +29,13 @@ def rehearse(run: Run, steps: int) -> float:
         UserError: a loss is not finite.
     """
     config = run.config
-    accumulate = config.train.accumulate
+    passes = config.train.gradient_accumulation_steps
     total = 1
     workers: int | None = 0
     if steps > 1:
         total = steps + _WARM_UP
         workers = None
-    loader = run.loader(0, total * accumulate, workers)
+    loader = run.loader(0, total * passes, workers)
     model = run.parallel()
     times = []
     started_at = time.perf_counter()
@@ -48,7 +48,7 @@ def rehearse(run: Run, steps: int) -> float:
                 f"train: the loss of the first batch is {float(output.loss)}; set"
                 " train.precision=float32"
             )
-        if (index + 1) % accumulate == 0:
+        if (index + 1) % passes == 0:
             schedule(run.optimizer, config.optimizer, 0.0, run.batch_size)
             run.optimizer.step()
             run.optimizer.zero_grad(set_to_none=True)

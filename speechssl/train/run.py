@@ -71,7 +71,7 @@ class Run:
         )
 
         train = config.train
-        self.batch_size = train.batch_size * world.size * train.accumulate
+        self.batch_size = train.batch_size * world.size * train.gradient_accumulation_steps
         self.steps_per_epoch = max(1, len(utterances) // self.batch_size)
         self.steps = train.steps or max(1, round((train.epochs or 0) * self.steps_per_epoch))
         self.step = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from speechssl import config, parts
 from speechssl.augment.augment import Augment
@@ -67,7 +67,7 @@ class TrainSettings:
     Attributes:
         epochs, steps: length of the run; give one of the two.
         batch_size: utterances of one device in one forward pass.
-        accumulate: forward passes of one optimiser step.
+        gradient_accumulation_steps: forward passes of one optimiser step.
         precision: of the encoder's matrix products; ``auto``: bfloat16 where the hardware has
             instructions for it, else float32. Losses and statistics stay in float32.
         log_every, save_every: optimiser steps between two logs and between two saves. A save keeps
@@ -85,7 +85,7 @@ class TrainSettings:
     epochs: float | None = None
     steps: int | None = None
     batch_size: int = 64
-    accumulate: int = 1
+    gradient_accumulation_steps: int = 1
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     log_every: int = 10
     save_every: int = 500
@@ -96,13 +96,15 @@ class TrainSettings:
     compile: bool = False
     threads: Any = "auto"
 
+    RENAMED: ClassVar[dict[str, str]] = {"accumulate": "gradient_accumulation_steps"}
+
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
             raise UserError("config: give train.epochs or train.steps, one of them")
         check_above_zero("train.epochs", self.epochs)
         check_above_zero("train.steps", self.steps)
         check_above_zero("train.batch_size", self.batch_size)
-        check_above_zero("train.accumulate", self.accumulate)
+        check_above_zero("train.gradient_accumulation_steps", self.gradient_accumulation_steps)
         check_above_zero("train.log_every", self.log_every)
         check_above_zero("train.save_every", self.save_every)
         check_above_zero("train.keep", self.keep)
@@ -244,16 +246,5 @@ def with_new_names(written: Mapping[str, Any]) -> dict[str, Any]:
             sections[name] = config.with_new_names(kind, sections[name])
     for name, folder in _PARTS.items():
         if name in sections:
-            sections[name] = _part_with_new_names(folder, _part(sections, name))
+            sections[name] = parts.with_new_names(folder, _part(sections, name))
     return sections
-
-
-def _part_with_new_names(folder: str, section: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a part's saved section with today's names, as well as those of parts inside it."""
-    part = parts.find(folder, section["name"])
-    settings = config.with_new_names(part, section)
-    inner_parts: Mapping[str, str] = getattr(part, "PARTS", {})
-    for key, inner_folder in inner_parts.items():
-        if isinstance(settings.get(key), Mapping):
-            settings[key] = _part_with_new_names(inner_folder, settings[key])
-    return settings

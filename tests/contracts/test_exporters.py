@@ -50,7 +50,7 @@ def exported(model: Path):
     def get(name: str):
         if name not in found:
             out = model.parent / name
-            out.mkdir()
+            out.mkdir(exist_ok=True)
             given = Model.load(model)
             try:
                 run = parts.find("exporters", name)(given, out)

@@ -174,7 +174,7 @@ def test_a_predictors_rule_reaches_the_optimiser():
     from speechssl.train.optimizers import OptimizerSettings, build_optimizer, schedule
 
     method = make("simsiam", predictor={"name": "mlp", "constant_lr": True})
-    settings = OptimizerSettings(lr=0.5, final_lr=0.01, warmup=0.1, weight_decay=0.1)
+    settings = OptimizerSettings(lr=0.5, final_lr_ratio=0.01, warmup=0.1, weight_decay=0.1)
     optimizer = build_optimizer(method, settings)
     schedule(optimizer, settings, 1.0, 8)
     heads = {id(p) for p in method.predictor.parameters()}

@@ -161,7 +161,11 @@ def test_a_dry_run_writes_nothing(configuration, tmp_path, capsys):
 
 def test_accumulated_batches_are_one_step(configuration, tmp_path, capsys):
     out = run(
-        configuration, tmp_path / "run", "train.accumulate=2", "train.steps=4", "train.save_every=4"
+        configuration,
+        tmp_path / "run",
+        "train.gradient_accumulation_steps=2",
+        "train.steps=4",
+        "train.save_every=4",
     )
     assert [line["step"] for line in log(out)] == [1, 2, 3, 4]
     assert log(out)[-1]["epoch"] == 2.0  # 20 utterances // 8 = 2 steps an epoch
@@ -206,6 +210,7 @@ def test_a_save_is_due_every_so_many_steps_and_after_the_last(step, every, due):
         ("train.batch_size=0", "train.batch_size"),
         ("train.epochs=3", "train.epochs or train.steps"),
         ("train.stepps=3", "train.stepps.*'steps'"),
+        ("train.accumulate=3", "is called train.gradient_accumulation_steps now"),
         ("trian.steps=3", "'trian'.*'train'"),
         ("optimizer.lr=fast", "optimizer.lr"),
         ("encoder.name=ecappa", "'ecapa'"),
