@@ -17,11 +17,11 @@ NAMES = parts.names("exporters")
 ENCODER = {
     "name": "ecapa",
     "width": 16,
-    "embedding": 12,
+    "embedding_dim": 12,
     "scale": 2,
-    "se": 8,
-    "attention": 8,
-    "kernels": [5, 3, 1],
+    "se_channels": 8,
+    "attention_channels": 8,
+    "kernel_sizes": [5, 3, 1],
     "dilations": [1, 2, 1],
 }
 
