@@ -1,15 +1,16 @@
 """Parts: how a method, an encoder, a corpus ... is found, described, checked and built.
 
-A part is a public module of one of ``FOLDERS`` that names ``PART``: the class, function or object
-that the program uses. The module's name is the public name, the first paragraph of its docstring
-the description, and the typed keyword-only parameters of ``PART`` are its settings. Adding a part is
-adding a file: ``speechssl list``, the command's help, the configuration's checks, the tables in the
-READMEs and the contract tests all ask this module and nothing else.
+A part is a public module of one of ``FOLDERS`` that names ``PART``: the class, function
+or object that the program uses. The module's name is the public name, the first
+paragraph of its docstring the description, and the typed keyword-only parameters of
+``PART`` are its settings. Adding a part is adding a file: ``speechssl list``, the
+command's help, the configuration's checks, the tables in the READMEs and the contract
+tests all ask this module and nothing else.
 
 A configuration may also name a part outside this package, as ``package.module:Class``.
 
-``speechssl.config``, which takes longer to import than all else here, is imported where it is used:
-``speechssl --help`` and ``list`` do without it.
+``speechssl.config``, which takes longer to import than all else here, is imported where
+it is used: ``speechssl --help`` and ``list`` do without it.
 """
 
 from __future__ import annotations
@@ -133,8 +134,9 @@ def refuse_outside_code(written: Any, allow_code: Collection[str], where: str | 
 def check(folder: str, section: Mapping[str, Any] | str, where: str) -> dict[str, Any]:
     """Check a section ``{name: ..., settings...}`` against the part it names; fill in its defaults.
 
-    A name alone stands for the part with its defaults. Where the part's class names settings that
-    are parts themselves (``PARTS = {"predictor": "predictors"}``), these are checked as well.
+    A name alone stands for the part with its defaults. Where the part's class names
+    settings that are parts themselves (``PARTS = {"predictor": "predictors"}``), these
+    are checked as well.
 
     Args:
         folder: where the part lives.
@@ -203,7 +205,8 @@ def build(folder: str, section: Mapping[str, Any] | str, *supplied: Any) -> Any:
     Args:
         folder: where the part lives.
         section: name and settings, or a name alone.
-        supplied: what the program gives the part, such as the size of an encoder's input.
+        supplied: what the program gives the part, such as the size of an encoder's
+            input.
 
     Raises:
         UserError: no such part, an unknown key, or a value of the wrong type.
