@@ -1,9 +1,8 @@
-"""Features and encoder as one module, and the folder that holds a trained one."""
+"""Front end and encoder as one module, and the folder that holds a trained one."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,45 +10,62 @@ import torch
 from torch import Tensor, nn
 
 import speechssl
-from speechssl import config, parts
+from speechssl import config, foreign_yaml, parts, weights
 from speechssl.errors import UserError
-from speechssl.features.logmel import LogMel
+from speechssl.features import with_default_name
+from speechssl.files import FORMAT, ModelFolder, atomic_write, model_folder
+from speechssl.interfaces import Encoder, FrontEnd
 
-CONFIG, WEIGHTS = "config.yaml", "weights.pt"
+# Names from before files.py and weights.py, until their last users have moved.
+CONFIG = "config.yaml"
+WEIGHTS = "weights.safetensors"
 LAST = "last.pt"
-"""In a run folder: the state of every network, and all else that resuming needs."""
-HUB_CONFIG, HUB_WEIGHTS = "config.json", ("model.safetensors", "pytorch_model.bin")
-"""The same in a folder for Hugging Face's hub (`speechssl export --to huggingface`)."""
+HUB_CONFIG = "config.json"
+HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+load_state = weights.read_checkpoint
 
 
-def load_state(path: Path) -> dict[str, Any]:
-    """A saved state on the CPU.
+def read_saved_config(path: str | Path, allow_code: Collection[str] = ()) -> dict[str, Any]:
+    """Return the configuration in a model or run folder, which may be somebody else's.
+
+    Args:
+        path: the file.
+        allow_code: packages outside this one whose parts it may name.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: it is not there, is not such a file, or names code that was not allowed.
     """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
-    except Exception as error:
-        raise UserError(
-            f"checkpoint: {path} cannot be read ({_reason(error)}); delete it or give another"
-        ) from error
+    written = foreign_yaml.read(path)
+    parts.refuse_outside_code(written, allow_code, path)
+    return written
 
 
-def _reason(error: Exception) -> str:
-    """The first sentence of what pickle, zip or torch find wrong with a file; its type if it says
-    nothing.
+def current_settings(written: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a saved configuration with today's names in its sections `features` and `encoder`.
+
+    Runs and model folders of older versions name no front end (it is log-mel) and have settings
+    under names that have changed since.
     """
-    return (str(error).splitlines() or [""])[0].partition(". ")[0] or type(error).__name__
+    features = with_default_name(written.get("features"))
+    encoder = written.get("encoder", {})
+    return {
+        **written,
+        "features": parts.with_new_names("features", features),
+        "encoder": parts.with_new_names("encoders", encoder),
+    }
 
 
 class Model(nn.Module):
     """Waveforms to embeddings.
 
     Args:
-        features: section ``features`` of a configuration (settings of ``LogMel``).
-        encoder: section ``encoder`` (``name`` and the settings of that encoder).
+        features: section `features` of a configuration: the front end's `name` (log-mel where it is
+            absent) and its settings.
+        encoder: section `encoder`: `name` and the settings of that encoder.
         about: what else is known of the weights (method, step, data, commit), kept with them.
+
+    Raises:
+        UserError: no such front end or encoder, or a setting that it does not have.
     """
 
     def __init__(
@@ -60,85 +76,151 @@ class Model(nn.Module):
     ) -> None:
         super().__init__()
         self.settings = {
-            "features": config.check(LogMel, features, "features"),
+            "features": parts.check("features", with_default_name(features), "features"),
             "encoder": parts.check("encoders", encoder, "encoder"),
         }
         self.about = dict(about or {})
-        self.features = LogMel(**self.settings["features"])
-        self.encoder: nn.Module = parts.build(
-            "encoders", self.settings["encoder"], self.settings["features"]["mels"]
+        self.front_end: FrontEnd = parts.build("features", self.settings["features"])
+        self.encoder: Encoder = parts.build(
+            "encoders", self.settings["encoder"], self.front_end.dim
         )
 
     @property
-    def rate(self) -> int:
-        """Sampling rate of the waveforms it takes, Hz."""
-        return int(self.settings["features"]["rate"])
+    def sample_rate(self) -> int:
+        """Sampling rate of the waveforms that the model takes, Hz."""
+        return self.front_end.sample_rate
 
     @property
     def dim(self) -> int:
-        """Size of an embedding."""
-        return int(self.encoder.embedding_dim)  # type: ignore[arg-type]
+        """Size D of an embedding."""
+        return int(self.encoder.embedding_dim)
+
+    def features(
+        self, waves: Tensor, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Compute what the encoder takes.
+
+        Args:
+            waves: (B, T) samples in -1..1 at `sample_rate`.
+            lengths: (B,) samples that count in each row; None: all T.
+
+        Returns:
+            Features (B, F, M), and the frames that count in each row, (B,); None without lengths,
+            so that the encoder does without masks.
+        """
+        features, frames = self.front_end(waves, lengths)
+        return features, None if lengths is None else frames
 
     def forward(self, waves: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Embeddings (B, D) of waveforms (B, T) at ``rate``; ``lengths`` (B,) in samples, or all
-        full.
-        """
+        """Return embeddings (B, D) of waves (B, T); `lengths` (B,) in samples, None: all T."""
         features, frames = self.features(waves, lengths)
-        return self.encoder(features, frames)
+        embeddings: Tensor = self.encoder(features, frames)
+        return embeddings
 
     def save(self, folder: str | Path) -> None:
-        """Write ``config.yaml`` and ``weights.pt`` into ``folder``, each through a temporary
-        file.
-        """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{WEIGHTS}.tmp"
-        torch.save(self.encoder.state_dict(), temporary)
-        os.replace(temporary, folder / WEIGHTS)
-        written = {"speechssl": speechssl.__version__, **self.settings, "about": self.about}
-        config.write(written, folder / f".{CONFIG}.tmp")
-        os.replace(folder / f".{CONFIG}.tmp", folder / CONFIG)
+        """Write the configuration and the weights into `folder`, each file whole or not at all."""
+        files = ModelFolder(folder)
+        files.path.mkdir(parents=True, exist_ok=True)
+        weights.write(files.weights, self.encoder.state_dict())
+        written = {
+            "speechssl": speechssl.__version__,
+            "format": FORMAT,
+            **self.settings,
+            "about": self.about,
+        }
+        with atomic_write(files.config) as temporary:
+            config.write(written, temporary)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Model:
-        """The model in ``folder``: a model folder (also one for the hub), or a run folder (its
-            ``model/``).
+    def from_config(
+        cls, written: Mapping[str, Any], about: Mapping[str, Any] | None = None
+    ) -> Model:
+        """Build the model of a saved configuration, with random weights.
+
+        Args:
+            written: the configuration, with sections `features` and `encoder`, by this version of
+                the package or an older one.
+            about: what else is known of the weights.
 
         Raises:
-            UserError: there is no model, or its weights do not fit its configuration.
+            UserError: the configuration has something that this version does not know.
         """
-        folder = Path(folder)
-        if not (folder / WEIGHTS).is_file() and (folder / "model" / WEIGHTS).is_file():
-            folder = folder / "model"
-        settings, weights = _files(folder)
-        if not weights.is_file() or not settings.is_file():
+        current = current_settings(written)
+        return cls(current["features"], current["encoder"], about)
+
+    @classmethod
+    def load(cls, folder: str | Path, *, allow_code: Collection[str] = ()) -> Model:
+        """Return the model in `folder`, a model folder (also one for the hub) or a run folder.
+
+        The folder may be somebody else's: it names parts of this package only, and no memory is
+        taken for an encoder before its sizes are found in the header of the weights.
+
+        Args:
+            folder: a model or run folder.
+            allow_code: packages outside this one whose parts its configuration may name.
+
+        Raises:
+            UserError: there is no model, its weights do not fit its configuration, or it names code
+                that was not allowed.
+        """
+        files = model_folder(folder)
+        existing = files.existing()
+        if existing is None:
             raise UserError(
-                f"model: {folder} holds no {CONFIG} and {WEIGHTS}; give a run folder of 'speechssl"
-                " train' whose training has saved a model, or a model folder"
+                f"model: {files.path} holds no {files.config.name} and {files.weights.name}; give a"
+                " run folder of 'speechssl train' whose training has saved a model, or a model folder"
             )
-        written = config.read(settings)
-        model = cls(written.get("features", {}), written.get("encoder", {}), written.get("about"))
+        config_file, weights_file = existing
+        written = read_saved_config(config_file, allow_code)
+        _check_format(written, config_file)
+        about = written.get("about") or {}
+        if not isinstance(about, Mapping):
+            raise UserError(f"model: {config_file}: about must be a mapping, not {about!r}")
         try:
-            model.encoder.load_state_dict(_read(weights))
-        except Exception as error:  # whatever pickle, zip or torch find wrong with it
+            _check_sizes(written, weights_file)
+            model = cls.from_config(written, about)
+            model.encoder.load_state_dict(weights.read(weights_file))
+        except UserError:
+            raise
+        except Exception as error:  # what Python and torch say of sizes that make no sense
             raise UserError(
-                f"model: {weights} cannot be loaded ({_reason(error)}); save it again"
+                f"model: {weights_file} does not fit {config_file.name} ({_reason(error)})"
             ) from error
         return model.eval()
 
 
-def _files(folder: Path) -> tuple[Path, Path]:
-    """Configuration and weights in a model folder, the hub's where ours are not there."""
-    hub = [folder / name for name in HUB_WEIGHTS if (folder / name).is_file()]
-    if hub and not (folder / WEIGHTS).is_file():
-        return folder / HUB_CONFIG, hub[0]
-    return folder / CONFIG, folder / WEIGHTS
+def _check_format(written: Mapping[str, Any], path: Path) -> None:
+    number = written.get("format", 0)
+    if not isinstance(number, int) or number > FORMAT:
+        raise UserError(
+            f"model: {path} has format {number!r}, and this version reads up to {FORMAT}; install a"
+            " newer speechssl"
+        )
 
 
-def _read(weights: Path) -> Mapping[str, Tensor]:
-    if weights.suffix == ".safetensors":
-        from safetensors.torch import load_file
+def _check_sizes(written: Mapping[str, Any], weights_file: Path) -> None:
+    """Compare the encoder of a configuration with the header of its weights, taking no memory.
 
-        return load_file(str(weights))
-    state: Mapping[str, Tensor] = torch.load(weights, map_location="cpu", weights_only=True)
-    return state
+    Raises:
+        UserError: the configuration asks for another encoder than the weights are of.
+    """
+    current = current_settings(written)
+    features = parts.check("features", with_default_name(current["features"]), "features")
+    front_end: FrontEnd = parts.build("features", features)
+    encoder_settings = parts.check("encoders", current["encoder"], "encoder")
+    with torch.device("meta"):
+        encoder: Encoder = parts.build("encoders", encoder_settings, front_end.dim)
+    wanted = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
+    held = weights.shapes(weights_file)
+    for name in sorted(wanted.keys() | held.keys()):
+        if wanted.get(name) != held.get(name):
+            raise UserError(
+                f"model: {weights_file} does not fit its configuration: {name[:80]} is"
+                f" {held.get(name, 'absent')} there and {wanted.get(name, 'absent')} by the settings"
+            )
+
+
+def _reason(error: Exception) -> str:
+    """Return the first sentence of an error's message, or its type if it has none."""
+    first_line = (str(error).splitlines() or [""])[0]
+    return first_line.partition(". ")[0] or type(error).__name__

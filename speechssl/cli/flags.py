@@ -52,6 +52,13 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL", help="a model folder or a run folder")
 
 
+def add_model_name(parser: argparse.ArgumentParser) -> None:
+    """Add ``--model``, which names the embeddings in the results."""
+    parser.add_argument(
+        "--model", metavar="NAME", help="whose embeddings these are, for results.json"
+    )
+
+
 def add_embeddings(parser: argparse.ArgumentParser) -> None:
     """Add the positional ``EMB``."""
     parser.add_argument(

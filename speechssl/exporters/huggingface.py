@@ -102,7 +102,7 @@ def _model_card(model: Model, about: dict[str, Any], name: str, weights: str) ->
     return _CARD.format(
         name=name,
         encoder=model.settings["encoder"]["name"],
-        rate=model.rate,
+        rate=model.sample_rate,
         dim=model.dim,
         parameters=parameters / 1e6,
         version=speechssl.__version__,

@@ -39,14 +39,14 @@ def write(model: Model, out: Path) -> Callable[[Tensor], Tensor] | None:
     path = out / "model.onnx"
     with atomic_write(path) as temporary:
         _export(model, temporary)
-    return _session(path)
+    return _session(path, model.settings["features"]["name"])
 
 
 def _export(model: Model, path: Path) -> None:
     """Write the graph; the exporter's own messages are silenced."""
     axes = {
         0: torch.export.Dim("batch", max=LARGEST_BATCH),
-        1: torch.export.Dim("samples", min=model.rate // 2),
+        1: torch.export.Dim("samples", min=model.sample_rate // 2),
     }
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
@@ -64,7 +64,7 @@ def _export(model: Model, path: Path) -> None:
         )
 
 
-def _session(path: Path) -> Callable[[Tensor], Tensor] | None:
+def _session(path: Path, front_end: str) -> Callable[[Tensor], Tensor] | None:
     """Return a function that runs the file, None where onnxruntime is not installed."""
     try:
         import onnxruntime
@@ -73,7 +73,13 @@ def _session(path: Path) -> Callable[[Tensor], Tensor] | None:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def run(waves: Tensor) -> Tensor:
-        (embeddings,) = session.run(None, {"waves": waves.numpy()})
+        try:
+            (embeddings,) = session.run(None, {"waves": waves.numpy()})
+        except Exception as error:  # a front end whose shapes the exporter took for constants
+            raise UserError(
+                f"{path}: takes one batch size or length only ({str(error).splitlines()[0]}): ONNX"
+                f" cannot express the front end {front_end!r}; export to torchscript"
+            ) from error
         return torch.from_numpy(embeddings)
 
     return run

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from speechssl.errors import UserError
 from speechssl.exporters.torchscript import trace
-from speechssl.exporters.waveforms import Spectra, example, log_mel
+from speechssl.exporters.waveforms import Spectra, example
 from speechssl.features.logmel import LogMel
 from speechssl.files import atomic_write, write_text
 from speechssl.model import Model
@@ -71,10 +71,16 @@ def write(model: Model, out: Path) -> Callable[[Tensor], Tensor]:
     """Write hyperparams.yaml, embedding_model.ckpt, features.pt and normalise.pt into OUT.
 
     Raises:
-        UserError: SpeechBrain has no counterpart of the encoder.
+        UserError: SpeechBrain has no counterpart of the encoder, or takes another front end.
     """
-    front_end = log_mel(model)
-    lobe, settings = _counterpart(model.settings["encoder"], front_end.mels)
+    front_end = model.front_end
+    if not isinstance(front_end, LogMel):
+        name = model.settings["features"]["name"]
+        raise UserError(
+            f"export: SpeechBrain takes log-mels and not the front end {name!r}; export to"
+            " torchscript or onnx"
+        )
+    lobe, settings = _counterpart(model.settings["encoder"], front_end.dim)
     waves = example(model, 2.0)
     spectra = Spectra(front_end).eval()
     relative_lengths = torch.tensor([1.0, 0.6])
@@ -86,7 +92,7 @@ def write(model: Model, out: Path) -> Callable[[Tensor], Tensor]:
     with atomic_write(out / "embedding_model.ckpt") as temporary:
         torch.save(model.encoder.state_dict(), temporary)
     lines = "\n".join(f"    {name}: {value}" for name, value in settings.items())
-    text = _HYPERPARAMS.format(out=out.resolve(), rate=model.rate, lobe=lobe, settings=lines)
+    text = _HYPERPARAMS.format(out=out.resolve(), rate=model.sample_rate, lobe=lobe, settings=lines)
     write_text(out / "hyperparams.yaml", text)
     return _load(out)
 
@@ -124,29 +130,29 @@ def _counterpart(encoder: Mapping[str, Any], mels: int) -> tuple[str, dict[str, 
 def _ecapa(encoder: Mapping[str, Any], mels: int) -> dict[str, Any]:
     """Return the arguments of SpeechBrain's ECAPA_TDNN."""
     width = encoder["width"]
-    blocks = len(encoder["kernels"])
-    last_width = encoder["mfa"] or 3 * width
+    blocks = len(encoder["kernel_sizes"])
+    last_width = encoder["mfa_channels"] or 3 * width
     return {
         "input_size": mels,
         "channels": [width] * (blocks - 1) + [last_width],
-        "kernel_sizes": list(encoder["kernels"]),
+        "kernel_sizes": list(encoder["kernel_sizes"]),
         "dilations": list(encoder["dilations"]),
-        "attention_channels": encoder["attention"],
+        "attention_channels": encoder["attention_channels"],
         "res2net_scale": encoder["scale"],
-        "se_channels": encoder["se"],
+        "se_channels": encoder["se_channels"],
         "global_context": encoder["global_context"],
         "groups": [1] * blocks,
-        "lin_neurons": encoder["embedding"],
+        "lin_neurons": encoder["embedding_dim"],
     }
 
 
 def _is_speechbrain_resnet(encoder: Mapping[str, Any]) -> bool:
     """True if the settings that SpeechBrain's ResNet fixes have its values."""
     fixed = {
-        "block": "preactivated",
-        "squeeze_excitation": 2,
+        "block_type": "preactivated",
+        "se_stages": 2,
         "pooling": "attentive",
-        "attention": 128,
+        "attention_channels": 128,
     }
     return all(encoder[key] == value for key, value in fixed.items())
 
@@ -158,7 +164,7 @@ def _resnet(encoder: Mapping[str, Any], mels: int) -> dict[str, Any]:
         "input_size": mels,
         "channels": list(encoder["channels"] or [width, 2 * width, 4 * width, 8 * width]),
         "block_sizes": list(encoder["blocks"]),
-        "lin_neurons": encoder["embedding"],
+        "lin_neurons": encoder["embedding_dim"],
     }
 
 

@@ -1,7 +1,8 @@
 """What the exporters share: a model that takes waveforms and needs no FFT, and the comparison.
 
-Not every runtime has an FFT; all of them have convolutions. So the spectra are products with
-sinusoids here. All else is the model's own.
+Not every runtime has an FFT; all of them have convolutions. So the spectra of
+log-mels are products with sinusoids here. All else is the model's own, and other front ends are
+exported as they are.
 """
 
 from __future__ import annotations
@@ -37,16 +38,16 @@ class Spectra(nn.Module):
 
     def __init__(self, features: LogMel) -> None:
         super().__init__()
-        time = torch.arange(features.window, dtype=torch.float64)
+        time = torch.arange(features.win_length, dtype=torch.float64)
         bins = torch.arange(features.n_fft // 2 + 1, dtype=torch.float64)
         angle = 2 * math.pi / features.n_fft * bins[:, None] * time
         sinusoids = torch.cat([angle.cos(), angle.sin()])
-        kernel = sinusoids * features.window_shape.double()
+        kernel = sinusoids * features.window.double()
         self.register_buffer("kernel", kernel.float()[:, None])
         self.register_buffer("filters", features.filters.clone())
         self.preemphasis = features.preemphasis
         self.floor = features.floor
-        self.hop = features.hop
+        self.hop = features.hop_length
 
     def forward(self, waves: Tensor) -> Tensor:
         """Return log-mel energies (B, F, M) of samples (B, T)."""
@@ -64,33 +65,26 @@ class Waveforms(nn.Module):
 
     def __init__(self, model: Model) -> None:
         super().__init__()
-        self.features = log_mel(model)
-        self.spectra = Spectra(self.features)
+        self.front_end = model.front_end
         self.encoder = model.encoder
+        self.spectra: Spectra | None = None
+        if isinstance(self.front_end, LogMel):
+            self.spectra = Spectra(self.front_end)
 
     def forward(self, waves: Tensor) -> Tensor:
         """Return embeddings (B, D) of samples (B, T)."""
-        features = self.features.normalised(self.spectra(waves))
+        if self.spectra is not None:
+            log_mel = cast(LogMel, self.front_end)
+            features = log_mel.normalised(self.spectra(waves))
+        else:
+            features, _ = self.front_end(waves)
         return cast(Tensor, self.encoder(features))
-
-
-def log_mel(model: Model) -> LogMel:
-    """Return the model's front end.
-
-    Raises:
-        UserError: it is another one than log-mel, which `Spectra` cannot express.
-    """
-    features: nn.Module = model.features
-    if not isinstance(features, LogMel):
-        name = type(features).__name__
-        raise UserError(f"export: this format needs log-mel features, not {name}; use huggingface")
-    return features
 
 
 def example(model: Model, seconds: float, batch: int = 2) -> Tensor:
     """Return noise (batch, seconds * rate) whose level rises and falls; the same at every call."""
     generator = torch.Generator().manual_seed(0)
-    samples = round(seconds * model.rate)
+    samples = round(seconds * model.sample_rate)
     level = torch.linspace(0, 9, samples).sin() + 1.1
     return 0.05 * level * torch.randn(batch, samples, generator=generator)
 

@@ -1,20 +1,20 @@
-"""Log-mel features: waveforms (B, T) to (B, F, M) in one batch, on whichever device they are.
+"""Log-mel filterbank energies with mean normalisation, in one batch on the waveforms' device.
 
-Frame i covers samples i*hop .. i*hop+window; nothing is padded or centred, so a frame depends on
-its own samples alone and an utterance in a padded batch has exactly the frames that it has by
-itself. The settings are the constructor's keywords: they are stored with the weights and travel
-with every export.
+Frame i covers samples i * shift to i * shift + length. Nothing is padded or centred, so a frame
+depends on its own samples alone, and an utterance in a padded batch has exactly the frames that it
+has by itself.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from speechssl.errors import UserError
+from speechssl.interfaces import FrontEnd
 
 # Frames worked on at once. On a CPU the spectra of one block stay in the cache (measured: 384 crops
 # of 2 s take 0.23 s on one core in blocks of 1,024 frames a thread, 0.78 s in one piece); on a GPU
@@ -22,17 +22,54 @@ from speechssl.errors import UserError
 _CPU_FRAMES = 1024
 _GPU_FRAMES = 1 << 18
 
+NORMALISATIONS = ("mean", "sliding", "level", "none")
+WINDOW_TYPES = ("hann", "povey")
 
-class LogMel(nn.Module):
+
+MAX_SAMPLE_RATE = 1_000_000
+MAX_N_MELS = 1_000
+MAX_SECONDS = 1.0
+MAX_CONTEXT = 1_000_000
+"""Bounds of settings, far beyond any use: a model folder may be somebody else's."""
+
+
+def check_bounds(
+    sample_rate: int,
+    frame_length: float,
+    frame_shift: float,
+    n_mels: int,
+    preemphasis: float,
+    floor: float,
+) -> None:
+    """Raise UserError for settings that no recording has, among them NaN."""
+    if not 1 <= sample_rate <= MAX_SAMPLE_RATE:
+        raise UserError(
+            f"features: sample_rate={sample_rate} Hz must be between 1 and {MAX_SAMPLE_RATE}"
+        )
+    if not (0 < frame_length <= MAX_SECONDS and 0 < frame_shift <= MAX_SECONDS):
+        raise UserError(
+            f"features: frame_length={frame_length} s and frame_shift={frame_shift} s must be above"
+            f" 0 and at most {MAX_SECONDS:g}"
+        )
+    if not 1 <= n_mels <= MAX_N_MELS:
+        raise UserError(f"features: n_mels={n_mels} must be between 1 and {MAX_N_MELS}")
+    if not (0 <= preemphasis <= 1 and 0 < floor <= 1):
+        raise UserError(
+            f"features: preemphasis={preemphasis} must be between 0 and 1, floor={floor} above 0 and"
+            " at most 1"
+        )
+
+
+class LogMel(FrontEnd):
     """Log-mel filterbank energies with mean normalisation.
 
     Args:
-        rate: sampling rate of the waveforms, Hz.
-        window: frame length, seconds (0.025 = 400 samples at 16 kHz).
-        hop: frame shift, seconds.
-        mels: number of triangular mel bands M.
-        low: lower edge of the first band, Hz.
-        high: upper edge of the last band, Hz (at most rate / 2).
+        sample_rate: sampling rate of the waveforms, Hz.
+        frame_length: length of a frame, seconds (0.025 = 400 samples at 16 kHz).
+        frame_shift: from the start of a frame to the start of the next, seconds.
+        n_mels: number of triangular mel bands M.
+        f_min: lower edge of the first band, Hz.
+        f_max: upper edge of the last band, Hz (at most sample_rate / 2).
         normalise: "mean" subtracts each band's mean over the valid frames of the utterance (any
             linear channel and any gain is a constant in the log domain and goes with it); "sliding"
             subtracts the mean over a window of `context` frames around each frame, moved inwards at
@@ -41,8 +78,8 @@ class LogMel(nn.Module):
             goes, the long-term spectrum stays, which tells voices apart and recording channels too;
             "none" keeps both.
         context: frames of the sliding mean.
-        shape: analysis window, "hann" (periodic, as librosa's) or "povey" (symmetric Hann to the
-            power 0.85, Kaldi's).
+        window_type: "hann" (periodic, as librosa's) or "povey" (symmetric Hann to the power 0.85,
+            Kaldi's).
         preemphasis: coefficient a of x[t] - a x[t-1]; 0 = off (under mean normalisation a fixed
             filter all but cancels).
         floor: added to the mel energies before the logarithm (waveforms in -1..1), so silence is
@@ -50,192 +87,251 @@ class LogMel(nn.Module):
 
     The mel scale is HTK's, 2595 log10(1 + f/700), with triangles of height 1; the FFT length is the
     next power of two (512 at 16 kHz: on the CPUs measured five times faster than 400).
+
+    Attributes:
+        win_length: samples of a frame.
+        hop_length: samples from a frame to the next.
+        n_fft: samples of the FFT.
+
+    Raises:
+        UserError: a setting is out of its range.
     """
 
-    window_shape: Tensor
+    RENAMED: ClassVar[dict[str, str]] = {
+        "rate": "sample_rate",
+        "window": "frame_length",
+        "hop": "frame_shift",
+        "mels": "n_mels",
+        "low": "f_min",
+        "high": "f_max",
+        "shape": "window_type",
+    }
+
+    window: Tensor
     filters: Tensor
 
     def __init__(
         self,
         *,
-        rate: int = 16000,
-        window: float = 0.025,
-        hop: float = 0.010,
-        mels: int = 80,
-        low: float = 20.0,
-        high: float = 7600.0,
+        sample_rate: int = 16000,
+        frame_length: float = 0.025,
+        frame_shift: float = 0.010,
+        n_mels: int = 80,
+        f_min: float = 20.0,
+        f_max: float = 7600.0,
         normalise: Literal["mean", "sliding", "level", "none"] = "mean",
         context: int = 150,
-        shape: Literal["hann", "povey"] = "hann",
+        window_type: Literal["hann", "povey"] = "hann",
         preemphasis: float = 0.0,
         floor: float = 1e-7,
     ) -> None:
         super().__init__()
-        if not 0 <= low < high <= rate / 2:
+        check_bounds(sample_rate, frame_length, frame_shift, n_mels, preemphasis, floor)
+        if not 0 <= f_min < f_max <= sample_rate / 2:
             raise UserError(
-                f"features: low={low:g}, high={high:g} Hz do not fit a rate of {rate} Hz; "
-                f"choose 0 <= low < high <= {rate / 2:g}"
+                f"features: f_min={f_min:g} and f_max={f_max:g} Hz do not fit sample_rate="
+                f"{sample_rate} Hz; choose 0 <= f_min < f_max <= {sample_rate / 2:g}"
             )
-        if normalise not in ("mean", "sliding", "level", "none") or shape not in ("hann", "povey"):
+        if normalise not in NORMALISATIONS:
             raise UserError(
-                f"features: unknown normalise={normalise!r} or shape={shape!r}; "
-                "choose mean|sliding|level|none and hann|povey"
+                f"features: unknown normalise={normalise!r}; choose {'|'.join(NORMALISATIONS)}"
             )
-        self.rate, self.mels, self.normalise, self.context = rate, mels, normalise, context
-        self.preemphasis, self.floor = preemphasis, floor
-        self.window, self.hop = round(window * rate), round(hop * rate)
-        if self.window < 2 or self.hop < 1 or mels < 1 or context < 1 or floor <= 0:
+        if window_type not in WINDOW_TYPES:
             raise UserError(
-                f"features: window={window:g} s, hop={hop:g} s, mels={mels}, context={context}, "
-                f"floor={floor:g}: all must be positive"
+                f"features: unknown window_type={window_type!r}; choose {'|'.join(WINDOW_TYPES)}"
             )
-        self.n_fft = 1 << (self.window - 1).bit_length()
-        weights = torch.hann_window(self.window, periodic=shape == "hann", dtype=torch.float64)
-        if shape == "povey":
-            weights = weights**0.85
-        self.register_buffer("window_shape", weights.float(), persistent=False)
-        self.register_buffer(
-            "filters", mel_filters(rate, self.n_fft, mels, low, high), persistent=False
-        )
+        self.win_length = round(frame_length * sample_rate)
+        self.hop_length = round(frame_shift * sample_rate)
+        if self.win_length < 2 or self.hop_length < 1:
+            raise UserError(
+                f"features: frame_length={frame_length:g} s and frame_shift={frame_shift:g} s are"
+                f" {self.win_length} and {self.hop_length} samples at {sample_rate} Hz; choose longer"
+            )
+        if not 1 <= context <= MAX_CONTEXT:
+            raise UserError(f"features: context={context} must be between 1 and {MAX_CONTEXT}")
+        self.sample_rate = sample_rate
+        self.dim = n_mels
+        self.frames_per_second = sample_rate / self.hop_length
+        self.normalise = normalise
+        self.context = context
+        self.preemphasis = preemphasis
+        self.floor = floor
+        self.n_fft = 1 << (self.win_length - 1).bit_length()
+        window = analysis_window(window_type, self.win_length)
+        filters = mel_filters(sample_rate, self.n_fft, n_mels, f_min, f_max)
+        self.register_buffer("window", window, persistent=False)
+        self.register_buffer("filters", filters, persistent=False)
 
     def frames(self, samples: Tensor) -> Tensor:
-        """Frames of an utterance of that many samples (int64 tensor of any shape); at least 1."""
-        return 1 + (samples - self.window).clamp(min=0) // self.hop
+        """Return the number of frames of utterances of so many samples (int64); at least 1."""
+        return 1 + (samples - self.win_length).clamp(min=0) // self.hop_length
 
-    def forward(self, waves: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Features of a batch.
+    def forward(self, waves: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Compute the features of a batch.
 
         Args:
-            waves: (B, T) samples in -1..1; whatever lies beyond an utterance's length is not looked
-                at.
-            lengths: (B,) int64 valid samples of each; None = all T. Inputs shorter than one window
-                are repeated cyclically to one window.
+            waves: (B, T) samples in -1..1; what lies beyond an utterance's length is ignored.
+            lengths: (B,) int64 valid samples of each row; None: all T. Rows shorter than one frame
+                are repeated cyclically to one frame.
 
         Returns:
-            (B, F, M) float32 (also under autocast), zero on padded frames, and (B,) valid frames
-            (None without lengths).
+            Features (B, F, M) in float32 (also under autocast), zero on padded frames, and the
+            number of valid frames of each row, (B,) int64.
         """
         if waves.dim() != 2 or waves.shape[1] == 0:
             raise ValueError(f"expected waves (B, T) with T > 0, got {tuple(waves.shape)}")
         with torch.autocast(device_type=waves.device.type, enabled=False):
-            waves = self._at_least_a_window(waves.float(), lengths)
-            if self.preemphasis:
-                waves = torch.cat(
-                    [waves[:, :1], waves[:, 1:] - self.preemphasis * waves[:, :-1]], dim=1
-                )
-            features = self._log_mel(waves)
-            valid = None
-            if lengths is not None:
-                valid = self.frames(lengths.to(waves.device)).clamp(max=features.shape[1])
+            waves = self._at_least_a_frame(waves.float(), lengths)
+            features = self._log_mel(preemphasised(waves, self.preemphasis))
+            count = features.shape[1]
+            if lengths is None:
+                valid = torch.full((len(features),), count, device=waves.device)
+                return self.normalised(features), valid
+            valid = self.frames(lengths.to(waves.device)).clamp(max=count)
             return self.normalised(features, valid), valid
 
-    def _at_least_a_window(self, waves: Tensor, lengths: Tensor | None) -> Tensor:
-        """Repeat cyclically, to one window, whatever is shorter than one window."""
-        if waves.shape[1] >= self.window and (
-            lengths is None or not bool((lengths < self.window).any())
-        ):
+    def _at_least_a_frame(self, waves: Tensor, lengths: Tensor | None) -> Tensor:
+        """Repeat rows that are shorter than one frame cyclically to one frame."""
+        batch, samples = waves.shape
+        shorter = samples < self.win_length
+        if lengths is not None:
+            shorter = shorter or bool((lengths < self.win_length).any())
+        if not shorter:
             return waves
-        size = torch.full((waves.shape[0],), waves.shape[1], device=waves.device)
+        size = torch.full((batch,), samples, device=waves.device)
         if lengths is not None:
             size = lengths.to(waves.device).clamp(min=1)
-        index = torch.arange(max(self.window, waves.shape[1]), device=waves.device).expand(
-            len(size), -1
-        )
-        index = torch.where(size[:, None] < self.window, index % size[:, None], index)
-        return waves.gather(1, index.clamp(max=waves.shape[1] - 1))
+        index = torch.arange(max(self.win_length, samples), device=waves.device).expand(batch, -1)
+        index = torch.where(size[:, None] < self.win_length, index % size[:, None], index)
+        return waves.gather(1, index.clamp(max=samples - 1))
 
     def _log_mel(self, waves: Tensor) -> Tensor:
-        """(B, T) -> (B, F, M), block by block so that the spectra of one block stay in the
-        cache.
+        """Return log-mel energies (B, F, M) of waves (B, T), not normalised.
+
+        They are computed block by block, so that the spectra of one block stay in the cache.
         """
-        frames = waves.unfold(1, self.window, self.hop)
-        block = _CPU_FRAMES * torch.get_num_threads() if waves.device.type == "cpu" else _GPU_FRAMES
+        frames = waves.unfold(1, self.win_length, self.hop_length)
+        block = _GPU_FRAMES
+        if waves.device.type == "cpu":
+            block = _CPU_FRAMES * torch.get_num_threads()
         rows = max(1, block // frames.shape[1])
-        parts = [
-            torch.cat([self._block(piece) for piece in group.split(block, dim=1)], dim=1)
-            for group in frames.split(rows, dim=0)
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        groups = []
+        for group in torch.split(frames, rows, dim=0):
+            blocks = [self._block(piece) for piece in torch.split(group, block, dim=1)]
+            groups.append(torch.cat(blocks, dim=1))
+        return groups[0] if len(groups) == 1 else torch.cat(groups)
 
     def _block(self, frames: Tensor) -> Tensor:
-        spectrum = torch.fft.rfft(frames * self.window_shape, n=self.n_fft)
+        spectrum = torch.fft.rfft(frames * self.window, n=self.n_fft)
         power = spectrum.real.square() + spectrum.imag.square()
-        return (power @ self.filters + self.floor).log()
+        energies: Tensor = power @ self.filters
+        return (energies + self.floor).log()
 
     def normalised(self, features: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Log-mels (B, F, M), of which `valid` (B,) frames are real, without their mean; see
-        `normalise`.
+        """Subtract the mean from log-mel energies, as the setting `normalise` says.
+
+        Args:
+            features: (B, F, M).
+            valid: (B,) frames that count in each row; None: all F.
+
+        Returns:
+            (B, F, M), zero on the frames that do not count.
         """
-        mask = None
+        padding = None
+        count: int | Tensor = features.shape[1]
         if valid is not None:
-            mask = (
-                torch.arange(features.shape[1], device=features.device) < valid[:, None]
-            ).unsqueeze(-1)
-            features = features.masked_fill(~mask, 0.0)
-        if self.normalise in ("mean", "level"):
-            count = features.shape[1] if valid is None else valid[:, None, None]
+            index = torch.arange(features.shape[1], device=features.device)
+            padding = (index >= valid[:, None]).unsqueeze(-1)
+            count = valid[:, None, None]
+            features = features.masked_fill(padding, 0.0)
+        if self.normalise == "none":
+            return features
+        if self.normalise == "sliding":
+            mean = sliding_mean(features, self.context, valid)
+        else:
             mean = features.sum(dim=1, keepdim=True) / count
-            features = features - (
-                mean if self.normalise == "mean" else mean.mean(dim=2, keepdim=True)
-            )
-        elif self.normalise == "sliding":
-            features = features - sliding_mean(features, self.context, valid)
-        return (
-            features
-            if mask is None or self.normalise == "none"
-            else features.masked_fill(~mask, 0.0)
-        )
+            if self.normalise == "level":
+                mean = mean.mean(dim=2, keepdim=True)
+        features = features - mean
+        return features if padding is None else features.masked_fill(padding, 0.0)
 
 
-def mel_filters(rate: int, n_fft: int, mels: int, low: float, high: float) -> Tensor:
-    """Triangular filters of height 1, equally spaced on HTK's mel scale: (n_fft // 2 + 1, mels)
-    float32.
+def preemphasised(waves: Tensor, coefficient: float) -> Tensor:
+    """Return x[t] - coefficient * x[t-1] of waves (B, T); the first sample stays as it is."""
+    if not coefficient:
+        return waves
+    return torch.cat([waves[:, :1], waves[:, 1:] - coefficient * waves[:, :-1]], dim=1)
+
+
+def analysis_window(kind: Literal["hann", "povey"], length: int) -> Tensor:
+    """Return a window (length,) in float32; see `LogMel`'s setting `window_type`."""
+    if kind == "povey":
+        return (torch.hann_window(length, periodic=False, dtype=torch.float64) ** 0.85).float()
+    return torch.hann_window(length, periodic=True, dtype=torch.float64).float()
+
+
+def mel_filters(sample_rate: int, n_fft: int, n_mels: int, f_min: float, f_max: float) -> Tensor:
+    """Return triangular filters of height 1, equally spaced on HTK's mel scale.
 
     A band too narrow to hold a bin of the FFT (many bands at a low rate) takes the nearest bin.
+
+    Args:
+        sample_rate: Hz.
+        n_fft: samples of the FFT.
+        n_mels: number of bands.
+        f_min: lower edge of the first band, Hz.
+        f_max: upper edge of the last band, Hz.
+
+    Returns:
+        (n_fft // 2 + 1, n_mels) float32.
     """
-    edges_mel = torch.linspace(_mel(low), _mel(high), mels + 2, dtype=torch.float64)
+    edges_mel = torch.linspace(mel(f_min), mel(f_max), n_mels + 2, dtype=torch.float64)
     edges = 700.0 * (10.0 ** (edges_mel / 2595.0) - 1.0)
-    bins = torch.linspace(0.0, rate / 2, n_fft // 2 + 1, dtype=torch.float64)[:, None]
-    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
-    weights = torch.minimum(
-        (bins - left) / (centre - left), (right - bins) / (right - centre)
-    ).clamp(min=0.0)
-    for band in torch.nonzero(weights.sum(dim=0) == 0).flatten().tolist():
-        weights[(bins[:, 0] - centre[band]).abs().argmin(), band] = 1.0
-    return weights.float()
+    bins = torch.linspace(0.0, sample_rate / 2, n_fft // 2 + 1, dtype=torch.float64)[:, None]
+    left = edges[:-2]
+    centre = edges[1:-1]
+    right = edges[2:]
+    rising = (bins - left) / (centre - left)
+    falling = (right - bins) / (right - centre)
+    filters = torch.minimum(rising, falling).clamp(min=0.0)
+    for band in torch.nonzero(filters.sum(dim=0) == 0).flatten().tolist():
+        nearest = (bins[:, 0] - centre[band]).abs().argmin()
+        filters[nearest, band] = 1.0
+    return filters.float()
 
 
-def _mel(frequency: float) -> float:
+def mel(frequency: float) -> float:
+    """Return a frequency in Hz on HTK's mel scale."""
     return 2595.0 * math.log10(1.0 + frequency / 700.0)
 
 
 def sliding_mean(features: Tensor, context: int, valid: Tensor | None = None) -> Tensor:
-    """Mean over `context` frames around each frame, the window moved inwards at both ends (Kaldi's
-    --center=true).
+    """Return the mean over `context` frames around each frame.
+
+    The window is moved inwards at both ends, as Kaldi's apply-cmvn-sliding --center=true does. Sums
+    run in float64: float32 would lose the small differences.
 
     Args:
         features: (B, F, M), zero on padded frames.
         context: frames of the window; an utterance that is shorter is averaged whole.
-        valid: (B,) valid frames of each, None = all F.
+        valid: (B,) frames that count in each row; None: all F.
 
     Returns:
-        (B, F, M). Padded frames hold no meaning. Sums run in float64: float32 would lose the small
-        differences.
+        (B, F, M); what it holds on padded frames means nothing.
     """
-    batch, frames, mels = features.shape
-    size = (
-        torch.full((batch, 1), frames, device=features.device) if valid is None else valid[:, None]
-    )
-    sums = torch.cat(
-        [features.new_zeros(batch, 1, mels, dtype=torch.float64), features.double().cumsum(dim=1)],
-        dim=1,
-    )
+    batch, frames, bands = features.shape
+    size = torch.full((batch, 1), frames, device=features.device)
+    if valid is not None:
+        size = valid[:, None]
+    zeros = features.new_zeros(batch, 1, bands, dtype=torch.float64)
+    sums = torch.cat([zeros, features.double().cumsum(dim=1)], dim=1)
     start = torch.arange(frames, device=features.device)[None, :] - context // 2
     start = torch.minimum(start.clamp(min=0), (size - context).clamp(min=0))
     stop = torch.minimum(start + context, size.expand_as(start))
-    upper = sums.gather(1, stop.unsqueeze(-1).expand(-1, -1, mels))
-    lower = sums.gather(1, start.unsqueeze(-1).expand(-1, -1, mels))
-    return ((upper - lower) / (stop - start).clamp(min=1).unsqueeze(-1)).float()
+    upper = sums.gather(1, stop.unsqueeze(-1).expand(-1, -1, bands))
+    lower = sums.gather(1, start.unsqueeze(-1).expand(-1, -1, bands))
+    width = (stop - start).clamp(min=1).unsqueeze(-1)
+    return ((upper - lower) / width).float()
 
 
 PART = LogMel

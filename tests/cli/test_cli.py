@@ -212,7 +212,9 @@ def test_embed_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     from speechssl.model import Model
 
     torch.manual_seed(0)
-    Model({"mels": 20}, {"name": "resnet", "width": 4, "embedding": 8}).save(tmp_path / "model")
+    Model({"n_mels": 20}, {"name": "resnet", "width": 4, "embedding_dim": 8}).save(
+        tmp_path / "model"
+    )
     noise = np.random.default_rng(0).standard_normal(16000).astype(np.float32) / 10
     soundfile.write(tmp_path / "good.wav", noise, 16000)
     (tmp_path / "bad.wav").write_text("no audio")

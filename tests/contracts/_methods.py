@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from speechssl import parts
+from speechssl import interfaces, parts
 from speechssl.interfaces import Views
 
 MELS, FRAMES, UTTERANCES = 12, 20, 8
@@ -22,19 +22,19 @@ SMALL = {
     "sgfree_decorr": PAIR,
     "swav": {**PAIR, "prototypes": 8},
     "deepcluster": {**PAIR, "prototypes": 4, "heads": 2},
-    "moco": {**PAIR, "queue": 32},
+    "moco": {**PAIR, "queue_size": 32},
     "moco_v3": PAIR,
-    "trip_roma": {**PAIR, "random": 8},
+    "trip_roma": {**PAIR, "random_dim": 8},
     "unigrad": PAIR,
     "c3_dino": {
-        **PAIR, "queue": 32, "prototypes": 4,
+        **PAIR, "queue_size": 32, "prototypes": 4,
         "dino": {"prototypes": 16, "layers": 2, "hidden": 24, "bottleneck": 8},
     },
     "dimcl": {"base": {"name": "byol", **PAIR}},
 }  # fmt: skip
 
 
-class Encoder(nn.Module):
+class Encoder(interfaces.Encoder):
     embedding_dim = 16
 
     def __init__(self):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from _methods import Encoder, make, trainable, views
 
-from speechssl import parts
+from speechssl import config, parts
 from speechssl.errors import UserError
 from speechssl.interfaces import Method, Progress
 
@@ -80,6 +80,27 @@ def test_the_encoder_that_users_get_moves_and_is_of_the_right_kind(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_the_networks_are_distinct_encoders_and_the_one_that_users_get_is_among_them(name):
+    method = make(name)
+    networks = method.networks()
+    assert any(network is method.encoder for network in networks.values())
+    assert len({id(network) for network in networks.values()}) == len(networks)
+    assert all(isinstance(network, Encoder) for network in networks.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_with_a_moving_average_names_a_student_and_a_teacher(name):
+    method = make(name)
+    networks = method.networks()
+    if any(not p.requires_grad for p in method.encoder.parameters()):
+        assert {"student", "teacher"} <= set(networks)
+        assert networks["teacher"] is method.encoder
+        assert all(p.requires_grad for p in networks["student"].parameters())
+    else:
+        assert list(networks) == ["encoder"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_loss_falls_on_a_fixed_batch(name):
     losses = steps(make(name), 60)
     assert sum(losses[-5:]) < 0.95 * sum(losses[:5]), losses
@@ -141,3 +162,13 @@ def test_the_order_of_the_utterances_does_not_matter(name):
 def test_an_unknown_setting_is_refused(name):
     with pytest.raises(UserError, match="unknown key method.no_such_setting"):
         parts.check("methods", {"name": name, "no_such_setting": 1}, "method")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_renamed_setting_is_refused_by_its_old_name_and_exists_by_its_new_one(name):
+    part = parts.find("methods", name)
+    settings = config.schema(part)
+    for old, new in getattr(part, "RENAMED", {}).items():
+        assert old not in settings and new in settings
+        with pytest.raises(UserError, match=f"method.{old} is called method.{new} now"):
+            parts.check("methods", {"name": name, old: 1}, "method")

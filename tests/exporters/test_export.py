@@ -22,27 +22,34 @@ from speechssl.exporters.waveforms import Spectra, compare
 from speechssl.features.logmel import LogMel
 from speechssl.model import Model
 
-ECAPA = {"name": "ecapa", "width": 16, "embedding": 12, "scale": 2, "se": 8, "attention": 8}
-SMALL = {"kernels": [5, 3, 1], "dilations": [1, 2, 1]}
+ECAPA = {
+    "name": "ecapa",
+    "width": 16,
+    "embedding_dim": 12,
+    "scale": 2,
+    "se_channels": 8,
+    "attention_channels": 8,
+}
+SMALL = {"kernel_sizes": [5, 3, 1], "dilations": [1, 2, 1]}
 MODELS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "ecapa": ({}, ECAPA | SMALL),
     "sliding": (
-        {"normalise": "sliding", "mels": 40, "preemphasis": 0.97, "shape": "povey"},
+        {"normalise": "sliding", "n_mels": 40, "preemphasis": 0.97, "window_type": "povey"},
         ECAPA | SMALL,
     ),
-    "level": ({"normalise": "level", "rate": 8000, "high": 3800.0}, ECAPA | SMALL),
+    "level": ({"normalise": "level", "sample_rate": 8000, "f_max": 3800.0}, ECAPA | SMALL),
     "none": ({"normalise": "none"}, ECAPA | SMALL | {"pooling": "statistics"}),
     "resnet": (
-        {"mels": 40},
-        {"name": "resnet", "width": 4, "blocks": [1, 1, 1, 1], "embedding": 12},
+        {"n_mels": 40},
+        {"name": "resnet", "width": 4, "blocks": [1, 1, 1, 1], "embedding_dim": 12},
     ),
     "light": (
-        {"mels": 40},
+        {"n_mels": 40},
         {
             "name": "resnet",
             "width": 4,
-            "block": "basic",
-            "squeeze_excitation": 0,
+            "block_type": "basic",
+            "se_stages": 0,
             "pooling": "statistics",
         },
     ),
@@ -81,7 +88,8 @@ def agrees(model: Path, run: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"preemphasis": 0.97, "shape": "povey"}, {"window": 0.02, "mels": 23}]
+    "settings",
+    [{}, {"preemphasis": 0.97, "window_type": "povey"}, {"frame_length": 0.02, "n_mels": 23}],
 )
 def test_spectra_by_products_are_those_by_fft(settings: dict[str, object]) -> None:
     features = LogMel(**settings, normalise="none")
@@ -190,7 +198,7 @@ def test_huggingface(library: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for name, value in ours.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
     (out / weights).write_bytes(b"nothing")
-    with pytest.raises(UserError, match=rf"{weights} cannot be loaded"):
+    with pytest.raises(UserError, match=rf"{weights}: cannot be read"):
         Model.load(out)
 
 
@@ -202,7 +210,7 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
             "known: huggingface, onnx, speechbrain",
         ),
         ([str(model), "--to", "onnx", "--out", str(model)], "is the model itself"),
-        ([str(model), "--to", "onnx", "--out", str(model / "weights.pt")], "is a file"),
+        ([str(model), "--to", "onnx", "--out", str(model / "weights.safetensors")], "is a file"),
         (
             [str(tmp_path / "none"), "--to", "onnx", "--out", str(tmp_path / "out")],
             "holds no config.yaml",

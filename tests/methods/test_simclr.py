@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from speechssl.interfaces import Progress, Views
+from speechssl.interfaces import Encoder, Progress, Views
 from speechssl.methods.simclr import SimCLR, nt_xent
 
 
@@ -60,7 +60,7 @@ def test_gathered_halves_average_to_the_whole():
     torch.testing.assert_close(sum(halves) / 2, nt_xent(views, 0.1))
 
 
-class Mean(nn.Module):
+class Mean(Encoder):
     embedding_dim = 6
 
     def __init__(self):

@@ -7,7 +7,14 @@ import pytest
 from speechssl.cli import main
 from speechssl.model import Model
 
-ENCODER = {"name": "ecapa", "width": 32, "scale": 4, "embedding": 16, "attention": 8, "se": 8}
+ENCODER = {
+    "name": "ecapa",
+    "width": 32,
+    "scale": 4,
+    "embedding_dim": 16,
+    "attention_channels": 8,
+    "se_channels": 8,
+}
 
 
 @pytest.fixture
@@ -16,7 +23,7 @@ def experiment(tmp_path):
         "method": "dino", "seed": 3, "commit": "0123456789abcdef+", "labels_used": "none", "step": 9,
         "data": {"utterances": 1200, "hours": 2.5, "fingerprint": "ff"},
     }  # fmt: skip
-    model = Model({"mels": 24}, ENCODER, about)
+    model = Model({"n_mels": 24}, ENCODER, about)
     model.save(tmp_path / "model")
     found = {
         "eer": 4.381, "eer_interval": [4.1, 4.62], "min_dcf_0.01": 0.4, "min_dcf_0.05": 0.25,
