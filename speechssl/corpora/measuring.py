@@ -186,8 +186,8 @@ def write(manifest: Manifest, root: Path, out: Path) -> None:
         if label != "spk" and label not in manifest.labels:
             stale.append(out / f"utt2{label}")
     write_manifest(manifest, out)
-    for path in stale:
-        path.unlink(missing_ok=True)
+    for file in stale:
+        file.unlink(missing_ok=True)
     left_out = write_skipped(manifest.skipped, out)
     hours = manifest.seconds / 3600
     print(f"{out}: {len(manifest)} utterances, {hours:.2f} h{left_out}", file=sys.stderr)

@@ -13,7 +13,9 @@ import torch
 
 from speechssl.corpora import emodb
 from speechssl.corpora.synthetic.corpus import voice_of
-from speechssl.corpora.synthetic.voice import RATE, STYLES, speak
+from speechssl.corpora.synthetic.source import SAMPLE_RATE
+from speechssl.corpora.synthetic.speech import speak
+from speechssl.corpora.synthetic.voice import STYLES
 from speechssl.model import Model
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +34,9 @@ def world(tmp_path_factory):
                 rng = np.random.default_rng([number, take, *emotion.encode()])
                 path = folder / "emodb" / "wav" / f"{speaker}{text}{LETTERS[emotion]}a.wav"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                soundfile.write(path, speak(voice_of(number, 0), emotion, 2.0, rng, 2.0), RATE)
+                soundfile.write(
+                    path, speak(voice_of(number, 0), emotion, 2.0, rng, 2.0), SAMPLE_RATE
+                )
     for seed, name in enumerate(("untrained", "other")):
         torch.manual_seed(seed)
         encoder = {
