@@ -124,7 +124,7 @@ class Embedder:
         return cls(load_model(folder, network), device, precision, **settings)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model (config.yaml, weights.pt) into `folder`, for `from_pretrained`."""
+        """Write the model (config.yaml, weights.safetensors) into `folder`, for `from_pretrained`."""
         self.model.save(folder)
 
     @property

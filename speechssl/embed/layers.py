@@ -62,8 +62,7 @@ def encode_layer(encoder: Encoder, features: Tensor, lengths: Tensor | None, lay
     if layer == EMBEDDING:
         output = run()
     elif layer == FEATURES:
-        batch, count, _ = features.shape
-        output = statistics(features, Frames(batch, count, lengths, features.device))
+        output = statistics(features, Frames.of(features, lengths))
     elif layer == POOLED:
         first = next(iter(encoder.affine_layers().values()))
         output = _call_of(first, run).inputs[0]

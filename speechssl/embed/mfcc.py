@@ -30,18 +30,17 @@ class Cepstra(Encoder):
 
     basis: Tensor
 
-    def __init__(self, mels: int, *, cepstra: int = 20) -> None:
+    def __init__(self, input_dim: int, *, cepstra: int = 20) -> None:
         super().__init__()
         self.embedding_dim = 2 * cepstra
-        angle = math.pi / mels * (torch.arange(mels, dtype=torch.float64)[:, None] + 0.5)
-        basis = (angle * torch.arange(cepstra)).cos() * math.sqrt(2 / mels)
+        angle = math.pi / input_dim * (torch.arange(input_dim, dtype=torch.float64)[:, None] + 0.5)
+        basis = (angle * torch.arange(cepstra)).cos() * math.sqrt(2 / input_dim)
         basis[:, 0] /= math.sqrt(2)
         self.register_buffer("basis", basis.float(), persistent=False)
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Return statistics (B, D) of `features` (B, F, M) over the valid frames (`lengths`, (B,))."""
-        batch, count, _ = features.shape
-        frames = Frames(batch, count, lengths, features.device)
+        frames = Frames.of(features, lengths)
         return statistics(features @ self.basis, frames)
 
 

@@ -25,7 +25,7 @@ from speechssl.processes import sole_writer
 RATE = 16000
 ARABIC = "\u0633\u0644\u0627\u0645"
 ENCODERS = {
-    "ecapa": {"name": "ecapa", "width": 32, "embedding": 24},
+    "ecapa": {"name": "ecapa", "width": 32, "embedding_dim": 24},
     "resnet": {"name": "resnet", "width": 4},
 }
 

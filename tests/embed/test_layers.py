@@ -19,9 +19,22 @@ from speechssl.errors import UserError
 from speechssl.model import Model
 
 ENCODERS = {
-    "ecapa": {"name": "ecapa", "width": 16, "scale": 4, "embedding": 12, "attention": 8, "se": 8},
-    "plain": {"name": "ecapa", "width": 16, "scale": 4, "embedding": 12, "pooling": "statistics"},
-    "resnet": {"name": "resnet", "width": 4, "embedding": 12, "attention": 8},
+    "ecapa": {
+        "name": "ecapa",
+        "width": 16,
+        "scale": 4,
+        "embedding_dim": 12,
+        "attention_channels": 8,
+        "se_channels": 8,
+    },
+    "plain": {
+        "name": "ecapa",
+        "width": 16,
+        "scale": 4,
+        "embedding_dim": 12,
+        "pooling": "statistics",
+    },
+    "resnet": {"name": "resnet", "width": 4, "embedding_dim": 12, "attention_channels": 8},
 }
 NAMES = {
     "ecapa": [
