@@ -39,7 +39,7 @@ def listing(root: Path) -> list[Found]:
     Raises:
         UserError: ROOT is not a directory, or there is nothing in it.
     """
-    _check_folder(root)
+    check_folder(root)
     if not (root / TABLE).exists():
         return [Found(path) for path in all_audio(root)]
     found = read_table(root / TABLE)
@@ -54,7 +54,7 @@ def all_audio(root: Path) -> list[str]:
     Raises:
         UserError: ROOT is not a directory, or there is no audio in it.
     """
-    _check_folder(root)
+    check_folder(root)
     found = sorted(audio_files(root))
     if not found:
         kinds = " ".join(sorted(extension[1:] for extension in EXTENSIONS))
@@ -62,7 +62,8 @@ def all_audio(root: Path) -> list[str]:
     return found
 
 
-def _check_folder(root: Path) -> None:
+def check_folder(root: Path) -> None:
+    """Raise UserError unless `root` is a directory."""
     if not root.exists():
         raise UserError(f"{root}: no such directory; give a folder of audio")
     if not root.is_dir():
