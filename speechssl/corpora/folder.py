@@ -31,8 +31,8 @@ def prepare(
     check: bool = True,
     jobs: int | None = None,
 ) -> Manifest:
-    """Write a Kaldi directory for every audio file below a folder (wav flac ogg opus mp3 m4a mp4
-    aac).
+    """Write a Kaldi directory for every audio file below a folder (wav flac aiff ogg opus mp3
+    m4a mp4 aac).
 
     If the folder holds utterances.tsv, that says which files there are (column `path`), their
     speakers (`speaker`) and other labels (any other column, but not `utt` and `seconds`); if it

@@ -4,17 +4,16 @@ tell.
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from speechssl.audio import walk
 from speechssl.audio.reading import EXTENSIONS
+from speechssl.audio.tables import UTTERANCES_TABLE, read_utterances_table
 from speechssl.data.kaldi import NOT_LABELS
 from speechssl.errors import UserError
 
-TABLE = "utterances.tsv"
 _NO_LABELS = frozenset({"path", "utt", "seconds"})  # columns that are no labels
 
 
@@ -33,18 +32,18 @@ def listing(root: Path) -> list[Found]:
     Names that begin with a dot are left out, and links to directories are followed, once each.
     """
     _check_folder(root)
-    if not (root / TABLE).exists():
+    if not (root / UTTERANCES_TABLE).exists():
         return [Found(path) for path in audio_files(root)]
-    found = read_table(root / TABLE)
+    found = _read_table(root / UTTERANCES_TABLE)
     if not found:
-        raise UserError(f"{root}: no audio in it; {TABLE} has no rows")
+        raise UserError(f"{root}: no audio in it; {UTTERANCES_TABLE} has no rows")
     return sorted(found, key=lambda item: item.path)
 
 
 def audio_files(root: Path) -> list[str]:
     """Paths, from ROOT, of every audio file below it, sorted; UserError if there is none."""
     _check_folder(root)
-    found = sorted(walk(root))
+    found = sorted(walk.audio_files(root))
     if not found:
         kinds = " ".join(sorted(extension[1:] for extension in EXTENSIONS))
         raise UserError(f"{root}: no audio in it; files that end in {kinds} are looked for")
@@ -69,34 +68,13 @@ def folder_of(root: Path, inside: tuple[str, ...], name: str) -> Path:
     )
 
 
-def read_table(path: Path) -> list[Found]:
-    """utterances.tsv: tab-separated with a header line; `path` is needed, other columns are
-    labels.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); make it a readable text file"
-        ) from error
-    header = [name.strip() for name in lines[0].rstrip("\r").split("\t")]
-    if "path" not in header:
-        raise UserError(
-            f"{path}:1: no column `path`; begin with a header line, columns separated by tabs"
-        )
-    rows = []
-    for number, line in enumerate(lines[1:], start=2):
-        if not line.strip():
-            continue
-        values = [value.strip() for value in line.rstrip("\r").split("\t")]
-        if len(values) != len(header):
-            raise UserError(
-                f"{path}:{number}: {len(values)} columns, but the header has {len(header)}; mend it"
-            )
-        row = dict(zip(header, values, strict=True))
-        labels = {k: v for k, v in row.items() if v and _label_name(k, path)}
-        rows.append(Found(row["path"], labels))
-    return rows
+def _read_table(path: Path) -> list[Found]:
+    """Read utterances.tsv: `path` is the file, the other columns are labels."""
+    found = []
+    for row in read_utterances_table(path):
+        labels = {name: value for name, value in row.items() if value and _label_name(name, path)}
+        found.append(Found(row["path"], labels))
+    return found
 
 
 def path_labels(pattern: str) -> re.Pattern[str]:
@@ -170,18 +148,3 @@ def _label_name(column: str, path: Path) -> bool:
             f"{path}:1: column {column!r} cannot be a label's name; use letters, digits, - and _"
         )
     return True
-
-
-def walk(root: Path) -> Iterator[str]:
-    """Audio files below `root` as paths from there; see `listing`."""
-    seen = set()
-    for folder, below, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            below.clear()
-            continue
-        seen.add(real)
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        for name in files:
-            if os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith("."):
-                yield os.path.relpath(os.path.join(folder, name), root)

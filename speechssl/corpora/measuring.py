@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from speechssl.audio import reading
+from speechssl.audio.readers import Samples
+from speechssl.audio.silence import is_silent
 from speechssl.corpora.listing import Found
 from speechssl.data.kaldi import label_names, write_skipped
 from speechssl.data.manifest import Manifest, Utterance, write_manifest
 from speechssl.errors import UserError
 from speechssl.threads import usable_cores
 
-_SILENT = 1e-4  # peak below which a file counts as silent: -80 dBFS
 _CHUNK = 64  # files a task: a million tasks would cost more than the headers
 
 
@@ -151,11 +152,11 @@ def _inspect(
     if "\n" in path or "\r" in path:
         return Skip("line break in its name", "rename it")
     try:
-        start, stop, seconds, peak = _measured(path, trim, check)
+        start, stop, seconds, silent_peak = _measured(path, trim, check)
     except UserError as error:
         return Skip(_kind(str(error)), str(error).removeprefix(f"{path}: "))
-    if peak < _SILENT:
-        return Skip("silent", f"its peak is {20 * math.log10(max(peak, 1e-10)):.0f} dBFS")
+    if silent_peak is not None:
+        return Skip("silent", f"its peak is {20 * math.log10(max(silent_peak, 1e-10)):.0f} dBFS")
     if seconds < least:
         return Skip("too short", f"{seconds:.3f} s{' after trimming' if trim is not None else ''}")
     return Usable(path, start, stop, seconds, item.labels)
@@ -163,23 +164,26 @@ def _inspect(
 
 def _measured(
     path: str, trim: float | None, check: bool
-) -> tuple[float, float | None, float, float]:
-    """(start, stop, seconds, peak) of what a file holds; the peak of an undecoded file counts as
-    1.
+) -> tuple[float, float | None, float, float | None]:
+    """Return (start, stop, seconds, peak) of what a file holds.
+
+    The peak is given only if the file was decoded and is silent.
     """
     if trim is not None:
         found = reading.info(path)
         samples = reading.read(path, found.rate)
-        peak = float(np.abs(samples).max())
-        start, stop = _ends(samples, found.rate, trim) if peak >= _SILENT else (0.0, found.seconds)
-        return start, stop, stop - start, peak
+        if is_silent(samples):
+            return 0.0, found.seconds, found.seconds, float(np.abs(samples).max())
+        start, stop = _ends(samples, found.rate, trim)
+        return start, stop, stop - start, None
     if check:
-        found, peak = reading.check(path)
-        return 0.0, None, found.seconds, peak
-    return 0.0, None, reading.info(path).seconds, 1.0
+        content = reading.check(path)
+        silent_peak = content.peak if content.is_silent else None
+        return 0.0, None, content.info.seconds, silent_peak
+    return 0.0, None, reading.info(path).seconds, None
 
 
-def _ends(samples: reading.Samples, rate: int, trim: float) -> tuple[float, float]:
+def _ends(samples: Samples, rate: int, trim: float) -> tuple[float, float]:
     """(start, stop) in seconds of the part whose ends are at most `trim` dB below the loudest
     frame.
 

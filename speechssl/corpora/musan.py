@@ -13,7 +13,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from speechssl.corpora.listing import Found, folder_of, walk
+from speechssl.audio.walk import audio_files
+from speechssl.corpora.listing import Found, folder_of
 from speechssl.corpora.measuring import prepare_files
 from speechssl.data.manifest import Manifest
 from speechssl.errors import UserError
@@ -52,7 +53,7 @@ def prepare(
     files = [
         (f"{kind}/{path}", Found(f"{kind}/{path}", {"kind": kind}))
         for kind in kinds
-        for path in sorted(walk(root / kind))
+        for path in sorted(audio_files(root / kind))
     ]
     counts = Counter(item.labels["kind"] for _, item in files)
     for kind in kinds:

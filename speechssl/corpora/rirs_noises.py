@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 from speechssl.audio import reading
-from speechssl.corpora.listing import Found, folder_of, walk
+from speechssl.audio.walk import audio_files
+from speechssl.corpora.listing import Found, folder_of
 from speechssl.corpora.measuring import Skip, Usable, prepare_files
 from speechssl.data.manifest import Manifest
 from speechssl.errors import UserError
@@ -49,7 +50,7 @@ def prepare(
     """
     root = folder_of(Path(root), ("simulated_rirs",), "RIRS_NOISES")
     files = []
-    for path in sorted(walk(root / "simulated_rirs")):
+    for path in sorted(audio_files(root / "simulated_rirs")):
         room = "/".join(path.split("/")[:-1]).replace(" ", "_")
         labels = {"kind": "simulated", **({"room": room} if room else {})}
         files.append((f"simulated_rirs/{path}", Found(f"simulated_rirs/{path}", labels)))
@@ -62,7 +63,9 @@ def prepare(
         print(f"{text} (--partial)", file=sys.stderr)
     if real:
         folder = root / "real_rirs_isotropic_noises"
-        names = sorted(path for path in walk(folder) if "rir" in path.rsplit("/", 1)[-1].lower())
+        names = sorted(
+            path for path in audio_files(folder) if "rir" in path.rsplit("/", 1)[-1].lower()
+        )
         if not names:
             raise UserError(
                 f"{folder}: no responses (names with rir) in it; unpack it again or leave out"

@@ -9,48 +9,17 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from speechssl.audio import members, reading
+from speechssl.audio.tables import OnBadEntry, read_table
+from speechssl.audio.tables import read_wav_scp as read_recordings  # noqa: F401
 from speechssl.errors import UserError
-
-Bad = Callable[[str, str], None]
-"""Called with the id of a line or utterance that cannot be used, and the reason (where, what, what
-to do).
-"""
 
 _ESCAPES = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 NOT_LABELS = frozenset({"dur", "num_frames", "uniq"})
 """Names X of files utt2X that hold no label."""
-
-
-def read_table(path: Path, bad: Bad) -> Iterator[tuple[int, str, str]]:
-    """(line number, first field, rest of the line) of a Kaldi text file; a line without a rest is
-    bad.
-    """
-    try:
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; a Kaldi directory needs it") from None
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); make it a readable text file"
-        ) from error
-    for number, line in enumerate(text.split("\n"), start=1):
-        line = line.strip(" \t\r")
-        name, _, rest = line.partition(" ")
-        if "\t" in name:
-            name, _, rest = line.partition("\t")
-        rest = rest.lstrip(" \t")
-        if rest:
-            yield number, name, rest
-        elif name:
-            bad(
-                name,
-                f"{path}:{number}: {name!r} has no value behind it; complete or remove the line",
-            )
 
 
 def digest(path: str | Path) -> str:
@@ -119,57 +88,7 @@ def write_skipped(skipped: Sequence[tuple[str, str]], folder: Path) -> str:
     return f"; {len(skipped)} files skipped ({counts}), listed in {file}"
 
 
-def read_recordings(
-    path: Path, bad: Bad, *, allow_pipes: bool, check_files: bool
-) -> dict[str, str]:
-    """wav.scp: recording id -> path; an entry that is a shell command becomes an `reading.Pipe`, or
-    is bad.
-    """
-    recordings: dict[str, str] = {}
-    absent = _Absent()
-    for number, name, value in read_table(path, bad):
-        if name in recordings:
-            bad(name, f"{path}:{number}: {name!r} is there twice; remove one line")
-        elif value.endswith("|"):
-            if allow_pipes:
-                recordings[name] = reading.Pipe(value)
-            else:
-                bad(
-                    name,
-                    f"{path}:{number}: {name!r} is a shell pipe; refused unless --allow-pipes is"
-                    " given",
-                )
-        elif check_files and (reason := absent(value)):
-            bad(name, f"{path}:{number}: {name!r}: {reason}")
-        else:
-            recordings[name] = value
-    return recordings
-
-
-class _Absent:
-    """Why a file is not there ("": it is); each archive that holds members is looked at once."""
-
-    def __init__(self) -> None:
-        self.sizes: dict[str, int | str] = {}
-
-    def __call__(self, path: str) -> str:
-        member = members.parse(path)
-        if member is None:
-            return "" if os.path.exists(path) else f"no such file: {path}; correct the path"
-        if member.archive not in self.sizes:
-            try:
-                self.sizes[member.archive] = members.archive_size(member.archive)
-            except UserError as error:
-                self.sizes[member.archive] = str(error)
-        size = self.sizes[member.archive]
-        if isinstance(size, str):
-            return size
-        if member.offset + member.size <= size:
-            return ""
-        return f"{member.archive}: truncated: it ends at byte {size}; copy or write it again"
-
-
-def read_durations(path: Path, bad: Bad) -> dict[str, float]:
+def read_durations(path: Path, bad: OnBadEntry) -> dict[str, float]:
     """utt2dur: utterance id -> seconds; {} if there is no such file."""
     seconds: dict[str, float] = {}
     if not path.exists():
@@ -189,7 +108,7 @@ def read_durations(path: Path, bad: Bad) -> dict[str, float]:
 
 
 def read_segments(
-    path: Path, recordings: dict[str, str], bad: Bad
+    path: Path, recordings: dict[str, str], bad: OnBadEntry
 ) -> dict[str, tuple[str, float, float | None]]:
     """segments: utterance id -> (recording id, start, stop) in seconds; a stop of -1 is None, the
     end.
@@ -231,7 +150,7 @@ def label_names(folder: Path) -> list[str]:
     return sorted(name for name in names if name and name not in NOT_LABELS and "." not in name)
 
 
-def read_labels(folder: Path, name: str, bad: Bad) -> dict[str, str]:
+def read_labels(folder: Path, name: str, bad: OnBadEntry) -> dict[str, str]:
     """utt2<name>: utterance id -> value."""
     path = folder / f"utt2{name}"
     if not path.exists():

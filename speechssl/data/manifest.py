@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Literal
 
 from speechssl.audio import reading
+from speechssl.audio.tables import OnBadEntry, read_wav_scp
 from speechssl.data.kaldi import (
-    Bad,
     label_names,
     read_durations,
     read_labels,
-    read_recordings,
     read_segments,
     write_table,
 )
@@ -91,7 +90,7 @@ def read_manifest(
     folder = _folder(directory)
     skipped: list[tuple[str, str]] = []
     bad = _refuse if on_bad == "raise" else lambda name, reason: skipped.append((name, reason))
-    recordings = read_recordings(
+    recordings = read_wav_scp(
         folder / "wav.scp", bad, allow_pipes=allow_pipes, check_files=check_files
     )
     known = read_durations(folder / "utt2dur", bad)
@@ -200,7 +199,7 @@ def _refuse(name: str, reason: str) -> None:
     raise UserError(reason)
 
 
-def _measured(utterances: list[Utterance], bad: Bad) -> list[Utterance]:
+def _measured(utterances: list[Utterance], bad: OnBadEntry) -> list[Utterance]:
     """Fill in the durations that no file states from the headers of the audio, read by several
     threads.
     """
@@ -238,7 +237,7 @@ def _measured(utterances: list[Utterance], bad: Bad) -> list[Utterance]:
 
 
 def _labelled(
-    utterances: list[Utterance], tables: dict[str, dict[str, str]], folder: Path, bad: Bad
+    utterances: list[Utterance], tables: dict[str, dict[str, str]], folder: Path, bad: OnBadEntry
 ) -> list[Utterance]:
     """The utterances that every table knows."""
     for label, table in tables.items():

@@ -10,13 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from speechssl.audio import reading
+from speechssl.audio.tables import read_table, read_wav_scp
 from speechssl.data.kaldi import (
     label_names,
     read_durations,
     read_labels,
-    read_recordings,
     read_segments,
-    read_table,
 )
 from speechssl.data.trials import read_trials
 from speechssl.errors import UserError
@@ -25,8 +24,6 @@ from speechssl.threads import usable_cores
 Piece = tuple[str, float, float | None]
 """Recording id, start and stop in seconds (None: the end)."""
 
-SILENT = 1e-4
-"""Peak (full scale 1) below which a recording counts as silent: -80 dBFS."""
 _TOLERANCE = 0.1  # seconds by which utt2dur and segments may disagree with the audio
 
 
@@ -50,7 +47,7 @@ def problems(
         found.append(reason)
 
     try:
-        recordings = read_recordings(
+        recordings = read_wav_scp(
             folder / "wav.scp", bad, allow_pipes=allow_pipes, check_files=True
         )
         pieces: dict[str, Piece] = {name: (name, 0.0, None) for name in recordings}
@@ -151,10 +148,10 @@ def _audio(
 
     def examine(path: str) -> float | str:
         try:
-            found, peak = reading.check(path)
+            content = reading.check(path)
         except UserError as error:
             return str(error)
-        return found.seconds if peak >= SILENT else f"{path}: is silent; remove it"
+        return f"{path}: is silent; remove it" if content.is_silent else content.info.seconds
 
     paths = list(recordings.values())
     with ThreadPoolExecutor(usable_cores()) as pool:
