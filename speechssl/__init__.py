@@ -1,14 +1,14 @@
 """Utterance-level self-supervised speech representations.
 
-``speechssl.load(DIR)`` gives an embedder; everything else is the ``speechssl`` command or a
-submodule. Importing the package costs milliseconds: torch is loaded by whoever needs it.
+``speechssl.load(DIR)`` returns an embedder; everything else is the ``speechssl`` command or in a
+submodule. Importing the package takes milliseconds: torch is imported when it is needed.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import speechssl.compat  # first: guards every later `import torchaudio`, in this process and in workers
+import speechssl.compat  # first: guards every later `import torchaudio`, here and in workers
 from speechssl.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ __all__ = ["Embedder", "UserError", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """``load`` and ``Embedder``, imported when first asked for (they import torch)."""
+    """Return ``load`` or ``Embedder``, imported when first used (they import torch)."""
     if name in ("Embedder", "load"):
         import speechssl.embed
 

@@ -1,4 +1,4 @@
-"""``python -m speechssl``, and ``torchrun --nproc-per-node N -m speechssl train ...``."""
+"""Run ``python -m speechssl``, or ``torchrun --nproc-per-node N -m speechssl train ...``."""
 
 import sys
 

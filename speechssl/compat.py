@@ -1,18 +1,17 @@
-"""Two facts of the platforms we run on: torchaudio's extension may not load, glibc's malloc is slow
-    for us.
+"""Differences between platforms: torchaudio's extension, the allocator, fast precisions.
 
-torchaudio 2.11 is linked against CUDA. Beside a CPU-only torch its extension fails to load, then
-``import torchaudio`` fails, and with it ``import speechbrain``. :func:`guard_torchaudio`, called by
-the package's ``__init__``, lets both succeed: it watches for ``torchaudio._extension`` alone and,
-only when running that module fails, leaves it in the state that torchaudio itself defines for a
-build without the extension. Nothing is imported until somebody imports torchaudio, so the guard
-costs nothing. Every process that imports anything of speechssl (DataLoader workers included, forked
-or spawned) has it.
+torchaudio 2.11 is linked against CUDA. With a CPU-only torch its extension fails to load, then
+``import torchaudio`` fails, and with it ``import speechbrain``. `guard_torchaudio`, called by the
+package's ``__init__``, lets both succeed: if the module ``torchaudio._extension`` fails, it is left
+in the state that torchaudio itself defines for a build without the extension. Nothing is imported
+before somebody imports torchaudio, so the guard costs nothing. Every process that imports anything
+of speechssl has it, and so have DataLoader workers, forked or spawned.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
@@ -26,18 +25,17 @@ _M_MMAP_THRESHOLD = -3
 
 
 def guard_torchaudio() -> None:
-    """Make ``import torchaudio`` work where its compiled extension cannot be loaded; safe to call
-    again.
+    """Make ``import torchaudio`` work where its compiled extension cannot be loaded.
 
-    Where the extension loads, or torchaudio is already imported, nothing changes.
+    Nothing changes where the extension loads, or torchaudio is imported already. A second call does
+    nothing.
     """
     if not any(isinstance(finder, _ExtensionFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _ExtensionFinder())
 
 
 def tune_allocator() -> bool:
-    """Keep freed memory for the next tensor instead of handing it back to the kernel (Linux with
-    glibc).
+    """Keep freed memory for the next tensor instead of returning it to the kernel (glibc only).
 
     By default glibc serves every block above 32 MiB by a fresh mmap and returns it when freed, so
     each large activation is page-faulted in anew, every step. Measured on 2 cores for ``relu`` of a
@@ -88,7 +86,7 @@ def choose_precision(
 
 
 class _ExtensionFinder(MetaPathFinder):
-    """Finds ``torchaudio._extension`` as usual, but gives it a loader that survives its failure."""
+    """Finder of ``torchaudio._extension`` whose loader tolerates that the module fails."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -102,9 +100,7 @@ class _ExtensionFinder(MetaPathFinder):
 
 
 class _ExtensionLoader(SourceFileLoader):
-    """Runs the module; if that fails as a library does that cannot be linked, states "no
-    extension".
-    """
+    """Loader that runs the module; if a library cannot be linked, the state is "no extension"."""
 
     def exec_module(self, module: ModuleType) -> None:
         try:
@@ -119,8 +115,9 @@ class _ExtensionLoader(SourceFileLoader):
 
 
 def _failing(reason: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A decorator whose functions raise when called: torchaudio's forced alignment needs the
-    extension.
+    """Return a decorator that makes a function raise when called.
+
+    torchaudio decorates with it what needs the extension (forced alignment).
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -130,7 +127,6 @@ def _failing(reason: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
                 f" {reason}"
             )
 
-        fail.__name__, fail.__doc__ = function.__name__, function.__doc__
-        return fail
+        return functools.wraps(function)(fail)
 
     return decorate

@@ -1,9 +1,9 @@
-"""Settings: plain YAML plus ``key=value`` overrides, checked against the code that reads them.
+"""Settings: plain YAML and ``key=value`` overrides, checked against the code that reads them.
 
-The keyword-only parameters of a class's constructor are its settings: their annotations are the
-types, their defaults the defaults. Nothing else lists them, so a key in a YAML file that no
-constructor reads cannot exist: it is refused with its full path and the nearest spelling. Parts
-(encoder, method, clusterer, ...) are found and built by ``speechssl.parts``.
+The keyword-only parameters of a constructor are its settings: their annotations are the types, and
+their defaults the defaults. There is no second list of them, so every key that a file may contain
+is read by some constructor; any other key is refused with its full path and the nearest spelling.
+Parts (encoder, method, clusterer, ...) are found and built by ``speechssl.parts``.
 """
 
 from __future__ import annotations
@@ -15,34 +15,54 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from speechssl.errors import UserError
 
+T = TypeVar("T")
+
 
 def schema(part: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
-    """The settings of a class or function: keyword-only parameter name -> (type, default).
+    """Return the settings of a class or function: keyword-only parameter -> (type, default).
 
-    A parameter without a default has ``dataclasses.MISSING``; keyword-only parameters whose name
+    A parameter without a default has ``dataclasses.MISSING``. Keyword-only parameters whose name
     starts with an underscore are not settings.
     """
-    target = part.__init__ if inspect.isclass(part) else part  # type: ignore[misc]
+    target = part.__init__ if inspect.isclass(part) else part
     types = typing.get_type_hints(target)
-    out = {}
+    settings = {}
     for parameter in inspect.signature(target).parameters.values():
-        if parameter.kind is parameter.KEYWORD_ONLY and not parameter.name.startswith("_"):
-            default = (
-                dataclasses.MISSING if parameter.default is parameter.empty else parameter.default
-            )
-            out[parameter.name] = (types.get(parameter.name, Any), default)
-    return out
+        if parameter.kind is not parameter.KEYWORD_ONLY or parameter.name.startswith("_"):
+            continue
+        default = parameter.default
+        if default is parameter.empty:
+            default = dataclasses.MISSING
+        settings[parameter.name] = (types.get(parameter.name, Any), default)
+    return settings
+
+
+def build(kind: Callable[..., T], values: Mapping[str, Any], where: str) -> T:
+    """Check ``values`` and construct ``kind`` from them, a dataclass of settings.
+
+    Lists and mappings among the values become read-only.
+
+    Args:
+        kind: class whose keyword-only parameters are the schema.
+        values: what the user wrote.
+        where: path of this section in the file, for messages (``data``).
+
+    Raises:
+        UserError: as for ``check``, or as ``kind`` raises it.
+    """
+    checked = check(kind, values, where)
+    return kind(**freeze(checked))
 
 
 def check(part: Callable[..., Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """``values`` completed with the defaults of ``part`` and checked against its types.
+    """Return ``values``, completed with the defaults of ``part`` and checked against its types.
 
     Args:
         part: a class or function; its keyword-only parameters are the schema.
@@ -53,6 +73,28 @@ def check(part: Callable[..., Any], values: Mapping[str, Any], where: str) -> di
         UserError: an unknown key, a value of the wrong type, or a missing required one.
     """
     fields = schema(part)
+    _refuse_unknown_keys(part, fields, values, where)
+    for key, (_, default) in fields.items():
+        if default is dataclasses.MISSING and key not in values:
+            raise UserError(f"config: {where}.{key} is missing; give it a value")
+    try:
+        merged = OmegaConf.merge(_structured(fields), OmegaConf.create(thaw(values)))
+        resolved = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
+        key = getattr(error, "full_key", "") or ""
+        path = f"{where}.{key}" if key else where
+        raise UserError(f"config: {path}: {_first_line(error)}") from error
+    complete = typing.cast("dict[str, Any]", resolved)
+    return {key: complete[key] for key in fields}
+
+
+def _refuse_unknown_keys(
+    part: Callable[..., Any],
+    fields: Mapping[str, Any],
+    values: Mapping[str, Any],
+    where: str,
+) -> None:
+    """Raise UserError for a key that ``part`` does not have, or no longer has."""
     renamed: Mapping[str, str] = getattr(part, "RENAMED", {})
     for key in values:
         if key in renamed:
@@ -61,96 +103,118 @@ def check(part: Callable[..., Any], values: Mapping[str, Any], where: str) -> di
             )
         if key not in fields:
             near = nearest(key, list(fields))
-            raise UserError(
-                f"config: unknown key {where}.{key}{near}; known: {', '.join(fields) or 'none'}"
-            )
-    required = [key for key, (_, default) in fields.items() if default is dataclasses.MISSING]
-    for key in required:
-        if key not in values:
-            raise UserError(f"config: {where}.{key} is missing; give it a value")
-    columns: list[tuple[Any, ...]] = []
+            known = ", ".join(fields) or "none"
+            raise UserError(f"config: unknown key {where}.{key}{near}; known: {known}")
+
+
+def _structured(fields: Mapping[str, tuple[Any, Any]]) -> Any:
+    """Return the structured OmegaConf configuration that checks the types of ``fields``."""
+    required: list[tuple[Any, ...]] = []  # dataclasses want the fields without defaults first
+    optional: list[tuple[Any, ...]] = []
     for key, (kind, default) in fields.items():
         if default is dataclasses.MISSING:
-            columns.append((key, kind))
+            required.append((key, kind))
         elif isinstance(default, list | dict):
-            columns.append((key, kind, dataclasses.field(default_factory=default.copy)))
+            optional.append((key, kind, dataclasses.field(default_factory=default.copy)))
         else:
-            columns.append((key, kind, dataclasses.field(default=default)))
-    columns.sort(key=len)  # dataclasses want the fields without defaults first
-    structured = OmegaConf.structured(dataclasses.make_dataclass("Settings", columns))
-    try:
-        merged = OmegaConf.merge(structured, OmegaConf.create(thaw(values)))
-        resolved = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
-    except (OmegaConfBaseException, TypeError, ValueError) as error:
-        key = getattr(error, "full_key", "") or ""
-        reason = str(error).splitlines()[0]
-        raise UserError(f"config: {where}{'.' if key else ''}{key}: {reason}") from error
-    return {key: resolved[key] for key in fields}  # type: ignore[index, call-overload]
+            optional.append((key, kind, dataclasses.field(default=default)))
+    return OmegaConf.structured(dataclasses.make_dataclass("Settings", [*required, *optional]))
+
+
+def check_above_zero(where: str, value: float | None) -> None:
+    """Raise UserError unless ``value``, the setting called ``where``, is above 0 or not set."""
+    if value is not None and not value > 0:
+        raise UserError(f"config: {where} must be above 0, not {value}")
+
+
+def check_fraction(where: str, value: float) -> None:
+    """Raise UserError unless ``value``, the setting called ``where``, is within 0 and 1."""
+    if not 0 <= value <= 1:
+        raise UserError(f"config: {where} must be between 0 and 1, not {value}")
 
 
 def with_new_names(part: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``values`` of a saved configuration with the names that its settings have today.
 
-    A part lists the old ones in ``RENAMED`` (old name -> new name). What a user writes is refused
-    instead, by ``check``.
+    A part lists its old names in ``RENAMED`` (old name -> new name). An old name that a user writes
+    is refused by ``check`` instead.
     """
     renamed: Mapping[str, str] = getattr(part, "RENAMED", {})
     return {renamed.get(key, key): value for key, value in values.items()}
 
 
 def read(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A YAML file (or nothing, for an empty path) with ``key.sub=value`` overrides, as plain data,
-    unchecked.
+    """Read a YAML file and apply ``key.sub=value`` overrides; nothing is checked yet.
 
     Numbers such as ``1e-3`` are numbers. A later override wins. ``section=name``, where the file
     has a pluggable part, puts that part there with its own defaults (``encoder=resnet``,
     ``method=byol``).
 
+    Args:
+        path: YAML file, or an empty string to start from an empty configuration.
+        overrides: what replaces the file's values.
+
+    Returns:
+        Plain dicts, lists and scalars.
+
     Raises:
         UserError: the file is missing or is not a YAML mapping, or an override is not
             ``key=value``.
     """
+    base = _load(path) if str(path) else OmegaConf.create({})
+    for override in overrides:
+        _apply(base, override)
     try:
-        base = OmegaConf.load(path) if str(path) else OmegaConf.create({})
+        return typing.cast("dict[str, Any]", OmegaConf.to_container(base, resolve=True))
+    except OmegaConfBaseException as error:
+        raise UserError(f"config: {path}: {_first_line(error)}") from error
+
+
+def _load(path: str | Path) -> Any:
+    """Return the mapping in a YAML file."""
+    try:
+        loaded = OmegaConf.load(path)
     except FileNotFoundError as error:
         raise UserError(
             f"config: {path} does not exist; give a YAML file such as"
             " egs/quickstart/conf/quickstart.yaml"
         ) from error
     except (OSError, UnicodeDecodeError, OmegaConfBaseException) as error:
-        raise UserError(f"config: cannot read {path}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"config: cannot read {path}: {_first_line(error)}") from error
     except Exception as error:  # PyYAML's own errors carry the line in their text
         raise UserError(f"config: {path} is not YAML: {' '.join(str(error).split())}") from error
-    if not OmegaConf.is_dict(base):
+    if not OmegaConf.is_dict(loaded):
         raise UserError(
             f"config: {path} must be a mapping of sections (key: value), not a list or a scalar"
         )
-    for item in overrides:
-        key, equals, value = item.partition("=")
-        if not equals or not key:
-            raise UserError(
-                f"config: override {item!r} is not key=value, such as train.batch_size=64"
-            )
-        _names_to_sections(base, key)
-        section = OmegaConf.select(base, key)
-        if OmegaConf.is_dict(section) and "name" in section and not value.startswith("{"):
-            if value == section.name:
-                continue
-            value = f"{{name: '{value}'}}"
-        try:
-            parsed = OmegaConf.from_dotlist([f"v={value}"]).v if value else None
-            OmegaConf.update(base, key, parsed, merge=False, force_add=True)
-        except Exception as error:  # a value that is not YAML, or a path through a scalar
-            raise UserError(f"config: override {item!r}: {str(error).splitlines()[0]}") from error
+    return loaded
+
+
+def _apply(base: Any, override: str) -> None:
+    """Change ``base`` as ``key=value`` says."""
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise UserError(
+            f"config: override {override!r} is not key=value, such as train.batch_size=64"
+        )
+    _expand_names(base, key)
+    section = OmegaConf.select(base, key)
+    names_part = OmegaConf.is_dict(section) and "name" in section and not value.startswith("{")
+    if names_part and value == section.name:
+        return
+    if names_part:
+        value = f"{{name: '{value}'}}"
     try:
-        return typing.cast("dict[str, Any]", OmegaConf.to_container(base, resolve=True))
-    except OmegaConfBaseException as error:
-        raise UserError(f"config: {path}: {str(error).splitlines()[0]}") from error
+        parsed = OmegaConf.from_dotlist([f"v={value}"]).v if value else None
+        OmegaConf.update(base, key, parsed, merge=False, force_add=True)
+    except Exception as error:  # a value that is not YAML, or a path through a scalar
+        raise UserError(f"config: override {override!r}: {_first_line(error)}") from error
 
 
-def _names_to_sections(base: Any, key: str) -> None:
-    """Turn ``predictor: mlp`` on the way to ``method.predictor.hidden`` into ``predictor: {name:
-    mlp}``.
+def _expand_names(base: Any, key: str) -> None:
+    """Write ``predictor: mlp`` as ``predictor: {name: mlp}`` if ``key`` is a setting inside it.
+
+    ``method.predictor.hidden=7`` then finds a mapping to change.
     """
     parts = key.split(".")
     for end in range(2, len(parts)):
@@ -160,13 +224,13 @@ def _names_to_sections(base: Any, key: str) -> None:
             OmegaConf.update(base, parent, {"name": name}, merge=False)
 
 
-def write(config: Mapping[str, Any], path: str | Path) -> None:
-    """Write a resolved configuration as YAML."""
+def write(config: Any, path: str | Path) -> None:
+    """Write a configuration (mappings or dataclasses of settings) as YAML."""
     OmegaConf.save(OmegaConf.create(thaw(config)), path)
 
 
 def freeze(value: Any) -> Any:
-    """A read-only view, all the way down: the configuration that is saved is the one that ran."""
+    """Return a read-only copy, all the way down: what is saved is then what was used."""
     if isinstance(value, Mapping):
         return MappingProxyType({key: freeze(item) for key, item in value.items()})
     if isinstance(value, list | tuple):
@@ -175,7 +239,10 @@ def freeze(value: Any) -> Any:
 
 
 def thaw(value: Any) -> Any:
-    """A plain copy (dicts and lists) of a frozen configuration."""
+    """Return a plain copy (dicts and lists) of frozen mappings or of dataclasses of settings."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        return {name: thaw(getattr(value, name)) for name in names}
     if isinstance(value, Mapping):
         return {key: thaw(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -184,7 +251,7 @@ def thaw(value: Any) -> Any:
 
 
 def known_section(key: str, known: Sequence[str]) -> None:
-    """Refuse an unknown top-level section with the nearest spelling."""
+    """Raise UserError for an unknown top-level section; the message has the nearest spelling."""
     if key not in known:
         raise UserError(
             f"config: unknown section {key!r}{nearest(key, known)}; known: {', '.join(known)}"
@@ -192,6 +259,10 @@ def known_section(key: str, known: Sequence[str]) -> None:
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """Return `` (did you mean 'X'?)`` for the most similar known word, or nothing."""
+    """Return `` (did you mean 'X'?)`` for the most similar known word, or an empty string."""
     close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0]

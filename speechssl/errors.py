@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """A mistake that a user can cause and mend.
+    """A mistake that a user can cause and correct.
 
     The message is one line: what is wrong, where, and what to do. The command line prints it and
     exits with code 2; from Python it is an ordinary exception.
@@ -29,10 +29,14 @@ class Unreadable:
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Turn an OSError raised while writing ``path`` into a UserError."""
+    """Turn an OSError raised while writing ``path`` into a UserError.
+
+    A BrokenPipeError passes: standard output was closed by its reader (`| head`), which
+    `cli.command.main` handles.
+    """
     try:
         yield
-    except BrokenPipeError:  # stdout was closed by its reader (`| head`): handled in cli.command
+    except BrokenPipeError:
         raise
     except OSError as error:
         raise UserError(

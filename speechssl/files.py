@@ -32,6 +32,13 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         raise
 
 
+def remove_partial(path: str | Path) -> None:
+    """Remove the temporary files that killed processes have left while writing `path`."""
+    path = Path(path)
+    for left_over in path.parent.glob(f".{path.stem}.*.partial{path.suffix}"):
+        left_over.unlink(missing_ok=True)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file (UTF-8, `\\n`) through `atomic_write`."""
     with (
@@ -60,7 +67,27 @@ class ModelFolder:
     @property
     def weights(self) -> Path:
         """State of the encoder."""
+        return self.path / "weights.safetensors"
+
+    @property
+    def weights_before_format_1(self) -> Path:
+        """State of the encoder as older versions wrote it."""
         return self.path / "weights.pt"
+
+    @property
+    def hub_config(self) -> Path:
+        """The configuration in a folder of `speechssl export --to huggingface`."""
+        return self.path / "config.json"
+
+    def existing(self) -> tuple[Path, Path] | None:
+        """Return the files of configuration and weights that are there, or None."""
+        own = (self.weights, self.weights_before_format_1)
+        hub = (self.path / "model.safetensors", self.path / "pytorch_model.bin")
+        for config, candidates in ((self.config, own), (self.hub_config, hub)):
+            for weights in candidates:
+                if config.is_file() and weights.is_file():
+                    return config, weights
+        return None
 
 
 class RunFolder:
@@ -114,6 +141,6 @@ def model_folder(path: str | Path) -> ModelFolder:
     """Return the model in `path`: a model folder, or a run folder (its `model/`)."""
     run = RunFolder(path)
     here = ModelFolder(path)
-    if not here.weights.is_file() and run.model.weights.is_file():
+    if here.existing() is None and run.model.existing() is not None:
         return run.model
     return here

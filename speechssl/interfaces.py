@@ -264,8 +264,17 @@ class Corpus(Protocol):
 class Exporter(Protocol):
     """A trained model to files that other programs read; a part of `exporters/` is such a function."""
 
-    def __call__(self, model: Any, out: Path) -> None:
-        """Write ``model`` (`speechssl.model.Model`) into the folder ``out``, which exists.
+    def __call__(self, model: Any, out: Path) -> Callable[[Tensor], Tensor] | None:
+        """Write a model into a folder.
+
+        Args:
+            model: a `speechssl.model.Model`, in evaluation mode.
+            out: the folder, which exists.
+
+        Returns:
+            A function that loads what was written and embeds with it: samples (B, T) at the model's
+            rate, equally long, to embeddings (B, D). `speechssl export` compares it with the model.
+            None where its runtime is not installed.
 
         Raises:
             UserError: the format cannot express the model, or a library is missing.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,37 +10,34 @@ import torch
 from torch import Tensor, nn
 
 import speechssl
-from speechssl import config, parts
+from speechssl import config, foreign_yaml, parts, weights
 from speechssl.errors import UserError
 from speechssl.features import with_default_name
-from speechssl.files import ModelFolder, atomic_write, model_folder
+from speechssl.files import FORMAT, ModelFolder, atomic_write, model_folder
 from speechssl.interfaces import Encoder, FrontEnd
 
-CONFIG, WEIGHTS = "config.yaml", "weights.pt"
+# Names from before files.py and weights.py, until their last users have moved.
+CONFIG = "config.yaml"
+WEIGHTS = "weights.safetensors"
 LAST = "last.pt"
-"""In a run folder: the state of every network, and all else that resuming needs."""
-HUB_CONFIG, HUB_WEIGHTS = "config.json", ("model.safetensors", "pytorch_model.bin")
-"""The same in a folder for Hugging Face's hub (`speechssl export --to huggingface`)."""
+HUB_CONFIG = "config.json"
+HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+load_state = weights.read_checkpoint
 
 
-def load_state(path: Path) -> dict[str, Any]:
-    """Return a saved state on the CPU.
+def read_saved_config(path: str | Path, allow_code: Collection[str] = ()) -> dict[str, Any]:
+    """Return the configuration in a model or run folder, which may be somebody else's.
+
+    Args:
+        path: the file.
+        allow_code: packages outside this one whose parts it may name.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: it is not there, is not such a file, or names code that was not allowed.
     """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
-    except Exception as error:
-        raise UserError(
-            f"checkpoint: {path} cannot be read ({_reason(error)}); delete it or give another"
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    """Return the first sentence of an error's message, or its type if it has none."""
-    first_line = (str(error).splitlines() or [""])[0]
-    return first_line.partition(". ")[0] or type(error).__name__
+    written = foreign_yaml.read(path)
+    parts.refuse_outside_code(written, allow_code, path)
+    return written
 
 
 def current_settings(written: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,15 +50,9 @@ def current_settings(written: Mapping[str, Any]) -> dict[str, Any]:
     encoder = written.get("encoder", {})
     return {
         **written,
-        "features": _section_with_new_names("features", features),
-        "encoder": _section_with_new_names("encoders", encoder),
+        "features": parts.with_new_names("features", features),
+        "encoder": parts.with_new_names("encoders", encoder),
     }
-
-
-def _section_with_new_names(folder: str, section: Any) -> Any:
-    if not isinstance(section, Mapping) or not isinstance(section.get("name"), str):
-        return section  # the check of the section says what is wrong with it
-    return config.with_new_names(parts.find(folder, section["name"]), section)
 
 
 class Model(nn.Module):
@@ -130,9 +121,13 @@ class Model(nn.Module):
         """Write the configuration and the weights into `folder`, each file whole or not at all."""
         files = ModelFolder(folder)
         files.path.mkdir(parents=True, exist_ok=True)
-        with atomic_write(files.weights) as temporary:
-            torch.save(self.encoder.state_dict(), temporary)
-        written = {"speechssl": speechssl.__version__, **self.settings, "about": self.about}
+        weights.write(files.weights, self.encoder.state_dict())
+        written = {
+            "speechssl": speechssl.__version__,
+            "format": FORMAT,
+            **self.settings,
+            "about": self.about,
+        }
         with atomic_write(files.config) as temporary:
             config.write(written, temporary)
 
@@ -154,43 +149,78 @@ class Model(nn.Module):
         return cls(current["features"], current["encoder"], about)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Model:
+    def load(cls, folder: str | Path, *, allow_code: Collection[str] = ()) -> Model:
         """Return the model in `folder`, a model folder (also one for the hub) or a run folder.
 
+        The folder may be somebody else's: it names parts of this package only, and no memory is
+        taken for an encoder before its sizes are found in the header of the weights.
+
+        Args:
+            folder: a model or run folder.
+            allow_code: packages outside this one whose parts its configuration may name.
+
         Raises:
-            UserError: there is no model, or its weights do not fit its configuration.
+            UserError: there is no model, its weights do not fit its configuration, or it names code
+                that was not allowed.
         """
-        settings, weights = _files(folder)
-        if not weights.is_file() or not settings.is_file():
+        files = model_folder(folder)
+        existing = files.existing()
+        if existing is None:
             raise UserError(
-                f"model: {settings.parent} holds no {CONFIG} and {WEIGHTS}; give a run folder of"
-                " 'speechssl train' whose training has saved a model, or a model folder"
+                f"model: {files.path} holds no {files.config.name} and {files.weights.name}; give a"
+                " run folder of 'speechssl train' whose training has saved a model, or a model folder"
             )
-        written = config.read(settings)
-        model = cls.from_config(written, written.get("about"))
+        config_file, weights_file = existing
+        written = read_saved_config(config_file, allow_code)
+        _check_format(written, config_file)
+        about = written.get("about") or {}
+        if not isinstance(about, Mapping):
+            raise UserError(f"model: {config_file}: about must be a mapping, not {about!r}")
         try:
-            model.encoder.load_state_dict(_read(weights))
-        except Exception as error:  # whatever pickle, zip or torch find wrong with it
+            _check_sizes(written, weights_file)
+            model = cls.from_config(written, about)
+            model.encoder.load_state_dict(weights.read(weights_file))
+        except UserError:
+            raise
+        except Exception as error:  # what Python and torch say of sizes that make no sense
             raise UserError(
-                f"model: {weights} cannot be loaded ({_reason(error)}); save it again"
+                f"model: {weights_file} does not fit {config_file.name} ({_reason(error)})"
             ) from error
         return model.eval()
 
 
-def _files(folder: str | Path) -> tuple[Path, Path]:
-    """Return the files of configuration and weights: ours, or the hub's where ours are absent."""
-    files = model_folder(folder)
-    if not files.weights.is_file():
-        for name in HUB_WEIGHTS:
-            if (files.path / name).is_file():
-                return files.path / HUB_CONFIG, files.path / name
-    return files.config, files.weights
+def _check_format(written: Mapping[str, Any], path: Path) -> None:
+    number = written.get("format", 0)
+    if not isinstance(number, int) or number > FORMAT:
+        raise UserError(
+            f"model: {path} has format {number!r}, and this version reads up to {FORMAT}; install a"
+            " newer speechssl"
+        )
 
 
-def _read(weights: Path) -> Mapping[str, Tensor]:
-    if weights.suffix == ".safetensors":
-        from safetensors.torch import load_file
+def _check_sizes(written: Mapping[str, Any], weights_file: Path) -> None:
+    """Compare the encoder of a configuration with the header of its weights, taking no memory.
 
-        return load_file(str(weights))
-    state: Mapping[str, Tensor] = torch.load(weights, map_location="cpu", weights_only=True)
-    return state
+    Raises:
+        UserError: the configuration asks for another encoder than the weights are of.
+    """
+    current = current_settings(written)
+    features = parts.check("features", with_default_name(current["features"]), "features")
+    front_end: FrontEnd = parts.build("features", features)
+    encoder_settings = parts.check("encoders", current["encoder"], "encoder")
+    with torch.device("meta"):
+        encoder: Encoder = parts.build("encoders", encoder_settings, front_end.dim)
+    wanted = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
+    held = weights.shapes(weights_file)
+    for name in sorted(wanted.keys() | held.keys()):
+        if wanted.get(name) != held.get(name):
+            raise UserError(
+                f"model: {weights_file} does not fit its configuration: {name[:80]} is"
+                f" {held.get(name, 'absent')} there and {wanted.get(name, 'absent')} by the settings"
+            )
+
+
+def _reason(error: Exception) -> str:
+    """Return the first sentence of an error's message, or its type if it has none."""
+    first_line = (str(error).splitlines() or [""])[0]
+    return first_line.partition(". ")[0] or type(error).__name__

@@ -1,8 +1,8 @@
 """Parts: how a method, an encoder, a corpus ... is found, described, checked and built.
 
 A part is a public module of one of ``FOLDERS`` that names ``PART``: the class, function or object
-that the program uses. The module's name is the public name, the first line of its docstring the
-description, and the typed keyword-only parameters of ``PART`` are its settings. Adding a part is
+that the program uses. The module's name is the public name, the first paragraph of its docstring
+the description, and the typed keyword-only parameters of ``PART`` are its settings. Adding a part is
 adding a file: ``speechssl list``, the command's help, the configuration's checks, the tables in the
 READMEs and the contract tests all ask this module and nothing else.
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import ast
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,10 @@ def names(folder: str) -> list[str]:
 
 @cache
 def descriptions(folder: str) -> dict[str, str]:
-    """Return name -> first line of the docstring for each part of a folder, importing nothing."""
+    """Return name -> first paragraph of the docstring, on one line, for each part of a folder.
+
+    Nothing is imported.
+    """
     found = {}
     for path in sorted((Path(__file__).parent / folder).iterdir()):
         source = path / "__init__.py" if path.is_dir() else path
@@ -52,8 +55,8 @@ def descriptions(folder: str) -> dict[str, str]:
             continue
         tree = ast.parse(source.read_text(encoding="utf-8"))
         if _names_part(tree):
-            summary = (ast.get_docstring(tree) or "").partition("\n")[0]
-            found[path.stem] = summary
+            first_paragraph = (ast.get_docstring(tree) or "").partition("\n\n")[0]
+            found[path.stem] = " ".join(first_paragraph.split())
     return found
 
 
@@ -97,6 +100,33 @@ def _find_outside(folder: str, name: str) -> Any:
         ) from error
 
 
+def refuse_outside_code(written: Any, allow_code: Collection[str], where: str | Path) -> None:
+    """Refuse a configuration of somebody else's that names code outside this package.
+
+    Args:
+        written: the configuration, as it was read.
+        allow_code: top-level packages whose code the user lets it name.
+        where: the file, for the message.
+
+    Raises:
+        UserError: a ``name: package.module:Class`` of another package.
+    """
+    if isinstance(written, Mapping):
+        name = written.get("name")
+        if isinstance(name, str) and ":" in name:
+            package = name.partition(":")[0].partition(".")[0]
+            if package not in allow_code:
+                raise UserError(
+                    f"{where}: names code of its own, {name[:80]!r}; a folder runs none. If you trust"
+                    f" the installed package {package[:40]!r}: --allow-code {package[:40]}"
+                )
+        for inner in written.values():
+            refuse_outside_code(inner, allow_code, where)
+    elif isinstance(written, list | tuple):
+        for inner in written:
+            refuse_outside_code(inner, allow_code, where)
+
+
 def check(folder: str, section: Mapping[str, Any] | str, where: str) -> dict[str, Any]:
     """Check a section ``{name: ..., settings...}`` against the part it names; fill in its defaults.
 
@@ -132,6 +162,21 @@ def check(folder: str, section: Mapping[str, Any] | str, where: str) -> dict[str
             inner = {"name": default_name, **inner}
         checked[key] = check(inner_folder, inner, f"{where}.{key}")
     return checked
+
+
+def with_new_names(folder: str, section: Any) -> Any:
+    """Return a section ``{name: ..., settings...}`` that an older version saved, with today's names.
+
+    What is no such section is returned as it is: ``check`` says what is wrong with it.
+
+    Raises:
+        UserError: there is no such part.
+    """
+    from speechssl import config
+
+    if not isinstance(section, Mapping) or not isinstance(section.get("name"), str):
+        return section
+    return config.with_new_names(find(folder, section["name"]), section)
 
 
 def build(folder: str, section: Mapping[str, Any] | str, *supplied: Any) -> Any:

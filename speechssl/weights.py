@@ -91,7 +91,9 @@ def _check_archive(path: Path) -> None:
     if not zipfile.is_zipfile(path):
         if not path.is_file():
             raise UserError(f"{path}: no such file; check the path")
-        raise UserError(f"{path}: is damaged, or no file of weights; save it again")
+        raise UserError(
+            f"{path}: cannot be read (no archive of torch.save); save it again, or give another"
+        )
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
     claimed = sum(member.file_size for member in members)

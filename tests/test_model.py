@@ -9,7 +9,7 @@ from speechssl.interfaces import FrontEnd
 from speechssl.model import CONFIG, WEIGHTS, Model
 
 ENCODERS = {
-    "ecapa": {"name": "ecapa", "width": 32, "embedding": 24},
+    "ecapa": {"name": "ecapa", "width": 32, "embedding_dim": 24},
     "resnet": {"name": "resnet", "width": 4},
 }
 
@@ -65,7 +65,7 @@ def test_load_refuses_weights_of_another_encoder(tmp_path):
     make("ecapa").save(tmp_path / "a")
     make("resnet").save(tmp_path / "b")
     (tmp_path / "b" / WEIGHTS).replace(tmp_path / "a" / WEIGHTS)
-    with pytest.raises(UserError, match="cannot be loaded"):
+    with pytest.raises(UserError, match="cannot be read|does not fit"):
         Model.load(tmp_path / "a")
 
 
@@ -73,7 +73,7 @@ def test_load_refuses_weights_of_another_encoder(tmp_path):
 def test_load_refuses_a_damaged_file(tmp_path, content):
     make().save(tmp_path)
     (tmp_path / WEIGHTS).write_bytes(content)
-    with pytest.raises(UserError, match="cannot be loaded"):
+    with pytest.raises(UserError, match="cannot be read|does not fit"):
         Model.load(tmp_path)
 
 
@@ -147,3 +147,38 @@ class Squares(FrontEnd):
     def forward(self, waves, lengths=None):
         frames = waves.unfold(1, 4, 4).square()
         return frames, torch.full((len(waves),), frames.shape[1])
+
+
+def test_a_folder_of_before_with_pickled_weights_still_loads(tmp_path):
+    model = make()
+    model.save(tmp_path / "new")
+    old = tmp_path / "old"
+    old.mkdir()
+    torch.save(model.encoder.state_dict(), old / "weights.pt")
+    (old / CONFIG).write_text((tmp_path / "new" / CONFIG).read_text().replace("format: 1\n", ""))
+    waves = torch.randn(2, 8000)
+    with torch.no_grad():
+        assert torch.equal(Model.load(old)(waves), model(waves))
+
+
+def test_a_folder_of_a_later_version_is_refused(tmp_path):
+    make().save(tmp_path)
+    text = (tmp_path / CONFIG).read_text()
+    (tmp_path / CONFIG).write_text(text.replace("format: 1", "format: 2"))
+    with pytest.raises(UserError, match="format 2, and this version reads up to 1"):
+        Model.load(tmp_path)
+
+
+def test_code_outside_the_package_needs_the_users_word(tmp_path, monkeypatch):
+    (tmp_path / "outside_encoder.py").write_text(
+        "from speechssl.encoders.ecapa import ECAPA\nclass Mine(ECAPA):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = {"name": "outside_encoder:Mine", "width": 32, "embedding_dim": 24}
+    Model({}, settings).save(tmp_path / "model")  # what a user writes himself is built
+    with pytest.raises(UserError, match="--allow-code outside_encoder"):
+        Model.load(tmp_path / "model")
+    with pytest.raises(UserError, match="names code of its own"):
+        Model.load(tmp_path / "model", allow_code=["outside"])
+    loaded = Model.load(tmp_path / "model", allow_code=["outside_encoder"])
+    assert type(loaded.encoder).__name__ == "Mine"

@@ -42,7 +42,6 @@ EXTRAS = (
     "onnxruntime",
     "onnxscript",
     "pyarrow",
-    "safetensors",
     "silero_vad",
     "tensorboard",
 )

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from speechssl import metrics
 from speechssl.clustering.kmeans import SphericalKMeans
 from speechssl.clustering.kmeans_ahc import KMeansAHC
-from speechssl.evaluation.verification.verify import score_trials
+from speechssl.evaluation.verification.scoring import score_trials
 
 
 def generate(
@@ -68,8 +68,12 @@ def cluster(name: str, x: NDArray[np.float32], args: Any) -> NDArray[np.int64]:
         labels: NDArray[np.int64] = MiniBatchKMeans(args.clusters, **options).fit_predict(x)
         return labels
     if name == "kmeans":
-        return SphericalKMeans(clusters=args.clusters, iterations=args.iterations).fit_predict(x)
-    wanted = {"centroids": args.centroids, "clusters": args.clusters, "iterations": args.iterations}
+        return SphericalKMeans(n_clusters=args.clusters, max_iter=args.iterations).fit_predict(x)
+    wanted = {
+        "n_centroids": args.centroids,
+        "n_clusters": args.clusters,
+        "max_iter": args.iterations,
+    }
     return KMeansAHC(**wanted).fit_predict(x)
 
 

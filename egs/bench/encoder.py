@@ -39,7 +39,7 @@ def pairs() -> dict[str, Callable[[], tuple[nn.Module, nn.Module]]]:
     def light() -> tuple[nn.Module, nn.Module]:
         from speechbrain.lobes.models.ResNet import ResNet as Theirs
 
-        ours = ResNet(80, width=16, embedding=256)
+        ours = ResNet(80, width=16, embedding_dim=256)
         theirs = Theirs(input_size=80, channels=[16, 32, 64, 128], lin_neurons=256)
         theirs.load_state_dict(ours.state_dict())
         return ours, theirs

@@ -17,17 +17,17 @@ from speechssl.interfaces import Encoder
 class PlainECAPA(Encoder):
     """`speechbrain.lobes.models.ECAPA_TDNN` with our settings; weights have the names of ours."""
 
-    def __init__(self, mels: int, *, width: int = 512, embedding: int = 192) -> None:
+    def __init__(self, input_dim: int, *, width: int = 512, embedding_dim: int = 192) -> None:
         super().__init__()
         from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
 
-        self.embedding_dim = embedding
+        self.embedding_dim = embedding_dim
         channels = [width] * 4 + [3 * width]
         self.net = ECAPA_TDNN(
-            mels, lin_neurons=embedding, channels=channels, attention_channels=128
+            input_dim, lin_neurons=embedding_dim, channels=channels, attention_channels=128
         )
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Embed features (B, F, mels), of which lengths (B,) frames are valid: (B, D)."""
+        """Embed features (B, F, input_dim), of which lengths (B,) frames are valid: (B, D)."""
         relative = None if lengths is None else lengths / features.shape[1]
         return self.net(features, relative)[:, 0]

@@ -17,7 +17,7 @@ from egs.bench._timing import alternate, show
 from speechssl import metrics
 from speechssl.clustering import kmeans
 from speechssl.clustering.kmeans import SphericalKMeans
-from speechssl.evaluation.verification.verify import as_norm, score_trials
+from speechssl.evaluation.verification.scoring import as_norm, score_trials
 
 
 def main() -> None:
@@ -81,10 +81,10 @@ def main() -> None:
             args.clusters, n_init=1, max_iter=10, batch_size=4096, random_state=0
         ).fit_predict(rows)
 
-    mine = SphericalKMeans(clusters=args.clusters, iterations=10)
+    mine = SphericalKMeans(n_clusters=args.clusters, max_iter=10)
 
     def without_faiss() -> None:
-        with patch.object(kmeans, "_faiss", lambda: None):
+        with patch.object(kmeans, "faiss_if_installed", lambda: None):
             mine.fit_predict(data)
 
     candidates: dict[str, Callable[[], object]] = {"scikit-learn MiniBatchKMeans": theirs}

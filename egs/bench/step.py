@@ -19,9 +19,10 @@ from torch import nn
 
 from speechssl import distributed
 from speechssl.compat import tune_allocator
+from speechssl.train.data import read_utterances
 from speechssl.train.optimizers import clip_gradients, schedule
-from speechssl.train.run import Run, read_utterances
-from speechssl.train.settings import resolve
+from speechssl.train.run import Run
+from speechssl.train.settings import TrainingConfig, resolve
 
 
 class Stopwatch:
@@ -50,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--config", default="egs/real/conf/small.yaml")
+    parser.add_argument("--config", default="speechssl/conf/dino-small.yaml")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--data", type=Path)
     parser.add_argument("overrides", nargs="*")
@@ -69,11 +70,11 @@ def main() -> None:
         )
 
 
-def measure(settings: object, steps: int) -> None:
+def measure(settings: TrainingConfig, steps: int) -> None:
     """Print the split of a step, medians over ``steps`` after one that does not count."""
     world = distributed.start("auto")
-    utterances, _ = read_utterances(settings)  # type: ignore[arg-type]
-    run = Run(settings, world, utterances)  # type: ignore[arg-type]
+    utterances, _ = read_utterances(settings.data)
+    run = Run(settings, world, utterances)
     watch = Stopwatch()
     for name in ("teacher", "student"):
         network = getattr(run.method, name, None)
@@ -93,8 +94,8 @@ def measure(settings: object, steps: int) -> None:
         times.append(time.perf_counter())
         output.loss.backward()
         times.append(time.perf_counter())
-        clip_gradients(run.method.parameters(), run.optimizer_settings)
-        schedule(run.optimizer, run.optimizer_settings, 0.5, run.batch)
+        clip_gradients(run.method.parameters(), settings.optimizer)
+        schedule(run.optimizer, settings.optimizer, 0.5, run.batch_size)
         run.optimizer.step()
         run.optimizer.zero_grad(set_to_none=True)
         run.method.after_step(run.progress())
@@ -118,7 +119,9 @@ def measure(settings: object, steps: int) -> None:
         print(f"  {key:<28}{value:>9.3f} s{100 * value / whole:>8.1f} %")
     kept = sum(value for key, value in medians.items() if "encoder" in key or key == "backward")
     besides = 100 * (1 - kept / whole)
-    print(f"  {run.batch / whole:.1f} utterances/s; besides encoder and backward: {besides:.1f} %")
+    print(
+        f"  {run.batch_size / whole:.1f} utterances/s; besides encoder and backward: {besides:.1f} %"
+    )
 
 
 if __name__ == "__main__":

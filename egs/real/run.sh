@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # DINO on real speech, from scratch, and what it is worth on speaker verification:
-#   bash egs/real/run.sh --data DIR [--minutes M] [--config FILE] [--warm-up FILE|none] [--exp DIR]
+#   bash egs/real/run.sh --data DIR [--minutes M] [--config NAME|FILE] [--warm-up NAME|FILE|none] [--exp DIR]
 #                        [--train "SET ..."] [--eval "SET ..."] [--noise DIR] [--rir DIR] [--device D]
 #                        [--at "STEP ..."] [--stage N] [--stop-stage N] [key=value ...]
 # DIR holds folders of audio. Those of --train (default: librispeech_train unlabelled, else DIR itself) are trained
@@ -12,7 +12,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-data=${SPEECHSSL_DATA:-} minutes="" config=egs/real/conf/small.yaml warm_up=egs/real/conf/warmup.yaml
+data=${SPEECHSSL_DATA:-} minutes="" config=dino-small warm_up=simclr-small
 exp=exp/real device=auto
 train_sets="librispeech_train unlabelled" eval_sets="librispeech_test arabic_commands ravdess"
 noise="" rir="" at="" stage=1 stop_stage=5

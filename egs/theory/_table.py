@@ -1,4 +1,4 @@
-"""What the scripts of this folder share: rows of measured against predicted, printed and judged."""
+"""A table of measured against predicted figures, shared by the scripts of this folder."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Row:
-    """One figure: what was measured, what theory or methods/README.md says, and how far they may be
-        apart.
+    """One figure: what was measured, and what theory or methods/README.md says.
 
     Attributes:
-        low, high: where only bounds are predicted, these take the place of ``predicted``.
+        name: what it is.
+        measured: its value.
+        predicted: the value it should have; None where only bounds are predicted.
+        tolerance: how far the two may be apart.
+        relative: whether the tolerance is a share of the prediction.
+        low, high: the bounds, where ``predicted`` is None.
     """
 
     name: str
@@ -29,24 +33,27 @@ class Row:
 
     @property
     def holds(self) -> bool:
-        """Whether the prediction came true."""
+        """True if the prediction came true."""
         if self.predicted is None:
             return self.low <= self.measured <= self.high
         scale = abs(self.predicted) if self.relative else 1.0
         return abs(self.measured - self.predicted) <= self.tolerance * scale
 
-    def __str__(self) -> str:
+    @property
+    def prediction(self) -> str:
+        """The prediction in words."""
         if self.predicted is not None:
-            said = f"{self.predicted:.5g} +- {self.tolerance:g}{' of it' if self.relative else ''}"
-        elif self.low == float("-inf"):
-            said = f"below {self.high:g}"
-        elif self.high == float("inf"):
-            said = f"above {self.low:g}"
-        else:
-            said = f"{self.low:g} .. {self.high:g}"
-        return (
-            f"  {self.name:<52} {self.measured:>12.5g}   {said:<26} {'yes' if self.holds else 'NO'}"
-        )
+            unit = " of it" if self.relative else ""
+            return f"{self.predicted:.5g} +- {self.tolerance:g}{unit}"
+        if self.low == float("-inf"):
+            return f"below {self.high:g}"
+        if self.high == float("inf"):
+            return f"above {self.low:g}"
+        return f"{self.low:g} .. {self.high:g}"
+
+    def __str__(self) -> str:
+        verdict = "yes" if self.holds else "NO"
+        return f"  {self.name:<52} {self.measured:>12.5g}   {self.prediction:<26} {verdict}"
 
 
 def main(
@@ -54,23 +61,29 @@ def main(
     experiments: Sequence[Callable[[], list[Row]]],
     plot: Callable[[Path], None] | None = None,
 ) -> None:
-    """Run experiments, print measured against predicted, plot, and exit with 1 if one did not come
-    true.
+    """Run experiments, print their tables, plot, and exit with 1 if a prediction did not hold.
+
+    Args:
+        parser: of the script; ``--out`` is added to it.
+        experiments: each returns its rows; its docstring is the title of its table.
+        plot: writes plots into a folder; called if ``--out`` is given.
     """
     parser.add_argument(
         "--out", type=Path, default=None, help="folder for the plots (none: no plots)"
     )
     out = parser.parse_args().out
-    held = True
+    all_hold = True
     for experiment in experiments:
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         rows = experiment()
-        print(f"{(experiment.__doc__ or '').strip()} ({time.perf_counter() - begun:.1f} s)")
+        seconds = time.perf_counter() - started_at
+        title = (experiment.__doc__ or "").strip()
+        print(f"{title} ({seconds:.1f} s)")
         print(f"  {'':<52} {'measured':>12}   {'predicted':<26} holds")
         for row in rows:
             print(row)
-        held = held and all(row.holds for row in rows)
+            all_hold = all_hold and row.holds
     if out and plot:
         out.mkdir(parents=True, exist_ok=True)
         plot(out)
-    sys.exit(0 if held else 1)
+    sys.exit(0 if all_hold else 1)

@@ -2,10 +2,10 @@
 
     python egs/theory/dino.py [--out DIR]
 
-The mixture of network.py, an encoder 32-64 (LayerNorm, ReLU) -32, a head of 64 prototypes, two long
-and two local views, AdamW 1e-3, batch 64, 1,500 steps. Without the centre the teacher becomes
-one-hot (entropy 0); without sharpening it becomes flat (ln K = 4.159); in both cases the divergence
-of student and teacher is gone.
+The mixture of network.py, an encoder 32-64 (LayerNorm, ReLU) -32, a head of 64
+prototypes, two long and two local views, AdamW 1e-3, batch 64, 1,500 steps. Without the
+centre the teacher becomes one-hot (entropy 0); without sharpening it becomes flat (ln K
+= 4.159); in both cases the divergence of student and teacher is gone.
 """
 
 from __future__ import annotations
@@ -18,14 +18,23 @@ from typing import Any
 
 import torch
 from _table import Row, main
-from network import Mixture
+from network import POINTS, Mixture
 from torch import Tensor, nn
 
-from speechssl import interfaces
-from speechssl.interfaces import Progress, Views
+from speechssl.interfaces import Encoder, Progress, Views
 from speechssl.methods.dino import Dino
 
-K, BATCH = 64, 64
+K = 64
+BATCH_SIZE = 64
+COMMON: dict[str, Any] = {
+    "prototypes": K,
+    "layers": 2,
+    "hidden": 64,
+    "bottleneck": 16,
+    "teacher_momentum": 0.99,
+    "teacher_momentum_end": 0.99,
+    "freeze_last_layer": 1.0,
+}
 ARMS: dict[str, dict[str, Any]] = {
     "full": {},
     "no centre": {"centre_momentum": 1.0},  # a centre that never moves from 0
@@ -35,7 +44,7 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 
 
-class Encoder(interfaces.Encoder):
+class Toy(Encoder):
     """32 -> 32 through one hidden layer; a "frame" is the whole input."""
 
     embedding_dim = 32
@@ -45,89 +54,82 @@ class Encoder(interfaces.Encoder):
         self.net = nn.Sequential(nn.Linear(32, 64), nn.LayerNorm(64), nn.ReLU(), nn.Linear(64, 32))
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """(B, 1, 32) -> (B, 32)."""
-        return self.net(features.squeeze(1))
+        """Return (B, 32) for features (B, 1, 32)."""
+        embeddings: Tensor = self.net(features.squeeze(1))
+        return embeddings
 
 
 @cache
 def curves(arm: str, steps: int = 1500, seed: int = 0) -> dict[str, list[float]]:
-    """Scalars of every step of one arm."""
+    """Train one arm and return the scalars of every step."""
     torch.manual_seed(seed)
-    options = {
-        "prototypes": K, "layers": 2, "hidden": 64, "bottleneck": 16,
-        "teacher_momentum": 0.99, "teacher_momentum_end": 0.99, "freeze_last_layer": 1.0,
-    } | ARMS[arm]  # fmt: skip
-    method = Dino(Encoder(), **options)
+    method = Dino(Toy(), **{**COMMON, **ARMS[arm]})
     data = Mixture(seed)
-    optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-3)
-    kept: list[dict[str, Tensor]] = []
-    for number in range(steps):
-        progress = Progress(number, steps, 50)
-        rows = torch.randint(1024, (BATCH,), generator=data.generator)
-        views = [
-            Views(data.views(rows, 2)[:, :, None]),
-            Views(data.views(rows, 2)[:, :, None], "student"),
-        ]
-        output = method(views, progress)
+    trainable = [p for p in method.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=1e-3)
+    history: list[dict[str, Tensor]] = []
+    for step in range(steps):
+        progress = Progress(step, steps, steps_per_epoch=50)
+        rows = torch.randint(POINTS, (BATCH_SIZE,), generator=data.generator)
+        long = Views(data.views(rows, 2)[:, :, None])
+        local = Views(data.views(rows, 2)[:, :, None], "student")
+        output = method([long, local], progress)
         optimizer.zero_grad(set_to_none=True)
         output.loss.backward()
         method.after_backward(progress)
         optimizer.step()
         method.after_step(progress)
-        kept.append(output.scalars)
-    return {key: [float(s[key]) for s in kept] for key in kept[0]}
+        history.append(output.scalars)
+    return {key: [float(scalars[key]) for scalars in history] for key in history[0]}
 
 
 def run(arm: str, steps: int = 1500) -> dict[str, float]:
-    """Means over the last 20 steps."""
+    """Return the means over the last 20 steps of one arm."""
     return {key: sum(values[-20:]) / 20 for key, values in curves(arm, steps).items()}
 
 
 def ablations() -> list[Row]:
     """Teacher entropy, KL(q || p) and what prototypes are used, per arm."""
-    got = {arm: run(arm) for arm in ARMS}
-    full, flat, hot = got["full"], got["no sharpening"], got["no centre"]
+    full = run("full")
+    no_centre = run("no centre")
+    no_sharpening = run("no sharpening")
+    equal = run("equal temperatures")
+    sinkhorn = run("sinkhorn")
+    entropy = "teacher_entropy"
+    mean_entropy = "mean_assignment_entropy"
+    kl_over_no_centre = full["kl"] / max(no_centre["kl"], 1e-9)
+    kl_over_no_sharpening = full["kl"] / max(no_sharpening["kl"], 1e-9)
+    lost_entropy = full[mean_entropy] - no_centre[mean_entropy]
     return [
-        Row("full: teacher entropy", full["teacher_entropy"], 0.02, 0.1),
-        Row("full: KL over KL without centre", full["kl"] / max(hot["kl"], 1e-9), low=10),
-        Row("full: KL over KL without sharpening", full["kl"] / max(flat["kl"], 1e-9), low=10),
+        Row("full: teacher entropy", full[entropy], 0.02, 0.1),
+        Row("full: KL over KL without centre", kl_over_no_centre, low=10),
+        Row("full: KL over KL without sharpening", kl_over_no_sharpening, low=10),
         Row("full: prototypes used", full["used_prototypes"], low=6),
-        Row("no centre: teacher entropy", hot["teacher_entropy"], 0.0, 1e-3),
-        Row(
-            "no centre: entropy of the mean, below full by",
-            full["mean_assignment_entropy"] - hot["mean_assignment_entropy"],
-            low=0.4,
-        ),
-        Row("no sharpening: teacher entropy = ln K", flat["teacher_entropy"], math.log(K), 1e-3),
-        Row(
-            "equal temperatures: teacher entropy",
-            got["equal temperatures"]["teacher_entropy"],
-            2.84,
-            0.6,
-        ),
-        Row("sinkhorn: teacher entropy", got["sinkhorn"]["teacher_entropy"], 1.68, 0.6),
-        Row("sinkhorn: KL", got["sinkhorn"]["kl"], 0.20, 0.1),
-        Row(
-            "sinkhorn: entropy of the mean", got["sinkhorn"]["mean_assignment_entropy"], 4.145, 0.06
-        ),
+        Row("no centre: teacher entropy", no_centre[entropy], 0.0, 1e-3),
+        Row("no centre: entropy of the mean, below full by", lost_entropy, low=0.4),
+        Row("no sharpening: teacher entropy = ln K", no_sharpening[entropy], math.log(K), 1e-3),
+        Row("equal temperatures: teacher entropy", equal[entropy], 2.84, 0.6),
+        Row("sinkhorn: teacher entropy", sinkhorn[entropy], 1.68, 0.6),
+        Row("sinkhorn: KL", sinkhorn["kl"], 0.20, 0.1),
+        Row("sinkhorn: entropy of the mean", sinkhorn[mean_entropy], 4.145, 0.06),
     ]
 
 
 def plot(folder: Path) -> None:
-    """Entropy and divergence over the steps."""
+    """Plot entropy and divergence over the steps."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4))
+    figure, (entropy_axes, kl_axes) = plt.subplots(1, 2, figsize=(11, 4))
     for arm in ("full", "no centre", "no sharpening"):
-        got = curves(arm)
-        axes[0].plot(got["teacher_entropy"], label=arm)
-        axes[1].plot([max(value, 1e-6) for value in got["kl"]], label=arm)
-    axes[0].set(title="teacher entropy (ln K = 4.16)", xlabel="step")
-    axes[1].set(title="KL(teacher || student)", xlabel="step", yscale="log")
-    axes[0].legend()
+        scalars = curves(arm)
+        entropy_axes.plot(scalars["teacher_entropy"], label=arm)
+        kl_axes.plot([max(value, 1e-6) for value in scalars["kl"]], label=arm)
+    entropy_axes.set(title="teacher entropy (ln K = 4.16)", xlabel="step")
+    kl_axes.set(title="KL(teacher || student)", xlabel="step", yscale="log")
+    entropy_axes.legend()
     figure.tight_layout()
     figure.savefig(folder / "dino.png", dpi=120)
 

@@ -2,12 +2,14 @@
 
     python egs/theory/linear.py [--out DIR]
 
-x ~ N(0, I), views x + sigma n, a linear encoder W and predictor P, and the loss 1/2 E |P W x1 -
-sg(W x2)|^2 with weight decay eta, descended on its exact expectation. With s an eigenvalue of W Wᵀ
-and p one of P (whose learning rate is a times the encoder's), theory says
+x ~ N(0, I), views x + sigma n, a linear encoder W and predictor P, and the loss 1/2 E
+|P W x1 - sg(W x2)|^2 with weight decay eta, descended on its exact expectation. With s
+an eigenvalue of W Wᵀ and p one of P (whose learning rate is a times the encoder's),
+theory says
 
-    a s - p^2 decays as exp(-2 eta t), so s = p^2 / a in the end, p = [1 + sqrt(1 - 4 eta (1 +
-    sigma^2))] / (2 (1 + sigma^2)), or collapse for eta > 1 / (4 (1 + sigma^2)).
+    a s - p^2 decays as exp(-2 eta t), so s = p^2 / a in the end,
+    p = [1 + sqrt(1 - 4 eta (1 + sigma^2))] / (2 (1 + sigma^2)),
+    or collapse for eta > 1 / (4 (1 + sigma^2)).
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from _table import Row, main
 from torch import Tensor
 
@@ -38,19 +41,28 @@ def descend(
     momentum: float = 0.0,
     watch: Callable[[int, Tensor, Tensor], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """W and P (D, D, float64) after gradient descent on the expected loss.
+    """Return W and P (D, D, float64) after gradient descent on the expected loss.
 
     Args:
+        w: W at the start.
+        p: P at the start.
         noise: sigma^2, one number or one for each input dimension.
+        decay: eta, the weight decay.
+        rate: the encoder's learning rate.
+        steps: of gradient descent.
         ratio: a, the predictor's learning rate over the encoder's; 0 keeps P as it is.
         stop_gradient: false lets the gradient into the target as well.
-        predictor: P as a function of W Wᵀ's correlation F, in place of learning it.
+        predictor: P as a function of the correlation F of W x1, in place of learning
+            it.
         momentum: of a moving-average target.
+        watch: called before each update, with its number, W and P.
     """
     size = w.shape[1]
     variance = torch.as_tensor(noise, dtype=w.dtype).expand(size)
     x11 = torch.diag(1 + variance)  # E[x1 x1ᵀ]; E[x1 x2ᵀ] = I
-    w, p, target = w.clone(), p.clone(), w.clone()
+    w = w.clone()
+    p = p.clone()
+    target = w.clone()
     for step in range(steps):
         if predictor is not None:
             p = predictor(w @ x11 @ w.T)
@@ -70,45 +82,47 @@ def descend(
 
 
 def mode(s: float, p: float) -> tuple[Tensor, Tensor]:
-    """W and P of one dimension with eigenvalues s and p."""
+    """Return W and P (1, 1) of one dimension with eigenvalues s and p."""
     return torch.tensor([[math.sqrt(s)]]).double(), torch.tensor([[p]]).double()
 
 
 def fixed_points(decay: float, noise: float) -> tuple[float, float]:
-    """p- and p+ (NaN above the threshold)."""
-    root = 1 - 4 * decay * (1 + noise)
-    if root < 0:
+    """Return p- and p+ (NaN above the threshold)."""
+    discriminant = 1 - 4 * decay * (1 + noise)
+    if discriminant < 0:
         return math.nan, math.nan
-    return tuple((1 + sign * math.sqrt(root)) / (2 * (1 + noise)) for sign in (-1, 1))  # type: ignore[return-value]
+    root = math.sqrt(discriminant)
+    scale = 2 * (1 + noise)
+    return (1 - root) / scale, (1 + root) / scale
 
 
 def invariant() -> list[Row]:
     """s = p^2 / a for three ratios of learning rates."""
     rows = []
+    _, plus = fixed_points(0.05, 0.25)
     for ratio in (0.1, 1.0, 10.0):
-        w, p = descend(
-            *mode(1.0, 1.0), noise=0.25, decay=0.05, ratio=ratio, rate=0.005, steps=60000
-        )
-        plus = fixed_points(0.05, 0.25)[1]
+        w, p = mode(1.0, 1.0)
+        w, p = descend(w, p, noise=0.25, decay=0.05, ratio=ratio, rate=0.005, steps=60000)
+        s = float(w) ** 2
         rows.append(Row(f"p, predictor lr x {ratio:g}", float(p), plus, 0.002))
-        rows.append(
-            Row(f"s = p^2 / a, a = {ratio:g}", float(w) ** 2, plus**2 / ratio, 0.005, relative=True)
-        )
+        name = f"s = p^2 / a, a = {ratio:g}"
+        rows.append(Row(name, s, plus**2 / ratio, 0.005, relative=True))
     return rows
 
 
 def threshold() -> list[Row]:
     """Weight decay below and above 1 / (4 (1 + sigma^2)) = 0.2, and the basin of attraction."""
     rows = []
-    for decay, s in ((0.0, 0.64), (0.19, 0.2396), (0.21, 0.0)):
-        start = mode(1.0, 1.0)
-        w, _ = descend(*start, noise=0.25, decay=decay, rate=0.02, steps=60000)
-        rows.append(Row(f"s, weight decay {decay:g}", float(w) ** 2, s, 2e-3))
+    for decay, predicted in ((0.0, 0.64), (0.19, 0.2396), (0.21, 0.0)):
+        w, p = mode(1.0, 1.0)
+        w, _ = descend(w, p, noise=0.25, decay=decay, rate=0.02, steps=60000)
+        rows.append(Row(f"s, weight decay {decay:g}", float(w) ** 2, predicted, 2e-3))
     minus, plus = fixed_points(0.1, 0.25)
-    for factor, s in ((0.9, 0.0), (1.1, plus**2)):
-        p = factor * minus
-        w, _ = descend(*mode(p * p, p), noise=0.25, decay=0.1, rate=0.05, steps=40000)
-        rows.append(Row(f"s, started at {factor:g} p-", float(w) ** 2, s, 1e-3))
+    for factor, predicted in ((0.9, 0.0), (1.1, plus**2)):
+        start = factor * minus
+        w, p = mode(start * start, start)
+        w, _ = descend(w, p, noise=0.25, decay=0.1, rate=0.05, steps=40000)
+        rows.append(Row(f"s, started at {factor:g} p-", float(w) ** 2, predicted, 1e-3))
     return rows
 
 
@@ -118,90 +132,107 @@ def collapse() -> list[Row]:
     one = torch.eye(1).double()
     for decay in (0.0, 0.05):
         w, _ = descend(one, one, noise=0.25, decay=decay, ratio=0.0, steps=2000)
-        want = (1 - 0.01 * (0.25 + decay)) ** 4000
-        rows.append(
-            Row(f"s without predictor, weight decay {decay:g}", float(w) ** 2, want, 1e-6, True)
-        )
+        predicted = (1 - 0.01 * (0.25 + decay)) ** 4000
+        name = f"s without predictor, weight decay {decay:g}"
+        rows.append(Row(name, float(w) ** 2, predicted, 1e-6, relative=True))
     w, _ = descend(one, one, noise=0.25, decay=0.05, rate=0.05, steps=5000, stop_gradient=False)
     rows.append(Row("s without stop-gradient", float(w) ** 2, 0.0, 1e-6))
+    _, plus = fixed_points(0.1, 0.25)
     for momentum in (0.9, 0.996):
-        w, _ = descend(*mode(1.0, 1.0), noise=0.25, decay=0.1, momentum=momentum, steps=40000)
-        rows.append(
-            Row(
-                f"s, moving average {momentum:g}",
-                float(w) ** 2,
-                fixed_points(0.1, 0.25)[1] ** 2,
-                1e-3,
-            )
-        )
+        w, p = mode(1.0, 1.0)
+        w, _ = descend(w, p, noise=0.25, decay=0.1, momentum=momentum, steps=40000)
+        rows.append(Row(f"s, moving average {momentum:g}", float(w) ** 2, plus**2, 1e-3))
     return rows
 
 
 def alignment() -> list[Row]:
-    """A random start: P becomes symmetric, shares its eigenvectors with F, and is its square
-    root.
-    """
+    """From a random start P becomes symmetric, shares its eigenvectors with F, and is its root."""
     torch.manual_seed(0)
-    w, p = (torch.randn(6, 6).double() / 6**0.5 for _ in range(2))
+    w = torch.randn(6, 6).double() / 6**0.5
+    p = torch.randn(6, 6).double() / 6**0.5
     w, p = descend(w, p @ p.T + 0.1 * p, noise=0.25, decay=0.02, rate=0.02, steps=120000)
     f = w @ w.T
-    s, u = torch.linalg.eigh(f)
-    alive = s > 1e-6
-    images = torch.nn.functional.cosine_similarity(u, p @ u, dim=0).abs()[alive]
-    root = u @ torch.diag(s.clamp(min=0).sqrt()) @ u.T
+    eigenvalues, eigenvectors = torch.linalg.eigh(f)
+    alive = eigenvalues > 1e-6
+    cosines = F.cosine_similarity(eigenvectors, p @ eigenvectors, dim=0).abs()[alive]
+    root = eigenvectors @ torch.diag(eigenvalues.clamp(min=0).sqrt()) @ eigenvectors.T
+    asymmetry = float((p - p.T).norm() / p.norm())
+    distance = float((p - root).norm() / p.norm())
     return [
-        Row("asymmetry of P", float((p - p.T).norm() / p.norm()), 0.0, 1e-5),
-        Row("least |cos(u, P u)| over living modes", float(images.min()), 1.0, 1e-5),
-        Row("|P - sqrt F| / |P|", float((p - root).norm() / p.norm()), 0.0, 1e-3),
+        Row("asymmetry of P", asymmetry, 0.0, 1e-5),
+        Row("least |cos(u, P u)| over living modes", float(cosines.min()), 1.0, 1e-5),
+        Row("|P - sqrt F| / |P|", distance, 0.0, 1e-3),
     ]
 
 
 def directset() -> list[Row]:
     """Features survive if their noise is below 1 / (4 eta) - 1; epsilon rescues small modes."""
+    return [*_surviving_features(), *_rescued_modes(), _directcopy_gain()]
+
+
+def _surviving_features() -> list[Row]:
+    """Return s of seven features, of which each has more noise than the one before."""
     noise = torch.tensor([0.0, 0.5, 1.0, 1.4, 1.6, 2.0, 4.0]).double()
-    power = lambda f: torch.diag((f.diagonal() / (1 + noise)).clamp(min=0).sqrt())  # noqa: E731
+    predicted = [0.7873, 0.2961, 0.1309, 0.0625, 0.0, 0.0, 0.0]
+
+    def root(correlation: Tensor) -> Tensor:
+        """Return DirectSet's P for alpha 1/2: the root of W Wᵀ."""
+        return torch.diag((correlation.diagonal() / (1 + noise)).clamp(min=0).sqrt())
+
     start = torch.eye(7).double()
     w, _ = descend(
-        start, start, noise=noise, decay=0.1, ratio=0.0, predictor=power, rate=0.05, steps=40000
+        start, start, noise=noise, decay=0.1, ratio=0.0, predictor=root, rate=0.05, steps=40000
     )
     rows = []
-    for i, (variance, want) in enumerate(
-        zip(noise.tolist(), (0.7873, 0.2961, 0.1309, 0.0625, 0, 0, 0), strict=True)
-    ):
-        rows.append(Row(f"s, DirectSet(1/2), noise {variance:g}", float(w[i, i]) ** 2, want, 2e-3))
-    for epsilon, want in ((0.0, 0.0), (0.05, 0.485), (0.1, 0.418), (0.2, 0.299)):
-        lift = lambda f, e=epsilon: (f / 1.25).clamp(min=0).sqrt() + e  # noqa: E731
-        w, _ = descend(
-            *mode(1e-4, 0.0),
-            noise=0.25,
-            decay=0.05,
-            ratio=0.0,
-            predictor=lift,
-            rate=0.05,
-            steps=40000,
-        )
-        rows.append(Row(f"s from 1e-4, epsilon {epsilon:g}", float(w) ** 2, want, 2e-3))
-    part = DirectSet(2, epsilon=0.3, alpha=1.0)
-    part.correlation.value.copy_(torch.diag(torch.tensor([4.0, 1.0])))
-    rows.append(
-        Row("DirectCopy's gain on the weaker of (4, 1)", float(part.weights()[1, 1]), 0.55, 1e-6)
-    )
+    for variance, gain, s in zip(noise.tolist(), w.diagonal().tolist(), predicted, strict=True):
+        rows.append(Row(f"s, DirectSet(1/2), noise {variance:g}", gain**2, s, 2e-3))
     return rows
 
 
+def _rescued_modes() -> list[Row]:
+    """Return s of a mode that starts at 1e-4, for four epsilons."""
+    rows = []
+    for epsilon, predicted in ((0.0, 0.0), (0.05, 0.485), (0.1, 0.418), (0.2, 0.299)):
+
+        def raised_root(correlation: Tensor, epsilon: float = epsilon) -> Tensor:
+            """Return the root of W Wᵀ plus epsilon."""
+            return (correlation / 1.25).clamp(min=0).sqrt() + epsilon
+
+        w, p = mode(1e-4, 0.0)
+        w, _ = descend(
+            w, p, noise=0.25, decay=0.05, ratio=0.0, predictor=raised_root, rate=0.05, steps=40000
+        )
+        rows.append(Row(f"s from 1e-4, epsilon {epsilon:g}", float(w) ** 2, predicted, 2e-3))
+    return rows
+
+
+def _directcopy_gain() -> Row:
+    """Return the gain of the package's predictor on the weaker of two directions."""
+    predictor = DirectSet(2, epsilon=0.3, alpha=1.0)
+    predictor.correlation.value.copy_(torch.diag(torch.tensor([4.0, 1.0])))
+    gain = float(predictor.weights()[1, 1])
+    return Row("DirectCopy's gain on the weaker of (4, 1)", gain, 0.55, 1e-6)
+
+
 def plot(folder: Path) -> None:
-    """s and p over time, below and above the threshold."""
+    """Plot s over time, below and above the threshold of weight decay."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    rate = 0.02
     figure, axes = plt.subplots(figsize=(6, 4))
     for decay in (0.1, 0.19, 0.21, 0.3):
         curve: list[float] = []
-        keep = lambda step, w, p, c=curve: c.append(float(w) ** 2)  # noqa: E731
-        descend(*mode(1.0, 1.0), noise=0.25, decay=decay, rate=0.02, steps=5000, watch=keep)
-        axes.plot([0.02 * i for i in range(len(curve))], curve, label=f"weight decay {decay:g}")
+
+        def keep(step: int, w: Tensor, p: Tensor, curve: list[float] = curve) -> None:
+            curve.append(float(w) ** 2)
+
+        w, p = mode(1.0, 1.0)
+        descend(w, p, noise=0.25, decay=decay, rate=rate, steps=5000, watch=keep)
+        times = [rate * step for step in range(len(curve))]
+        axes.plot(times, curve, label=f"weight decay {decay:g}")
     axes.set(
         xlabel="time (learning rate x steps)",
         ylabel="s = eigenvalue of W Wᵀ",

@@ -43,7 +43,7 @@ diagnose=(--precision auto --device "$device")
 if [[ $tiny ]]; then
     steps=2 train_sets=train eval_sets=eval
     overrides=(
-        encoder.width=16 encoder.scale=2 encoder.embedding=16 features.n_mels=24 "data.crops=[{count: 2, seconds: 0.5}]"
+        encoder.width=16 encoder.scale=2 encoder.embedding_dim=16 features.n_mels=24 "data.crops=[{count: 2, seconds: 0.5}]"
         train.batch_size=16 train.precision=float32 augment.rir_prob=0 data.workers=0 train.log_every=1
         "${overrides[@]}"
     )

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # VoxCeleb, from the downloaded corpus to EER, and on through iterative pseudo-labelling. No speaker label is read.
 #   bash recipes/voxceleb/run.sh --voxceleb1 DIR --voxceleb2 DIR [--musan DIR] [--rirs DIR] [--lists DIR]
-#        [--config FILE] [--pseudolabel FILE] [--rounds N] [--average N] [--data DIR] [--exp-dir DIR]
+#        [--config NAME|FILE] [--pseudolabel FILE] [--rounds N] [--average N] [--data DIR] [--exp-dir DIR]
 #        [--nj N] [--ngpu N] [--shards yes] [--trials "NAME ..."] [--cohort N] [--partial yes] [--device D]
 #        [--stage N] [--stop-stage N] [key=value ...]
 # Stages: 1 prepare   2 shards (only with --shards yes)   3 train DINO   4 average teachers, extract   5 score
@@ -12,7 +12,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 voxceleb1="" voxceleb2="" musan="" rirs="" lists=""
-config=recipes/voxceleb/conf/ecapa1024.yaml pseudolabel=recipes/voxceleb/conf/pseudolabel.yaml
+config=dino pseudolabel=recipes/voxceleb/conf/pseudolabel.yaml
 rounds=2 average=10 data=data/voxceleb exp=exp/voxceleb nj=8 ngpu="" shards="" cohort=50
 trials="O E H" partial="" device=auto stage=1 stop_stage=10
 overrides=()

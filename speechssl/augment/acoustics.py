@@ -1,5 +1,4 @@
-"""The acoustics behind augmentation: simulated rooms, channel filters, mu-law, mixing levels,
-    babble.
+"""The acoustics behind augmentation: rooms, channel filters, mu-law, levels, babble.
 
 Pure functions of tensors; all work on any device, in float32, a batch at a time.
 """
@@ -14,30 +13,47 @@ import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
 
-_MU = 255.0
-_CROSSOVER = 2000.0  # Hz; above it a simulated tail decays twice as fast
-_LOWEST_KNOT = 60.0  # Hz, of the equaliser; the highest is at half the sampling rate
+MU = 255.0
+"""Of mu-law."""
+
+CROSSOVER = 2000.0
+"""Hz; above it a simulated tail decays twice as fast."""
+
+LOWEST_KNOT = 60.0
+"""Hz, of the equaliser; the highest knot is at half the sampling rate."""
 
 
-def tail_table(rate: int, samples: int, seed: int) -> Tensor:
-    """Gaussian noise split at 2 kHz, from which the tails of simulated rooms are cut: (2, samples)
-    float32, low and high.
+def tail_table(sample_rate: int, samples: int, seed: int) -> Tensor:
+    """Return Gaussian noise split at 2 kHz, from which the tails of simulated rooms are cut.
+
+    Args:
+        sample_rate: Hz.
+        samples: length S of the noise.
+        seed: of the noise.
+
+    Returns:
+        (2, S) float32: below the crossover, and above it.
     """
-    noise = torch.from_numpy(
-        np.random.default_rng(seed).standard_normal(samples).astype(np.float32)
-    )
-    spectrum = torch.fft.rfft(noise)
-    low = torch.fft.rfftfreq(samples, 1.0 / rate) < _CROSSOVER
-    return torch.stack(
-        [torch.fft.irfft(spectrum * low, n=samples), torch.fft.irfft(spectrum * ~low, n=samples)]
-    )
+    gaussian = np.random.default_rng(seed).standard_normal(samples).astype(np.float32)
+    spectrum = torch.fft.rfft(torch.from_numpy(gaussian))
+    below = torch.fft.rfftfreq(samples, 1.0 / sample_rate) < CROSSOVER
+    low = torch.fft.irfft(spectrum * below, n=samples)
+    high = torch.fft.irfft(spectrum * ~below, n=samples)
+    return torch.stack([low, high])
 
 
 def simulated_rooms(
-    t60: Tensor, drr: Tensor, offset: Tensor, taps: Tensor, table: Tensor, samples: int, rate: int
+    t60: Tensor,
+    drr: Tensor,
+    offset: Tensor,
+    taps: Tensor,
+    table: Tensor,
+    samples: int,
+    sample_rate: int,
 ) -> Tensor:
-    """Impulse responses of random rooms: a direct path, early reflections and an exponentially
-        decaying tail.
+    """Return impulse responses of random rooms.
+
+    A response is a direct path, early reflections and an exponentially decaying tail.
 
     Args:
         t60: (n,) seconds until the tail has lost 60 dB; half of that above 2 kHz.
@@ -47,40 +63,45 @@ def simulated_rooms(
             path.
         table: (2, S) of `tail_table`.
         samples: length L of the responses.
+        sample_rate: Hz.
 
     Returns:
         (n, L); the direct path is 1 at sample 0.
     """
-    time = torch.arange(samples, device=table.device) / rate
-    decay = torch.exp(-3.0 * math.log(10.0) * time / t60[:, None])
-    place = offset[:, None] + torch.arange(samples, device=table.device)
-    rest = decay * (table[0][place] + table[1][place] * decay)
-    rest = rest / torch.linalg.vector_norm(rest, dim=-1, keepdim=True)
-    delays = (
-        (taps[..., 0] * rate).long().clamp(1, samples - 1) if samples > 1 else taps[..., 0].long()
-    )
-    early = 0.3 * taps[..., 1] * decay.gather(1, delays)
-    rest = rest.scatter_add(1, delays, early)
-    rest[:, 0] = 0.0
-    rest = rest * (
-        10.0 ** (-drr / 20.0)[:, None]
-        / torch.linalg.vector_norm(rest, dim=-1, keepdim=True).clamp(min=1e-8)
-    )
-    rest[:, 0] = 1.0
-    return rest
+    index = torch.arange(samples, device=table.device)
+    decay = torch.exp(-3.0 * math.log(10.0) * (index / sample_rate) / t60[:, None])
+    place = offset[:, None] + index
+    low = table[0][place]
+    high = table[1][place]
+    tail = decay * (low + high * decay)
+    tail = tail / torch.linalg.vector_norm(tail, dim=-1, keepdim=True)
+    last = samples - 1
+    delays = (taps[..., 0] * sample_rate).long().clamp(min(1, last), last)
+    reflections = 0.3 * taps[..., 1] * decay.gather(1, delays)
+    reverberation = tail.scatter_add(1, delays, reflections)
+    reverberation[:, 0] = 0.0
+    level = 10.0 ** (-drr / 20.0)[:, None]
+    norm = torch.linalg.vector_norm(reverberation, dim=-1, keepdim=True).clamp(min=1e-8)
+    response: Tensor = reverberation * (level / norm)
+    response[:, 0] = 1.0
+    return response
 
 
-def channel_gain(eq: Tensor, band: Tensor, size: int, rate: int) -> Tensor:
-    """Gain of a channel at the frequencies of a real FFT of `size` samples: (n, size // 2 + 1),
-        zero phase.
+def channel_gain(eq: Tensor, band: Tensor, size: int, sample_rate: int) -> Tensor:
+    """Return the gain of a channel at the frequencies of a real FFT; its phase is zero.
 
     Args:
-        eq: (n, K) dB at K knots equally spaced in log frequency from 60 Hz to rate / 2, linear in
-            between.
+        eq: (n, K) dB at K knots equally spaced in log frequency from 60 Hz to sample_rate / 2,
+            linear in between.
         band: (n, 2) Hz, the edges of a fourth-order Butterworth band (3 dB down at the edges); 0 =
             no edge.
+        size: samples of the FFT.
+        sample_rate: Hz.
+
+    Returns:
+        (n, size // 2 + 1).
     """
-    frequency, weights = _grid(size, eq.shape[1], rate, eq.device)
+    frequency, weights = _interpolation(size, eq.shape[1], sample_rate, eq.device)
     gain = torch.exp_((math.log(10.0) / 20.0 * eq) @ weights)
     for row in torch.nonzero((band > 0).any(dim=-1)).flatten().tolist():
         low, high = band[row].tolist()
@@ -91,43 +112,54 @@ def channel_gain(eq: Tensor, band: Tensor, size: int, rate: int) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _grid(size: int, knots: int, rate: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Frequencies of a real FFT, and the weights (knots, frequencies) that interpolate between the
-    knots.
-    """
-    frequency = torch.fft.rfftfreq(size, 1.0 / rate, device=device).clamp(min=1e-3)
-    span = math.log(rate / 2 / _LOWEST_KNOT)
-    place = ((frequency / _LOWEST_KNOT).log() / span * (knots - 1)).clamp(0.0, knots - 1)
-    return frequency, (1.0 - (place - torch.arange(knots, device=device)[:, None]).abs()).clamp(
-        min=0.0
-    )
+def _interpolation(
+    size: int, knots: int, sample_rate: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return the frequencies (F,) of a real FFT and the weights (K, F) between the knots."""
+    frequency = torch.fft.rfftfreq(size, 1.0 / sample_rate, device=device).clamp(min=1e-3)
+    span = math.log(sample_rate / 2 / LOWEST_KNOT)
+    place = ((frequency / LOWEST_KNOT).log() / span * (knots - 1)).clamp(0.0, knots - 1)
+    distance = (place - torch.arange(knots, device=device)[:, None]).abs()
+    return frequency, (1.0 - distance).clamp(min=0.0)
 
 
 def mu_law(waves: Tensor) -> Tensor:
-    """Quantise samples in -1..1 to 255 levels of mu-law and back (ITU-T G.711's curve, mu = 255);
-    silence stays silent.
+    """Quantise samples in -1..1 to 255 levels of mu-law and back (the curve of ITU-T G.711).
+
+    Silence stays silent.
     """
-    scale = math.log1p(_MU)
-    code = torch.round(torch.log1p(_MU * waves.abs()) * (127.0 / scale)) / 127.0
-    return torch.sign(waves) * torch.expm1(code * scale) / _MU
+    scale = math.log1p(MU)
+    code = torch.round(torch.log1p(MU * waves.abs()) * (127.0 / scale)) / 127.0
+    return torch.sign(waves) * torch.expm1(code * scale) / MU
 
 
 def fft_length(samples: int) -> int:
-    """The next length at which MKL and pocketfft are fast: 64 times a product of small primes."""
+    """Return the next length that is fast for an FFT: 64 times a product of small primes.
+
+    MKL and pocketfft were both fast at these.
+    """
     return 64 * int(next_fast_len(-(-samples // 64)))
 
 
 def snr_gain(signal: Tensor, noise: Tensor, snr: Tensor) -> Tensor:
-    """Factor (n, 1) for `noise` (n, T) that puts it `snr` (n,) dB below `signal` (n, T); 0 where
-    either is silent.
+    """Return the factor that puts noise at an SNR.
+
+    Args:
+        signal: (n, T).
+        noise: (n, T).
+        snr: (n,) dB.
+
+    Returns:
+        (n, 1) factors for `noise`; 0 where either is silent.
     """
-    loud = torch.linalg.vector_norm(noise, dim=-1)
-    gain = torch.linalg.vector_norm(signal, dim=-1) / loud.clamp(min=1e-8) * 10.0 ** (-snr / 20.0)
-    return torch.where(loud > 1e-8, gain, 0.0)[:, None]
+    signal_norm = torch.linalg.vector_norm(signal, dim=-1)
+    noise_norm = torch.linalg.vector_norm(noise, dim=-1)
+    gain = signal_norm / noise_norm.clamp(min=1e-8) * 10.0 ** (-snr / 20.0)
+    return torch.where(noise_norm > 1e-8, gain, 0.0)[:, None]
 
 
 def babble(waves: Tensor, voices: np.ndarray, neighbour: np.ndarray, block: int) -> Tensor:
-    """Sums of other utterances of the batch, each at equal power.
+    """Return sums of other utterances of the batch, each at equal power.
 
     Args:
         waves: (..., B, T); rows along B are different utterances.
@@ -141,14 +173,17 @@ def babble(waves: Tensor, voices: np.ndarray, neighbour: np.ndarray, block: int)
         (..., B, T), zero where no voice is wanted.
     """
     flat = waves.reshape(-1, *waves.shape[-2:])
-    weights = np.zeros((*flat.shape[:2], flat.shape[1]), dtype=np.float32)
-    voices, neighbour = voices.reshape(flat.shape[:2]), neighbour.reshape(flat.shape[:2])
+    groups, batch = flat.shape[:2]
+    voices = voices.reshape(groups, batch)
+    neighbour = neighbour.reshape(groups, batch)
+    weights = np.zeros((groups, batch, batch), dtype=np.float32)
     for group, row in zip(*np.nonzero(voices), strict=True):
         first = row - row % block
-        size = min(block, flat.shape[1] - first)
+        size = min(block, batch - first)
         for k in range(min(int(voices[group, row]), size - 1)):
             step = 1 + (int(neighbour[group, row]) + k) % (size - 1)
-            weights[group, row, first + (row - first + step) % size] = 1.0
+            voice = first + (row - first + step) % size
+            weights[group, row, voice] = 1.0
     level = torch.linalg.vector_norm(flat, dim=-1).clamp(min=1e-6)
-    mixed = (torch.from_numpy(weights).to(flat.device) / level[:, None, :]) @ flat
+    mixed: Tensor = (torch.from_numpy(weights).to(flat.device) / level[:, None, :]) @ flat
     return mixed.reshape(waves.shape)

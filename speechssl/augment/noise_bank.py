@@ -1,5 +1,4 @@
-"""Noises and room impulse responses in memory: each directory is read once, into one int16 tensor
-in shared memory.
+"""Noises and room impulse responses in memory: each directory is read once, into one int16 tensor.
 
 A directory is any of: a folder with `utterances.tsv` (columns `path` and, for noise, `kind`), a
 Kaldi directory (`wav.scp`, plain paths), or a plain folder of audio. Loader workers share the
@@ -35,71 +34,96 @@ _LOG = logging.getLogger(__name__)
 
 
 class NoiseBank:
-    """All noises, end to end, as one int16 tensor.
+    """All noises of a folder, end to end, as one int16 tensor.
 
     A crop longer than a noise runs on into the next noise of its kind, so any stretch of the bank
     is usable.
+
+    Args:
+        directory: folder of noises.
+        sample_rate: Hz.
+        limit: seconds that are read of each noise, from its start.
 
     Attributes:
         samples: (S,) int16.
         kinds: the kinds that are present, of `KINDS`.
         starts: for each kind present, (n,) int64: where its noises begin.
         lengths: the same, samples of each noise.
+
+    Raises:
+        UserError: the directory holds no noise that can be read.
     """
 
-    def __init__(self, directory: str, rate: int, limit: float = 30.0) -> None:
-        """Read every noise of `directory` at `rate` Hz, at most the first `limit` seconds of each.
-
-        Raises:
-            UserError: the directory holds no noise that can be read.
-        """
+    def __init__(self, directory: str, sample_rate: int, limit: float = 30.0) -> None:
         listed = sorted(_listing(directory, "noise"), key=lambda item: KINDS.index(item[1]))
-        loaded = _read_all(listed, rate, limit)
-        waves = [(_levelled(wave), kind) for wave, kind in loaded if wave.any()]
+        waves = []
+        kind_of_wave = []
+        for wave, kind in _read_all(listed, sample_rate, limit):
+            if wave.any():
+                waves.append(levelled(wave))
+                kind_of_wave.append(kind)
         if not waves:
             raise UserError(
                 f"augment.noise: no readable audio in {directory}; give another folder or leave it"
                 " out"
             )
-        offsets = np.concatenate([[0], np.cumsum([len(wave) for wave, _ in waves])]).astype(
-            np.int64
-        )
-        self.kinds = [kind for kind in KINDS if any(kind == other for _, other in waves)]
-        rows = [np.array([i for i, (_, k) in enumerate(waves) if k == kind]) for kind in self.kinds]
-        self.starts = [offsets[:-1][row] for row in rows]
-        self.lengths = [np.diff(offsets)[row] for row in rows]
-        bank = np.concatenate([wave for wave, _ in waves])
-        self.samples = torch.from_numpy(np.resize(bank, max(len(bank), 30 * rate)))
+        lengths = np.array([len(wave) for wave in waves], dtype=np.int64)
+        starts = np.cumsum(lengths) - lengths
+        self.kinds = [kind for kind in KINDS if kind in kind_of_wave]
+        self.starts = []
+        self.lengths = []
+        for kind in self.kinds:
+            of_kind = np.array(kind_of_wave) == kind
+            self.starts.append(starts[of_kind])
+            self.lengths.append(lengths[of_kind])
+        bank = np.concatenate(waves)
+        self.samples = torch.from_numpy(np.resize(bank, max(len(bank), 30 * sample_rate)))
 
-    def pick(self, uniform: np.ndarray, samples: int) -> tuple[np.ndarray, np.ndarray]:
-        """Choose a stretch of `samples` for each row of `uniform`, (n, 3) in 0..1: kind, noise,
-        place in the noise.
+    def pick(
+        self, kind: np.ndarray, file: np.ndarray, place: np.ndarray, samples: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Choose stretches of the bank. Kinds are equally likely, as are the noises of a kind.
+
+        Args:
+            kind: (n,) uniform in 0..1, decides the kind.
+            file: (n,) uniform in 0..1, decides the noise of that kind.
+            place: (n,) uniform in 0..1, decides where in the noise.
+            samples: length of each stretch.
 
         Returns:
-            (n,) int64 first samples in the bank, and (n,) indices into `KINDS`. Kinds are equally
-            likely, as are the noises of a kind.
+            (n,) int64 first samples in the bank, and (n,) indices into `KINDS`.
         """
         if samples > len(self.samples):
             raise UserError(
                 f"augment.noise: a crop of {samples} samples is longer than all noise together; add"
                 " noise"
             )
-        chosen = (uniform[:, 0] * len(self.kinds)).astype(int)
-        first = np.empty(len(uniform), dtype=np.int64)
-        for row, kind in enumerate(chosen):
-            number = int(uniform[row, 1] * len(self.starts[kind]))
-            slack = max(int(self.lengths[kind][number]) - samples, 0)
-            first[row] = self.starts[kind][number] + int(uniform[row, 2] * (slack + 1))
-        names = np.array([KINDS.index(kind) for kind in self.kinds])
-        return np.minimum(first, len(self.samples) - samples), names[chosen]
+        chosen = (kind * len(self.kinds)).astype(int)
+        first = np.empty(len(kind), dtype=np.int64)
+        for row, number in enumerate(chosen):
+            starts = self.starts[number]
+            lengths = self.lengths[number]
+            noise = int(file[row] * len(starts))
+            room = max(int(lengths[noise]) - samples, 0)
+            first[row] = starts[noise] + int(place[row] * (room + 1))
+        kind_index = np.array([KINDS.index(name) for name in self.kinds])
+        return np.minimum(first, len(self.samples) - samples), kind_index[chosen]
 
 
-def load_rirs(directory: str, rate: int, seconds: float, limit: int = 4000) -> Tensor:
-    """Room impulse responses as (N, L) int16, direct path at sample 0, cut to `seconds` and faded
-    out at the end.
+def load_rirs(directory: str, sample_rate: int, seconds: float, limit: int = 4000) -> Tensor:
+    """Read room impulse responses.
 
-    Of more than `limit` files, evenly spaced ones are taken. Levels are left to the caller, which
-    normalises energy. A peak of full scale leaves 90 dB of decay in int16.
+    Levels are left to the caller, which normalises energy. A peak of full scale leaves 90 dB of
+    decay in int16.
+
+    Args:
+        directory: folder of responses.
+        sample_rate: Hz.
+        seconds: length to which each is cut, faded out at the end.
+        limit: of more files than this, evenly spaced ones are taken.
+
+    Returns:
+        (N, L) int16, direct path at sample 0.
 
     Raises:
         UserError: the directory holds no response that can be read.
@@ -107,23 +131,23 @@ def load_rirs(directory: str, rate: int, seconds: float, limit: int = 4000) -> T
     listed = _listing(directory, "rir")
     if len(listed) > limit:
         listed = [listed[i] for i in np.linspace(0, len(listed) - 1, limit).astype(int)]
-    rows = [
-        aligned(wave, round(seconds * rate))
-        for wave, _ in _read_all(listed, rate, 10.0)
-        if wave.any()
-    ]
-    if not rows:
+    samples = round(seconds * sample_rate)
+    loaded = _read_all(listed, sample_rate, 10.0)
+    responses = [aligned(wave, samples) for wave, _ in loaded if wave.any()]
+    if not responses:
         raise UserError(
             f"augment.rir: no readable audio in {directory}; give another folder or leave it out"
         )
-    return torch.from_numpy(np.stack(rows))
+    return torch.from_numpy(np.stack(responses))
 
 
 def aligned(response: np.ndarray, samples: int) -> np.ndarray:
-    """One response (T,) float: its peak (the direct path) moved to sample 0, cut or padded to
-    (samples,) int16.
+    """Return a response (T,) with its peak (the direct path) at sample 0, as (samples,) int16.
+
+    It is cut or padded; where it is cut, its last tenth is faded out.
     """
-    response = response[int(np.abs(response).argmax()) :][:samples]
+    peak = int(np.abs(response).argmax())
+    response = response[peak : peak + samples]
     fade = len(response) // 10
     if len(response) == samples and fade:
         response = response * np.concatenate([np.ones(samples - fade), np.linspace(1, 0, fade)])
@@ -132,8 +156,11 @@ def aligned(response: np.ndarray, samples: int) -> np.ndarray:
     return out
 
 
-def _levelled(wave: np.ndarray) -> np.ndarray:
-    scale = min(_LEVEL / float(np.sqrt(np.mean(wave**2))), 0.99 / float(np.abs(wave).max()))
+def levelled(wave: np.ndarray) -> np.ndarray:
+    """Return a noise (T,) at the bank's level, or at a peak of 0.99 if that is less, as int16."""
+    level = float(np.sqrt(np.mean(wave**2)))
+    peak = float(np.abs(wave).max())
+    scale = min(_LEVEL / level, 0.99 / peak)
     return np.round(wave * (scale * 32767)).astype(np.int16)
 
 
@@ -152,8 +179,8 @@ def _listing(directory: str, what: str) -> list[tuple[str, str]]:
         return [(str(root / row["path"]), _kind(row.get("kind") or row["path"])) for row in rows]
     if (root / "wav.scp").is_file():
         return _kaldi(root)
-    found = sorted(audio_files(root), key=lambda path: Path(path).parts)
-    return [(str(root / path), _kind(path)) for path in found]
+    paths = sorted(audio_files(root), key=lambda path: Path(path).parts)
+    return [(str(root / path), _kind(path)) for path in paths]
 
 
 def _kaldi(root: Path) -> list[tuple[str, str]]:
@@ -162,15 +189,16 @@ def _kaldi(root: Path) -> list[tuple[str, str]]:
     Kinds come from utt2kind, or else from the ids and the paths below the folder common to all.
     """
     recordings = read_wav_scp(root / "wav.scp", _warn, allow_pipes=False, check_files=False)
+    if not recordings:
+        return []
     kinds: dict[str, str] = {}
     if (root / "utt2kind").is_file():
         kinds = {name: kind for _, name, kind in read_table(root / "utt2kind", _warn)}
-    if not recordings:
-        return []
     common = len(os.path.commonpath([os.path.dirname(path) for path in recordings.values()]))
     listed = []
     for name, path in recordings.items():
-        listed.append((path, _kind(kinds.get(name) or f"{name} {path[common:]}")))
+        kind = kinds.get(name) or f"{name} {path[common:]}"
+        listed.append((path, _kind(kind)))
     return listed
 
 
@@ -180,27 +208,26 @@ def _warn(_id: str, message: str) -> None:
 
 def _kind(text: str) -> str:
     text = text.lower()
-    return (
-        "music"
-        if "music" in text
-        else "speech"
-        if "speech" in text or "babble" in text
-        else "noise"
-    )
+    if "music" in text:
+        return "music"
+    if "speech" in text or "babble" in text:
+        return "speech"
+    return "noise"
 
 
 def _read_all(
-    listed: list[tuple[str, str]], rate: int, seconds: float
+    listed: list[tuple[str, str]], sample_rate: int, seconds: float
 ) -> list[tuple[np.ndarray, str]]:
-    """Read every file, at most `seconds` of each, in a few threads; files that cannot be read are
-    left out, with a warning.
+    """Read the first `seconds` of every file, in a few threads.
+
+    Files that cannot be read are left out, with a warning.
     """
 
     def read(item: tuple[str, str]) -> np.ndarray | None:
         try:
-            return reading.read(item[0], rate, 0.0, seconds)
+            return reading.read(item[0], sample_rate, 0.0, seconds)
         except UserError as error:
-            _LOG.warning("left out of the augmentation: %s", error)
+            _warn(item[0], str(error))
             return None
 
     with ThreadPoolExecutor(max(1, min(8, usable_cores()))) as pool:

@@ -28,6 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the averaged model and print its folder."""
-    from speechssl.train.checkpoint import average
+    from speechssl.train.average import average
 
     print(average(args.run_folder, args.last, args.out, args.until))

@@ -17,7 +17,7 @@ A verb is a public module of this folder with two functions, and nothing else li
 
 * The module's name is the verb (``cli/count.py``: ``speechssl count``; ``_`` becomes ``-``). It may
   be a package (``cli/evaluate/__init__.py``).
-* The first line of the docstring stands in ``speechssl --help``, the whole of it at the top of
+* The first paragraph of the docstring stands in ``speechssl --help``, the whole of it at the top of
   ``speechssl count --help``; backticks are left out. It is read without importing the module.
 * A module is imported when its verb is used, and not for ``speechssl --help``.
 * Flags that other verbs have, too, come from ``cli/flags.py``.
@@ -123,7 +123,7 @@ def parser() -> Parser:
     for name, text in verbs().items():
         sub = subparsers.add_parser(
             name,
-            help=plain(text.partition("\n")[0]),
+            help=plain(" ".join(text.partition("\n\n")[0].split())),
             description=text,
             add_arguments=partial(_add_arguments, name),
         )

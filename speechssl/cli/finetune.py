@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
     utterances: list[Utterance] = []
     for directory in args.data:
         utterances.extend(read_manifest(directory))
-    settings = finetune.Settings(
+    settings = finetune.FinetuneSettings(
         affine_steps=args.affine_steps,
         affine_lr=args.affine_lr,
         epochs=args.epochs,

@@ -52,10 +52,26 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL", help="a model folder or a run folder")
 
 
+def add_model_name(parser: argparse.ArgumentParser) -> None:
+    """Add ``--model``, which names the embeddings in the results."""
+    parser.add_argument(
+        "--model", metavar="NAME", help="whose embeddings these are, for results.json"
+    )
+
+
 def add_embeddings(parser: argparse.ArgumentParser) -> None:
     """Add the positional ``EMB``."""
     parser.add_argument(
         "embeddings", metavar="EMB", help="embeddings file that `speechssl embed --out` wrote"
+    )
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add the positional ``CONFIG`` (`speechssl.conf.locate` finds its file)."""
+    parser.add_argument(
+        "config",
+        metavar="CONFIG",
+        help="a YAML file, or the name of a shipped configuration (`speechssl list conf`)",
     )
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 
+from speechssl import conf
 from speechssl.cli import flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `speechssl pseudolabel`."""
-    parser.add_argument("config", metavar="CONFIG", help="a YAML file")
+    flags.add_config(parser)
     flags.add_overrides(parser, "settings that replace the file's, such as rounds=3")
     flags.add_out(
         parser, "the folder to write; what is there already is not done again", required=True
@@ -25,6 +26,7 @@ def run(args: argparse.Namespace) -> None:
     """Run the rounds and print which one was chosen."""
     from speechssl.pseudolabel import pseudolabel
 
-    done = pseudolabel(args.config, args.overrides, out=args.out, device=args.device)
+    config = str(conf.locate(args.config))
+    done = pseudolabel(config, args.overrides, out=args.out, device=args.device)
     last_round = len(done["rounds"]) - 1
     print(f"round {done['chosen']} of {last_round} chosen; model: {done['model']}")

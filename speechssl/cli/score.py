@@ -1,17 +1,81 @@
-"""Compute cosine scores of a trial list."""
+"""Score a trial list, or find the nearest neighbours of embeddings.
+
+Writes lines `enrol test score`. Scores are cosines, or what --as-norm, --plda and --calibrate make
+of them.
+"""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
 
-from speechssl.cli import verification
+from speechssl.cli import flags, scoring
+from speechssl.errors import UserError, writing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `speechssl score`."""
-    verification.score_arguments(parser)
+    scoring.add_scoring(parser)
+    pairs = parser.add_mutually_exclusive_group(required=True)
+    scoring.add_trials(pairs)
+    pairs.add_argument(
+        "--nearest",
+        type=flags.count,
+        metavar="K",
+        help="score each utterance with the K most similar others",
+    )
+    pairs.add_argument("--all-pairs", action="store_true", help="score every pair, each one once")
+    parser.add_argument(
+        "--against",
+        metavar="EMB",
+        help="with --nearest or --all-pairs: compare with these (default: with EMB itself)",
+    )
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="FILE",
+        help="file for the lines `enrol test score`; - for standard output",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run `speechssl score`."""
-    verification.score(args)
+    """Write one line a trial, or a pair."""
+    lines = _trial_lines(args) if args.trials else _search_lines(args)
+    if args.out == "-":
+        sys.stdout.writelines(lines)
+        return
+    with writing(args.out), open(args.out, "w", encoding="utf-8") as file:
+        file.writelines(lines)
+
+
+def _trial_lines(args: argparse.Namespace) -> Iterator[str]:
+    from speechssl.data.trials import read_trials
+    from speechssl.evaluation.verification.verify import score_lines, verify
+
+    if args.against:
+        raise UserError("score: --against goes with --nearest or --all-pairs, not with --trials")
+    settings = replace(scoring.scoring_settings(args), replicates=0)
+    return score_lines(verify(args.embeddings, read_trials(args.trials), settings))
+
+
+def _search_lines(args: argparse.Namespace) -> Iterator[str]:
+    from speechssl.evaluation.verification.search import search
+
+    for flag, value in (
+        ("--as-norm", args.as_norm),
+        ("--plda", args.plda),
+        ("--calibrate", args.calibrate),
+    ):
+        if value:
+            raise UserError(f"score: {flag} needs --trials; leave it out")
+    found = search(
+        args.embeddings,
+        args.against,
+        top=args.nearest,
+        mean=args.subtract_mean,
+        whiten=args.whiten,
+        shrinkage=args.shrinkage,
+    )
+    return (f"{enrol} {test} {score:.7g}\n" for enrol, test, score in found)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from speechssl import conf
 from speechssl.cli import flags
 from speechssl.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `speechssl train`."""
-    parser.add_argument("config", metavar="CONFIG", help="a YAML file")
+    flags.add_config(parser)
     flags.add_overrides(parser, "settings that replace the file's, such as train.batch_size=64")
     flags.add_out(parser, "the run folder to write (not needed with --dry-run)")
     parser.add_argument(
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
             "train: --out is missing; give a run folder, or --dry-run to check without one"
         )
     loop.train(
-        args.config,
+        str(conf.locate(args.config)),
         args.overrides,
         out=args.out or Path("."),
         resume=args.resume,

@@ -8,83 +8,116 @@ the centroids is held twice as float64, 16 bytes for each of M (M - 1) / 2 pairs
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from speechssl.clustering.kmeans import SphericalKMeans
 from speechssl.errors import UserError
+from speechssl.interfaces import Clusterer
 
 
-class KMeansAHC:
-    """Centroids first, then a tree over them.
+class KMeansAHC(Clusterer):
+    """k-means first, then a tree over its centroids.
 
     Args:
-        centroids: M of the k-means, 0 = a quarter of the embeddings.
-        clusters: at which the tree is cut; 0 = cut by ``threshold``.
+        n_centroids: M of the k-means; 0 = a quarter of the embeddings.
+        n_clusters: clusters at which the tree is cut; 0 = cut by ``distance_threshold``.
         linkage: ``ward`` (on unit vectors) or ``average`` (on cosine distances, 1 - cos).
-        threshold: of the linkage's distance, where ``clusters`` is 0; for ``average`` 1 - cosine.
-        iterations, seed, batch: of the k-means.
-        memory: GB that the distances may take.
+        distance_threshold: of the linkage's distance, where ``n_clusters`` is 0; for ``average`` it
+            is 1 - cosine.
+        max_iter: see `SphericalKMeans`.
+        seed: see `SphericalKMeans`.
+        sample_size: see `SphericalKMeans`.
+        memory_gb: GB that the distances may take.
+
+    Raises:
+        UserError: a setting is out of its range.
     """
+
+    RENAMED: ClassVar[dict[str, str]] = {
+        "centroids": "n_centroids",
+        "clusters": "n_clusters",
+        "threshold": "distance_threshold",
+        "iterations": "max_iter",
+        "batch": "sample_size",
+        "memory": "memory_gb",
+    }
 
     def __init__(
         self,
         *,
-        centroids: int = 0,
-        clusters: int = 100,
+        n_centroids: int = 0,
+        n_clusters: int = 100,
         linkage: Literal["ward", "average"] = "ward",
-        threshold: float = 0.2,
-        iterations: int = 20,
+        distance_threshold: float = 0.2,
+        max_iter: int = 20,
         seed: int = 0,
-        batch: int = 0,
-        memory: float = 8.0,
+        sample_size: int = 0,
+        memory_gb: float = 8.0,
     ) -> None:
-        if centroids < 0 or centroids == 1 or clusters < 0:
+        if n_centroids < 0 or n_centroids == 1 or n_clusters < 0:
             raise UserError(
-                f"kmeans_ahc: centroids={centroids}, clusters={clusters}; give 0 or more, but not 1"
-                " centroid"
+                f"kmeans_ahc: n_centroids={n_centroids}, n_clusters={n_clusters}; give 0 or more,"
+                " but not 1 centroid"
             )
-        self.centroids, self.clusters, self.linkage = centroids, clusters, linkage
-        self.threshold, self.memory = threshold, memory
-        self.kmeans = {"iterations": iterations, "seed": seed, "batch": batch}
+        self.n_centroids = n_centroids
+        self.n_clusters = n_clusters
+        self.linkage = linkage
+        self.distance_threshold = distance_threshold
+        self.max_iter = max_iter
+        self.seed = seed
+        self.sample_size = sample_size
+        self.memory_gb = memory_gb
 
     def fit_predict(self, embeddings: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Clusters (N,) of embeddings (N, D).
+        """Return clusters (N,) of embeddings (N, D).
 
         Raises:
-            UserError: the distances of the centroids do not fit into ``memory``, or fewer centroids
-                than clusters are asked for.
+            UserError: the distances of the centroids do not fit into ``memory_gb``, or fewer
+                centroids than clusters, or fewer embeddings than centroids.
         """
-        from scipy.cluster.hierarchy import fcluster
-        from scipy.cluster.hierarchy import linkage as tree_of
+        count = self.n_centroids or max(2, len(embeddings) // 4)
+        self._check_count(count)
+        first = SphericalKMeans(
+            n_clusters=count,
+            max_iter=self.max_iter,
+            seed=self.seed,
+            sample_size=self.sample_size,
+        )
+        centroid_of_row = first.fit_predict(embeddings)
+        cluster_of_centroid = self._merge(first.centroids.astype(np.float64))
+        return cluster_of_centroid[centroid_of_row]
 
-        count = self.centroids or max(2, len(embeddings) // 4)
-        if count < self.clusters:
+    def _check_count(self, count: int) -> None:
+        """Refuse a number of centroids that is too small for the clusters or too large."""
+        if count < self.n_clusters:
             raise UserError(
-                f"kmeans_ahc: {count} centroids cannot make {self.clusters} clusters; raise"
-                " centroids"
+                f"kmeans_ahc: {count} centroids cannot make {self.n_clusters} clusters; raise"
+                " n_centroids"
             )
-        need = 16 * count * (count - 1) / 2 / 1e9  # scipy works on a copy
-        if need > self.memory:
-            fit = int((self.memory * 1e9 / 8) ** 0.5)
+        needed = 16 * count * (count - 1) / 2 / 1e9  # scipy works on a copy
+        if needed > self.memory_gb:
+            fit = int((self.memory_gb * 1e9 / 8) ** 0.5)
             raise UserError(
-                f"kmeans_ahc: the distances of {count} centroids take {need:.1f} GB, more than"
-                f" memory={self.memory:g}; take at most {fit} centroids"
+                f"kmeans_ahc: the distances of {count} centroids take {needed:.1f} GB, more than"
+                f" memory_gb={self.memory_gb:g}; take at most {fit} centroids"
             )
-        first = SphericalKMeans(clusters=count, **self.kmeans)  # type: ignore[arg-type]
-        labels = first.fit_predict(embeddings)
-        points = first.centroids.astype(np.float64)
+
+    def _merge(self, centroids: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the cluster (M,) of each centroid (M, D)."""
+        from scipy.cluster.hierarchy import fcluster, linkage
+
         if self.linkage == "ward":
-            tree = tree_of(points, "ward")
+            tree = linkage(centroids, "ward")
         else:
-            tree = tree_of(points, "average", metric="cosine")
-        cut = {"t": self.clusters, "criterion": "maxclust"}
-        if not self.clusters:
-            cut = {"t": self.threshold, "criterion": "distance"}
-        merged = np.asarray(fcluster(tree, **cut), dtype=np.int64) - 1
-        return merged[labels]
+            tree = linkage(centroids, "average", metric="cosine")
+        if self.n_clusters:
+            clusters = fcluster(tree, self.n_clusters, criterion="maxclust")
+        else:
+            clusters = fcluster(tree, self.distance_threshold, criterion="distance")
+        return np.asarray(clusters, dtype=np.int64) - 1  # scipy counts from 1
 
 
 PART = KMeansAHC

@@ -1,6 +1,4 @@
-"""What comes before and after a clusterer: preparing embeddings, leaving out what is not to be
-trusted.
-"""
+"""Before and after a clusterer: preparing embeddings, and leaving out doubtful members."""
 
 from __future__ import annotations
 
@@ -11,48 +9,65 @@ from speechssl.errors import UserError
 
 
 def prepared(embeddings: NDArray[np.float32], pca: float = 0.0) -> NDArray[np.float32]:
-    """Mean subtracted, optionally projected, and scaled to unit length, (N, D').
+    """Subtract the mean, project on principal directions if asked, and scale to unit length.
 
     Args:
+        embeddings: (N, D).
         pca: at least 1: that many principal directions; below 1: as many as hold this share of the
-            variance; 0: none.
+            variance; 0: no projection.
+
+    Returns:
+        (N, D') float32.
 
     Raises:
         UserError: more directions than there are.
     """
     x = embeddings - embeddings.mean(0, dtype=np.float64).astype(np.float32)
     if pca:
-        covariance = np.asarray(x.T.astype(np.float32) @ x, np.float64) / max(1, len(x) - 1)
-        values, vectors = np.linalg.eigh(covariance)
-        values, vectors = values[::-1].clip(min=0), vectors[:, ::-1]
-        kept = int(pca)
-        if pca < 1:
-            kept = int(np.searchsorted(np.cumsum(values) / values.sum(), pca) + 1)
-        if not 1 <= kept <= x.shape[1]:
-            raise UserError(
-                f"cluster: --pca {pca:g} of {x.shape[1]} dimensions; give 1 to {x.shape[1]}, or a"
-                " share"
-            )
-        x = x @ vectors[:, :kept].astype(np.float32)
-    return (x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-12)).astype(np.float32)
+        x = _project(x, pca)
+    norms = np.linalg.norm(x, axis=1, keepdims=True).clip(1e-12)
+    unit: NDArray[np.float32] = (x / norms).astype(np.float32)
+    return unit
+
+
+def _project(x: NDArray[np.float32], pca: float) -> NDArray[np.float32]:
+    """Project centred rows (N, D) on their principal directions; see `prepared`."""
+    dim = x.shape[1]
+    covariance = np.asarray(x.T.astype(np.float32) @ x, np.float64) / max(1, len(x) - 1)
+    ascending, directions = np.linalg.eigh(covariance)
+    variances = ascending[::-1].clip(min=0)
+    kept = int(pca)
+    if pca < 1:
+        shares = np.cumsum(variances) / variances.sum()
+        kept = int(np.searchsorted(shares, pca) + 1)
+    if not 1 <= kept <= dim:
+        raise UserError(f"cluster: --pca {pca:g} of {dim} dimensions; give 1 to {dim}, or a share")
+    return x @ directions[:, ::-1][:, :kept].astype(np.float32)
 
 
 def confidences(rows: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Cosine (N,) of unit rows (N, D) with the normalised mean of their own cluster; -1 for
-    outliers.
+    """Return how close each row is to its cluster.
+
+    Args:
+        rows: (N, D) unit vectors.
+        labels: (N,) clusters, -1 for outliers.
+
+    Returns:
+        (N,) cosines with the normalised mean of the own cluster; -1 for outliers.
     """
-    out = np.full(len(rows), -1.0, np.float32)
+    cosines = np.full(len(rows), -1.0, np.float32)
     known = labels >= 0
     if known.any():
         sums = np.zeros((labels.max() + 1, rows.shape[1]), np.float64)
         np.add.at(sums, labels[known], rows[known])
         means = sums / np.linalg.norm(sums, axis=1, keepdims=True).clip(1e-12)
-        out[known] = np.einsum("nd,nd->n", rows[known], means[labels[known]].astype(np.float32))
-    return out
+        own = means[labels[known]].astype(np.float32)
+        cosines[known] = np.einsum("nd,nd->n", rows[known], own)
+    return cosines
 
 
 def check_filter(smallest: int, largest: int, share: float) -> None:
-    """Raise UserError for numbers that ``filtered`` cannot use."""
+    """Raise UserError for numbers that `filtered` cannot use."""
     if smallest < 1 or (largest and largest < smallest) or not 0 < share <= 1:
         raise UserError(
             f"cluster: smallest={smallest}, largest={largest}, share={share:g}: give 1 <= smallest"
@@ -67,30 +82,45 @@ def filtered(
     largest: int = 0,
     share: float = 1.0,
 ) -> NDArray[np.int64]:
-    """Labels with -1 for what is left out; the clusters that remain are numbered from 0.
+    """Leave out clusters by their size, and the least confident members of the others.
 
     Args:
-        confidence: (N,), see ``confidences``.
-        smallest, largest: members of a cluster (largest 0: any); the sizes are those before
-            ``share``.
+        labels: (N,) clusters, -1 for outliers.
+        confidence: (N,), see `confidences`.
+        smallest: fewest members of a cluster, before ``share``.
+        largest: most members of a cluster, before ``share``; 0: any number.
         share: of each cluster's members, the most confident ones, that stays (at least one).
+
+    Returns:
+        (N,) clusters, -1 for what is left out; those that remain are numbered from 0.
 
     Raises:
         UserError: impossible numbers.
     """
     check_filter(smallest, largest, share)
-    out = labels.copy()
+    kept = labels.copy()
     sizes = np.bincount(labels[labels >= 0], minlength=1)
-    bad = (sizes < smallest) | ((sizes > largest) if largest else False)
-    out[(labels >= 0) & bad[labels.clip(min=0)]] = -1
+    too_small_or_large = sizes < smallest
+    if largest:
+        too_small_or_large |= sizes > largest
+    kept[(labels >= 0) & too_small_or_large[labels.clip(min=0)]] = -1
     if share < 1:
-        order = np.lexsort((-confidence, out))
-        kept = out[order]
-        first = np.searchsorted(kept, kept)
-        place = np.arange(len(kept)) - first
-        count = np.bincount(kept[kept >= 0], minlength=len(sizes))
-        limit = np.maximum(1, np.ceil(share * count)).astype(int)
-        out[order[(kept >= 0) & (place >= limit[kept.clip(min=0)])]] = -1
-    names, renamed = np.unique(out[out >= 0], return_inverse=True)
-    out[out >= 0] = renamed
-    return out
+        kept[_least_confident(kept, confidence, share)] = -1
+    _, renumbered = np.unique(kept[kept >= 0], return_inverse=True)
+    kept[kept >= 0] = renumbered
+    return kept
+
+
+def _least_confident(
+    labels: NDArray[np.int64], confidence: NDArray[np.float32], share: float
+) -> NDArray[np.intp]:
+    """Return the rows beyond the most confident ``share`` of each cluster."""
+    order = np.lexsort((-confidence, labels))  # by cluster, the most confident first
+    ordered = labels[order]
+    first_of_cluster = np.searchsorted(ordered, ordered)
+    place = np.arange(len(ordered)) - first_of_cluster
+    counts = np.bincount(ordered[ordered >= 0], minlength=1)
+    limits = np.maximum(1, np.ceil(share * counts)).astype(int)
+    beyond = place >= limits[ordered.clip(min=0)]
+    rows: NDArray[np.intp] = order[(ordered >= 0) & beyond]
+    return rows

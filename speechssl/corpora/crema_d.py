@@ -6,7 +6,7 @@ and 43 women. Angry, disgusted, fearful, happy and sad 1,271 clips each, neutral
 what was intended.
 
 Layout: `AudioWAV/1001_DFA_ANG_XX.wav`: actor, sentence, emotion, level (LO, MD, HI, XX for none);
-`VideoDemographics.csv` (ActorID, Age, Sex, ...) gives utt2gender if it is there. One clip of the
+`VideoDemographics.csv` (columns ActorID, Age, Sex, ...), if it is there, gives utt2gender. One clip of the
 release, 1076_MTI_SAD_XX, is silent and is skipped. No official folds.
 """
 
@@ -32,7 +32,10 @@ EMOTIONS = {
 }
 FOUR = ("angry", "happy", "neutral", "sad")
 LEVELS = {"LO": "low", "MD": "medium", "HI": "high", "XX": "unspecified", "X": "unspecified"}
-PUBLISHED = {name: 1087 if name == "neutral" else 1271 for name in EMOTIONS.values()}
+PUBLISHED = dict.fromkeys(EMOTIONS.values(), 1271) | {"neutral": 1087}
+"""Clips of each emotion in the release."""
+
+ACTORS = 91
 
 
 def prepare(
@@ -43,16 +46,20 @@ def prepare(
     trim: float | None = 35.0,
     jobs: int | None = None,
 ) -> Manifest:
-    """Write a Kaldi directory of CREMA-D: utt2spk, utt2emotion, utt2sentence, utt2level,
-    utt2gender.
+    """Write a Kaldi directory of CREMA-D.
+
+    Labels: utt2spk, utt2emotion, utt2sentence, utt2level, utt2gender.
 
     Args:
         root: the folder of the release (with AudioWAV).
         out: the Kaldi directory to write.
-        classes: all six emotions, or four (angry, happy, neutral, sad; the other clips are left
-            out).
+        classes: all six emotions, or four (angry, happy, neutral, sad); the clips of others are
+            left out.
         trim: cut both ends where the level is this many dB below the loudest; 0 cuts nothing.
         jobs: files at a time; all cores if not given.
+
+    Returns:
+        What was written.
 
     Raises:
         UserError: no file is named as CREMA-D names its clips, or the table of actors cannot be
@@ -60,34 +67,45 @@ def prepare(
     """
     root = Path(root)
     genders = _genders(root / "VideoDemographics.csv")
-    kept = EMOTIONS.values() if classes == "six" else FOUR
+    kept = tuple(EMOTIONS.values()) if classes == "six" else FOUR
+    pattern = r"(1\d\d\d)_([A-Z]{3})_(\w{3})_(LO|MD|HI|XX?)"
     found = []
-    files = named_files(root, r"(1\d\d\d)_([A-Z]{3})_(\w{3})_(LO|MD|HI|XX?)", "1001_DFA_ANG_XX.wav")
-    for path, match in files.values():
-        actor, sentence, code, level = match.groups()
+    for file in named_files(root, pattern, "1001_DFA_ANG_XX.wav").values():
+        actor, sentence, code, level = file.fields
+        emotion = EMOTIONS.get(code)
+        if emotion is None or emotion not in kept:
+            continue
         labels = {"speaker": actor, "sentence": sentence, "level": LEVELS[level]}
         if genders:
             labels["gender"] = genders.get(actor, "unknown")
-        if EMOTIONS.get(code) in kept:
-            found.append(Found(path, labels | {"emotion": EMOTIONS[code]}))
+        labels["emotion"] = emotion
+        found.append(Found(file.path, labels))
     manifest = write_directory(
         found, root, Path(out), trim=trim or None, min_seconds=0.1, jobs=jobs
     )
-    actors = Manifest([], {"corpus": dict.fromkeys(manifest.labels["spk"].values(), "actors")})
-    compare_counts("crema_d", actors, {"corpus": {"actors": 91}})
+    _compare_actors(manifest)
     compare_counts("crema_d", manifest, {"emotion": {name: PUBLISHED[name] for name in kept}})
     return manifest
 
 
+def _compare_actors(manifest: Manifest) -> None:
+    """Compare the number of actors with the published one."""
+    actors = dict.fromkeys(manifest.labels["spk"].values(), "actors")
+    compare_counts("crema_d", Manifest([], {"corpus": actors}), {"corpus": {"actors": ACTORS}})
+
+
 def _genders(path: Path) -> dict[str, str]:
-    """Actor -> f or m; {} if there is no such table."""
+    """Return f or m by actor; {} if there is no such table."""
     if not path.exists():
         return {}
     with open(path, encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file)
         if not {"ActorID", "Sex"} <= set(rows.fieldnames or ()):
             raise UserError(f"{path}: has no columns ActorID and Sex; take the release's own file")
-        return {row["ActorID"].strip(): row["Sex"].strip()[:1].lower() for row in rows}
+        genders = {}
+        for row in rows:
+            genders[row["ActorID"].strip()] = row["Sex"].strip()[:1].lower()
+        return genders
 
 
 PART = prepare

@@ -28,7 +28,7 @@ EMOTIONS = {
     "N": "neutral",
 }
 MEN = ("03", "10", "11", "12", "15")
-_UTTERANCES = {
+_UTTERANCES_OF_SPEAKERS = {
     "03": 49,
     "08": 58,
     "09": 43,
@@ -40,32 +40,48 @@ _UTTERANCES = {
     "15": 56,
     "16": 71,
 }
-PUBLISHED = {
-    "spk": _UTTERANCES,
-    "emotion": dict(zip(EMOTIONS.values(), (127, 81, 46, 69, 71, 62, 79), strict=True)),
+_UTTERANCES_OF_EMOTIONS = {
+    "angry": 127,
+    "bored": 81,
+    "disgusted": 46,
+    "fearful": 69,
+    "happy": 71,
+    "sad": 62,
+    "neutral": 79,
 }
+PUBLISHED = {"spk": _UTTERANCES_OF_SPEAKERS, "emotion": _UTTERANCES_OF_EMOTIONS}
+"""Utterances of each speaker and of each emotion in the release."""
 
 
 def prepare(root: str | Path, out: str | Path, *, jobs: int | None = None) -> Manifest:
-    """Write a Kaldi directory of EmoDB: utt2spk, utt2emotion, utt2text, utt2gender.
+    """Write a Kaldi directory of EmoDB.
+
+    Labels: utt2spk, utt2emotion, utt2text, utt2gender.
 
     Args:
         root: the folder of the release (with wav).
         out: the Kaldi directory to write.
         jobs: files at a time; all cores if not given.
 
+    Returns:
+        What was written.
+
     Raises:
         UserError: no file is named as EmoDB names its recordings.
     """
+    root = Path(root)
     found = []
-    for path, match in named_files(
-        Path(root), r"(\d\d)([ab]\d\d)([WLEAFTN])[a-z]?", "03a01Fa.wav"
-    ).values():
-        speaker, text, letter = match.groups()
-        gender = "m" if speaker in MEN else "f"
-        labels = {"speaker": speaker, "emotion": EMOTIONS[letter], "text": text, "gender": gender}
-        found.append(Found(path, labels))
-    manifest = write_directory(found, Path(root), Path(out), min_seconds=0.1, jobs=jobs)
+    pattern = r"(\d\d)([ab]\d\d)([WLEAFTN])[a-z]?"
+    for file in named_files(root, pattern, "03a01Fa.wav").values():
+        speaker, text, letter = file.fields
+        labels = {
+            "speaker": speaker,
+            "emotion": EMOTIONS[letter],
+            "text": text,
+            "gender": "m" if speaker in MEN else "f",
+        }
+        found.append(Found(file.path, labels))
+    manifest = write_directory(found, root, Path(out), min_seconds=0.1, jobs=jobs)
     compare_counts("emodb", manifest, PUBLISHED)
     return manifest
 

@@ -1,8 +1,10 @@
-"""Any folder of audio -> a Kaldi directory: `speechssl prepare folder ROOT OUT`.
+"""Any folder of audio to a Kaldi directory: `speechssl prepare folder ROOT OUT`.
 
 Ids are the paths below ROOT (as in VoxCeleb's lists), white space replaced by `_`. Files that
 cannot be used are left out and listed; no audio is copied. Labels come from ROOT/utterances.tsv or,
 if asked for, from the paths.
+
+Layout: audio files at any depth below ROOT; ROOT/utterances.tsv and ROOT/trials if there are any.
 """
 
 from __future__ import annotations
@@ -10,11 +12,12 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from speechssl.corpora.listing import Found, ids_of, labels_of, listing, path_labels
-from speechssl.corpora.measuring import Skip, Usable, measure, none_usable, refuse_file, write
+from speechssl.corpora.measuring import Skip, Usable, add_utterance, measure, refuse_file, write
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.trials import Trials, read_trials, write_trials
 from speechssl.errors import UserError
@@ -31,8 +34,7 @@ def prepare(
     check: bool = True,
     jobs: int | None = None,
 ) -> Manifest:
-    """Write a Kaldi directory for every audio file below a folder (wav flac aiff ogg opus mp3
-    m4a mp4 aac).
+    """Write a Kaldi directory for every audio file below a folder.
 
     If the folder holds utterances.tsv, that says which files there are (column `path`), their
     speakers (`speaker`) and other labels (any other column, but not `utt` and `seconds`); if it
@@ -41,7 +43,7 @@ def prepare(
     OUT/skipped.tsv.
 
     Args:
-        root: the folder of audio.
+        root: the folder of audio (wav flac ogg opus mp3 m4a mp4 aac).
         out: the Kaldi directory to write.
         speaker: where a path names the speaker: a pattern such as '{speaker}/{session}/*.wav',
             whose other names become labels, or a regular expression with one group. Without it (and
@@ -55,16 +57,19 @@ def prepare(
             read.
         jobs: files at a time; all cores if not given.
 
+    Returns:
+        What was written.
+
     Raises:
         UserError: a bad folder, table, pattern or trial list, or no usable file.
     """
-    root, out = Path(root), Path(out)
+    root = Path(root)
     _check_numbers(trim, min_seconds, max_seconds, jobs)
     expression = None if speaker is None else path_labels(speaker)
     return write_directory(
         listing(root),
         root,
-        out,
+        Path(out),
         expression,
         trim=trim,
         min_seconds=min_seconds,
@@ -75,7 +80,7 @@ def prepare(
 
 
 def write_directory(
-    found: list[Found],
+    found: Sequence[Found],
     root: Path,
     out: Path,
     expression: re.Pattern[str] | None = None,
@@ -86,8 +91,21 @@ def write_directory(
     check: bool = True,
     jobs: int | None = None,
 ) -> Manifest:
-    """Write the Kaldi directory of the files and labels ``found`` below ``root``; see
-    ``prepare``.
+    """Write the Kaldi directory of files and their labels, and return it.
+
+    Args:
+        found: files below `root`.
+        root: the folder of the corpus.
+        out: the directory to write.
+        expression: finds labels in paths (`listing.path_labels`).
+        trim: as in `prepare`, and so are the other settings.
+        min_seconds: as in `prepare`.
+        max_seconds: as in `prepare`.
+        check: as in `prepare`.
+        jobs: as in `prepare`.
+
+    Raises:
+        UserError: a bad trial list, or no usable file.
     """
     if root.resolve() == out.resolve():
         raise UserError(f"{out}: is the folder of audio itself; give another directory to write to")
@@ -97,75 +115,99 @@ def write_directory(
         root,
         check=check,
         trim=trim,
-        least=min_seconds,
+        min_seconds=min_seconds,
         jobs=jobs,
     )
-    utterances, labels, recordings = [], dict[str, dict[str, str]](), {}
-    skipped: list[tuple[str, str]] = []
-    seen: set[str] = set()
-    for name, item, result in zip(ids_of([f.path for f in found]), found, results, strict=True):
-        if isinstance(result, Skip) or item.path in seen:
-            reason = result if isinstance(result, Skip) else Skip("listed twice")
-            skipped.append((item.path, reason.line))
-            continue
-        seen.add(item.path)
-        recordings[result.path] = name
-        for piece in _pieces(name, result, max_seconds):
-            utterances.append(piece)
-            for label, value in result.labels.items():
-                labels.setdefault("spk" if label == "speaker" else label, {})[piece.id] = value
-    if not utterances:
-        raise none_usable(root, skipped)
-    manifest = Manifest(sorted(utterances, key=lambda u: u.id), labels, recordings, skipped)
-    trials = read_trials(root / "trials") if (root / "trials").exists() else None
-    write(manifest, out)
+    manifest = _manifest(found, results, max_seconds)
+    trials = None
+    if manifest.utterances and (root / "trials").exists():
+        trials = read_trials(root / "trials")  # before anything is written
+    write(manifest, root, out)
     if trials is not None:
         _write_trials(trials, manifest, out)
     return manifest
 
 
 def _labelled(item: Found, expression: re.Pattern[str] | None) -> Found | Skip:
-    """The file with the labels that its path tells, or the reason why it tells none."""
-    labels = item.labels
+    """Add the labels that the path of a file names; a Skip if it names none."""
+    labels = dict(item.labels)
     if expression is not None:
         from_path = labels_of(item.path, expression)
         if from_path is None:
             return Skip("path without a speaker", "--speaker does not fit it")
-        labels = labels | from_path
+        labels.update(from_path)
     if "speaker" in labels:
-        labels = labels | {"speaker": re.sub(r"\s", "_", labels["speaker"])}
+        labels["speaker"] = re.sub(r"\s", "_", labels["speaker"])
     return Found(item.path, labels)
 
 
-def _pieces(name: str, found: Usable, most: float | None) -> Iterator[Utterance]:
-    """The file as one utterance or, where it is longer than `most` seconds, as equal pieces."""
-    count = 1 if most is None else math.ceil(found.seconds / most - 1e-9)
-    if count <= 1:
-        yield Utterance(name, found.path, found.start, found.stop, found.seconds)
-        return
-    cuts = [round(found.start + found.seconds * k / count, 3) for k in range(count + 1)]
-    cuts[0], cuts[-1] = found.start, found.start + found.seconds
-    for start, stop in zip(cuts, cuts[1:], strict=False):
-        piece = f"{name}-{round(start * 1000):08d}-{round(stop * 1000):08d}"
-        yield Utterance(piece, found.path, start, stop, stop - start)
+def _manifest(
+    found: Sequence[Found], results: Sequence[Usable | Skip], max_seconds: float | None
+) -> Manifest:
+    """Return the manifest of measured files, of which long ones are cut into segments."""
+    manifest = Manifest([])
+    names = ids_of([item.path for item in found])
+    seen: set[str] = set()
+    for name, item, result in zip(names, found, results, strict=True):
+        if isinstance(result, Usable) and item.path in seen:
+            result = Skip("listed twice")
+        if isinstance(result, Skip):
+            manifest.skipped.append((item.path, result.line))
+            continue
+        seen.add(item.path)
+        manifest.recordings[result.path] = name
+        for segment in _segments(name, result, max_seconds):
+            add_utterance(manifest, segment, result.labels)
+    return manifest
+
+
+def _segments(name: str, found: Usable, max_seconds: float | None) -> list[Utterance]:
+    """Return a file as one utterance or, if it is longer than `max_seconds`, as equal segments.
+
+    Cuts are rounded to milliseconds, which the ids of segments name.
+    """
+    whole = Utterance(name, found.path, found.start, found.stop, found.seconds)
+    if max_seconds is None or found.seconds <= max_seconds:
+        return [whole]
+    count = math.ceil(found.seconds / max_seconds - 1e-9)
+    if count == 1:
+        return [whole]
+    cuts = [found.start]
+    for number in range(1, count):
+        cuts.append(round(found.start + found.seconds * number / count, 3))
+    cuts.append(found.start + found.seconds)
+    segments = []
+    for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
+        identifier = f"{name}-{round(start * 1000):08d}-{round(stop * 1000):08d}"
+        segment = replace(whole, id=identifier, start=start, stop=stop, seconds=stop - start)
+        segments.append(segment)
+    return segments
 
 
 def _write_trials(trials: Trials, manifest: Manifest, out: Path) -> None:
-    write_trials(trials, out / "trials", style="voxceleb")
+    """Write OUT/trials; a line on standard error says if utterances of it are missing."""
+    path = out / "trials"
+    write_trials(trials, path, style="voxceleb")
     unknown = trials.unknown(manifest.ids)
     if unknown:
-        names = f"{len(unknown)} utterances that are not in {out}, such as {unknown[0]!r}"
         print(
-            f"{out / 'trials'}: names {names}; leave those trials out when scoring", file=sys.stderr
+            f"{path}: names {len(unknown)} utterances that are not in {out}, such as"
+            f" {unknown[0]!r}; leave those trials out when scoring",
+            file=sys.stderr,
         )
 
 
-def _check_numbers(trim: float | None, least: float, most: float | None, jobs: int | None) -> None:
-    for name, value, floor in (("trim", trim, 0.0), ("max-seconds", most, 0.0), ("jobs", jobs, 0)):
-        if value is not None and not value > floor:
+def _check_numbers(
+    trim: float | None, min_seconds: float, max_seconds: float | None, jobs: int | None
+) -> None:
+    """Raise UserError for numbers that cannot be."""
+    for name, value in (("trim", trim), ("max-seconds", max_seconds), ("jobs", jobs)):
+        if value is not None and not value > 0:
             raise UserError(f"--{name} {value:g}: give a number above 0")
-    if not least >= 0 or (most is not None and most < 2 * least):
-        raise UserError(f"--min-seconds {least:g}: give a number from 0 to half of --max-seconds")
+    if not min_seconds >= 0 or (max_seconds is not None and max_seconds < 2 * min_seconds):
+        raise UserError(
+            f"--min-seconds {min_seconds:g}: give a number from 0 to half of --max-seconds"
+        )
 
 
 PART = prepare

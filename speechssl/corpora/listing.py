@@ -1,49 +1,61 @@
-"""What lies in a folder of audio: its files, or the rows of its `utterances.tsv`, and what paths
-tell.
-"""
+"""What is in a folder of audio: its files or the rows of its `utterances.tsv`, and labels in paths."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from speechssl.audio import walk
 from speechssl.audio.reading import EXTENSIONS
 from speechssl.audio.tables import UTTERANCES_TABLE, read_utterances_table
+from speechssl.audio.walk import audio_files
 from speechssl.data.kaldi import NOT_LABELS
 from speechssl.errors import UserError
 
+_WILDCARDS = {"**": ".*", "**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
 _NO_LABELS = frozenset({"path", "utt", "seconds"})  # columns that are no labels
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A file: its path below the root, and its labels ("speaker" included)."""
+    """A file of a corpus.
+
+    Attributes:
+        path: below the root of the corpus.
+        labels: name -> value; "speaker" is one of them.
+    """
 
     path: str
     labels: dict[str, str] = field(default_factory=dict)
 
 
 def listing(root: Path) -> list[Found]:
-    """The rows of ROOT/utterances.tsv if it exists, or else every audio file below ROOT, sorted by
-    path.
+    """Return the rows of ROOT/utterances.tsv if it exists, else every audio file below ROOT.
 
-    Names that begin with a dot are left out, and links to directories are followed, once each.
+    They are sorted by path. Names that begin with a dot are left out; links to directories are
+    followed, once each.
+
+    Raises:
+        UserError: ROOT is not a directory, or there is nothing in it.
     """
     _check_folder(root)
     if not (root / UTTERANCES_TABLE).exists():
-        return [Found(path) for path in audio_files(root)]
+        return [Found(path) for path in all_audio(root)]
     found = _read_table(root / UTTERANCES_TABLE)
     if not found:
         raise UserError(f"{root}: no audio in it; {UTTERANCES_TABLE} has no rows")
     return sorted(found, key=lambda item: item.path)
 
 
-def audio_files(root: Path) -> list[str]:
-    """Paths, from ROOT, of every audio file below it, sorted; UserError if there is none."""
+def all_audio(root: Path) -> list[str]:
+    """Return the paths, from ROOT, of every audio file below it, sorted.
+
+    Raises:
+        UserError: ROOT is not a directory, or there is no audio in it.
+    """
     _check_folder(root)
-    found = sorted(walk.audio_files(root))
+    found = sorted(audio_files(root))
     if not found:
         kinds = " ".join(sorted(extension[1:] for extension in EXTENSIONS))
         raise UserError(f"{root}: no audio in it; files that end in {kinds} are looked for")
@@ -51,14 +63,17 @@ def audio_files(root: Path) -> list[str]:
 
 
 def _check_folder(root: Path) -> None:
+    if not root.exists():
+        raise UserError(f"{root}: no such directory; give a folder of audio")
     if not root.is_dir():
-        what = "is a file" if root.exists() else "no such directory"
-        raise UserError(f"{root}: {what}; give a folder of audio")
+        raise UserError(f"{root}: is a file; give a folder of audio")
 
 
 def folder_of(root: Path, inside: tuple[str, ...], name: str) -> Path:
-    """`root` or `root/name`, whichever holds one of the folders `inside`; UserError if neither
-    does.
+    """Return `root` or `root/name`, whichever holds one of the folders `inside`.
+
+    Raises:
+        UserError: neither does.
     """
     for folder in (root, root / name):
         if any((folder / part).is_dir() for part in inside):
@@ -78,32 +93,20 @@ def _read_table(path: Path) -> list[Found]:
 
 
 def path_labels(pattern: str) -> re.Pattern[str]:
-    """A path pattern such as `{speaker}/{session}/*.wav`, or a regular expression, as a compiled
-    expression.
+    """Compile a path pattern such as `{speaker}/{session}/*.wav`, or a regular expression.
 
-    In a pattern `{name}` and `*` stand for a part of one path component, `**` for anything; it must
-    fit the whole path. A regular expression is searched for; its group `speaker`, or its only
-    group, is the speaker.
+    In a path pattern `{name}` and `*` stand for a part of one path component, `?` for a character,
+    and `**` for anything; it must fit the whole path. A regular expression is searched for; its
+    group `speaker`, or its only group, is the speaker.
+
+    Raises:
+        UserError: the expression is wrong, or nothing in it is the speaker.
     """
-    if "{speaker}" in pattern:
-        tokens = re.split(r"(\{\w+\}|\*\*/?|\*|\?)", pattern.removeprefix("./"))
-        wild = {"**": ".*", "**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
-        seen: set[str] = set()
-        text = ""
-        for token in tokens:
-            name = token[1:-1] if re.fullmatch(r"\{\w+\}", token) else ""
-            if name:
-                text += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+)"
-                seen.add(name)
-            else:
-                text += wild.get(token, re.escape(token))
-        source = rf"\A{text}\Z"
-    else:
-        source = pattern
+    source = _as_expression(pattern) if "{speaker}" in pattern else pattern
     try:
         compiled = re.compile(source)
     except re.error as error:
-        raise UserError(f"--speaker {pattern!r}: {error}; mend the expression") from error
+        raise UserError(f"--speaker {pattern!r}: {error}; correct the expression") from error
     if "speaker" not in compiled.groupindex and compiled.groups != 1:
         raise UserError(
             f"--speaker {pattern!r}: nothing in it is the speaker; write {{speaker}} in a path"
@@ -112,25 +115,48 @@ def path_labels(pattern: str) -> re.Pattern[str]:
     return compiled
 
 
+def _as_expression(pattern: str) -> str:
+    """Return the regular expression of a path pattern; a name that comes twice must be equal."""
+    seen: set[str] = set()
+    expression = ""
+    for token in re.split(r"(\{\w+\}|\*\*/?|\*|\?)", pattern.removeprefix("./")):
+        if not re.fullmatch(r"\{\w+\}", token):
+            expression += _WILDCARDS.get(token, re.escape(token))
+            continue
+        name = token[1:-1]
+        if name in seen:
+            expression += f"(?P={name})"
+        else:
+            expression += f"(?P<{name}>[^/]+)"
+        seen.add(name)
+    return rf"\A{expression}\Z"
+
+
 def labels_of(path: str, expression: re.Pattern[str]) -> dict[str, str] | None:
-    """Speaker and other named groups that the expression finds in a path; None if it does not
-    fit.
+    """Return the speaker and other named groups that an expression finds in a path.
+
+    None if it does not fit, or finds nothing.
     """
     match = expression.search(path)
     if match is None:
         return None
     named = {name: value for name, value in match.groupdict().items() if value}
-    return named or ({"speaker": match.group(1)} if match.group(1) else None)
+    if named:
+        return named
+    speaker = match.group(1)
+    return {"speaker": speaker} if speaker else None
 
 
-def ids_of(paths: list[str]) -> list[str]:
-    """Utterance ids: the paths, white space replaced by `_`; where two would be equal, `_2` is
-    added.
+def ids_of(paths: Sequence[str]) -> list[str]:
+    """Return utterance ids: the paths, white space replaced by `_`.
+
+    Where two would be equal, the later one gets `_2`, `_3` and so on.
     """
     taken: set[str] = set()
     ids = []
     for path in paths:
-        name = base = re.sub(r"\s", "_", path)
+        base = re.sub(r"\s", "_", path)
+        name = base
         count = 1
         while name in taken:
             count += 1

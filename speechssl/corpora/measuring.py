@@ -1,5 +1,7 @@
-"""How long each file of a corpus is, and which are no use: read by several threads, listed, never
-fatal.
+"""Measuring the files of a corpus, and writing its Kaldi directory.
+
+Several threads read the headers, or decode the files. A file that cannot be used never ends the
+run: it is left out and listed in OUT/skipped.tsv.
 """
 
 from __future__ import annotations
@@ -7,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +17,6 @@ from pathlib import Path
 import numpy as np
 
 from speechssl.audio import reading
-from speechssl.audio.readers import Samples
 from speechssl.audio.silence import is_silent
 from speechssl.corpora.listing import Found
 from speechssl.data.kaldi import label_names, write_skipped
@@ -23,12 +24,31 @@ from speechssl.data.manifest import Manifest, Utterance, write_manifest
 from speechssl.errors import UserError
 from speechssl.threads import usable_cores
 
-_CHUNK = 64  # files a task: a million tasks would cost more than the headers
+_FILES_PER_TASK = 64  # a task for each of a million files would cost more than their headers
+
+_KINDS = {
+    "no such file": "no such file",
+    "is empty": "empty",
+    "NaN": "not finite",
+    "truncated": "truncated",
+    "PyAV": "without PyAV",
+    "permission denied": "permission denied",
+    "is a directory": "is a directory",
+}
+"""Words in the message of a reading error -> the kind under which it is counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usable:
-    """What of a file is used, in seconds (`stop` None: to the end, `seconds` away from `start`)."""
+    """What of a file is used.
+
+    Attributes:
+        path: the file, absolute.
+        start: where it begins, seconds.
+        stop: where it ends, seconds; None: at the end of the file.
+        seconds: its length.
+        labels: as in `listing.Found`.
+    """
 
     path: str
     start: float
@@ -39,7 +59,12 @@ class Usable:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """Why a file is left out: the kind of reason, and details."""
+    """Why a file is left out.
+
+    Attributes:
+        kind: the reason in a word or a few, by which files are counted.
+        detail: more about it.
+    """
 
     kind: str
     detail: str = ""
@@ -47,7 +72,10 @@ class Skip:
     @property
     def line(self) -> str:
         """Both, on one line."""
-        return " ".join((f"{self.kind}: {self.detail}" if self.detail else self.kind).split())
+        text = self.kind
+        if self.detail:
+            text += f": {self.detail}"
+        return " ".join(text.split())
 
 
 def measure(
@@ -56,29 +84,37 @@ def measure(
     *,
     check: bool = False,
     trim: float | None = None,
-    least: float = 0.0,
+    min_seconds: float = 0.0,
     jobs: int | None = None,
 ) -> list[Usable | Skip]:
-    """For each file below `root`, in order, what of it can be used, or why it cannot.
+    """Return for each file, in order, what of it can be used, or why it is left out.
 
     Args:
+        found: files below `root`; a Skip is passed through.
+        root: the folder of the corpus.
         check: decode each file, to find silent and damaged ones; otherwise only headers are read.
         trim: cut both ends where the level is this many dB below the loudest.
-        least: seconds below which a file is left out.
-        jobs: threads; None: all cores.
+        min_seconds: leave out what is shorter, after trimming.
+        jobs: threads; None: as many as there are usable cores.
     """
 
-    def several(part: Sequence[Found | Skip]) -> list[Usable | Skip]:
-        return [
-            item if isinstance(item, Skip) else _inspect(item, root, trim, least, check)
-            for item in part
-        ]
+    def measure_some(items: Sequence[Found | Skip]) -> list[Usable | Skip]:
+        results: list[Usable | Skip] = []
+        for item in items:
+            if isinstance(item, Found):
+                results.append(_measure_file(item, root, trim, min_seconds, check))
+            else:
+                results.append(item)
+        return results
 
-    parts = [found[first : first + _CHUNK] for first in range(0, len(found), _CHUNK)]
+    tasks = [
+        found[first : first + _FILES_PER_TASK] for first in range(0, len(found), _FILES_PER_TASK)
+    ]
+    measured: list[Usable | Skip] = []
     with ThreadPoolExecutor(max(1, jobs or usable_cores())) as pool:
-        return [
-            result for part in _progress(pool.map(several, parts), len(found)) for result in part
-        ]
+        for results in _with_progress(pool.map(measure_some, tasks), len(found)):
+            measured += results
+    return measured
 
 
 def prepare_files(
@@ -88,136 +124,162 @@ def prepare_files(
     *,
     check: bool,
     jobs: int | None,
-    unfit: Callable[[Usable], Skip | None] = lambda _: None,
+    reject: Callable[[Usable], Skip | None] = lambda _: None,
 ) -> Manifest:
-    """The Kaldi directory of whole files (utterance id, file and labels), written and returned.
+    """Write the Kaldi directory of whole files, and return it.
 
-    `unfit` may refuse a file that can be read. Raises UserError if none is left.
+    Args:
+        files: the id of each utterance, and its file.
+        root: the folder of the corpus.
+        out: the directory to write.
+        check: as in `measure`.
+        jobs: as in `measure`.
+        reject: says why a file that can be read is left out, or None.
+
+    Raises:
+        UserError: no file is left.
     """
     refuse_file(out)
     results = measure([item for _, item in files], root, check=check, jobs=jobs)
-    utterances, labels, skipped = [], dict[str, dict[str, str]](), []
+    manifest = Manifest([])
     for (name, item), result in zip(files, results, strict=True):
-        reason = result if isinstance(result, Skip) else unfit(result)
-        if reason is not None:
-            skipped.append((item.path, reason.line))
-            continue
-        assert isinstance(result, Usable)
-        utterances.append(Utterance(name, result.path, seconds=result.seconds))
-        for label, value in result.labels.items():
-            labels.setdefault("spk" if label == "speaker" else label, {})[name] = value
-    if not utterances:
-        raise none_usable(root, skipped)
-    manifest = Manifest(sorted(utterances, key=lambda u: u.id), labels, skipped=skipped)
-    write(manifest, out)
+        if isinstance(result, Usable):
+            rejected = reject(result)
+            if rejected is None:
+                utterance = Utterance(name, result.path, seconds=result.seconds)
+                add_utterance(manifest, utterance, result.labels)
+                continue
+            result = rejected
+        manifest.skipped.append((item.path, result.line))
+    write(manifest, root, out)
     return manifest
 
 
-def write(manifest: Manifest, out: Path) -> None:
-    """The Kaldi directory without an earlier run's files, OUT/skipped.tsv, and a line that
-    counts.
+def add_utterance(manifest: Manifest, utterance: Utterance, labels: dict[str, str]) -> None:
+    """Add an utterance and its labels; the label "speaker" becomes "spk", as in utt2spk."""
+    manifest.utterances.append(utterance)
+    for label, value in labels.items():
+        name = "spk" if label == "speaker" else label
+        manifest.labels.setdefault(name, {})[utterance.id] = value
+
+
+def write(manifest: Manifest, root: Path, out: Path) -> None:
+    """Sort the utterances and write the Kaldi directory.
+
+    OUT/skipped.tsv lists what was left out, and one line on standard error counts both. Labels and
+    trials of an earlier run are removed.
+
+    Args:
+        manifest: what to write.
+        root: the folder of the corpus, for messages.
+        out: the directory.
+
+    Raises:
+        UserError: there is no utterance.
     """
-    stale = [
-        out / f"utt2{label}" for label in label_names(out) if label not in {"spk", *manifest.labels}
-    ]
+    if not manifest.utterances:
+        path, reason = manifest.skipped[0]
+        count = len(manifest.skipped)
+        raise UserError(f"{root}: none of {count} files can be used; the first, {path}: {reason}")
+    manifest.utterances.sort(key=lambda utterance: utterance.id)
+    stale = [out / "trials"]
+    for label in label_names(out):
+        if label != "spk" and label not in manifest.labels:
+            stale.append(out / f"utt2{label}")
     write_manifest(manifest, out)
-    for path in (*stale, out / "trials"):
-        path.unlink(missing_ok=True)
+    for file in stale:
+        file.unlink(missing_ok=True)
     left_out = write_skipped(manifest.skipped, out)
-    print(
-        f"{out}: {len(manifest)} utterances, {manifest.seconds / 3600:.2f} h{left_out}",
-        file=sys.stderr,
-    )
+    hours = manifest.seconds / 3600
+    print(f"{out}: {len(manifest)} utterances, {hours:.2f} h{left_out}", file=sys.stderr)
 
 
 def refuse_file(out: Path) -> None:
-    """Raises UserError if `out` is a file."""
+    """Raise UserError if `out` is a file."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; give a directory to write to")
 
 
-def none_usable(root: Path, skipped: Sequence[tuple[str, str]]) -> UserError:
-    """The error for a corpus of which every file was left out."""
-    path, reason = skipped[0]
-    return UserError(
-        f"{root}: none of {len(skipped)} files can be used; the first, {path}: {reason}"
-    )
-
-
-def _inspect(
-    item: Found, root: Path, trim: float | None, least: float, check: bool
+def _measure_file(
+    item: Found, root: Path, trim: float | None, min_seconds: float, check: bool
 ) -> Usable | Skip:
-    """Decide on one file."""
+    """Return what of one file can be used, or why it is left out."""
     path = os.path.abspath(root / item.path)
     if "\n" in path or "\r" in path:
         return Skip("line break in its name", "rename it")
     try:
-        start, stop, seconds, silent_peak = _measured(path, trim, check)
+        if trim is not None:
+            span = _trimmed(path, trim)
+        elif check:
+            span = _decoded(path)
+        else:
+            span = _Span(0.0, None, reading.info(path).seconds)
     except UserError as error:
         return Skip(_kind(str(error)), str(error).removeprefix(f"{path}: "))
-    if silent_peak is not None:
-        return Skip("silent", f"its peak is {20 * math.log10(max(silent_peak, 1e-10)):.0f} dBFS")
-    if seconds < least:
-        return Skip("too short", f"{seconds:.3f} s{' after trimming' if trim is not None else ''}")
-    return Usable(path, start, stop, seconds, item.labels)
+    if span.silent_peak is not None:
+        decibels = 20 * math.log10(max(span.silent_peak, 1e-10))
+        return Skip("silent", f"its peak is {decibels:.0f} dBFS")
+    if span.seconds < min_seconds:
+        after = " after trimming" if trim is not None else ""
+        return Skip("too short", f"{span.seconds:.3f} s{after}")
+    return Usable(path, span.start, span.stop, span.seconds, item.labels)
 
 
-def _measured(
-    path: str, trim: float | None, check: bool
-) -> tuple[float, float | None, float, float | None]:
-    """Return (start, stop, seconds, peak) of what a file holds.
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """A part of a file in seconds; `silent_peak` is its peak (of 1) if it was found to be silent."""
 
-    The peak is given only if the file was decoded and is silent.
-    """
-    if trim is not None:
-        found = reading.info(path)
-        samples = reading.read(path, found.rate)
-        if is_silent(samples):
-            return 0.0, found.seconds, found.seconds, float(np.abs(samples).max())
-        start, stop = _ends(samples, found.rate, trim)
-        return start, stop, stop - start, None
-    if check:
-        content = reading.check(path)
-        silent_peak = content.peak if content.is_silent else None
-        return 0.0, None, content.info.seconds, silent_peak
-    return 0.0, None, reading.info(path).seconds, None
+    start: float
+    stop: float | None
+    seconds: float
+    silent_peak: float | None = None
 
 
-def _ends(samples: Samples, rate: int, trim: float) -> tuple[float, float]:
-    """(start, stop) in seconds of the part whose ends are at most `trim` dB below the loudest
-    frame.
+def _decoded(path: str) -> _Span:
+    """Decode a whole file."""
+    content = reading.check(path)
+    silent_peak = content.peak if content.is_silent else None
+    return _Span(0.0, None, content.info.seconds, silent_peak)
+
+
+def _trimmed(path: str, trim: float) -> _Span:
+    """Decode a file and find the part whose ends are at most `trim` dB below the loudest frame.
 
     Frames of 128 ms every 32 ms: librosa's 2048 and 512 samples at 16 kHz.
     """
     import librosa
 
+    found = reading.info(path)
+    samples = reading.read(path, found.rate)
+    if is_silent(samples):
+        peak = float(np.abs(samples).max())
+        return _Span(0.0, found.seconds, found.seconds, peak)
     _, (first, last) = librosa.effects.trim(
-        samples, top_db=trim, frame_length=round(0.128 * rate), hop_length=round(0.032 * rate)
+        samples,
+        top_db=trim,
+        frame_length=round(0.128 * found.rate),
+        hop_length=round(0.032 * found.rate),
     )
-    return int(first) / rate, int(last) / rate
+    start = int(first) / found.rate
+    stop = int(last) / found.rate
+    return _Span(start, stop, stop - start)
 
 
-def _progress(parts: Iterable[list[Usable | Skip]], total: int) -> Iterable[list[Usable | Skip]]:
-    """A bar on a terminal, nothing elsewhere."""
+def _with_progress(
+    results: Iterable[list[Usable | Skip]], total: int
+) -> Iterator[list[Usable | Skip]]:
+    """Yield what comes, and show a progress bar on a terminal."""
     from tqdm import tqdm
 
     with tqdm(total=total, unit="file", desc="reading", disable=None) as bar:
-        for part in parts:
-            yield part
-            bar.update(len(part))
+        for some in results:
+            yield some
+            bar.update(len(some))
 
 
 def _kind(message: str) -> str:
-    """The kind of a reading error, for counting."""
-    names = {"is empty": "empty", "NaN": "not finite", "PyAV": "without PyAV"}
-    known = (
-        "no such file",
-        "is empty",
-        "NaN",
-        "truncated",
-        "PyAV",
-        "permission denied",
-        "is a directory",
-    )
-    kind = next((kind for kind in known if kind in message), "corrupt")
-    return names.get(kind, kind)
+    """Return the kind of a reading error, for counting."""
+    for words, kind in _KINDS.items():
+        if words in message:
+            return kind
+    return "corrupt"

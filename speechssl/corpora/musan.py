@@ -5,21 +5,23 @@ Licence: each file its own, Creative Commons or public domain, named in the LICE
 660 files of music, 426 of speech and 930 of noise, 109 h. `augment.noise=OUT` reads the kind of
 each from utt2kind: SNR ranges `snr`, `snr_music` and `snr_speech`. (Babble is made of the training
 batch itself: `babble_prob`.)
+
+Layout: `musan/{music,speech,noise}/<source>/*.wav`.
 """
 
 from __future__ import annotations
 
-import sys
-from collections import Counter
 from pathlib import Path
 
 from speechssl.audio.walk import audio_files
 from speechssl.corpora.listing import Found, folder_of
 from speechssl.corpora.measuring import prepare_files
+from speechssl.corpora.named import compare_count
 from speechssl.data.manifest import Manifest
 from speechssl.errors import UserError
 
 COUNTS = {"music": 660, "speech": 426, "noise": 930}
+"""Files of each kind in the release."""
 
 
 def prepare(
@@ -43,25 +45,23 @@ def prepare(
         check: decode every file, to find silent and damaged ones; otherwise only headers are read.
         jobs: files at a time; all cores if not given.
 
+    Returns:
+        What was written.
+
     Raises:
         UserError: no such folder, an unknown kind, or files are missing.
     """
-    unknown = set(kinds) - set(COUNTS)
+    unknown = sorted(set(kinds) - set(COUNTS))
     if unknown or not kinds:
-        raise UserError(f"--kinds {' '.join(sorted(unknown))}: choose from {', '.join(COUNTS)}")
+        raise UserError(f"--kinds {' '.join(unknown)}: choose from {', '.join(COUNTS)}")
     root = folder_of(Path(root), ("music", "speech", "noise"), "musan")
-    files = [
-        (f"{kind}/{path}", Found(f"{kind}/{path}", {"kind": kind}))
-        for kind in kinds
-        for path in sorted(audio_files(root / kind))
-    ]
-    counts = Counter(item.labels["kind"] for _, item in files)
+    files = []
     for kind in kinds:
-        if counts[kind] != COUNTS[kind]:
-            text = f"{root / kind}: {counts[kind]:,} files, where MUSAN has {COUNTS[kind]:,}"
-            if not partial:
-                raise UserError(f"{text}; unpack it again, or go on with what is there: --partial")
-            print(f"{text} (--partial)", file=sys.stderr)
+        paths = sorted(audio_files(root / kind))
+        compare_count(root / kind, len(paths), "MUSAN", COUNTS[kind], partial)
+        for path in paths:
+            identifier = f"{kind}/{path}"
+            files.append((identifier, Found(identifier, {"kind": kind})))
     return prepare_files(files, root, Path(out), check=check, jobs=jobs)
 
 

@@ -1,6 +1,4 @@
-"""What corpora share whose labels are in their files' names: one file a name, and published
-counts.
-"""
+"""Files whose names hold the labels, and comparisons with what is published of a corpus."""
 
 from __future__ import annotations
 
@@ -9,58 +7,117 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePath
+from typing import NamedTuple
 
-from speechssl.corpora.listing import audio_files
+from speechssl.corpora.listing import all_audio
 from speechssl.data.manifest import Manifest
 from speechssl.errors import UserError
 
 
-def named_files(root: Path, pattern: str, example: str) -> dict[str, tuple[str, re.Match[str]]]:
-    """Name (without its ending) -> path below ``root`` and match, of the files whose whole name
-    fits.
+class NamedFile(NamedTuple):
+    """A file whose name fits the pattern of a corpus."""
 
-    Copies of a name in other folders (releases have them) count once; of two formats, wav is taken.
+    path: str
+    """Below the root of the corpus."""
+
+    fields: tuple[str, ...]
+    """The groups of the pattern, in their order."""
+
+
+def named_files(root: Path, pattern: str, example: str) -> dict[str, NamedFile]:
+    """Return the audio files below `root` whose whole name fits a pattern, by that name.
+
+    Copies of a name in other folders, which some releases have, count once; of two formats, wav is
+    taken.
+
+    Args:
+        root: the folder of the corpus.
+        pattern: regular expression of a name without its ending.
+        example: a name that fits, for the message.
 
     Raises:
-        UserError: no name fits; the message shows an ``example`` of one that would.
+        UserError: no name fits.
     """
-    expression, files = re.compile(pattern), {}
-    for path in sorted(audio_files(root), key=lambda p: (PurePath(p).suffix.lower() != ".wav", p)):
+    expression = re.compile(pattern)
+    files: dict[str, NamedFile] = {}
+    for path in sorted(all_audio(root), key=_wav_first):
         stem = PurePath(path).stem
         match = expression.fullmatch(stem)
         if match and stem not in files:
-            files[stem] = (path, match)
+            files[stem] = NamedFile(path, match.groups())
     if not files:
-        raise UserError(f"{root}: no file is named like {example}; give the corpus' own folder")
+        raise UserError(f"{root}: no file is named like {example}; give the folder of the corpus")
     return files
+
+
+def _wav_first(path: str) -> tuple[bool, str]:
+    return PurePath(path).suffix.lower() != ".wav", path
 
 
 def compare_counts(
     corpus: str, manifest: Manifest, published: Mapping[str, Mapping[str, int]]
 ) -> None:
-    """Say on standard error where the labels of a directory are fewer or more than ``published``.
+    """Print a line on standard error for each label whose counts are not the published ones.
 
-    ``published``: label ("spk" for the speaker) -> value -> utterances.
+    Args:
+        corpus: its name.
+        manifest: what was found.
+        published: label ("spk" for the speaker) -> value -> utterances.
     """
     for label, expected in published.items():
         counts = Counter(manifest.labels.get(label, {}).values())
-        differ = [
-            f"{value} {counts[value]} of {number}"
-            for value, number in expected.items()
-            if counts[value] != number
-        ]
-        if differ:
-            print(f"{corpus}: not as published, {label}: {_short(differ)}", file=sys.stderr)
+        different = []
+        for value, number in expected.items():
+            if counts[value] != number:
+                different.append(f"{value} {counts[value]} of {number}")
+        if different:
+            print(f"{corpus}: not as published, {label}: {_shortened(different)}", file=sys.stderr)
 
 
-def missing_files(corpus: str, names: Iterable[str], there: Iterable[str], where: str) -> None:
-    """Say on standard error how many of ``names``, which ``where`` lists, are not ``there``."""
-    wanted, found = list(names), set(there)
-    absent = [name for name in wanted if name not in found]
-    if absent:
-        share = f"{len(absent)} of {len(wanted)}"
-        print(f"{corpus}: {share} files of {where} are missing: {_short(absent)}", file=sys.stderr)
+def compare_count(folder: Path, count: int, corpus: str, published: int, partial: bool) -> None:
+    """Compare the number of files in a folder with the published one.
+
+    Args:
+        folder: where they are.
+        count: how many there are.
+        corpus: its name.
+        published: how many the corpus has there.
+        partial: print a difference on standard error, and go on.
+
+    Raises:
+        UserError: the numbers differ, unless `partial`.
+    """
+    if count == published:
+        return
+    difference = f"{folder}: {count:,} files, where {corpus} has {published:,}"
+    if not partial:
+        raise UserError(f"{difference}; unpack it again, or go on with what is there: --partial")
+    print(f"{difference} (--partial)", file=sys.stderr)
 
 
-def _short(items: list[str]) -> str:
-    return ", ".join(items[:10]) + (f" and {len(items) - 10} more" if len(items) > 10 else "")
+def report_missing(corpus: str, listed: Iterable[str], found: Iterable[str], where: str) -> None:
+    """Print on standard error how many of the listed files were not found.
+
+    Args:
+        corpus: its name.
+        listed: names of files.
+        found: names of the files that are there.
+        where: what lists them.
+    """
+    listed = list(listed)
+    found = set(found)
+    missing = [name for name in listed if name not in found]
+    if missing:
+        print(
+            f"{corpus}: {len(missing)} of {len(listed)} files of {where} are missing:"
+            f" {_shortened(missing)}",
+            file=sys.stderr,
+        )
+
+
+def _shortened(items: list[str]) -> str:
+    """Return the first ten items, and how many more there are."""
+    text = ", ".join(items[:10])
+    if len(items) > 10:
+        text += f" and {len(items) - 10} more"
+    return text

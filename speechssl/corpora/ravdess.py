@@ -5,11 +5,11 @@ The Ryerson Audio-Visual Database of Emotional Speech and Song (Livingstone and 
 actor 60 utterances: neutral 4, each other emotion 8 (normal and strong, two statements, two
 repetitions).
 
-Layout: `Actor_01/03-01-06-01-02-01-12.wav`, wherever below the root. The seven fields are modality
+Layout: `Actor_01/03-01-06-01-02-01-12.wav`, at any depth below the root. The seven fields are modality
 (03 is audio), channel (01 is speech), emotion, intensity, statement, repetition and actor (odd
-numbers are men). Songs and videos are passed over. Classes: neutral, calm, happy, sad, angry,
-fearful, disgusted, surprised.
-There are no official folds: speaker-disjoint ones are made when the embeddings are evaluated.
+numbers are men). Songs and videos are left out. Classes: neutral, calm, happy, sad, angry,
+fearful, disgusted, surprised. No official folds: speaker-disjoint ones are made when the embeddings
+are evaluated.
 """
 
 from __future__ import annotations
@@ -31,17 +31,21 @@ EMOTIONS = {
     "07": "disgusted",
     "08": "surprised",
 }
+INTENSITIES = {"01": "normal", "02": "strong"}
+STATEMENTS = {"01": "kids", "02": "dogs"}
 PUBLISHED = {
     "spk": {f"actor{number:02d}": 60 for number in range(1, 25)},
-    "emotion": {name: 96 if name == "neutral" else 192 for name in EMOTIONS.values()},
+    "emotion": dict.fromkeys(EMOTIONS.values(), 192) | {"neutral": 96},
 }
+"""Utterances of each actor and of each emotion in the release."""
 
 
 def prepare(
     root: str | Path, out: str | Path, *, trim: float | None = 35.0, jobs: int | None = None
 ) -> Manifest:
-    """Write a Kaldi directory of the speech: utt2spk, utt2emotion, utt2intensity, utt2statement,
-        utt2gender.
+    """Write a Kaldi directory of the speech of RAVDESS.
+
+    Labels: utt2spk, utt2emotion, utt2intensity, utt2statement, utt2gender.
 
     Args:
         root: the folder with the actors' folders.
@@ -50,23 +54,27 @@ def prepare(
             a second of near silence at both ends. 0 cuts nothing.
         jobs: files at a time; all cores if not given.
 
+    Returns:
+        What was written.
+
     Raises:
         UserError: no file is named as RAVDESS names its speech.
     """
+    root = Path(root)
     pattern = r"03-01-(0[1-8])-(01|02)-(01|02)-(01|02)-(\d\d)"
     found = []
-    for path, match in named_files(Path(root), pattern, "03-01-06-01-02-01-12.wav").values():
-        emotion, intensity, statement, _repetition, actor = match.groups()
+    for file in named_files(root, pattern, "03-01-06-01-02-01-12.wav").values():
+        emotion, intensity, statement, _repetition, actor = file.fields
         labels = {
             "speaker": f"actor{actor}",
             "emotion": EMOTIONS[emotion],
-            "intensity": {"01": "normal", "02": "strong"}[intensity],
-            "statement": {"01": "kids", "02": "dogs"}[statement],
-            "gender": "fm"[int(actor) % 2],
+            "intensity": INTENSITIES[intensity],
+            "statement": STATEMENTS[statement],
+            "gender": "m" if int(actor) % 2 else "f",
         }
-        found.append(Found(path, labels))
+        found.append(Found(file.path, labels))
     manifest = write_directory(
-        found, Path(root), Path(out), trim=trim or None, min_seconds=0.1, jobs=jobs
+        found, root, Path(out), trim=trim or None, min_seconds=0.1, jobs=jobs
     )
     compare_counts("ravdess", manifest, PUBLISHED)
     return manifest

@@ -4,23 +4,27 @@ Ko, Peddinti, Povey, Seltzer and Khudanpur, "A study on data augmentation of rev
 robust speech recognition", ICASSP 2017 (OpenSLR 28, rirs_noises.zip). Licence: Apache 2.0. 60,000
 simulated responses (`simulated_rirs/{small,medium,large}room`, 20,000 each) and some hundred real
 ones (`real_rirs_isotropic_noises`, names with `rir`), of which those with several channels are left
-out: the mean of several microphones is no response of a room. Its point-source noises are a part of
-MUSAN.
+out: the mean of several microphones is not the response of a room. Its point-source noises are a
+part of MUSAN.
+
+Layout: `RIRS_NOISES/simulated_rirs/<size>/<room>/*.wav` and
+`RIRS_NOISES/real_rirs_isotropic_noises/*.wav`.
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from speechssl.audio import reading
 from speechssl.audio.walk import audio_files
 from speechssl.corpora.listing import Found, folder_of
 from speechssl.corpora.measuring import Skip, Usable, prepare_files
+from speechssl.corpora.named import compare_count
 from speechssl.data.manifest import Manifest
 from speechssl.errors import UserError
 
 SIMULATED = 60000
+"""Simulated responses in the release."""
 
 
 def prepare(
@@ -40,54 +44,67 @@ def prepare(
     Args:
         root: the folder `RIRS_NOISES`, or one above it.
         out: the Kaldi directory to write.
-        real: the real responses with one channel as well.
+        real: take the real responses with one channel as well.
         partial: go on with an incomplete corpus.
         check: decode every file, to find silent and damaged ones; otherwise only headers are read.
         jobs: files at a time; all cores if not given.
+
+    Returns:
+        What was written.
 
     Raises:
         UserError: no such folder, or files are missing.
     """
     root = folder_of(Path(root), ("simulated_rirs",), "RIRS_NOISES")
-    files = []
-    for path in sorted(audio_files(root / "simulated_rirs")):
-        room = "/".join(path.split("/")[:-1]).replace(" ", "_")
-        labels = {"kind": "simulated", **({"room": room} if room else {})}
-        files.append((f"simulated_rirs/{path}", Found(f"simulated_rirs/{path}", labels)))
-    if len(files) != SIMULATED:
-        text = (
-            f"{root / 'simulated_rirs'}: {len(files):,} files, where RIRS_NOISES has {SIMULATED:,}"
-        )
-        if not partial:
-            raise UserError(f"{text}; unpack it again, or go on with what is there: --partial")
-        print(f"{text} (--partial)", file=sys.stderr)
+    files = _simulated(root / "simulated_rirs")
+    compare_count(root / "simulated_rirs", len(files), "RIRS_NOISES", SIMULATED, partial)
     if real:
-        folder = root / "real_rirs_isotropic_noises"
-        names = sorted(
-            path for path in audio_files(folder) if "rir" in path.rsplit("/", 1)[-1].lower()
+        files += _real(root / "real_rirs_isotropic_noises")
+    return prepare_files(files, root, Path(out), check=check, jobs=jobs, reject=_several_channels)
+
+
+def _simulated(folder: Path) -> list[tuple[str, Found]]:
+    """Return the simulated responses by their ids; the folders above them name the room."""
+    files = []
+    for path in sorted(audio_files(folder)):
+        labels = {"kind": "simulated"}
+        room = path.rpartition("/")[0].replace(" ", "_")
+        if room:
+            labels["room"] = room
+        identifier = f"{folder.name}/{path}"
+        files.append((identifier, Found(identifier, labels)))
+    return files
+
+
+def _real(folder: Path) -> list[tuple[str, Found]]:
+    """Return the real responses by their ids: the files with `rir` in their names.
+
+    Raises:
+        UserError: there are none.
+    """
+    files = []
+    for path in sorted(audio_files(folder)):
+        if "rir" in PurePath(path).name.lower():
+            identifier = f"{folder.name}/{path}"
+            files.append((identifier, Found(identifier, {"kind": "real"})))
+    if not files:
+        raise UserError(
+            f"{folder}: no responses (names with rir) in it; unpack it again or leave out --real"
         )
-        if not names:
-            raise UserError(
-                f"{folder}: no responses (names with rir) in it; unpack it again or leave out"
-                " --real"
-            )
-        files += [
-            (f"{folder.name}/{name}", Found(f"{folder.name}/{name}", {"kind": "real"}))
-            for name in names
-        ]
-    return prepare_files(files, root, Path(out), check=check, jobs=jobs, unfit=_several_channels)
+    return files
 
 
 def _several_channels(found: Usable) -> Skip | None:
-    """Only real responses have several channels; the simulated ones are not opened again."""
+    """Reject a response with several channels.
+
+    Only real ones have several, so the simulated ones are not opened again.
+    """
     if found.labels["kind"] == "simulated":
         return None
     channels = reading.info(found.path).channels
-    return (
-        None
-        if channels == 1
-        else Skip("several channels", f"{channels} microphones, whose mean is no room")
-    )
+    if channels == 1:
+        return None
+    return Skip("several channels", f"{channels} microphones, whose mean is not a room's response")
 
 
 PART = prepare

@@ -1,9 +1,8 @@
-"""What VoxCeleb1 and VoxCeleb2 share: `idNNNNN/<video>/NNNNN.wav` anywhere below a root, and their
-    counts.
+"""What VoxCeleb1 and VoxCeleb2 share: their layout `idNNNNN/<video>/NNNNN.wav`, and their counts.
 
-Ids are those of the official lists, `idNNNNN/<video>/NNNNN.wav`, whatever the audio was converted
-to: lists, embeddings and pseudo-labels fit copies in any format. Speakers id1NNNN are VoxCeleb1's,
-id0NNNN VoxCeleb2's.
+Speakers' folders may lie at any depth below a root. Ids are those of the official lists,
+`idNNNNN/<video>/NNNNN.wav`, whatever the audio was converted to: lists, embeddings and
+pseudo-labels fit copies in any format. Speakers id1NNNN are VoxCeleb1's, id0NNNN VoxCeleb2's.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +20,10 @@ from speechssl.errors import UserError
 from speechssl.threads import usable_cores
 
 FORMATS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a")
-"""Extensions looked for; of two copies of an utterance the earlier one here, which reads faster, is
-taken.
-"""
+"""Extensions that are looked for, in order of preference: the first ones are read faster."""
 
-_SPEAKER, _FILE = re.compile(r"id\d{5}"), re.compile(r"\d{5}")
+_SPEAKER = re.compile(r"id\d{5}")
+_NUMBER = re.compile(r"\d{5}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,91 +39,113 @@ class Published:
 
 
 def find(root: Path, number: int, jobs: int | None = None) -> dict[str, Found]:
-    """Utterance id -> file, of the speakers of VoxCeleb1 (`number` 1) or VoxCeleb2 (2) below
-    `root`.
+    """Return utterance id -> file of one of the two corpora.
 
-    Raises UserError if there is none.
+    Of two copies of an utterance, the one in the better format (`FORMATS`) is taken.
+
+    Args:
+        root: speakers' folders may lie at any depth below it.
+        number: 1 for VoxCeleb1, 2 for VoxCeleb2.
+        jobs: threads that list folders; None: four a core, at most 32.
+
+    Raises:
+        UserError: there is no such folder, or no utterance below it.
     """
     if not root.is_dir():
         raise UserError(
             f"{root}: no such directory; give the folder that VoxCeleb{number} was unpacked into"
         )
-    folders = sorted(_speaker_folders(root, set()))
-    first = "1" if number == 1 else "0"
-    mine = [folder for folder in folders if os.path.basename(folder)[2] == first]
+    all_folders = sorted(_speaker_folders(root, set()))
+    digit = "1" if number == 1 else "0"
+    folders = [folder for folder in all_folders if os.path.basename(folder)[2] == digit]
     files: dict[str, Found] = {}
-    rank = {extension: place for place, extension in enumerate(FORMATS)}
     with ThreadPoolExecutor(max(1, jobs or min(32, 4 * usable_cores()))) as pool:
-        for folder, names in zip(mine, pool.map(_utterances, mine), strict=True):
-            speaker, below = os.path.basename(folder), os.path.relpath(folder, root)
-            for video, stem, extension in names:
+        for folder, utterances in zip(folders, pool.map(_utterances, folders), strict=True):
+            speaker = os.path.basename(folder)
+            below_root = os.path.relpath(folder, root)
+            for video, stem, extension in utterances:
                 name = f"{speaker}/{video}/{stem}.wav"
-                earlier = files.get(name)
-                if (
-                    earlier is None
-                    or rank[extension.lower()] < rank[os.path.splitext(earlier.path)[1].lower()]
-                ):
-                    path = os.path.join(below, video, stem + extension)
+                path = os.path.join(below_root, video, stem + extension)
+                if name not in files or _preference(path) < _preference(files[name].path):
                     files[name] = Found(path, {"speaker": speaker})
     if not files:
-        other = 3 - number
-        seen = (
-            f"; its speakers are VoxCeleb{other}'s (try voxceleb{other})"
-            if folders and not mine
-            else ""
-        )
+        hint = ""
+        if all_folders and not folders:
+            other = 3 - number
+            hint = f"; its speakers are VoxCeleb{other}'s (try voxceleb{other})"
         raise UserError(
-            f"{root}: no id{first}NNNN/<video>/NNNNN.wav (or flac, m4a ...) below it{seen}"
+            f"{root}: no id{digit}NNNN/<video>/NNNNN.wav (or flac, m4a ...) below it{hint}"
         )
     return files
 
 
-def check_counts(
-    root: Path, files: dict[str, Found], parts: Sequence[Published], partial: bool
-) -> Published | None:
-    """Which of `parts` this is, complete.
+def _preference(path: str) -> int:
+    """Return the place of a file's format in `FORMATS`."""
+    return FORMATS.index(os.path.splitext(path)[1].lower())
 
-    Raises UserError if it is none, unless `partial`: then None, and a line on standard error.
+
+def check_counts(
+    root: Path, files: Mapping[str, Found], parts: Sequence[Published], partial: bool
+) -> Published | None:
+    """Return which part of the corpus this is, complete.
+
+    Args:
+        root: where it is.
+        files: utterance id -> file.
+        parts: what it may be.
+        partial: accept a corpus that is none of them.
+
+    Returns:
+        The part; None if it is none of them, which is printed on standard error.
+
+    Raises:
+        UserError: it is none of them, unless `partial`.
     """
-    speakers = len({item.labels["speaker"] for item in files.values()})
+    speakers = len({file.labels["speaker"] for file in files.values()})
     for part in parts:
-        if (speakers, len(files)) == (part.speakers, part.utterances):
+        if speakers == part.speakers and len(files) == part.utterances:
             print(f"{root}: {part}: complete", file=sys.stderr)
             return part
     nearest = min(parts, key=lambda part: (abs(part.speakers - speakers), part.utterances))
-    text = f"{root}: {speakers:,} speakers and {len(files):,} utterances found, where {nearest} is expected"
+    difference = (
+        f"{root}: {speakers:,} speakers and {len(files):,} utterances found, where {nearest} is"
+        " expected"
+    )
     if not partial:
-        raise UserError(f"{text}; unpack what is missing, or go on with what is there: --partial")
-    print(f"{text}: going on with what is there (--partial)", file=sys.stderr)
+        raise UserError(
+            f"{difference}; unpack what is missing, or go on with what is there: --partial"
+        )
+    print(f"{difference}: going on with what is there (--partial)", file=sys.stderr)
     return None
 
 
-def _speaker_folders(folder: str | Path, seen: set[str]) -> Iterator[str]:
-    """Folders named as speakers, at any depth; links are followed, but no folder is entered
-    twice.
+def _speaker_folders(folder: str | Path, visited: set[str]) -> Iterator[str]:
+    """Yield the folders named as speakers, at any depth.
+
+    Links are followed, but no folder is entered twice.
     """
     real = os.path.realpath(folder)
-    if real in seen:
+    if real in visited:
         return
-    seen.add(real)
+    visited.add(real)
     for entry in _entries(folder):
         if entry.name.startswith(".") or not entry.is_dir():
             continue
         if _SPEAKER.fullmatch(entry.name):
             yield entry.path
         else:
-            yield from _speaker_folders(entry.path, seen)
+            yield from _speaker_folders(entry.path, visited)
 
 
 def _utterances(folder: str) -> list[tuple[str, str, str]]:
-    """(video, number, extension) of the audio of a speaker."""
+    """Return (video, number, extension) of each audio file of a speaker."""
     found = []
     for video in _entries(folder):
         if not video.is_dir():
             continue
         for entry in _entries(video.path):
             stem, extension = os.path.splitext(entry.name)
-            if extension.lower() in FORMATS and _FILE.fullmatch(stem):
+            if extension.lower() in FORMATS and _NUMBER.fullmatch(stem):
                 found.append((video.name, stem, extension))
     return found
 

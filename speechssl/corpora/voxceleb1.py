@@ -8,6 +8,8 @@ Nagrani, Chung and Zisserman, "VoxCeleb: a large-scale speaker identification da
 of its site): O from the test part, E and H from both; "original" are those before the labels were
 cleaned. Their counts and MD5 sums are those that PaddleSpeech's VoxCeleb recipe and downloader
 publish.
+
+Layout: `id1NNNN/<video>/NNNNN.wav` (or flac, m4a ...) at any depth below the root.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from speechssl.corpora.voxceleb import Published
 from speechssl.data.manifest import Manifest
 from speechssl.data.trials import Trials, read_trials, write_trials
 from speechssl.errors import UserError
+from speechssl.files import atomic_write
 
 DEV = Published("VoxCeleb1 dev", 1211, 148642)
 TEST = Published("VoxCeleb1 test", 40, 4874)
@@ -34,7 +37,14 @@ ALL = Published("VoxCeleb1", DEV.speakers + TEST.speakers, DEV.utterances + TEST
 
 @dataclass(frozen=True, slots=True)
 class List:
-    """An official list: its file, its trials, the targets among them, and its MD5 sum."""
+    """An official list of trials.
+
+    Attributes:
+        file: its name.
+        trials: how many there are.
+        targets: how many of them are targets.
+        md5: checksum of the file.
+    """
 
     file: str
     trials: int
@@ -61,13 +71,12 @@ def prepare(
     check: bool = False,
     jobs: int | None = None,
 ) -> Manifest:
-    """Write a Kaldi directory of VoxCeleb1, and OUT/trials-O, -E, -H, -O-original, -E-original,
-    -H-original.
+    """Write a Kaldi directory of VoxCeleb1, and its trials OUT/trials-O, -E and -H.
 
     Of the official lists (veri_test2.txt, list_test_all2.txt, list_test_hard2.txt, and without the
-    2 the original ones) those that are there are taken. An EER on fewer trials is not comparable,
-    so a list of another length, and trials without audio, are refused; the utterances are listed in
-    OUT/missing.tsv. The test part alone gives O.
+    2 the original ones, which become trials-O-original and so on) those that are there are taken.
+    An EER on fewer trials is not comparable, so a list of another length, and trials without audio,
+    are refused; the utterances are listed in OUT/missing.tsv. The test part alone gives O.
 
     Args:
         root: the folder that the corpus was unpacked into; vox1_dev_wav, vox1_test_wav ..., at any
@@ -78,22 +87,24 @@ def prepare(
         check: decode every file, to find silent and damaged ones; otherwise only headers are read.
         jobs: files at a time; all cores if not given.
 
+    Returns:
+        What was written.
+
     Raises:
         UserError: no such folder, nothing of VoxCeleb1 in it, not all of it, or trials without
             audio.
     """
-    root, out = Path(root), Path(out)
+    root = Path(root)
+    out = Path(out)
     refuse_file(out)
     files = voxceleb.find(root, 1, jobs)
     part = voxceleb.check_counts(root, files, (ALL, TEST, DEV), partial)
-    names = [
-        name for name in LISTS if part in (None, ALL) or (part == TEST and name.startswith("O"))
-    ]
-    trials = _read_lists(root if lists is None else Path(lists), names, lists is not None, partial)
+    folder = root if lists is None else Path(lists)
+    trials = _read_lists(folder, _lists_of(part), lists is not None, partial)
     if not partial:  # refuse before the headers are read, which takes a while
-        _usable(trials, files.keys(), out, partial)
+        _with_audio(trials, files.keys(), out, partial)
     manifest = prepare_files(sorted(files.items()), root, out, check=check, jobs=jobs)
-    usable = _usable(trials, set(manifest.ids), out, partial)
+    usable = _with_audio(trials, set(manifest.ids), out, partial)
     for name in LISTS:
         (out / f"trials-{name}").unlink(missing_ok=True)
     for name, kept in usable.items():
@@ -101,8 +112,24 @@ def prepare(
     return manifest
 
 
+def _lists_of(part: Published | None) -> list[str]:
+    """Return the lists whose trials can be in a part of the corpus; None may be any part."""
+    if part in (None, ALL):
+        return list(LISTS)
+    if part == TEST:
+        return [name for name in LISTS if name.startswith("O")]
+    return []
+
+
 def _read_lists(folder: Path, names: list[str], given: bool, partial: bool) -> dict[str, Trials]:
-    """Those of the lists `names` that `folder` holds, compared with what is published of them."""
+    """Read those of the lists that a folder holds, and compare them with what is published.
+
+    Args:
+        folder: of the lists.
+        names: which ones are looked for.
+        given: True if the user named the folder, which must then hold one of them.
+        partial: accept lists of another length.
+    """
     if not folder.is_dir():
         raise UserError(
             f"{folder}: no such directory; give the folder of veri_test2.txt and the other lists"
@@ -112,47 +139,64 @@ def _read_lists(folder: Path, names: list[str], given: bool, partial: bool) -> d
         path = folder / LISTS[name].file
         if path.exists():
             found[name] = read_trials(path)
-            _compare(path, name, LISTS[name], found[name], partial)
+            _compare(path, name, found[name], partial)
     if names and not found:
-        line = f"{folder}: none of {', '.join(LISTS[name].file for name in names)}"
+        absent = f"{folder}: none of {', '.join(LISTS[name].file for name in names)}"
         if given:
-            raise UserError(f"{line}; download them from the corpus' site")
-        print(f"{line}: no trials are written (--lists DIR)", file=sys.stderr)
+            raise UserError(f"{absent}; download them from the corpus' site")
+        print(f"{absent}: no trials are written (--lists DIR)", file=sys.stderr)
     return found
 
 
-def _compare(path: Path, name: str, published: List, trials: Trials, partial: bool) -> None:
-    """One line for a list; UserError if its trials are not as many as published, unless
-    `partial`.
+def _compare(path: Path, name: str, trials: Trials, partial: bool) -> None:
+    """Print how a list compares with the published one.
+
+    Raises:
+        UserError: it has another number of trials, unless `partial`.
     """
-    if hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == published.md5:
-        print(
-            f"{path}: VoxCeleb1-{name}, {len(trials):,} trials, checksum as published",
-            file=sys.stderr,
+    published = LISTS[name]
+    count = len(trials)
+    targets = int(trials.target.sum())
+    checksum = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    if checksum == published.md5:
+        line = f"{path}: VoxCeleb1-{name}, {count:,} trials, checksum as published"
+    elif count == published.trials and targets == published.targets:
+        line = (
+            f"{path}: VoxCeleb1-{name}, {count:,} trials, {targets:,} of them targets, as"
+            " published, but its checksum is another: compare it with the original before you"
+            " publish figures"
         )
-        return
-    counts = f"{len(trials):,} trials, {int(trials.target.sum()):,} of them targets"
-    if (len(trials), int(trials.target.sum())) == (published.trials, published.targets):
-        text = f"{path}: VoxCeleb1-{name}, {counts}, as published, but its checksum is another"
-        print(f"{text}: compare it with the original before you publish figures", file=sys.stderr)
-        return
-    text = f"{path}: {counts}, where VoxCeleb1-{name} has {published.trials:,} and {published.targets:,}"
-    if not partial:
-        raise UserError(f"{text}; download it again, or take it as it is: --partial")
-    print(f"{text}: not comparable with published figures (--partial)", file=sys.stderr)
+    else:
+        difference = (
+            f"{path}: {count:,} trials, {targets:,} of them targets, where VoxCeleb1-{name} has"
+            f" {published.trials:,} and {published.targets:,}"
+        )
+        if not partial:
+            raise UserError(f"{difference}; download it again, or take it as it is: --partial")
+        line = f"{difference}: not comparable with published figures (--partial)"
+    print(line, file=sys.stderr)
 
 
-def _usable(
+def _with_audio(
     lists: dict[str, Trials], ids: Collection[str], out: Path, partial: bool
 ) -> dict[str, Trials]:
-    """The lists without trials that name an utterance not in `ids`; OUT/missing.tsv says which
-    those are.
+    """Return the lists without the trials whose audio is missing.
 
-    Raises UserError if there are any, unless `partial`.
+    OUT/missing.tsv says which utterances are missing.
+
+    Args:
+        lists: trials by the name of the list.
+        ids: utterances with audio.
+        out: the Kaldi directory.
+        partial: print what is left out on standard error, and go on.
+
+    Raises:
+        UserError: a trial has no audio, unless `partial`.
     """
     known = np.array(sorted(ids))
-    kept, missing = {}, dict[str, list[str]]()
-    lines = []
+    kept = {}
+    missing: dict[str, list[str]] = {}  # utterance -> lists that name it
+    left_out = []
     for name, trials in lists.items():
         good = np.isin(trials.enrol, known) & np.isin(trials.test, known)
         for utterance in trials.unknown(ids):
@@ -160,19 +204,15 @@ def _usable(
         if good.any():
             kept[name] = Trials(trials.enrol[good], trials.test[good], trials.target[good])
         if not good.all():
-            lines.append(f"{int((~good).sum()):,} of {len(trials):,} of {name}")
+            left_out.append(f"{int((~good).sum()):,} of {len(trials):,} of {name}")
     path = out / "missing.tsv"
     path.unlink(missing_ok=True)
     if not missing:
         return kept
-    out.mkdir(parents=True, exist_ok=True)
-    rows = "".join(
-        f"{utterance}\t{' '.join(names)}\n" for utterance, names in sorted(missing.items())
-    )
-    path.write_text(f"utterance\tlists\n{rows}", encoding="utf-8", errors="surrogateescape")
+    _write_missing(path, missing)
     text = (
         f"{len(missing):,} utterances of trials have no audio (listed in {path}):"
-        f" trials {', '.join(lines)}"
+        f" trials {', '.join(left_out)}"
     )
     if not partial:
         raise UserError(
@@ -182,6 +222,16 @@ def _usable(
         f"{text} are left out: not comparable with published figures (--partial)", file=sys.stderr
     )
     return kept
+
+
+def _write_missing(path: Path, missing: dict[str, list[str]]) -> None:
+    """Write one line for each missing utterance, with the lists that name it."""
+    lines = ["utterance\tlists\n"]
+    for utterance in sorted(missing):
+        lines.append(f"{utterance}\t{' '.join(missing[utterance])}\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
+        temporary.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
 
 
 PART = prepare

@@ -2,9 +2,10 @@
 
 Chung, Nagrani and Zisserman, "VoxCeleb2: Deep speaker recognition", Interspeech 2018. Licence: CC
 BY 4.0 for the annotations, the audio remains its owners'. Development part 1,092,009 utterances of
-5,994 speakers (2,360 h), test part 36,237 of 118. It comes as AAC (`aac/idNNNNN/<video>/NNNNN.m4a`,
-read through PyAV) and is often converted to wav, which loads many times faster; both are found
-below any root.
+5,994 speakers (2,360 h), test part 36,237 of 118. It comes as AAC, which is read through PyAV, and
+is often converted to wav, which loads many times faster.
+
+Layout: `id0NNNN/<video>/NNNNN.m4a` (or wav, flac ...) at any depth below the root.
 """
 
 from __future__ import annotations
@@ -31,8 +32,7 @@ def prepare(
     check: bool = False,
     jobs: int | None = None,
 ) -> Manifest:
-    """Write a Kaldi directory of VoxCeleb2: every id0NNNN/<video>/NNNNN.wav (flac, m4a ...) below a
-        folder.
+    """Write a Kaldi directory of VoxCeleb2.
 
     Give the folder of the development part alone to train as published. The numbers of speakers and
     utterances are compared with the published ones before any file is read. Files that cannot be
@@ -47,13 +47,16 @@ def prepare(
             are read.
         jobs: files at a time; all cores if not given.
 
+    Returns:
+        What was written.
+
     Raises:
         UserError: no such folder, nothing of VoxCeleb2 in it, or not all of it.
     """
-    root, out = Path(root), Path(out)
+    root = Path(root)
     files = voxceleb.find(root, 2, jobs)
     voxceleb.check_counts(root, files, (DEV, TEST, BOTH), partial)
-    return prepare_files(sorted(files.items()), root, out, check=check, jobs=jobs)
+    return prepare_files(sorted(files.items()), root, Path(out), check=check, jobs=jobs)
 
 
 PART = prepare

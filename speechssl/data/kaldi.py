@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from speechssl.audio.tables import OnBadEntry, read_table
-from speechssl.audio.tables import read_wav_scp as read_recordings  # noqa: F401
 from speechssl.errors import UserError
 
 _ESCAPES = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})

@@ -1,22 +1,26 @@
-"""What users hand over in Python, checked: arrays of samples, lengths, names of devices."""
+"""Checks of what users hand over in Python: samples, lengths, names of devices."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from speechssl.embed.batches import Samples
 from speechssl.errors import UserError
 
-MOST_CHANNELS = 64  # an array with more columns than this is taken for (channels, T)
+MAX_CHANNELS = 64
+"""An array with more columns than this, and more than rows, is taken for (channels, T)."""
 
 
 def find_device(name: str) -> torch.device:
-    """The device of that name (``auto``: a GPU where there is one); UserError if there is none such
-    here.
+    """Return the device of that name; ``auto`` is a GPU where there is one, else the CPU.
+
+    Raises:
+        UserError: there is no such device here.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -32,17 +36,23 @@ def find_device(name: str) -> torch.device:
 
 
 def in_samples(lengths: Tensor, waves: Tensor) -> Tensor:
-    """Lengths (B,) int64 in samples, from samples or relative ones."""
+    """Return lengths (B,) in samples, int64.
+
+    Args:
+        lengths: (B,): integers are samples, floats are relative to T.
+        waves: (B, T).
+
+    Raises:
+        UserError: not one length a waveform, or one that is not in 1 to T samples.
+    """
     batch, longest = waves.shape
     if lengths.shape != (batch,):
         raise UserError(
             f"encode_batch: {tuple(lengths.shape)} lengths for {batch} waveforms; give one each"
         )
-    samples = (
-        (lengths.double() * longest).round().long()
-        if lengths.is_floating_point()
-        else lengths.long()
-    )
+    samples = lengths.long()
+    if lengths.is_floating_point():
+        samples = (lengths.double() * longest).round().long()
     if int(samples.min()) < 1 or int(samples.max()) > longest:
         raise UserError(
             f"encode_batch: lengths must be samples from 1 to {longest} (integers) or relative,"
@@ -51,34 +61,61 @@ def in_samples(lengths: Tensor, waves: Tensor) -> Tensor:
     return samples
 
 
-def mono_wave(samples: Any, source: int | None, rate: int, name: str) -> Samples:
-    """Mono float32 (T,) at `rate` Hz from an array (T,) or (T, channels) at `source` Hz, or
-    UserError.
+def mono_wave(samples: Any, sample_rate: int | None, model_rate: int, name: str) -> Samples:
+    """Return samples mixed down, scaled to -1..1 and resampled: (T,) float32 at `model_rate` Hz.
+
+    Args:
+        samples: array (T,) or (T, channels), floats or integers of any width.
+        sample_rate: its sampling rate, Hz.
+        model_rate: the sampling rate wanted, Hz.
+        name: what messages call it.
+
+    Raises:
+        UserError: the array is empty, not of numbers, not finite, of another shape, or without a
+            sampling rate.
     """
     array = np.asarray(samples)
-    if source is None or not source > 0:
-        raise UserError(f"{name}: an array needs its sampling rate in Hz, got rate={source!r}")
+    if sample_rate is None or not sample_rate > 0:
+        raise UserError(
+            f"{name}: an array needs its sampling rate in Hz, got sample_rate={sample_rate!r}"
+        )
+    _check_array(array, name)
+    wave = _scaled(array)
+    if wave.ndim == 2:
+        wave = wave.mean(axis=1)
+    wave = np.asarray(wave, dtype=np.float32)
+    if not np.isfinite(wave).all():
+        raise UserError(f"{name}: holds NaN or infinite samples; repair it or leave it out")
+    if sample_rate != model_rate:
+        import soxr
+
+        resampled = soxr.resample(wave, sample_rate, model_rate, quality="HQ")
+        wave = np.asarray(resampled, dtype=np.float32)
+    if not len(wave):
+        raise UserError(f"{name}: is empty after resampling to {model_rate} Hz; leave it out")
+    return wave
+
+
+def _check_array(array: npt.NDArray[Any], name: str) -> None:
+    """Raise UserError unless the array holds numbers in the shape (T,) or (T, channels)."""
     if array.dtype.kind not in "fiu":
         raise UserError(f"{name}: samples of type {array.dtype}; give numbers")
     if array.ndim not in (1, 2) or not array.size:
         raise UserError(
             f"{name}: samples of shape {array.shape}; give (T,) or (T, channels), not empty"
         )
-    if array.ndim == 2 and array.shape[1] > max(MOST_CHANNELS, array.shape[0]):
+    if array.ndim == 2 and array.shape[1] > max(MAX_CHANNELS, array.shape[0]):
         raise UserError(
             f"{name}: samples of shape {array.shape} look like (channels, T); transpose them to (T,"
             " channels)"
         )
-    if array.dtype.kind in "iu":
-        half = 2.0 ** (8 * array.dtype.itemsize - 1)
-        array = array / half - (1.0 if array.dtype.kind == "u" else 0.0)
-    wave = np.asarray(array if array.ndim == 1 else array.mean(axis=1), dtype=np.float32)
-    if not np.isfinite(wave).all():
-        raise UserError(f"{name}: holds NaN or infinite samples; repair or leave it out")
-    if source != rate:
-        import soxr
 
-        wave = np.asarray(soxr.resample(wave, source, rate, quality="HQ"), dtype=np.float32)
-    if not len(wave):
-        raise UserError(f"{name}: is empty after resampling to {rate} Hz; leave it out")
-    return wave
+
+def _scaled(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return integers scaled to -1..1 (unsigned ones around their middle), floats as they are."""
+    if array.dtype.kind == "f":
+        return array
+    full_scale = 2.0 ** (8 * array.dtype.itemsize - 1)
+    offset = 1.0 if array.dtype.kind == "u" else 0.0
+    scaled: npt.NDArray[Any] = array / full_scale - offset
+    return scaled

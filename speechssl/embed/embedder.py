@@ -1,15 +1,15 @@
 """`Embedder`: recordings to embeddings, from Python and in scikit-learn pipelines.
 
-A batch gives each utterance the embedding that it has alone (masked features, convolutions and
-pooling). Recordings longer than `max_seconds` are read and embedded in pieces of equal length,
-whose embeddings are averaged, so memory is bounded; those shorter than 0.1 s are repeated
-cyclically to 0.1 s.
+An utterance has the same embedding in a batch as alone: features, convolutions and pooling are
+masked. Recordings longer than `max_seconds` are read and embedded in pieces of equal length, whose
+embeddings are averaged, so memory is bounded; those shorter than 0.1 s are repeated cyclically to
+0.1 s.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,43 +18,52 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from speechssl.audio.silence import is_silent
 from speechssl.compat import choose_precision
 from speechssl.data.manifest import Utterance
 from speechssl.embed import batches as batching
 from speechssl.embed.arrays import find_device, in_samples, mono_wave
-from speechssl.embed.batches import Failure, Piece, Samples
+from speechssl.embed.batches import MIN_SECONDS, Failure, Piece, Samples
 from speechssl.embed.layers import EMBEDDING, encode_layer
 from speechssl.embed.networks import load_model
-from speechssl.errors import UserError
+from speechssl.errors import Unreadable, UserError
 from speechssl.model import Model
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Matrix = npt.NDArray[np.float32]
-
-SHORTEST = 0.1  # seconds: what is shorter is repeated to this length
+Source = str | os.PathLike[str] | npt.ArrayLike
 
 
 def load(folder: str | Path, device: str = "cpu", precision: Precision = "float32") -> Embedder:
-    """The trained model in `folder` (a model folder, or a run of `speechssl train`) as an
-    `Embedder`.
+    """Return the trained model in a folder as an `Embedder`.
 
-    ``mfcc`` stands for MFCC statistics (`speechssl.embed.mfcc`), the baseline without weights.
+    Args:
+        folder: a model folder or a run of `speechssl train`; ``mfcc`` stands for MFCC statistics
+            (`speechssl.embed.mfcc`), the baseline without weights.
+        device: "cpu", "cuda", "cuda:1" ...
+        precision: of the encoder.
+
+    Raises:
+        UserError: there is no model, or no such device.
     """
     return Embedder.from_pretrained(folder, device, precision)
 
 
 class Embedder:
-    """A trained model that turns recordings into embeddings.
+    """A trained model that turns recordings into embeddings; a scikit-learn transformer.
 
     Args:
         model: waveforms to embeddings; it is moved to `device` and put into evaluation mode.
-        device: "cpu", "cuda", "cuda:1" ...
-        precision: of the encoder; "auto" takes the faster one of this hardware; "bfloat16" is good to about 2
-            digits. Features and pooling are float32 in both.
+        device: "cpu", "cuda", "cuda:1" ..., or "auto": a GPU where there is one.
+        precision: of the encoder; "auto" takes the faster one of this hardware; "bfloat16" is good
+            to about 2 digits. Features and pooling are float32 in both.
         batch_seconds: padded seconds of audio encoded at once.
         max_seconds: longer recordings are embedded in equal pieces of at most this, and averaged.
         readers: threads that read and decode files ahead.
-        layer: what is taken for the embedding: one of `speechssl.embed.layers.layer_names`.
+        layer: which layer gives the embedding: one of `speechssl.embed.layers.layer_names`.
+
+    Raises:
+        UserError: a setting that cannot be, no such device, or no such layer.
     """
 
     def __init__(
@@ -79,11 +88,15 @@ class Embedder:
             )
         self.device = find_device(device)
         self.precision = choose_precision(precision, str(self.device))
-        self.batch_seconds, self.max_seconds, self.readers = batch_seconds, max_seconds, readers
+        self.batch_seconds = batch_seconds
+        self.max_seconds = max_seconds
+        self.readers = readers
+        self.layer = layer
         self.model = model.to(self.device).eval()
-        self.layer, self._dim = layer, model.dim
+        self._dim = model.dim
         if layer != EMBEDDING:
-            self._dim = self.encode_batch(torch.zeros(1, self.rate // 4)).shape[1]
+            quarter_second = torch.zeros(1, self.sample_rate // 4)
+            self._dim = self.encode_batch(quarter_second).shape[1]
 
     @classmethod
     def from_pretrained(
@@ -95,40 +108,59 @@ class Embedder:
         network: str | None = None,
         **settings: Any,
     ) -> Embedder:
-        """The model saved in `folder`, or a `network` of that run (`speechssl.embed.networks`);
-        UserError if there is none. `settings` are the constructor's.
+        """Return the model saved in `folder`.
+
+        Args:
+            folder: a model folder, a run folder, or ``mfcc``.
+            device: as for the constructor.
+            precision: as for the constructor.
+            network: which network of a run, such as student or teacher
+                (`speechssl.embed.networks`); None: the one that the run saved.
+            settings: the constructor's other ones.
+
+        Raises:
+            UserError: there is no model, or no such network.
         """
         return cls(load_model(folder, network), device, precision, **settings)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model (config.yaml, weights.pt) into `folder`, for `from_pretrained`."""
+        """Write the model (config.yaml, weights.safetensors) into `folder`, for `from_pretrained`."""
         self.model.save(folder)
 
     @property
     def dim(self) -> int:
-        """Size D of an embedding."""
+        """D, size of an embedding."""
         return self._dim
 
     @property
-    def rate(self) -> int:
-        """Sampling rate at which the model hears, Hz; everything else is resampled to it."""
+    def sample_rate(self) -> int:
+        """Sampling rate of the model, Hz; recordings at another rate are resampled to it."""
         return self.model.sample_rate
 
+    @property
+    def rate(self) -> int:
+        """The earlier name of `sample_rate`."""
+        return self.sample_rate
+
     def embed(
-        self, source: str | os.PathLike[str] | npt.ArrayLike, rate: int | None = None
+        self, source: Source, sample_rate: int | None = None, *, rate: int | None = None
     ) -> Matrix:
-        """One embedding (D,) float32.
+        """Return one embedding (D,) float32.
 
         Args:
             source: path of an audio file, or samples: (T,), or (T, channels) as soundfile gives
                 them (mixed down). Integers are scaled to -1..1.
-            rate: sampling rate of the samples, Hz; needed with an array, not looked at with a file.
+            sample_rate: of the samples, Hz; needed with an array, ignored with a file.
+            rate: the earlier name of `sample_rate`.
 
         Raises:
-            UserError: the file cannot be read, or the samples are empty, silent, not finite,
-                without a rate.
+            UserError: the file cannot be read, or the samples are empty, silent, not finite, or
+                without a sampling rate.
         """
-        return self._one_each([source], rate)[0]
+        if sample_rate is None:
+            sample_rate = rate
+        vector: Matrix = self._embed_each([source], sample_rate)[0]
+        return vector
 
     def embed_files(
         self, paths: Sequence[str | os.PathLike[str]], *, progress: bool = False
@@ -136,35 +168,58 @@ class Embedder:
         """Embed many files; the bad ones are left out and named.
 
         Returns:
-            The paths that succeeded (N,) in the order given, their embeddings (N, D), and the
-            failures.
+            The paths that succeeded (N,) in the order given, their embeddings (N, D) float32, and
+            the failures.
         """
         utterances = [Utterance(os.fspath(path), os.fspath(path)) for path in paths]
-        results = {index: result for index, _, result in self.stream(utterances, progress=progress)}
-        ids, vectors, failed = [], [np.zeros((0, self.dim), np.float32)], []
-        for index, result in sorted(results.items()):
+        results = {}
+        for index, _seconds, result in self.stream(utterances, progress=progress):
+            results[index] = result
+        ids = []
+        vectors = []
+        failed = []
+        for index in sorted(results):
+            result = results[index]
             if isinstance(result, Failure):
                 failed.append(result)
             else:
                 ids.append(utterances[index].id)
-                vectors.append(result[None])
-        return np.array(ids, dtype=str), np.concatenate(vectors), failed
+                vectors.append(result)
+        matrix = np.stack(vectors) if vectors else np.zeros((0, self.dim), np.float32)
+        return np.array(ids, dtype=str), matrix, failed
 
     def stream(
-        self, utterances: Sequence[Utterance], *, progress: bool = False
+        self,
+        utterances: Sequence[Utterance],
+        *,
+        done: Collection[str] = frozenset(),
+        progress: bool = False,
     ) -> Iterator[tuple[int, float, Matrix | Failure]]:
-        """Index in `utterances`, seconds, and embedding (D,) or failure: bad headers, then longest
-        first.
+        """Embed utterances in the order that is fastest: the longest first.
+
+        Args:
+            utterances: what to embed.
+            done: ids that are not wanted again. The batches stay those of all utterances, and those
+                that hold a wanted one are encoded: what was interrupted ends in the same bits.
+            progress: show a progress bar.
+
+        Yields:
+            Index in `utterances`, its seconds, and its embedding (D,) float32 or the failure. Files
+            without a readable header come first.
         """
-        return self._run(utterances, lambda piece: batching.read(piece, self.rate), progress)
+
+        def read(piece: Piece) -> Samples | Unreadable:
+            return batching.read_piece(piece, self.sample_rate)
+
+        return self._stream(utterances, read, done, progress)
 
     def encode_batch(
         self, wavs: npt.ArrayLike | Tensor, lengths: npt.ArrayLike | Tensor | None = None
     ) -> Tensor:
-        """Embeddings (B, D) float32, on the device, of a padded batch, without gradient.
+        """Return embeddings (B, D) float32 of a padded batch, on the device, without gradient.
 
         Args:
-            wavs: (B, T) or (T,) samples in -1..1 at `rate` Hz.
+            wavs: (B, T) or (T,) samples in -1..1 at `sample_rate` Hz.
             lengths: (B,) valid length of each: integers count samples (1..T), floats are relative
                 to T (0 < x <= 1, as SpeechBrain's `wav_lens`). None: all of T.
 
@@ -172,17 +227,16 @@ class Embedder:
             UserError: the shapes or the lengths do not fit.
         """
         waves = torch.as_tensor(wavs, dtype=torch.float32, device=self.device)
-        waves = waves[None] if waves.dim() == 1 else waves
+        if waves.dim() == 1:
+            waves = waves[None]
         if waves.dim() != 2 or not waves.numel():
             raise UserError(
                 f"encode_batch: wavs have shape {tuple(waves.shape)}; give (B, T) with samples in"
                 " it"
             )
-        samples = (
-            None
-            if lengths is None
-            else in_samples(torch.as_tensor(lengths, device=self.device), waves)
-        )
+        samples = None
+        if lengths is not None:
+            samples = in_samples(torch.as_tensor(lengths, device=self.device), waves)
         with torch.no_grad():
             features, frames = self.model.features(waves, samples)
             bfloat16 = self.precision == "bfloat16"
@@ -190,31 +244,35 @@ class Embedder:
                 return encode_layer(self.model.encoder, features, frames, self.layer)
 
     def fit(self, X: Any = None, y: Any = None) -> Embedder:
-        """Nothing to learn; for scikit-learn pipelines."""
+        """Return the embedder; it is trained already."""
         return self
 
-    def transform(self, X: Sequence[str | os.PathLike[str] | npt.ArrayLike]) -> Matrix:
-        """Embeddings (N, D) of a list of paths or of arrays (T,) at `rate` Hz; raises the first
-        failure.
-        """
-        return self._one_each(X, self.rate)
+    def transform(self, X: Sequence[Source]) -> Matrix:
+        """Return embeddings (N, D) float32 of paths, or of arrays (T,) at `sample_rate` Hz.
 
-    def fit_transform(
-        self, X: Sequence[str | os.PathLike[str] | npt.ArrayLike], y: Any = None
-    ) -> Matrix:
-        """`transform`."""
+        Raises:
+            UserError: the first one that cannot be embedded.
+        """
+        return self._embed_each(X, self.sample_rate)
+
+    def fit_transform(self, X: Sequence[Source], y: Any = None) -> Matrix:
+        """Return `transform(X)`."""
         return self.transform(X)
 
     def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[np.object_]:
-        """Names (D,) of the columns of `transform`."""
+        """Return names (D,) of the columns of `transform`."""
         return np.array([f"embedding{index}" for index in range(self.dim)], dtype=object)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """No settings to search over; for scikit-learn pipelines."""
+        """Return {}: there are no parameters to search over."""
         return {}
 
     def set_params(self, **params: Any) -> Embedder:
-        """For scikit-learn pipelines; there is nothing to set."""
+        """Return the embedder.
+
+        Raises:
+            UserError: a parameter is given; there is none to set.
+        """
         if params:
             raise UserError(
                 f"Embedder has no parameter {next(iter(params))!r} to set; make another Embedder"
@@ -224,94 +282,101 @@ class Embedder:
     def __sklearn_clone__(self) -> Embedder:
         return self
 
-    def _one_each(self, sources: Sequence[Any], rate: int | None) -> Matrix:
-        """Embeddings (N, D) of paths and arrays; the first failure is raised."""
-        utterances, waves = [], {}
+    def _embed_each(self, sources: Sequence[Source], sample_rate: int | None) -> Matrix:
+        """Return embeddings (N, D) of paths and arrays; raise the first failure."""
+        utterances = []
+        waves: dict[int, Samples] = {}
         for index, source in enumerate(sources):
-            seconds = 0.0
             if isinstance(source, str | os.PathLike):
-                path = os.fspath(source)
-            else:
-                path = f"array {index}"
-                waves[index] = mono_wave(source, rate, self.rate, path)
-                seconds = len(waves[index]) / self.rate
-            utterances.append(Utterance(str(index), path, 0.0, None, seconds))
+                utterances.append(Utterance(str(index), os.fspath(source)))
+                continue
+            name = f"array {index}"
+            waves[index] = mono_wave(source, sample_rate, self.sample_rate, name)
+            seconds = len(waves[index]) / self.sample_rate
+            utterances.append(Utterance(str(index), name, seconds=seconds))
 
-        def load(piece: Piece) -> Samples | str:
+        def read(piece: Piece) -> Samples | Unreadable:
             if piece.index not in waves:
-                return batching.read(piece, self.rate)
-            stop = None if piece.stop is None else round(piece.stop * self.rate)
-            return waves[piece.index][round(piece.start * self.rate) : stop]
+                return batching.read_piece(piece, self.sample_rate)
+            start = round(piece.start * self.sample_rate)
+            stop = None if piece.stop is None else round(piece.stop * self.sample_rate)
+            return waves[piece.index][start:stop]
 
-        out = np.zeros((len(utterances), self.dim), np.float32)
-        for index, _, result in self._run(utterances, load, False):
+        vectors = np.zeros((len(utterances), self.dim), np.float32)
+        for index, _seconds, result in self._stream(utterances, read):
             if isinstance(result, Failure):
                 raise UserError(f"{result.path}: {result.reason}")
-            out[index] = result
-        return out
+            vectors[index] = result
+        return vectors
 
-    def _run(
+    def _stream(
         self,
         utterances: Sequence[Utterance],
-        load: Callable[[Piece], Samples | str],
-        progress: bool,
+        read: Callable[[Piece], Samples | Unreadable],
+        done: Collection[str] = frozenset(),
+        progress: bool = False,
     ) -> Iterator[tuple[int, float, Matrix | Failure]]:
-        """See `stream`; `load` gives the samples of a piece."""
+        """Do what `stream` says; `read` gives the samples of a piece."""
         from tqdm import tqdm
 
-        with tqdm(total=len(utterances), desc="embed", unit="utt", disable=not progress) as bar:
+        wanted = [utterance.id not in done for utterance in utterances]
+        with tqdm(total=sum(wanted), desc="embed", unit="utt", disable=not progress) as bar:
             pieces: list[Piece] = []
-            seconds = batching.durations(utterances, self.readers)
-            for index, length in enumerate(seconds):
-                if isinstance(length, Failure):
+            for index, seconds in enumerate(batching.durations(utterances, self.readers)):
+                if not isinstance(seconds, Failure):
+                    pieces += batching.split(index, utterances[index], seconds, self.max_seconds)
+                elif wanted[index]:
                     bar.update()
-                    yield index, 0.0, length
-                else:
-                    pieces += batching.cut(index, utterances[index], length, self.max_seconds)
-            planned = batching.batches(
-                pieces, self.batch_seconds, by_bucket=self.precision == "bfloat16"
-            )
+                    yield index, 0.0, seconds
             averages = batching.Averages(utterances)
-            for batch in batching.read_ahead(planned, load, self.readers):
+            for batch in batching.read_ahead(self._batches(pieces, wanted), read, self.readers):
                 for piece, samples, vector in self._vectors(batch):
+                    if not wanted[piece.index]:
+                        continue
                     result = averages.add(piece, samples, vector)
                     if result is not None:
                         bar.update()
                         yield piece.index, piece.seconds * piece.pieces, result
 
+    def _batches(self, pieces: Sequence[Piece], wanted: Sequence[bool]) -> list[list[Piece]]:
+        """Return those batches of all pieces that hold a piece of a wanted utterance."""
+        by_bucket = self.precision == "bfloat16"
+        batches = batching.make_batches(pieces, self.batch_seconds, by_bucket=by_bucket)
+        return [batch for batch in batches if any(wanted[piece.index] for piece in batch)]
+
     def _vectors(
-        self, batch: Sequence[tuple[Piece, Samples | str]]
-    ) -> Iterator[tuple[Piece, int, Matrix | str | None]]:
-        """Each piece with its samples and its vector (D,), why there is none, or None (silence)."""
-        loud = [
-            wave for _, wave in batch if not isinstance(wave, str) and not batching.is_silent(wave)
-        ]
-        vectors = iter(self._encode(loud))
+        self, batch: Sequence[tuple[Piece, Samples | Unreadable]]
+    ) -> Iterator[tuple[Piece, int, Matrix | Unreadable | None]]:
+        """Yield each piece, its samples, and its vector (D,); None for a silent one."""
+        audible = []
+        for _piece, wave in batch:
+            if not isinstance(wave, Unreadable) and not is_silent(wave):
+                audible.append(wave)
+        vectors = iter(self._encode(audible))
         for piece, wave in batch:
-            if isinstance(wave, str):
+            if isinstance(wave, Unreadable):
                 yield piece, 0, wave
-            elif batching.is_silent(wave):
+            elif is_silent(wave):
                 yield piece, 0, None
             else:
                 yield piece, len(wave), next(vectors)
 
     def _encode(self, waves: Sequence[Samples]) -> Matrix:
-        """Embeddings (B, D) of waves of any lengths, padded to the longest (in bfloat16: to its
-        bucket).
+        """Return embeddings (B, D) of waves of any lengths, padded to the longest.
+
+        In bfloat16 they are padded to the edge of its bucket: each new shape costs a set-up.
         """
         if not waves:
             return np.zeros((0, self.dim), np.float32)
-        shortest = round(SHORTEST * self.rate)
+        shortest = round(MIN_SECONDS * self.sample_rate)
         waves = [wave if len(wave) >= shortest else np.resize(wave, shortest) for wave in waves]
-        longest = max(len(wave) for wave in waves)
-        if self.precision == "bfloat16":  # each new shape costs a set-up
-            longest = max(longest, round(batching.bucket(longest / self.rate) * self.rate))
-        batch = torch.zeros(len(waves), longest)
-        for row, wave in zip(batch, waves, strict=True):
-            row[: len(wave)] = torch.from_numpy(wave)
         lengths = torch.tensor([len(wave) for wave in waves])
-        return (
-            self.encode_batch(batch, None if bool((lengths == longest).all()) else lengths)
-            .cpu()
-            .numpy()
-        )
+        longest = int(lengths.max())
+        if self.precision == "bfloat16":
+            edge = batching.bucket_edge(longest / self.sample_rate)
+            longest = max(longest, round(edge * self.sample_rate))
+        padded = torch.zeros(len(waves), longest)
+        for row, wave in zip(padded, waves, strict=True):
+            row[: len(wave)] = torch.from_numpy(wave)
+        all_full = bool((lengths == longest).all())
+        return self.encode_batch(padded, None if all_full else lengths).cpu().numpy()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,17 +19,27 @@ from speechssl import compat
 from speechssl.data.manifest import Utterance
 from speechssl.data.vectors.files import VectorWriter
 from speechssl.embed.batches import Failure
-from speechssl.embed.embedder import Embedder, Precision
-from speechssl.embed.layers import EMBEDDING
+from speechssl.embed.embedder import Embedder
+from speechssl.embed.parts import PartWriter, merge, open_parts, read_reports, remove_parts
+from speechssl.embed.settings import EmbedSettings
 from speechssl.embed.sources import collect
-from speechssl.embed.workers import Group, PartWriter, merge, open_parts, reports, run_processes
-from speechssl.errors import UserError
+from speechssl.embed.workers import Group, run_processes
+from speechssl.errors import UserError, writing
+from speechssl.files import atomic_write
+from speechssl.processes import sole_writer
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a run came to: embeddings in `out`, failures (listed in `failed_list`), audio and wall
-    seconds.
+    """What came of a run of `embed_to_file`.
+
+    Attributes:
+        out: the file of embeddings.
+        embedded: number of embeddings in it.
+        failed: what could not be embedded, in the order of the inputs.
+        failed_list: the file that lists them, if there is one.
+        audio_seconds: audio that was embedded, seconds.
+        wall_seconds: time it took, seconds.
     """
 
     out: str
@@ -45,261 +55,255 @@ class Summary:
             f" ({self.audio_seconds / 3600:.2f} h of audio in {self.wall_seconds:.1f} s)"
         )
         if self.failed:
-            where = f", listed in {self.failed_list}" if self.failed_list else ""
-            text += f"; {len(self.failed)} failed{where}"
+            text += f"; {len(self.failed)} failed"
+        if self.failed_list:
+            text += f", listed in {self.failed_list}"
         return text
-
-
-@dataclass(frozen=True, slots=True)
-class _Settings:
-    """What a process needs to know besides its share of the utterances."""
-
-    device: str
-    precision: Precision
-    batch_seconds: float
-    max_seconds: float
-    readers: int
-    keep_going: bool
-    progress: bool
-    layer: str
-
-    @classmethod
-    def of(cls, embedder: Embedder, keep_going: bool, progress: bool) -> _Settings:
-        e = embedder
-        return cls(
-            str(e.device),
-            e.precision,
-            e.batch_seconds,
-            e.max_seconds,
-            e.readers,
-            keep_going,
-            progress,
-            e.layer,
-        )
-
-    def embedder(self, model: str | Path, device: str, network: str | None = None) -> Embedder:
-        return Embedder.from_pretrained(
-            model,
-            device,
-            self.precision,
-            batch_seconds=self.batch_seconds,
-            max_seconds=self.max_seconds,
-            readers=self.readers,
-            layer=self.layer,
-            network=network,
-        )
 
 
 def embed_to_file(
     model: str | Path | Embedder,
     inputs: Sequence[str | Path],
     out: str | Path,
-    *,
-    device: str = "cpu",
-    precision: Precision = "float32",
-    jobs: int = 1,
-    readers: int = 2,
-    batch_seconds: float = 60.0,
-    max_seconds: float = 120.0,
-    keep_going: bool = True,
-    allow_pipes: bool = False,
-    resume: bool = False,
-    every: int = 1,
-    layer: str = EMBEDDING,
-    network: str | None = None,
-    progress: bool | None = None,
+    settings: EmbedSettings | None = None,
+    **changes: Any,
 ) -> Summary | None:
-    """Embed all that `inputs` name into `out`, in the order of the inputs, and say what came of it.
+    """Embed all that `inputs` name into `out`, in the order of the inputs.
 
-    Under torchrun every rank embeds its share and rank 0 writes `out`. Until then embeddings lie in
-    the folder `<out>.parts`, which a broken run leaves behind for `resume`. Utterances that cannot
-    be embedded are listed in `<out>.failed` (id, path, reason; tab-separated), or on standard error
-    if `out` is `-`.
+    Under torchrun every rank embeds its share and rank 0 writes `out`. Until the end, embeddings
+    lie in the folder `<out>.parts`; an interrupted run leaves it behind, and `resume=True` goes on
+    from it: with the same settings the result has the bits of a run without interruption.
+    Utterances that cannot be embedded are listed in `<out>.failed` (id, path, reason, separated by
+    tabs), or on standard error if `out` is `-`.
 
     Args:
-        model: folder of a model or of a training run, or an `Embedder` (whose settings then count:
-            device, precision, batch_seconds, max_seconds, readers, layer), or ``mfcc``, statistics
-            without a model.
+        model: folder of a model or of a training run; or ``mfcc``, statistics without a model; or
+            an `Embedder`, whose own settings then count (device, precision, batch_seconds,
+            max_seconds, readers, layer).
         inputs: audio files, folders, wav.scp files, Kaldi directories, or `-` (paths on standard
             input).
         out: `.npz`, `.ark`/`.scp`, `.parquet`, or `-` (standard output, a line an utterance).
-        device: cpu, cuda, cuda:1 ...; with several processes, cuda is shared out among them.
-        precision: of the encoder, float32 or bfloat16.
-        jobs: processes on this machine, which share its cores or GPUs.
-        readers: threads of each process that read and decode ahead.
-        batch_seconds: seconds of audio encoded at once.
-        max_seconds: longer recordings are embedded in pieces of at most this many seconds and
-            averaged.
-        keep_going: skip, count and list what cannot be embedded; otherwise the first such file ends
-            the run.
-        allow_pipes: run shell pipes in wav.scp.
-        resume: go on from what a broken run left behind.
-        every: embed every so many-th utterance only (a training mean or a cohort needs no more).
-        layer: what is taken for the embedding (`speechssl.embed.layers`).
-        network: student or teacher of a run (`speechssl.embed.networks`); None: the one that it
-            saved.
-        progress: show a progress bar (None: on a terminal).
+        settings: how; `EmbedSettings()` if not given.
+        changes: settings by their names, such as ``jobs=4`` or ``device="cuda"``.
 
     Returns:
         The summary; None on the ranks of torchrun that are not 0.
 
     Raises:
-        UserError: a bad input, model or setting; nothing could be embedded; a bad file without
-            `keep_going`.
+        UserError: a bad input, model or setting; nothing could be embedded; without `keep_going`,
+            the first file that cannot be; another process is writing `out`.
     """
-    started = time.monotonic()
+    started_at = time.monotonic()
+    settings = replace(settings or EmbedSettings(), **changes)
+    settings.check(str(out))
     compat.tune_allocator()
-    if jobs < 1 or every < 1 or (resume and str(out) == "-"):
-        raise UserError(
-            f"embed: jobs={jobs}, every={every}, resume={resume}, out={out}: give 1 job or more,"
-            " every at least 1, and a file to resume"
-        )
-    shown = sys.stderr.isatty() if progress is None else progress
-    with Group() as group, tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
-        if group.world > 1 and jobs > 1:
+    with Group() as group, _Output(str(out)) as output:
+        if group.world > 1 and settings.jobs > 1:
             raise UserError("embed: --jobs and torchrun cannot be combined; use one of them")
-        settings = _Settings(
-            device, precision, batch_seconds, max_seconds, readers, keep_going, shown, layer
-        )
         if isinstance(model, Embedder):
             embedder = model
-            settings = _Settings.of(embedder, keep_going, shown)
+            settings = settings.like(embedder)
         else:
-            place = "cpu" if jobs > 1 else _spread(device, group.local_rank)
-            embedder = settings.embedder(model, place, network)
-
-        writers: list[VectorWriter] = []
-
-        def prepare() -> tuple[list[Utterance], list[Failure], Path, set[str]]:
-            folder = Path(scratch) / "parts" if str(out) == "-" else Path(f"{out}.parts")
-            writer = stack.enter_context(
-                VectorWriter(out)
-            )  # now: an `out` that cannot be written ends the run here
-            utterances, skipped = collect(inputs, allow_pipes)
-            utterances = utterances[::every]
-            if skipped and not keep_going:
-                raise UserError(skipped[0].reason)
-            done = open_parts(folder, _fingerprint(embedder), resume)
-            Path(f"{out}.failed").unlink(missing_ok=True)
-            writers.append(writer)
-            return utterances, skipped, folder, done
-
-        utterances, skipped, folder, done = group.share(prepare)
-        todo = [utterance for utterance in utterances if utterance.id not in done]
-        if jobs == 1:
-            _share(group.rank, group.world, todo, folder, embedder, settings)
+            embedder = _load_in_parent(model, settings, group.local_rank)
+        group.share(output.open)  # an `out` that cannot be written ends the run before the work
+        plan = group.share(lambda: _make_plan(inputs, output, embedder, settings))
+        if settings.jobs > 1:
+            _embed_in_processes(plan, embedder, settings)
         else:
-            saved: str | Path = Path(scratch) / "model"
-            embedder.save_pretrained(saved)
-            run_processes(
-                min(jobs, max(1, len(todo))),
-                folder,
-                _load_and_share,
-                jobs,
-                todo,
-                folder,
-                saved,
-                settings,
-            )
+            _embed_share(group.rank, group.world, plan, embedder, settings)
         group.wait()
-        if group.rank:
+        if group.rank > 0:
             return None
-        order = [utterance.id for utterance in utterances]
-        failed, seconds = reports(folder, order)
-        failed = [*skipped, *failed]
-        failed_list = _list_failed(str(out), failed)
-        rows = merge(folder, order, writers[0])
-        if not rows:
-            shutil.rmtree(folder)
+        embedded, failed, audio_seconds = output.finish(plan)
+    failed_list = str(output.failed_list) if failed and output.failed_list else None
+    wall_seconds = time.monotonic() - started_at
+    return Summary(output.name, embedded, failed, failed_list, audio_seconds, wall_seconds)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a run embeds: the same in every process.
+
+    Attributes:
+        utterances: all of them, in the order of the inputs.
+        skipped: lines of Kaldi files that name nothing that can be embedded.
+        parts: the folder of parts.
+        done: ids of the utterances whose embeddings lie there already.
+    """
+
+    utterances: list[Utterance]
+    skipped: list[Failure]
+    parts: Path
+    done: set[str]
+
+
+class _Output:
+    """The output of a run: the file, the folder of parts beside it, and the list of failures.
+
+    If its block ends with an error, the file stays as it was, and the folder of parts is there for
+    `resume`.
+    """
+
+    _writer: VectorWriter
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.failed_list = None if name == "-" else Path(f"{name}.failed")
+        self._resources = ExitStack()
+        self._file = ExitStack()
+
+    def __enter__(self) -> _Output:
+        self._resources.push(self._file)
+        if self.name == "-":
+            scratch = self._resources.enter_context(tempfile.TemporaryDirectory())
+            self.parts = Path(scratch) / "parts"
+        else:
+            self.parts = Path(f"{self.name}.parts")
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._resources.__exit__(*error)
+
+    def open(self) -> None:
+        """Begin to write the file of embeddings, as its only writer."""
+        self._writer = self._file.enter_context(VectorWriter(self.name))
+        if self.name != "-":
+            self._resources.enter_context(sole_writer(self.name))
+
+    def finish(self, plan: _Plan) -> tuple[int, list[Failure], float]:
+        """Merge the parts into the file and remove them.
+
+        Returns:
+            The number of embeddings, the failures, and the seconds of audio.
+
+        Raises:
+            UserError: there are no embeddings.
+        """
+        order = [utterance.id for utterance in plan.utterances]
+        failed, audio_seconds = read_reports(self.parts, order)
+        failed = [*plan.skipped, *failed]
+        self._list_failed(failed)
+        embedded = merge(self.parts, order, self._writer)
+        if not embedded:
+            remove_parts(self.parts)
             first = failed[0]
             raise UserError(
                 f"embed: none of {len(failed)} utterances could be embedded; the first:"
                 f" {first.path}: {first.reason}"
             )
-        stack.close()  # `out` is in its place before the parts go
-        shutil.rmtree(folder)
-    return Summary(str(out), rows, failed, failed_list, seconds, time.monotonic() - started)
+        self._file.close()  # the file is in its place before the parts are removed
+        remove_parts(self.parts)
+        return embedded, failed, audio_seconds
+
+    def _list_failed(self, failed: Sequence[Failure]) -> None:
+        """Write the failures to their file, or to standard error if the embeddings go to stdout."""
+        lines = [f"{failure.id}\t{failure.path}\t{failure.reason}\n" for failure in failed]
+        if self.failed_list is None:
+            sys.stderr.writelines(lines)
+        elif lines:
+            with writing(self.failed_list), atomic_write(self.failed_list) as temporary:
+                # Paths may hold bytes that are not UTF-8.
+                temporary.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
 
 
-def _share(
-    rank: int,
-    world: int,
-    utterances: Sequence[Utterance],
-    folder: Path,
-    embedder: Embedder,
-    settings: _Settings,
+def _make_plan(
+    inputs: Sequence[str | Path], output: _Output, embedder: Embedder, settings: EmbedSettings
+) -> _Plan:
+    """Find the utterances, and what an earlier run has left of them."""
+    utterances, skipped = collect(inputs, settings.allow_pipes)
+    if skipped and not settings.keep_going:
+        raise UserError(skipped[0].reason)
+    done = open_parts(output.parts, _fingerprint(embedder), settings.resume)
+    if output.failed_list is not None:
+        output.failed_list.unlink(missing_ok=True)
+    return _Plan(utterances[:: settings.every], skipped, output.parts, done)
+
+
+def _load_in_parent(model: str | Path, settings: EmbedSettings, local_rank: int) -> Embedder:
+    """Load the model for this process; with several jobs it only reads it, for them to load."""
+    if settings.jobs > 1:
+        return _load(model, "cpu", settings.network, settings)
+    return _load(model, _own_device(settings.device, local_rank), settings.network, settings)
+
+
+def _embed_in_processes(plan: _Plan, embedder: Embedder, settings: EmbedSettings) -> None:
+    """Share the utterances among processes, which load a copy of the model."""
+    with tempfile.TemporaryDirectory() as copy:
+        embedder.save_pretrained(copy)
+        count = max(1, min(settings.jobs, len(plan.utterances)))
+        run_processes(count, plan.parts, _load_and_embed_share, count, plan, copy, settings)
+
+
+def _load_and_embed_share(
+    rank: int, world: int, plan: _Plan, model: str, settings: EmbedSettings
 ) -> None:
-    """Embed every `world`-th utterance from the `rank`-th on into parts in `folder`."""
-    mine = utterances[rank::world]
-    parts = PartWriter(folder)
+    """Do what `_embed_share` does, in a process of its own."""
+    compat.tune_allocator()
+    device = _own_device(settings.device, rank)
+    embedder = _load(model, device, None, settings)
+    _embed_share(rank, world, plan, embedder, settings)
+
+
+def _embed_share(
+    rank: int, world: int, plan: _Plan, embedder: Embedder, settings: EmbedSettings
+) -> None:
+    """Embed every `world`-th utterance, from the `rank`-th on, into parts.
+
+    The shares do not depend on what is done already, and neither do their batches: an interrupted
+    run ends in the bits of one without interruption.
+    """
+    share = plan.utterances[rank::world]
+    wants_progress = settings.progress
+    if wants_progress is None:
+        wants_progress = sys.stderr.isatty()
+    writer = PartWriter(plan.parts)
     failed: list[Failure] = []
-    total = 0.0
+    audio_seconds = 0.0
+    results = embedder.stream(share, done=plan.done, progress=wants_progress and rank == 0)
     try:
-        for index, seconds, result in embedder.stream(
-            mine, progress=settings.progress and rank == 0
-        ):
+        for index, seconds, result in results:
             if not isinstance(result, Failure):
-                parts.write(mine[index].id, result)
-                total += seconds
+                writer.write(share[index].id, result)
+                audio_seconds += seconds
             elif settings.keep_going:
                 failed.append(result)
             else:
                 raise UserError(f"{result.path}: {result.reason}")
     finally:
-        parts.flush()  # for a later --resume
-    parts.finish(rank, failed, total)
+        writer.flush()  # for a later --resume
+    writer.finish(rank, failed, audio_seconds)
 
 
-def _load_and_share(
-    rank: int,
-    world: int,
-    utterances: Sequence[Utterance],
-    folder: Path,
-    model: str | Path,
-    settings: _Settings,
-) -> None:
-    """`_share` in a process of its own."""
-    compat.tune_allocator()
-    _share(
-        rank,
-        world,
-        utterances,
-        folder,
-        settings.embedder(model, _spread(settings.device, rank)),
-        settings,
+def _load(model: str | Path, device: str, network: str | None, settings: EmbedSettings) -> Embedder:
+    return Embedder.from_pretrained(
+        model,
+        device,
+        settings.precision,
+        network=network,
+        batch_seconds=settings.batch_seconds,
+        max_seconds=settings.max_seconds,
+        readers=settings.readers,
+        layer=settings.layer,
     )
 
 
-def _spread(device: str, rank: int) -> str:
-    """`cuda` (and `auto` with GPUs) becomes this process's own GPU."""
-    if device in ("auto", "cuda") and torch.cuda.device_count() > 1:
-        return f"cuda:{rank % torch.cuda.device_count()}"
+def _own_device(device: str, rank: int) -> str:
+    """Return the GPU of one process of several: `cuda` and `auto` are shared out among them."""
+    count = torch.cuda.device_count()
+    if device in ("auto", "cuda") and count > 1:
+        return f"cuda:{rank % count}"
     return device
 
 
 def _fingerprint(embedder: Embedder) -> str:
-    """A digest of what decides the numbers: settings, weights, layer, precision, length of
-    pieces.
+    """Return a digest of what decides the embeddings.
+
+    These are the model's settings and weights, the layer, the precision and the length of pieces.
     """
     settings = [embedder.model.settings, embedder.precision, embedder.max_seconds, embedder.layer]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in embedder.model.encoder.state_dict().items():
         digest.update(name.encode())
-        digest.update(
-            tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        )
+        as_bytes = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(as_bytes.numpy().tobytes())
     return digest.hexdigest()
-
-
-def _list_failed(out: str, failed: Sequence[Failure]) -> str | None:
-    """Write `<out>.failed`, or, if the embeddings go to standard output, the same lines to standard
-    error.
-    """
-    lines = [f"{failure.id}\t{failure.path}\t{failure.reason}\n" for failure in failed]
-    if not lines:
-        return None
-    if out == "-":
-        sys.stderr.writelines(lines)
-        return None
-    Path(f"{out}.failed").write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
-    return f"{out}.failed"

@@ -1,80 +1,110 @@
-"""Which layer an embedding is taken from: a block, pooled over frames, the pooling, or an affine
-    layer.
+"""Which layer an embedding is taken from: a block before pooling, the pooling, or one after it.
 
 | name                        | what                                                                        |
 |-----------------------------|-----------------------------------------------------------------------------|
-| `features`                  | mean and deviation over frames of the log-mels that the encoder hears       |
-| of `encoder.frame_layers()` | the same statistics of what that block or stage gives                       |
+| `features`                  | mean and standard deviation over frames of the features                     |
+| of `encoder.frame_layers()` | the same statistics of the output of that block or stage                    |
 | `pooled`                    | the encoder's own pooling, before the affine layers                         |
-| of `encoder.affine_layers()`| after that layer; the last one is the embedding                             |
-| `embedding`                 | what the encoder gives (the default)                                        |
+| of `encoder.affine_layers()`| the output of that layer; the last one gives the embedding                  |
+| `embedding`                 | the output of the encoder (the default)                                     |
 
-Statistics are over an utterance's valid frames: a padded batch gives what the utterance gives
-alone. Blocks with frequencies give a mean and a deviation for each channel and band, as the
+Statistics are over an utterance's valid frames, so a padded batch gives what each utterance gives
+alone. Blocks with a frequency axis give a mean and a deviation for each channel and band, as the
 encoder's own pooling does.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from speechssl.errors import UserError
 from speechssl.interfaces import Encoder
 from speechssl.nn.frames import Frames
 from speechssl.nn.pooling import statistics
 
-EMBEDDING, FEATURES, POOLED = "embedding", "features", "pooled"
+EMBEDDING = "embedding"
+FEATURES = "features"
+POOLED = "pooled"
 
 
 def layer_names(encoder: Encoder) -> list[str]:
-    """Names of the layers of an encoder, from the first to the embedding."""
+    """Return the names of the layers of an encoder, from the features to the embedding."""
+    names = [FEATURES, *encoder.frame_layers()]
     affine = list(encoder.affine_layers())
-    pooled = [POOLED] if affine else []
-    return [FEATURES, *encoder.frame_layers(), *pooled, *affine[:-1], EMBEDDING]
+    if affine:
+        names += [POOLED, *affine[:-1]]
+    return [*names, EMBEDDING]
 
 
 def encode_layer(encoder: Encoder, features: Tensor, lengths: Tensor | None, layer: str) -> Tensor:
-    """(B, D) float32 of a layer, for `features` (B, F, M) of which `lengths` (B,) frames are valid.
+    """Return the output of a layer, (B, D) float32.
+
+    Args:
+        encoder: it is run up to its end.
+        features: (B, F, M).
+        lengths: (B,) frames that count in each row; None: all F.
+        layer: one of `layer_names`.
 
     Raises:
         UserError: the encoder has no such layer; the message names those that it has.
     """
-    if layer == EMBEDDING:
-        return encoder(features, lengths).float()
     known = layer_names(encoder)
     if layer not in known:
         raise UserError(f"embed: no layer {layer!r} in this encoder; it has {', '.join(known)}")
-    if layer == FEATURES:
-        return statistics(
-            features, Frames(features.shape[0], features.shape[1], lengths, features.device)
-        )
-    found: list[Tensor] = []
-    blocks = encoder.frame_layers()
-    if layer == POOLED:
+
+    def run() -> Tensor:
+        embedding: Tensor = encoder(features, lengths)
+        return embedding
+
+    if layer == EMBEDDING:
+        output = run()
+    elif layer == FEATURES:
+        output = statistics(features, Frames.of(features, lengths))
+    elif layer == POOLED:
         first = next(iter(encoder.affine_layers().values()))
-        hook = first.register_forward_pre_hook(lambda _module, inputs: found.append(inputs[0]))
-    elif layer in blocks:
-        hook = blocks[layer].register_forward_hook(
-            lambda _module, inputs, output: found.append(_over_frames(inputs, output))
-        )
+        output = _call_of(first, run).inputs[0]
+    elif layer in encoder.frame_layers():
+        output = _pooled(_call_of(encoder.frame_layers()[layer], run))
     else:
-        hook = encoder.affine_layers()[layer].register_forward_hook(
-            lambda _m, _i, output: found.append(output)
-        )
+        output = _call_of(encoder.affine_layers()[layer], run).output
+    return output.float()
+
+
+class _Call(NamedTuple):
+    """What a module was called with, and what it returned."""
+
+    inputs: tuple[Any, ...]
+    output: Any
+
+
+def _call_of(module: nn.Module, run: Callable[[], Tensor]) -> _Call:
+    """Return the call of a module while `run` runs the encoder around it."""
+    calls: list[_Call] = []
+
+    def keep(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        calls.append(_Call(inputs, output))
+
+    hook = module.register_forward_hook(keep)
     try:
-        encoder(features, lengths)
+        run()
     finally:
         hook.remove()
-    return found[0].float()
+    return calls[0]
 
 
-def _over_frames(inputs: tuple[Any, ...], output: Any) -> Tensor:
-    """Statistics (B, 2C) of what a block called with (x, frames) gives: x, or x and its new
-    frames.
+def _pooled(call: _Call) -> Tensor:
+    """Return mean and deviation over frames, (B, 2C), of the output of a block.
+
+    A block is called with (x, frames) and returns x, or x and its new frames.
     """
-    x, frames = output if isinstance(output, tuple) else (output, inputs[1])
+    if isinstance(call.output, tuple):
+        x, frames = call.output
+    else:
+        x = call.output
+        frames = call.inputs[1]
     if x.dim() == 4:  # (B, F, M, C): channels before frequencies, as the encoder pools them
         x = x.transpose(2, 3).flatten(2)
     return statistics(x, frames)

@@ -21,28 +21,29 @@ NAME = "mfcc"
 
 
 class Cepstra(Encoder):
-    """An encoder that learns nothing: statistics (B, 2 x `cepstra`) of the cosine transform of
-    log-mels.
+    """An encoder without weights: mean and standard deviation over frames of the cepstra.
+
+    Args:
+        mels: M, log-mel bands.
+        cepstra: coefficients of their cosine transform; D is twice as many.
     """
 
     basis: Tensor
 
-    def __init__(self, mels: int, *, cepstra: int = 20) -> None:
+    def __init__(self, input_dim: int, *, cepstra: int = 20) -> None:
         super().__init__()
         self.embedding_dim = 2 * cepstra
-        angle = math.pi / mels * (torch.arange(mels, dtype=torch.float64)[:, None] + 0.5)
-        basis = (angle * torch.arange(cepstra)).cos() * math.sqrt(2 / mels)
+        angle = math.pi / input_dim * (torch.arange(input_dim, dtype=torch.float64)[:, None] + 0.5)
+        basis = (angle * torch.arange(cepstra)).cos() * math.sqrt(2 / input_dim)
         basis[:, 0] /= math.sqrt(2)
         self.register_buffer("basis", basis.float(), persistent=False)
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Statistics (B, D) of `features` (B, F, mels), of which `lengths` (B,) frames are
-        valid.
-        """
-        frames = Frames(features.shape[0], features.shape[1], lengths, features.device)
+        """Return statistics (B, D) of `features` (B, F, M) over the valid frames (`lengths`, (B,))."""
+        frames = Frames.of(features, lengths)
         return statistics(features @ self.basis, frames)
 
 
 def mfcc_model() -> Model:
-    """The model that `mfcc` stands for."""
+    """Return the model that `mfcc` stands for."""
     return Model({"n_mels": 40, "normalise": "none"}, {"name": f"{__name__}:{Cepstra.__name__}"})

@@ -1,61 +1,79 @@
-"""Which network of a run embeds: the one that users get (`model/`), or a student or teacher of
-`last.pt`.
-"""
+"""Which network of a run embeds: the one that users get (`model/`), or another one of `last.pt`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from speechssl import config
+from speechssl import config, parts
 from speechssl.embed.mfcc import NAME, mfcc_model
 from speechssl.errors import UserError
-from speechssl.model import CONFIG, LAST, Model, load_state
-
-_ENCODER = ".encoder."
+from speechssl.files import RunFolder
+from speechssl.interfaces import Encoder, Method
+from speechssl.model import Model, load_state
 
 
 def load_model(source: str | Path, network: str | None = None) -> Model:
-    """The model in `source` (a model or run folder, or ``mfcc``), or a `network` of a run's last
-    state.
+    """Return a trained model, in evaluation mode.
 
     Args:
-        source: folder, or the name of the MFCC statistics.
-        network: `student` or `teacher`; for methods made of others also their own names
-            (`dino.student`). None: the one that the run saved, which is the teacher where there is
-            one.
+        source: a model folder, a run folder, or ``mfcc``, the statistics without weights.
+        network: one of the networks of the run's method (`interfaces.Method.networks`), such as
+            `student` or `teacher`, as it was at the last save. A method with one network calls it
+            `encoder`; `student` stands for it too. None: the network that the run saved, which is
+            the teacher where there is one.
 
     Raises:
         UserError: no model there, or no such network; the message names those that there are.
     """
     if network is None:
-        known = str(source) == NAME and not Path(source).exists()
-        return mfcc_model() if known else Model.load(source)
-    run = Path(source)
-    if not (run / LAST).is_file():
-        raise UserError(f"embed: --network needs a run folder with {LAST}, which {run} is not")
-    state = load_state(run / LAST)
-    weights = _weights(state["method"], network)
-    written = config.read(run / CONFIG)
-    about = {"method": written["method"]["name"], "step": state["step"], "network": network}
+        is_mfcc = str(source) == NAME and not Path(source).exists()
+        return mfcc_model() if is_mfcc else Model.load(source)
+    run = RunFolder(source)
+    if not run.last.is_file():
+        raise UserError(
+            f"embed: --network needs a run folder with {run.last.name}, which {run.path} is not"
+        )
+    written = config.read(run.config)
+    saved = load_state(run.last)
+    about = {"method": written["method"]["name"], "step": saved["step"], "network": network}
     model = Model.from_config(written, about)
-    model.encoder.load_state_dict(weights)
+    method = _method(written["method"], model.encoder, saved["method"], run.last)
+    networks = method.networks()
+    if network == "student" and list(networks) == ["encoder"]:
+        network = "encoder"
+    if network not in networks:
+        raise UserError(
+            f"embed: no network {network!r} in the run {run.path}; it has {', '.join(networks)}"
+        )
+    model.encoder.load_state_dict(networks[network].state_dict())
     return model.eval()
 
 
-def _weights(method: Mapping[str, Tensor], network: str) -> dict[str, Tensor]:
-    """The encoder's weights of one network out of a method's state."""
-    there = sorted({key.partition(_ENCODER)[0] for key in method if _ENCODER in key})
-    wanted = (network, "net") if network == "student" else (network,)
-    chosen = [name for name in there if name in wanted or name.rpartition(".")[2] in wanted]
-    if len(chosen) != 1:
-        which = "several" if chosen else "no"
-        raise UserError(
-            f"embed: {which} networks {network!r} in this run; it has {', '.join(there)}"
-        )
-    prefix = chosen[0] + _ENCODER
-    return {
-        key.removeprefix(prefix): value for key, value in method.items() if key.startswith(prefix)
-    }
+def _method(
+    section: Mapping[str, Any], encoder: Encoder, state: Mapping[str, Tensor], path: Path
+) -> Method:
+    """Build the method of a run and load its saved networks.
+
+    Memories have the size of the training set, which is not known here: they stay empty.
+    """
+    settings = config.with_new_names(parts.find("methods", section["name"]), section)
+    method: Method = parts.build("methods", settings, encoder)
+    own = method.state_dict()
+    fitting = {}
+    for name, value in state.items():
+        if name in own and own[name].shape == value.shape:
+            fitting[name] = value
+    missing = method.load_state_dict(fitting, strict=False).missing_keys
+    networks = method.networks()
+    for module_name, module in method.named_modules():
+        is_network = any(module is network for network in networks.values())
+        if is_network and any(name.startswith(f"{module_name}.") for name in missing):
+            raise UserError(
+                f"embed: {path} does not hold the network {module_name} of the run's configuration;"
+                " give the run folder as training wrote it"
+            )
+    return method

@@ -1,6 +1,4 @@
-"""Embeddings of several crops of each utterance: what diagnostics of collapse and confusion look
-at.
-"""
+"""Embeddings of several crops of each utterance, for the diagnostics of collapse and confusion."""
 
 from __future__ import annotations
 
@@ -23,10 +21,18 @@ def plan_views(
     seed: int,
     readers: int = 2,
 ) -> list[list[Utterance]]:
-    """``views`` random crops of ``seconds`` of each of at most ``count`` random utterances.
+    """Draw random crops of random utterances; the same seed draws the same ones.
 
-    An utterance shorter than ``seconds`` gives crops of half its length. The same seed gives the
-    same crops.
+    Args:
+        utterances: to choose from.
+        count: N, how many of them at most.
+        views: V, crops of each.
+        seconds: length of a crop; an utterance that is not longer gives crops of half its length.
+        seed: of the draws.
+        readers: threads that read headers.
+
+    Returns:
+        N lists of V crops. Utterances whose header cannot be read are left out.
     """
     rng = np.random.default_rng(seed)
     chosen = [utterances[i] for i in sorted(rng.permutation(len(utterances))[:count])]
@@ -34,31 +40,39 @@ def plan_views(
     for utterance, length in zip(chosen, durations(chosen, readers), strict=True):
         if isinstance(length, Failure):
             continue
-        size = seconds if length > seconds else length / 2
-        starts = utterance.start + rng.random(views) * (length - size)
-        plan.append(
-            [Utterance(utterance.id, utterance.path, s, s + size, size) for s in starts.tolist()]
-        )
+        crop_seconds = seconds if length > seconds else length / 2
+        starts = utterance.start + rng.random(views) * (length - crop_seconds)
+        crops = []
+        for start in starts.tolist():
+            stop = start + crop_seconds
+            crops.append(Utterance(utterance.id, utterance.path, start, stop, crop_seconds))
+        plan.append(crops)
     return plan
 
 
 def embed_views(embedder: Embedder, plan: Sequence[Sequence[Utterance]]) -> NDArray[np.float32]:
-    """(V, N, D) of the crops of a plan; utterances of which a crop cannot be read or is silent are
-    left out.
+    """Return embeddings (V, N, D) of the crops of a plan.
+
+    Utterances of which a crop cannot be read or is silent are left out.
 
     Raises:
         UserError: fewer than 3 utterances are left.
     """
-    flat = [crop for crops in plan for crop in crops]
+    crops: list[Utterance] = []
+    for crops_of_one in plan:
+        crops += crops_of_one
     views = len(plan[0]) if plan else 0
-    out = np.full((len(flat), embedder.dim), np.nan, np.float32)
-    for index, _, result in embedder.stream(flat):
+    vectors = np.full((len(crops), embedder.dim), np.nan, np.float32)
+    for index, _seconds, result in embedder.stream(crops):
         if not isinstance(result, Failure):
-            out[index] = result
-    found = out.reshape(len(plan), views, embedder.dim)
-    whole = np.isfinite(found).all((1, 2)) & (found != 0).any(2).all(1)
-    if whole.sum() < 3:
+            vectors[index] = result
+    by_utterance = vectors.reshape(len(plan), views, embedder.dim)
+    is_finite = np.isfinite(by_utterance).all((1, 2))
+    is_not_zero = (by_utterance != 0).any(2).all(1)
+    complete = is_finite & is_not_zero
+    if complete.sum() < 3:
         raise UserError(
-            f"diagnose: crops of {int(whole.sum())} utterances could be embedded; 3 are needed"
+            f"diagnose: crops of {int(complete.sum())} utterances could be embedded; 3 are needed"
         )
-    return found[whole].transpose(1, 0, 2)
+    by_view: NDArray[np.float32] = by_utterance[complete].transpose(1, 0, 2)
+    return by_view

@@ -1,3 +1,1 @@
-"""Encoders: one module a network, each turning frames of features (B, F, M) into embeddings (B,
-D).
-"""
+"""Encoders: one module a network, from frames of features (B, F, M) to embeddings (B, D)."""

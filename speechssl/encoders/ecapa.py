@@ -7,7 +7,7 @@ Unlike there, the end of a padded utterance reflects its own last frames and nev
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,16 +18,197 @@ from speechssl.nn.batch_norm import BatchNorm
 from speechssl.nn.convolution import TDNN, Convolution
 from speechssl.nn.frames import Frames
 from speechssl.nn.pooling import AttentiveStatistics, statistics
+from speechssl.nn.recording import is_traced
 
 __all__ = ["ECAPA", "PART"]
 
 
-class _Merge(torch.autograd.Function):
-    """Concatenate groups of channels (each B, F, G); their gradients are contiguous, not strided
-    slices.
+MAX_LAYERS = 100
+MAX_FRAMES = 10_000
+"""Bounds of layers, and of a kernel's and a dilation's frames, far beyond any use: a model folder
+may be somebody else's."""
 
-    Batch norm's backward pass and sums are several times slower on rows that are far apart in
-    memory.
+
+class ECAPA(Encoder):
+    """ECAPA-TDNN encoder: frames of features to one embedding an utterance.
+
+    A first TDNN layer, SE-Res2Net blocks, the aggregation of all blocks (a TDNN layer on their
+    concatenated channels), pooling, BatchNorm and a linear layer.
+
+    Args:
+        input_dim: M, features of a frame.
+        width: channels of the blocks (512 or 1024 in the paper).
+        embedding_dim: D.
+        kernel_sizes: frames that a kernel sees, odd: of the first layer, of each block, and of the
+            aggregation.
+        dilations: as many.
+        scale: groups of channels in a Res2Net.
+        se_channels: bottleneck of squeeze and excitation.
+        attention_channels: bottleneck of attention.
+        global_context: let attention see the utterance's mean and deviation.
+        mfa_channels: channels of the aggregation; none: 3 x `width`.
+        pooling: mean and deviation under channel-wise attention, or plain.
+
+    Raises:
+        UserError: sizes that do not fit together.
+    """
+
+    RENAMED: ClassVar[dict[str, str]] = {
+        "embedding": "embedding_dim",
+        "kernels": "kernel_sizes",
+        "se": "se_channels",
+        "attention": "attention_channels",
+        "mfa": "mfa_channels",
+    }
+
+    def __init__(
+        self,
+        input_dim: int,
+        *,
+        width: int = 512,
+        embedding_dim: int = 192,
+        kernel_sizes: list[int] = [5, 3, 3, 3, 1],  # noqa: B006 (read only)
+        dilations: list[int] = [1, 2, 3, 4, 1],  # noqa: B006 (read only)
+        scale: int = 8,
+        se_channels: int = 128,
+        attention_channels: int = 128,
+        global_context: bool = True,
+        mfa_channels: int | None = None,
+        pooling: Literal["attentive", "statistics"] = "attentive",
+    ) -> None:
+        super().__init__()
+        _check_sizes(width, scale, kernel_sizes, dilations)
+        if mfa_channels is None:
+            mfa_channels = 3 * width
+        self.embedding_dim = embedding_dim
+        self.blocks = nn.ModuleList([TDNN(input_dim, width, kernel_sizes[0], dilations[0])])
+        for kernel_size, dilation in zip(kernel_sizes[1:-1], dilations[1:-1], strict=True):
+            self.blocks.append(SERes2Net(width, scale, se_channels, kernel_size, dilation))
+        aggregated = width * (len(self.blocks) - 1)
+        self.mfa = TDNN(aggregated, mfa_channels, kernel_sizes[-1], dilations[-1])
+        self.asp: AttentiveStatistics | None = None
+        if pooling == "attentive":
+            self.asp = AttentiveStatistics(mfa_channels, attention_channels, global_context)
+        self.asp_bn = BatchNorm(2 * mfa_channels)
+        self.fc = Convolution(2 * mfa_channels, embedding_dim)
+
+    def frame_layers(self) -> dict[str, nn.Module]:
+        """Return the blocks and the aggregation; each gives (B, F, C)."""
+        layers: dict[str, nn.Module] = {}
+        for number, block in enumerate(self.blocks):
+            layers[f"block{number}"] = block
+        layers["mfa"] = self.mfa
+        return layers
+
+    def affine_layers(self) -> dict[str, nn.Module]:
+        """Return the BatchNorm of the pooled statistics, and the linear layer."""
+        return {"asp_bn": self.asp_bn, "fc": self.fc}
+
+    def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Return embeddings (B, D) of features (B, F, M), of which `lengths` (B,) frames count."""
+        frames = Frames.of(features, lengths)
+        x = self.blocks[0](frames.zero_padding(features), frames)
+        block_outputs = []
+        for block in self.blocks[1:]:
+            x = block(x, frames)
+            block_outputs.append(x)
+        x = self.mfa(torch.cat(block_outputs, 2), frames)
+        pooled = statistics(x, frames) if self.asp is None else self.asp(x, frames)
+        embeddings: Tensor = self.fc(self.asp_bn(pooled))
+        return embeddings
+
+
+def _check_sizes(width: int, scale: int, kernel_sizes: list[int], dilations: list[int]) -> None:
+    """Raise UserError for sizes that do not fit together."""
+    if width < 1 or scale < 1:
+        raise UserError(f"ecapa: width {width} and scale {scale} must be at least 1")
+    if width % scale:
+        raise UserError(
+            f"ecapa: width {width} is not a multiple of scale {scale}; choose one that is"
+        )
+    if len(kernel_sizes) != len(dilations) or len(kernel_sizes) < 3:
+        raise UserError(
+            f"ecapa: {len(kernel_sizes)} kernel_sizes and {len(dilations)} dilations; give as many"
+            " of each, at least 3"
+        )
+    if len(kernel_sizes) > MAX_LAYERS:
+        raise UserError(f"ecapa: {len(kernel_sizes)} kernel_sizes; give at most {MAX_LAYERS}")
+    if any(size % 2 == 0 or not 0 < size <= MAX_FRAMES for size in kernel_sizes):
+        raise UserError(
+            f"ecapa: kernel_sizes {kernel_sizes} must be odd numbers, at most {MAX_FRAMES}"
+        )
+    if any(not 0 < dilation <= MAX_FRAMES for dilation in dilations):
+        raise UserError(f"ecapa: dilations {dilations} must be between 1 and {MAX_FRAMES}")
+
+
+class SERes2Net(nn.Module):
+    """TDNN, Res2Net, TDNN, squeeze and excitation, with a residual connection around all.
+
+    Args:
+        channels: C, of input and output.
+        scale: groups of channels in the Res2Net.
+        se_channels: bottleneck of squeeze and excitation.
+        kernel_size: of the Res2Net.
+        dilation: of the Res2Net.
+    """
+
+    def __init__(
+        self, channels: int, scale: int, se_channels: int, kernel_size: int, dilation: int
+    ) -> None:
+        super().__init__()
+        self.tdnn1 = TDNN(channels, channels)
+        self.res2net_block = Res2Net(channels, scale, kernel_size, dilation)
+        self.tdnn2 = TDNN(channels, channels)
+        self.se_block = SqueezeExcitation(channels, se_channels)
+
+    def forward(self, x: Tensor, frames: Frames) -> Tensor:
+        """Map `x` (B, F, C) to (B, F, C)."""
+        y = self.tdnn1(x, frames)
+        y = self.res2net_block(y, frames)
+        y = self.tdnn2(y, frames)
+        gates = self.se_block(y, frames)
+        return torch.addcmul(x, y, gates)
+
+
+class Res2Net(nn.Module):
+    """Groups of channels in a chain of dilated TDNN layers (Gao et al. 2019).
+
+    The first group stays as it is. Every later one goes through its layer, from the third on after
+    the previous group's output has been added to it.
+
+    Args:
+        channels: C, a multiple of `scale`.
+        scale: number of groups.
+        kernel_size: of the layers.
+        dilation: of the layers.
+    """
+
+    def __init__(self, channels: int, scale: int, kernel_size: int, dilation: int) -> None:
+        super().__init__()
+        group = channels // scale
+        self.scale = scale
+        self.blocks = nn.ModuleList()
+        for _ in range(scale - 1):
+            self.blocks.append(TDNN(group, group, kernel_size, dilation))
+
+    def forward(self, x: Tensor, frames: Frames) -> Tensor:
+        """Map `x` (B, F, C) to (B, F, C)."""
+        first, *others = _split(x, self.scale)
+        outputs = [first]
+        for index, (group, block) in enumerate(zip(others, self.blocks, strict=True)):
+            inputs = group if index == 0 else group + outputs[-1]
+            outputs.append(block(inputs, frames))
+        if is_traced():
+            return torch.cat(outputs, 2)
+        joined: Tensor = _Join.apply(*outputs)  # type: ignore[no-untyped-call]
+        return joined
+
+
+class _Join(torch.autograd.Function):
+    """Concatenate groups of channels (each B, F, G) so that their gradients are contiguous.
+
+    `torch.cat` would hand them strided slices. BatchNorm's backward pass and sums are several times
+    slower on rows that are far apart in memory.
     """
 
     @staticmethod
@@ -37,35 +218,23 @@ class _Merge(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        return _groups(gradient, ctx.count)
+        return _split(gradient, ctx.count)
 
 
-def _groups(x: Tensor, count: int) -> tuple[Tensor, ...]:
+def _split(x: Tensor, count: int) -> tuple[Tensor, ...]:
     """Split the channels of `x` (B, F, C) into contiguous groups (B, F, C / count)."""
-    return x.unflatten(2, (count, -1)).movedim(2, 0).contiguous().unbind()
-
-
-class Res2Net(nn.Module):
-    """Channel groups in a chain of dilated TDNNs, each adding the previous group's output to its
-    input.
-    """
-
-    def __init__(self, channels: int, scale: int, kernel: int, dilation: int) -> None:
-        super().__init__()
-        group = channels // scale
-        self.scale = scale
-        self.blocks = nn.ModuleList(TDNN(group, group, kernel, dilation) for _ in range(scale - 1))
-
-    def forward(self, x: Tensor, frames: Frames) -> Tensor:
-        groups = _groups(x, self.scale)
-        outputs = [groups[0]]
-        for index, (group, block) in enumerate(zip(groups[1:], self.blocks, strict=True)):
-            outputs.append(block(group + outputs[-1] if index else group, frames))
-        return torch.cat(outputs, 2) if torch.jit.is_tracing() else _Merge.apply(*outputs)
+    batch, frames, channels = x.shape
+    groups = x.reshape(batch, frames, count, channels // count)
+    return groups.movedim(2, 0).contiguous().unbind()
 
 
 class SqueezeExcitation(nn.Module):
-    """Channel gates from the mean over the valid frames."""
+    """Gates of channels from their means over the valid frames (Hu et al. 2018).
+
+    Args:
+        channels: C.
+        bottleneck: channels of the layer between.
+    """
 
     def __init__(self, channels: int, bottleneck: int) -> None:
         super().__init__()
@@ -73,109 +242,10 @@ class SqueezeExcitation(nn.Module):
         self.conv2 = Convolution(bottleneck, channels)
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
-        """Gates (B, 1, C) for `x` (B, F, C), in its type."""
-        gates = torch.sigmoid(self.conv2(torch.relu(self.conv1(frames.mean(x)))))
+        """Return gates (B, 1, C), between 0 and 1, for `x` (B, F, C), in its type."""
+        hidden = torch.relu(self.conv1(frames.mean(x)))
+        gates = torch.sigmoid(self.conv2(hidden))
         return gates[:, None].to(x.dtype)
-
-
-class SERes2Net(nn.Module):
-    """TDNN, Res2Net, TDNN, squeeze and excitation, with a residual connection around all."""
-
-    def __init__(self, channels: int, scale: int, se: int, kernel: int, dilation: int) -> None:
-        super().__init__()
-        self.tdnn1 = TDNN(channels, channels)
-        self.res2net_block = Res2Net(channels, scale, kernel, dilation)
-        self.tdnn2 = TDNN(channels, channels)
-        self.se_block = SqueezeExcitation(channels, se)
-
-    def forward(self, x: Tensor, frames: Frames) -> Tensor:
-        y = self.tdnn2(self.res2net_block(self.tdnn1(x, frames), frames), frames)
-        return torch.addcmul(x, y, self.se_block(y, frames))
-
-
-class ECAPA(Encoder):
-    """ECAPA-TDNN encoder: frames of features to one embedding an utterance.
-
-    `mels` is the number of features a frame. `width` channels run through the blocks and `mfa`
-    (default 3 x `width`) come out of the feature aggregation; `kernels` (odd) and `dilations` have
-    one entry for the first layer, one for each SE-Res2Net block and one for the aggregation.
-    `scale` groups in a Res2Net, `se` and `attention` bottleneck channels. `pooling` is channel-wise
-    attention (with the utterance's mean and deviation as `global_context`) or plain statistics.
-    `dim` is the embedding's size.
-    """
-
-    def __init__(
-        self,
-        mels: int,
-        *,
-        width: int = 512,
-        embedding: int = 192,
-        kernels: list[int] = [5, 3, 3, 3, 1],  # noqa: B006 (read only)
-        dilations: list[int] = [1, 2, 3, 4, 1],  # noqa: B006 (read only)
-        scale: int = 8,
-        se: int = 128,
-        attention: int = 128,
-        global_context: bool = True,
-        mfa: int | None = None,
-        pooling: Literal["attentive", "statistics"] = "attentive",
-    ) -> None:
-        super().__init__()
-        mfa = 3 * width if mfa is None else mfa
-        _check(width, scale, kernels, dilations)
-        self.embedding_dim = embedding
-        blocks: list[nn.Module] = [TDNN(mels, width, kernels[0], dilations[0])]
-        for kernel, dilation in zip(kernels[1:-1], dilations[1:-1], strict=True):
-            blocks.append(SERes2Net(width, scale, se, kernel, dilation))
-        self.blocks = nn.ModuleList(blocks)
-        self.mfa = TDNN(width * (len(blocks) - 1), mfa, kernels[-1], dilations[-1])
-        self.asp = (
-            AttentiveStatistics(mfa, attention, global_context) if pooling == "attentive" else None
-        )
-        self.asp_bn = BatchNorm(2 * mfa)
-        self.fc = Convolution(2 * mfa, embedding)
-
-    def frame_layers(self) -> dict[str, nn.Module]:
-        """Return the blocks and the feature aggregation; each gives (B, F, C)."""
-        layers: dict[str, nn.Module] = {}
-        for number, block in enumerate(self.blocks):
-            layers[f"block{number}"] = block
-        layers["mfa"] = self.mfa
-        return layers
-
-    def affine_layers(self) -> dict[str, nn.Module]:
-        """Return the batch norm of the pooled statistics and the last layer."""
-        return {"asp_bn": self.asp_bn, "fc": self.fc}
-
-    def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Embed `features` (B, F, mels), of which `lengths` (B,) frames are valid (None: all): (B,
-        D).
-        """
-        frames = Frames(features.shape[0], features.shape[1], lengths, features.device)
-        if frames.mask is not None:
-            features = features.masked_fill(~frames.mask[:, :, None], 0.0)
-        x = self.blocks[0](features, frames)
-        outputs = []
-        for block in self.blocks[1:]:
-            x = block(x, frames)
-            outputs.append(x)
-        x = self.mfa(torch.cat(outputs, 2), frames)
-        pooled = statistics(x, frames) if self.asp is None else self.asp(x, frames)
-        return self.fc(self.asp_bn(pooled))
-
-
-def _check(width: int, scale: int, kernels: list[int], dilations: list[int]) -> None:
-    """Raise UserError for sizes that do not fit together."""
-    if width % scale:
-        raise UserError(
-            f"ecapa: width {width} is not a multiple of scale {scale}; choose one that is"
-        )
-    if len(kernels) != len(dilations) or len(kernels) < 3:
-        raise UserError(
-            f"ecapa: {len(kernels)} kernels and {len(dilations)} dilations; give as many of each,"
-            " at least 3"
-        )
-    if any(kernel % 2 == 0 for kernel in kernels):
-        raise UserError(f"ecapa: kernels {kernels} must be odd numbers")
 
 
 PART = ECAPA

@@ -3,7 +3,7 @@
 With pre-activated blocks (the default), parameter names, shapes and outputs are those of
 `speechbrain.lobes.models.ResNet.ResNet` (after Rouvier's), whose channels are given by `channels`;
 by default they double from stage to stage. With basic blocks it is the ResNet34 of He et al. 2016;
-the light ResNet34 of Cho et al. 2022 is `width: 16, block: basic, squeeze_excitation: 0, pooling:
+the light ResNet34 of Cho et al. 2022 is `width: 16, block_type: basic, se_stages: 0, pooling:
 statistics`. In a padded batch every convolution sees zeros behind an utterance's end, as if the
 utterance stood alone.
 
@@ -12,7 +12,7 @@ Maps are (B, F, M, C): batch, frames, frequencies, channels.
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +21,231 @@ from torch.nn import functional as F
 from speechssl.errors import UserError
 from speechssl.interfaces import Encoder
 from speechssl.nn.batch_norm import normalise
-from speechssl.nn.frames import Frames, precise
+from speechssl.nn.frames import Frames, accumulation_dtype
 from speechssl.nn.pooling import statistics
 
 __all__ = ["PART", "ResNet"]
 
-_FLOOR = 1e-5
+_MIN_VARIANCE = 1e-5
 _STRIDES = (1, 2, 2, 2)
+_TOTAL_STRIDE = 8
+
+
+MAX_BLOCKS = 200
+"""Blocks of a stage, far beyond any use: a model folder may be somebody else's."""
+
+
+class ResNet(Encoder):
+    """ResNet encoder over time and frequency: frames of features to one embedding an utterance.
+
+    Args:
+        input_dim: M, features of a frame.
+        width: channels of the first stage, if `channels` does not say.
+        blocks: blocks in each of the four stages ([3, 4, 6, 3] is ResNet34).
+        channels: channels of each stage; none: `width` x (1, 2, 4, 8).
+        embedding_dim: D.
+        block_type: pre-activated blocks of three convolutions, or basic ones of two.
+        se_stages: how many stages, from the first on, have squeeze and excitation (SpeechBrain: 2).
+        attention_channels: bottleneck of attention.
+        pooling: mean and deviation under attention, or plain.
+
+    Raises:
+        UserError: there are not four stages.
+    """
+
+    RENAMED: ClassVar[dict[str, str]] = {
+        "embedding": "embedding_dim",
+        "block": "block_type",
+        "squeeze_excitation": "se_stages",
+        "attention": "attention_channels",
+    }
+
+    def __init__(
+        self,
+        input_dim: int,
+        *,
+        width: int = 32,
+        blocks: list[int] = [3, 4, 6, 3],  # noqa: B006 (read only)
+        channels: list[int] | None = None,
+        embedding_dim: int = 256,
+        block_type: Literal["preactivated", "basic"] = "preactivated",
+        se_stages: int = 2,
+        attention_channels: int = 128,
+        pooling: Literal["attentive", "statistics"] = "attentive",
+    ) -> None:
+        super().__init__()
+        if channels is None:
+            channels = [width, 2 * width, 4 * width, 8 * width]
+        if len(blocks) != 4 or len(channels) != 4:
+            raise UserError(
+                f"resnet: blocks {blocks} and channels {channels}; give one of each for all 4"
+                " stages"
+            )
+        if min(blocks) < 1 or max(blocks) > MAX_BLOCKS:
+            raise UserError(f"resnet: blocks {blocks} must be between 1 and {MAX_BLOCKS}")
+        self.embedding_dim = embedding_dim
+        self.conv1 = nn.Conv2d(1, channels[0], 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels[0])
+        stages = []
+        in_channels = channels[0]
+        for index, out_channels in enumerate(channels):
+            has_gates = index < se_stages
+            stage = _stage(
+                block_type, blocks[index], in_channels, out_channels, _STRIDES[index], has_gates
+            )
+            stages.append(stage)
+            in_channels = out_channels
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        frequencies = -(-input_dim // _TOTAL_STRIDE)  # rounded up
+        pooled_channels = channels[-1] * frequencies
+        self.norm_stats = nn.BatchNorm1d(2 * pooled_channels)
+        self.attention: Attention | None = None
+        if pooling == "attentive":
+            self.attention = Attention(pooled_channels, attention_channels)
+        self.fc_embed = nn.Linear(2 * pooled_channels, embedding_dim)
+        self.norm_embed = nn.BatchNorm1d(embedding_dim)
+        self._initialise_convolutions()
+
+    def _initialise_convolutions(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def frame_layers(self) -> dict[str, nn.Module]:
+        """Return the last block of each stage; each gives maps (B, F, M, C) and their `Frames`."""
+        return {
+            "layer1": self.layer1[-1],
+            "layer2": self.layer2[-1],
+            "layer3": self.layer3[-1],
+            "layer4": self.layer4[-1],
+        }
+
+    def affine_layers(self) -> dict[str, nn.Module]:
+        """Return the BatchNorm of the pooled statistics, the linear layer, and its BatchNorm."""
+        return {
+            "norm_stats": self.norm_stats,
+            "fc_embed": self.fc_embed,
+            "norm_embed": self.norm_embed,
+        }
+
+    def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Return embeddings (B, D) of features (B, F, M), of which `lengths` (B,) frames count."""
+        frames = Frames.of(features, lengths)
+        maps = frames.zero_padding(features)[:, :, :, None]
+        maps = normalise(self.bn1, _convolve(self.conv1, maps), frames.mask, relu=True)
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            for block in stage:
+                maps, frames = block(maps, frames)
+        x = maps.transpose(2, 3).flatten(2)  # channels before frequencies, as the weights have them
+        if self.attention is None:
+            pooled = statistics(x, frames, min_variance=_MIN_VARIANCE)
+        else:
+            pooled = self.attention(x, frames)
+        embeddings: Tensor = self.norm_embed(self.fc_embed(self.norm_stats(pooled)))
+        return embeddings
+
+
+def _stage(
+    block_type: str,
+    count: int,
+    in_channels: int,
+    out_channels: int,
+    stride: int,
+    has_gates: bool,
+) -> nn.ModuleList:
+    """Build `count` blocks, of which the first changes the channels and strides."""
+    kind = PreactivatedBlock if block_type == "preactivated" else BasicBlock
+    stage = nn.ModuleList([kind(in_channels, out_channels, stride, has_gates)])
+    for _ in range(count - 1):
+        stage.append(kind(out_channels, out_channels, 1, has_gates))
+    return stage
+
+
+class PreactivatedBlock(nn.Module):
+    """Three times BatchNorm, ReLU, convolution (3x3, 3x3, 1x1), with a residual connection.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        stride: over frames and frequencies, of the first convolution.
+        has_gates: squeeze and excitation before the input is added.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, has_gates: bool) -> None:
+        super().__init__()
+        self.stride = stride
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.conv3 = nn.Conv2d(out_channels, out_channels, 1, bias=False)
+        self.downsample = _shortcut(in_channels, out_channels, stride)
+        self.se = SqueezeExcitation(out_channels) if has_gates else None
+
+    def forward(self, x: Tensor, frames: Frames) -> tuple[Tensor, Frames]:
+        """Map `x` (B, F, M, C) and its valid frames to the block's output and its frames."""
+        y = normalise(self.bn1, x, frames.mask, relu=True)
+        y = _convolve(self.conv1, y)
+        frames = frames.strided(y.shape[1], self.stride)
+        y = normalise(self.bn2, y, frames.mask, relu=True)
+        y = _convolve(self.conv2, y)
+        y = normalise(self.bn3, y, frames.mask, relu=True)
+        y = _convolve(self.conv3, y)
+        return _add_input(x, y, frames, self.downsample, self.se), frames
+
+
+class BasicBlock(nn.Module):
+    """Convolution (3x3), BatchNorm, ReLU, convolution, BatchNorm; the input is added; ReLU.
+
+    He et al. 2016, figure 5. Arguments as in `PreactivatedBlock`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, has_gates: bool) -> None:
+        super().__init__()
+        self.stride = stride
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.downsample = _shortcut(in_channels, out_channels, stride)
+        self.se = SqueezeExcitation(out_channels) if has_gates else None
+
+    def forward(self, x: Tensor, frames: Frames) -> tuple[Tensor, Frames]:
+        """Map `x` (B, F, M, C) and its valid frames to the block's output and its frames."""
+        y = _convolve(self.conv1, x)
+        frames = frames.strided(y.shape[1], self.stride)
+        y = normalise(self.bn1, y, frames.mask, relu=True)
+        y = _convolve(self.conv2, y)
+        y = normalise(self.bn2, y, frames.mask)
+        return torch.relu(_add_input(x, y, frames, self.downsample, self.se)), frames
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
+    """Return what gives a block's input the shape of its output, or None if it has it."""
+    if stride == 1 and in_channels == out_channels:
+        return None
+    conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
+
+
+def _add_input(
+    x: Tensor,
+    y: Tensor,
+    frames: Frames,
+    shortcut: nn.Sequential | None,
+    squeeze_excitation: SqueezeExcitation | None,
+) -> Tensor:
+    """Add a block's input `x` to what its convolutions gave, `y`, gated if asked.
+
+    `frames` are those of `y`.
+    """
+    if shortcut is not None:
+        conv, norm = cast("tuple[nn.Conv2d, nn.BatchNorm2d]", tuple(shortcut))
+        x = normalise(norm, _convolve(conv, x), frames.mask)
+    if squeeze_excitation is None:
+        return y + x
+    return torch.addcmul(x, y, squeeze_excitation(y, frames))
 
 
 def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
@@ -43,16 +261,8 @@ def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
     return y.permute(0, 2, 3, 1).contiguous()
 
 
-def _halved(frames: Frames, count: int, stride: int) -> Frames:
-    """Bounds of the `count` frames that a convolution with this stride makes."""
-    lengths = frames.lengths
-    if stride == 1 or lengths is None:
-        return Frames(frames.batch, count, lengths, frames.device)
-    return Frames(frames.batch, count, (lengths + stride - 1) // stride, frames.device)
-
-
 class SqueezeExcitation(nn.Module):
-    """Channel gates from the mean over the valid maps."""
+    """Gates of channels from their means over valid frames and frequencies (Hu et al. 2018)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -61,187 +271,34 @@ class SqueezeExcitation(nn.Module):
         )
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
-        """Gates (B, 1, 1, C) for maps `x`, in their type."""
-        mean = frames.mean(x.mean(2, dtype=precise(x.dtype)))
-        return self.fc(mean)[:, None, None].to(x.dtype)
-
-
-class Block(nn.Module):
-    """Three times batch norm, ReLU, convolution (3x3, 3x3, 1x1); gates if asked; the input
-    added.
-    """
-
-    def __init__(self, inputs: int, outputs: int, stride: int, gates: bool) -> None:
-        super().__init__()
-        self.stride = stride
-        self.bn1 = nn.BatchNorm2d(inputs)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(outputs)
-        self.conv3 = nn.Conv2d(outputs, outputs, 1, bias=False)
-        self.downsample = _shortcut(inputs, outputs, stride)
-        self.se = SqueezeExcitation(outputs) if gates else None
-
-    def forward(self, x: Tensor, frames: Frames) -> tuple[Tensor, Frames]:
-        """Maps `x` (B, F, M, C) and their bounds to the next ones."""
-        y = _convolve(self.conv1, normalise(self.bn1, x, frames.mask, relu=True))
-        after = _halved(frames, y.shape[1], self.stride)
-        y = _convolve(self.conv2, normalise(self.bn2, y, after.mask, relu=True))
-        y = _convolve(self.conv3, normalise(self.bn3, y, after.mask, relu=True))
-        if self.downsample is not None:
-            x = _downsampled(self.downsample, x, after)
-        return (y + x if self.se is None else torch.addcmul(x, y, self.se(y, after))), after
-
-
-class BasicBlock(nn.Module):
-    """Convolution (3x3), batch norm, ReLU, the same without ReLU; the input added; ReLU (He et al.
-    2016).
-    """
-
-    def __init__(self, inputs: int, outputs: int, stride: int, gates: bool) -> None:
-        super().__init__()
-        self.stride = stride
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.downsample = _shortcut(inputs, outputs, stride)
-        self.se = SqueezeExcitation(outputs) if gates else None
-
-    def forward(self, x: Tensor, frames: Frames) -> tuple[Tensor, Frames]:
-        """Maps `x` (B, F, M, C) and their bounds to the next ones."""
-        y = _convolve(self.conv1, x)
-        after = _halved(frames, y.shape[1], self.stride)
-        y = _convolve(self.conv2, normalise(self.bn1, y, after.mask, relu=True))
-        y = normalise(self.bn2, y, after.mask)
-        if self.downsample is not None:
-            x = _downsampled(self.downsample, x, after)
-        y = y + x if self.se is None else torch.addcmul(x, y, self.se(y, after))
-        return torch.relu(y), after
-
-
-def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
-    """What brings a block's input to the shape of its output, if it does not have it."""
-    if stride == 1 and inputs == outputs:
-        return None
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-
-
-def _downsampled(shortcut: nn.Sequential, x: Tensor, after: Frames) -> Tensor:
-    conv, norm = cast("tuple[nn.Conv2d, nn.BatchNorm2d]", tuple(shortcut))
-    return normalise(norm, _convolve(conv, x), after.mask)
+        """Return gates (B, 1, 1, C), between 0 and 1, for maps `x` (B, F, M, C), in their type."""
+        mean = frames.mean(x.mean(2, dtype=accumulation_dtype(x.dtype)))
+        gates: Tensor = self.fc(mean)
+        return gates[:, None, None].to(x.dtype)
 
 
 class Attention(nn.Sequential):
-    """Attentive statistics pooling; the parameters stand under SpeechBrain's names `0`, `2` and
-    `3`.
+    """Attentive statistics pooling (Okabe et al. 2018), with SpeechBrain's names `0`, `2`, `3`.
+
+    Args:
+        channels: C.
+        bottleneck: channels of the layer between.
     """
 
     def __init__(self, channels: int, bottleneck: int) -> None:
-        squeeze, expand = nn.Conv1d(channels, bottleneck, 1), nn.Conv1d(bottleneck, channels, 1)
+        squeeze = nn.Conv1d(channels, bottleneck, 1)
+        expand = nn.Conv1d(bottleneck, channels, 1)
         super().__init__(squeeze, nn.ReLU(), nn.BatchNorm1d(bottleneck), expand)
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:  # type: ignore[override]
-        """Pool `x` (B, F, C) to (B, 2C)."""
+        """Pool `x` (B, F, C) to mean and standard deviation (B, 2C), float32."""
         squeeze, _, norm, expand = cast(
             "tuple[nn.Conv1d, nn.ReLU, nn.BatchNorm1d, nn.Conv1d]", tuple(self)
         )
         hidden = torch.relu(F.linear(x, squeeze.weight.flatten(1), squeeze.bias))
         hidden = normalise(norm, hidden, frames.mask if self.training else None)
-        return statistics(
-            x, frames, F.linear(hidden, expand.weight.flatten(1), expand.bias), _FLOOR
-        )
-
-
-class ResNet(Encoder):
-    """ResNet encoder over time and frequency: frames of features to one embedding an utterance.
-
-    `mels` is the number of features a frame. `blocks` a stage (four stages; [3, 4, 6, 3] is
-    ResNet34); `channels` of the stages, by default `width` x (1, 2, 4, 8); `block` is the kind of
-    block; `squeeze_excitation` says how many stages, from the first, have gates (SpeechBrain: 2).
-    `pooling` is attention with `attention` bottleneck channels, or plain statistics. `dim` is the
-    embedding's size.
-    """
-
-    def __init__(
-        self,
-        mels: int,
-        *,
-        width: int = 32,
-        blocks: list[int] = [3, 4, 6, 3],  # noqa: B006 (read only)
-        channels: list[int] | None = None,
-        embedding: int = 256,
-        block: Literal["preactivated", "basic"] = "preactivated",
-        squeeze_excitation: int = 2,
-        attention: int = 128,
-        pooling: Literal["attentive", "statistics"] = "attentive",
-    ) -> None:
-        super().__init__()
-        channels = [width, 2 * width, 4 * width, 8 * width] if channels is None else list(channels)
-        if len(blocks) != 4 or len(channels) != 4 or min(blocks) < 1:
-            raise UserError(
-                f"resnet: blocks {blocks} and channels {channels}; give one of each for all 4"
-                " stages"
-            )
-        self.embedding_dim = embedding
-        self.conv1 = nn.Conv2d(1, channels[0], 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels[0])
-        kind = Block if block == "preactivated" else BasicBlock
-        stages = []
-        for stage, (outputs, count, stride) in enumerate(
-            zip(channels, blocks, _STRIDES, strict=True)
-        ):
-            inputs, gates = channels[max(0, stage - 1)], stage < squeeze_excitation
-            others = (kind(outputs, outputs, 1, gates) for _ in range(count - 1))
-            stages.append(nn.ModuleList([kind(inputs, outputs, stride, gates), *others]))
-        self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        pooled = channels[-1] * -(-mels // 8)
-        self.norm_stats = nn.BatchNorm1d(2 * pooled)
-        self.attention = Attention(pooled, attention) if pooling == "attentive" else None
-        self.fc_embed = nn.Linear(2 * pooled, embedding)
-        self.norm_embed = nn.BatchNorm1d(embedding)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    def frame_layers(self) -> dict[str, nn.Module]:
-        """Return the last block of each stage; each gives maps (B, F, M, C) and their `Frames`."""
-        return {
-            "layer1": self.layer1[-1],
-            "layer2": self.layer2[-1],
-            "layer3": self.layer3[-1],
-            "layer4": self.layer4[-1],
-        }
-
-    def affine_layers(self) -> dict[str, nn.Module]:
-        """Return the batch norms before and after the last linear layer, and that layer."""
-        return {
-            "norm_stats": self.norm_stats,
-            "fc_embed": self.fc_embed,
-            "norm_embed": self.norm_embed,
-        }
-
-    def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Embed `features` (B, F, mels), of which `lengths` (B,) frames are valid (None: all): (B,
-        D).
-        """
-        frames = Frames(features.shape[0], features.shape[1], lengths, features.device)
-        if frames.mask is not None:
-            features = features.masked_fill(~frames.mask[:, :, None], 0.0)
-        x = normalise(
-            self.bn1, _convolve(self.conv1, features[:, :, :, None]), frames.mask, relu=True
-        )
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            for block in stage:
-                x, frames = block(x, frames)
-        x = x.transpose(2, 3).flatten(2)  # channels before frequencies, as the weights have them
-        pooled = (
-            statistics(x, frames, floor=_FLOOR)
-            if self.attention is None
-            else self.attention(x, frames)
-        )
-        return self.norm_embed(self.fc_embed(self.norm_stats(pooled)))
+        logits = F.linear(hidden, expand.weight.flatten(1), expand.bias)
+        return statistics(x, frames, logits, min_variance=_MIN_VARIANCE)
 
 
 PART = ResNet

@@ -1,1 +1,1 @@
-"""Formats for other programs, one file each: ``write(model, folder)`` (``speechssl export``)."""
+"""Models as files for other programs, one format a file: `speechssl export`."""

@@ -1,32 +1,53 @@
-"""One file a format: `write(model, out)` writes a folder that other programs load without this
-package.
-"""
+"""Export a model, and compare what was written with it: `speechssl export`."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from speechssl import parts
-from speechssl.errors import UserError
+from speechssl.errors import UserError, writing
+from speechssl.exporters.waveforms import compare
+from speechssl.files import model_folder
+from speechssl.interfaces import Exporter
 from speechssl.model import Model
 
 
 def export(model: str | Path, to: str, out: str | Path) -> Path:
-    """Export a model or run folder to one of the formats of this package into the folder `out`.
+    """Write a model for other programs, and compare the embeddings with those of the model.
 
-    Returns the folder. Raises UserError if the model cannot be loaded, `to` is unknown or cannot
-    express the model, a library that it needs is missing, or `out` is the model's own folder.
+    Args:
+        model: a model folder or a run folder.
+        to: format, a part of `exporters/`.
+        out: folder to write.
+
+    Returns:
+        The folder. The result of the comparison is printed on standard error.
+
+    Raises:
+        UserError: the model cannot be loaded, the format is unknown or cannot express the model, a
+            library is missing, `out` cannot be written or is the model's own folder, or the
+            embeddings differ.
     """
-    formats = parts.names("exporters")
-    if to not in formats:
-        raise UserError(f"export: no format {to!r}; known: {', '.join(formats)}")
+    exporter: Exporter = parts.find("exporters", to)
     out = Path(out)
-    if out.exists() and (not out.is_dir() or out.resolve() == Path(model).resolve()):
-        raise UserError(
-            f"export: {out} is {'the model itself' if out.is_dir() else 'a file'}; give another"
-            " --out"
-        )
+    _check_target(out, Path(model))
     loaded = Model.load(model)
-    out.mkdir(parents=True, exist_ok=True)
-    parts.find("exporters", to)(loaded, out)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        run = exporter(loaded, out)
+    if run is None:
+        print(f"{out}: not compared with the model: no runtime is installed", file=sys.stderr)
+    else:
+        print(compare(loaded, run, str(out)), file=sys.stderr)
     return out
+
+
+def _check_target(out: Path, model: Path) -> None:
+    """Refuse to write over the model or a file."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UserError(f"export: {out} is a file; give another --out")
+    if out.resolve() in (model.resolve(), model_folder(model).path.resolve()):
+        raise UserError(f"export: {out} is the model itself; give another --out")

@@ -1,20 +1,21 @@
-"""Hugging Face: a folder to upload: config.json, model.safetensors, and a model card to complete.
+"""Hugging Face: a folder to upload, with config.json, model.safetensors and a model card to complete.
 
-`speechssl.load` reads it as it reads any model folder.
+`speechssl.load` reads it like any model folder.
 """
 
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import speechssl
 from speechssl import config
-from speechssl.exporters.waveforms import compare
+from speechssl.files import atomic_write, write_text
 from speechssl.model import HUB_CONFIG, HUB_WEIGHTS, Model
 
 _CARD = """\
@@ -61,35 +62,53 @@ proof of identity, and measure on your own data before you rely on it.
 """
 
 
-def write(model: Model, out: Path) -> None:
+def write(model: Model, out: Path) -> Callable[[Tensor], Tensor]:
     """Write config.json, model.safetensors (pytorch_model.bin without safetensors) and README.md
     into OUT.
     """
+    weights = _save_weights(model, out)
+    about = config.thaw(model.about)
+    settings = {
+        "model_type": "speechssl",
+        "speechssl": speechssl.__version__,
+        **config.thaw(model.settings),
+        "about": about,
+    }
+    write_text(out / HUB_CONFIG, json.dumps(settings, indent=2) + "\n")
+    card = _model_card(model, about, name=out.resolve().name, weights=weights)
+    write_text(out / "README.md", card)
+    return Model.load(out)
+
+
+def _save_weights(model: Model, out: Path) -> str:
+    """Save the encoder's weights; return the file's name."""
     state = {name: value.contiguous().clone() for name, value in model.encoder.state_dict().items()}
-    weights = HUB_WEIGHTS[0]
+    name, name_without_safetensors = HUB_WEIGHTS
     try:
         from safetensors.torch import save_file
-
-        save_file(state, str(out / weights), metadata={"format": "pt"})
     except ImportError:
-        weights = HUB_WEIGHTS[1]
-        torch.save(state, out / weights)
-    about: dict[str, Any] = {"model_type": "speechssl", "speechssl": speechssl.__version__}
-    about |= config.thaw(model.settings) | {"about": config.thaw(model.about)}
-    (out / HUB_CONFIG).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    known = "\n".join(f"* {key}: {json.dumps(value)}" for key, value in about["about"].items())
-    card = _CARD.format(
-        name=out.resolve().name,
+        with atomic_write(out / name_without_safetensors) as temporary:
+            torch.save(state, temporary)
+        return name_without_safetensors
+    with atomic_write(out / name) as temporary:
+        save_file(state, str(temporary), metadata={"format": "pt"})
+    return name
+
+
+def _model_card(model: Model, about: dict[str, Any], name: str, weights: str) -> str:
+    """Return README.md: what the model is, how it is used, how it was trained."""
+    known = "\n".join(f"* {key}: {json.dumps(value)}" for key, value in about.items())
+    parameters = sum(parameter.numel() for parameter in model.encoder.parameters())
+    return _CARD.format(
+        name=name,
         encoder=model.settings["encoder"]["name"],
         rate=model.sample_rate,
         dim=model.dim,
-        parameters=sum(p.numel() for p in model.encoder.parameters()) / 1e6,
+        parameters=parameters / 1e6,
         version=speechssl.__version__,
         weights=weights,
-        about=known or "Nothing is known of it.",
+        about=known or "Nothing is known about it.",
     )
-    (out / "README.md").write_text(card, encoding="utf-8")
-    print(compare(model, Model.load(out), str(out)), file=sys.stderr)
 
 
 PART = write

@@ -1,6 +1,6 @@
 """ONNX: OUT/model.onnx, waveforms to embeddings, any batch and length.
 
-Input `waves` (batch, samples), output `embeddings` (batch, D), both axes free.
+Input `waves` (batch, samples), output `embeddings` (batch, D); batch and samples are free axes.
 """
 
 from __future__ import annotations
@@ -8,34 +8,44 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from speechssl.errors import UserError
-from speechssl.exporters.waveforms import Waveforms, compare, example
+from speechssl.exporters.waveforms import Waveforms, example
+from speechssl.files import atomic_write
 from speechssl.model import Model
 
-_OPSET = 18
+OPSET = 18
+LARGEST_BATCH = 1 << 20
 
 
-def write(model: Model, out: Path) -> None:
-    """Write OUT/model.onnx, and compare it with the model where onnxruntime is installed.
+def write(model: Model, out: Path) -> Callable[[Tensor], Tensor] | None:
+    """Write OUT/model.onnx.
 
-    Utterances of a batch are equally long, at least half a second. Raises UserError without
-    onnxscript.
+    The utterances of a batch are equally long, at least half a second.
+
+    Raises:
+        UserError: onnxscript is missing, which torch's exporter needs.
     """
     try:
-        import onnxscript  # noqa: F401 (torch's exporter needs it)
+        import onnxscript  # noqa: F401
     except ImportError:
         raise UserError("export: ONNX needs onnxscript; pip install 'speechssl[export]'") from None
     path = out / "model.onnx"
+    with atomic_write(path) as temporary:
+        _export(model, temporary)
+    return _session(path, model.settings["features"]["name"])
+
+
+def _export(model: Model, path: Path) -> None:
+    """Write the graph; the exporter's own messages are silenced."""
     axes = {
-        0: torch.export.Dim("batch", max=1 << 20),
+        0: torch.export.Dim("batch", max=LARGEST_BATCH),
         1: torch.export.Dim("samples", min=model.sample_rate // 2),
     }
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -48,21 +58,31 @@ def write(model: Model, out: Path) -> None:
             input_names=["waves"],
             output_names=["embeddings"],
             dynamic_shapes=(axes,),
-            opset_version=_OPSET,
+            opset_version=OPSET,
             dynamo=True,
             external_data=False,
         )
+
+
+def _session(path: Path, front_end: str) -> Callable[[Tensor], Tensor] | None:
+    """Return a function that runs the file, None where onnxruntime is not installed."""
     try:
         import onnxruntime
     except ImportError:
-        print(f"{path}: not compared with the model: onnxruntime is not installed", file=sys.stderr)
-        return
-    session: Any = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        return None
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def run(waves: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {"waves": waves.numpy()})[0])
+        try:
+            (embeddings,) = session.run(None, {"waves": waves.numpy()})
+        except Exception as error:  # a front end whose shapes the exporter took for constants
+            raise UserError(
+                f"{path}: takes one batch size or length only ({str(error).splitlines()[0]}): ONNX"
+                f" cannot express the front end {front_end!r}; export to torchscript"
+            ) from error
+        return torch.from_numpy(embeddings)
 
-    print(compare(model, run, str(path)), file=sys.stderr)
+    return run
 
 
 PART = write

@@ -2,14 +2,13 @@
 
 The encoder becomes SpeechBrain's own ECAPA_TDNN or ResNet with our weights, so that it can be
 fine-tuned there. SpeechBrain's Fbank cannot express our log-mels (centred frames, decibels, other
-filters), so that they and their normalisation go along as TorchScript, and no part of this package
-is needed to load the folder.
+filters), so they and their normalisation go along as TorchScript. Loading the folder needs no part
+of this package.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from speechssl.errors import UserError
-from speechssl.exporters.torchscript import traced
-from speechssl.exporters.waveforms import Spectra, compare, example
+from speechssl.exporters.torchscript import trace
+from speechssl.exporters.waveforms import Spectra, example
 from speechssl.features.logmel import LogMel
+from speechssl.files import atomic_write, write_text
 from speechssl.model import Model
 
 _HYPERPARAMS = """\
 # EncoderClassifier.from_hparams(source="{out}")
-# Where this folder lies, a path or a model hub's name: change it when the folder moves, or give
+# Path of this folder, or its name on a model hub: change it when the folder moves, or give
 # overrides={{"pretrained_path": ...}}
 pretrained_path: {out}
 sample_rate: {rate}
@@ -54,22 +54,24 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
 """
 
 
-class _Normalise(nn.Module):
-    """Features (B, F, M) and relative lengths (B,) to normalised features."""
+class Normalise(nn.Module):
+    """Features (B, F, M) and relative lengths (B,) to normalised features (B, F, M)."""
 
     def __init__(self, features: LogMel) -> None:
         super().__init__()
         self.features = features
 
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """Normalise over the valid frames: a share ``lengths`` of all frames."""
         valid = (lengths * features.shape[1]).round().long().clamp(min=1)
         return self.features.normalised(features, valid)
 
 
-def write(model: Model, out: Path) -> None:
+def write(model: Model, out: Path) -> Callable[[Tensor], Tensor]:
     """Write hyperparams.yaml, embedding_model.ckpt, features.pt and normalise.pt into OUT.
 
-    Raises UserError if SpeechBrain has no counterpart of the encoder or takes another front end.
+    Raises:
+        UserError: SpeechBrain has no counterpart of the encoder, or takes another front end.
     """
     front_end = model.front_end
     if not isinstance(front_end, LogMel):
@@ -78,57 +80,92 @@ def write(model: Model, out: Path) -> None:
             f"export: SpeechBrain takes log-mels and not the front end {name!r}; export to"
             " torchscript or onnx"
         )
-    lobe, settings = _lobe(model.settings["encoder"], front_end.dim)
+    lobe, settings = _counterpart(model.settings["encoder"], front_end.dim)
     waves = example(model, 2.0)
     spectra = Spectra(front_end).eval()
-    traced(spectra, waves).save(str(out / "features.pt"))
-    normalise = traced(_Normalise(front_end), spectra(waves), torch.tensor([1.0, 0.6]))
-    normalise.save(str(out / "normalise.pt"))
-    torch.save(model.encoder.state_dict(), out / "embedding_model.ckpt")
+    relative_lengths = torch.tensor([1.0, 0.6])
+    normalise = trace(Normalise(front_end), spectra(waves), relative_lengths)
+    with atomic_write(out / "features.pt") as temporary:
+        trace(spectra, waves).save(str(temporary))
+    with atomic_write(out / "normalise.pt") as temporary:
+        normalise.save(str(temporary))
+    with atomic_write(out / "embedding_model.ckpt") as temporary:
+        torch.save(model.encoder.state_dict(), temporary)
     lines = "\n".join(f"    {name}: {value}" for name, value in settings.items())
     text = _HYPERPARAMS.format(out=out.resolve(), rate=model.sample_rate, lobe=lobe, settings=lines)
-    (out / "hyperparams.yaml").write_text(text, encoding="utf-8")
+    write_text(out / "hyperparams.yaml", text)
+    return _load(out)
+
+
+def _load(out: Path) -> Callable[[Tensor], Tensor]:
+    """Return a function that embeds with SpeechBrain what was written."""
     from speechbrain.inference.classifiers import EncoderClassifier
 
-    loaded = EncoderClassifier.from_hparams(source=str(out), savedir=str(out))
-    print(compare(model, lambda x: loaded.encode_batch(x).flatten(1), str(out)), file=sys.stderr)
+    classifier = EncoderClassifier.from_hparams(source=str(out), savedir=str(out))
+
+    def run(waves: Tensor) -> Tensor:
+        embeddings: Tensor = classifier.encode_batch(waves)  # (B, 1, D)
+        return embeddings.flatten(1)
+
+    return run
 
 
-def _lobe(encoder: Mapping[str, Any], mels: int) -> tuple[str, dict[str, Any]]:
-    """SpeechBrain's class for an encoder, and its arguments; UserError if there is none."""
+def _counterpart(encoder: Mapping[str, Any], mels: int) -> tuple[str, dict[str, Any]]:
+    """Return SpeechBrain's class for an encoder, and its arguments.
+
+    Raises:
+        UserError: there is none.
+    """
     if encoder["name"] == "ecapa" and encoder["pooling"] == "attentive":
-        width, mfa = encoder["width"], encoder["mfa"] or 3 * encoder["width"]
-        return "speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN", {
-            "input_size": mels,
-            "channels": [width] * (len(encoder["kernels"]) - 1) + [mfa],
-            "kernel_sizes": list(encoder["kernels"]),
-            "dilations": list(encoder["dilations"]),
-            "attention_channels": encoder["attention"],
-            "res2net_scale": encoder["scale"],
-            "se_channels": encoder["se"],
-            "global_context": encoder["global_context"],
-            "groups": [1] * len(encoder["kernels"]),
-            "lin_neurons": encoder["embedding"],
-        }
-    fixed = {
-        "block": "preactivated",
-        "squeeze_excitation": 2,
-        "pooling": "attentive",
-        "attention": 128,
-    }
-    if encoder["name"] == "resnet" and all(encoder[key] == value for key, value in fixed.items()):
-        width = encoder["width"]
-        return "speechbrain.lobes.models.ResNet.ResNet", {
-            "input_size": mels,
-            "channels": list(encoder["channels"] or [width, 2 * width, 4 * width, 8 * width]),
-            "block_sizes": list(encoder["blocks"]),
-            "lin_neurons": encoder["embedding"],
-        }
+        return "speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN", _ecapa(encoder, mels)
+    if encoder["name"] == "resnet" and _is_speechbrain_resnet(encoder):
+        return "speechbrain.lobes.models.ResNet.ResNet", _resnet(encoder, mels)
     raise UserError(
         f"export: SpeechBrain has no counterpart of this {encoder['name']} (it has ecapa and"
         " pre-activated resnet with 2 stages of gates, both with attentive pooling); export to"
         " torchscript or onnx"
     )
+
+
+def _ecapa(encoder: Mapping[str, Any], mels: int) -> dict[str, Any]:
+    """Return the arguments of SpeechBrain's ECAPA_TDNN."""
+    width = encoder["width"]
+    blocks = len(encoder["kernel_sizes"])
+    last_width = encoder["mfa_channels"] or 3 * width
+    return {
+        "input_size": mels,
+        "channels": [width] * (blocks - 1) + [last_width],
+        "kernel_sizes": list(encoder["kernel_sizes"]),
+        "dilations": list(encoder["dilations"]),
+        "attention_channels": encoder["attention_channels"],
+        "res2net_scale": encoder["scale"],
+        "se_channels": encoder["se_channels"],
+        "global_context": encoder["global_context"],
+        "groups": [1] * blocks,
+        "lin_neurons": encoder["embedding_dim"],
+    }
+
+
+def _is_speechbrain_resnet(encoder: Mapping[str, Any]) -> bool:
+    """True if the settings that SpeechBrain's ResNet fixes have its values."""
+    fixed = {
+        "block_type": "preactivated",
+        "se_stages": 2,
+        "pooling": "attentive",
+        "attention_channels": 128,
+    }
+    return all(encoder[key] == value for key, value in fixed.items())
+
+
+def _resnet(encoder: Mapping[str, Any], mels: int) -> dict[str, Any]:
+    """Return the arguments of SpeechBrain's ResNet."""
+    width = encoder["width"]
+    return {
+        "input_size": mels,
+        "channels": list(encoder["channels"] or [width, 2 * width, 4 * width, 8 * width]),
+        "block_sizes": list(encoder["blocks"]),
+        "lin_neurons": encoder["embedding_dim"],
+    }
 
 
 PART = write

@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from speechssl.exporters.waveforms import Waveforms, compare, example
+from speechssl.exporters.waveforms import Waveforms, example
+from speechssl.files import atomic_write
 from speechssl.model import Model
 
 
-def traced(module: nn.Module, *inputs: Tensor) -> Any:
-    """`module` as a TorchScript module for any batch size and length (the inputs only show it the
-    way).
+def trace(module: nn.Module, *inputs: Tensor) -> Any:
+    """Return a module as TorchScript, for any batch size and length.
+
+    The inputs are examples: tracing records the operations that they go through.
     """
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         warnings.simplefilter("ignore", DeprecationWarning)
-        return torch.jit.trace(module.eval(), inputs, check_trace=False)
+        return torch.jit.trace(  # type: ignore[no-untyped-call]
+            module.eval(), inputs, check_trace=False
+        )
 
 
-def write(model: Model, out: Path) -> None:
-    """Write OUT/model.pt. Utterances of a batch are equally long, at least a window."""
-    script = traced(Waveforms(model), example(model, 2.0))
-    script.save(str(out / "model.pt"))
-    print(
-        compare(model, torch.jit.load(str(out / "model.pt")), str(out / "model.pt")),
-        file=sys.stderr,
-    )
+def write(model: Model, out: Path) -> Callable[[Tensor], Tensor]:
+    """Write OUT/model.pt.
+
+    The utterances of a batch are equally long, at least one window of the features.
+    """
+    path = out / "model.pt"
+    script = trace(Waveforms(model), example(model, 2.0))
+    with atomic_write(path) as temporary:
+        script.save(str(temporary))
+    loaded: Callable[[Tensor], Tensor]
+    loaded = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
+    return loaded
 
 
 PART = write

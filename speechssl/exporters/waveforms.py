@@ -1,8 +1,8 @@
-"""The model as other runtimes take it: waveforms in, embeddings out, spectra as products with
-    sinusoids.
+"""What the exporters share: a model that takes waveforms and needs no FFT, and the comparison.
 
-Not every runtime has an FFT; all of them have convolutions. Log-mels are otherwise computed as
-`LogMel` does; other front ends are exported as they are.
+Not every runtime has an FFT; all of them have convolutions. So the spectra of
+log-mels are products with sinusoids here. All else is the model's own, and other front ends are
+exported as they are.
 """
 
 from __future__ import annotations
@@ -19,13 +19,19 @@ from speechssl.errors import UserError
 from speechssl.features.logmel import LogMel
 from speechssl.model import Model
 
-SECONDS = 1.0
-"""Shortest input that is tried after an export."""
-_TOLERANCE = 1e-4
+COMPARED = ((1.0, 1), (3.7, 3))
+"""Inputs that are compared after an export: seconds, and utterances in the batch."""
+
+TOLERANCE = 1e-4
+"""Largest difference of two embeddings, relative to the largest number in them."""
 
 
 class Spectra(nn.Module):
-    """(B, T) samples to (B, F, M) log-mel energies, not normalised; T is at least one window."""
+    """Log-mel energies (B, F, M) of samples (B, T), not normalised, without an FFT.
+
+    T is at least one window. With windowed cosines and sines as the kernels of a convolution, its
+    outputs are the real and imaginary parts of the spectrum.
+    """
 
     kernel: Tensor
     filters: Tensor
@@ -35,66 +41,78 @@ class Spectra(nn.Module):
         time = torch.arange(features.win_length, dtype=torch.float64)
         bins = torch.arange(features.n_fft // 2 + 1, dtype=torch.float64)
         angle = 2 * math.pi / features.n_fft * bins[:, None] * time
-        waves = torch.cat([angle.cos(), angle.sin()]) * features.window.double()
-        self.register_buffer("kernel", waves.float()[:, None])
+        sinusoids = torch.cat([angle.cos(), angle.sin()])
+        kernel = sinusoids * features.window.double()
+        self.register_buffer("kernel", kernel.float()[:, None])
         self.register_buffer("filters", features.filters.clone())
-        self.preemphasis, self.floor, self.hop = (
-            features.preemphasis,
-            features.floor,
-            features.hop_length,
-        )
+        self.preemphasis = features.preemphasis
+        self.floor = features.floor
+        self.hop = features.hop_length
 
     def forward(self, waves: Tensor) -> Tensor:
+        """Return log-mel energies (B, F, M) of samples (B, T)."""
         if self.preemphasis:
-            waves = torch.cat(
-                [waves[:, :1], waves[:, 1:] - self.preemphasis * waves[:, :-1]], dim=1
-            )
-        cosines, sines = (
-            F.conv1d(waves[:, None], self.kernel, stride=self.hop).transpose(1, 2).chunk(2, dim=2)
-        )
-        return ((cosines.square() + sines.square()) @ self.filters + self.floor).log()
+            filtered = waves[:, 1:] - self.preemphasis * waves[:, :-1]
+            waves = torch.cat([waves[:, :1], filtered], dim=1)
+        spectrum = F.conv1d(waves[:, None], self.kernel, stride=self.hop).transpose(1, 2)
+        real, imaginary = spectrum.chunk(2, dim=2)
+        power = real.square() + imaginary.square()
+        return (power @ self.filters + self.floor).log()
 
 
 class Waveforms(nn.Module):
-    """(B, T) samples at the model's rate, all of them valid, to embeddings (B, D)."""
+    """Embeddings (B, D) of samples (B, T), equally long, at the model's sampling rate."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.front_end = model.front_end
-        self.spectra = Spectra(model.front_end) if isinstance(model.front_end, LogMel) else None
         self.encoder = model.encoder
+        self.spectra: Spectra | None = None
+        if isinstance(self.front_end, LogMel):
+            self.spectra = Spectra(self.front_end)
 
     def forward(self, waves: Tensor) -> Tensor:
-        if isinstance(self.front_end, LogMel) and self.spectra is not None:
-            features = self.front_end.normalised(self.spectra(waves))
+        """Return embeddings (B, D) of samples (B, T)."""
+        if self.spectra is not None:
+            log_mel = cast(LogMel, self.front_end)
+            features = log_mel.normalised(self.spectra(waves))
         else:
             features, _ = self.front_end(waves)
         return cast(Tensor, self.encoder(features))
 
 
 def example(model: Model, seconds: float, batch: int = 2) -> Tensor:
-    """(batch, seconds * rate) noise whose level rises and falls, the same each time."""
+    """Return noise (batch, seconds * rate) whose level rises and falls; the same at every call."""
     generator = torch.Generator().manual_seed(0)
     samples = round(seconds * model.sample_rate)
-    swell = torch.linspace(0, 9, samples).sin() + 1.1
-    return 0.05 * swell * torch.randn(batch, samples, generator=generator)
+    level = torch.linspace(0, 9, samples).sin() + 1.1
+    return 0.05 * level * torch.randn(batch, samples, generator=generator)
 
 
 def compare(model: Model, run: Callable[[Tensor], Tensor], what: str) -> str:
-    """Run an export on two lengths and batch sizes and compare it with the model: a line with the
-        difference.
+    """Compare an export with the model, at two lengths and batch sizes.
 
-    The difference is relative to the largest number of an embedding. Raises UserError if it is
-    above 1e-4.
+    Args:
+        model: what was exported.
+        run: runs the export: samples (B, T) to embeddings (B, D).
+        what: the export, for the message.
+
+    Returns:
+        A line with the largest difference, relative to the largest number of an embedding.
+
+    Raises:
+        UserError: the difference is above `TOLERANCE`.
     """
-    worst = 0.0
+    largest = 0.0
     with torch.no_grad():
-        for seconds, batch in ((SECONDS, 1), (3.7, 3)):
+        for seconds, batch in COMPARED:
             waves = example(model, seconds, batch)
             expected = model(waves)
-            worst = max(worst, float((run(waves) - expected).abs().max() / expected.abs().max()))
-    if not worst <= _TOLERANCE:
-        raise UserError(
-            f"{what}: its embeddings differ from the model's by {worst:.1e}; do not use it"
-        )
-    return f"{what}: embeddings as the model's, largest difference {worst:.0e}"
+            difference = (run(waves) - expected).abs().max() / expected.abs().max()
+            largest = max(largest, float(difference))
+            if not largest <= TOLERANCE:  # also true for NaN
+                raise UserError(
+                    f"{what}: its embeddings differ from the model's by {float(difference):.1e};"
+                    " do not use it"
+                )
+    return f"{what}: embeddings equal the model's, largest difference {largest:.0e}"

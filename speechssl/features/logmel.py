@@ -26,6 +26,40 @@ NORMALISATIONS = ("mean", "sliding", "level", "none")
 WINDOW_TYPES = ("hann", "povey")
 
 
+MAX_SAMPLE_RATE = 1_000_000
+MAX_N_MELS = 1_000
+MAX_SECONDS = 1.0
+MAX_CONTEXT = 1_000_000
+"""Bounds of settings, far beyond any use: a model folder may be somebody else's."""
+
+
+def check_bounds(
+    sample_rate: int,
+    frame_length: float,
+    frame_shift: float,
+    n_mels: int,
+    preemphasis: float,
+    floor: float,
+) -> None:
+    """Raise UserError for settings that no recording has, among them NaN."""
+    if not 1 <= sample_rate <= MAX_SAMPLE_RATE:
+        raise UserError(
+            f"features: sample_rate={sample_rate} Hz must be between 1 and {MAX_SAMPLE_RATE}"
+        )
+    if not (0 < frame_length <= MAX_SECONDS and 0 < frame_shift <= MAX_SECONDS):
+        raise UserError(
+            f"features: frame_length={frame_length} s and frame_shift={frame_shift} s must be above"
+            f" 0 and at most {MAX_SECONDS:g}"
+        )
+    if not 1 <= n_mels <= MAX_N_MELS:
+        raise UserError(f"features: n_mels={n_mels} must be between 1 and {MAX_N_MELS}")
+    if not (0 <= preemphasis <= 1 and 0 < floor <= 1):
+        raise UserError(
+            f"features: preemphasis={preemphasis} must be between 0 and 1, floor={floor} above 0 and"
+            " at most 1"
+        )
+
+
 class LogMel(FrontEnd):
     """Log-mel filterbank energies with mean normalisation.
 
@@ -92,6 +126,7 @@ class LogMel(FrontEnd):
         floor: float = 1e-7,
     ) -> None:
         super().__init__()
+        check_bounds(sample_rate, frame_length, frame_shift, n_mels, preemphasis, floor)
         if not 0 <= f_min < f_max <= sample_rate / 2:
             raise UserError(
                 f"features: f_min={f_min:g} and f_max={f_max:g} Hz do not fit sample_rate="
@@ -107,11 +142,13 @@ class LogMel(FrontEnd):
             )
         self.win_length = round(frame_length * sample_rate)
         self.hop_length = round(frame_shift * sample_rate)
-        if self.win_length < 2 or self.hop_length < 1 or n_mels < 1 or context < 1 or floor <= 0:
+        if self.win_length < 2 or self.hop_length < 1:
             raise UserError(
-                f"features: frame_length={frame_length:g} s, frame_shift={frame_shift:g} s,"
-                f" n_mels={n_mels}, context={context}, floor={floor:g}: all must be positive"
+                f"features: frame_length={frame_length:g} s and frame_shift={frame_shift:g} s are"
+                f" {self.win_length} and {self.hop_length} samples at {sample_rate} Hz; choose longer"
             )
+        if not 1 <= context <= MAX_CONTEXT:
+            raise UserError(f"features: context={context} must be between 1 and {MAX_CONTEXT}")
         self.sample_rate = sample_rate
         self.dim = n_mels
         self.frames_per_second = sample_rate / self.hop_length

@@ -1,9 +1,10 @@
-"""One classifier: its linear layer, and the two steps that train it with an encoder."""
+"""The two steps that train a classifier with an encoder: the affine layers, then everything."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,71 +14,54 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechssl.audio import reading
 from speechssl.compat import choose_precision
 from speechssl.data.manifest import Utterance
 from speechssl.embed import Embedder
 from speechssl.embed.batches import Failure
 from speechssl.errors import UserError
-from speechssl.finetune.settings import Settings
-from speechssl.interfaces import Encoder
+from speechssl.finetune.classifier import Classifier, apply_affine_layers
+from speechssl.finetune.crops import epoch_batches, random_crop, read_crops
+from speechssl.finetune.settings import FinetuneSettings
 from speechssl.model import Model
 
 STEPS = ("affine", "all")
-_FEWEST = 20  # steps that train everything, however few labels there are
-
-
-class Classifier(nn.Module):
-    """An encoder with a linear layer on its embedding, standardised by `embeddings` (N, D) of
-    training.
-    """
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, encoder: Encoder, embeddings: Tensor, classes: int) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.register_buffer("mean", embeddings.mean(0))
-        self.register_buffer("scale", 1 / embeddings.std(0, correction=0).clamp(min=1e-5))
-        self.output = nn.Linear(embeddings.shape[1], classes)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
-
-    @property
-    def affine(self) -> list[nn.Module]:
-        """The encoder's layers after pooling."""
-        return list(self.encoder.affine_layers().values())
-
-    def logits(self, embeddings: Tensor) -> Tensor:
-        """(B, classes) of embeddings (B, D)."""
-        return self.output((embeddings.float() - self.mean) * self.scale)
-
-    def forward_pooled(self, pooled: Tensor) -> Tensor:
-        """(B, classes) of what pooling gave (B, P)."""
-        for layer in self.affine:
-            pooled = layer(pooled)
-        return self.logits(pooled)
+_MIN_STEPS = 20  # optimiser steps that train everything, however few labels there are
+_READERS = 2  # threads that read crops
 
 
 def embed(embedder: Embedder, utterances: Sequence[Utterance]) -> tuple[list[Utterance], Tensor]:
-    """The utterances that can be read, and what the embedder gives for each (N, P)."""
-    found = {
-        i: vector for i, _, vector in embedder.stream(utterances) if not isinstance(vector, Failure)
-    }
-    if not found:
+    """Embed utterances; those that cannot be read are left out.
+
+    Returns:
+        The utterances that are left, N, and their vectors (N, P) on the embedder's device.
+
+    Raises:
+        UserError: none is left.
+    """
+    vectors: dict[int, NDArray[np.float32]] = {}
+    for index, _, vector in embedder.stream(utterances):
+        if not isinstance(vector, Failure):
+            vectors[index] = vector
+    if not vectors:
         raise UserError(
             "finetune: no utterance has a label and can be read; are the ids those of the labels?"
         )
-    order = sorted(found)
-    return [utterances[i] for i in order], torch.from_numpy(np.stack([found[i] for i in order])).to(
-        embedder.device
-    )
+    order = sorted(vectors)
+    stacked = np.stack([vectors[index] for index in order])
+    readable = [utterances[index] for index in order]
+    return readable, torch.from_numpy(stacked).to(embedder.device)
 
 
 class Trainer:
-    """What every fold and fraction shares: the model, the utterances (N), `pooled` (N, P), `target`
-    (N,).
+    """Trains a classifier for each fold and fraction, on what these share.
+
+    Args:
+        model: where each classifier starts from; it is copied.
+        utterances: N of them, of training and test.
+        pooled: (N, P) their pooled statistics.
+        target: (N,) int64, their classes.
+        settings: of training.
+        device: for embedding, such as ``cpu``.
     """
 
     def __init__(
@@ -86,128 +70,126 @@ class Trainer:
         utterances: Sequence[Utterance],
         pooled: Tensor,
         target: Tensor,
-        how: Settings,
+        settings: FinetuneSettings,
         device: str,
     ) -> None:
-        self.model, self.utterances, self.pooled, self.target = model, utterances, pooled, target
-        self.how, self.device = how, device
+        self.model = model
+        self.utterances = utterances
+        self.pooled = pooled
+        self.target = target
+        self.settings = settings
+        self.device = device
         self.classes = int(target.max()) + 1
-        self.steps = STEPS if how.epochs else STEPS[:1]
+        self.steps = STEPS if settings.epochs else STEPS[:1]
 
     def run(
         self, train: NDArray[Any], test: NDArray[Any], seed: list[int]
-    ) -> Iterator[tuple[str, NDArray[np.int64]]]:
-        """Each step, and the classes that the classifier then predicts for `test` (T,)."""
+    ) -> dict[str, NDArray[np.int64]]:
+        """Train a classifier and predict with it.
+
+        Args:
+            train: rows of the utterances to train on.
+            test: rows (T,) of those to predict.
+            seed: of everything random.
+
+        Returns:
+            The classes (T,) that are predicted after each of ``steps``.
+        """
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
         rng = np.random.default_rng([*seed, 1])
         model = copy.deepcopy(self.model).to(self.pooled.device).eval()
         with torch.no_grad():
-            embeddings = self.pooled[train]
-            for layer in model.encoder.affine_layers().values():
-                embeddings = layer(embeddings)
-        classifier = (
-            Classifier(model.encoder, embeddings, self.classes).to(self.pooled.device).eval()
-        )
-        counts = torch.bincount(self.target[train], minlength=self.classes).clamp(min=1)
-        weight = (
-            len(train) / (self.classes * counts) if self.how.class_weight == "balanced" else None
-        )
-
-        def loss(logits: Tensor, rows: NDArray[Any]) -> Tensor:
-            return F.cross_entropy(logits, self.target[rows], weight)
-
-        self._affine(classifier, train, loss, rng)
+            embeddings = apply_affine_layers(model.encoder, self.pooled[train])
+        classifier = Classifier(model.encoder, embeddings, self.classes)
+        classifier.to(self.pooled.device).eval()
+        weight = self._class_weights(train)
+        predicted = {}
+        self.train_affine(classifier, train, weight, rng)
         with torch.no_grad():
-            yield "affine", classifier.forward_pooled(self.pooled[test]).argmax(1).cpu().numpy()
-        if self.how.epochs:
-            self._all(classifier, model, train, loss, rng)
-            embedder = Embedder(model, self.device)
-            _, vectors = embed(embedder, [self.utterances[row] for row in test])
+            logits = classifier.forward_pooled(self.pooled[test])
+        predicted["affine"] = logits.argmax(1).cpu().numpy()
+        if self.settings.epochs:
+            self.train_all(classifier, model, train, weight, rng)
+            _, vectors = embed(Embedder(model, self.device), [self.utterances[i] for i in test])
             with torch.no_grad():
-                yield "all", classifier.logits(vectors).argmax(1).cpu().numpy()
+                logits = classifier.logits(vectors)
+            predicted["all"] = logits.argmax(1).cpu().numpy()
+        return predicted
 
-    def _affine(
-        self, classifier: Classifier, train: NDArray[Any], loss: Any, rng: np.random.Generator
+    def _class_weights(self, train: NDArray[Any]) -> Tensor | None:
+        """Return the weight (C,) of each class in the loss, or None if all utterances count alike."""
+        if self.settings.class_weight == "none":
+            return None
+        counts = torch.bincount(self.target[train], minlength=self.classes).clamp(min=1)
+        return len(train) / (self.classes * counts)
+
+    def train_affine(
+        self,
+        classifier: Classifier,
+        train: NDArray[Any],
+        weight: Tensor | None,
+        rng: np.random.Generator,
     ) -> None:
-        layers = [*classifier.affine, classifier.output]
-        parameters = [parameter for layer in layers for parameter in layer.parameters()]
-        steps = self.how.affine_steps
-        for move in _optimised(parameters, self.how.affine_lr, steps, self.how):
-            batch = train[rng.permutation(len(train))[: self.how.batch_size]]
-            move(loss(classifier.forward_pooled(self.pooled[batch]), batch))
+        """Train the linear layer and the encoder's layers after pooling, on pooled statistics.
 
-    def _all(
+        Args:
+            classifier: changed in place.
+            train: rows to train on.
+            weight: (C,) of the classes in the loss.
+            rng: draws the batches.
+        """
+        settings = self.settings
+        parameters = classifier.affine_parameters()
+        optimizer = torch.optim.AdamW(
+            parameters, settings.affine_lr, weight_decay=settings.weight_decay
+        )
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.affine_steps)
+        for _ in range(settings.affine_steps):
+            rows = train[rng.permutation(len(train))[: settings.batch_size]]
+            logits = classifier.forward_pooled(self.pooled[rows])
+            loss = F.cross_entropy(logits, self.target[rows], weight)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(parameters, settings.clip)
+            optimizer.step()
+            scheduler.step()
+
+    def train_all(
         self,
         classifier: Classifier,
         model: Model,
         train: NDArray[Any],
-        loss: Any,
+        weight: Tensor | None,
         rng: np.random.Generator,
     ) -> None:
-        precision = choose_precision(self.how.precision, str(self.device))
-        steps = max(_FEWEST, self.how.epochs * -(-len(train) // self.how.batch_size))
-        batches = list(_epochs(train, self.how.batch_size, steps, rng))
-        step = _optimised(list(classifier.parameters()), self.how.lr, steps, self.how)
-        for batch, waves, lengths in self._crops(batches, model.sample_rate, rng):
-            features, frames = model.features(waves, lengths)
-            with torch.autocast(waves.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                embeddings = model.encoder(features, frames)
-            next(step)(loss(classifier.logits(embeddings), batch))
+        """Train linear layer and encoder on random crops; BatchNorm keeps its statistics.
 
-    def _crops(
-        self, batches: Sequence[NDArray[Any]], rate: int, rng: np.random.Generator
-    ) -> Iterator[tuple[NDArray[Any], Tensor, Tensor]]:
-        """Rows, waves (B, T) and lengths (B,) of each batch: one random crop an utterance."""
-        with ThreadPoolExecutor(2) as pool:
+        Args:
+            classifier: changed in place, with its encoder.
+            model: whose encoder it is.
+            train: rows to train on.
+            weight: (C,) of the classes in the loss.
+            rng: draws the batches, then the crops.
+        """
+        settings = self.settings
+        device = self.pooled.device
+        use_bfloat16 = choose_precision(settings.precision, str(self.device)) == "bfloat16"
+        steps = settings.epochs * math.ceil(len(train) / settings.batch_size)
+        steps = max(_MIN_STEPS, steps)
+        batches = list(epoch_batches(train, settings.batch_size, steps, rng))
+        parameters = list(classifier.parameters())
+        optimizer = torch.optim.AdamW(parameters, settings.lr, weight_decay=settings.weight_decay)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        with ThreadPoolExecutor(_READERS) as readers:
             for rows in batches:
-                crops = [
-                    _crop(self.utterances[row], self.how.seconds, float(rng.random()))
-                    for row in rows
-                ]
-                read = list(
-                    pool.map(lambda crop: reading.read(crop[0], rate, crop[1], crop[2]), crops)
-                )
-                waves = torch.zeros(len(read), max(map(len, read)))
-                for row, wave in zip(waves, read, strict=True):
-                    row[: len(wave)] = torch.from_numpy(wave)
-                lengths = torch.tensor([len(wave) for wave in read])
-                yield rows, waves.to(self.pooled.device), lengths.to(self.pooled.device)
-
-
-def _crop(utterance: Utterance, seconds: float, place: float) -> tuple[str, float, float | None]:
-    """File, start and stop of at most `seconds` of an utterance; `place` 0 to 1 says where."""
-    spare = utterance.seconds - seconds
-    if spare <= 0:
-        return utterance.path, utterance.start, utterance.stop
-    start = utterance.start + place * spare
-    return utterance.path, start, start + seconds
-
-
-def _epochs(
-    train: NDArray[Any], size: int, steps: int, rng: np.random.Generator
-) -> Iterator[NDArray[Any]]:
-    """`steps` batches; every utterance comes once before any comes twice."""
-    while steps > 0:
-        order = rng.permutation(train)
-        for start in range(0, len(order), size):
-            if steps:
-                yield order[start : start + size]
-                steps -= 1
-
-
-def _optimised(
-    parameters: list[nn.Parameter], lr: float, steps: int, how: Settings
-) -> Iterator[Callable[[Tensor], None]]:
-    """For each of `steps`, a function that takes the loss and moves the parameters."""
-    optimizer = torch.optim.AdamW(parameters, lr, weight_decay=how.weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-
-    def step(loss: Tensor) -> None:
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, how.clip)
-        optimizer.step()
-        schedule.step()
-
-    for _ in range(steps):
-        yield step
+                crops = [random_crop(self.utterances[i], settings.seconds, rng) for i in rows]
+                waves, lengths = read_crops(crops, model.sample_rate, readers)
+                features, frames = model.features(waves.to(device), lengths.to(device))
+                with torch.autocast(device.type, torch.bfloat16, enabled=use_bfloat16):
+                    embeddings = model.encoder(features, frames)
+                loss = F.cross_entropy(classifier.logits(embeddings), self.target[rows], weight)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(parameters, settings.clip)
+                optimizer.step()
+                scheduler.step()

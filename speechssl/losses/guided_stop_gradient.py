@@ -1,4 +1,4 @@
-"""Guided stop-gradient (Lee and Lee, NeurIPS 2023; methods/README.md 3), for BYOL and SimSiam.
+"""Guided stop-gradient for BYOL and SimSiam (Lee and Lee, NeurIPS 2023; methods/README.md 3).
 
 Two utterances are paired. Of the four distances between a projection of one and a projection of the
 other, the smallest names the two *sources*, which go through the predictor and get the gradient;
@@ -21,6 +21,8 @@ from torch import Tensor
 from speechssl.errors import UserError
 from speechssl.interfaces import Predictor
 
+__all__ = ["derangement", "guided", "guided_loss"]
+
 
 def guided_loss(
     one: Tensor,
@@ -29,40 +31,57 @@ def guided_loss(
     two_targets: Tensor,
     predictor: Predictor,
 ) -> Tensor:
-    """Minus the mean cosine, in [-1, 1].
+    """Return minus the mean cosine of N pairs of utterances, in [-1, 1].
 
     Args:
-        one, two: (2, N, P) projections of both views of item 1 and item 2, with gradient.
-        one_targets, two_targets: (2, N, P) of the target network (for SimSiam the same), detached;
-            the distances are taken between these.
+        one: (2, N, P) projections of both views of item 1, with gradient.
+        two: (2, N, P) of item 2.
+        one_targets: (2, N, P) of item 1 by the target network (for SimSiam the same network),
+            detached. Distances are taken between the targets of both items.
+        two_targets: (2, N, P) of item 2.
         predictor: h.
     """
-    with torch.no_grad():
-        distance = torch.stack(
-            [(one_targets[a] - two_targets[b]).square().sum(-1) for a in range(2) for b in range(2)]
-        )
-        nearest = distance.argmin(0)
-        a, b = nearest // 2, nearest % 2
+    a, b = _nearest_views(one_targets, two_targets)
     rows = torch.arange(one.shape[1], device=one.device)
-    z1, z2 = one[a, rows], two[b, rows]
-    p1, p2 = predictor(z1), predictor(z2)
-    first = predictor.cosine(z1, p1, one_targets[1 - a, rows])
-    second = predictor.cosine(z2, p2, two_targets[1 - b, rows])
-    return -(first + second).mean() / 2
+    source_one = one[a, rows]
+    source_two = two[b, rows]
+    prediction_one = predictor(source_one)
+    prediction_two = predictor(source_two)
+    cosine_one = predictor.cosine(source_one, prediction_one, one_targets[1 - a, rows])
+    cosine_two = predictor.cosine(source_two, prediction_two, two_targets[1 - b, rows])
+    return -(cosine_one + cosine_two).mean() / 2
+
+
+@torch.no_grad()
+def _nearest_views(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which view of item 1 and which view of item 2 (each N,) are nearest to each other.
+
+    Args:
+        one: (2, N, P) views of item 1.
+        two: (2, N, P) views of item 2.
+    """
+    distances = []
+    for view_one in one:
+        for view_two in two:
+            distances.append((view_one - view_two).square().sum(-1))
+    nearest = torch.stack(distances).argmin(0)
+    return nearest // 2, nearest % 2
 
 
 def derangement(count: int, device: torch.device) -> Tensor:
-    """A random permutation (count,) without a fixed point: a random cycle through all."""
+    """Draw a permutation (count,) that leaves nothing in its place: a random cycle through all."""
     order = torch.randperm(count).to(device)
     return torch.empty_like(order).index_copy_(0, order, order.roll(1))
 
 
 def guided(z: Tensor, targets: Tensor, predictor: Predictor, views: int) -> Tensor:
-    """The loss of a batch.
+    """Return the loss of a batch, whose utterances are paired at random.
 
     Args:
-        z, targets: (V, B, P) online projections with gradient, and target projections, detached.
-        views: 4, of which two serve item 1 and two item 2, or 2.
+        z: (V, B, P) online projections, with gradient.
+        targets: (V, B, P) target projections, detached.
+        predictor: h.
+        views: 4, of which two are item 1's and two item 2's, or 2, which are both items'.
 
     Raises:
         UserError: there are fewer long views than that.
@@ -72,8 +91,13 @@ def guided(z: Tensor, targets: Tensor, predictor: Predictor, views: int) -> Tens
             f"method.gsg={views} needs {views} long views, and the first group of data.crops has"
             f" {len(targets)}; give count: {views}"
         )
-    other = derangement(z.shape[1], z.device)
-    second = slice(views - 2, views)
+    partner = derangement(z.shape[1], z.device)
+    of_one = slice(0, 2)
+    of_two = slice(views - 2, views)
     return guided_loss(
-        z[:2], z[second][:, other], targets[:2], targets[second][:, other], predictor
+        z[of_one],
+        z[of_two][:, partner],
+        targets[of_one],
+        targets[of_two][:, partner],
+        predictor,
     )

@@ -1,12 +1,15 @@
-"""Additive angular margin softmax and the gates that keep wrong pseudo-labels out, as plain
-functions.
+"""Additive angular margin softmax, and the gates that keep wrong pseudo-labels out.
 
 * AAM (ArcFace): Deng et al. 2019. The target's logit is s cos(theta + m) in place of s cos(theta).
-* Sub-centres: Deng et al. 2020. A class has several centres; the nearest one counts, and noise has room.
-* Inter-top-k penalty: Zhao et al. 2022 (arXiv 2110.05042). The k nearest others get s cos(theta - m').
-* Loss gate: Tao et al. 2022 (loss-gated learning) with a fixed loss; Han et al. 2022 (DLG-LC) with the point
-  where two Gaussians over the log of the losses are equally likely. What is above it is corrected
-  or left out.
+* Sub-centres: Deng et al. 2020. A class has several centres, of which the nearest counts; the
+  others are left to noise.
+* Inter-top-k penalty: Zhao et al. 2022 (arXiv 2110.05042). The k nearest other classes get
+  s cos(theta - m').
+* Loss gate: Tao et al. 2022 (loss-gated learning) with a fixed loss; Han et al. 2022 (DLG-LC) with
+  the point where two Gaussians over the log of the losses are equally likely. What is above it is
+  corrected or left out.
+
+Equations and settings: methods/README.md 17.
 """
 
 from __future__ import annotations
@@ -19,19 +22,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CLEAN = 1e-2  # nats
+__all__ = ["CLEAN", "aam_logits", "centre_cosines", "dynamic_gate"]
+
+CLEAN = 1e-2
+"""Loss, in nats, below which a label is taken to be right without fitting anything."""
 
 
 def centre_cosines(embeddings: Tensor, centres: Tensor) -> Tensor:
-    """Cosines (N, C) of embeddings (N, D) with the nearest of each class's centres (C, S, D)."""
-    cosines = torch.einsum(
-        "nd,csd->ncs", F.normalize(embeddings, dim=-1), F.normalize(centres, dim=-1)
-    )
-    return cosines.amax(-1)
+    """Return the cosines (N, C) of embeddings with the nearest of each class's centres.
+
+    Args:
+        embeddings: (N, D).
+        centres: (C, S, D), S sub-centres a class.
+    """
+    embeddings = F.normalize(embeddings, dim=-1)
+    centres = F.normalize(centres, dim=-1)
+    return torch.einsum("nd,csd->ncs", embeddings, centres).amax(-1)
 
 
-def _turned(cosine: Tensor, angle: float) -> Tensor:
-    """cos(theta + angle) for the cosine of theta in [0, pi]."""
+def _cosine_of_sum(cosine: Tensor, angle: float) -> Tensor:
+    """Return cos(theta + angle) for the cosine of theta in [0, pi]."""
     sine = (1.0 - cosine.square()).clamp(min=1e-9).sqrt()
     return cosine * math.cos(angle) - sine * math.sin(angle)
 
@@ -44,33 +54,45 @@ def aam_logits(
     topk: int = 0,
     penalty: float = 0.0,
 ) -> Tensor:
-    """Logits (N, C) with the margin on the target and the penalty on the ``topk`` nearest other
-    classes.
+    """Return logits (N, C) with a margin on the target and a penalty on its nearest rivals.
 
     Beyond theta = pi - m, where cos(theta + m) would rise again, the target's logit goes on
     falling: cos(theta) - m sin(m), as all released programs have it.
 
     Args:
-        cosines: (N, C). labels: (N,) int64. scale: s. margin: m, penalty: m', radians.
+        cosines: (N, C) of embeddings with class centres.
+        labels: (N,) int64, the target classes.
+        scale: s.
+        margin: m, radians.
+        topk: k, how many of the nearest other classes are penalised.
+        penalty: m', radians.
     """
     target = cosines.gather(1, labels[:, None])
-    beyond = target <= -math.cos(margin)
-    with_margin = torch.where(beyond, target - margin * math.sin(margin), _turned(target, margin))
-    out = cosines
+    is_beyond = target <= -math.cos(margin)
+    target_with_margin = torch.where(
+        is_beyond, target - margin * math.sin(margin), _cosine_of_sum(target, margin)
+    )
+    penalised = cosines
     if topk and penalty:
         others = cosines.detach().scatter(1, labels[:, None], -2.0)
         nearest = others.topk(min(topk, cosines.shape[1] - 1), dim=1).indices
-        out = out.scatter(1, nearest, _turned(cosines.gather(1, nearest), -penalty))
-    return scale * out.scatter(1, labels[:, None], with_margin)
+        rivals = _cosine_of_sum(cosines.gather(1, nearest), -penalty)
+        penalised = cosines.scatter(1, nearest, rivals)
+    return scale * penalised.scatter(1, labels[:, None], target_with_margin)
 
 
 def dynamic_gate(losses: Tensor) -> float:
-    """The loss at which two Gaussians over log(loss) (N,) are equally likely; infinity if there are
-    not two.
+    """Return the loss at which two Gaussians over log(loss) are equally likely.
 
-    Losses below ``CLEAN`` are beyond doubt and not fitted: many are exactly 0 in float32 (s = 30),
-    a point mass that would take a Gaussian for itself. Between the two means the posterior of the
-    lower falls once through one half.
+    Losses below `CLEAN` are left out of the fit: many are exactly 0 in float32 (s = 30), a spike
+    that one of the two Gaussians would fit alone. Between the two means the posterior of the lower
+    one falls once through one half.
+
+    Args:
+        losses: (N,) one loss of each utterance.
+
+    Returns:
+        The gate; infinity if there are not two groups of losses.
     """
     from sklearn.mixture import GaussianMixture
 
@@ -80,11 +102,11 @@ def dynamic_gate(losses: Tensor) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # not quite converged is close enough for a gate
         mixture = GaussianMixture(2, reg_covar=1e-2, random_state=0).fit(logs)
-    low, high = sorted(mixture.means_.ravel())
-    between = np.linspace(low, high, 1000)
-    clean = mixture.predict_proba(between[:, None])[:, int(mixture.means_.argmin())]
-    return (
-        float(np.exp(between[int((clean >= 0.5).sum()) - 1]))
-        if clean[0] >= 0.5
-        else float(np.exp(low))
-    )
+    low_mean, high_mean = sorted(mixture.means_.ravel())
+    lower = int(mixture.means_.argmin())
+    between = np.linspace(low_mean, high_mean, 1000)
+    posterior = mixture.predict_proba(between[:, None])[:, lower]
+    if posterior[0] < 0.5:
+        return float(np.exp(low_mean))
+    last_below = int((posterior >= 0.5).sum()) - 1
+    return float(np.exp(between[last_below]))

@@ -1,29 +1,30 @@
-"""AAM-softmax on pseudo-labels: the second stage.
+"""AAM-softmax on pseudo-labels: an encoder learns the clusters of an earlier one.
 
-An encoder learns the clusters of an earlier one.
-
-Cho et al. 2022 and the systems of recipes/README.md 5. Labels are the clusters of `data.pseudo_labels`
-(made by `speechssl cluster`), never speakers. The loss is cross entropy over s cos(theta + m)
-(``_aam.py``) with
+The second stage of Cho et al. 2022 and of the systems in recipes/README.md 5;
+methods/README.md 17. Labels are the clusters of `data.pseudo_labels` (made by
+`speechssl cluster`), never speakers. The loss is cross entropy over s cos(theta + m)
+(``losses/margin.py``) with
 
 * the margin rising linearly over the first share of the run,
-* at first only the layers after pooling moving (hyperion trains 30 epochs like that, then everything),
-* a gate on the loss: samples above it have, most likely, a wrong label. The loss that is compared is the one
-  that is trained, margin included. The dynamic gate is fitted to every utterance's last loss once
-  an epoch,
-* correction of what the gate stops: where the mean prediction of an utterance's crops (without margin) is
-  confident, its sharpened form is the target (DLG-LC: sharpened by 0.1, confidence above 0.5). The
-  released program takes the prediction of an unaugmented crop; here it is that of all crops of the
-  first group.
+* at first only the layers after pooling moving (hyperion trains 30 epochs like that,
+  then everything),
+* a gate on the loss: samples above it have, most likely, a wrong label. The loss that
+  is compared is the one that is trained, margin included. The dynamic gate is fitted to
+  every utterance's last loss once an epoch,
+* correction of what the gate stops: where the mean prediction of an utterance's crops
+  (without margin) is confident, its sharpened form is the target (DLG-LC: sharpened by
+  0.1, confidence above 0.5). The released program takes the prediction of an
+  unaugmented crop; here it is that of all crops of the first group.
 
-Large-margin fine-tuning is a second run: `train.init_method=RUN`, longer crops, margin 0.5.
+Large-margin fine-tuning is a second run: `train.init_method=RUN`, longer crops, margin
+0.5.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -40,22 +41,47 @@ class AAMSoftmax(Method):
     """Encoder and the centres of the pseudo-speakers.
 
     Args:
-        encoder: maps (B, F, M) to (B, D); ``affine_first`` asks for its ``affine_layers``.
+        encoder: the encoder to train.
         subcentres: of each class.
-        scale, margin: s, and m in radians; margin_warmup: share of the run over which m rises from
-            0.
-        topk, penalty: of the inter-top-k penalty, 0 for none (0.1 and 5 are the paper's).
-        affine_first: share of the run in which only centres and the layers after pooling move.
-        gate: which samples count: all, those with a loss below ``gate_loss``, or below a fitted
-            one.
+        scale: s.
+        margin: m, in radians.
+        margin_warmup: share of the run over which the margin rises from 0.
+        intertop_k: how many of the nearest wrong classes are penalised, 0 for none (5
+            in the paper).
+        intertop_margin: angle, in radians, by which they are brought nearer (0.1 in the
+            paper).
+        affine_first: share of the run in which only centres and the layers after
+            pooling move.
+        gate: which samples count: all, those with a loss up to ``gate_loss``, or up to
+            a fitted one.
         gate_loss: in nats.
         gate_after: share of the run from which the gate holds.
-        correct_after: share of the run from which stopped samples are corrected; 1: never.
-        confidence, sharpening: of corrected predictions.
+        correct_after: share of the run from which stopped samples are corrected; 1:
+            never.
+        confidence: probability above which a prediction is a target.
+        sharpening: temperature that a prediction is sharpened with before it is a
+            target.
+
+    Raises:
+        UserError: a setting is out of its range, or ``affine_first`` is set and the
+            encoder names no layers after pooling.
     """
 
-    NEEDS_LABELS = True
-    OWN_STATE = ("labels", "losses", "gate", "fitted")
+    NEEDS_LABELS: ClassVar[bool] = True
+    OWN_STATE: ClassVar[tuple[str, ...]] = ("labels", "losses", "gate", "fitted")
+    RENAMED: ClassVar[dict[str, str]] = {"topk": "intertop_k", "penalty": "intertop_margin"}
+
+    labels: Tensor
+    """(N,) pseudo-label of each utterance."""
+
+    losses: Tensor
+    """(N,) last loss of each utterance, -1 before the first."""
+
+    gate: Tensor
+    """Largest loss of a sample that counts."""
+
+    fitted: Tensor
+    """Step at which the dynamic gate was fitted, -1 before the first time."""
 
     def __init__(
         self,
@@ -65,8 +91,8 @@ class AAMSoftmax(Method):
         scale: float = 30.0,
         margin: float = 0.2,
         margin_warmup: float = 0.1,
-        topk: int = 0,
-        penalty: float = 0.1,
+        intertop_k: int = 0,
+        intertop_margin: float = 0.1,
         affine_first: float = 0.0,
         gate: Literal["none", "fixed", "dynamic"] = "none",
         gate_loss: float = 3.0,
@@ -76,31 +102,42 @@ class AAMSoftmax(Method):
         sharpening: float = 0.1,
     ) -> None:
         super().__init__()
-        if subcentres < 1 or not 0 <= margin < math.pi / 2 or topk < 0 or sharpening <= 0:
-            raise UserError(
-                f"method aam_softmax: subcentres={subcentres}, margin={margin:g}, topk={topk},"
-                f" sharpening={sharpening:g}: give at least 1, 0 to 1.57 radians, at least 0, and"
-                " above 0"
-            )
-        shares = (margin_warmup, affine_first, gate_after, correct_after)
-        if not all(0 <= share <= 1 for share in shares):
-            raise UserError(
-                "method aam_softmax: margin_warmup, affine_first, gate_after and correct_after are"
-                f" shares, 0 to 1, not {shares}"
-            )
+        _require("subcentres", subcentres, subcentres >= 1, "at least 1")
+        _require("margin", margin, 0 <= margin < math.pi / 2, "between 0 and 1.57 radians")
+        _require("intertop_k", intertop_k, intertop_k >= 0, "at least 0")
+        _require("sharpening", sharpening, sharpening > 0, "above 0")
+        for name, share in (
+            ("margin_warmup", margin_warmup),
+            ("affine_first", affine_first),
+            ("gate_after", gate_after),
+            ("correct_after", correct_after),
+        ):
+            _require(name, share, 0 <= share <= 1, "a share of the run, between 0 and 1")
         if affine_first and not encoder.affine_layers():
             raise UserError(
                 "method.affine_first: this encoder does not name its layers after pooling; set 0"
             )
         self.net = encoder
-        self.subcentres, self.scale = subcentres, scale
-        self.margin, self.margin_warmup = margin, margin_warmup
-        self.topk, self.penalty, self.affine_first = topk, penalty, affine_first
-        self.kind, self.gate_loss, self.gate_after = gate, gate_loss, gate_after
-        self.correct_after, self.confidence, self.sharpening = correct_after, confidence, sharpening
+        self.subcentres = subcentres
+        self.scale = scale
+        self.margin = margin
+        self.margin_warmup = margin_warmup
+        self.intertop_k = intertop_k
+        self.intertop_margin = intertop_margin
+        self.affine_first = affine_first
+        self.gate_kind = gate
+        self.gate_loss = gate_loss
+        self.gate_after = gate_after
+        self.correct_after = correct_after
+        self.confidence = confidence
+        self.sharpening = sharpening
 
     def prepare(self, utterances: int, labels: Tensor | None = None) -> None:
-        """Make the centres, the table of labels, and the memory of losses."""
+        """Make the centres, the table of labels, and the memory of losses.
+
+        Raises:
+            UserError: there are no labels, or only one class.
+        """
         if labels is None:
             raise UserError(
                 "data.pseudo_labels is not set, and method aam_softmax learns them; give the"
@@ -111,18 +148,15 @@ class AAMSoftmax(Method):
             raise UserError(
                 f"data.pseudo_labels: {classes} cluster; at least 2 are needed to tell apart"
             )
-        self.centres = nn.Parameter(torch.empty(classes, self.subcentres, self.net.embedding_dim))
+        centres = torch.empty(classes, self.subcentres, self.net.embedding_dim)
+        self.centres = nn.Parameter(centres)
+        # Xavier over the matrix of all centres, as a linear layer of that many classes would have
         nn.init.xavier_normal_(self.centres.view(-1, self.centres.shape[-1]))
-        self.labels: Tensor
-        self.losses: Tensor
-        self.gate: Tensor
+        gate = self.gate_loss if self.gate_kind == "fixed" else math.inf
         self.register_buffer("labels", labels.clone())
         self.register_buffer("losses", torch.full((utterances,), -1.0))
-        self.fitted: Tensor
         self.register_buffer("fitted", torch.full((), -1))
-        self.register_buffer(
-            "gate", torch.tensor(self.gate_loss if self.kind == "fixed" else math.inf)
-        )
+        self.register_buffer("gate", torch.tensor(gate))
 
     @property
     def encoder(self) -> nn.Module:
@@ -130,83 +164,117 @@ class AAMSoftmax(Method):
         return self.net
 
     def forward(self, views: Sequence[Views], progress: Progress) -> Output:
-        """The mean over the samples that count, in all processes."""
-        embeddings = torch.cat([encode(self.net, group) for group in views])  # (V, B, D)
+        """Return the mean loss of the samples that count, in all processes."""
         ids = views[0].ids
         if ids is None:
-            raise UserError(
-                "method aam_softmax: it has to know which utterances it sees; give Views ids"
-            )
-        count, batch = embeddings.shape[:2]
+            raise UserError("method aam_softmax: it needs the utterances' ids; give Views ids")
+        embeddings = torch.cat([encode(self.net, group) for group in views])  # (V, B, D)
+        num_views = len(embeddings)
+        num_long = len(views[0].features)
+        margin = self._margin(progress)
         with in_float32(embeddings):
-            labels = self.labels[ids].repeat(count)
+            labels = self.labels[ids].repeat(num_views)  # (V B,)
             cosines = centre_cosines(embeddings.float().flatten(0, 1), self.centres)
-            losses = F.cross_entropy(
-                self._logits(cosines, labels, progress), labels, reduction="none"
-            )
-            if self.training and self.kind == "dynamic":
-                self._remember(ids, losses.detach().view(count, batch).mean(0), progress)
-            kept = losses.detach() <= self.gate
-            if progress.fraction < self.gate_after:
-                kept = torch.ones_like(kept)
+            losses = self._losses(cosines, labels, margin)
+            if self.training and self.gate_kind == "dynamic":
+                utterance_losses = losses.detach().view(num_views, -1).mean(0)
+                self._remember(ids, utterance_losses, progress)
+            kept = self._kept(losses, progress)
             corrected = torch.zeros_like(kept)
             if progress.fraction >= self.correct_after:
-                with torch.no_grad():
-                    target, sure = self._prediction(cosines, count, len(views[0].features))
-                corrected = ~kept & sure
-                other = F.cross_entropy(self.scale * cosines, target, reduction="none")
-                losses = torch.where(corrected, other, losses)
-            counts = kept | corrected
-            total = sum_over_ranks(counts.sum()) / world_size()
-            loss = (losses * counts).sum() / total.clamp(min=1e-6)
+                targets, confident = self._prediction(cosines, num_views, num_long)
+                corrected = ~kept & confident
+                correction = self._correction_losses(cosines, targets)
+                losses = torch.where(corrected, correction, losses)
+            loss = _mean_over_ranks(losses, kept | corrected)
         scalars = {
             "kept": kept.float().mean(),
             "accuracy": (cosines.detach().argmax(1) == labels).float().mean(),
-            "margin": torch.tensor(self._margin(progress), device=loss.device),
+            "margin": torch.tensor(margin, device=loss.device),
         }
-        if self.kind != "none":
+        if self.gate_kind != "none":
             scalars["gate"] = self.gate.clamp(max=1e4).clone()
         if self.correct_after < 1:
             scalars["corrected"] = corrected.float().mean()
-        long = embeddings[: len(views[0].features)]
-        return Output(loss, scalars, long.flatten(0, 1).detach(), embeddings)
+        return Output(loss, scalars, embeddings[:num_long].flatten(0, 1).detach(), embeddings)
+
+    def _losses(self, cosines: Tensor, labels: Tensor, margin: float) -> Tensor:
+        """Return the cross-entropies (V B,) with the margin on the labelled class."""
+        logits = aam_logits(
+            cosines,
+            labels,
+            self.scale,
+            margin,
+            self.intertop_k,
+            self.intertop_margin,
+        )
+        return F.cross_entropy(logits, labels, reduction="none")
+
+    def _correction_losses(self, cosines: Tensor, targets: Tensor) -> Tensor:
+        """Return the cross-entropies (V B,) with class probabilities, without a margin."""
+        return F.cross_entropy(self.scale * cosines, targets, reduction="none")
 
     def _margin(self, progress: Progress) -> float:
-        return self.margin * min(
-            1.0, progress.fraction / self.margin_warmup if self.margin_warmup else 1.0
-        )
+        """Return the margin, which rises linearly from 0 over ``margin_warmup`` of the run."""
+        if progress.fraction >= self.margin_warmup:
+            return self.margin
+        return self.margin * (progress.fraction / self.margin_warmup)
 
-    def _logits(self, cosines: Tensor, labels: Tensor, progress: Progress) -> Tensor:
-        return aam_logits(
-            cosines, labels, self.scale, self._margin(progress), self.topk, self.penalty
-        )
+    def _kept(self, losses: Tensor, progress: Progress) -> Tensor:
+        """Return which samples (V B,) the gate lets through: all until ``gate_after``."""
+        if progress.fraction < self.gate_after:
+            return torch.ones_like(losses, dtype=torch.bool)
+        return losses.detach() <= self.gate
 
-    def _prediction(self, cosines: Tensor, count: int, long: int) -> tuple[Tensor, Tensor]:
-        """Sharpened class probabilities (V B, C) of each utterance, and which are confident (V
-        B,).
+    @torch.no_grad()
+    def _prediction(self, cosines: Tensor, num_views: int, num_long: int) -> tuple[Tensor, Tensor]:
+        """Return the mean prediction over an utterance's long views, once for each of its views.
+
+        Args:
+            cosines: (V B, C) with the classes.
+            num_views: V.
+            num_long: how many of the V views are long.
+
+        Returns:
+            Sharpened class probabilities (V B, C), and which are confident (V B,) bool.
         """
-        logits = (self.scale * cosines).view(count, -1, cosines.shape[1])[:long]
+        logits = (self.scale * cosines).view(num_views, -1, cosines.shape[1])[:num_long]
         mean = logits.softmax(-1).mean(0)  # (B, C)
-        sharp = (mean.clamp(min=1e-30).log() / self.sharpening).softmax(-1)
-        return sharp.repeat(count, 1), (mean.amax(-1) > self.confidence).repeat(count)
+        sharpened = (mean.clamp(min=1e-30).log() / self.sharpening).softmax(-1)
+        confident = mean.amax(-1) > self.confidence
+        return sharpened.repeat(num_views, 1), confident.repeat(num_views)
 
     def _remember(self, ids: Tensor, losses: Tensor, progress: Progress) -> None:
-        """Keep the last loss of each utterance; once an epoch fit the gate to them."""
-        everyone = gather_without_gradient(ids[None])[0]
-        self.losses[everyone] = gather_without_gradient(losses[None])[0]
+        """Keep the last loss (B,) of each utterance (B,); once an epoch fit the gate to them."""
+        all_ids = gather_without_gradient(ids[None])[0]
+        self.losses[all_ids] = gather_without_gradient(losses[None])[0]
         ends_epoch = (progress.step + 1) % progress.steps_per_epoch == 0
         if ends_epoch and int(self.fitted) != progress.step:  # once, where batches are accumulated
             self.fitted.fill_(progress.step)
             self.gate.fill_(dynamic_gate(self.losses[self.losses >= 0]))
 
     def after_backward(self, progress: Progress) -> None:
-        """Hold still what comes before pooling, at first."""
-        if progress.fraction < self.affine_first:
-            layers = self.net.affine_layers().values()
-            moving = {p for layer in layers for p in layer.parameters()}
-            for parameter in self.net.parameters():
-                if parameter not in moving:
-                    parameter.grad = None
+        """Freeze what comes before pooling during the first ``affine_first`` of the run."""
+        if progress.fraction >= self.affine_first:
+            return
+        trainable: set[nn.Parameter] = set()
+        for layer in self.net.affine_layers().values():
+            trainable.update(layer.parameters())
+        for parameter in self.net.parameters():
+            if parameter not in trainable:
+                parameter.grad = None
+
+
+def _require(name: str, value: float, holds: bool, range_: str) -> None:
+    """Raise UserError unless a setting is in its range."""
+    if not holds:
+        raise UserError(f"method aam_softmax: {name} must be {range_}, not {value:g}")
+
+
+def _mean_over_ranks(losses: Tensor, counts: Tensor) -> Tensor:
+    """Return this process's share of the mean of the losses that count, over all processes."""
+    total = sum_over_ranks(counts.sum()) / world_size()
+    return (losses * counts).sum() / total.clamp(min=1e-6)
 
 
 PART = AAMSoftmax

@@ -2,10 +2,13 @@
 
     L = mean over pairs u != v of 2 - 2 cos(h(z_v), t_u)  in 0..4          (methods/README.md 2.1)
 
-t comes from the moving average of encoder and projector; h is any of ``predictors/``. Some programs
-sum the two directions; ours is the mean. The teacher moves after the optimiser's step and its
-embedding is what users get. Momentum rises from 0.996 to 1 by half a cosine (0.99 for short runs on
-small data). ``gsg``: see ``_gsg.py``.
+t comes from the moving average of encoder and projector; h is any of ``predictors/``.
+The paper's h widens to 4,096 units; the default here is SimSiam's bottleneck of a
+quarter of the projection (``predictor: {name: mlp, hidden: 4096}`` is the paper's).
+Some programs sum the two directions; here it is the mean. The teacher moves after the
+optimiser's step, and its embedding is what users get. Its momentum rises from 0.996 to
+1 by half a cosine (take 0.99 for short runs on small data). ``gsg``: see
+losses/guided_stop_gradient.py.
 """
 
 from __future__ import annotations
@@ -16,18 +19,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from speechssl.interfaces import Progress, Views
+from speechssl.interfaces import Encoder, Progress, Views
 from speechssl.methods.simsiam import SimSiam
 from speechssl.nn.mlp import mlp
 from speechssl.nn.moving_average import cosine_schedule, ema_update, teacher_of
-from speechssl.nn.siamese import Projected, project, width
+from speechssl.nn.siamese import Projected, project
 
 
 class Byol(SimSiam):
     """Student with predictor, and teacher.
 
     Args:
-        encoder: maps (B, F, M) to (B, D), with ``embedding_dim``.
+        encoder: the student's; the teacher is a copy of it.
         hidden, projection: sizes of the projector's two layers.
         output_norm: BatchNorm (without weights) after the projector; not in the paper.
         predictor: one of ``predictors/``.
@@ -38,7 +41,7 @@ class Byol(SimSiam):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         *,
         hidden: int = 512,
         projection: int = 128,
@@ -57,9 +60,11 @@ class Byol(SimSiam):
             predictor=predictor,
             gsg=gsg,
         )
-        self.net["projector"] = mlp([width(encoder), hidden, projection], output_norm=output_norm)
+        sizes = [encoder.embedding_dim, hidden, projection]
+        self.net["projector"] = mlp(sizes, output_norm=output_norm)
         self.teacher = teacher_of(self.net)
-        self.momentum = (teacher_momentum, teacher_momentum_end)
+        self.teacher_momentum = teacher_momentum
+        self.teacher_momentum_end = teacher_momentum_end
         self.teacher_buffers: Literal["own", "copy", "ema"] = teacher_buffers
 
     @property
@@ -73,22 +78,20 @@ class Byol(SimSiam):
 
     @torch.no_grad()
     def target(self, views: Sequence[Views], online: Projected) -> Projected:
-        """The teacher's projections of the long views."""
+        """Return the teacher's projections of the long views."""
         return project(self.teacher, views, long_only=True)
 
-    def convention(self, loss: Tensor) -> Tensor:
-        """2 - 2 cos."""
+    def scale_loss(self, loss: Tensor) -> Tensor:
+        """Map the mean negative cosine to the paper's scale: 2 - 2 cos."""
         return 2 + 2 * loss
 
     def after_step(self, progress: Progress) -> None:
-        """Set the predictor, then move the teacher towards the student."""
+        """Set the predictor, if it is one in closed form, then move the teacher."""
         super().after_step(progress)
-        ema_update(
-            self.teacher,
-            self.net,
-            cosine_schedule(*self.momentum, progress.fraction),
-            self.teacher_buffers,
+        momentum = cosine_schedule(
+            self.teacher_momentum, self.teacher_momentum_end, progress.fraction
         )
+        ema_update(self.teacher, self.net, momentum, self.teacher_buffers)
 
 
 PART = Byol

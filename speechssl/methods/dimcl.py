@@ -2,11 +2,11 @@
 
     L = (1 - weight) L_base + weight L_dim         (methods/README.md 5.5)
 
-L_dim is NT-Xent over dimensions: the projections of two views are standardised over the batch and
-transposed to 2 D vectors of length B; the same dimension of the other view is the positive, all
-others are negatives. weight 0.1, temperature 0.1. A batch of B holds at most B - 1 orthogonal
-dimensions, so D should not exceed B. For DINO the embedding itself takes the place of the
-projection.
+L_dim is NT-Xent over dimensions: the projections of two views are standardised over the
+batch and transposed to 2 D vectors of length B; the same dimension of the other view is
+the positive, all others are negatives. weight 0.1, temperature 0.1. A batch of B holds
+at most B - 1 orthogonal dimensions, so D should not exceed B. For DINO the embedding
+takes the place of the projection.
 
     method={name: dimcl, base: {name: byol, predictor: mlp}}
 """
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from speechssl import parts
 from speechssl.distributed import gather_with_gradient
 from speechssl.errors import UserError
-from speechssl.interfaces import Method, Output, ParameterRule, Progress, Views
+from speechssl.interfaces import Encoder, Method, Output, ParameterRule, Progress, Views
 from speechssl.methods.barlow_twins import standardised
 from speechssl.methods.simclr import nt_xent
 from speechssl.nn.siamese import unordered_pairs
@@ -30,31 +30,34 @@ from speechssl.nn.views import in_float32
 
 
 def dimension_contrast(one: Tensor, two: Tensor, temperature: float = 0.1) -> Tensor:
-    """NT-Xent over the dimensions of two views (N, D); a dimension without variance is a zero
-    vector.
+    """Return NT-Xent over the dimensions of two views (N, D).
+
+    A dimension without variance is a vector of zeros.
     """
     dimensions = torch.stack([standardised(one).T, standardised(two).T])
     return nt_xent(dimensions, temperature)
 
 
 class DimCL(Method):
-    """A method and the regulariser.
+    """A base method and the regulariser.
+
+    All hooks of the base method are called; its encoder is the one that users get.
 
     Args:
-        encoder: maps (B, F, M) to (B, D), with ``embedding_dim``.
-        base: the method, a name or a section of its own.
+        encoder: the encoder to train.
+        base: the base method, a name or a section of its own.
         weight: lambda, 0 to 1.
         temperature: tau.
 
     Raises:
-        UserError: a base that learns pseudo-labels.
+        UserError: the base method learns pseudo-labels.
     """
 
     PARTS: ClassVar[dict[str, str]] = {"base": "methods"}
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         *,
         base: Any = "byol",
         weight: float = 0.1,
@@ -64,15 +67,17 @@ class DimCL(Method):
         self.base: Method = parts.build("methods", base, encoder)
         if self.base.NEEDS_LABELS:
             raise UserError(
-                "dimcl: base: it needs two views, this one learns classes of one; take another"
+                "method dimcl: base must compare two views of an utterance, and a method that"
+                " learns pseudo-labels does not; choose another base"
             )
-        self.weight, self.temperature = weight, temperature
+        self.weight = weight
+        self.temperature = temperature
         self.teacher_prototypes = self.base.teacher_prototypes
         self.min_batch = max(4, self.base.min_batch)
 
     @property
     def encoder(self) -> nn.Module:
-        """The base method's."""
+        """The base method's encoder."""
         return self.base.encoder
 
     def networks(self) -> dict[str, nn.Module]:
@@ -80,33 +85,35 @@ class DimCL(Method):
         return self.base.networks()
 
     def prepare(self, utterances: int, labels: Tensor | None = None) -> None:
-        """The base method's."""
+        """Let the base method make its memories for ``utterances``."""
         self.base.prepare(utterances, labels)
 
     def forward(self, views: Sequence[Views], progress: Progress) -> Output:
-        """Both losses; the regulariser over pairs of views of which one is long."""
-        output = self.base(views, progress)
+        """Return the weighted sum of both losses; the regulariser needs one long view in a pair."""
+        output: Output = self.base(views, progress)
         with in_float32(output.projections):
             z = gather_with_gradient(output.projections.float())
-            pairs = unordered_pairs(len(views[0].features), len(z))
-            term = torch.stack(
-                [dimension_contrast(z[u], z[v], self.temperature) for u, v in pairs]
-            ).mean()
-            loss = (1 - self.weight) * output.loss + self.weight * term
-        scalars = {**output.scalars, "base": output.loss.detach(), "dimcl": term.detach()}
+            terms = []
+            for u, v in unordered_pairs(len(views[0].features), len(z)):
+                terms.append(dimension_contrast(z[u], z[v], self.temperature))
+            regulariser = torch.stack(terms).mean()
+            loss = (1 - self.weight) * output.loss + self.weight * regulariser
+        scalars = dict(output.scalars)
+        scalars["base"] = output.loss.detach()
+        scalars["dimcl"] = regulariser.detach()
         return output._replace(loss=loss, scalars=scalars)
 
+    def parameter_rules(self) -> list[ParameterRule]:
+        """Return the rules of the base method."""
+        return self.base.parameter_rules()
+
     def after_backward(self, progress: Progress) -> None:
-        """The base method's."""
+        """Call the hook of the base method."""
         self.base.after_backward(progress)
 
     def after_step(self, progress: Progress) -> None:
-        """The base method's."""
+        """Call the hook of the base method."""
         self.base.after_step(progress)
-
-    def parameter_rules(self) -> list[ParameterRule]:
-        """The base method's."""
-        return self.base.parameter_rules()
 
 
 PART = DimCL

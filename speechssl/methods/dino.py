@@ -1,23 +1,25 @@
 """DINO: self-distillation with no labels, for utterances.
 
-Caron et al. 2021 (ICCV), adapted to speech by Cho et al. 2022 (Interspeech). A student that sees
-long and short chunks of an utterance predicts what its moving-average teacher says of the long
-ones: with q_u = softmax((t_u - c) / tau_t) and l_v = log softmax(s_v / tau_s),
+Caron et al. 2021 (ICCV), adapted to speech by Cho et al. 2022 (Interspeech). A student
+that sees long and short chunks of an utterance predicts the assignments that its
+moving-average teacher gives to the long ones: with q_u = softmax((t_u - c) / tau_t) and
+l_v = log softmax(s_v / tau_s),
 
     L = mean over pairs u != v of  mean over the batch of  -sum_k q_u[k] l_v[k].
 
-The centre c keeps one prototype from winning, the low tau_t keeps q from being flat (methods/README.md 1).
-Defaults are the paper's for a large set, except ``prototypes`` (65,536 there). Options cover
-recipes/README.md section 2: Sinkhorn in place of the centre (DINOv2, SDPN), KoLeo (DINOv2, SDPN), the
-variance and covariance terms of RDINO, the mean-entropy term of SDPN, and the cosine term of
-hyperion. We mask KoLeo's diagonal with minus infinity; the released -1 lets an antipodal sample be
-its own neighbour.
+The centre c keeps one prototype from winning, the low tau_t keeps q from being flat
+(methods/README.md 1). Defaults are the paper's for a large set, except ``prototypes``
+(65,536 there). The optional terms are those of recipes/README.md section 2: Sinkhorn in
+place of the centre (DINOv2, SDPN), KoLeo (DINOv2, SDPN), variance and covariance
+(RDINO), mean entropy (SDPN), and the cosine of embeddings (hyperion). The diagonal of
+KoLeo is masked with minus infinity; the released -1 lets an antipodal sample be its own
+neighbour.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, cast
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +28,7 @@ from torch import Tensor, nn
 from speechssl.diagnostics.assignments import assignment_figures
 from speechssl.distributed import mean_over_ranks, sum_over_ranks, world_size
 from speechssl.errors import UserError
-from speechssl.interfaces import Method, Output, Progress, Views
+from speechssl.interfaces import Encoder, Method, Output, Progress, Views
 from speechssl.methods.vicreg import variance_covariance
 from speechssl.nn.dino_head import DinoHead
 from speechssl.nn.moving_average import cosine_schedule, ema_update, teacher_of
@@ -34,40 +36,44 @@ from speechssl.nn.views import encode, in_float32
 
 
 def dino_loss(student: Tensor, teacher: Tensor, pairs: Tensor) -> Tensor:
-    """Mean cross-entropy over the chosen pairs of views.
+    """Return the mean cross-entropy over the chosen pairs of views.
 
     Args:
         student: (V, B, K) log-probabilities.
         teacher: (U, B, K) probabilities, no gradient.
         pairs: (U, V) bool, the pairs that count (not the same view on both sides).
     """
-    rows = torch.einsum("ubk,vbk->uv", teacher, student) / student.shape[1]
-    return -(rows * pairs).sum() / pairs.sum()
+    log_likelihoods = torch.einsum("ubk,vbk->uv", teacher, student) / student.shape[1]
+    return -(log_likelihoods * pairs).sum() / pairs.sum()
 
 
 @torch.no_grad()
 def sinkhorn(logits: Tensor, temperature: float, iterations: int = 3) -> Tensor:
-    """Sinkhorn-Knopp assignment over the batch of all processes: rows sum to 1, columns to N / K.
+    """Return Sinkhorn-Knopp assignments (N, K): rows sum to 1, columns to N / K.
+
+    The columns are those of the joined batch of all processes. Computed on logarithms,
+    so no row or column can vanish.
 
     Args:
         logits: (N, K) teacher logits.
-        temperature: tau_t. Computed on logarithms, so no row or column can vanish.
+        temperature: tau_t.
+        iterations: normalisations of columns and rows.
     """
     x = logits / temperature
     for _ in range(iterations):
-        top = x.max(0).values
+        largest = x.max(0).values
         if world_size() > 1:
-            torch.distributed.all_reduce(top, op=torch.distributed.ReduceOp.MAX)
-        x = x - top - sum_over_ranks((x - top).exp().sum(0)).log()
+            torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
+        x = x - largest - sum_over_ranks((x - largest).exp().sum(0)).log()
         x = x - x.logsumexp(1, keepdim=True)
     return x.exp()
 
 
 def koleo(embeddings: Tensor) -> Tensor:
-    """Kozachenko-Leonenko term of DINOv2: -mean log distance to the nearest other sample.
+    """Return DINOv2's Kozachenko-Leonenko term: -mean log distance to the nearest other sample.
 
     Args:
-        embeddings: (B, D), L2-normalised here; distances in [0, 2].
+        embeddings: (B, D), normalised here, so distances lie between 0 and 2.
     """
     x = F.normalize(embeddings.float(), dim=-1)
     with torch.no_grad():
@@ -75,40 +81,67 @@ def koleo(embeddings: Tensor) -> Tensor:
     return -(F.pairwise_distance(x, x[nearest], eps=0.0) + 1e-8).log().mean()
 
 
+def mean_entropy(log_p: Tensor) -> Tensor:
+    """Return the entropy of the mean assignment, for log-probabilities (V, B, K)."""
+    mean = log_p.exp().mean((0, 1))
+    return -(mean * mean.clamp_min(1e-12).log()).sum()
+
+
+def cosine_distance(student: Tensor, teacher: Tensor, pairs: Tensor) -> Tensor:
+    """Return 1 - the mean cosine of embeddings (V, B, D) and (U, B, D) over ``pairs`` (U, V)."""
+    s = F.normalize(student.float(), dim=-1)
+    t = F.normalize(teacher.float(), dim=-1)
+    cosines = torch.einsum("ubd,vbd->uv", t, s) / s.shape[1]
+    return 1 - (cosines * pairs).sum() / pairs.sum()
+
+
 class Dino(Method):
     """Student, teacher and centre.
 
     Args:
-        encoder: maps (B, F, M) to (B, D), with ``embedding_dim``.
+        encoder: the student's; the teacher is a copy of it.
         prototypes: K; about 4 to 10 times the classes expected, 65,536 for VoxCeleb2.
-        layers, hidden, bottleneck, batchnorm, frozen_gain: see ``DinoHead``.
-        student_temperature, teacher_temperature: tau_s and the final tau_t (ratio to cosine
-            logits).
-        teacher_temperature_start, teacher_temperature_warmup: tau_t rises linearly from the first
-            over this share of the run (none: constant).
+        layers, hidden, bottleneck, batchnorm: see ``DinoHead``.
+        norm_last_layer: keep the prototypes at unit length, so that logits are cosines.
+        student_temperature, teacher_temperature: tau_s and the final tau_t (ratio to
+            cosine logits).
+        teacher_temperature_start, teacher_temperature_warmup: tau_t rises linearly from
+            the first over this share of the run (none: constant).
         teacher_momentum, teacher_momentum_end: of the moving average, by half a cosine.
-        centring: ``centre`` (moving mean of teacher logits, ``centre_momentum``) or ``sinkhorn``.
-        freeze_last_layer: epochs during which the prototypes do not move.
         teacher_buffers: BatchNorm statistics of the teacher (see ``ema_update``).
+        centring: ``centre`` (moving mean of teacher logits, ``centre_momentum``) or
+            ``sinkhorn``.
+        sinkhorn_iterations: 3 in DINOv2.
+        freeze_last_layer: epochs during which the prototypes do not move.
         koleo_weight: per global view, on the student's embedding (0.1 in DINOv2).
-        regularised, variance_weight, covariance_weight, regulariser_start, regulariser_end,
-        regulariser_warmup: RDINO's layer, its two weights (10 and 1), and the outer weight, which
-            rises linearly (.05 to .2) over a share of the run; 0 switches it off.
-        mean_entropy_weight: SDPN's term, minus the entropy of the mean student assignment.
-        cosine_weight: hyperion's 1 - cos(student, teacher embedding) over the same pairs, rising
-            linearly over ``cosine_warmup`` of the run.
+        regularised: width of the layer that RDINO adds to the head (8,192), 0 for none.
+        variance_weight, covariance_weight: RDINO's two weights (10 and 1).
+        regulariser_start, regulariser_end, regulariser_warmup: RDINO's outer weight,
+            which rises linearly (.05 to .2) over a share of the run; 0 switches it off.
+        mean_entropy_weight: SDPN's term, minus the entropy of the mean student
+            assignment.
+        cosine_weight: hyperion's 1 - cos(student, teacher embedding) over the same
+            pairs, rising linearly over ``cosine_warmup`` of the run.
+
+    Raises:
+        UserError: a temperature is not above 0, or a momentum not between 0 and 1.
     """
+
+    RENAMED: ClassVar[dict[str, str]] = {"frozen_gain": "norm_last_layer"}
+
+    centre: Tensor
+    """(K,) moving mean of the teacher's logits."""
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         *,
         prototypes: int = 4096,
         layers: int = 3,
         hidden: int = 2048,
         bottleneck: int = 256,
         batchnorm: bool = False,
-        frozen_gain: bool = True,
+        norm_last_layer: bool = True,
         student_temperature: float = 0.1,
         teacher_temperature: float = 0.04,
         teacher_temperature_start: float | None = None,
@@ -132,38 +165,45 @@ class Dino(Method):
         cosine_warmup: float = 0.3,
     ) -> None:
         super().__init__()
-        temperatures = (student_temperature, teacher_temperature, teacher_temperature_start)
-        momenta = (teacher_momentum, teacher_momentum_end, centre_momentum)
-        if any(t is not None and t <= 0 for t in temperatures) or not all(
-            0 <= momentum <= 1 for momentum in momenta
-        ):
-            raise UserError(
-                "dino: temperatures must be above 0 and momenta within 0..1; change method.*"
-            )
-        dim = cast(int, encoder.embedding_dim)
+        _check_temperature("student_temperature", student_temperature)
+        _check_temperature("teacher_temperature", teacher_temperature)
+        if teacher_temperature_start is None:
+            teacher_temperature_start = teacher_temperature
+        _check_temperature("teacher_temperature_start", teacher_temperature_start)
+        _check_momentum("teacher_momentum", teacher_momentum)
+        _check_momentum("teacher_momentum_end", teacher_momentum_end)
+        _check_momentum("centre_momentum", centre_momentum)
         head = DinoHead(
-            dim, prototypes, layers, hidden, bottleneck, batchnorm, regularised, frozen_gain
+            encoder.embedding_dim,
+            prototypes,
+            layers,
+            hidden,
+            bottleneck,
+            batchnorm,
+            regularised,
+            norm_last_layer,
         )
         self.student = nn.ModuleDict({"encoder": encoder, "head": head})
         self.teacher = teacher_of(self.student)
-        self.centre: Tensor
         self.register_buffer("centre", torch.zeros(prototypes))
         self.teacher_prototypes = prototypes
         self.student_temperature = student_temperature
-        self.temperature = (
-            teacher_temperature_start,
-            teacher_temperature,
-            teacher_temperature_warmup,
+        self.teacher_temperature = LinearRamp(
+            teacher_temperature_start, teacher_temperature, teacher_temperature_warmup
         )
-        self.momentum = (teacher_momentum, teacher_momentum_end)
+        self.teacher_momentum = teacher_momentum
+        self.teacher_momentum_end = teacher_momentum_end
         self.teacher_buffers: Literal["own", "copy", "ema"] = teacher_buffers
-        self.centring, self.centre_momentum = centring, centre_momentum
+        self.centring = centring
+        self.centre_momentum = centre_momentum
         self.sinkhorn_iterations = sinkhorn_iterations
         self.freeze_last_layer = freeze_last_layer
-        self.koleo_weight, self.mean_entropy_weight = koleo_weight, mean_entropy_weight
-        self.variance_weight, self.covariance_weight = variance_weight, covariance_weight
-        self.regulariser = (regulariser_start, regulariser_end, regulariser_warmup)
-        self.cosine = (0.0, cosine_weight, cosine_warmup)
+        self.koleo_weight = koleo_weight
+        self.variance_weight = variance_weight
+        self.covariance_weight = covariance_weight
+        self.regulariser_weight = LinearRamp(regulariser_start, regulariser_end, regulariser_warmup)
+        self.mean_entropy_weight = mean_entropy_weight
+        self.cosine_weight = LinearRamp(0.0, cosine_weight, cosine_warmup)
 
     @property
     def encoder(self) -> nn.Module:
@@ -172,120 +212,154 @@ class Dino(Method):
 
     def networks(self) -> dict[str, nn.Module]:
         """Return the encoders of the trained network and of its moving average."""
-        student = self.student["encoder"]
-        teacher = self.teacher["encoder"]
-        return {"student": student, "teacher": teacher}
+        return {"student": self.student["encoder"], "teacher": self.teacher["encoder"]}
 
     def forward(self, views: Sequence[Views], progress: Progress) -> Output:
-        """The loss on one batch; the loss uses the centre as it was before this batch."""
+        """Return the loss of a batch, computed with the centre as it was before this batch."""
         _check_plan(views)
         with torch.no_grad():
-            teacher = _encode_all(self.teacher, views, "teacher")
-        student = _encode_all(self.student, views, "student")
+            teacher = _run(self.teacher, views, "teacher")
+        student = _run(self.student, views, "student")
         with in_float32(student.logits):
-            q = self._assign(teacher.logits, _ramp(self.temperature, progress.fraction))
+            temperature = self.teacher_temperature.at(progress.fraction)
+            targets = self._assign(teacher.logits, temperature)
             log_p = F.log_softmax(student.logits / self.student_temperature, dim=-1)
-            pairs = torch.tensor(
-                [[u != v for v in student.ids] for u in teacher.ids], device=q.device
-            )
-            loss = dino_loss(log_p, q, pairs)
-            scalars = assignment_figures(q, loss.detach(), pairs)
-            loss, extra = self._regularise(loss, progress, student, teacher, log_p, pairs)
-        return Output(loss, scalars | extra, teacher.embeddings.flatten(0, 1), student.embeddings)
+            pairs = _pairs(teacher, student)
+            loss = dino_loss(log_p, targets, pairs)
+            scalars = assignment_figures(targets, loss.detach(), pairs)
+            scalars["dino"] = loss.detach()
+            for term in self._optional_terms(student, teacher, log_p, pairs, progress):
+                loss = loss + term.weight * term.value
+                scalars |= term.scalars
+        return Output(loss, scalars, teacher.embeddings.flatten(0, 1), student.embeddings)
 
     @torch.no_grad()
     def _assign(self, logits: Tensor, temperature: float) -> Tensor:
+        """Return the teacher's probabilities (U, B, K); while training, move the centre."""
         if self.centring == "sinkhorn":
-            return sinkhorn(logits.flatten(0, 1), temperature, self.sinkhorn_iterations).view_as(
-                logits
-            )
-        q = F.softmax((logits - self.centre) / temperature, dim=-1)
+            rows = logits.flatten(0, 1)
+            return sinkhorn(rows, temperature, self.sinkhorn_iterations).view_as(logits)
+        probabilities = F.softmax((logits - self.centre) / temperature, dim=-1)
         if self.training:
             mean = mean_over_ranks(logits.mean((0, 1)))
             self.centre.lerp_(mean, 1 - self.centre_momentum)
-        return q
+        return probabilities
 
-    def _regularise(
-        self,
-        loss: Tensor,
-        progress: Progress,
-        student: _Seen,
-        teacher: _Seen,
-        log_p: Tensor,
-        pairs: Tensor,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Add the optional terms; what each came to, for the log."""
-        scalars = {"dino": loss.detach()}
+    def _optional_terms(
+        self, student: _Seen, teacher: _Seen, log_p: Tensor, pairs: Tensor, progress: Progress
+    ) -> list[_Term]:
+        """Return the terms of DINOv2, RDINO, SDPN and hyperion whose weights are not 0."""
+        terms = []
         long = len(teacher.embeddings)
         if self.koleo_weight:
-            term = torch.stack([koleo(view) for view in student.embeddings[:long]]).mean()
-            loss, scalars["koleo"] = loss + self.koleo_weight * term, term.detach()
-        if weight := _ramp(self.regulariser, progress.fraction):
-            terms = [
-                variance_covariance(x.float().mean(0))
-                for x in (student.hidden[:long], teacher.hidden)
-            ]
-            hinge, covariance = (torch.stack(x).mean() for x in zip(*terms, strict=True))
-            loss = loss + weight * (
-                self.variance_weight * hinge + self.covariance_weight * covariance
-            )
-            scalars |= {"variance": hinge.detach(), "covariance": covariance.detach()}
+            value = torch.stack([koleo(view) for view in student.embeddings[:long]]).mean()
+            terms.append(_Term(self.koleo_weight, value, {"koleo": value.detach()}))
+        regulariser_weight = self.regulariser_weight.at(progress.fraction)
+        if regulariser_weight:
+            terms.append(self._regulariser(regulariser_weight, student.layer[:long], teacher.layer))
         if self.mean_entropy_weight:
-            mean = log_p.exp().mean((0, 1))
-            entropy = -(mean * mean.clamp_min(1e-12).log()).sum()
-            loss, scalars["mean_entropy"] = (
-                loss - self.mean_entropy_weight * entropy,
-                entropy.detach(),
-            )
-        if weight := _ramp(self.cosine, progress.fraction):
-            s, t = (F.normalize(x.embeddings.float(), dim=-1) for x in (student, teacher))
-            cosines = torch.einsum("ubd,vbd->uv", t, s) / s.shape[1]
-            term = 1 - (cosines * pairs).sum() / pairs.sum()
-            loss, scalars["cosine"] = loss + weight * term, term.detach()
-        return loss, scalars
+            entropy = mean_entropy(log_p)
+            scalars = {"mean_entropy": entropy.detach()}
+            terms.append(_Term(-self.mean_entropy_weight, entropy, scalars))
+        cosine_weight = self.cosine_weight.at(progress.fraction)
+        if cosine_weight:
+            value = cosine_distance(student.embeddings, teacher.embeddings, pairs)
+            terms.append(_Term(cosine_weight, value, {"cosine": value.detach()}))
+        return terms
+
+    def _regulariser(self, weight: float, student: Tensor, teacher: Tensor) -> _Term:
+        """Return RDINO's variance and covariance of a layer (V, B, R), averaged over the views."""
+        student_variance, student_covariance = variance_covariance(student.float().mean(0))
+        teacher_variance, teacher_covariance = variance_covariance(teacher.float().mean(0))
+        variance = torch.stack([student_variance, teacher_variance]).mean()
+        covariance = torch.stack([student_covariance, teacher_covariance]).mean()
+        value = self.variance_weight * variance + self.covariance_weight * covariance
+        scalars = {"variance": variance.detach(), "covariance": covariance.detach()}
+        return _Term(weight, value, scalars)
 
     def after_backward(self, progress: Progress) -> None:
-        """During the first epochs the prototypes get no gradient at all, not even a zero one."""
+        """Remove the prototypes' gradient during the first ``freeze_last_layer`` epochs.
+
+        The gradient is None, not zero, so neither momentum nor weight decay moves them.
+        """
         if progress.epoch < self.freeze_last_layer:
-            self.student["head"].weight_v.grad = None  # type: ignore[index, union-attr]
-            self.student["head"].weight_g.grad = None  # type: ignore[index, union-attr]
+            self.student["head"].weight_v.grad = None
+            self.student["head"].weight_g.grad = None
 
     def after_step(self, progress: Progress) -> None:
         """Move the teacher towards the student."""
-        momentum = cosine_schedule(*self.momentum, progress.fraction)
+        momentum = cosine_schedule(
+            self.teacher_momentum, self.teacher_momentum_end, progress.fraction
+        )
         ema_update(self.teacher, self.student, momentum, self.teacher_buffers)
 
 
-def _ramp(start_end_share: tuple[float | None, float, float], fraction: float) -> float:
-    """Linear from start to end over the first share of the run, then constant."""
-    start, end, share = start_end_share
-    if start is None or share <= 0 or fraction >= share:
-        return end
-    return start + (end - start) * fraction / share
+class LinearRamp(NamedTuple):
+    """A number that goes from ``start`` to ``end`` over a share of the run and stays there."""
+
+    start: float
+    end: float
+    share: float
+
+    def at(self, fraction: float) -> float:
+        """Return the number when ``fraction`` (0 to 1) of the run is done."""
+        if self.share <= 0 or fraction >= self.share:
+            return self.end
+        return self.start + (self.end - self.start) * fraction / self.share
+
+
+class _Term(NamedTuple):
+    """A term to be added to the loss ``weight`` times, and what the log says of it."""
+
+    weight: float
+    value: Tensor
+    scalars: dict[str, Tensor]
 
 
 class _Seen(NamedTuple):
-    """What a network makes of its views: (V, B, D), (V, B, K), RDINO's layer (V, B, R), who each
-    view is.
+    """What a network makes of the views that it sees.
+
+    Attributes:
+        embeddings: (V, B, D).
+        logits: (V, B, K).
+        layer: (V, B, R), the layer that RDINO regularises.
+        views: for each of the V views its group in the crop plan and its number in the
+            group.
     """
 
     embeddings: Tensor
     logits: Tensor
-    hidden: Tensor
-    ids: list[tuple[int, int]]
+    layer: Tensor
+    views: list[tuple[int, int]]
+
+
+def _pairs(teacher: _Seen, student: _Seen) -> Tensor:
+    """Return (U, V) bool: all pairs but those of the same view on both sides."""
+    different = [[u != v for v in student.views] for u in teacher.views]
+    return torch.tensor(different, device=student.logits.device)
+
+
+def _check_temperature(name: str, value: float) -> None:
+    if value <= 0:
+        raise UserError(f"method dino: {name} must be above 0, not {value:g}")
+
+
+def _check_momentum(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise UserError(f"method dino: {name} must be between 0 and 1, not {value:g}")
 
 
 def _check_plan(views: Sequence[Views]) -> None:
-    """Raise UserError unless some student's view has another teacher's view to predict."""
-    teachers = next((group for group in views if group.to != "student"), None)
-    students = [group for group in views if group.to != "teacher"]
-    alone = (
-        len(students) == 1
-        and teachers is not None
-        and teachers.to == "both"
-        and len(teachers.features) < 2
+    """Raise UserError unless some view of the student has another view of the teacher to predict."""
+    teacher_groups = [group for group in views if group.to != "student"]
+    student_groups = [group for group in views if group.to != "teacher"]
+    same_single_view = (
+        len(student_groups) == 1
+        and bool(teacher_groups)
+        and teacher_groups[0].to == "both"
+        and len(teacher_groups[0].features) < 2
     )
-    if teachers is None or not students or alone:
+    if not teacher_groups or not student_groups or same_single_view:
         raise UserError(
             "dino: data.crops has no pair of views: the teacher needs a group (to: both or"
             " teacher), and the student another crop to compare with it; give {count: 2, seconds:"
@@ -293,18 +367,26 @@ def _check_plan(views: Sequence[Views]) -> None:
         )
 
 
-def _encode_all(net: nn.Module, views: Sequence[Views], role: str) -> _Seen:
-    """Each length is encoded in one batch; the head runs once on all views together.
+def _run(net: nn.ModuleDict, views: Sequence[Views], role: str) -> _Seen:
+    """Encode each group in one batch and run the head once, on all views together.
 
     A teacher sees only the first group that is addressed to it (the long chunks).
     """
-    seen = [(i, g) for i, g in enumerate(views) if g.to in ("both", role)]
-    seen = seen[:1] if role == "teacher" else seen
-    embeddings = torch.cat([encode(net["encoder"], group) for _, group in seen])  # type: ignore[index]
-    count, batch = embeddings.shape[:2]
-    logits, hidden = net["head"](embeddings.flatten(0, 1))  # type: ignore[index]
-    ids = [(i, v) for i, group in seen for v in range(len(group.features))]
-    return _Seen(embeddings, logits.view(count, batch, -1), hidden.view(count, batch, -1), ids)
+    numbered = [(i, group) for i, group in enumerate(views) if group.to in ("both", role)]
+    if role == "teacher":
+        numbered = numbered[:1]
+    embeddings = torch.cat([encode(net["encoder"], group) for _, group in numbered])
+    num_views, batch_size = embeddings.shape[:2]
+    logits, layer = net["head"](embeddings.flatten(0, 1))
+    names = []
+    for i, group in numbered:
+        names += [(i, view) for view in range(len(group.features))]
+    return _Seen(
+        embeddings,
+        logits.view(num_views, batch_size, -1),
+        layer.view(num_views, batch_size, -1),
+        names,
+    )
 
 
 PART = Dino

@@ -1,31 +1,28 @@
 """SimCLR: views of one utterance attract, those of the other utterances in the batch repel.
 
-NT-Xent.
+NT-Xent of Chen et al. 2020 (ICML); methods/README.md 6.1. For an anchor i with a
+positive j, over cosines c of projections,
 
-Chen et al. 2020 (ICML); methods/README.md 6. For an anchor i with a positive j, over cosines c of
-projections,
+    l(i, j) = -log  exp(c_ij / tau)
+                    / (exp(c_ij / tau) + sum over other utterances k of exp(c_ik / tau)).
 
-    l(i, j) = -log  exp(c_ij / tau) / (exp(c_ij / tau) + sum over other utterances k of exp(c_ik /
-    tau)).
-
-With two views this is the paper's loss over 2B samples. With more (crops of several lengths) every
-pair of views of an utterance is a positive in turn, and the other positives are left out of its
-denominator. Defaults: temperature 0.1 and a two-layer projector without BatchNorm; the paper has
-BatchNorm in it. The embedding is the encoder's, before the projector. Negatives are gathered from
-all processes.
+With two views this is the paper's loss over 2B samples. With more (crops of several
+lengths) every pair of views of an utterance is a positive in turn, and the other
+positives are left out of its denominator. Defaults: temperature 0.1 and a two-layer
+projector without BatchNorm; the paper has BatchNorm in it. The embedding is the
+encoder's, before the projector. Negatives are gathered from all processes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechssl.distributed import gather_with_gradient, rank
-from speechssl.interfaces import Method, Output, Progress, Views
+from speechssl.interfaces import Encoder, Method, Output, Progress, Views
 from speechssl.nn.mlp import mlp
 from speechssl.nn.views import encode, in_float32
 
@@ -33,43 +30,49 @@ from speechssl.nn.views import encode, in_float32
 def nt_xent(
     views: Tensor, temperature: float, all_views: Tensor | None = None, first: int = 0
 ) -> Tensor:
-    """Mean of l(i, j) over all anchors and positives.
+    """Return the mean of l(i, j) over all anchors and positives.
 
     Args:
         views: (V, B, D) projections, V of at least 2; normalised here.
         temperature: tau, on cosines.
-        all_views: (V, N, D) of all processes, of which ``views`` are the utterances from ``first``
-            on.
+        all_views: (V, N, D) of all processes, of which ``views`` are the utterances
+            from ``first`` on; none: ``views`` are all there are.
+        first: number of the first utterance of ``views`` in ``all_views``.
     """
-    everything = views if all_views is None else all_views
-    count, batch = views.shape[:2]
+    if all_views is None:
+        all_views = views
+    num_views, batch_size = views.shape[:2]
+    total = all_views.shape[1]
     anchors = F.normalize(views.float(), dim=-1).flatten(0, 1)
-    others = F.normalize(everything.float(), dim=-1).flatten(0, 1)
-    similarity = anchors @ others.T / temperature
-    who = torch.arange(batch, device=views.device).repeat(count) + first
-    whose = torch.arange(everything.shape[1], device=views.device).repeat(count)
-    which = torch.arange(count, device=views.device)
-    same_view = which.repeat_interleave(batch)[:, None] == which.repeat_interleave(
-        everything.shape[1]
-    )
-    same = who[:, None] == whose
-    negatives = similarity.masked_fill(same, -torch.inf).logsumexp(1, keepdim=True)
-    return F.softplus(negatives - similarity)[same & ~same_view].mean()
+    others = F.normalize(all_views.float(), dim=-1).flatten(0, 1)
+    similarity = anchors @ others.T / temperature  # (V B, V N)
+
+    device = views.device
+    view_numbers = torch.arange(num_views, device=device)
+    anchor_view = view_numbers.repeat_interleave(batch_size)
+    other_view = view_numbers.repeat_interleave(total)
+    anchor_utterance = torch.arange(batch_size, device=device).repeat(num_views) + first
+    other_utterance = torch.arange(total, device=device).repeat(num_views)
+    same_view = anchor_view[:, None] == other_view
+    same_utterance = anchor_utterance[:, None] == other_utterance
+
+    negatives = similarity.masked_fill(same_utterance, -torch.inf).logsumexp(1, keepdim=True)
+    return F.softplus(negatives - similarity)[same_utterance & ~same_view].mean()
 
 
 class SimCLR(Method):
     """Encoder and projector.
 
     Args:
-        encoder: maps (B, F, M) to (B, D), with ``embedding_dim``.
-        hidden, projection: sizes of the projector's layers; hidden 0 leaves the projector out, so
-            that the cosines trained are the cosines scored.
+        encoder: the encoder to train.
+        hidden, projection: sizes of the projector's layers; hidden 0 leaves the
+            projector out, so that the cosines trained are the cosines scored.
         temperature: tau.
     """
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         *,
         hidden: int = 512,
         projection: int = 128,
@@ -77,8 +80,9 @@ class SimCLR(Method):
     ) -> None:
         super().__init__()
         self.net = encoder
-        sizes = [cast(int, encoder.embedding_dim), hidden, projection]
-        self.projector = mlp(sizes, batchnorm=False) if hidden else nn.Identity()
+        self.projector: nn.Module = nn.Identity()
+        if hidden:
+            self.projector = mlp([encoder.embedding_dim, hidden, projection], batchnorm=False)
         self.temperature = temperature
 
     @property
@@ -87,15 +91,15 @@ class SimCLR(Method):
         return self.net
 
     def forward(self, views: Sequence[Views], progress: Progress) -> Output:
-        """The loss over all views of all groups."""
+        """Return the loss over all views of all groups."""
         embeddings = torch.cat([encode(self.net, group) for group in views])
         projections = self.projector(embeddings)
         with in_float32(projections):
             gathered = gather_with_gradient(projections.float())
-            loss = nt_xent(projections, self.temperature, gathered, rank() * projections.shape[1])
-        return Output(
-            loss, {}, embeddings[: len(views[0].features)].flatten(0, 1).detach(), projections
-        )
+            first = rank() * projections.shape[1]
+            loss = nt_xent(projections, self.temperature, gathered, first)
+        long = len(views[0].features)
+        return Output(loss, {}, embeddings[:long].flatten(0, 1).detach(), projections)
 
 
 PART = SimCLR

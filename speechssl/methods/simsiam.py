@@ -2,11 +2,12 @@
 
     L = -mean over pairs u != v of cos(h(z_v), sg z_u)          (methods/README.md 2.2)
 
-h is any of ``predictors/``. Without one, or without the stop-gradient, the embedding collapses;
-after the projector's last BatchNorm, which has no weights, only the rank shows it. With crops of
-several lengths the long ones are the targets. Projector of three layers as released; the released
-predictor's learning rate does not decay (``predictor.constant_lr``). ``gsg`` switches to guided
-stop-gradient (see ``_gsg.py``), which is a rule of its own for which view is the target.
+h is any of ``predictors/``. Without one, or without the stop-gradient, the embedding
+collapses; after the projector's last BatchNorm, which has no weights, only the rank
+shows it. With crops of several lengths the long ones are the targets. The projector has
+three layers, as released; the released predictor's learning rate does not decay
+(``predictor.constant_lr``). ``gsg`` switches to guided stop-gradient, which has its own
+rule for which view is the target (losses/guided_stop_gradient.py).
 """
 
 from __future__ import annotations
@@ -19,25 +20,33 @@ from torch import Tensor, nn
 
 from speechssl import parts
 from speechssl.distributed import gather_without_gradient
-from speechssl.interfaces import Method, Output, ParameterRule, Predictor, Progress, Views
+from speechssl.interfaces import (
+    Encoder,
+    Method,
+    Output,
+    ParameterRule,
+    Predictor,
+    Progress,
+    Views,
+)
 from speechssl.losses.guided_stop_gradient import guided
 from speechssl.nn.mlp import mlp
-from speechssl.nn.siamese import Projected, network, ordered_pairs, project, width
+from speechssl.nn.siamese import Projected, network, ordered_pairs, project
 from speechssl.nn.views import in_float32
 
 
 def predictive_loss(z: Tensor, targets: Tensor, predictor: Predictor) -> Tensor:
-    """Minus the mean cosine between predictions and targets, in [-1, 1].
+    """Return minus the mean cosine between predictions and targets, in [-1, 1].
 
     Args:
         z: (V, B, P) online projections, the long views first.
         targets: (U, B, P) of the first U views, detached.
+        predictor: h.
     """
     predictions = [predictor(view) for view in z]
-    cosines = [
-        predictor.cosine(z[v], predictions[v], targets[u]).mean()
-        for u, v in ordered_pairs(len(targets), len(z))
-    ]
+    cosines = []
+    for u, v in ordered_pairs(len(targets), len(z)):
+        cosines.append(predictor.cosine(z[v], predictions[v], targets[u]).mean())
     return -torch.stack(cosines).mean()
 
 
@@ -45,7 +54,7 @@ class SimSiam(Method):
     """Encoder, projector and predictor.
 
     Args:
-        encoder: maps (B, F, M) to (B, D), with ``embedding_dim``.
+        encoder: the encoder to train.
         hidden, projection: sizes of the projector's layers.
         output_norm: BatchNorm (without weights) after the projector, as released.
         predictor: one of ``predictors/``: a name, or ``{name: mlp, hidden: 32}``.
@@ -57,7 +66,7 @@ class SimSiam(Method):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         *,
         hidden: int = 512,
         projection: int = 128,
@@ -66,7 +75,7 @@ class SimSiam(Method):
         gsg: Literal[0, 2, 4] = 0,
     ) -> None:
         super().__init__()
-        sizes = [width(encoder), hidden, hidden, projection]
+        sizes = [encoder.embedding_dim, hidden, hidden, projection]
         self.net = network(encoder, mlp(sizes, output_norm=output_norm))
         self.predictor: Predictor = parts.build("predictors", predictor, projection)
         self.gsg = gsg
@@ -77,35 +86,35 @@ class SimSiam(Method):
         return self.net["encoder"]
 
     def target(self, views: Sequence[Views], online: Projected) -> Projected:
-        """This network's own projections of the long views, without gradient."""
-        return Projected(
-            online.embeddings[: online.long], online.z[: online.long].detach(), online.long
-        )
+        """Return this network's own projections of the long views, without gradient."""
+        long = online.long
+        return Projected(online.embeddings[:long], online.z[:long].detach(), long)
 
-    def forward(self, views: Sequence[Views], progress: Progress) -> Output:
-        """The loss on one batch."""
-        online = project(self.net, views)
-        target, z = self.target(views, online), online.z
-        with in_float32(z):
-            if self.training:
-                self.predictor.observe(gather_without_gradient(z[: online.long]).flatten(0, 1))
-            if self.gsg:
-                loss = guided(z[: online.long], target.z, self.predictor, self.gsg)
-            else:
-                loss = predictive_loss(z, target.z, self.predictor)
-            loss = self.convention(loss)
-        return Output(loss, {}, target.embeddings.flatten(0, 1).detach(), z)
-
-    def convention(self, loss: Tensor) -> Tensor:
-        """Minus the cosine as it is."""
+    def scale_loss(self, loss: Tensor) -> Tensor:
+        """Map the mean negative cosine to the paper's scale: here it is the loss itself."""
         return loss
 
+    def forward(self, views: Sequence[Views], progress: Progress) -> Output:
+        """Return the loss of a batch."""
+        online = project(self.net, views)
+        target = self.target(views, online)
+        with in_float32(online.z):
+            long_views = online.z[: online.long]
+            if self.training:
+                self.predictor.observe(gather_without_gradient(long_views).flatten(0, 1))
+            if self.gsg:
+                negative_cosine = guided(long_views, target.z, self.predictor, self.gsg)
+            else:
+                negative_cosine = predictive_loss(online.z, target.z, self.predictor)
+            loss = self.scale_loss(negative_cosine)
+        return Output(loss, {}, target.embeddings.flatten(0, 1).detach(), online.z)
+
     def after_step(self, progress: Progress) -> None:
-        """Predictors in closed form are set here."""
+        """Set the predictor, if it is one in closed form."""
         self.predictor.after_step(progress.step)
 
     def parameter_rules(self) -> list[ParameterRule]:
-        """The predictor's own learning rate, where it has one."""
+        """Return the rule of the predictor, if it has one."""
         rule = self.predictor.rule()
         return [rule] if rule else []
 

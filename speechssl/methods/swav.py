@@ -1,33 +1,32 @@
-"""SwAV: views of an utterance predict each other's balanced assignment to prototypes (Caron et al.
-    2020).
+"""SwAV: views of an utterance predict each other's balanced assignment to prototypes.
 
-Scores are cosines of projections and K prototypes (unit length, restored before every step).
-Sinkhorn's algorithm on scores / epsilon turns those of a long view into codes q whose columns are
-used equally, and
+Caron et al. 2020 (NeurIPS); methods/README.md 6.6. Scores are cosines of projections
+and K prototypes (unit length, restored before every step). Sinkhorn's algorithm on
+scores / epsilon turns those of a long view into codes q whose columns are used equally,
+and
 
     L = mean over long views of mean over the other views of CE(q, softmax(scores / tau))
 
-methods/README.md 6.
-
-epsilon 0.05, tau 0.1, 3 iterations. Where the batch is smaller than K, a queue of earlier
-projections of each long view joins the assignment (``queue`` at least K), from ``queue_start`` of
-the run on and once it is full. The prototypes do not move during the first ``freeze`` of the run.
-The published K is 3,000.
+epsilon 0.05, tau 0.1, 3 iterations. Where the batch is smaller than K, a queue of
+earlier projections of each long view joins the assignment (``queue_size`` at least K),
+from ``queue_start`` of the run on and once it is full. The prototypes do not move
+during the first ``freeze_prototypes`` of the run. The published K is 3,000.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechssl.distributed import gather_without_gradient
-from speechssl.interfaces import Method, Output, Progress, Views
+from speechssl.interfaces import Encoder, Method, Output, Progress, Views
 from speechssl.methods.dino import sinkhorn
 from speechssl.nn.mlp import mlp
-from speechssl.nn.siamese import network, ordered_pairs, project, width
+from speechssl.nn.siamese import network, ordered_pairs, project
 from speechssl.nn.views import in_float32
 
 
@@ -35,38 +34,51 @@ class SwAV(Method):
     """Encoder, projector and prototypes.
 
     Args:
-        encoder: maps (B, F, M) to (B, D), with ``embedding_dim``.
+        encoder: the encoder to train.
         hidden, projection: sizes of the projector's layers.
         prototypes: K.
         temperature: tau.
-        epsilon, iterations: of Sinkhorn.
-        queue: projections kept of each long view, 0 = none.
+        epsilon, sinkhorn_iterations: of Sinkhorn.
+        queue_size: projections kept of each long view, 0 = none.
         queue_start: share of the run after which the queue is filled.
-        freeze: share of the run in which the prototypes stand still.
+        freeze_prototypes: share of the run in which the prototypes do not move.
     """
+
+    RENAMED: ClassVar[dict[str, str]] = {
+        "iterations": "sinkhorn_iterations",
+        "queue": "queue_size",
+        "freeze": "freeze_prototypes",
+    }
+
+    queue: Tensor
+    """(2, Q, P) projections of the first two long views, the newest first."""
+
+    filled: Tensor
+    """How many rows of the queue hold a projection."""
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         *,
         hidden: int = 512,
         projection: int = 128,
         prototypes: int = 128,
         temperature: float = 0.1,
         epsilon: float = 0.05,
-        iterations: int = 3,
-        queue: int = 0,
+        sinkhorn_iterations: int = 3,
+        queue_size: int = 0,
         queue_start: float = 0.15,
-        freeze: float = 0.01,
+        freeze_prototypes: float = 0.01,
     ) -> None:
         super().__init__()
-        self.net = network(encoder, mlp([width(encoder), hidden, projection]))
+        self.net = network(encoder, mlp([encoder.embedding_dim, hidden, projection]))
         self.prototypes = nn.Parameter(F.normalize(torch.randn(prototypes, projection), dim=1))
-        self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
-        self.queue_start, self.freeze = queue_start, freeze
-        self.queue: Tensor
-        self.filled: Tensor
-        self.register_buffer("queue", torch.zeros(2, queue, projection))
+        self.temperature = temperature
+        self.epsilon = epsilon
+        self.sinkhorn_iterations = sinkhorn_iterations
+        self.queue_start = queue_start
+        self.freeze_prototypes = freeze_prototypes
+        self.register_buffer("queue", torch.zeros(2, queue_size, projection))
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
 
     @property
@@ -75,42 +87,56 @@ class SwAV(Method):
         return self.net["encoder"]
 
     def forward(self, views: Sequence[Views], progress: Progress) -> Output:
-        """The loss on one batch."""
+        """Return the loss of a batch, whose long views then join the queue."""
         with torch.no_grad():
             self.prototypes.copy_(F.normalize(self.prototypes, dim=1))
         embeddings, z, long = project(self.net, views)
         with in_float32(z):
             z = F.normalize(z, dim=-1)
-            scores = z @ self.prototypes.T
+            scores = z @ self.prototypes.T  # (V, B, K)
             codes = torch.stack([self._codes(scores[u].detach(), u) for u in range(long)])
             log_p = F.log_softmax(scores / self.temperature, dim=-1)
-            terms = [-(codes[u] * log_p[v]).sum(-1).mean() for u, v in ordered_pairs(long, len(z))]
+            terms = []
+            for u, v in ordered_pairs(long, len(z)):
+                terms.append(-(codes[u] * log_p[v]).sum(-1).mean())
             loss = torch.stack(terms).mean()
-        if self.training and self.queue.shape[1] and progress.fraction >= self.queue_start:
+        has_queue = self.queue.shape[1] > 0
+        if self.training and has_queue and progress.fraction >= self.queue_start:
             self._enqueue(gather_without_gradient(z[:2]))
-        used = (
-            torch.zeros_like(codes[0, 0]).index_fill_(0, codes.flatten(0, 1).argmax(-1), 1.0).sum()
-        )
-        entropy = -(codes * codes.clamp_min(1e-30).log()).sum(-1).mean()
-        scalars = {"used_prototypes": used, "code_entropy": entropy}
-        return Output(loss, scalars, embeddings[:long].flatten(0, 1).detach(), z)
+        embedding = embeddings[:long].flatten(0, 1).detach()
+        return Output(loss, _code_figures(codes), embedding, z)
 
     def _codes(self, scores: Tensor, view: int) -> Tensor:
-        """Assignments (B, K) of a long view, balanced together with its queue."""
-        kept = scores[:0]
-        if view < 2 and self.queue.shape[1] and bool(self.filled >= self.queue.shape[1]):
-            kept = self.queue[view] @ self.prototypes.detach().T
-        return sinkhorn(torch.cat([kept, scores]), self.epsilon, self.iterations)[len(kept) :]
+        """Return assignments (B, K) for scores (B, K) of a long view.
+
+        They are balanced together with the queue of this view, once the queue is full.
+        """
+        queued_scores = scores[:0]
+        size = self.queue.shape[1]
+        if view < 2 and size > 0 and bool(self.filled >= size):
+            queued_scores = self.queue[view] @ self.prototypes.detach().T
+        joined = torch.cat([queued_scores, scores])
+        codes = sinkhorn(joined, self.epsilon, self.sinkhorn_iterations)
+        return codes[len(queued_scores) :]
 
     def _enqueue(self, z: Tensor) -> None:
+        """Put projections (2, N, P) before the queue's and drop the oldest."""
         size = self.queue.shape[1]
         self.queue.copy_(torch.cat([z, self.queue[: len(z)]], dim=1)[:, :size])
         self.filled.add_(z.shape[1]).clamp_(max=size)
 
     def after_backward(self, progress: Progress) -> None:
-        """The prototypes get no gradient at the start."""
-        if progress.fraction < self.freeze:
+        """Remove the prototypes' gradient during the first ``freeze_prototypes`` of the run."""
+        if progress.fraction < self.freeze_prototypes:
             self.prototypes.grad = None
+
+
+def _code_figures(codes: Tensor) -> dict[str, Tensor]:
+    """Return for codes (U, B, K) how many prototypes are some view's first, and the entropy."""
+    winners = codes.flatten(0, 1).argmax(-1)
+    used = torch.zeros_like(codes[0, 0]).index_fill_(0, winners, 1.0).sum()
+    entropy = -(codes * codes.clamp_min(1e-30).log()).sum(-1).mean()
+    return {"used_prototypes": used, "code_entropy": entropy}
 
 
 PART = SwAV

@@ -1,38 +1,40 @@
 """Trip-ROMA: a triplet loss over the batch, on randomly mapped projections (Li et al. 2023, TMLR).
 
-Projections of two views are mapped by a random matrix R (not trained, redrawn every so many epochs)
-and normalised. For each anchor, with p its cosine to its positive and n_j those to the 2N - 2
-others,
+Projections of two views are mapped by a random matrix R (not trained, redrawn every so
+many epochs) and normalised. For each anchor, with p its cosine to its positive and n_j
+those to the 2N - 2 others,
 
-    L = mean over active terms of relu(margin + n_j - p)  +  weight * mean of softplus((n_j - p) /
-    tau)
+    L = mean over active terms of relu(margin + n_j - p)
+        + weight * mean of softplus((n_j - p) / tau)
 
-(methods/README.md 6; margin 1, weight 8, tau 0.5). A term is active where the hinge is above 0. Where none
-is, the release divides 0 by 0; ours is 0.
+(methods/README.md 6.4; margin 1, weight 8, tau 0.5). A term is active where the hinge
+is above 0. Where none is, the release divides 0 by 0; here the term is 0.
 """
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from speechssl.interfaces import Progress
+from speechssl.interfaces import Encoder, Progress
 from speechssl.nn.mlp import mlp
-from speechssl.nn.siamese import PairMethod, width
+from speechssl.nn.siamese import PairMethod
 
 
 def triplet_terms(
     one: Tensor, two: Tensor, margin: float = 1.0, temperature: float = 0.5
 ) -> tuple[Tensor, Tensor]:
-    """Hinge (mean over active terms) and softplus (mean over all) of two views (N, P)."""
+    """Return hinge (mean over active terms) and softplus (mean over all) of two views (N, P)."""
     count = len(one)
     z = F.normalize(torch.cat([one, two]), dim=-1)
     cosines = z @ z.T
-    who = torch.arange(count, device=z.device).repeat(2)
-    same = who[:, None] == who
+    utterance = torch.arange(count, device=z.device).repeat(2)
+    same_utterance = utterance[:, None] == utterance
     positive = (z * z.roll(count, 0)).sum(-1)
-    gaps = (cosines - positive[:, None])[~same]
+    gaps = (cosines - positive[:, None])[~same_utterance]
     hinge = F.relu(margin + gaps)
     active = (hinge > 0).sum()
     return hinge.sum() / active.clamp(min=1), F.softplus(gaps / temperature).mean()
@@ -42,51 +44,55 @@ class TripRoma(PairMethod):
     """Encoder, projector and the random map.
 
     Args:
-        encoder: maps (B, F, M) to (B, D), with ``embedding_dim``.
+        encoder: the encoder to train.
         hidden, projection: sizes of the projector's layers.
-        random: outputs of the random map, 0 = no map.
-        redraw: epochs between its redrawings.
+        random_dim: outputs of the random map, 0 = no map.
+        redraw_every: epochs after which the map is drawn again.
         margin, temperature, weight: see above.
     """
 
+    RENAMED: ClassVar[dict[str, str]] = {"random": "random_dim", "redraw": "redraw_every"}
+
+    map: Tensor
+    """(P, R) random matrix; empty: none."""
+
+    drawn: Tensor
+    """Period of ``redraw_every`` epochs that the map belongs to."""
+
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         *,
         hidden: int = 512,
         projection: int = 256,
-        random: int = 256,
-        redraw: float = 10.0,
+        random_dim: int = 256,
+        redraw_every: float = 10.0,
         margin: float = 1.0,
         temperature: float = 0.5,
         weight: float = 8.0,
     ) -> None:
-        super().__init__(encoder, mlp([width(encoder), hidden, projection]))
-        self.redraw, self.margin, self.temperature, self.weight = (
-            redraw,
-            margin,
-            temperature,
-            weight,
-        )
-        self.map: Tensor
-        self.drawn: Tensor
-        self.register_buffer(
-            "map", torch.randn(projection, random) if random else torch.zeros(0, 0)
-        )
+        super().__init__(encoder, mlp([encoder.embedding_dim, hidden, projection]))
+        self.redraw_every = redraw_every
+        self.margin = margin
+        self.temperature = temperature
+        self.weight = weight
+        no_map = torch.zeros(0, 0)
+        self.register_buffer("map", torch.randn(projection, random_dim) if random_dim else no_map)
         self.register_buffer("drawn", torch.zeros((), dtype=torch.int64))
 
     def pair(
         self, one: Tensor, two: Tensor, progress: Progress
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Both terms, through the random map."""
+        """Return the loss and both terms of two views (N, P), through the random map."""
         if self.map.numel():
-            self._redraw(int(progress.epoch / self.redraw))
-            one, two = one @ self.map, two @ self.map
-        hinge, soft = triplet_terms(one, two, self.margin, self.temperature)
-        return hinge + self.weight * soft, {"hinge": hinge, "softplus": soft}
+            self._redraw(int(progress.epoch / self.redraw_every))
+            one = one @ self.map
+            two = two @ self.map
+        hinge, softplus = triplet_terms(one, two, self.margin, self.temperature)
+        return hinge + self.weight * softplus, {"hinge": hinge, "softplus": softplus}
 
     def _redraw(self, period: int) -> None:
-        """A map of this period's own, alike in every process and after a resume."""
+        """Draw the map of this period; its seed is the period, for all processes and resumed runs."""
         if self.training and period != int(self.drawn):
             generator = torch.Generator().manual_seed(period)
             self.map.copy_(torch.randn(self.map.shape, generator=generator))

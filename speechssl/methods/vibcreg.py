@@ -1,38 +1,46 @@
 """VIbCReg: VICReg with a better covariance term, made for time series (Lee and Aune 2021).
 
-The covariance term is the mean over all D^2 entries of the squared off-diagonal *correlations*, one
-view at a time, so it does not depend on scale; weights 25 / 25 / 200, and the projector may end in
-iterative whitening (``iterations``: 5 as released, 0 without; methods/README.md 5.3).
+The covariance term is the mean over all D^2 entries of the squared off-diagonal
+*correlations* of each view, summed over the views, so it does not depend on scale;
+weights 25 / 25 / 200. The projector may end in iterative whitening
+(``whitening_iterations``: 5 as released, 0 without; methods/README.md 5.3). The
+variance term is half the sum over the views, where the program has the sum:
+``variance_weight: 50`` is its 25.
 """
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from speechssl.interfaces import Progress
+from speechssl.interfaces import Encoder, Progress
 from speechssl.methods.vicreg import variance_covariance
 from speechssl.nn.mlp import mlp
-from speechssl.nn.siamese import PairMethod, width
+from speechssl.nn.siamese import PairMethod
 
 
 def correlation_term(z: Tensor) -> Tensor:
-    """Mean over D^2 of the squared off-diagonal correlations of one (N, D) view."""
+    """Return the mean over D^2 of the squared off-diagonal correlations of one view z (N, D)."""
     z = F.normalize(z - z.mean(0), dim=0)
     correlation = z.T @ z
-    return (
-        correlation.square().sum() - correlation.diagonal().square().sum()
-    ) / correlation.numel()
+    off_diagonal = correlation.square().sum() - correlation.diagonal().square().sum()
+    return off_diagonal / correlation.numel()
 
 
 def iterative_whitening(z: Tensor, iterations: int, eps: float = 1e-4) -> Tensor:
-    """Z C^(-1/2) of centred (N, D) by Newton's iteration on the covariance scaled to unit trace."""
+    """Return centred z (N, D) times C^(-1/2), C its covariance + eps I.
+
+    Newton's iteration finds the root of the covariance scaled to unit trace.
+    """
     z = z - z.mean(0)
     identity = torch.eye(z.shape[1], device=z.device)
     covariance = z.T @ z / len(z) + eps * identity
     trace = covariance.diagonal().sum()
-    scaled, root = covariance / trace, identity
+    scaled = covariance / trace
+    root = identity
     for _ in range(iterations):
         root = 1.5 * root - 0.5 * root @ root @ root @ scaled
     return z @ root * torch.rsqrt(trace)
@@ -42,45 +50,58 @@ class VIbCReg(PairMethod):
     """Encoder and three-layer projector.
 
     Args:
-        encoder: maps (B, F, M) to (B, D), with ``embedding_dim``.
+        encoder: the encoder to train.
         hidden, projection: sizes of the projector's layers.
-        invariance, variance, covariance: weights of the terms.
-        iterations: of whitening at the projector's end, 0 = none.
+        invariance_weight, variance_weight, covariance_weight: of the three terms.
+        whitening_iterations: Newton steps of the whitening at the projector's end, 0 =
+            none.
     """
 
+    RENAMED: ClassVar[dict[str, str]] = {
+        "invariance": "invariance_weight",
+        "variance": "variance_weight",
+        "covariance": "covariance_weight",
+        "iterations": "whitening_iterations",
+    }
     min_batch = 4
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         *,
         hidden: int = 512,
         projection: int = 256,
-        invariance: float = 25.0,
-        variance: float = 25.0,
-        covariance: float = 200.0,
-        iterations: int = 0,
+        invariance_weight: float = 25.0,
+        variance_weight: float = 25.0,
+        covariance_weight: float = 200.0,
+        whitening_iterations: int = 0,
     ) -> None:
-        super().__init__(
-            encoder, mlp([width(encoder), hidden, hidden, projection], output_bias=False)
-        )
-        self.weights, self.iterations = (invariance, variance, covariance), iterations
+        sizes = [encoder.embedding_dim, hidden, hidden, projection]
+        super().__init__(encoder, mlp(sizes, output_bias=False))
+        self.invariance_weight = invariance_weight
+        self.variance_weight = variance_weight
+        self.covariance_weight = covariance_weight
+        self.whitening_iterations = whitening_iterations
 
     def pair(
         self, one: Tensor, two: Tensor, progress: Progress
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum."""
-        if self.iterations:
-            one, two = (iterative_whitening(z, self.iterations) for z in (one, two))
-        hinge = (variance_covariance(one)[0] + variance_covariance(two)[0]) / 2
-        terms = {
-            "invariance": F.mse_loss(one, two),
-            "variance": hinge,
-            "covariance": correlation_term(one) + correlation_term(two),
-        }
-        return sum(
-            (w * t for w, t in zip(self.weights, terms.values(), strict=True)), hinge * 0
-        ), terms
+        """Return the loss and the three terms of two views (N, P)."""
+        if self.whitening_iterations:
+            one = iterative_whitening(one, self.whitening_iterations)
+            two = iterative_whitening(two, self.whitening_iterations)
+        hinge_one, _ = variance_covariance(one)
+        hinge_two, _ = variance_covariance(two)
+        invariance = F.mse_loss(one, two)
+        variance = (hinge_one + hinge_two) / 2
+        covariance = correlation_term(one) + correlation_term(two)
+        loss = (
+            self.invariance_weight * invariance
+            + self.variance_weight * variance
+            + self.covariance_weight * covariance
+        )
+        terms = {"invariance": invariance, "variance": variance, "covariance": covariance}
+        return loss, terms
 
 
 PART = VIbCReg

@@ -1,1 +1,1 @@
-"""Building blocks of encoders and methods: frames and masks, pooling, heads, moving averages."""
+"""Building blocks of encoders and methods, one thing a file; tensors are channels last."""

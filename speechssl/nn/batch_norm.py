@@ -1,4 +1,4 @@
-"""BatchNorm of (B, F, C) in one pass, exact on padded batches."""
+"""BatchNorm over the last dimension: of frames (B, F, C) or maps (B, F, M, C), blind to padding."""
 
 from __future__ import annotations
 
@@ -8,54 +8,79 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechssl.nn.frames import _PART, precise
+from speechssl.nn.frames import accumulation_dtype
 
-_FEW_ROWS, _MANY_ROWS = 1 << 10, 1 << 16
+__all__ = ["BatchNorm", "batch_norm", "normalise"]
+
+_BLOCK_ELEMENTS = 1 << 18  # worked on at a time on a CPU: 1 MB in float32, which stays in the cache
+_MANY_ROWS = 1 << 10
+_MANY_ROWS_IN_HALF_PRECISION = 1 << 16
 
 
 def batch_norm(norm: nn.Module, rows: Tensor) -> Tensor:
-    """Apply `norm` (1-d, 2-d or converted to `nn.SyncBatchNorm`) to `rows` (N, C).
+    """Normalise `rows` (N, C) by `norm`, and update its running statistics in training.
 
     On a CPU, torch adds up the statistics of rows one after the other in float32: the deviation of
     60,000 rows is off by 2e-4, which training in float32 sees and SpeechBrain's layout does not
-    have. There the statistics are taken apart, in parts. In bfloat16 rounding hides that for all
+    have. There the statistics are summed block by block. In bfloat16 rounding hides that for all
     but very many rows.
+
+    Args:
+        norm: `nn.BatchNorm1d`, `nn.BatchNorm2d`, or what they were converted to in order to share
+            statistics between processes, which is called as it is.
+        rows: (N, C).
     """
     if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
-        return norm(rows)
-    mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+        converted: Tensor = norm(rows)
+        return converted
+    running_mean = cast(Tensor, norm.running_mean)
+    running_variance = cast(Tensor, norm.running_var)
+    momentum = 0.1 if norm.momentum is None else norm.momentum
     if norm.training:
         cast(Tensor, norm.num_batches_tracked).add_(1)
-    momentum = 0.1 if norm.momentum is None else norm.momentum
-    if not (norm.training and rows.device.type == "cpu" and _many(rows)):
+    if not (norm.training and _needs_exact_sums(rows)):
         return F.batch_norm(
-            rows, mean, variance, norm.weight, norm.bias, norm.training, momentum, norm.eps
+            rows,
+            running_mean,
+            running_variance,
+            norm.weight,
+            norm.bias,
+            norm.training,
+            momentum,
+            norm.eps,
         )
-    y, batch_mean, batch_variance = _Normalise.apply(rows, norm.weight, norm.bias, norm.eps)
-    mean.lerp_(batch_mean, momentum)
-    variance.lerp_(batch_variance * (rows.shape[0] / (rows.shape[0] - 1)), momentum)
+    y: Tensor
+    y, mean, variance = _ExactBatchNorm.apply(  # type: ignore[no-untyped-call]
+        rows, norm.weight, norm.bias, norm.eps
+    )
+    count = rows.shape[0]
+    running_mean.lerp_(mean, momentum)
+    running_variance.lerp_(variance * (count / (count - 1)), momentum)
     return y
 
 
-def _many(rows: Tensor) -> bool:
-    return rows.shape[0] > (
-        _MANY_ROWS if rows.dtype in (torch.float16, torch.bfloat16) else _FEW_ROWS
-    )
+def _needs_exact_sums(rows: Tensor) -> bool:
+    """True if torch's statistics of `rows` (N, C) would be visibly off (see `batch_norm`)."""
+    if rows.device.type != "cpu":
+        return False
+    if rows.dtype in (torch.float16, torch.bfloat16):
+        return rows.shape[0] > _MANY_ROWS_IN_HALF_PRECISION
+    return rows.shape[0] > _MANY_ROWS
 
 
-class _Normalise(torch.autograd.Function):
-    """Batch norm of rows (N, C) in training, with exact statistics: the rows, their mean and
-    variance.
-    """
+class _ExactBatchNorm(torch.autograd.Function):
+    """BatchNorm of rows (N, C) in training; gives the rows, their mean and biased variance."""
 
     @staticmethod
     def forward(
         ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        count, wide = rows.shape[0], precise(rows.dtype)
-        parts = rows.split(max(1, _PART // rows.shape[1]))
-        mean = torch.stack([part.sum(0, dtype=wide) for part in parts]).sum(0) / count
-        squares = [(part - mean).square_().sum(0) for part in parts]
+        count, channels = rows.shape
+        dtype = accumulation_dtype(rows.dtype)
+        blocks = torch.split(rows, max(1, _BLOCK_ELEMENTS // channels))
+        sums = [block.sum(0, dtype=dtype) for block in blocks]
+        mean = torch.stack(sums).sum(0) / count
+        squares = [(block - mean).square_().sum(0) for block in blocks]
         variance = torch.stack(squares).sum(0) / count
         y = torch.native_batch_norm(rows, weight, bias, mean, variance, False, 0.0, eps)[0]
         ctx.save_for_backward(rows, weight, mean, (variance + eps).rsqrt())
@@ -64,47 +89,57 @@ class _Normalise(torch.autograd.Function):
         return y, mean, variance
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[misc]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        rows, weight, mean, scale = ctx.saved_tensors
-        grads = torch.ops.aten.native_batch_norm_backward(
+        rows, weight, mean, inverse_deviation = ctx.saved_tensors
+        d_rows, d_weight, d_bias = torch.ops.aten.native_batch_norm_backward(
             gradient.contiguous(),
             rows,
             weight,
-            None,
-            None,
+            None,  # running mean
+            None,  # running variance
             mean,
-            scale,
-            True,
+            inverse_deviation,
+            True,  # in training
             ctx.eps,
             [True, True, True],
         )
-        return grads[0], grads[1], grads[2], None
+        return d_rows, d_weight, d_bias, None
 
 
 def normalise(norm: nn.Module, x: Tensor, mask: Tensor | None = None, relu: bool = False) -> Tensor:
-    """Batch norm over the last dimension of `x` (B, F, ..., C), then a rectifier if asked.
+    """Apply BatchNorm over the last dimension of `x`, then ReLU if asked.
 
-    With a `mask` (B, F) only valid frames count in training, and the padding of the result is zero.
+    Args:
+        norm: see `batch_norm`.
+        x: (B, ..., C).
+        mask: (B, F), True for valid frames of `x` (B, F, ..., C). Only these count in training, and
+            the padding of the result is zero. None: all frames count.
+        relu: rectify the result.
     """
-    chosen = x if mask is None or not norm.training else x[mask]
-    if (
-        torch.compiler.is_compiling() and chosen.dim() == 4
-    ):  # export cannot follow its maps into rows
-        y = norm(chosen.movedim(-1, 1)).movedim(1, -1)
-        y = torch.relu(y) if relu else y
-    else:
-        y = batch_norm(norm, chosen.reshape(-1, x.shape[-1]))
-        y = (y.relu_() if relu else y).view(chosen.shape)
     if mask is None:
-        return y
+        return _normalise_last(norm, x, relu)
     if norm.training:
-        return torch.zeros_like(x).index_put((mask,), y)
-    return y.masked_fill(~mask.view(*mask.shape, *(1,) * (x.dim() - 2)), 0.0)
+        valid = _normalise_last(norm, x[mask], relu)
+        return torch.zeros_like(x).index_put((mask,), valid)
+    y = _normalise_last(norm, x, relu)
+    return y.masked_fill(~mask.view(*mask.shape, *[1] * (x.dim() - 2)), 0.0)
+
+
+def _normalise_last(norm: nn.Module, x: Tensor, relu: bool) -> Tensor:
+    """Apply BatchNorm over the last dimension of `x` (..., C), then ReLU if asked."""
+    y: Tensor
+    if torch.compiler.is_compiling() and x.dim() == 4:  # torch.export cannot view maps as rows
+        y = norm(x.movedim(-1, 1)).movedim(1, -1)
+        return torch.relu(y) if relu else y
+    y = batch_norm(norm, x.reshape(-1, x.shape[-1]))
+    if relu:
+        y = y.relu_()
+    return y.view(x.shape)
 
 
 class BatchNorm(nn.Module):
-    """Batch norm over the last dimension of (B, C) or (B, F, C), under SpeechBrain's name `norm`.
+    """BatchNorm over the last dimension of (B, C) or (B, F, C), under SpeechBrain's name `norm`.
 
     `norm` is an ordinary `nn.BatchNorm1d`, so that it can be converted to `nn.SyncBatchNorm`.
     """
@@ -114,4 +149,5 @@ class BatchNorm(nn.Module):
         self.norm = nn.BatchNorm1d(channels)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalise `x`; in training only the frames of `mask` (B, F) count (None: all)."""
         return normalise(self.norm, x, mask if self.training else None)

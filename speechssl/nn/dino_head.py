@@ -8,26 +8,33 @@ from torch import Tensor, nn
 
 from speechssl.errors import UserError
 
+__all__ = ["DinoHead"]
+
+_INITIAL_DEVIATION = 0.02
+
 
 class DinoHead(nn.Module):
-    """MLP to a bottleneck, L2 norm, then cosines with K prototypes: (N, in) -> logits (N, K) in
-        [-1, 1].
+    """Embeddings to similarities with K prototypes (Caron et al. 2021; methods/README.md 1).
+
+        logit_k = g_k cos(v_k, bottleneck(mlp(x))),    g_k = 1 unless it is trained
 
     Args:
-        features: size of the embedding.
+        embedding_dim: D, size of the embedding.
         prototypes: K.
-        layers: linear layers before the prototypes; 0 takes the embedding itself as the bottleneck.
-        hidden: width of the layers between.
-        bottleneck: size before the prototypes.
-        batchnorm: BatchNorm after the hidden layers.
-        regularised: width of an extra layer before the bottleneck (8192 in RDINO), 0 for none.
-        frozen_gain: keep the prototypes at unit norm, so that logits are cosines.
-        dtype of the logits is float32.
+        layers: linear layers before the prototypes; 0: the embedding itself is the bottleneck.
+        hidden: size of the layers between.
+        bottleneck: size of the bottleneck.
+        batchnorm: BatchNorm after the hidden layers, which then have no bias.
+        regularised: size of an extra layer before the bottleneck (RDINO: 8192), 0: none.
+        frozen_gain: keep g_k = 1, so that logits are cosines.
+
+    Raises:
+        UserError: the sizes make no head.
     """
 
     def __init__(
         self,
-        features: int,
+        embedding_dim: int,
         prototypes: int,
         layers: int,
         hidden: int,
@@ -39,36 +46,56 @@ class DinoHead(nn.Module):
         super().__init__()
         if layers < 0 or prototypes < 2 or (regularised and not layers):
             raise UserError(
-                f"dino: layers={layers}, prototypes={prototypes}, regularised={regularised} make no"
-                " head; give at least 2 prototypes, no negative layers, and a layer where"
-                " regularised is used"
+                f"dino: a head cannot have layers={layers}, prototypes={prototypes},"
+                f" regularised={regularised}: layers must be at least 0 (1 with regularised), and"
+                " prototypes at least 2"
             )
-        sizes = (
-            [features, *[hidden] * (layers - 1), regularised or bottleneck]
-            if layers
-            else [features]
-        )
-        blocks: list[nn.Module] = []
-        for i, (size, following) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-            last = i == layers - 1
-            blocks.append(nn.Linear(size, following, bias=last or not batchnorm))
-            if not last:
-                blocks += [nn.BatchNorm1d(following)] * batchnorm + [nn.GELU()]
-        self.mlp = nn.Sequential(*blocks)
-        self.bottleneck = nn.Linear(regularised, bottleneck) if regularised else nn.Identity()
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        width = bottleneck if layers else features
-        self.weight_v = nn.Parameter(
-            nn.init.trunc_normal_(torch.empty(prototypes, width), std=0.02)
-        )
+        sizes = [embedding_dim]
+        if layers:
+            sizes += [hidden] * (layers - 1)
+            sizes += [regularised or bottleneck]
+        self.mlp = _mlp(sizes, batchnorm)
+        self.bottleneck: nn.Module = nn.Identity()
+        if regularised:
+            self.bottleneck = nn.Linear(regularised, bottleneck)
+        self._initialise_layers()
+        directions = torch.empty(prototypes, bottleneck if layers else embedding_dim)
+        nn.init.trunc_normal_(directions, std=_INITIAL_DEVIATION)
+        self.weight_v = nn.Parameter(directions)
         self.weight_g = nn.Parameter(torch.ones(prototypes, 1), requires_grad=not frozen_gain)
 
+    def _initialise_layers(self) -> None:
+        """Draw the weights of the linear layers, and set their biases to 0."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=_INITIAL_DEVIATION)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (N, K) and the layer that RDINO regularises (N, R)."""
+        """Compare embeddings with the prototypes.
+
+        Args:
+            x: (N, D).
+
+        Returns:
+            Logits (N, K), float32, and what the MLP gives, (N, R), which RDINO regularises.
+        """
         hidden = self.mlp(x)
         z = F.normalize(self.bottleneck(hidden).float(), dim=-1)
-        return F.linear(z, F.normalize(self.weight_v, dim=-1) * self.weight_g).float(), hidden
+        prototypes = F.normalize(self.weight_v, dim=-1) * self.weight_g
+        return F.linear(z, prototypes).float(), hidden
+
+
+def _mlp(sizes: list[int], batchnorm: bool) -> nn.Sequential:
+    """Build linear layers of these sizes, with BatchNorm and GELU between them."""
+    layers: list[nn.Module] = []
+    last = len(sizes) - 2
+    for index in range(len(sizes) - 1):
+        has_bias = index == last or not batchnorm
+        layers.append(nn.Linear(sizes[index], sizes[index + 1], bias=has_bias))
+        if index < last:
+            if batchnorm:
+                layers.append(nn.BatchNorm1d(sizes[index + 1]))
+            layers.append(nn.GELU())
+    return nn.Sequential(*layers)

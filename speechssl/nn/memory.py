@@ -1,19 +1,28 @@
-"""What was last seen of every training utterance: a memory that methods cluster (DeepCluster,
-ProtoNCE).
-"""
+"""A memory of the last projection of every training utterance, for methods that cluster."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechssl.distributed import gather_without_gradient
 from speechssl.errors import UserError
 
+__all__ = ["Memory"]
+
 
 class Memory(nn.Module):
-    """Unit vectors (V, N, P), one for each of V views of each of N utterances; the same in every
-    process.
+    """The last projection of each view of each training utterance; the same in every process.
+
+    Args:
+        views: V.
+        utterances: N, size of the training set.
+        dim: P, size of a projection.
+
+    Attributes:
+        values: (V, N, P) unit vectors; zeros until an utterance has been seen.
+        seen: (N,) bool.
     """
 
     def __init__(self, views: int, utterances: int, dim: int) -> None:
@@ -25,18 +34,25 @@ class Memory(nn.Module):
 
     @torch.no_grad()
     def update(self, ids: Tensor | None, z: Tensor) -> Tensor:
-        """Store z (V, B, P), normalised, of the utterances ids (B,); ids of all processes, joined.
+        """Store the normalised projections of a batch, gathered from all processes.
+
+        Args:
+            ids: (B,) int64, index of each utterance in the training set (`Views.ids`).
+            z: (V or more, B, P); the first V views are stored.
+
+        Returns:
+            The indices of all processes' utterances, joined.
 
         Raises:
-            UserError: ids are not known (the loop hands them over; a program of one's own must,
-                too).
+            UserError: `ids` is None. The training loop passes them; a program of one's own must,
+                too.
         """
         if ids is None:
             raise UserError(
-                "method: this method needs to know which utterances it sees; give Views ids"
+                "method: this method needs to know which utterances a batch holds; set Views.ids"
             )
-        everyone = gather_without_gradient(ids[None])[0]
-        z = gather_without_gradient(torch.nn.functional.normalize(z.float(), dim=-1))
-        self.values[:, everyone] = z[: len(self.values)]
-        self.seen[everyone] = True
-        return everyone
+        all_ids = gather_without_gradient(ids[None])[0]
+        all_z = gather_without_gradient(F.normalize(z.float(), dim=-1))
+        self.values[:, all_ids] = all_z[: len(self.values)]
+        self.seen[all_ids] = True
+        return all_ids

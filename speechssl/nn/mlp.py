@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import nn
+
+__all__ = ["mlp"]
 
 
 def mlp(
@@ -13,23 +16,24 @@ def mlp(
     output_norm: bool = False,
     output_bias: bool = True,
 ) -> nn.Sequential:
-    """Linear layers with BatchNorm and ReLU between them.
+    """Build linear layers with BatchNorm and ReLU between them.
 
     Args:
-        sizes: of the input, of what lies between, of the output.
+        sizes: sizes of the input, of the hidden layers, and of the output.
+        batchnorm: BatchNorm after each hidden layer, which then has no bias.
         output_norm: BatchNorm without weights after the last layer (SimSiam).
-        output_bias: of the last layer.
+        output_bias: bias of the last layer, unless it is normalised.
+
+    Returns:
+        A module from (N, sizes[0]) to (N, sizes[-1]).
     """
     layers: list[nn.Module] = []
-    for i, (size, following) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-        last = i == len(sizes) - 2
-        layers.append(
-            nn.Linear(
-                size, following, bias=output_bias and not output_norm if last else not batchnorm
-            )
-        )
-        if not last:
-            layers += [nn.BatchNorm1d(following)] * batchnorm + [nn.ReLU()]
+    for inputs, outputs in pairwise(sizes[:-1]):
+        layers.append(nn.Linear(inputs, outputs, bias=not batchnorm))
+        if batchnorm:
+            layers.append(nn.BatchNorm1d(outputs))
+        layers.append(nn.ReLU())
+    layers.append(nn.Linear(sizes[-2], sizes[-1], bias=output_bias and not output_norm))
     if output_norm:
         layers.append(nn.BatchNorm1d(sizes[-1], affine=False))
     return nn.Sequential(*layers)

@@ -1,11 +1,8 @@
-"""Pooling over frames: mean and standard deviation of each channel, plain or under attention, in
-    float32.
+"""Pooling over frames: mean and standard deviation of each channel, plain or under attention.
 
 The pooled maps are the largest tensors of an encoder, and most of what is done with them is
-element-wise. `_Moments` therefore works through a batch in parts that stay in the processor's cache
-and keeps nothing for the backward pass but its inputs. Attention computes one weight per frame and
-channel; its global context (the utterance's mean and standard deviation beside each frame) enters
-as a bias of each utterance rather than as a threefold concatenation, which is the same function.
+element-wise. `_Moments` therefore works through a batch in blocks that stay in the processor's
+cache and keeps nothing for the backward pass but its inputs. Sums are taken in float32.
 """
 
 from __future__ import annotations
@@ -17,130 +14,168 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechssl.nn.convolution import TDNN, Convolution
-from speechssl.nn.frames import Frames, precise
+from speechssl.nn.frames import Frames, accumulation_dtype
+from speechssl.nn.recording import is_recorded
 
 __all__ = ["AttentiveStatistics", "statistics"]
 
-_PART = 1 << 20  # elements worked on at a time on a CPU: 4 MB in float32
+_BLOCK_ELEMENTS = 1 << 20  # worked on at a time on a CPU: 4 MB in float32
 
 
 def statistics(
-    x: Tensor, frames: Frames, logits: Tensor | None = None, floor: float = 1e-12
+    x: Tensor, frames: Frames, logits: Tensor | None = None, min_variance: float = 1e-12
 ) -> Tensor:
-    """Mean and standard deviation over the valid frames of `x` (B, F, C): (B, 2C), float32.
+    """Return the mean and the standard deviation over the valid frames (statistics pooling).
 
-    With `logits` (B, F, C) frames are weighted by their softmax over the valid frames, otherwise
-    alike. `floor` is the smallest variance; below it there is no gradient.
+    Args:
+        x: (B, F, C).
+        frames: the valid ones.
+        logits: (B, F, C), attention: the weights of the frames are its softmax over the valid ones;
+            None: all valid frames weigh the same.
+        min_variance: smallest variance; below it there is no gradient.
+
+    Returns:
+        (B, 2C), means first, in float32 (float64 for float64).
     """
-    if frames.mask is not None and logits is not None:
+    uniform: Tensor | None = None
+    if logits is None:
+        uniform = _uniform_weights(frames, x)
+    elif frames.mask is not None:
         logits = logits.masked_fill(~frames.mask[:, :, None], float("-inf"))
-    uniform = None if logits is not None else _uniform(frames, x)
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        mean, variance = _moments(x, _weights(logits, uniform, x))
+    if is_recorded():
+        mean, variance = _moments(x, _weights(logits, uniform, x.dtype))
     else:
-        mean, variance = _Moments.apply(x, logits, uniform)
-    return torch.cat([mean, variance.clamp(min=floor).sqrt()], 1)
+        mean, variance = _Moments.apply(x, logits, uniform)  # type: ignore[no-untyped-call]
+    return torch.cat([mean, variance.clamp(min=min_variance).sqrt()], 1)
 
 
-def _uniform(frames: Frames, x: Tensor) -> Tensor:
-    """Weights (B, F, 1) alike for all valid frames."""
+def _uniform_weights(frames: Frames, x: Tensor) -> Tensor:
+    """Return weights (B, F, 1) that are the same for all valid frames of `x` (B, F, C)."""
+    dtype = accumulation_dtype(x.dtype)
     if frames.mask is None or frames.lengths is None:
-        return x.new_full((), 1 / x.shape[1], dtype=precise(x.dtype)).expand(
-            x.shape[0], x.shape[1], 1
-        )
-    return (frames.mask / frames.lengths[:, None])[:, :, None].to(precise(x.dtype))
+        weight = x.new_full((), 1 / x.shape[1], dtype=dtype)
+        return weight.expand(x.shape[0], x.shape[1], 1)
+    weights = frames.mask / frames.lengths[:, None]
+    return weights[:, :, None].to(dtype)
 
 
-def _weights(logits: Tensor | None, uniform: Tensor | None, x: Tensor) -> Tensor:
-    if uniform is not None:
-        return uniform
-    assert logits is not None
-    return logits.softmax(1, dtype=precise(x.dtype))
+def _weights(logits: Tensor | None, uniform: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Return the softmax of `logits` over frames, or else the `uniform` weights."""
+    if logits is not None:
+        return logits.softmax(1, dtype=accumulation_dtype(dtype))
+    assert uniform is not None
+    return uniform
 
 
 def _moments(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance (B, C) of `x` (B, F, C) under `weights` that sum to one over F."""
-    x = x.to(precise(x.dtype))
+    """Return mean and variance (B, C) of `x` (B, F, C) under `weights` that sum to 1 over F."""
+    x = x.to(accumulation_dtype(x.dtype))
     mean = (weights * x).sum(1)
-    return mean, (weights * (x - mean[:, None]).square()).sum(1)
+    variance = (weights * (x - mean[:, None]).square()).sum(1)
+    return mean, variance
 
 
 class _Moments(torch.autograd.Function):
-    """`_moments` under softmax of `logits` or `uniform` weights, part by part, recomputing in
-    backward.
+    """`_moments` under the softmax of `logits`, or `uniform` weights, block by block.
+
+    The weights are computed again in the backward pass. With weights w, mean m and variance v,
+
+        dm/dx = w,  dv/dx = 2 w (x - m),  dm/dlogit = w (x - m),  dv/dlogit = w ((x - m)^2 - v).
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, logits: Tensor | None, uniform: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        means, variances = [], []
-        for part, part_logits, part_uniform in _parts(x, logits, uniform):
-            mean, variance = _moments(part, _weights(part_logits, part_uniform, part))
-            means.append(mean)
-            variances.append(variance)
-        mean, variance = torch.cat(means), torch.cat(variances)
+        means = []
+        variances = []
+        for rows in _blocks(x):
+            weights = _block_weights(logits, uniform, rows, x.dtype)
+            block_mean, block_variance = _moments(x[rows], weights)
+            means.append(block_mean)
+            variances.append(block_variance)
+        mean = torch.cat(means)
+        variance = torch.cat(variances)
         ctx.save_for_backward(x, logits, uniform, mean, variance)
         return mean, variance
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[misc]
+    @torch.autograd.function.once_differentiable
     def backward(
         ctx: Any, d_mean: Tensor, d_variance: Tensor
     ) -> tuple[Tensor, Tensor | None, None]:
         x, logits, uniform, mean, variance = ctx.saved_tensors
-        dx, d_logits = torch.empty_like(x), None if logits is None else torch.empty_like(logits)
-        start = 0
-        for part, part_logits, part_uniform in _parts(x, logits, uniform):
-            now = slice(start, start + part.shape[0])
-            start = now.stop
-            weights = _weights(part_logits, part_uniform, part)
-            deviation = part - mean[now, None]
-            slope = deviation * d_variance[now, None]
+        dx = torch.empty_like(x)
+        d_logits = None if logits is None else torch.empty_like(logits)
+        for rows in _blocks(x):
+            weights = _block_weights(logits, uniform, rows, x.dtype)
+            deviation = x[rows] - mean[rows, None]
+            slope = deviation * d_variance[rows, None]
             if d_logits is not None:
-                gain = (slope + d_mean[now, None]).mul_(deviation)
-                d_logits[now] = gain.sub_((d_variance[now] * variance[now])[:, None]).mul_(weights)
-            dx[now] = slope.mul_(2).add_(d_mean[now, None]).mul_(weights)
+                gain = (slope + d_mean[rows, None]).mul_(deviation)
+                offset = (d_variance[rows] * variance[rows])[:, None]
+                d_logits[rows] = gain.sub_(offset).mul_(weights)
+            dx[rows] = slope.mul_(2).add_(d_mean[rows, None]).mul_(weights)
         return dx, d_logits, None
 
 
-def _parts(
-    x: Tensor, logits: Tensor | None, uniform: Tensor | None
-) -> list[tuple[Tensor, Tensor | None, Tensor | None]]:
-    """The batch in parts of utterances: small on a CPU, whole elsewhere."""
-    size = max(1, _PART // (x.shape[1] * x.shape[2])) if x.device.type == "cpu" else x.shape[0]
-    xs = x.split(size)
-    none: list[None] = [None] * len(xs)
-    return list(
-        zip(
-            xs,
-            none if logits is None else logits.split(size),
-            none if uniform is None else uniform.split(size),
-            strict=True,
-        )
+def _blocks(x: Tensor) -> list[slice]:
+    """Divide the rows of `x` (B, F, C): into small blocks on a CPU, one block elsewhere."""
+    batch, frames, channels = x.shape
+    size = max(1, batch)
+    if x.device.type == "cpu":
+        size = max(1, _BLOCK_ELEMENTS // (frames * channels))
+    return [slice(start, start + size) for start in range(0, max(1, batch), size)]
+
+
+def _block_weights(
+    logits: Tensor | None, uniform: Tensor | None, rows: slice, dtype: torch.dtype
+) -> Tensor:
+    """Return `_weights` of some rows of the batch."""
+    return _weights(
+        None if logits is None else logits[rows],
+        None if uniform is None else uniform[rows],
+        dtype,
     )
 
 
 class AttentiveStatistics(nn.Module):
-    """Channel-dependent attentive statistics pooling of ECAPA-TDNN (Desplanques et al. 2020,
-    section 3.1).
+    """Channel-dependent attentive statistics pooling (Desplanques et al. 2020, section 3.1).
+
+    Attention computes one weight per frame and channel. Its global context (the utterance's mean
+    and standard deviation beside each frame) enters as a bias of each utterance rather than as a
+    threefold concatenation, which is the same function.
+
+    Args:
+        channels: C.
+        attention_channels: width of the bottleneck.
+        global_context: let attention see the mean and deviation of the utterance.
     """
 
-    def __init__(self, channels: int, attention: int = 128, global_context: bool = True) -> None:
+    def __init__(
+        self, channels: int, attention_channels: int = 128, global_context: bool = True
+    ) -> None:
         super().__init__()
         self.global_context = global_context
-        self.tdnn = TDNN(channels * 3 if global_context else channels, attention)
-        self.conv = Convolution(attention, channels)
+        inputs = 3 * channels if global_context else channels
+        self.tdnn = TDNN(inputs, attention_channels)
+        self.conv = Convolution(attention_channels, channels)
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
         """Pool `x` (B, F, C) to mean and standard deviation (B, 2C), float32."""
-        hidden = self.tdnn.norm(torch.relu(self._project(x, frames)), frames.mask)
-        return statistics(x, frames, self.conv(torch.tanh(hidden)))
+        hidden = torch.relu(self._project(x, frames))
+        hidden = self.tdnn.norm(hidden, frames.mask)
+        logits = self.conv(torch.tanh(hidden))
+        return statistics(x, frames, logits)
 
     def _project(self, x: Tensor, frames: Frames) -> Tensor:
+        """Apply the first layer to `x` (B, F, C) and the global context: (B, F, A)."""
         if not self.global_context:
-            return self.tdnn.conv(x)
-        weight, bias = self.tdnn.conv.conv.weight.flatten(1), self.tdnn.conv.conv.bias
+            projected: Tensor = self.tdnn.conv(x)
+            return projected
+        conv = self.tdnn.conv.conv
+        weight = conv.weight.flatten(1)
         channels = x.shape[2]
-        local = F.linear(x, weight[:, :channels], bias)
-        return local + F.linear(statistics(x, frames), weight[:, channels:])[:, None]
+        frame_part = F.linear(x, weight[:, :channels], conv.bias)
+        utterance_part = F.linear(statistics(x, frames), weight[:, channels:])
+        return frame_part + utterance_part[:, None]

@@ -1,4 +1,4 @@
-"""Two or more views through one encoder and projector: what pair losses share."""
+"""Two or more views through one encoder and projector: what losses over pairs of views share."""
 
 from __future__ import annotations
 
@@ -13,10 +13,25 @@ from speechssl.errors import UserError
 from speechssl.interfaces import Method, Output, Progress, Views
 from speechssl.nn.views import encode, in_float32
 
+__all__ = [
+    "PairMethod",
+    "Projected",
+    "check_views",
+    "network",
+    "ordered_pairs",
+    "project",
+    "unordered_pairs",
+    "width",
+]
+
 
 class Projected(NamedTuple):
-    """Embeddings (V, B, D), projections (V, B, P) in float32, and how many of the V views, the
-    first ones, are long (those of the first group of the crop plan).
+    """The views of a batch after encoder and projector, the long ones first.
+
+    Attributes:
+        embeddings: (V, B, D).
+        z: (V, B, P) projections, float32.
+        long: how many of the V views are long (those of the first group of the crop plan).
     """
 
     embeddings: Tensor
@@ -25,31 +40,38 @@ class Projected(NamedTuple):
 
 
 def network(encoder: nn.Module, projector: nn.Module) -> nn.ModuleDict:
-    """An encoder and its projector as one module, so that a teacher is a copy of one thing."""
+    """Join `encoder` and `projector` in one module, so that a teacher is a copy of one thing."""
     return nn.ModuleDict({"encoder": encoder, "projector": projector})
 
 
 def width(encoder: nn.Module) -> int:
-    """D of an encoder."""
+    """Return D, the size of an encoder's embeddings."""
     return cast(int, encoder.embedding_dim)
 
 
 def project(net: nn.ModuleDict, views: Sequence[Views], long_only: bool = False) -> Projected:
-    """Encode each group in one batch and project view by view (BatchNorm sees one view at a time).
+    """Encode each group in one batch, and project view by view.
+
+    BatchNorm in the projector sees one view at a time.
+
+    Args:
+        net: what `network` made.
+        views: the groups of the crop plan, the long views first.
+        long_only: leave the other groups out.
 
     Raises:
-        UserError: the crop plan has fewer than two views, or none of its first group's is long.
+        UserError: the crop plan has fewer than two views.
     """
     check_views(views)
     long = len(views[0].features)
-    seen = views[:1] if long_only else views
-    embeddings = torch.cat([encode(net["encoder"], group) for group in seen])
+    groups = views[:1] if long_only else views
+    embeddings = torch.cat([encode(net["encoder"], group) for group in groups])
     z = torch.stack([net["projector"](view).float() for view in embeddings])
     return Projected(embeddings, z, long)
 
 
 def check_views(views: Sequence[Views]) -> None:
-    """Raise UserError unless there are two views of an utterance to compare."""
+    """Raise UserError unless there are at least two views of an utterance to compare."""
     if sum(len(group.features) for group in views) < 2:
         raise UserError(
             "method: data.crops has one view an utterance, and nothing to compare it with; give"
@@ -58,20 +80,30 @@ def check_views(views: Sequence[Views]) -> None:
 
 
 def ordered_pairs(long: int, count: int) -> list[tuple[int, int]]:
-    """(target, online) views: every long view is a target of every other view."""
+    """Return (target, online) views: every long view is a target of every other view.
+
+    Args:
+        long: how many views are long; these come first.
+        count: V, all views.
+    """
     return [(u, v) for u in range(long) for v in range(count) if u != v]
 
 
 def unordered_pairs(long: int, count: int) -> list[tuple[int, int]]:
-    """Pairs of which at least one is long, each once."""
+    """Return each pair of views of which at least one is long, once.
+
+    Args:
+        long: how many views are long; these come first.
+        count: V, all views.
+    """
     return [(u, v) for u in range(long) for v in range(u + 1, count)]
 
 
 class PairMethod(Method):
-    """A method whose loss is a mean over pairs of views, of a function of two (N, P) projections.
+    """A method whose loss is the mean, over pairs of views, of a function of two projections.
 
-    Gradient flows into both. Projections are gathered from all processes, so statistics over the
-    batch are those of the joined batch.
+    A subclass implements `pair`. Gradient flows into both projections. They are gathered from all
+    processes, so statistics over the batch are those of the joined batch.
     """
 
     def __init__(self, encoder: nn.Module, projector: nn.Module) -> None:
@@ -86,21 +118,27 @@ class PairMethod(Method):
     def pair(
         self, one: Tensor, two: Tensor, progress: Progress
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of two views (N, P), and its terms, detached."""
+        """Return the loss of two views, and its terms for the log.
+
+        Args:
+            one: (N, P) projections of one view, of all processes.
+            two: (N, P) projections of the other view.
+            progress: where training stands.
+        """
         raise NotImplementedError
 
     def forward(self, views: Sequence[Views], progress: Progress) -> Output:
-        """The mean over pairs of views."""
+        """Return the mean of `pair` over all pairs with a long view."""
         embeddings, z, long = project(self.net, views)
+        losses = []
+        logged: dict[str, list[Tensor]] = {}
         with in_float32(z):
             gathered = gather_with_gradient(z)
-            terms = [
-                self.pair(gathered[u], gathered[v], progress)
-                for u, v in unordered_pairs(long, len(z))
-            ]
-            loss = torch.stack([term for term, _ in terms]).mean()
-            scalars = {
-                key: torch.stack([named[key] for _, named in terms]).mean().detach()
-                for key in terms[0][1]
-            }
-        return Output(loss, scalars, embeddings[:long].flatten(0, 1).detach(), z)
+            for u, v in unordered_pairs(long, len(z)):
+                loss, terms = self.pair(gathered[u], gathered[v], progress)
+                losses.append(loss)
+                for name, term in terms.items():
+                    logged.setdefault(name, []).append(term)
+            mean_loss = torch.stack(losses).mean()
+            scalars = {name: torch.stack(terms).mean().detach() for name, terms in logged.items()}
+        return Output(mean_loss, scalars, embeddings[:long].flatten(0, 1).detach(), z)

@@ -7,15 +7,27 @@ from torch import Tensor, nn
 
 from speechssl.interfaces import Views
 
+__all__ = ["encode", "in_float32"]
+
 
 def in_float32(x: Tensor) -> torch.autocast:
-    """A context without autocast, for losses, centring, Sinkhorn, covariances and
-    decompositions.
+    """Return a context without autocast on the device of `x`.
+
+    For losses, centring, Sinkhorn, covariances and decompositions.
     """
     return torch.autocast(x.device.type, enabled=False)
 
 
 def encode(encoder: nn.Module, views: Views) -> Tensor:
-    """Embeddings (V, B, D) of one group, encoded in one batch of its one length."""
+    """Encode the views of one group, which have one length, in one batch.
+
+    Args:
+        encoder: an `interfaces.Encoder`, or a compiled one.
+        views: features (V, B, F, M).
+
+    Returns:
+        Embeddings (V, B, D).
+    """
     count, batch = views.features.shape[:2]
-    return encoder(views.features.flatten(0, 1)).view(count, batch, -1)
+    embeddings: Tensor = encoder(views.features.flatten(0, 1))
+    return embeddings.view(count, batch, -1)

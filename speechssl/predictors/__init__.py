@@ -1,1 +1,1 @@
-"""Predictors of BYOL and SimSiam, one file each."""
+"""Predictors of BYOL, SimSiam and their relatives, one module each."""

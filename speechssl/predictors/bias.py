@@ -14,14 +14,18 @@ from speechssl.interfaces import Predictor
 
 
 class Bias(Predictor):
-    """b (D,), zero at the start."""
+    """A vector b (D,) that is learnt, zero at the start.
+
+    Args:
+        dim: D, size of a projection.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(dim))
 
     def forward(self, z: Tensor) -> Tensor:
-        """z + b."""
+        """Return z + b, (N, D)."""
         return z + self.bias
 
 

@@ -1,5 +1,6 @@
-"""DirectCopy: the predictor is the correlation itself, W = F / ||F|| + epsilon I (Wang et al.
-2021).
+"""DirectCopy: the predictor is the correlation itself, W = F / ||F|| + epsilon I.
+
+Wang, Chen, Du and Tian 2021 (arXiv 2110.04947); methods/README.md 2.5.
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ from speechssl.predictors.directset import DirectSet
 
 
 class DirectCopy(DirectSet):
-    """DirectSet with alpha = 1: no eigen-decomposition.
+    """DirectSet with alpha = 1, which needs no eigen-decomposition.
 
     Args:
-        momentum, epsilon, norm, frequency: as in DirectSet.
+        dim: D, size of a projection.
+        momentum: rho, the weight of the old correlation.
+        epsilon: weight of the identity that is added.
+        norm: `spectral`, `frobenius` or `none`, as in DirectSet.
+        frequency: set W after every so many steps.
     """
 
     def __init__(

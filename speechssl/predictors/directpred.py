@@ -1,16 +1,16 @@
 """DirectPred: a linear predictor set from the spectrum of the projections.
 
-Tian, Chen and Ganguli 2021.
+Tian, Chen and Ganguli 2021 (arXiv 2102.06810); methods/README.md 2.4.
 
-With F = U diag(s) Uᵀ the moving average of E[z zᵀ], W = U diag(p) Uᵀ where (methods/README.md 2.4)
+With F = U diag(s) U^T the moving average of E[z z^T], W = U diag(p) U^T where
 
     relative (the released program):  p_j = max(sqrt(s_j / max s) + epsilon, 1e-4)
     paper    (equation 18):           p_j = sqrt(s_j) + epsilon max s
 
 The two differ in scale, which a cosine loss does not see, and in what epsilon is measured by. The
-released program trains W by gradient between settings where ``frequency`` is above 1; here it
-stands still. Released defaults are momentum 0.3 and epsilon 0.01 at batches of 256; ours suit 16 to
-64 utterances.
+released program trains W by gradient between settings where `frequency` is above 1; here it does
+not move. Released defaults are momentum 0.3 and epsilon 0.01 at batches of 256; ours suit 16 to 64
+utterances.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from typing import Literal
 
 from torch import Tensor
 
-from speechssl.nn.closed_form import ClosedForm
+from speechssl.predictors.closed_form import ClosedForm, relative_to_largest, spectral_map
 
 
 class DirectPred(ClosedForm):
     """The spectral predictor.
 
     Args:
+        dim: D, size of a projection.
         momentum: rho, the weight of the old correlation.
-        epsilon: lifts small modes; it is what lets a feature that is nearly lost recover.
-        epsilon_mode: ``relative`` or ``paper``, see above.
-        frequency: W is set after every so many steps.
+        epsilon: lifts small gains; it is what lets a feature that is nearly lost recover.
+        epsilon_mode: `relative` or `paper`, see above.
+        frequency: set W after every so many steps.
     """
 
     def __init__(
@@ -42,20 +43,29 @@ class DirectPred(ClosedForm):
         frequency: int = 1,
     ) -> None:
         super().__init__(dim, momentum, frequency)
-        self.epsilon, self.epsilon_mode = epsilon, epsilon_mode
+        self.epsilon = epsilon
+        self.epsilon_mode = epsilon_mode
 
     def weights(self) -> Tensor:
-        """U diag(p) Uᵀ."""
-        s, u = self.correlation.spectrum()
-        return u @ (gains(s, self.epsilon, self.epsilon_mode)[:, None] * u.T)
+        """Return U diag(p) U^T."""
+        eigenvalues, eigenvectors = self.correlation.spectrum()
+        p = gains(eigenvalues, self.epsilon, self.epsilon_mode)
+        return spectral_map(p, eigenvectors)
 
 
-def gains(s: Tensor, epsilon: float, mode: str) -> Tensor:
-    """p (D,) for eigenvalues s (D,)."""
-    s = s.clamp(min=0)
+def gains(eigenvalues: Tensor, epsilon: float, mode: str) -> Tensor:
+    """Return p (D,), one of the two rules above.
+
+    Args:
+        eigenvalues: s (D,).
+        epsilon: see above.
+        mode: `relative` or `paper`.
+    """
     if mode == "paper":
+        s = eigenvalues.clamp(min=0)
         return s.sqrt() + epsilon * s.max()
-    return ((s / s.max().clamp(min=1e-30)).sqrt() + epsilon).clamp(min=1e-4)
+    p = relative_to_largest(eigenvalues).sqrt() + epsilon
+    return p.clamp(min=1e-4)
 
 
 PART = DirectPred

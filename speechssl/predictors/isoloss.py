@@ -1,14 +1,15 @@
 """IsoLoss: DirectPred's predictor, with a gradient that goes around it.
 
-Halvagal, Laborieux and Zenke 2023.
+Halvagal, Laborieux and Zenke 2023 (arXiv 2212.04858); methods/README.md 2.3.
 
 The value is the cosine of p = W z and the target t; the gradient with respect to z is taken to be
 the one with respect to p,
 
     d cos / dz := t / (|p| |t|) - (p . t) p / (|p|^3 |t|),
 
-so all eigenmodes learn at the same speed (methods/README.md 2.3). No moving-average target is needed.
-W = U diag((s / max s + epsilon)^power) Uᵀ from the correlation of the projections.
+so all eigenmodes learn at the same speed. No moving-average target is needed.
+
+    W = U diag((s / max s + epsilon)^power) U^T    for F = U diag(s) U^T, the correlation of z
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from speechssl.nn.closed_form import ClosedForm
+from speechssl.predictors.closed_form import ClosedForm, relative_to_largest, spectral_map
 
 
 class IsoLoss(ClosedForm):
     """The spectral predictor around which the gradient goes.
 
     Args:
+        dim: D, size of a projection.
         momentum: rho, the weight of the old correlation.
-        epsilon, power: of the gains.
-        frequency: W is set after every so many steps.
+        epsilon: lifts small gains.
+        power: exponent of the gains.
+        frequency: set W after every so many steps.
     """
 
     def __init__(
@@ -38,21 +41,29 @@ class IsoLoss(ClosedForm):
         frequency: int = 1,
     ) -> None:
         super().__init__(dim, momentum, frequency)
-        self.epsilon, self.power = epsilon, power
+        self.epsilon = epsilon
+        self.power = power
 
     def weights(self) -> Tensor:
-        """U diag((s / max s + epsilon)^power) Uᵀ."""
-        s, u = self.correlation.spectrum()
-        s = s.clamp(min=0)
-        return u @ ((s / s.max().clamp(min=1e-30) + self.epsilon).pow(self.power)[:, None] * u.T)
+        """Return U diag((s / max s + epsilon)^power) U^T."""
+        eigenvalues, eigenvectors = self.correlation.spectrum()
+        gains = (relative_to_largest(eigenvalues) + self.epsilon).pow(self.power)
+        return spectral_map(gains, eigenvectors)
 
     def cosine(self, z: Tensor, p: Tensor, target: Tensor) -> Tensor:
-        """The cosine's value (N,); its gradient in p is handed to z as it is."""
+        """Return the cosine (N,) of `p` and `target`, whose gradient in p is handed to `z`.
+
+        Args:
+            z: (N, D) projections, with gradient.
+            p: (N, D) predictions.
+            target: (N, D), without gradient.
+        """
         p = p.detach()
-        cosine = F.cosine_similarity(p, target, dim=-1)
+        cosine = F.cosine_similarity(p, target, dim=-1).detach()
         length = p.norm(dim=-1, keepdim=True).clamp(min=1e-8)
         gradient = (F.normalize(target, dim=-1) - cosine[:, None] * p / length) / length
-        return cosine.detach() + (gradient.detach() * (z - z.detach())).sum(-1)
+        zero_with_gradient: Tensor = (gradient.detach() * (z - z.detach())).sum(-1)
+        return cosine + zero_with_gradient
 
 
 PART = IsoLoss

@@ -11,13 +11,17 @@ from speechssl.interfaces import Predictor
 
 
 class NoPredictor(Predictor):
-    """The identity."""
+    """The identity.
+
+    Args:
+        dim: D, size of a projection; not used.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
 
     def forward(self, z: Tensor) -> Tensor:
-        """z."""
+        """Return z."""
         return z
 
 

@@ -1,201 +1,252 @@
-"""The steps of a round, each of which does nothing where its result is there."""
+"""The steps of a round; a step whose result exists is not done again."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from speechssl import config, metrics
+from speechssl import conf, config, metrics, parts
 from speechssl.data.kaldi import read_mapping
 from speechssl.data.trials import read_trials
 from speechssl.embed import embed_to_file
 from speechssl.errors import UserError, writing
 from speechssl.evaluation import clusters
 from speechssl.evaluation.verification import verify
-from speechssl.model import Model
-from speechssl.pseudolabel.settings import PseudoLabelSettings, sections
+from speechssl.files import RunFolder, atomic_write
+from speechssl.model import Model, read_saved_config
+from speechssl.pseudolabel.folders import PseudoLabelFolder, RoundFolder
+from speechssl.pseudolabel.settings import PseudoLabelSettings, model_overrides
 from speechssl.train.loop import train
-
-_NEEDS = {
-    "round-*/embeddings.npz": ("start", "data", "precision"),
-    "round-*/heldout.npz": ("heldout",),
-    "round-*/clusters/utt2cluster": ("clusterer", "pca", "smallest", "largest", "share"),
-    "round-*/train/config.yaml": ("train", "overrides", "init"),
-}
-"""Results, and the settings that they were made with: those may not change once there is one."""
 
 
 class Rounds:
-    """The rounds in ``out``, as far as they have come."""
+    """The rounds in a folder, as far as they have come.
 
-    def __init__(self, settings: PseudoLabelSettings, out: Path, device: str) -> None:
-        self.settings, self.out, self.device = settings, out, device
+    Args:
+        settings: of pseudo-labelling.
+        folder: for all results; it is made.
+        device: cpu, cuda ...
+
+    Raises:
+        UserError: the folder holds results that were made with other settings.
+    """
+
+    def __init__(
+        self, settings: PseudoLabelSettings, folder: PseudoLabelFolder, device: str
+    ) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.device = device
         self.clusterer, self.clusterer_settings = clusters.build(settings.clusterer)
-        with writing(out):
-            out.mkdir(parents=True, exist_ok=True)
-        written = out / "config.yaml"
-        mine = {key: getattr(settings, key) for key in PseudoLabelSettings.__dataclass_fields__}
-        was = config.read(written) if written.exists() else {}
-        for key in [key for made, keys in _NEEDS.items() if any(out.glob(made)) for key in keys]:
-            if was and was.get(key) != mine[key]:
-                raise UserError(
-                    f"pseudolabel: {key} was {was.get(key)!r} in {out} and is {mine[key]!r} now; go"
-                    " on with the same settings or give another --out"
-                )
-        config.write(mine, out / ".config.yaml.tmp")
-        os.replace(out / ".config.yaml.tmp", written)
-
-    def folder(self, number: int) -> Path:
-        """Of a round."""
-        return self.out / f"round-{number}"
+        _refuse_changes(folder, config.thaw(settings))
+        with writing(folder.path):
+            folder.path.mkdir(parents=True, exist_ok=True)
+            with atomic_write(folder.config) as temporary:
+                config.write(settings, temporary)
 
     def say(self, number: int, text: str) -> None:
-        """A line on standard error."""
+        """Print a line on standard error."""
         print(f"[round {number}] {text}", file=sys.stderr, flush=True)
 
     def judge(self, number: int, model: str) -> dict[str, Any]:
-        """Embed the data with a round's model, cluster, and say how good it looks."""
-        folder = self.folder(number)
-        folder.mkdir(exist_ok=True)
-        self.embed(number, model, self.settings.data, "embeddings.npz")
-        found = folder / "clusters"
-        if not (found / "utt2cluster").exists():
-            self.say(number, f"cluster {folder / 'embeddings.npz'}")
-            s = self.settings
-            ids, labels, figures = clusters.cluster(
-                folder / "embeddings.npz",
-                self.clusterer,
-                pca=s.pca,
-                smallest=s.smallest,
-                largest=s.largest,
-                share=s.share,
-            )
-            clusters.write(found, ids, labels, {"clusterer": self.clusterer_settings, **figures})
-        figures = json.loads((found / "clusters.json").read_text(encoding="utf-8"))
+        """Embed the data with a round's model, cluster the embeddings, and measure the clusters.
+
+        Returns:
+            What ``pseudolabel.json`` holds for this round.
+        """
+        folder = self.folder.round(number)
+        folder.path.mkdir(exist_ok=True)
+        self.embed(number, model, self.settings.data, folder.embeddings)
+        if not folder.pseudo_labels.exists():
+            self.cluster(number, folder)
+        figures = json.loads(folder.cluster_figures.read_text(encoding="utf-8"))
         result = {"round": number, "model": model, "clusters": figures}
-        if number:
-            result["agreement"] = _agreement(self.folder(number - 1), folder)
+        if number > 0:
+            result["agreement"] = agreement(self.folder.round(number - 1), folder)
         if self.settings.heldout:
-            result["heldout_eer"] = self.heldout(number, model)
-        shown = {
-            "kept": figures["kept"],
-            "clusters": figures["clusters"],
-            "silhouette": figures["silhouette"],
-        }
-        shown |= {key: result[key] for key in ("agreement", "heldout_eer") if key in result}
-        self.say(
-            number,
-            "  ".join(f"{k} {v:.4g}" if v is not None else f"{k} -" for k, v in shown.items()),
-        )
+            result["heldout_eer"] = self.heldout_eer(number, model, self.settings.heldout)
+        self.say(number, _summary(result))
         return result
 
-    def keep(self, folder: Path, used: Sequence[str]) -> None:
-        """Save the chosen model into OUT/model, with the labels that chose it."""
-        model = Model.load(folder)
-        before = model.about.get("labels_used", "not known")
-        model.about["labels_used"] = (
-            "; ".join([*([] if before == "none" else [before]), *used]) or "none"
-        )
-        model.save(self.out / "model")
+    def embed(self, number: int, model: str, data: Sequence[str], target: Path) -> None:
+        """Embed Kaldi directories into a file of the round.
 
-    def embed(self, number: int, model: str, data: Sequence[str], name: str) -> None:
-        """Embed Kaldi directories into the round's folder."""
-        target = self.folder(number) / name
+        Args:
+            number: of the round.
+            model: model folder.
+            data: Kaldi directories.
+            target: ``.npz`` file; if it exists, nothing is done.
+        """
         if target.exists():
             return
         self.say(number, f"embed {' '.join(data)} with {model}")
-        s = self.settings
         embed_to_file(
             model,
             data,
             target,
             device=self.device,
-            precision=s.precision,
-            jobs=s.processes,
-            readers=s.readers,
+            precision=self.settings.precision,
+            jobs=self.settings.processes,
+            readers=self.settings.readers,
             resume=True,
         )
 
-    def heldout(self, number: int, model: str) -> float:
-        """EER (percent) on the held-out trials, the mean of the training embeddings subtracted."""
-        directory = Path(str(self.settings.heldout))
-        self.embed(number, model, [str(directory)], "heldout.npz")
-        folder = self.folder(number)
+    def cluster(self, number: int, folder: RoundFolder) -> None:
+        """Cluster the embeddings of a round and write the pseudo-labels."""
+        self.say(number, f"cluster {folder.embeddings}")
+        ids, labels, figures = clusters.cluster(
+            folder.embeddings,
+            self.clusterer,
+            pca=self.settings.pca,
+            smallest=self.settings.smallest,
+            largest=self.settings.largest,
+            share=self.settings.share,
+        )
+        about = {"clusterer": self.clusterer_settings, **figures}
+        clusters.write(folder.clusters, ids, labels, about)
+
+    def heldout_eer(self, number: int, model: str, directory: str) -> float:
+        """Return the EER (percent) of a model on held-out trials.
+
+        The mean of the training embeddings is subtracted first.
+
+        Args:
+            number: of the round.
+            model: model folder.
+            directory: Kaldi directory with trials.
+        """
+        folder = self.folder.round(number)
+        self.embed(number, model, [directory], folder.heldout)
         measured = verify.evaluate(
-            folder / "heldout.npz",
-            read_trials(directory / "trials"),
-            mean=folder / "embeddings.npz",
+            folder.heldout,
+            read_trials(Path(directory) / "trials"),
+            mean=folder.embeddings,
             replicates=0,
         )
         return float(measured["eer"])
 
     def train_round(self, number: int) -> Path:
-        """Train on the clusters of the round before; the model's folder."""
-        run, s = self.folder(number) / "train", self.settings
-        start = {"start": s.start, "previous": s.start, "random": None}[s.init]
-        if s.init == "previous" and number > 1:
-            start = str(self.folder(number - 1) / "train" / "model")
-        options = []
+        """Train on the clusters of the round before; return the folder of the model."""
+        run = self.folder.round(number).run
+        if run.model.config.exists():  # the last file that training writes
+            return run.model.path
+        overrides = list(self.settings.overrides or ())
+        start = self._initial_model(number)
         if start is not None:
-            model = Model.load(start)
-            options = [f"train.init={json.dumps(start)}", *sections(model)]
-        return self.train(s.train, number, run, [*(s.overrides or ()), *options])
+            overrides.append(f"train.init={json.dumps(start)}")
+            overrides += model_overrides(Model.load(start))
+        self._train(self.settings.train, number, run, overrides)
+        return run.model.path
+
+    def _initial_model(self, number: int) -> str | None:
+        """Return the model that a round's encoder starts from, or None for random weights."""
+        if self.settings.init == "random":
+            return None
+        if self.settings.init == "previous" and number > 1:
+            return str(self.folder.round(number - 1).run.model.path)
+        return self.settings.start
 
     def large_margin(self, number: int) -> Path:
-        """Go on from the chosen round's run, on the same clusters; resumes a run that is there."""
-        before = self.folder(number) / "train"
-        options = [
-            f"train.init_method={json.dumps(str(before))}",
-            *sections(Model.load(before / "model")),
+        """Continue a round's run on the same clusters; return the folder of the model."""
+        folder = self.folder.round(number)
+        overrides = [
+            *(self.settings.large_margin_overrides or ()),
+            f"train.init_method={json.dumps(str(folder.run.path))}",
+            *model_overrides(Model.load(folder.run.model.path)),
         ]
-        more = [*(self.settings.large_margin_overrides or ()), *options]
-        return self.train(
-            str(self.settings.large_margin), number, self.folder(number) / "large-margin", more
-        )
+        self._train(str(self.settings.large_margin), number, folder.large_margin, overrides)
+        return folder.large_margin.model.path
 
-    def train(self, path: str, number: int, run: Path, options: Sequence[str]) -> Path:
-        """Train on the clusters of the round before, unless that has been done."""
-        labels = self.folder(number - 1) / "clusters" / "utt2cluster"
-        if (
-            run.name != "train" or not (run / "model" / "config.yaml").exists()
-        ):  # the last file of a model
-            self.say(number, f"train {path} into {run}")
-            where = [
-                f"data.train={json.dumps(list(self.settings.data))}",
-                f"data.pseudo_labels={json.dumps(str(labels))}",
-            ]
-            self._run(path, [*options, *where], run)
-        return run / "model"
+    def _train(self, path: str, number: int, run: RunFolder, overrides: Sequence[str]) -> None:
+        """Train on the clusters of the round before, continuing a run that was stopped.
 
-    def _run(self, path: str, overrides: Sequence[str], run: Path) -> None:
-        count = self.settings.processes
-        if count == 1:
-            train(path, overrides, out=run, resume=True, device=self.device)
+        Args:
+            path: YAML file.
+            number: of the round.
+            run: where to.
+            overrides: settings that replace the file's.
+        """
+        self.say(number, f"train {path} into {run.path}")
+        labels = self.folder.round(number - 1).pseudo_labels
+        overrides = [
+            *overrides,
+            f"data.train={json.dumps(list(self.settings.data))}",
+            f"data.pseudo_labels={json.dumps(str(labels))}",
+        ]
+        if self.settings.processes == 1:
+            train(str(conf.locate(path)), overrides, out=run.path, resume=True, device=self.device)
             return
-        torchrun = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc-per-node={count}",
-        ]
-        words = [path, *overrides, "--out", str(run), "--resume", "--device", self.device]
-        if subprocess.run([*torchrun, "-m", "speechssl", "train", *words]).returncode:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += [f"--nproc-per-node={self.settings.processes}", "-m", "speechssl", "train"]
+        command += [path, *overrides, "--out", str(run.path), "--resume", "--device", self.device]
+        if subprocess.run(command).returncode:
             raise UserError(
-                f"pseudolabel: training of {run} ended early; its message is above. Then run again"
+                f"pseudolabel: training of {run.path} ended early; see its message above, then run"
+                " the same command again"
+            )
+
+    def keep(self, folder: Path, labels_used: Sequence[str]) -> None:
+        """Save the chosen model into OUT/model, with the labels that helped to choose it."""
+        model = Model.load(folder)
+        used = list(labels_used)
+        before = model.about.get("labels_used", "not known")
+        if before != "none":
+            used.insert(0, before)
+        model.about["labels_used"] = "; ".join(used) or "none"
+        model.save(self.folder.model.path)
+
+
+def _refuse_changes(folder: PseudoLabelFolder, settings: Mapping[str, Any]) -> None:
+    """Raise UserError if results exist that were made with other settings."""
+    if not folder.config.exists():
+        return
+    before = read_saved_config(folder.config)
+    before["clusterer"] = parts.with_new_names("clustering", before.get("clusterer"))
+    for key in _settings_in_use(folder):
+        if before.get(key) != settings[key]:
+            raise UserError(
+                f"pseudolabel: {key} was {before.get(key)!r} in {folder.path} and is"
+                f" {settings[key]!r} now; use the same settings or give another --out"
             )
 
 
-def _agreement(before: Path, after: Path) -> float:
-    """NMI of two rounds' clusters, over the utterances that both keep."""
-    one, two = (read_mapping(folder / "clusters" / "utt2cluster") for folder in (before, after))
-    both = sorted(one.keys() & two.keys())
-    codes = [np.unique([m[name] for name in both], return_inverse=True)[1] for m in (one, two)]
-    return float(metrics.nmi(*codes))
+def _settings_in_use(folder: PseudoLabelFolder) -> list[str]:
+    """Return the settings behind the results that exist: these may not change."""
+    rounds = folder.rounds()
+    used = []
+    if any(one.embeddings.exists() for one in rounds):
+        used += ["start", "data", "precision"]
+    if any(one.heldout.exists() for one in rounds):
+        used += ["heldout"]
+    if any(one.pseudo_labels.exists() for one in rounds):
+        used += ["clusterer", "pca", "smallest", "largest", "share"]
+    if any(one.run.config.exists() for one in rounds):
+        used += ["train", "overrides", "init"]
+    return used
+
+
+def _summary(result: Mapping[str, Any]) -> str:
+    """Return one line about a round."""
+    figures = result["clusters"]
+    shown = {key: figures[key] for key in ("kept", "clusters", "silhouette")}
+    for key in ("agreement", "heldout_eer"):
+        if key in result:
+            shown[key] = result[key]
+    words = [f"{key} -" if value is None else f"{key} {value:.4g}" for key, value in shown.items()]
+    return "  ".join(words)
+
+
+def agreement(before: RoundFolder, after: RoundFolder) -> float:
+    """Return the NMI of two rounds' clusters, over the utterances that both keep."""
+    first = read_mapping(before.pseudo_labels)
+    second = read_mapping(after.pseudo_labels)
+    both = sorted(first.keys() & second.keys())
+    _, first_codes = np.unique([first[name] for name in both], return_inverse=True)
+    _, second_codes = np.unique([second[name] for name in both], return_inverse=True)
+    return float(metrics.nmi(first_codes, second_codes))

@@ -1,4 +1,4 @@
-"""The settings of the rounds, checked before hours are spent on them."""
+"""The settings of pseudo-labelling, checked before hours are spent on it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from speechssl import config
+from speechssl import conf, config
 from speechssl.data.trials import read_trials
 from speechssl.errors import UserError
 from speechssl.model import Model
@@ -23,26 +23,30 @@ class PseudoLabelSettings:
     Attributes:
         start: model folder, of self-supervised training.
         data: Kaldi directories to cluster and to train on; no label file is opened.
-        train: YAML file of the training on pseudo-labels (``method: aam_softmax``); overrides:
-            settings over it. This program sets data.train, data.pseudo_labels and train.init.
-        large_margin: YAML file of a last stage that goes on from the chosen round's run, and
-            settings over it (large_margin_overrides).
-        rounds: at most so many; 0: only embed and cluster with the start.
-        init: what each round's encoder starts from: the model of the start, of the round before, or
-            random weights (then encoder and features are those of ``train``, otherwise those of
-            ``start``).
+        train: YAML file, or the name of a shipped one, of the training on pseudo-labels
+            (``method: aam_softmax``). This program sets data.train, data.pseudo_labels and
+            train.init.
+        overrides: settings that replace those of ``train``.
+        large_margin: YAML file of a last stage that continues the chosen round's run.
+        large_margin_overrides: settings that replace those of ``large_margin``.
+        rounds: largest number of rounds; 0: only embed and cluster with the start.
+        init: what each round's encoder starts from: the model of the ``start``, of the
+            ``previous`` round, or ``random`` weights (then encoder and features are those of
+            ``train``, otherwise those of ``start``).
         clusterer: name and settings (`speechssl list clustering`).
-        pca, smallest, largest, share: what comes before and after it (`speechssl cluster`).
-        stop: ``never`` before the rounds are over; ``agreement``: when NMI between the clusters of
+        pca: reduction before clustering, as for `speechssl cluster`.
+        smallest, largest, share: which clusters and members are kept, as for `speechssl cluster`.
+        stop: ``never`` before all rounds are done; ``agreement``: when NMI between the clusters of
             two rounds reaches ``agreement``; ``silhouette``: when it no longer rises, and the round
-            before is chosen; ``eer``: the same with the EER on ``heldout``, a Kaldi directory with
-            trials that are not tested.
+            before is chosen; ``eer``: the same with the EER on ``heldout``.
+        agreement: see ``stop``.
+        heldout: Kaldi directory with trials that no result is reported on.
         precision, readers: of embedding.
         processes: that embed and train together, each with a GPU of its own where there are GPUs.
     """
 
     start: str
-    data: list[str]
+    data: tuple[str, ...]
     train: str
     clusterer: dict[str, Any]
     overrides: list[str] | None = None
@@ -62,17 +66,23 @@ class PseudoLabelSettings:
     processes: int = 1
 
 
-def read(path: str, overrides: Sequence[str] = ()) -> PseudoLabelSettings:
-    """The settings of a YAML file and `key=value` overrides; raises UserError for what cannot
-    work.
+def read_settings(path: str, overrides: Sequence[str] = ()) -> PseudoLabelSettings:
+    """Read and check the settings, the files that they name, and the configurations of training.
+
+    Args:
+        path: YAML file.
+        overrides: ``key=value`` pairs on top of it.
+
+    Raises:
+        UserError: a setting is unknown or out of range, or a later stage could not work with it.
     """
-    values = config.check(PseudoLabelSettings, config.read(path, overrides), "pseudolabel")
-    settings = PseudoLabelSettings(**values)
-    if settings.rounds < 0 or settings.processes < 1 or not settings.data:
-        raise UserError(
-            f"pseudolabel: rounds={settings.rounds}, processes={settings.processes},"
-            f" data={settings.data}: give 0 or more, 1 or more, and a directory"
-        )
+    settings = config.build(PseudoLabelSettings, config.read(path, overrides), "pseudolabel")
+    if settings.rounds < 0:
+        raise UserError(f"pseudolabel: rounds={settings.rounds} must be at least 0")
+    if settings.processes < 1:
+        raise UserError(f"pseudolabel: processes={settings.processes} must be at least 1")
+    if not settings.data:
+        raise UserError("pseudolabel: data is empty; name at least one Kaldi directory")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
             "pseudolabel: it starts its own processes; set processes=N and leave torchrun out"
@@ -83,18 +93,18 @@ def read(path: str, overrides: Sequence[str] = ()) -> PseudoLabelSettings:
         )
     if settings.heldout:
         read_trials(Path(settings.heldout) / "trials")
-    start = sections(Model.load(settings.start))  # what later stages need is looked at now
-    for file, more in (
-        (settings.train, settings.overrides),
-        (settings.large_margin, settings.large_margin_overrides),
-    ):
-        if file:
-            resolve(file, [*(more or ()), *start, "data.train=[later]"])
+    start = [*model_overrides(Model.load(settings.start)), "data.train=[later]"]
+    resolve(str(conf.locate(settings.train)), [*(settings.overrides or ()), *start])
+    if settings.large_margin:
+        resolve(
+            str(conf.locate(settings.large_margin)),
+            [*(settings.large_margin_overrides or ()), *start],
+        )
     return settings
 
 
-def sections(model: Model) -> list[str]:
-    """The model's encoder and features, as overrides of a training configuration."""
+def model_overrides(model: Model) -> list[str]:
+    """Return the model's encoder and features as overrides of a training configuration."""
     return [
         f"encoder={json.dumps(config.thaw(model.settings['encoder']))}",
         f"features={json.dumps(config.thaw(model.settings['features']))}",

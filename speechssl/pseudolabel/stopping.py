@@ -1,5 +1,6 @@
-"""When a further round would not help, and which round's model is the best: without labels, or held
-out.
+"""When a further round would not help, and which round's model is the best one.
+
+Both are decided without labels, or on held-out trials.
 """
 
 from __future__ import annotations
@@ -13,27 +14,36 @@ from speechssl.pseudolabel.settings import PseudoLabelSettings
 
 
 def is_enough(settings: PseudoLabelSettings, rounds: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the last round says that another would not help."""
-    last, before = rounds[-1], rounds[-2]
+    """Return whether the last round shows that another one would not help.
+
+    Args:
+        settings: the criterion.
+        rounds: results of all rounds so far, at least two.
+    """
+    last = rounds[-1]
+    before = rounds[-2]
     if settings.stop == "agreement":
         return bool(last["agreement"] >= settings.agreement)
     if settings.stop == "silhouette":
         return _silhouette(last) <= _silhouette(before)
-    return settings.stop == "eer" and bool(last["heldout_eer"] >= before["heldout_eer"])
+    if settings.stop == "eer":
+        return bool(last["heldout_eer"] >= before["heldout_eer"])
+    return False
 
 
 def best(settings: PseudoLabelSettings, rounds: Sequence[Mapping[str, Any]]) -> int:
-    """The round whose model is taken: the best by the criterion (the start too), the last without
-    one.
+    """Return the round whose model is taken.
+
+    It is the best by the criterion, round 0 included; without a criterion, the last.
     """
     if settings.stop == "silhouette":
-        return int(np.argmax([_silhouette(r) for r in rounds]))
+        return int(np.argmax([_silhouette(result) for result in rounds]))
     if settings.stop == "eer":
-        return int(np.argmin([r["heldout_eer"] for r in rounds]))
+        return int(np.argmin([result["heldout_eer"] for result in rounds]))
     return len(rounds) - 1
 
 
 def _silhouette(result: Mapping[str, Any]) -> float:
-    """Of a round; the worst there is where it is not defined (one cluster)."""
+    """Return the silhouette of a round, or its lowest value (-1) if it is undefined (one cluster)."""
     value = result["clusters"]["silhouette"]
     return -1.0 if value is None else float(value)

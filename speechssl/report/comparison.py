@@ -10,165 +10,243 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from speechssl.diagnostics.ranks import diagnostics
-from speechssl.errors import UserError
+from speechssl.evaluation.verification import measures
+from speechssl.files import RunFolder
 from speechssl.report.diagnosis import agreement, rank_models
+from speechssl.report.results import (
+    format_number,
+    markdown_table,
+    measured,
+    read_evaluations,
+    write_json,
+    write_markdown,
+)
+from speechssl.report.summary import read_seconds
 
-_SHOWN = ("rankme", "effective_rank", "centre_norm", "uniformity")
+SHOWN_FIGURES = {"rankme": 0, "effective_rank": 0, "centre_norm": 2, "uniformity": 2}
+"""Diagnostics in the table, and their digits after the point."""
+
+UNTRAINED = "untrained"
+"""Name of the arm that is the floor of the others."""
+
+Correlations = dict[str, dict[str, float | None]]
+"""Label-free criterion -> trial list -> Spearman's correlation with the EER."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """All that is known of one method.
+
+    Attributes:
+        errors: measure, or `<measure>_interval` -> trial list -> value.
+        figures: diagnostic -> value; None where it is not defined.
+        verdict: of `speechssl diagnose`: healthy, not collapsed or collapsed.
+        alarm: step of the first alarm of the collapse monitor.
+        seconds: of training.
+    """
+
+    errors: dict[str, dict[str, Any]]
+    figures: dict[str, float | None]
+    verdict: str | None
+    alarm: int | None
+    seconds: float | None
+
+    @property
+    def eer(self) -> dict[str, float]:
+        """Trial list -> EER, percent."""
+        return self.errors["eer"]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the arm as it is written into comparison.json."""
+        return {
+            **self.errors,
+            "figures": self.figures,
+            "verdict": self.verdict,
+            "alarm": self.alarm,
+            "seconds": self.seconds,
+        }
 
 
 def compare(experiment: str | Path) -> str:
     """Write the comparison of an experiment and return its table as Markdown.
 
     Raises:
-        UserError: nothing has been evaluated there.
+        UserError: nothing has been evaluated there, or a results file is damaged.
     """
     experiment = Path(experiment)
-    arms = {
-        path.name: _arm(experiment, path.name)
-        for path in sorted((experiment / "eval").glob("*"))
-        if path.is_dir()
+    arms = _ordered(_read_arms(experiment))
+    correlations = _correlations({name: arm for name, arm in arms.items() if arm.figures})
+    text = _markdown(arms, correlations)
+    write_markdown(experiment / "comparison.md", text)
+    data = {
+        "arms": {name: arm.as_json() for name, arm in arms.items()},
+        "spearman": correlations,
     }
-    arms = {name: arm for name, arm in arms.items() if arm["eer"]}
-    if not arms:
-        raise UserError(
-            f"report: no eval/NAME/LIST/results.json in {experiment}; evaluate some runs first"
-        )
-    lists = sorted({name for arm in arms.values() for name in arm["eer"]})
-    order = sorted(arms, key=lambda name: (name == "untrained", _total(arms[name], lists)))
-    trust = _trust({name: arms[name] for name in order if arms[name]["figures"]}, lists)
-    text = _markdown(arms, order, lists, trust)
-    (experiment / "comparison.md").write_text(text + "\n", encoding="utf-8")
-    data = {"arms": {name: arms[name] for name in order}, "spearman": trust}
-    (experiment / "comparison.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    _figure(arms, order, lists, experiment / "comparison.png")
+    write_json(experiment / "comparison.json", data)
+    _draw(arms, experiment / "comparison.png")
     return text
 
 
-def _arm(experiment: Path, name: str) -> dict[str, Any]:
-    """All that is known of one arm."""
-    arm: dict[str, Any] = {
-        "eer": {},
-        "eer_interval": {},
-        "figures": {},
-        "verdict": None,
-        "alarm": None,
-        "seconds": None,
-    }
-    for path in sorted((experiment / "eval" / name).glob("*/results.json")):
-        results = json.loads(path.read_text(encoding="utf-8"))
-        arm["eer"][path.parent.name] = results["eer"]
-        arm["eer_interval"][path.parent.name] = results.get("eer_interval")
-    found = experiment / "diagnose" / name / "diagnostics.json"
-    if found.exists():
-        written = json.loads(found.read_text(encoding="utf-8"))
-        arm["figures"] = {key: row["value"] for key, row in written["figures"].items()}
-        arm["verdict"] = written["verdict"].partition(" (")[0].partition(";")[0]
-    log = experiment / "runs" / name / "log.jsonl"
-    if log.exists():
-        rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-        alarmed = [row["step"] for row in rows if row.get("alarms")]
-        arm["alarm"] = alarmed[0] if alarmed else None
-    seconds = experiment / "seconds.tsv"
-    if seconds.exists():
-        for line in seconds.read_text(encoding="utf-8").splitlines():
-            stage, _, value = line.partition("\t")
-            if stage == f"train-{name}":
-                arm["seconds"] = float(value)
-    return arm
+def _read_arms(experiment: Path) -> dict[str, Arm]:
+    """Return name -> arm, for each that has been evaluated."""
+    errors: dict[str, dict[str, dict[str, Any]]] = {}
+    for evaluation in read_evaluations(experiment):
+        of_arm = errors.setdefault(evaluation.name, {})
+        for key, value in measured(evaluation.results).items():
+            of_arm.setdefault(key, {})[evaluation.trials] = value
+    seconds = read_seconds(experiment / "seconds.tsv")
+    arms = {}
+    for name in sorted(errors):
+        figures, verdict = _read_diagnosis(experiment / "diagnose" / name / "diagnostics.json")
+        arms[name] = Arm(
+            errors=errors[name],
+            figures=figures,
+            verdict=verdict,
+            alarm=_first_alarm(RunFolder(experiment / "runs" / name).log),
+            seconds=seconds.get(f"train-{name}"),
+        )
+    return arms
 
 
-def _total(arm: Mapping[str, Any], lists: list[str]) -> float:
-    return sum(arm["eer"].get(name, 50.0) for name in lists)
+def _read_diagnosis(path: Path) -> tuple[dict[str, float | None], str | None]:
+    """Return the figures and the verdict in a word or two; nothing where there is no file."""
+    if not path.exists():
+        return {}, None
+    written = json.loads(path.read_text(encoding="utf-8"))
+    figures = {name: row["value"] for name, row in written["figures"].items()}
+    verdict = written["verdict"].partition(" (")[0].partition(";")[0]
+    return figures, verdict
 
 
-def _trust(
-    arms: Mapping[str, Mapping[str, Any]], lists: list[str]
-) -> dict[str, dict[str, float | None]]:
-    """Criterion -> list -> Spearman's correlation of the order it gives with that of the EERs."""
+def _first_alarm(log: Path) -> int | None:
+    """Return the step of the first alarm in a log; None if there is none, or no log."""
+    if not log.exists():
+        return None
+    for line in log.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if row.get("alarms"):
+            return int(row["step"])
+    return None
+
+
+def _lists(arms: Mapping[str, Arm]) -> list[str]:
+    return sorted({name for arm in arms.values() for name in arm.eer})
+
+
+def _ordered(arms: Mapping[str, Arm]) -> dict[str, Arm]:
+    """Return the arms by the sum of their EERs, lowest first, the untrained encoder last."""
+    lists = _lists(arms)
+
+    def key(name: str) -> tuple[bool, float]:
+        total = sum(arms[name].eer.get(trials, 50.0) for trials in lists)
+        return name == UNTRAINED, total
+
+    return {name: arms[name] for name in sorted(arms, key=key)}
+
+
+def _correlations(arms: Mapping[str, Arm]) -> Correlations:
+    """Correlate the order that each label-free criterion gives with that of the EERs."""
     if len(arms) < 3:
         return {}
-    signs = {
-        name: 1.0 if part.better == "lower" else -1.0
-        for name, part in diagnostics().items()
-        if part.better
+    lists = _lists(arms)
+    return {
+        name: {trials: _correlation(values, arms, trials) for trials in lists}
+        for name, values in _criteria(arms).items()
     }
+
+
+def _criteria(arms: Mapping[str, Arm]) -> dict[str, dict[str, float]]:
+    """Return criterion -> arm -> value, lower = better."""
     figures = {
-        name: {k: math.nan if v is None else v for k, v in arm["figures"].items()}
+        name: {key: math.nan if value is None else value for key, value in arm.figures.items()}
         for name, arm in arms.items()
     }
-    criteria = {
-        key: {name: sign * row.get(key, math.nan) for name, row in figures.items()}
-        for key, sign in signs.items()
-    }
+    criteria = {}
+    for key, part in diagnostics().items():
+        if part.better:
+            sign = 1.0 if part.better == "lower" else -1.0
+            criteria[key] = {name: sign * row.get(key, math.nan) for name, row in figures.items()}
     criteria["mean rank of all"] = dict(rank_models(figures))
-    out: dict[str, dict[str, float | None]] = {}
-    for key, values in criteria.items():
-        row: dict[str, float | None] = {}
-        for name in lists:
-            pairs = [
-                (values[arm], arms[arm]["eer"][name]) for arm in arms if name in arms[arm]["eer"]
-            ]
-            pairs = [pair for pair in pairs if not math.isnan(pair[0])]
-            value = agreement([a for a, _ in pairs], [b for _, b in pairs])
-            row[name] = None if math.isnan(value) else value
-        out[key] = row
-    return out
+    return criteria
 
 
-def _markdown(
-    arms: Mapping[str, Any],
-    order: list[str],
-    lists: list[str],
-    trust: Mapping[str, Mapping[str, float | None]],
-) -> str:
-    head = ["", *lists, *_SHOWN, "verdict", "alarm at step", "seconds"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for name in order:
-        arm = arms[name]
-        cells = [name, *(_number(arm["eer"].get(n), 1) for n in lists)]
-        cells += [_number(arm["figures"].get(key), 2 if "rank" not in key else 0) for key in _SHOWN]
-        cells += [arm["verdict"] or "-", str(arm["alarm"] or "-"), _number(arm["seconds"], 0)]
-        lines.append("| " + " | ".join(cells) + " |")
-    if trust:
-        lines += [
+def _correlation(values: Mapping[str, float], arms: Mapping[str, Arm], trials: str) -> float | None:
+    known = [name for name in arms if trials in arms[name].eer and not math.isnan(values[name])]
+    value = agreement([values[name] for name in known], [arms[name].eer[trials] for name in known])
+    return None if math.isnan(value) else value
+
+
+def _markdown(arms: Mapping[str, Arm], correlations: Correlations) -> str:
+    lists = _lists(arms)
+    head = ["", *_error_columns(lists), *SHOWN_FIGURES, "verdict", "alarm at step", "seconds"]
+    text = markdown_table(head, [_row(name, arm, lists) for name, arm in arms.items()])
+    if not correlations:
+        return text
+    rows = [
+        [name, *(format_number(row.get(trials), 2) for trials in lists)]
+        for name, row in correlations.items()
+    ]
+    return "\n".join(
+        [
+            text,
             "",
             "How well a label-free figure orders the arms (Spearman with the EER, 1 = right):",
             "",
+            markdown_table(["figure", *lists], rows),
         ]
-        lines += ["| figure | " + " | ".join(lists) + " |", "|---|" + "---|" * len(lists)]
-        for key, row in trust.items():
-            lines.append(f"| {key} | " + " | ".join(_number(row.get(n), 2) for n in lists) + " |")
-    return "\n".join(lines)
+    )
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+def _headlines() -> list[measures.Measure]:
+    return [measure for measure in measures.MEASURES if measure.headline]
 
 
-def _figure(arms: Mapping[str, Any], order: list[str], lists: list[str], path: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def _error_columns(lists: Sequence[str]) -> list[str]:
+    """Return the headings of the errors; EERs are named by their trial list alone."""
+    heads = []
+    for measure in _headlines():
+        prefix = "" if measure.name == "eer" else f"{measure.title}, "
+        heads += [prefix + trials for trials in lists]
+    return heads
 
-    from speechssl.report.plots import COLOURS
 
-    names = [name for name in reversed(order) if name != "untrained"]
-    figure = Figure(figsize=(4.2 * (len(lists) + 1), 0.8 + 0.24 * len(names)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, len(lists) + 1, sharey=True, squeeze=False)[0]
-    for axis, test in zip(axes, lists, strict=False):
-        values = [arms[name]["eer"].get(test, math.nan) for name in names]
-        collapsed = [(arms[name]["verdict"] or "").startswith("collapsed") for name in names]
-        axis.barh(names, values, color=[COLOURS[1] if bad else COLOURS[0] for bad in collapsed])
-        if test in arms.get("untrained", {"eer": {}})["eer"]:
-            axis.axvline(arms["untrained"]["eer"][test], color="0.3", linestyle="--", linewidth=1)
-        axis.set(title=f"EER %, {test}")
-    ranks = [arms[name]["figures"].get("effective_rank") or math.nan for name in names]
+def _row(name: str, arm: Arm, lists: Sequence[str]) -> list[str]:
+    cells = [name]
+    for measure in _headlines():
+        values = arm.errors.get(measure.name, {})
+        cells += [format_number(values.get(trials), 1) for trials in lists]
+    for figure, digits in SHOWN_FIGURES.items():
+        cells.append(format_number(arm.figures.get(figure), digits))
+    alarm = "-" if arm.alarm is None else str(arm.alarm)
+    return [*cells, arm.verdict or "-", alarm, format_number(arm.seconds, 0)]
+
+
+def _draw(arms: Mapping[str, Arm], path: Path) -> None:
+    """Draw bars of the EER on each list, and of the effective rank, for all but the untrained."""
+    from speechssl.report.plots import COLOURS, save, shared_axes
+
+    lists = _lists(arms)
+    names = [name for name in arms if name != UNTRAINED]
+    names.reverse()  # the best at the top
+    size = (4.2 * (len(lists) + 1), 0.8 + 0.24 * len(names))
+    figure, axes = shared_axes(size, len(lists) + 1)
+    is_collapsed = [(arms[name].verdict or "").startswith("collapsed") for name in names]
+    colours = [COLOURS[1] if collapsed else COLOURS[0] for collapsed in is_collapsed]
+    for axis, trials in zip(axes, lists, strict=False):
+        values = [arms[name].eer.get(trials, math.nan) for name in names]
+        axis.barh(names, values, color=colours)
+        axis.set(title=f"EER %, {trials}")
+        if UNTRAINED in arms and trials in arms[UNTRAINED].eer:
+            floor = arms[UNTRAINED].eer[trials]
+            axis.axvline(floor, color="0.3", linestyle="--", linewidth=1)
+    ranks = [arms[name].figures.get("effective_rank") or math.nan for name in names]
     axes[-1].barh(names, ranks, color=COLOURS[2])
     axes[-1].set(title="effective rank")
     figure.suptitle("dashed: untrained encoder; orange: verdict collapsed")
-    figure.savefig(path, dpi=110)
+    save(figure, path)

@@ -1,18 +1,17 @@
-"""What embeddings say about a model without labels: figures with verdicts, and an order of models.
+"""Judge models without labels: figures of their embeddings with verdicts, and an order of models.
 
-Every file of ``diagnostics/`` that computes a figure of embeddings is asked; none of them sees a
-label. The order of models is the mean of their ranks under the figures that have a better end
-(``Diagnostic.better``); how far to trust it is a question for the evaluation sets at hand
-(``agreement``).
+Every file of ``diagnostics/`` that computes a figure of embeddings takes part; none of them sees a
+label. The order of models is the mean of their ranks under the figures where lower or higher is
+better (``Diagnostic.better``); ``agreement`` says how far that order is that of the error rates.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,13 +20,23 @@ from torch import Tensor
 
 from speechssl.diagnostics.acr import arc
 from speechssl.diagnostics.ranks import diagnostics
-from speechssl.errors import UserError
+from speechssl.errors import UserError, writing
+from speechssl.interfaces import Diagnostic
+from speechssl.report.results import write_json
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One diagnostic of one model: its value, the healthy range, the verdict, what it tells, and
-    the value of the untrained encoder where that is known.
+    """One diagnostic of one model.
+
+    Attributes:
+        name: of the diagnostic.
+        value: NaN where it is undefined.
+        low: lowest healthy value.
+        high: highest healthy value.
+        verdict: ``healthy``, ``watch``, ``collapsed`` or ``undefined``.
+        tells: one line on what the figure tells.
+        untrained: the value of the untrained encoder, where it is known.
     """
 
     name: str
@@ -44,11 +53,10 @@ def diagnose(
     views: NDArray[np.float32] | Tensor | None = None,
     untrained: NDArray[np.float32] | Tensor | None = None,
 ) -> list[Finding]:
-    """All diagnostics that can be computed.
+    """Compute all diagnostics that the given embeddings allow.
 
     Args:
-        embeddings: (N, D), one an utterance; twice as many utterances as dimensions, or more, are
-            wanted.
+        embeddings: (N, D), one an utterance; N should be at least twice D.
         views: (V, N, D), embeddings of V crops of each utterance.
         untrained: (V, N, D), the same crops through the untrained encoder.
 
@@ -61,48 +69,66 @@ def diagnose(
             f"diagnose: {tuple(x.shape)} embeddings; 3 or more utterances, all finite, are needed"
         )
     crops = None if views is None else torch.as_tensor(views)
-    start = None if untrained is None else torch.as_tensor(untrained)
-    found = []
-    for name, part in diagnostics().items():
-        given, first = (
-            (x, start[0] if start is not None else None)
-            if part.needs == "embeddings"
-            else (crops, start)
-        )
-        if given is None:
-            continue
-        value, (low, high) = part.compute(given), part.healthy(len(x), x.shape[1])
-        before = None if first is None else part.compute(first)
-        verdict = part.verdict(value, len(x), x.shape[1])
-        found.append(Finding(name, value, low, high, verdict, part.tells, before))
-    if crops is not None and start is not None:
-        value = arc(crops, start)
-        verdict = "undefined" if math.isnan(value) else "healthy" if value > 1 else "watch"
-        tells = "crops that find their own utterance, over the untrained encoder's share"
-        found.append(Finding("arc", value, 1.0, math.inf, verdict, tells, 1.0))
-    return found
+    untrained_crops = None if untrained is None else torch.as_tensor(untrained)
+    untrained_x = None if untrained_crops is None else untrained_crops[0]
+    findings = []
+    for name, diagnostic in diagnostics().items():
+        if diagnostic.needs == "embeddings":
+            findings.append(_finding(name, diagnostic, x, untrained_x))
+        elif crops is not None:
+            findings.append(_finding(name, diagnostic, crops, untrained_crops))
+    if crops is not None and untrained_crops is not None:
+        findings.append(_arc_finding(arc(crops, untrained_crops)))
+    return findings
+
+
+def _finding(name: str, diagnostic: Diagnostic, x: Tensor, untrained: Tensor | None) -> Finding:
+    """Compute one diagnostic of (N, D) embeddings or (V, N, D) views."""
+    count, dim = x.shape[-2:]
+    value = diagnostic.compute(x)
+    low, high = diagnostic.healthy(count, dim)
+    before = None if untrained is None else diagnostic.compute(untrained)
+    verdict = diagnostic.verdict(value, count, dim)
+    return Finding(name, value, low, high, verdict, diagnostic.tells, before)
+
+
+def _arc_finding(value: float) -> Finding:
+    """Judge ARC (methods/README.md 10): above 1, training made crops easier to tell apart.
+
+    Collapsed embeddings have an ARC near 0. In the figure of the method's authors ARC rises and
+    falls with the accuracy (1 to 3), and is below 1 for the strongest augmentation only.
+    """
+    verdict = "watch"
+    if math.isnan(value):
+        verdict = "undefined"
+    elif value > 1:
+        verdict = "healthy"
+    tells = "crops that find their own utterance, over the untrained encoder's share"
+    return Finding("arc", value, 1.0, math.inf, verdict, tells, 1.0)
 
 
 def table(findings: Sequence[Finding]) -> str:
-    """One line a figure."""
-    compared = any(f.untrained is not None for f in findings)
-    head = f"{'':<24}{'value':>10}" + (f"{'untrained':>11}" if compared else "")
-    lines = [f"{head}  {'healthy':<18}{'verdict':<11}what it tells"]
-    for f in findings:
-        before = (
-            ""
-            if not compared
-            else f"{'-' if f.untrained is None else format(f.untrained, '.4g'):>11}"
+    """Return a table with one line a figure; with a column for the untrained encoder if known."""
+    has_untrained = any(finding.untrained is not None for finding in findings)
+    untrained_head = f"{'untrained':>11}" if has_untrained else ""
+    lines = [f"{'':<24}{'value':>10}{untrained_head}  {'healthy':<18}{'verdict':<11}what it tells"]
+    for finding in findings:
+        untrained = ""
+        if has_untrained:
+            known = "-" if finding.untrained is None else f"{finding.untrained:.4g}"
+            untrained = f"{known:>11}"
+        span = f"{finding.low:.3g} .. {finding.high:.3g}"
+        lines.append(
+            f"{finding.name:<24}{finding.value:>10.4g}{untrained}"
+            f"  {span:<18}{finding.verdict:<11}{finding.tells}"
         )
-        span = f"{f.low:.3g} .. {f.high:.3g}"
-        lines.append(f"{f.name:<24}{f.value:>10.4g}{before}  {span:<18}{f.verdict:<11}{f.tells}")
     return "\n".join(lines)
 
 
 def verdict(findings: Sequence[Finding]) -> str:
-    """One line for all: collapsed if two figures or more say so, or the rank does."""
-    collapsed = [f.name for f in findings if f.verdict == "collapsed"]
-    watch = [f.name for f in findings if f.verdict == "watch"]
+    """Return one line for all: collapsed if two figures or more say so, or the rank does."""
+    collapsed = [finding.name for finding in findings if finding.verdict == "collapsed"]
+    watch = [finding.name for finding in findings if finding.verdict == "watch"]
     if len(collapsed) > 1 or "effective_rank" in collapsed or "rankme" in collapsed:
         return f"collapsed ({', '.join(collapsed)})"
     if collapsed or watch:
@@ -117,46 +143,70 @@ def write(
     model: str,
     others: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> None:
-    """``diagnostics.json`` and ``spectrum.png`` (of this model and of ``others``) in a folder."""
+    """Write ``diagnostics.json`` and ``spectrum.png`` into a folder.
+
+    Args:
+        findings: from ``diagnose``.
+        embeddings: (N, D) of the model.
+        out: the folder, made if need be.
+        model: name of the model.
+        others: name -> embeddings whose spectra are drawn as well.
+    """
     from speechssl.report.plots import spectrum_plot
 
-    out.mkdir(parents=True, exist_ok=True)
-    rows = {f.name: {k: _plain(v) for k, v in asdict(f).items() if k != "name"} for f in findings}
-    text = json.dumps({"model": model, "verdict": verdict(findings), "figures": rows}, indent=2)
-    (out / "diagnostics.json").write_text(text + "\n", encoding="utf-8")
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    figures = {finding.name: _as_json(finding) for finding in findings}
+    data = {"model": model, "verdict": verdict(findings), "figures": figures}
+    write_json(out / "diagnostics.json", data)
     spectrum_plot({model: embeddings, **(others or {})}, out / "spectrum.png")
 
 
-def _plain(value: object) -> object:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _as_json(finding: Finding) -> dict[str, Any]:
+    """Return a finding without its name; what is not finite becomes None."""
+    row = asdict(finding)
+    del row["name"]
+    for key, value in row.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            row[key] = None
+    return row
 
 
 def rank_models(figures: Mapping[str, Mapping[str, float]]) -> list[tuple[str, float]]:
-    """Models, best first, with their mean rank (1 = best) over the figures that have a better end.
+    """Order models by their mean rank over the figures where lower or higher is better.
 
     Args:
         figures: model -> diagnostic -> value. A figure that is undefined for a model ranks it last.
+
+    Returns:
+        Models, best first, with their mean rank (1 = best).
+
+    Raises:
+        UserError: none of these figures is known of the models.
     """
-    parts = {name: part.better for name, part in diagnostics().items() if part.better}
-    names = list(figures)
-    ranks = np.zeros((len(parts), len(names)))
-    used = []
-    for row, (name, better) in enumerate(parts.items()):
-        values = np.array([figures[model].get(name, math.nan) for model in names], dtype=float)
-        if np.isnan(values).all():
-            continue
-        used.append(row)
-        worst = -np.inf
-        keys = np.where(np.isnan(values), worst, values if better == "higher" else -values)
-        ranks[row] = [1 + (keys > key).sum() + ((keys == key).sum() - 1) / 2 for key in keys]
-    if not used:
-        raise UserError("diagnose: no figure with a better end is known of these models")
-    means = ranks[used].mean(0)
-    return sorted(zip(names, means.tolist(), strict=True), key=lambda pair: pair[1])
+    models = list(figures)
+    ranks = []
+    for name, diagnostic in diagnostics().items():
+        values = np.array([figures[model].get(name, math.nan) for model in models], dtype=float)
+        if diagnostic.better and not np.isnan(values).all():
+            ranks.append(_ranks(values if diagnostic.better == "higher" else -values))
+    if not ranks:
+        raise UserError("diagnose: no figure of these models says which one is better")
+    means = np.mean(ranks, axis=0)
+    return sorted(zip(models, means.tolist(), strict=True), key=lambda pair: pair[1])
+
+
+def _ranks(values: NDArray[np.float64]) -> list[float]:
+    """Return the rank of each value, 1 = highest; equal values share their mean rank, NaN is last."""
+    keys = np.where(np.isnan(values), -np.inf, values)
+    return [1 + (keys > key).sum() + ((keys == key).sum() - 1) / 2 for key in keys]
 
 
 def agreement(values: Sequence[float], eers: Sequence[float]) -> float:
-    """Spearman's rank correlation of a criterion (lower = better) with EERs; NaN below 3 models."""
+    """Return Spearman's rank correlation of a criterion (lower = better) with EERs.
+
+    NaN below 3 models, or where all values, or all EERs, are equal.
+    """
     from scipy.stats import spearmanr
 
     if len(values) < 3 or len(set(values)) < 2 or len(set(eers)) < 2:

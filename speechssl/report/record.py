@@ -1,5 +1,5 @@
 """The record of an experiment: a row a model, trial list and scoring, with all that a comparison
-    needs.
+needs.
 
 Reads ``EXP/eval/NAME/LIST/results.json``; where its ``model`` is a model folder, that says method,
 encoder, parameters, data, seed and commit. Writes ``EXP/record.json`` and ``EXP/record.md``.
@@ -7,17 +7,26 @@ encoder, parameters, data, seed and commit. Writes ``EXP/record.json`` and ``EXP
 
 from __future__ import annotations
 
-import json
-import os
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from speechssl import config
 from speechssl.errors import UserError
-from speechssl.model import CONFIG, WEIGHTS, Model
+from speechssl.evaluation.verification import measures
+from speechssl.files import model_folder
+from speechssl.model import Model
+from speechssl.report.results import (
+    Evaluation,
+    format_measure,
+    markdown_table,
+    measured,
+    read_evaluations,
+    write_json,
+    write_markdown,
+)
 
-COLUMNS = {
+ABOUT_THE_SYSTEM = {
     "name": "system",
     "method": "method",
     "encoder": "encoder",
@@ -26,12 +35,13 @@ COLUMNS = {
     "labels_used": "labels used",
     "list": "trials",
     "scoring": "scoring",
-    "eer": "EER %",
-    "min_dcf_0.01": "minDCF 0.01",
-    "min_dcf_0.05": "minDCF 0.05",
-    "seed": "seed",
-    "commit": "commit",
 }
+"""Columns before the measures: key of a row -> heading."""
+
+ABOUT_THE_RUN = {"seed": "seed", "commit": "commit"}
+"""Columns after the measures."""
+
+Row = dict[str, Any]
 
 
 def record(experiment: str | Path) -> str:
@@ -41,59 +51,65 @@ def record(experiment: str | Path) -> str:
         UserError: nothing has been evaluated there, or a results file is damaged.
     """
     experiment = Path(experiment)
-    paths = experiment.glob("eval/*/*/results.json")
-    rows = [_row(path) for path in sorted(paths, key=lambda path: path.stat().st_mtime)]
-    if not rows:
-        raise UserError(
-            f"report: no eval/NAME/LIST/results.json in {experiment}; run `speechssl evaluate"
-            " verification --out` there first"
-        )
-    lines = [f"| {' | '.join(COLUMNS.values())} |", f"|{'---|' * len(COLUMNS)}"]
-    lines += [f"| {' | '.join(_cell(row, key) for key in COLUMNS)} |" for row in rows]
-    text = "\n".join(lines) + "\n"
-    for name, content in (("record.json", json.dumps(rows, indent=2) + "\n"), ("record.md", text)):
-        (experiment / f".{name}.tmp").write_text(content, encoding="utf-8")
-        os.replace(experiment / f".{name}.tmp", experiment / name)
-    return text
+    described: dict[str, Row] = {}
+    rows = []
+    for evaluation in read_evaluations(experiment):
+        model = evaluation.results.get("model") or ""
+        if model not in described:
+            described[model] = _describe(model) if model else {}
+        rows.append(_row(evaluation, described[model]))
+    text = _markdown(rows)
+    write_json(experiment / "record.json", rows)
+    write_markdown(experiment / "record.md", text)
+    return text + "\n"
 
 
-def _row(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        row = {"name": path.parents[1].name, "list": path.parent.name, "eer": float(found["eer"])}
-        known = _model(found["model"]) if found.get("model") else {}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"report: {path} is damaged ({error}); evaluate again") from error
-    for key in ("eer_interval", "trials", "trials_skipped", "scoring"):
-        row[key] = found.get(key)
-    for key in ("min_dcf_0.01", "min_dcf_0.05"):
-        row |= {key: found.get(key), f"{key}_interval": found.get(f"{key}_interval")}
-    used = [
-        *(found.get("labels_used") or []),
-        *([] if known.get("labels") == "none" else [known.get("labels", "not known")]),
-    ]
-    return row | {"labels_used": ", ".join(used) or "none", "model": found.get("model"), **known}
+def _row(evaluation: Evaluation, model: Row) -> Row:
+    """Return one row: the results, and what is known of the model."""
+    results = evaluation.results
+    row: Row = {"name": evaluation.name, "list": evaluation.trials, **measured(results)}
+    for key in ("trials", "trials_skipped", "scoring"):
+        row[key] = results.get(key)
+    labels_used = list(results.get("labels_used") or [])
+    model_labels = model.get("labels", "not known")
+    if model_labels != "none":
+        labels_used.append(model_labels)
+    row["labels_used"] = ", ".join(labels_used) or "none"
+    row["model"] = results.get("model")
+    return row | model
 
 
-@lru_cache
-def _model(folder: str) -> dict[str, Any]:
-    """What a model folder says of itself; nothing where there is none."""
-    places = [
-        place for place in (Path(folder), Path(folder) / "model") if (place / WEIGHTS).is_file()
-    ]
-    if not places:
+def _describe(path: str) -> Row:
+    """Return what a model folder says of itself; nothing where there is none.
+
+    Raises:
+        UserError: the folder is damaged.
+    """
+    folder = model_folder(path)
+    if not folder.weights.is_file():
         return {}
-    about = config.read(places[0] / CONFIG).get("about", {})
-    model = Model.load(folder)
+    about = config.read(folder.config).get("about", {})
+    try:
+        return _described(Model.load(path), about)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"report: {folder.config} is damaged ({error})") from error
+
+
+def _described(model: Model, about: Mapping[str, Any]) -> Row:
     encoder = model.settings["encoder"]
+    encoder_name = encoder["name"]
+    if "width" in encoder:
+        encoder_name += f", width {encoder['width']}"
     data = about.get("data", {})
+    amount = None
+    if data:
+        amount = f"{data['utterances']:,} utterances, {data['hours']:.4g} h"
+    is_untrained = about.get("step") == 0
     return {
-        "method": about.get("method") if about.get("step") != 0 else "untrained",
-        "encoder": f"{encoder['name']}, width {encoder['width']}"
-        if "width" in encoder
-        else encoder["name"],
+        "method": "untrained" if is_untrained else about.get("method"),
+        "encoder": encoder_name,
         "parameters": sum(p.numel() for p in model.encoder.parameters()),
-        "data": f"{data['utterances']:,} utterances, {data['hours']:.4g} h" if data else None,
+        "data": amount,
         "data_fingerprint": data.get("fingerprint"),
         "labels": about.get("labels_used", "not known"),
         "steps": about.get("step"),
@@ -103,17 +119,36 @@ def _model(folder: str) -> dict[str, Any]:
     }
 
 
-def _cell(row: dict[str, Any], key: str) -> str:
+def _markdown(rows: Sequence[Row]) -> str:
+    """Return the table; measures that no row has (those of calibrated scores) get no column."""
+    shown = [
+        measure
+        for measure in measures.MEASURES
+        if not measure.needs_calibration or any(measure.name in row for row in rows)
+    ]
+    head = [
+        *ABOUT_THE_SYSTEM.values(),
+        *(measure.title for measure in shown),
+        *ABOUT_THE_RUN.values(),
+    ]
+    body = [
+        [
+            *(_cell(row, key) for key in ABOUT_THE_SYSTEM),
+            *(format_measure(measure, row) for measure in shown),
+            *(_cell(row, key) for key in ABOUT_THE_RUN),
+        ]
+        for row in rows
+    ]
+    return markdown_table(head, body)
+
+
+def _cell(row: Row, key: str) -> str:
     value = row.get(key)
     if value is None:
         return "-"
     if key == "parameters":
         return f"{value / 1e6:.2f} M"
     if key == "commit":
-        return f"{value[:10]}{'+' if value.endswith('+') else ''}"
-    if isinstance(value, float):
-        digits = 2 if key == "eer" else 3
-        interval = row.get(f"{key}_interval")
-        spread = f" [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]" if interval else ""
-        return f"{value:.{digits}f}{spread}"
+        changed = "+" if value.endswith("+") else ""
+        return f"{value[:10]}{changed}"
     return str(value)

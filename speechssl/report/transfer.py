@@ -7,14 +7,22 @@ Reads ``EXP/probe/CORPUS/MODEL/LAYER/results.json`` (the labelled task), ``EXP/s
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from speechssl.errors import UserError
+from speechssl.metrics import format_interval
+from speechssl.report.results import (
+    Results,
+    format_number,
+    markdown_table,
+    read_results,
+    write_json,
+    write_markdown,
+)
 
-_HEAD = (
+HEAD = (
     "model",
     "layer",
     "micro-F1",
@@ -26,114 +34,118 @@ _HEAD = (
     "same",
     "different",
 )
+"""Columns; the last two are EERs where targets share the label and non-targets do not, and the
+other way round.
+"""
 
 
 def transfer(experiment: str | Path) -> str:
     """Write the tables of an experiment and return them as Markdown.
 
     Raises:
-        UserError: nothing has been probed there.
+        UserError: nothing has been probed there, or a results file is damaged.
     """
     experiment = Path(experiment)
-    found = sorted((experiment / "probe").glob("*/*/*/results.json"))
-    if not found:
-        raise UserError(
-            f"report: no probe/CORPUS/MODEL/LAYER/results.json in {experiment}; probe some first"
-        )
-    data: dict[str, Any] = {}
-    for path in found:
-        corpus, model, layer = path.parts[-4:-1]
-        row = {"model": model, "layer": layer, "task": _read(path)}
-        for part in ("speakers", "verification"):
-            row[part] = _read(experiment / part / corpus / model / layer / "results.json")
-        data.setdefault(corpus, {"rows": [], "finetune": {}})["rows"].append(row)
-    for path in sorted((experiment / "finetune").glob("*/*/results.json")):
-        corpus, model = path.parts[-3:-1]
-        data.setdefault(corpus, {"rows": [], "finetune": {}})["finetune"][model] = _read(path)[
-            "curve"
-        ]
-    text = "\n\n".join(_section(corpus, data[corpus]) for corpus in sorted(data))
-    (experiment / "transfer.md").write_text(text + "\n", encoding="utf-8")
-    (experiment / "transfer.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    corpora = _read(experiment)
+    text = "\n\n".join(_section(name, corpora[name]) for name in sorted(corpora))
+    write_markdown(experiment / "transfer.md", text)
+    write_json(experiment / "transfer.json", corpora)
     return text
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def _read(experiment: Path) -> dict[str, Any]:
+    """Return corpus -> its ``rows`` (one an embedding) and ``finetune`` (model -> curve)."""
+    probes = sorted((experiment / "probe").glob("*/*/*/results.json"))
+    if not probes:
+        raise UserError(
+            f"report: no probe/CORPUS/MODEL/LAYER/results.json in {experiment}; probe some first"
+        )
+    corpora: dict[str, Any] = {}
+    for path in probes:
+        corpus, model, layer = path.parts[-4:-1]
+        row: dict[str, Any] = {"model": model, "layer": layer, "task": read_results(path)}
+        for part in ("speakers", "verification"):
+            other = experiment / part / corpus / model / layer / "results.json"
+            row[part] = read_results(other) if other.exists() else {}
+        _of_corpus(corpora, corpus)["rows"].append(row)
+    for path in sorted((experiment / "finetune").glob("*/*/results.json")):
+        corpus, model = path.parts[-3:-1]
+        _of_corpus(corpora, corpus)["finetune"][model] = read_results(path)["curve"]
+    return corpora
+
+
+def _of_corpus(corpora: dict[str, Any], name: str) -> dict[str, Any]:
+    found: dict[str, Any] = corpora.setdefault(name, {"rows": [], "finetune": {}})
+    return found
 
 
 def _section(corpus: str, data: Mapping[str, Any]) -> str:
-    """Heading, what was measured, and the tables of one corpus."""
-    task = data["rows"][0]["task"] if data["rows"] else {}
+    """Return heading, what was measured, and the tables of one corpus."""
     lines = [f"## {corpus}", ""]
-    if task:
+    rows = sorted(data["rows"], key=lambda row: -row["task"]["macro_f1"])
+    if rows:
+        task = data["rows"][0]["task"]
+        majority = _task_cells("majority class", "", task["majority"]) + [""] * 5
         lines += [
             f"{task['utterances']} utterances, {task['groups']} speakers, {len(task['labels'])}"
             f" classes, {len(task['tested'])} speaker-disjoint folds; intervals over speakers, 95"
             " %.",
             "",
-            "| " + " | ".join(_HEAD) + " |",
-            "|" + "---|" * len(_HEAD),
-            _line("majority class", "", task["majority"], "", "", "", "", ""),
+            markdown_table(HEAD, [majority, *(_row(row) for row in rows)]),
         ]
-    rows = sorted(data["rows"], key=lambda row: -row["task"]["macro_f1"])
-    lines += [_row(row) for row in rows]
     if data["finetune"]:
         lines += ["", "Fine-tuned, macro-F1 by the share of the training labels:", ""]
-        lines += _curves(data["finetune"])
+        lines.append(_curves(data["finetune"]))
     return "\n".join(lines)
 
 
-def _row(row: Mapping[str, Any]) -> str:
-    """One embedding: the task, the gain over the last one beside it, speakers, verification."""
-    beside = list(row["task"].get("beside", {}).items())
-    gain = ""
-    if beside:
-        name, other = beside[-1]
-        gain = (
-            f"{other['macro_f1_gain']:+.3f}{_interval(other['macro_f1_gain_interval'])} over {name}"
-        )
-    split = row["verification"].get("split", {}).get("rows", [])
-    eers = {(r["targets"], r["nontargets"]): r["eer"] for r in split}
-    return _line(
-        row["model"],
-        row["layer"],
-        row["task"],
-        gain,
-        _number(row["speakers"].get("micro_f1"), 3),
-        _number(row["verification"].get("eer"), 1),
-        _number(eers.get(("same", "different")), 1),
-        _number(eers.get(("different", "same")), 1),
-    )
+def _row(row: Mapping[str, Any]) -> list[str]:
+    """Return the cells of one embedding: task, gain, speakers, verification."""
+    eers = {
+        (part["targets"], part["nontargets"]): part["eer"]
+        for part in row["verification"].get("split", {}).get("rows", [])
+    }
+    return [
+        *_task_cells(row["model"], row["layer"], row["task"]),
+        _gain(row["task"].get("beside", {})),
+        format_number(row["speakers"].get("micro_f1"), 3, missing=""),
+        format_number(row["verification"].get("eer"), 1, missing=""),
+        format_number(eers.get(("same", "different")), 1, missing=""),
+        format_number(eers.get(("different", "same")), 1, missing=""),
+    ]
 
 
-def _line(model: str, layer: str, task: Mapping[str, Any], *rest: str) -> str:
-    macro = f"{task['macro_f1']:.3f}{_interval(task.get('macro_f1_interval'))}"
-    cells = [model, layer, f"{task['micro_f1']:.3f}", macro, f"{task['uar']:.3f}", *rest]
-    return "| " + " | ".join(cells) + " |"
+def _task_cells(model: str, layer: str, task: Results) -> list[str]:
+    return [
+        model,
+        layer,
+        format_number(task["micro_f1"], 3),
+        _macro_f1(task),
+        format_number(task["uar"], 3),
+    ]
 
 
-def _curves(models: Mapping[str, list[Mapping[str, Any]]]) -> list[str]:
-    """A row for each model and step, a column for each share of the labels."""
-    shares = sorted({row["fraction"] for curve in models.values() for row in curve})
-    head = ["model", "trained", *(f"{share:.0%}" for share in shares)]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+def _macro_f1(results: Mapping[str, Any]) -> str:
+    return f"{results['macro_f1']:.3f}{format_interval(results.get('macro_f1_interval'), '.3f')}"
+
+
+def _gain(others: Mapping[str, Results]) -> str:
+    """Return the gain over the last of the other embeddings on the same folds, if any."""
+    if not others:
+        return ""
+    name, other = list(others.items())[-1]
+    interval = format_interval(other["macro_f1_gain_interval"], ".3f")
+    return f"{other['macro_f1_gain']:+.3f}{interval} over {name}"
+
+
+def _curves(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Return a table with a row for each model and step, a column for each share of the labels."""
+    shares = sorted({point["fraction"] for curve in models.values() for point in curve})
+    rows = []
     for model, curve in models.items():
-        for step in dict.fromkeys(row["step"] for row in curve):
-            cells = {row["fraction"]: row for row in curve if row["step"] == step}
-            shown = [
-                f"{cells[s]['macro_f1']:.3f}{_interval(cells[s]['macro_f1_interval'])}"
-                if s in cells
-                else "-"
-                for s in shares
-            ]
-            lines.append("| " + " | ".join([model, step, *shown]) + " |")
-    return lines
-
-
-def _interval(interval: list[float] | None) -> str:
-    return f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
+        steps = dict.fromkeys(point["step"] for point in curve)
+        for step in steps:
+            points = {point["fraction"]: point for point in curve if point["step"] == step}
+            cells = [_macro_f1(points[share]) if share in points else "-" for share in shares]
+            rows.append([model, step, *cells])
+    return markdown_table(["model", "trained", *(f"{share:.0%}" for share in shares)], rows)

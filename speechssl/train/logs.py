@@ -1,6 +1,4 @@
-"""What a run says: ``log.jsonl`` always, a progress bar on a terminal, TensorBoard when
-installed.
-"""
+"""What a run reports: ``log.jsonl``, progress on standard error, TensorBoard when installed."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,127 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from speechssl.distributed import mean_over_ranks
-
-
-class Meter:
-    """Means of scalars over the steps since the last log, kept on the device until they are
-    read.
-    """
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._steps = 0
-
-    def add(self, scalars: dict[str, Tensor]) -> None:
-        """Add the scalars of one step; nothing is copied from the device."""
-        for key, value in scalars.items():
-            self._sums[key] = self._sums[key] + value if key in self._sums else value.clone()
-        self._steps += 1
-
-    def read(self) -> dict[str, float]:
-        """The means over steps and processes, in one copy from the device; starts anew."""
-        if not self._steps:
-            return {}
-        values = mean_over_ranks(
-            torch.stack([v.double() for v in self._sums.values()]) / self._steps
-        )
-        out = dict(zip(self._sums, values.tolist(), strict=True))
-        self._sums, self._steps = {}, 0
-        return out
-
-
-class Clock:
-    """Utterances a second and the share of the time spent waiting for data, since the last
-    reading.
-    """
-
-    def __init__(self, batch: int) -> None:
-        self.batch, self.steps, self.waited, self.started = batch, 0, 0.0, time.perf_counter()
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Time what runs inside as waiting for one batch."""
-        begun = time.perf_counter()
-        yield
-        self.waited += time.perf_counter() - begun
-
-    def step(self) -> None:
-        """One optimiser step done."""
-        self.steps += 1
-
-    def read(self) -> dict[str, float]:
-        """The figures; starts anew."""
-        elapsed = time.perf_counter() - self.started
-        out = {
-            "utterances_per_second": self.steps * self.batch / elapsed,
-            "data_wait": self.waited / elapsed,
-        }
-        self.steps, self.waited, self.started = 0, 0.0, time.perf_counter()
-        return out
-
-
-class Log:
-    """Writes one JSON object a logged step and shows progress on standard error.
-
-    Args:
-        folder: run folder; ``log.jsonl`` is cut back to steps up to ``step`` when a run resumes.
-        steps: length of the run.
-        step: where it starts.
-        active: false in all processes but the first, where nothing is written or shown.
-    """
-
-    def __init__(self, folder: Path, steps: int, step: int, active: bool = True) -> None:
-        self.active = active
-        self.path = folder / "log.jsonl"
-        kept = []
-        if step and self.path.exists():
-            lines = self.path.read_text().splitlines()
-            kept = [line for line in lines if _step(line) <= step]
-        if active:
-            self.path.write_text("".join(line + "\n" for line in kept))
-        self.steps, self.started, self.first = steps, time.monotonic(), step
-        self.bar = tqdm(
-            total=steps, initial=step, unit="step", disable=not (active and sys.stderr.isatty())
-        )
-        self.board = _tensorboard(folder) if active else None
-
-    def write(self, step: int, figures: dict[str, Any]) -> None:
-        """One object of figures after ``step`` steps."""
-        if not self.active:
-            return
-        with self.path.open("a") as file:
-            file.write(
-                json.dumps({"step": step, **{k: _short(v) for k, v in figures.items()}}) + "\n"
-            )
-        if self.board:
-            for key, value in figures.items():
-                if isinstance(value, int | float):
-                    self.board.add_scalar(key, value, step)
-        shown = "  ".join(f"{k} {_short(figures[k])}" for k in _SHOWN if k in figures)
-        if self.bar.disable:
-            left = (
-                (time.monotonic() - self.started) / max(1, step - self.first) * (self.steps - step)
-            )
-            self.say(f"step {step}/{self.steps}  {shown}  {left / 60:.1f} min left")
-        else:
-            self.bar.set_postfix_str(shown)
-
-    def tick(self) -> None:
-        """One step done."""
-        self.bar.update()
-
-    def say(self, text: str) -> None:
-        """A line for the person, above the bar."""
-        if self.active:
-            tqdm.write(text, file=sys.stderr)
-            sys.stderr.flush()
-
-    def close(self) -> None:
-        """End the bar and the TensorBoard file."""
-        self.bar.close()
-        if self.board:
-            self.board.close()
-
+from speechssl.files import RunFolder
 
 _SHOWN = (
     "loss",
@@ -148,22 +26,169 @@ _SHOWN = (
     "utterances_per_second",
     "data_wait",
 )
+"""Figures that are shown on standard error; all are in ``log.jsonl``."""
 
 
-def _step(line: str) -> int:
+class Meter:
+    """Means of scalars over forward passes, kept on the device until they are read."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def add(self, scalars: Mapping[str, Tensor]) -> None:
+        """Add the scalars of one forward pass; nothing is copied from the device."""
+        for key, value in scalars.items():
+            if key in self._sums:
+                self._sums[key] = self._sums[key] + value
+            else:
+                self._sums[key] = value.clone()
+        self._count += 1
+
+    def read(self) -> dict[str, float]:
+        """Return the means since the last call, over passes and ranks, and reset."""
+        if not self._count:
+            return {}
+        sums = torch.stack([value.double() for value in self._sums.values()])
+        means = mean_over_ranks(sums / self._count).tolist()  # one copy from the device
+        figures = dict(zip(self._sums, means, strict=True))
+        self._sums = {}
+        self._count = 0
+        return figures
+
+
+class Clock:
+    """Measures throughput and the share of time spent waiting for data.
+
+    Args:
+        batch_size: utterances of an optimiser step, over all devices.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self._reset()
+
+    def _reset(self) -> None:
+        self.steps = 0
+        self.wait_seconds = 0.0
+        self.started_at = time.perf_counter()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time inside the block as waiting for data."""
+        started_at = time.perf_counter()
+        yield
+        self.wait_seconds += time.perf_counter() - started_at
+
+    def step(self) -> None:
+        """Count one optimiser step."""
+        self.steps += 1
+
+    def read(self) -> dict[str, float]:
+        """Return the figures since the last call, and reset."""
+        elapsed = time.perf_counter() - self.started_at
+        figures = {
+            "utterances_per_second": self.steps * self.batch_size / elapsed,
+            "data_wait": self.wait_seconds / elapsed,
+        }
+        self._reset()
+        return figures
+
+
+class Log:
+    """Writes one JSON object for each logged step and shows progress on standard error.
+
+    Args:
+        folder: run folder. If the run resumes, its ``log.jsonl`` is cut back to steps up to
+            ``step``.
+        steps: length of the run.
+        step: where it starts.
+        active: False in all processes but the first; nothing is written or shown there.
+    """
+
+    def __init__(self, folder: RunFolder, steps: int, step: int, active: bool = True) -> None:
+        self.path = folder.log
+        self.steps = steps
+        self.first_step = step
+        self.active = active
+        self.started_at = time.monotonic()
+        if active:
+            _cut_back(self.path, step)
+        on_terminal = active and sys.stderr.isatty()
+        self.bar = tqdm(total=steps, initial=step, unit="step", disable=not on_terminal)
+        self.board = _tensorboard(folder) if active else None
+
+    def write(self, step: int, figures: Mapping[str, Any], alarms: Sequence[str] = ()) -> None:
+        """Write the figures after ``step`` steps, and the alarms, if any."""
+        if not self.active:
+            return
+        entry: dict[str, Any] = {"step": step}
+        for key, value in figures.items():
+            entry[key] = _rounded(value)
+        if alarms:
+            entry["alarms"] = list(alarms)
+        with self.path.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+        if self.board:
+            for key, value in figures.items():
+                if isinstance(value, int | float):
+                    self.board.add_scalar(key, value, step)
+        shown = "  ".join(f"{key} {_rounded(figures[key])}" for key in _SHOWN if key in figures)
+        if self.bar.disable:
+            minutes = self._seconds_left(step) / 60
+            self.say(f"step {step}/{self.steps}  {shown}  {minutes:.1f} min left")
+        else:
+            self.bar.set_postfix_str(shown)
+        for alarm in alarms:
+            self.say(alarm)
+
+    def _seconds_left(self, step: int) -> float:
+        elapsed = time.monotonic() - self.started_at
+        return elapsed / max(1, step - self.first_step) * (self.steps - step)
+
+    def tick(self) -> None:
+        """Move the progress bar by one step."""
+        self.bar.update()
+
+    def say(self, text: str) -> None:
+        """Print a line on standard error, above the progress bar."""
+        if self.active:
+            tqdm.write(text, file=sys.stderr)
+            sys.stderr.flush()
+
+    def close(self) -> None:
+        """Close the progress bar and the TensorBoard file."""
+        self.bar.close()
+        if self.board:
+            self.board.close()
+
+
+def _cut_back(path: Path, step: int) -> None:
+    """Keep the lines of a log up to ``step``; a run that starts at step 0 gets an empty log."""
+    kept = []
+    if step and path.exists():
+        lines = path.read_text().splitlines()
+        kept = [line for line in lines if _step_of(line) <= step]
+    path.write_text("".join(line + "\n" for line in kept))
+
+
+def _step_of(line: str) -> int:
+    """Return the step of a line of the log, or a huge number if the line is broken."""
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return sys.maxsize
 
 
-def _short(value: Any) -> Any:
+def _rounded(value: Any) -> Any:
+    """Return a number with five digits; anything else as it is."""
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
-def _tensorboard(folder: Path) -> Any:
+def _tensorboard(folder: RunFolder) -> Any:
+    """Return a TensorBoard writer, or None if TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder / "tensorboard"))
+    return SummaryWriter(str(folder.path / "tensorboard"))

@@ -1,27 +1,34 @@
-"""The training loop: to be read from top to bottom, for one CPU, one GPU or many."""
+"""The training loop, for one CPU, one GPU or many: read it from top to bottom."""
 
 from __future__ import annotations
 
 import contextlib
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import Tensor
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from speechssl import config, distributed, threads
+from speechssl import distributed, threads
 from speechssl.compat import tune_allocator
+from speechssl.config import read as read_yaml
+from speechssl.diagnostics.monitor import Alarm
 from speechssl.errors import UserError
-from speechssl.model import CONFIG, LAST, load_state
-from speechssl.train import checkpoint
+from speechssl.files import ModelFolder, RunFolder
+from speechssl.model import load_state
+from speechssl.train.about import describe
+from speechssl.train.checkpoint import save_snapshot, save_state
+from speechssl.train.checks import StepLoss, any_rank, stop_if_not_finite
+from speechssl.train.data import read_utterances
 from speechssl.train.logs import Clock, Log, Meter
 from speechssl.train.optimizers import clip_gradients, schedule
-from speechssl.train.rehearsal import print_plan, rehearse
-from speechssl.train.run import Run, read_utterances
-from speechssl.train.settings import resolve, with_precision
+from speechssl.train.rehearsal import print_plan, rehearse, steps_in
+from speechssl.train.resuming import same_data, same_settings
+from speechssl.train.run import Run
+from speechssl.train.settings import resolve, with_precision, with_train
 
 
 def train(
@@ -34,13 +41,13 @@ def train(
     device: str = "auto",
     minutes: float | None = None,
 ) -> Path:
-    """Train a method as a configuration says and leave a run folder behind.
+    """Train a method as a configuration says and write a run folder.
 
     Args:
         config_path: YAML file.
         overrides: ``key=value`` pairs on top of it.
-        out: run folder (see ``checkpoint``).
-        resume: continue a run that was stopped; it ends as if it had not been.
+        out: run folder (see ``files.RunFolder``).
+        resume: continue a run that was stopped; it ends as if it had not been stopped.
         dry_run: check configuration and data and take one step; write nothing.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         minutes: choose ``train.steps`` so that training takes about this long on this machine: a
@@ -50,159 +57,152 @@ def train(
         The run folder.
 
     Raises:
-        UserError: whatever a user can mend.
+        UserError: a mistake in configuration, data or options, or a loss that is not finite.
     """
     tune_allocator()
-    out = Path(out)
+    folder = RunFolder(out)
     if minutes is not None and not resume:
         overrides = [*overrides, "train.epochs=null", "train.steps=1000000"]
-    settings = resolve(config_path, overrides)
+    config = resolve(config_path, overrides)
     world = distributed.start(device)
     try:
-        set_threads(settings["train"]["threads"], world)
-        if resume and (out / CONFIG).exists():
-            settings = checkpoint.same_settings(out, settings, keep_steps=minutes is not None)
-        elif not dry_run and (out / LAST).exists():
+        set_threads(config.train.threads, world)
+        if resume and folder.config.exists():
+            config = same_settings(folder, config, keep_steps=minutes is not None)
+        elif folder.last.exists() and not dry_run:
             raise UserError(
                 f"train: {out} holds a run already; give --resume to continue it, or another --out"
             )
-        settings = with_precision(settings, str(world.device))
-        utterances, skipped = read_utterances(settings)
-        run = Run(settings, world, utterances)
-        if dry_run or (minutes is not None and not resume):
-            seconds = rehearse(run, 1 if dry_run else 8)
-            if dry_run:
-                print_plan(run, len(utterances), len(skipped), seconds)
-                return out
-            overrides = [*overrides, f"train.steps={max(20, int(60 * minutes / seconds))}"]  # type: ignore[operator]
-            settings = with_precision(resolve(config_path, overrides), str(world.device))
-            run = Run(settings, world, utterances)
-        if resume and (out / LAST).exists():
-            checkpoint.same_data(out, utterances, settings)
-            run.restore(load_state(out / LAST))
+        config = with_precision(config, str(world.device))
+        utterances, skipped = read_utterances(config.data)
+        if dry_run:
+            run = Run(config, world, utterances)
+            print_plan(run, len(skipped), rehearse(run, 1))
+            return folder.path
+        if minutes is not None and not resume:
+            seconds = rehearse(Run(config, world, utterances), 8)
+            config = with_train(config, steps=steps_in(minutes, seconds))
+        run = Run(config, world, utterances)
+        if resume and folder.last.exists():
+            same_data(folder, config, utterances)
+            run.restore(load_state(folder.last))
         if world.first:
-            checkpoint.describe(out, settings, utterances, skipped)
+            describe(folder, config, utterances, skipped)
             if run.step == 0:
-                _save_model(run, out / checkpoint.UNTRAINED)
-        _steps(run, out)
+                save_model(run, folder, folder.untrained)
+        take_steps(run, folder)
         if world.first:
-            _save_model(run, out / checkpoint.MODEL)
+            save_model(run, folder, folder.model)
         world.barrier()
     finally:
         distributed.stop()
-    return out
+    return folder.path
 
 
 def set_threads(requested: int | str, world: distributed.World) -> None:
-    """Compute with as many threads as ``train.threads`` says, and say so on a CPU."""
+    """Set the number of threads to ``train.threads``; on a CPU, report it on standard error."""
     count = threads.choose(requested, distributed.processes_here())
     torch.set_num_threads(count)
     if world.first and world.device.type == "cpu":
         print(threads.describe(count), file=sys.stderr)
 
 
-def _steps(run: Run, out: Path) -> None:
-    """Step until the end, logging, watching and saving on the way."""
-    train, world = run.train, run.world
+def take_steps(run: Run, folder: RunFolder) -> None:
+    """Take all steps that are left; log, watch for collapse and save on the way.
+
+    Raises:
+        UserError: a loss or a weight is not finite.
+    """
+    config = run.config
+    method = run.method
+    optimizer = run.optimizer
     model = run.parallel()
-    log = Log(out, run.steps, run.step, world.first)
-    meter, clock = Meter(), Clock(run.batch)
-    watch = run.settings["monitor"]
-    monitor = run.monitor
-    unchecked: list[tuple[int, Tensor, Tensor]] = []
-    accumulate = train["accumulate"]
-    loader = run.loader(run.step * accumulate, run.steps * accumulate)
+    log = Log(folder, run.steps, run.step, run.world.first)
+    meter = Meter()
+    clock = Clock(run.batch_size)
+    unchecked: list[StepLoss] = []
+    passes = config.train.accumulate
+    loader = run.loader(run.step * passes, run.steps * passes)
     batches = iter(loader)
+
     while run.step < run.steps:
         progress = run.progress()
-        lr = schedule(run.optimizer, run.optimizer_settings, progress.fraction, run.batch)
-        for part in range(1, accumulate + 1):
+        lr = schedule(optimizer, config.optimizer, progress.fraction, run.batch_size)
+        for number in range(passes):
             with clock.waiting():
                 batch = next(batches)
-            together = part == accumulate or world.size == 1
-            with contextlib.nullcontext() if together else model.no_sync():  # type: ignore[operator]
+            with gradient_sync(model, enabled=number == passes - 1):
                 with run.autocast():
-                    output = model(run.views(batch, run.step * accumulate + part - 1), progress)
-                (output.loss / accumulate).backward()
-            unchecked.append((run.step, batch.indices, output.loss.detach()))
-            meter.add({"loss": output.loss.detach(), **output.scalars})
-            monitor.add(output.embedding, output.projections[0])
-        norm = clip_gradients(run.method.parameters(), run.optimizer_settings)
-        run.method.after_backward(progress)
-        run.optimizer.step()
-        run.optimizer.zero_grad(set_to_none=True)
-        run.method.after_step(progress)
+                    views = run.views(batch, run.step * passes + number)
+                    output = model(views, progress)
+                (output.loss / passes).backward()
+            loss = output.loss.detach()
+            unchecked.append(StepLoss(run.step, batch.indices, loss))
+            meter.add({"loss": loss, **output.scalars})
+            run.monitor.add(output.embedding, output.projections[0])
+        gradient_norm = clip_gradients(method.parameters(), config.optimizer)
+        method.after_backward(progress)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        method.after_step(progress)
         run.step += 1
         clock.step()
         log.tick()
 
-        end = run.step == run.steps
-        saving, logging = (
-            end or run.step % train[f"{what}_every"] == 0 for what in ("save", "log")
-        )
-        if saving or logging:
-            _stop_if_not_finite(run, unchecked, out)
+        should_save = is_due(run.step, config.train.save_every, last_step=run.steps)
+        should_log = is_due(run.step, config.train.log_every, last_step=run.steps)
+        should_measure = is_due(run.step, config.monitor.every, last_step=run.steps)
+        should_stop = False
+        if should_save or should_log:
+            stop_if_not_finite(run, unchecked, folder)
             unchecked.clear()
-        if logging:
-            figures = {"epoch": run.progress().epoch, "lr": lr, **meter.read(), **clock.read()}
-            figures |= {"gradient_norm": float(norm)} if norm is not None else {}
-            figures |= {"unreadable": len(loader.errors.failed)} if loader.errors.failed else {}
-            if run.step % watch["every"] == 0 or end:
-                figures |= monitor.figures()
-            alarms = monitor.check(figures) if progress.fraction >= watch["after"] else []
-            log.write(run.step, figures | ({"alarms": [str(a) for a in alarms]} if alarms else {}))
-            for alarm in alarms:
-                log.say(str(alarm))
-            end = _any_rank(bool(alarms) and watch["stop"], world) or end
-        if saving or end:
-            _save(run, out)
-        if end:
+        if should_log:
+            figures: dict[str, Any] = {"epoch": run.progress().epoch, "lr": lr}
+            figures |= meter.read() | clock.read()
+            if gradient_norm is not None:
+                figures["gradient_norm"] = float(gradient_norm)
+            if loader.errors.failed:
+                figures["unreadable"] = len(loader.errors.failed)
+            if should_measure:
+                figures |= run.monitor.figures()
+            alarms: list[Alarm] = []
+            if progress.fraction >= config.monitor.after:
+                alarms = run.monitor.check(figures)
+            log.write(run.step, figures, [str(alarm) for alarm in alarms])
+            should_stop = any_rank(bool(alarms) and config.monitor.stop, run.world)
+        if should_save or should_stop:
+            save(run, folder)
+        if should_stop:
             break
     log.close()
 
 
-def _stop_if_not_finite(run: Run, losses: list[tuple[int, Tensor, Tensor]], out: Path) -> None:
-    """Raise, in every process, if a loss since the last look or a weight is not finite.
+def is_due(step: int, every: int, *, last_step: int) -> bool:
+    """Return whether something done every so many steps is due after ``step`` steps."""
+    return step % every == 0 or step == last_step
 
-    What was saved before stays: nothing is saved without this look.
+
+def gradient_sync(model: nn.Module, *, enabled: bool) -> contextlib.AbstractContextManager[Any]:
+    """Return the context of a forward and backward pass.
+
+    With several processes, gradients are averaged in the last pass of a step only (``enabled``).
     """
-    bad = [entry for entry in losses if not math.isfinite(float(entry[2]))]
-    weights = torch.stack(torch._foreach_norm(list(run.method.parameters())))
-    if not bad and not bool(weights.isfinite().all()):
-        bad = losses[-1:]  # the step that broke the weights had a finite loss itself
-    if not _any_rank(bool(bad), run.world):
-        return
-    where = f"up to step {run.step}, on another rank"
-    if bad:
-        step, indices, _ = bad[0]
-        names = ", ".join(run.utterances[i].id for i in indices[:5].tolist())
-        where = f"in step {step} (utterances {names}, ...)"
-    raise UserError(
-        f"train: the loss or a weight is not finite {where}; the last good state is in {out}; lower"
-        " optimizer.lr or set train.precision=float32"
-    )
+    if enabled or not isinstance(model, DistributedDataParallel):
+        return contextlib.nullcontext()
+    return model.no_sync()
 
 
-def _any_rank(flag: bool, world: distributed.World) -> bool:
-    """True everywhere if it is true in any process, so that all of them stop together."""
-    if world.size == 1:
-        return flag
-    shared = torch.tensor(float(flag), device=world.device)
-    dist.all_reduce(shared, op=dist.ReduceOp.MAX)
-    return bool(shared)
-
-
-def _save(run: Run, out: Path) -> None:
-    """The state to resume from and a snapshot of the encoder that users get."""
+def save(run: Run, folder: RunFolder) -> None:
+    """Write the state to resume from, and a snapshot of the encoder that users get."""
     if run.world.first:
-        checkpoint.save_snapshot(out, run.step, run.method.encoder.state_dict(), run.train["keep"])
-        checkpoint.save_atomically(run.state(), out / LAST)
+        encoder = run.method.encoder.state_dict()
+        save_snapshot(folder, run.step, encoder, run.config.train.keep)
+        save_state(run.state(), folder.last)
     run.world.barrier()
 
 
-def _save_model(run: Run, folder: Path) -> None:
-    """A model folder of the encoder that users get, with what is known of it."""
-    about = config.read(folder.parent / checkpoint.ABOUT)
-    run.model.about = about | {"step": run.step, "steps": run.steps}
+def save_model(run: Run, folder: RunFolder, target: ModelFolder) -> None:
+    """Write the encoder that users get as a model, with what ``about.yaml`` says of the run."""
+    run.model.about = read_yaml(folder.about) | {"step": run.step, "steps": run.steps}
     run.model.encoder.load_state_dict(run.method.encoder.state_dict())
-    run.model.save(folder)
+    run.model.save(target.path)

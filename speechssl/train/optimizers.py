@@ -1,14 +1,15 @@
-"""Optimisers and gradient clipping as the recipes use them."""
+"""Optimisers, their schedule and gradient clipping, as the recipes use them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from speechssl.config import check_above_zero, check_fraction
 from speechssl.interfaces import Method, ParameterRule
 from speechssl.train.schedules import warmup_cosine
 
@@ -20,14 +21,16 @@ class OptimizerSettings:
     Attributes:
         name: ``adamw``, ``adam`` (weight decay as an L2 term) or ``sgd``.
         lr: learning rate at the end of the warm-up, for ``lr_batch`` utterances.
-        lr_batch: the rate is multiplied by global batch / lr_batch; none: used as it is.
-        final_lr: at the end of the run, as a ratio of the rate.
-        warmup: share of the run.
-        weight_decay, weight_decay_end: none on biases and norms; from the first to the second by
-            half a cosine (end none: constant).
-        momentum, nesterov: SGD. betas, amsgrad: Adam.
-        clip: largest gradient norm, none for no clipping; clip_mode: of each ``tensor`` or
-            ``global``.
+        lr_batch: the learning rate is multiplied by global batch size / lr_batch; null: it is used
+            as it is.
+        final_lr: learning rate at the end of the run, as a ratio of the one after the warm-up.
+        warmup: share of the run, 0 to 1, in which the learning rate rises.
+        weight_decay: at the start of the run; biases and norms have none.
+        weight_decay_end: at the end of the run, reached by half a cosine; null: it is constant.
+        momentum, nesterov: of SGD.
+        beta1, beta2, amsgrad: of Adam and AdamW.
+        clip: largest gradient norm; null: no clipping.
+        clip_mode: whether ``clip`` bounds the norm of each ``tensor`` or the ``global`` one.
     """
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
@@ -45,32 +48,54 @@ class OptimizerSettings:
     clip: float | None = 3.0
     clip_mode: Literal["tensor", "global"] = "tensor"
 
+    def __post_init__(self) -> None:
+        check_above_zero("optimizer.lr", self.lr)
+        check_above_zero("optimizer.lr_batch", self.lr_batch)
+        check_above_zero("optimizer.clip", self.clip)
+        check_fraction("optimizer.warmup", self.warmup)
+
 
 def parameter_groups(
     module: nn.Module, rules: Iterable[ParameterRule] = ()
 ) -> list[dict[str, object]]:
-    """Trainable parameters in two groups: with weight decay, and (biases, norms, 1-D) without.
+    """Return the trainable parameters in groups for an optimiser.
 
-    Those that a method has rules for are in groups of their own.
+    There are two groups: with weight decay, and without (biases, norms, 1-D). Parameters that a
+    method has rules for are in further groups, before these.
     """
     groups: list[dict[str, object]] = []
-    special: set[int] = set()
-    ordinary = ParameterRule([p for p in module.parameters() if p.requires_grad])
-    for rule in (*rules, ordinary):
-        chosen = [p for p in rule.parameters if id(p) not in special]
-        special |= {id(p) for p in chosen}
-        for decay in (True, False):
-            part = [p for p in chosen if (p.ndim >= 2 and rule.decay) == decay]
-            if part or rule is ordinary:
-                group: dict[str, object] = {"params": part, "decay": decay, "weight_decay": 0.0}
-                groups.append(group | {"scale": rule.scale, "constant": rule.constant})
+    assigned: set[int] = set()
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    ordinary = ParameterRule(trainable)
+    for rule in [*rules, ordinary]:
+        chosen = [p for p in rule.parameters if id(p) not in assigned]
+        assigned |= {id(p) for p in chosen}
+        with_decay = [p for p in chosen if p.ndim >= 2 and rule.decay]
+        without_decay = [p for p in chosen if not (p.ndim >= 2 and rule.decay)]
+        # The two ordinary groups are always there, so that their places are known.
+        if with_decay or rule is ordinary:
+            groups.append(_group(with_decay, rule, decay=True))
+        if without_decay or rule is ordinary:
+            groups.append(_group(without_decay, rule, decay=False))
     return groups
 
 
+def _group(
+    parameters: list[nn.Parameter], rule: ParameterRule, *, decay: bool
+) -> dict[str, object]:
+    return {
+        "params": parameters,
+        "decay": decay,
+        "weight_decay": 0.0,
+        "scale": rule.scale,
+        "constant": rule.constant,
+    }
+
+
 def build_optimizer(module: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """The optimiser with foreach updates; ``schedule`` sets its rate before each step."""
-    rules = module.parameter_rules() if isinstance(module, Method) else ()
-    groups = parameter_groups(module, rules)
+    """Return the optimiser, with foreach updates; ``schedule`` sets its rate before each step."""
+    rules = module.parameter_rules() if isinstance(module, Method) else []
+    groups: list[dict[str, Any]] = parameter_groups(module, rules)
     if settings.name == "sgd":
         return torch.optim.SGD(
             groups, lr=0.0, momentum=settings.momentum, nesterov=settings.nesterov, foreach=True
@@ -83,17 +108,28 @@ def build_optimizer(module: nn.Module, settings: OptimizerSettings) -> torch.opt
 def schedule(
     optimizer: torch.optim.Optimizer, settings: OptimizerSettings, fraction: float, batch: int
 ) -> float:
-    """Set learning rate and weight decay for a share of the run done; returns the learning rate.
+    """Set learning rate and weight decay for the next step.
 
     Args:
+        optimizer: from ``build_optimizer``.
+        settings: of that optimiser.
+        fraction: share of the run that is done, 0 to 1.
         batch: utterances of one optimiser step, over all devices.
+
+    Returns:
+        The learning rate of the ordinary groups.
     """
-    peak = settings.lr * (batch / settings.lr_batch if settings.lr_batch else 1.0)
+    peak = settings.lr
+    if settings.lr_batch:
+        peak *= batch / settings.lr_batch
     rate = warmup_cosine(fraction, peak, peak * settings.final_lr, settings.warmup)
-    end = settings.weight_decay if settings.weight_decay_end is None else settings.weight_decay_end
-    decay = warmup_cosine(fraction, settings.weight_decay, end, 0.0)
+    final_decay = settings.weight_decay_end
+    if final_decay is None:
+        final_decay = settings.weight_decay
+    decay = warmup_cosine(fraction, settings.weight_decay, final_decay, 0.0)
     for group in optimizer.param_groups:
-        group["lr"] = (peak if group["constant"] else rate) * group["scale"]
+        base = peak if group["constant"] else rate
+        group["lr"] = base * group["scale"]
         if group["decay"]:
             group["weight_decay"] = decay
     return rate
@@ -101,17 +137,17 @@ def schedule(
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[Tensor], settings: OptimizerSettings) -> Tensor | None:
-    """Scale gradients down to ``clip``, each tensor on its own (DINO) or all together.
+    """Scale gradients down to norm ``clip``, each tensor by itself (DINO) or all together.
 
     Returns:
-        The global gradient norm before clipping, as a tensor on the device; none without clipping.
+        The global gradient norm before clipping, a scalar on the device; None without clipping.
     """
-    grads = [p.grad for p in parameters if p.grad is not None]
-    if settings.clip is None or not grads:
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if settings.clip is None or not gradients:
         return None
-    norms = torch.stack(torch._foreach_norm(grads))
-    total = norms.norm()
-    scales = settings.clip / ((norms if settings.clip_mode == "tensor" else total) + 1e-6)
-    scales = scales.clamp(max=1.0).expand(len(grads))
-    torch._foreach_mul_(grads, list(scales.to(grads[0].dtype).unbind()))
+    norms = torch.stack(torch._foreach_norm(gradients))
+    total: Tensor = norms.norm()
+    clipped = norms if settings.clip_mode == "tensor" else total
+    scales = (settings.clip / (clipped + 1e-6)).clamp(max=1.0).expand(len(gradients))
+    torch._foreach_mul_(gradients, list(scales.to(gradients[0].dtype).unbind()))
     return total

@@ -1,4 +1,4 @@
-"""A few steps before hours are spent: is everything sound, and how long will it take?"""
+"""A few steps before the run: do configuration and data work, and how long will it take?"""
 
 from __future__ import annotations
 
@@ -13,20 +13,33 @@ from speechssl.train.optimizers import schedule
 from speechssl.train.run import Run
 
 _WARM_UP = 3
+_MIN_STEPS = 20
 
 
-def rehearse(run: Run, count: int) -> float:
-    """Seconds of an optimiser step, loading included, as the slowest process sees it.
+def rehearse(run: Run, steps: int) -> float:
+    """Take optimiser steps and return the seconds of one, loading included.
 
-    Takes real steps: ``run`` is spent afterwards. With more than one step the loader's own workers
-    are started and the first steps, which fill their queue, are not counted.
+    The steps are real, so ``run`` must not be used for training afterwards. With more than one step
+    the loader's workers are started, and the first steps, which fill their queue, are not counted.
+
+    Returns:
+        The median, and of several processes the slowest one's.
 
     Raises:
-        UserError: the loss of the first batch is not finite.
+        UserError: a loss is not finite.
     """
-    model, times, begun = run.parallel(), [], time.perf_counter()
-    passes = (count + _WARM_UP if count > 1 else 1) * run.train["accumulate"]
-    for index, batch in enumerate(run.loader(0, passes, workers=None if count > 1 else 0)):
+    config = run.config
+    accumulate = config.train.accumulate
+    total = 1
+    workers: int | None = 0
+    if steps > 1:
+        total = steps + _WARM_UP
+        workers = None
+    loader = run.loader(0, total * accumulate, workers)
+    model = run.parallel()
+    times = []
+    started_at = time.perf_counter()
+    for index, batch in enumerate(loader):
         with run.autocast():
             output = model(run.views(batch, index), run.progress())
         output.loss.backward()
@@ -35,26 +48,39 @@ def rehearse(run: Run, count: int) -> float:
                 f"train: the loss of the first batch is {float(output.loss)}; set"
                 " train.precision=float32"
             )
-        if (index + 1) % run.train["accumulate"] == 0:
-            schedule(run.optimizer, run.optimizer_settings, 0.0, run.batch)
+        if (index + 1) % accumulate == 0:
+            schedule(run.optimizer, config.optimizer, 0.0, run.batch_size)
             run.optimizer.step()
             run.optimizer.zero_grad(set_to_none=True)
-            times.append(time.perf_counter() - begun)
-            begun = time.perf_counter()
-    seconds = torch.tensor(statistics.median(times[_WARM_UP:] or times), device=run.world.device)
+            times.append(time.perf_counter() - started_at)
+            started_at = time.perf_counter()
+    counted = times[_WARM_UP:] or times
+    seconds = torch.tensor(statistics.median(counted), device=run.world.device)
     if run.world.size > 1:
         dist.all_reduce(seconds, op=dist.ReduceOp.MAX)
     return float(seconds)
 
 
-def print_plan(run: Run, utterances: int, skipped: int, seconds: float) -> None:
-    """What a run will be, on standard output of the first process."""
+def steps_in(minutes: float, seconds: float) -> int:
+    """Return how many steps of so many seconds fit into so many minutes, at least 20."""
+    return max(_MIN_STEPS, int(60 * minutes / seconds))
+
+
+def print_plan(run: Run, skipped: int, seconds: float) -> None:
+    """Print on standard output what a run will be; only the first process prints.
+
+    Args:
+        run: before its first step.
+        skipped: number of utterances that are left out.
+        seconds: of one step.
+    """
     if not run.world.first:
         return
     parameters = sum(p.numel() for p in run.model.encoder.parameters())
     print(
-        f"configuration and data are sound: {utterances} utterances ({skipped} left out),"
-        f" {run.batch} a step, {run.per_epoch} steps an epoch, {run.steps} steps; encoder of"
-        f" {parameters / 1e6:.2f} M parameters; about {seconds:.2f} s a step (the first is slow),"
-        f" {seconds * run.steps / 3600:.2f} h in all on {run.world.size} x {run.world.device}"
+        f"configuration and data: ok; {len(run.utterances)} utterances ({skipped} left out),"
+        f" {run.batch_size} a step, {run.steps_per_epoch} steps an epoch, {run.steps} steps;"
+        f" encoder of {parameters / 1e6:.2f} M parameters; about {seconds:.2f} s a step (the first"
+        f" is slow), {seconds * run.steps / 3600:.2f} h in all on {run.world.size} x"
+        f" {run.world.device}"
     )

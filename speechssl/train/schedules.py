@@ -6,11 +6,13 @@ import math
 
 
 def warmup_cosine(fraction: float, base: float, final: float, warmup: float) -> float:
-    """Linear from 0 to ``base`` over the first ``warmup`` share of the run, then half a cosine to
-    ``final``.
+    """Return the value of a linear warm-up followed by half a cosine.
+
+    It rises from 0 to ``base`` over the first ``warmup`` share of the run and then falls (or rises)
+    to ``final``.
 
     Args:
-        fraction: share of the run done, 0 to 1.
+        fraction: share of the run that is done, 0 to 1.
         base: value at the end of the warm-up.
         final: value at the end of the run.
         warmup: share of the run, 0 for none.

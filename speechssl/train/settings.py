@@ -1,15 +1,17 @@
-"""Every section of a training configuration, checked as one and then frozen."""
+"""The configuration of a training run: its sections, checked together and then read-only."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Literal
 
 from speechssl import config, parts
-from speechssl.augment.augment import Augment, SpecAugment
+from speechssl.augment.augment import Augment
+from speechssl.augment.specaugment import SpecAugment
 from speechssl.compat import choose_precision
+from speechssl.config import check_above_zero, check_fraction
 from speechssl.errors import UserError
 from speechssl.features import with_default_name
 from speechssl.train.optimizers import OptimizerSettings
@@ -22,26 +24,26 @@ class DataSettings:
     Attributes:
         train: Kaldi directories; only their audio is used, no label file is opened.
         crops: the crop plan, a list of ``{count, seconds, augment, to}``.
-        overlap: probability of drawing the long crops as the extremes of five offsets (methods/README.md
-            1.3).
-        disjoint: teacher's and student's crops from parts of the utterance that do not overlap.
-        weight_by_duration: visit utterances in proportion to their length, in place of once an
+        overlap: probability of taking the two long crops at the smallest and the largest of five
+            random offsets (methods/README.md 1.3).
+        disjoint: take the teacher's and the student's crops from parts of the utterance that do
+            not overlap.
+        weight_by_duration: visit utterances in proportion to their duration, in place of once an
             epoch.
         shards_at_once: with shards (`speechssl shard`), how many of them are mixed at a time, so
-            that a disk that turns or a remote store is read a few files after the other; null: all
-            of them.
+            that a spinning disk or a remote store reads a few files at once; null: all of them.
         positives: file of `utterance cluster` lines (pseudo-labels of an earlier model, from
-            `speechssl cluster`): with ``positives_prob`` a teacher's crop comes from another
-            recording of the cluster.
-        pseudo_labels: file of the same kind, the classes that ``method=aam_softmax`` learns;
-            utterances that it does not name are left out.
+            `speechssl cluster`): with probability ``positives_prob`` a teacher's crop comes from
+            another recording of the same cluster.
+        pseudo_labels: file of the same kind: the classes that ``method=aam_softmax`` learns.
+            Utterances that are not in it are left out.
         min_seconds: shorter utterances are left out (and counted).
-        workers: loader processes, -1: chosen from the cores.
-        timeout: seconds after which a stuck loader is an error.
+        workers: loader processes; -1: chosen from the number of cores.
+        timeout: seconds after which a loader that gives no batch is an error.
     """
 
-    train: list[str]
-    crops: list[dict[str, Any]]
+    train: tuple[str, ...]
+    crops: tuple[dict[str, Any], ...]
     overlap: float = 0.0
     disjoint: bool = False
     weight_by_duration: bool = False
@@ -53,24 +55,29 @@ class DataSettings:
     workers: int = -1
     timeout: float = 300.0
 
+    def __post_init__(self) -> None:
+        if not self.train:
+            raise UserError("config: data.train is empty; name at least one Kaldi directory")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """Section ``train``.
 
     Attributes:
-        epochs, steps: length of the run, one of them.
+        epochs, steps: length of the run; give one of the two.
         batch_size: utterances of one device in one forward pass.
         accumulate: forward passes of one optimiser step.
-        precision: of the encoder's products, ``auto``: bfloat16 where the hardware has
+        precision: of the encoder's matrix products; ``auto``: bfloat16 where the hardware has
             instructions for it, else float32. Losses and statistics stay in float32.
-        log_every, save_every: optimiser steps; a save keeps the state to resume from and one
-            snapshot of the encoder, of which the last ``keep`` stay.
+        log_every, save_every: optimiser steps between two logs and between two saves. A save keeps
+            the state to resume from and one snapshot of the encoder.
+        keep: how many snapshots stay, the last ones.
         init: model or run folder whose encoder training starts from.
         init_method: run folder whose whole method (encoder, heads, classes) training starts from,
             with a new optimiser and schedule, as large-margin fine-tuning does.
-        sync_batchnorm: BatchNorm statistics over all devices.
-        compile: ``torch.compile`` the encoder.
+        sync_batchnorm: compute BatchNorm statistics over all devices.
+        compile: ``torch.compile`` the method.
         threads: CPU threads of the training process, a number or ``auto``: the cores that it may
             use (affinity, the container's quota), shared among the processes on this machine.
     """
@@ -89,13 +96,40 @@ class TrainSettings:
     compile: bool = False
     threads: Any = "auto"
 
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.steps is None):
+            raise UserError("config: give train.epochs or train.steps, one of them")
+        check_above_zero("train.epochs", self.epochs)
+        check_above_zero("train.steps", self.steps)
+        check_above_zero("train.batch_size", self.batch_size)
+        check_above_zero("train.accumulate", self.accumulate)
+        check_above_zero("train.log_every", self.log_every)
+        check_above_zero("train.save_every", self.save_every)
+        check_above_zero("train.keep", self.keep)
+        _check_threads(self.threads)
+        if self.init and self.init_method:
+            raise UserError(
+                "config: give train.init (the encoder) or train.init_method (everything), one of"
+                " them"
+            )
+
+
+def _check_threads(value: Any) -> None:
+    """Raise UserError unless ``train.threads`` is ``auto`` or a whole number above 0."""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    if value != "auto" and not (is_number and value > 0):
+        raise UserError(f"config: train.threads must be auto or a number above 0, not {value!r}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class MonitorSettings:
-    """Section ``monitor``: a check every so many steps; ``stop`` ends a run that has collapsed.
+    """Section ``monitor``: when embeddings are checked for collapse.
 
-    ``after`` is the share of the run before which nothing is judged, ``patience`` the number of
-    checks in a row that must fail.
+    Attributes:
+        every: optimiser steps between two checks of the embeddings.
+        after: share of the run, 0 to 1, before which no alarm is raised.
+        patience: checks in a row that must fail before the alarm is raised.
+        stop: whether an alarm ends the run.
     """
 
     every: int = 50
@@ -103,29 +137,54 @@ class MonitorSettings:
     patience: int = 3
     stop: bool = False
 
+    def __post_init__(self) -> None:
+        check_above_zero("monitor.every", self.every)
+        check_above_zero("monitor.patience", self.patience)
+        check_fraction("monitor.after", self.after)
 
-_PLAIN = {
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """All settings of a run, in the order in which ``config.yaml`` has them.
+
+    Sections that are the settings of a part or of a module are read-only mappings.
+    """
+
+    seed: int
+    data: DataSettings
+    features: Mapping[str, Any]
+    augment: Mapping[str, Any]
+    specaugment: Mapping[str, Any]
+    optimizer: OptimizerSettings
+    train: TrainSettings
+    monitor: MonitorSettings
+    encoder: Mapping[str, Any]
+    method: Mapping[str, Any]
+
+
+SECTIONS = tuple(field.name for field in dataclasses.fields(TrainingConfig))
+"""Top-level keys of a training configuration."""
+
+_DATACLASSES = {
     "data": DataSettings,
-    "augment": Augment,
-    "specaugment": SpecAugment,
     "optimizer": OptimizerSettings,
     "train": TrainSettings,
     "monitor": MonitorSettings,
 }
-_PARTS = {"encoder": "encoders", "method": "methods"}
-_ABOVE_ZERO = {
-    "train": ("epochs", "steps", "batch_size", "accumulate", "log_every", "save_every", "keep"),
-    "monitor": ("every", "patience"),
-    "optimizer": ("lr", "lr_batch", "clip"),
-}
-SECTIONS = ("seed", "features", *_PLAIN, *_PARTS)
+_MODULES = {"augment": Augment, "specaugment": SpecAugment}
+_PARTS = {"features": "features", "encoder": "encoders", "method": "methods"}
 
 
-def resolve(path: str, overrides: Sequence[str] = ()) -> Mapping[str, Any]:
-    """The complete configuration of a run, every default filled in, read-only.
+def resolve(path: str, overrides: Sequence[str] = ()) -> TrainingConfig:
+    """Read and check a configuration; every default is filled in.
+
+    Args:
+        path: YAML file.
+        overrides: ``key=value`` pairs on top of it.
 
     Raises:
-        UserError: an unknown section or key, a wrong type, or a contradiction, with its full path.
+        UserError: an unknown section or key, a wrong type, or a contradiction; the message has the
+            full path of the setting.
     """
     written = config.read(path, overrides)
     for key in written:
@@ -133,58 +192,68 @@ def resolve(path: str, overrides: Sequence[str] = ()) -> Mapping[str, Any]:
     seed = written.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise UserError(f"config: seed must be a whole number of at least 0, not {seed!r}")
-    out: dict[str, Any] = {"seed": seed}
-    for name, part in _PLAIN.items():
-        out[name] = config.check(part, _mapping(written, name), name)
-    features = with_default_name(written.get("features"))
-    out["features"] = parts.check("features", features, "features")
-    for name, package in _PARTS.items():
-        out[name] = parts.check(package, _mapping(written, name), name)
-    _sensible(out)
-    return config.freeze(out)  # type: ignore[no-any-return]
+    sections: dict[str, Any] = {}
+    for name, kind in _DATACLASSES.items():
+        sections[name] = config.build(kind, _section(written, name), name)
+    for name, module in _MODULES.items():
+        sections[name] = config.freeze(config.check(module, _section(written, name), name))
+    for name, folder in _PARTS.items():
+        sections[name] = config.freeze(parts.check(folder, _part(written, name), name))
+    return TrainingConfig(seed=seed, **sections)
 
 
-def with_precision(settings: Mapping[str, Any], device: str) -> Mapping[str, Any]:
-    """Put the device's precision in the place of ``auto``; the settings of a run say what ran."""
-    changed = config.thaw(settings)
-    changed["train"]["precision"] = choose_precision(changed["train"]["precision"], device)
-    return config.freeze(changed)  # type: ignore[no-any-return]
-
-
-def _mapping(written: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    section = written.get(name, {})
+def _section(written: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a section of what the user wrote, empty if it is missing."""
+    section = written.get(name)
     if section is None:
         return {}
-    if not isinstance(section, dict | MappingProxyType):
+    if not isinstance(section, Mapping):
         raise UserError(f"config: section {name} must be a mapping (key: value), not {section!r}")
     return section
 
 
-def _sensible(settings: Mapping[str, Any]) -> None:
-    train = settings["train"]
-    if (train["epochs"] is None) == (train["steps"] is None):
-        raise UserError("config: give train.epochs or train.steps, one of them")
-    for section, keys in _ABOVE_ZERO.items():
-        for key in keys:
-            value = settings[section][key]
-            if value is not None and not value > 0:
-                raise UserError(f"config: {section}.{key} must be above 0, not {value}")
-    for section, key in (("optimizer", "warmup"), ("monitor", "after")):
-        if not 0 <= settings[section][key] <= 1:
-            raise UserError(
-                f"config: {section}.{key} is a share, 0 to 1, not {settings[section][key]}"
-            )
-    _check_threads(train["threads"])
-    if train["init"] and train["init_method"]:
-        raise UserError(
-            "config: give train.init (the encoder) or train.init_method (everything), one of them"
-        )
-    if not settings["data"]["train"]:
-        raise UserError("config: data.train is empty; name at least one Kaldi directory")
+def _part(written: Mapping[str, Any], name: str) -> Any:
+    """Return a part's section of what the user wrote; a front end without a name is log-mel."""
+    if name == "features":
+        return with_default_name(written.get(name))
+    return _section(written, name)
 
 
-def _check_threads(value: Any) -> None:
-    """Accept ``auto`` or a number above 0."""
-    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
-        return
-    raise UserError(f"config: train.threads must be auto or a number above 0, not {value!r}")
+def with_train(settings: TrainingConfig, **changes: Any) -> TrainingConfig:
+    """Return the configuration with other values in section ``train``."""
+    return dataclasses.replace(settings, train=dataclasses.replace(settings.train, **changes))
+
+
+def with_precision(settings: TrainingConfig, device: str) -> TrainingConfig:
+    """Return the configuration with the device's precision in place of ``auto``.
+
+    The configuration that is saved then says in which precision the run was made.
+    """
+    return with_train(settings, precision=choose_precision(settings.train.precision, device))
+
+
+def with_new_names(written: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a saved configuration with the names that settings have today.
+
+    Args:
+        written: the content of the ``config.yaml`` of a run.
+    """
+    sections = dict(written)
+    for name, kind in {**_DATACLASSES, **_MODULES}.items():
+        if name in sections:
+            sections[name] = config.with_new_names(kind, sections[name])
+    for name, folder in _PARTS.items():
+        if name in sections:
+            sections[name] = _part_with_new_names(folder, _part(sections, name))
+    return sections
+
+
+def _part_with_new_names(folder: str, section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a part's saved section with today's names, as well as those of parts inside it."""
+    part = parts.find(folder, section["name"])
+    settings = config.with_new_names(part, section)
+    inner_parts: Mapping[str, str] = getattr(part, "PARTS", {})
+    for key, inner_folder in inner_parts.items():
+        if isinstance(settings.get(key), Mapping):
+            settings[key] = _part_with_new_names(inner_folder, settings[key])
+    return settings

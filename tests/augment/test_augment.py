@@ -6,8 +6,10 @@ import soundfile
 import torch
 
 from speechssl.augment import acoustics
-from speechssl.augment.augment import Augment, SpecAugment
+from speechssl.augment.augment import Augment
+from speechssl.augment.draws import DRAW_NAMES, UniformDraws
 from speechssl.augment.noise_bank import NoiseBank, aligned
+from speechssl.augment.specaugment import SpecAugment
 from speechssl.errors import UserError
 
 RATE = 16000
@@ -67,6 +69,76 @@ def test_all_off_is_the_identity():
 def test_choices_are_a_pure_function_of_the_generator(noises):
     augment = Augment(RATE, noise=noises, filter_prob=0.5, codec_prob=0.5)
     assert (draw(augment) == draw(augment)).all() and (draw(augment) != draw(augment, seed=1)).any()
+
+
+def test_every_name_has_one_number_and_no_two_names_share_one():
+    draws = UniformDraws(np.random.default_rng(3), 5, DRAW_NAMES)
+    columns = [draws.uniform(name).reshape(5, -1) for name in DRAW_NAMES]
+    assert np.array_equal(np.concatenate(columns, axis=1), np.random.default_rng(3).random((5, 47)))
+
+
+def test_draws_reach_from_low_to_high():
+    draws = UniformDraws(np.random.default_rng(0), 10_000, {"a": 1, "b": 2})
+    assert draws.between("a", -3.0, 12.0).min() == pytest.approx(-3, abs=0.01)
+    assert draws.between("b", -3.0, 12.0).max() == pytest.approx(12, abs=0.01)
+    assert sorted(set(draws.integers("a", 7, 12).tolist())) == [7, 8, 9, 10, 11]
+    assert draws.happens("a", 0.3).mean() == pytest.approx(0.3, abs=0.02)
+    assert not draws.happens("a", 0.0).any() and draws.happens("a", 1.0).all()
+
+
+@pytest.mark.parametrize("level, half, easier", [("full", 1.0, 0.0), ("mild", 0.5, 5.0)])
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_a_seed_means_what_it_always_meant(noises, deltas, seed, level, half, easier):
+    """The plan from the 47 numbers of each crop by their places, as it was first written."""
+    augment = Augment(
+        RATE,
+        noise=noises,
+        rir=deltas,
+        noise_prob=0.6,
+        rir_prob=0.7,
+        babble_prob=0.5,
+        filter_prob=0.6,
+        codec_prob=0.6,
+        gain=[-6.0, 6.0],
+    )
+    plan = draw(augment, 32, seed=seed, level=level)
+    u = np.random.default_rng(seed).random((32, 47))
+    noise, babble, room, filtered, coded = (
+        u[:, column] < half * probability
+        for column, probability in [(0, 0.6), (1, 0.5), (2, 0.7), (4, 0.6), (5, 0.6)]
+    )
+    simulated = u[:, 3] < 0.5
+    place, kind = augment.bank.pick(u[:, 6], u[:, 7], u[:, 8], RATE)
+    low, high = np.array([[0.0, 15.0], [5.0, 15.0], [13.0, 20.0]])[kind].T
+    tilt = (2.0 * u[:, 17, None] - 1.0) * np.linspace(-1.0, 1.0, 8)
+    eq = np.clip(tilt + 0.7 * (2.0 * u[:, 27:35] - 1.0), -1.0, 1.0) * (half * 12.0)
+    limited = filtered & (u[:, 18] < 0.3)
+    taps = u[:, 35:].reshape(32, 6, 2)
+    want = {
+        "noise": np.where(noise, place, -1),
+        "snr": low + u[:, 9] * (high - low) + easier,
+        "voices": np.where(babble, 3 + (u[:, 10] * 4).astype(int), 0),
+        "neighbour": (u[:, 11] * 1000).astype(int),
+        "babble_snr": 13.0 + u[:, 12] * 7.0 + easier,
+        "rir": np.where(room, np.where(simulated, -2, 0), -1),
+        "t60": 0.1 + u[:, 14] * (0.8 - 0.1),
+        "drr": -3.0 + 15.0 * u[:, 15],
+        "tail": (u[:, 16] * 2**18).astype(int),
+        "taps": np.stack([0.001 + 0.039 * taps[..., 0], 2.0 * taps[..., 1] - 1.0], axis=-1),
+        "eq": np.where(filtered[:, None], eq, 0.0),
+        "band": np.where(
+            limited[:, None],
+            np.stack([50.0 * 8.0 ** u[:, 19], 3000.0 * (8.0 / 3.0) ** u[:, 20]], axis=1),
+            0.0,
+        ),
+        "codec": np.where(coded, 1 + (u[:, 21] * 4).astype(int), 0),
+        "cutoff": 3000.0 + 4000.0 * u[:, 22],
+        "bits": 7 + (u[:, 23] * 5).astype(int),
+        "gain": -6.0 + u[:, 25] * 12.0,
+    }
+    assert set(want) == set(plan.dtype.names)
+    for name, values in want.items():
+        assert np.array_equal(plan[name], values.astype(plan[name].dtype)), name
 
 
 def test_noise_has_the_drawn_snr(noises):
@@ -224,8 +296,9 @@ def test_user_errors(tmp_path):
     for keywords, word in [
         ({"noise": str(tmp_path / "none")}, "no such folder"),
         ({"rir": str(tmp_path)}, "no readable audio"),
-        ({"rir_prob": 1.2}, "rir_prob"),
-        ({"snr": [9.0, 3.0]}, "augment.snr"),
+        ({"rir_prob": 1.2}, "rir_prob: must be between 0 and 1, not 1.2"),
+        ({"snr": [9.0, 3.0]}, "augment.snr: must be .lowest, highest."),
+        ({"t60": [0.0, 0.3]}, "augment.t60: must be above 0"),
         ({"speed": [0.0]}, "speed"),
     ]:
         with pytest.raises(UserError, match=word):

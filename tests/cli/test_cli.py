@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from speechssl import parts
 from speechssl.cli import command, main
 from speechssl.errors import UserError
 
@@ -130,6 +131,17 @@ def test_list_names_the_parts_without_importing_them() -> None:
     assert "  _" not in printed
 
 
+def test_list_prints_the_whole_description_of_every_part(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for folder in parts.FOLDERS:
+        assert main(["list", folder]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == len(parts.names(folder))
+        for line in lines:
+            assert len(line.split()) > 2 and line.endswith((".", ")", "`"))
+
+
 def test_score_writes_cosines(scored: Path) -> None:
     out = scored / "scores"
     assert (
@@ -200,7 +212,9 @@ def test_embed_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     from speechssl.model import Model
 
     torch.manual_seed(0)
-    Model({"n_mels": 20}, {"name": "resnet", "width": 4, "embedding": 8}).save(tmp_path / "model")
+    Model({"n_mels": 20}, {"name": "resnet", "width": 4, "embedding_dim": 8}).save(
+        tmp_path / "model"
+    )
     noise = np.random.default_rng(0).standard_normal(16000).astype(np.float32) / 10
     soundfile.write(tmp_path / "good.wav", noise, 16000)
     (tmp_path / "bad.wav").write_text("no audio")

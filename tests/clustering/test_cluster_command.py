@@ -22,7 +22,10 @@ def blobs(count=8, each=25, dim=12, noise=0.1, seed=0):
     return (means[truth] + noise * rng.normal(size=(len(truth), dim))).astype("f4"), truth
 
 
-SETTINGS = {"kmeans": {"clusters": 8, "seed": 1}, "kmeans_ahc": {"centroids": 40, "clusters": 8}}
+SETTINGS = {
+    "kmeans": {"n_clusters": 8, "seed": 1},
+    "kmeans_ahc": {"n_centroids": 40, "n_clusters": 8},
+}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -40,16 +43,16 @@ def test_every_clusterer_finds_what_is_plainly_there(name):
 def test_a_tree_is_cut_by_number_or_by_threshold(linkage):
     x, truth = blobs()
     for settings in (
-        {"clusters": 8},
-        {"clusters": 0, "threshold": 0.9 if linkage == "ward" else 0.3},
+        {"n_clusters": 8},
+        {"n_clusters": 0, "distance_threshold": 0.9 if linkage == "ward" else 0.3},
     ):
-        labels = KMeansAHC(centroids=60, linkage=linkage, **settings).fit_predict(prepared(x))
+        labels = KMeansAHC(n_centroids=60, linkage=linkage, **settings).fit_predict(prepared(x))
         assert metrics.nmi(truth, labels) > 0.9
 
 
 def test_a_tree_that_does_not_fit_is_refused_with_what_would():
-    with pytest.raises(UserError, match="take 20.0 GB, more than memory=8; take at most 31622"):
-        KMeansAHC(centroids=50_000, clusters=10).fit_predict(np.zeros((60_000, 2), "f4"))
+    with pytest.raises(UserError, match="take 20.0 GB, more than memory_gb=8; take at most 31622"):
+        KMeansAHC(n_centroids=50_000, n_clusters=10).fit_predict(np.zeros((60_000, 2), "f4"))
 
 
 def test_preparing_centres_projects_and_scales():
@@ -111,7 +114,7 @@ def test_figures_against_scikit_learn():
 
     x, truth = blobs(noise=0.8)
     rows, ids = prepared(x), [f"u{i}" for i in range(200)]
-    labels = parts.build("clustering", {"name": "kmeans", "clusters": 8}).fit_predict(rows)
+    labels = parts.build("clustering", {"name": "kmeans", "n_clusters": 8}).fit_predict(rows)
     found = clusters.evaluate(
         ids, rows, labels, {n: f"s{t}" for n, t in zip(ids, truth, strict=True)}
     )
@@ -141,7 +144,7 @@ def test_the_command_writes_pseudo_labels_and_their_figures(embeddings, capsys):
     words = [
         "cluster",
         str(embeddings / "e.npz"),
-        "clusters=8",
+        "n_clusters=8",
         "seed=1",
         "--out",
         str(out),
@@ -154,7 +157,7 @@ def test_the_command_writes_pseudo_labels_and_their_figures(embeddings, capsys):
     found = json.loads((out / "clusters.json").read_text())
     assert (
         found["nmi"] > 0.9
-        and found["clusterer"]["clusters"] == 8
+        and found["clusterer"]["n_clusters"] == 8
         and found["labels_used"] == "none"
     )
     assert (out / "sizes.png").exists() and "nmi" in capsys.readouterr().out
@@ -183,14 +186,14 @@ def test_any_clusterer_by_its_dotted_path(embeddings):
     ("words", "said"),
     [
         (["--with", "kmeanss"], "did you mean 'kmeans'"),
-        (["cluster=8"], "unknown key clusterer.cluster (did you mean 'clusters'?)"),
-        (["clusters=500"], "200 embeddings cannot make 500 clusters"),
+        (["cluster=8"], "unknown key clusterer.cluster (did you mean 'n_clusters'?)"),
+        (["n_clusters=500"], "200 embeddings cannot make 500 clusters"),
         (
             ["--with", "sklearn.cluster:KMeans", "nothing=3"],
             "unexpected keyword argument 'nothing'",
         ),
         (["--with", "collections:OrderedDict"], "has no fit_predict"),
-        (["clusters=8", "--smallest", "100"], "nothing is left after filtering"),
+        (["n_clusters=8", "--smallest", "100"], "nothing is left after filtering"),
     ],
 )
 def test_mistakes_are_one_line(embeddings, words, said, capsys):

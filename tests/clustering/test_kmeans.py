@@ -25,7 +25,7 @@ def clusters(count=12, each=30, dim=16, noise=0.15, seed=0):
 def test_separated_clusters_are_found_as_scikit_learn_finds_them():
     x, labels = clusters()
     best = max(
-        (SphericalKMeans(clusters=12, seed=s) for s in range(5)),
+        (SphericalKMeans(n_clusters=12, seed=s) for s in range(5)),
         key=lambda m: (m.fit_predict(x), m.objective)[1],
     )
     theirs = KMeans(12, n_init=5, random_state=0).fit_predict(
@@ -55,18 +55,18 @@ def test_the_end_is_a_fixed_point_and_the_objective_never_falls():
 def test_scale_does_not_matter_and_a_seed_decides():
     x, _ = clusters()
     scale = np.random.default_rng(1).uniform(0.1, 10, size=(len(x), 1)).astype("f4")
-    one, two = (SphericalKMeans(clusters=7, seed=3).fit_predict(m) for m in (x, x * scale))
+    one, two = (SphericalKMeans(n_clusters=7, seed=3).fit_predict(m) for m in (x, x * scale))
     assert (one == two).mean() > 0.99
-    assert (SphericalKMeans(clusters=7, seed=3).fit_predict(x) == one).all()
+    assert (SphericalKMeans(n_clusters=7, seed=3).fit_predict(x) == one).all()
 
 
 def test_neither_tiles_nor_faiss_show(monkeypatch):
     x = F.normalize(torch.randn(100, 8, generator=torch.Generator().manual_seed(0)), dim=1)
     centroids = x[:9]
     products = (x @ centroids.T).max(1)
-    monkeypatch.setattr(kmeans, "_TILE", 50)
+    monkeypatch.setattr(kmeans, "TILE", 50)
     for faiss in (pytest.importorskip("faiss"), None):
-        monkeypatch.setattr(kmeans, "_faiss", lambda found=faiss: found)
+        monkeypatch.setattr(kmeans, "faiss_if_installed", lambda found=faiss: found)
         labels, cosines = nearest(x, centroids)
         assert labels.tolist() == products.indices.tolist()
         torch.testing.assert_close(cosines, products.values)
@@ -81,10 +81,10 @@ def test_no_cluster_is_empty_at_the_end_of_an_iteration_that_met_one():
 
 def test_a_part_of_the_data_can_fit_and_all_of_it_is_assigned():
     x, labels = clusters(each=100)
-    found = SphericalKMeans(clusters=12, batch=300, seed=1).fit_predict(x)
+    found = SphericalKMeans(n_clusters=12, sample_size=300, seed=1).fit_predict(x)
     assert len(found) == len(x) and metrics.nmi(found, labels) > 0.8
 
 
 def test_more_clusters_than_embeddings_are_refused():
     with pytest.raises(UserError, match="5 embeddings cannot make 6"):
-        SphericalKMeans(clusters=6).fit_predict(np.eye(5, dtype="f4"))
+        SphericalKMeans(n_clusters=6).fit_predict(np.eye(5, dtype="f4"))

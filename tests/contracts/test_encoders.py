@@ -10,8 +10,14 @@ from speechssl.errors import UserError
 
 MELS = 24
 SMALL = {
-    "ecapa": {"width": 32, "scale": 4, "embedding": 16, "attention": 8, "se": 8},
-    "resnet": {"width": 4, "embedding": 16, "attention": 8},
+    "ecapa": {
+        "width": 32,
+        "scale": 4,
+        "embedding_dim": 16,
+        "attention_channels": 8,
+        "se_channels": 8,
+    },
+    "resnet": {"width": 4, "embedding_dim": 16, "attention_channels": 8},
 }
 NAMES = parts.names("encoders")
 
@@ -35,9 +41,9 @@ def features(batch, frames, seed=0):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_first_argument_is_mels_and_every_setting_has_a_default(name):
+def test_the_first_argument_is_input_dim_and_every_setting_has_a_default(name):
     part = parts.find("encoders", name)
-    assert next(iter(inspect.signature(part).parameters)) == "mels"
+    assert next(iter(inspect.signature(part).parameters)) == "input_dim"
     assert parts.check("encoders", {"name": name}, "encoder")["name"] == name
     assert inspect.getdoc(inspect.getmodule(part))
 

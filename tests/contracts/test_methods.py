@@ -7,7 +7,7 @@ import pytest
 import torch
 from _methods import Encoder, make, trainable, views
 
-from speechssl import parts
+from speechssl import config, parts
 from speechssl.errors import UserError
 from speechssl.interfaces import Method, Progress
 
@@ -162,3 +162,13 @@ def test_the_order_of_the_utterances_does_not_matter(name):
 def test_an_unknown_setting_is_refused(name):
     with pytest.raises(UserError, match="unknown key method.no_such_setting"):
         parts.check("methods", {"name": name, "no_such_setting": 1}, "method")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_renamed_setting_is_refused_by_its_old_name_and_exists_by_its_new_one(name):
+    part = parts.find("methods", name)
+    settings = config.schema(part)
+    for old, new in getattr(part, "RENAMED", {}).items():
+        assert old not in settings and new in settings
+        with pytest.raises(UserError, match=f"method.{old} is called method.{new} now"):
+            parts.check("methods", {"name": name, old: 1}, "method")

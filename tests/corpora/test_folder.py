@@ -147,7 +147,7 @@ def test_patterns_that_do_not_fit(root: Path, tmp_path: Path) -> None:
         "path without a speaker"
     ] * 3
     for pattern, words in (
-        ("(", "mend the expression"),
+        ("(", "correct the expression"),
         ("abc", "nothing in it is the speaker"),
         ("(a)(b)", "nothing in it is the speaker"),
         ("{speaker}.wav", "none of 4 files"),

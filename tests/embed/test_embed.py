@@ -16,15 +16,16 @@ import speechssl
 from speechssl.data.vectors.files import read_vectors
 from speechssl.embed import Embedder, embed_to_file, load
 from speechssl.embed import batches as batching
+from speechssl.embed.parts import PartWriter, merge, open_parts
 from speechssl.embed.sources import collect
-from speechssl.embed.workers import PartWriter, merge, open_parts
 from speechssl.errors import UserError
 from speechssl.model import Model
+from speechssl.processes import sole_writer
 
 RATE = 16000
 ARABIC = "\u0633\u0644\u0627\u0645"
 ENCODERS = {
-    "ecapa": {"name": "ecapa", "width": 32, "embedding": 24},
+    "ecapa": {"name": "ecapa", "width": 32, "embedding_dim": 24},
     "resnet": {"name": "resnet", "width": 4},
 }
 
@@ -223,7 +224,7 @@ def test_bad_settings(settings):
 
 def test_save_and_load(embedder, model_folder):
     again = speechssl.load(model_folder)
-    assert (again.dim, again.rate) == (24, RATE)
+    assert (again.dim, again.sample_rate, again.rate) == (24, RATE, RATE)
     assert np.array_equal(again.embed(noise(1.0), RATE), embedder.embed(noise(1.0), RATE))
     assert load(model_folder, precision="bfloat16").precision == "bfloat16"
 
@@ -253,7 +254,7 @@ def test_batches_are_sorted_full_and_complete():
     pieces = [
         batching.Piece(i, 1, "", 0.0, None, s) for i, s in enumerate([3.0, 1.0, 2.0, 1.0, 9.0, 1.0])
     ]
-    found = batching.batches(pieces, 4.0, by_bucket=False)
+    found = batching.make_batches(pieces, 4.0, by_bucket=False)
     assert [[piece.seconds for piece in batch] for batch in found] == [
         [9.0],
         [3.0],
@@ -266,16 +267,18 @@ def test_batches_are_sorted_full_and_complete():
         for i, s in enumerate(rng.uniform(0.2, 9, 300))
     ]
     for by_bucket in (False, True):
-        found = batching.batches(pieces, 30.0, by_bucket=by_bucket)
+        found = batching.make_batches(pieces, 30.0, by_bucket=by_bucket)
         assert sorted(piece.index for batch in found for piece in batch) == list(range(300))
         for batch in found:
             assert len(batch) * max(piece.seconds for piece in batch) <= 30.0
-            assert not by_bucket or len({batching.bucket(piece.seconds) for piece in batch}) == 1
+            assert (
+                not by_bucket or len({batching.bucket_edge(piece.seconds) for piece in batch}) == 1
+            )
 
 
 def test_bucket_edges():
-    assert batching.bucket(4.0) == 4.0
-    assert batching.bucket(4.01) == pytest.approx(4.0 * 2 ** (1 / 8))
+    assert batching.bucket_edge(4.0) == 4.0
+    assert batching.bucket_edge(4.01) == pytest.approx(4.0 * 2 ** (1 / 8))
 
 
 def test_ids_of_each_kind_of_input(corpus, tmp_path, monkeypatch):
@@ -441,15 +444,16 @@ def test_settings_that_cannot_be(
         embed_to_file(model_folder, [corpus], out, **settings)
 
 
-def test_resume_goes_on_from_the_parts_of_a_broken_run(embedder, corpus, tmp_path, monkeypatch):
-    out, seen = tmp_path / "e.npz", []
+def test_resume_goes_on_from_the_parts_of_a_broken_run(corpus, tmp_path, monkeypatch):
+    embedder, out, found = make_embedder("resnet"), tmp_path / "e.npz", []
+    embed_to_file(embedder, [corpus], tmp_path / "unbroken.npz")
     stream = Embedder.stream
 
     def broken(self, utterances, **settings):
-        for number, found in enumerate(stream(self, utterances, **settings)):
+        for number, result in enumerate(stream(self, utterances, **settings)):
             if number == 3:
                 raise KeyboardInterrupt
-            yield found
+            yield result
 
     monkeypatch.setattr(Embedder, "stream", broken)
     with pytest.raises(KeyboardInterrupt):
@@ -457,20 +461,111 @@ def test_resume_goes_on_from_the_parts_of_a_broken_run(embedder, corpus, tmp_pat
     assert not out.exists() and (tmp_path / "e.npz.parts").is_dir()
 
     def watched(self, utterances, **settings):
-        seen.extend(utterances)
-        return stream(self, utterances, **settings)
+        for result in stream(self, utterances, **settings):
+            found.append(result)
+            yield result
 
     monkeypatch.setattr(Embedder, "stream", watched)
-    other = make_embedder("resnet")
     with pytest.raises(UserError, match="without --resume"):
-        embed_to_file(other, [corpus], out, resume=True)
+        embed_to_file(make_embedder("ecapa"), [corpus], out, resume=True)
+    assert not found
     embed_to_file(embedder, [corpus], out, resume=True)
-    assert len(seen) == 4
-    ids, matrix = read_vectors(out)
-    assert list(ids) == [utterance.id for utterance in collect([corpus])[0]]
-    assert_close(
-        matrix, embedder.embed_files([utterance.path for utterance in collect([corpus])[0]])[1]
+    assert len(found) == 4
+    assert out.read_bytes() == (tmp_path / "unbroken.npz").read_bytes()
+    assert not (tmp_path / "e.npz.parts").exists()
+
+
+KILLED = """
+import os, signal, sys
+import test_embed
+from speechssl.embed import embed_to_file, parts
+
+folder = sys.argv[1]
+embedder = test_embed.make_embedder("resnet")
+parts.PartWriter.__init__.__defaults__ = (1, 30.0)  # a part for each utterance
+
+
+def dying(call, die_at, calls):
+    def counted(*arguments, **keywords):
+        calls.append(call)
+        if len(calls) == die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*arguments, **keywords)
+
+    return counted
+
+
+def run(out, die_at=None, **settings):  # in a child, which is killed before a rename or a removal
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    calls = []
+    os.replace = dying(os.replace, die_at, calls)
+    os.unlink = dying(os.unlink, die_at, calls)
+    embed_to_file(embedder, [folder], out, **settings)
+    os._exit(0)
+
+
+def read(name):
+    with open(name, "rb") as file:
+        return file.read()
+
+
+assert run("unbroken.npz") == 0
+for resume in (True, False):
+    die_at = 1
+    while (code := run("a.npz", die_at)) == -signal.SIGKILL:
+        assert run("a.npz", resume=resume) == 0
+        assert read("a.npz") == read("unbroken.npz"), die_at
+        os.remove("a.npz")
+        die_at += 1
+    assert code == 0
+    os.remove("a.npz")
+print(die_at - 1, sorted(os.listdir()))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_kill_at_any_moment_ends_in_the_bits_of_an_unbroken_run(tmp_path):
+    for seed in range(3):
+        write(tmp_path / "audio" / f"{seed}.wav", 0.4 + 0.37 * seed, seed)
+    (tmp_path / "audio" / "empty.wav").write_bytes(b"")
+    (tmp_path / "work").mkdir()
+    here = os.path.dirname(__file__)
+    root = os.path.dirname(os.path.dirname(speechssl.__file__))
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "audio")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([root, here]), "OMP_NUM_THREADS": "1"},
+        cwd=tmp_path / "work",
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
+    assert done.returncode == 0, done.stderr
+    count, left = done.stdout.split(" ", 1)
+    assert int(count) > 15
+    assert "parts" not in left
+
+
+def test_a_second_process_that_writes_the_same_file_is_refused(embedder, corpus, tmp_path):
+    with (
+        sole_writer(tmp_path / "e.npz"),
+        pytest.raises(UserError, match="another process .* is writing it"),
+    ):
+        embed_to_file(embedder, [corpus], tmp_path / "e.npz")
+    assert not list(tmp_path.glob("e.npz*"))
+
+
+def test_parts_of_which_nobody_knows_the_model_do_not_count(tmp_path):
+    folder = tmp_path / "x.parts"
+    open_parts(folder, "m", resume=False)
+    parts = PartWriter(folder)
+    parts.write("a", np.zeros(4, np.float32))
+    parts.flush()
+    assert open_parts(folder, "m", resume=True) == {"a"}
+    (folder / "made_by.json").unlink()
+    assert open_parts(folder, "m", resume=True) == set()
+    assert open_parts(folder, "m", resume=True) == set()
 
 
 def test_without_resume_old_parts_are_thrown_away(tmp_path):

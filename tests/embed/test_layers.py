@@ -9,6 +9,7 @@ import soundfile
 import torch
 
 import speechssl
+from speechssl import parts
 from speechssl.cli import main
 from speechssl.data.vectors.files import read_vectors
 from speechssl.embed import Embedder
@@ -18,9 +19,22 @@ from speechssl.errors import UserError
 from speechssl.model import Model
 
 ENCODERS = {
-    "ecapa": {"name": "ecapa", "width": 16, "scale": 4, "embedding": 12, "attention": 8, "se": 8},
-    "plain": {"name": "ecapa", "width": 16, "scale": 4, "embedding": 12, "pooling": "statistics"},
-    "resnet": {"name": "resnet", "width": 4, "embedding": 12, "attention": 8},
+    "ecapa": {
+        "name": "ecapa",
+        "width": 16,
+        "scale": 4,
+        "embedding_dim": 12,
+        "attention_channels": 8,
+        "se_channels": 8,
+    },
+    "plain": {
+        "name": "ecapa",
+        "width": 16,
+        "scale": 4,
+        "embedding_dim": 12,
+        "pooling": "statistics",
+    },
+    "resnet": {"name": "resnet", "width": 4, "embedding_dim": 12, "attention_channels": 8},
 }
 NAMES = {
     "ecapa": [
@@ -169,29 +183,67 @@ def test_student_and_teacher_come_out_of_the_last_state(run):
         torch.testing.assert_close(student.encoder(x), teacher.encoder(x) + 1.0)
     assert student.about == {"method": "dino", "step": 7, "network": "student"}
     with pytest.raises(
-        UserError, match="no networks 'centre' in this run; it has student, teacher"
+        UserError, match="no network 'centre' in the run .*; it has student, teacher"
     ):
         load_model(run, "centre")
     with pytest.raises(UserError, match="needs a run folder with last.pt"):
         load_model(run / "model", "student")
 
 
-def test_a_method_without_a_teacher_has_a_student_and_one_of_two_names_both(run):
+def test_a_state_without_the_networks_of_its_configuration_is_refused(run):
     state = torch.load(run / "last.pt", weights_only=True)
-    both = {k.replace("student.", "dino.student.").replace("teacher.", "dino.teacher."): v
-            for k, v in state["method"].items()}  # fmt: skip
-    both |= {
-        k.replace("teacher.", "moco.teacher."): v
-        for k, v in state["method"].items()
-        if "teacher" in k
-    }
-    torch.save({"step": 1, "method": both}, run / "last.pt")
-    assert load_model(run, "student") and load_model(run, "dino.teacher")
-    with pytest.raises(UserError, match="several networks 'teacher'.*dino.teacher, moco.teacher"):
-        load_model(run, "teacher")
-    net = {k.replace("student.", "net."): v for k, v in state["method"].items() if "student" in k}
-    torch.save({"step": 1, "method": net}, run / "last.pt")
-    assert load_model(run, "student")
+    state["method"] = {k: v for k, v in state["method"].items() if "teacher" not in k}
+    torch.save(state, run / "last.pt")
+    with pytest.raises(UserError, match="last.pt does not hold the network teacher.encoder"):
+        load_model(run, "student")
+
+
+def save_run(folder, method, switched=None):
+    """A run of a method whose weights are all different; gives the trained method."""
+    from speechssl import config
+
+    model = settled("ecapa")
+    section = {"name": method}
+    trained = parts.build("methods", section, model.encoder).eval()
+    trained.prepare(6, torch.arange(6) % 3 if trained.NEEDS_LABELS else None)
+    with torch.no_grad():
+        for number, parameter in enumerate(trained.parameters()):
+            parameter += 1e-3 * number
+    if switched is not None:
+        trained.switched.fill_(switched)
+    model.save(folder / "model")
+    config.write({**model.settings, "method": section}, folder / "config.yaml")
+    torch.save({"step": 1, "method": trained.state_dict()}, folder / "last.pt")
+    return trained
+
+
+@pytest.mark.parametrize("method", parts.names("methods"))
+@torch.no_grad()
+def test_every_network_of_every_method_can_be_named(tmp_path, method):
+    networks = save_run(tmp_path, method).networks()
+    x = torch.randn(2, 40, 24)
+    for name, network in networks.items():
+        torch.testing.assert_close(load_model(tmp_path, name).encoder(x), network(x))
+    with pytest.raises(UserError, match=f"no network 'x' .*; it has {', '.join(networks)}$"):
+        load_model(tmp_path, "x")
+
+
+@torch.no_grad()
+def test_a_method_with_one_network_has_a_student(tmp_path):
+    trained = save_run(tmp_path, "simclr")
+    x = torch.randn(2, 40, 24)
+    torch.testing.assert_close(load_model(tmp_path, "student").encoder(x), trained.encoder(x))
+    with pytest.raises(UserError, match="no network 'teacher' in the run .*; it has encoder"):
+        load_model(tmp_path, "teacher")
+
+
+@torch.no_grad()
+def test_networks_that_depend_on_where_the_run_stands(tmp_path):
+    """The two stages of C3-DINO: after the switch the first one's teacher has a name of its own."""
+    trained = save_run(tmp_path, "c3_dino", switched=5)
+    x = torch.randn(2, 40, 24)
+    found = load_model(tmp_path, "moco.teacher").encoder(x)
+    torch.testing.assert_close(found, trained.networks()["moco.teacher"](x))
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])

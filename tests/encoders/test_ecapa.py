@@ -26,7 +26,11 @@ def _one_thread() -> None:
 
 
 def small(**options: object) -> ECAPA:
-    return ECAPA(MELS, width=WIDTH, **{"embedding": 24, "se": 16, "attention": 16, **options})
+    return ECAPA(
+        MELS,
+        width=WIDTH,
+        **{"embedding_dim": 24, "se_channels": 16, "attention_channels": 16, **options},
+    )
 
 
 def speechbrain_ecapa(**options: object) -> nn.Module:
@@ -221,11 +225,11 @@ def test_options_and_output_shape(pooling: str) -> None:
     model = ECAPA(
         MELS,
         width=24,
-        embedding=10,
+        embedding_dim=10,
         scale=4,
-        kernels=[3, 3, 5, 1],
+        kernel_sizes=[3, 3, 5, 1],
         dilations=[1, 2, 3, 1],
-        mfa=30,
+        mfa_channels=30,
         pooling=pooling,
     )
     assert model.embedding_dim == 10
@@ -236,7 +240,7 @@ def test_sizes_that_do_not_fit_are_user_errors() -> None:
     with pytest.raises(UserError, match="multiple of scale"):
         ECAPA(MELS, width=30)
     with pytest.raises(UserError, match="odd"):
-        ECAPA(MELS, width=16, kernels=[4, 3, 3, 3, 1])
+        ECAPA(MELS, width=16, kernel_sizes=[4, 3, 3, 3, 1])
     with pytest.raises(UserError, match="dilations"):
         ECAPA(MELS, width=16, dilations=[1, 2])
 

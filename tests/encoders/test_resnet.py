@@ -22,7 +22,7 @@ def _one_thread() -> None:
 
 
 def small(**options: object) -> ResNet:
-    return ResNet(MELS, width=WIDTH, **{"blocks": [1, 2, 1, 1], "embedding": 24, **options})
+    return ResNet(MELS, width=WIDTH, **{"blocks": [1, 2, 1, 1], "embedding_dim": 24, **options})
 
 
 def speechbrain_resnet() -> nn.Module:
@@ -91,7 +91,7 @@ def test_squeeze_excitation_only_where_asked() -> None:
     for stages in (0, 2, 4):
         names = {
             name.split(".")[0]
-            for name, _ in small(squeeze_excitation=stages).named_parameters()
+            for name, _ in small(se_stages=stages).named_parameters()
             if ".se." in name
         }
         assert names == {f"layer{stage + 1}" for stage in range(stages)}
@@ -100,7 +100,7 @@ def test_squeeze_excitation_only_where_asked() -> None:
 @pytest.mark.parametrize("pooling", ["attentive", "statistics"])
 @pytest.mark.parametrize("mels", [20, 23])
 def test_padded_batch_equals_single_utterances(pooling: str, mels: int) -> None:
-    model = ResNet(mels, width=WIDTH, blocks=[1, 2, 1, 1], embedding=24, pooling=pooling)
+    model = ResNet(mels, width=WIDTH, blocks=[1, 2, 1, 1], embedding_dim=24, pooling=pooling)
     for _ in range(10):
         model(torch.randn(8, 50, mels))
     model.eval()
@@ -136,7 +136,7 @@ def plain_basic_block(block: nn.Module, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_basic_blocks_are_he_et_als(training: bool) -> None:
-    model = small(block="basic", squeeze_excitation=0, pooling="statistics")
+    model = small(block_type="basic", se_stages=0, pooling="statistics")
     settle(model)
     model.double().train(training)
     features = torch.randn(3, 21, MELS, dtype=torch.float64)
@@ -151,7 +151,7 @@ def test_basic_blocks_are_he_et_als(training: bool) -> None:
 
 
 def test_basic_blocks_in_a_padded_batch_equal_single_utterances() -> None:
-    model = small(block="basic", squeeze_excitation=1).eval()
+    model = small(block_type="basic", se_stages=1).eval()
     settle(model)
     features, lengths = torch.randn(3, 40, MELS), torch.tensor([40, 17, 9])
     alone = torch.cat([model(features[i : i + 1, :n]) for i, n in enumerate(lengths.tolist())])
@@ -161,7 +161,7 @@ def test_basic_blocks_in_a_padded_batch_equal_single_utterances() -> None:
 
 
 def test_light_resnet34_has_the_papers_size() -> None:
-    model = ResNet(80, width=16, block="basic", squeeze_excitation=0, pooling="statistics")
+    model = ResNet(80, width=16, block_type="basic", se_stages=0, pooling="statistics")
     assert model.embedding_dim == 256
     assert [len(getattr(model, f"layer{stage}")) for stage in (1, 2, 3, 4)] == [3, 4, 6, 3]
     assert (

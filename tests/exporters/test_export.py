@@ -22,8 +22,15 @@ from speechssl.exporters.waveforms import Spectra, compare
 from speechssl.features.logmel import LogMel
 from speechssl.model import Model
 
-ECAPA = {"name": "ecapa", "width": 16, "embedding": 12, "scale": 2, "se": 8, "attention": 8}
-SMALL = {"kernels": [5, 3, 1], "dilations": [1, 2, 1]}
+ECAPA = {
+    "name": "ecapa",
+    "width": 16,
+    "embedding_dim": 12,
+    "scale": 2,
+    "se_channels": 8,
+    "attention_channels": 8,
+}
+SMALL = {"kernel_sizes": [5, 3, 1], "dilations": [1, 2, 1]}
 MODELS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "ecapa": ({}, ECAPA | SMALL),
     "sliding": (
@@ -34,15 +41,15 @@ MODELS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "none": ({"normalise": "none"}, ECAPA | SMALL | {"pooling": "statistics"}),
     "resnet": (
         {"n_mels": 40},
-        {"name": "resnet", "width": 4, "blocks": [1, 1, 1, 1], "embedding": 12},
+        {"name": "resnet", "width": 4, "blocks": [1, 1, 1, 1], "embedding_dim": 12},
     ),
     "light": (
         {"n_mels": 40},
         {
             "name": "resnet",
             "width": 4,
-            "block": "basic",
-            "squeeze_excitation": 0,
+            "block_type": "basic",
+            "se_stages": 0,
             "pooling": "statistics",
         },
     ),
@@ -99,7 +106,7 @@ def test_torchscript(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     captured = capsys.readouterr()
     assert (
         captured.out == f"{out}\n"
-        and "embeddings as the model's, largest difference" in captured.err
+        and "embeddings equal the model's, largest difference" in captured.err
     )
     script = torch.jit.load(str(out / "model.pt"))
     agrees(model, lambda x: script(x).detach())
@@ -191,7 +198,7 @@ def test_huggingface(library: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for name, value in ours.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
     (out / weights).write_bytes(b"nothing")
-    with pytest.raises(UserError, match=rf"{weights} cannot be loaded"):
+    with pytest.raises(UserError, match=rf"{weights}: cannot be read"):
         Model.load(out)
 
 
@@ -203,7 +210,7 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
             "known: huggingface, onnx, speechbrain",
         ),
         ([str(model), "--to", "onnx", "--out", str(model)], "is the model itself"),
-        ([str(model), "--to", "onnx", "--out", str(model / "weights.pt")], "is a file"),
+        ([str(model), "--to", "onnx", "--out", str(model / "weights.safetensors")], "is a file"),
         (
             [str(tmp_path / "none"), "--to", "onnx", "--out", str(tmp_path / "out")],
             "holds no config.yaml",
@@ -213,6 +220,12 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (line,) = capsys.readouterr().err.splitlines()
         assert words in line
     assert not (tmp_path / "out").exists()
+
+
+def test_the_model_in_a_run_folder_is_not_written_over(tmp_path: Path) -> None:
+    make("ecapa", tmp_path).rename(tmp_path / "model")
+    with pytest.raises(UserError, match="is the model itself"):
+        export(tmp_path, "torchscript", tmp_path / "model")
 
 
 def test_an_export_that_differs_is_refused(tmp_path: Path) -> None:

@@ -14,22 +14,29 @@ from speechssl.data.manifest import Manifest, Utterance, write_manifest
 from speechssl.embed import Embedder
 from speechssl.errors import UserError
 from speechssl.evaluation.classification.classify import evaluate
-from speechssl.finetune import Classifier, Settings, draw, finetune
+from speechssl.finetune import Classifier, FinetuneSettings, draw, finetune
 from speechssl.model import Model
 
 RATE = 16000
 CLASSES = {"low": 500.0, "middle": 1000.0, "high": 2000.0}
 ENCODERS = {
-    "ecapa": {"name": "ecapa", "width": 16, "scale": 4, "embedding": 12, "attention": 8, "se": 8},
+    "ecapa": {
+        "name": "ecapa",
+        "width": 16,
+        "scale": 4,
+        "embedding_dim": 12,
+        "attention_channels": 8,
+        "se_channels": 8,
+    },
     "resnet": {
         "name": "resnet",
         "width": 4,
-        "embedding": 12,
-        "attention": 8,
+        "embedding_dim": 12,
+        "attention_channels": 8,
         "blocks": [1, 1, 1, 1],
     },
 }
-QUICK = Settings(affine_steps=60, epochs=2, lr=1e-3, batch_size=8, seconds=0.3)
+QUICK = FinetuneSettings(affine_steps=60, epochs=2, lr=1e-3, batch_size=8, seconds=0.3)
 
 
 def make(kind="ecapa"):
@@ -87,7 +94,7 @@ def test_shuffled_labels_give_chance_within_the_interval(tones):
 
 
 def test_the_folds_are_the_probes_and_the_seed_decides(tones):
-    settings = Settings(affine_steps=10, epochs=0)
+    settings = FinetuneSettings(affine_steps=10, epochs=0)
     first, again = (
         finetune(make(), *tones, folds=3, fractions=[1.0], settings=settings, replicates=0)
         for _ in range(2)
@@ -111,7 +118,7 @@ def test_a_speaker_in_two_folds_is_refused_and_so_are_other_mistakes(tones):
     folds = {u.id: f"f{number % 2}" for number, u in enumerate(utterances)}
     with pytest.raises(UserError, match="group s0 is in folds f0, f1"):
         finetune(make(), utterances, labels, groups, folds=folds)
-    with pytest.raises(UserError, match="give shares of the labels above 0"):
+    with pytest.raises(UserError, match="must be above 0 and at most 1"):
         finetune(make(), utterances, labels, groups, fractions=[0.0])
     with pytest.raises(UserError, match="no utterance has a label"):
         finetune(make(), utterances, {"x": "y"}, groups)
@@ -143,7 +150,7 @@ def test_the_first_step_moves_the_affine_layers_alone(tones, monkeypatch):
     from speechssl.finetune import training as module
 
     seen = []
-    original = module.Trainer._affine
+    original = module.Trainer.train_affine
 
     def spy(self, classifier, *rest):
         before = {k: v.clone() for k, v in classifier.state_dict().items()}
@@ -152,13 +159,13 @@ def test_the_first_step_moves_the_affine_layers_alone(tones, monkeypatch):
             {k for k, v in classifier.state_dict().items() if not torch.equal(before[k], v)}
         )
 
-    monkeypatch.setattr(module.Trainer, "_affine", spy)
+    monkeypatch.setattr(module.Trainer, "train_affine", spy)
     finetune(
         make(),
         *tones,
         folds=2,
         fractions=[1.0],
-        settings=Settings(affine_steps=5, epochs=0),
+        settings=FinetuneSettings(affine_steps=5, epochs=0),
         replicates=0,
     )
     moved = {key.removeprefix("encoder.").partition(".")[0] for key in set().union(*seen)}

@@ -20,7 +20,8 @@ class Plain(Encoder):
 
     def __init__(self):
         super().__init__()
-        self.first, self.fc = nn.Linear(2, 2), nn.Linear(2, 2)
+        self.first = nn.Linear(2, 2)
+        self.fc = nn.Linear(2, 2)
         for layer in (self.first, self.fc):
             nn.init.eye_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -44,7 +45,8 @@ def batch(rows):
 
 
 def test_the_margin_turns_the_targets_angle():
-    angle, margin = 0.7, 0.3
+    angle = 0.7
+    margin = 0.3
     cosines = torch.tensor([[math.cos(angle), 0.1, -0.2]])
     logits = aam_logits(cosines, torch.tensor([0]), scale=30.0, margin=margin)
     torch.testing.assert_close(logits, torch.tensor([[30 * math.cos(angle + margin), 3.0, -6.0]]))
@@ -67,7 +69,8 @@ def test_the_nearest_wrong_classes_are_brought_nearer():
 
 def test_without_margin_it_is_softmax_over_cosines():
     g = torch.Generator().manual_seed(0)
-    x, w = torch.randn(5, 3, generator=g), torch.randn(4, 1, 3, generator=g)
+    x = torch.randn(5, 3, generator=g)
+    w = torch.randn(4, 1, 3, generator=g)
     want = F.cosine_similarity(x[:, None], w[:, 0][None], dim=-1)
     torch.testing.assert_close(centre_cosines(x, w), want)
     torch.testing.assert_close(aam_logits(want, torch.tensor([0, 1, 2, 3, 0]), 7.0, 0.0), 7 * want)
@@ -113,10 +116,8 @@ def test_losses_that_are_all_alike_have_no_gate():
 
 
 def test_a_wrong_label_is_stopped_by_a_fixed_gate_and_changes_nothing():
-    rows, labels = (
-        [[1.0, 0.1], [0.9, 0.0], [-1.0, 0.1], [1.0, 0.0]],
-        [0, 0, 1, 1],
-    )  # the last is wrong
+    rows = [[1.0, 0.1], [0.9, 0.0], [-1.0, 0.1], [1.0, 0.0]]
+    labels = [0, 0, 1, 1]  # the last is wrong
     settings = {"margin": 0.0, "scale": 10.0, "gate": "fixed", "gate_loss": 1.0, "gate_after": 0.0}
     method = make(labels, **settings)
     method.centres.data = torch.tensor([[[1.0, 0.0]], [[-1.0, 0.0]]])
@@ -129,7 +130,8 @@ def test_a_wrong_label_is_stopped_by_a_fixed_gate_and_changes_nothing():
 
 
 def test_a_stopped_sample_of_a_confident_model_learns_its_prediction():
-    rows, labels = [[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0]], [0, 1, 1]
+    rows = [[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0]]
+    labels = [0, 1, 1]
     method = make(
         labels,
         margin=0.0,

@@ -1,5 +1,6 @@
-"""SwAV, DeepCluster, MoCo's queue and C3's stages: what they keep, and when it moves (methods/README.md 6,
-7).
+"""SwAV, DeepCluster, MoCo's queue and C3's stages: what they keep, and when it moves.
+
+methods/README.md 6 and 7.
 """
 
 import math
@@ -29,7 +30,7 @@ def test_swav_with_constant_scores_has_ln_k():
 
 
 def test_swavs_prototypes_have_unit_length_and_stand_still_at_the_start():
-    method = make("swav", freeze=0.1)
+    method = make("swav", freeze_prototypes=0.1)
     with torch.no_grad():
         method.prototypes.mul_(3)
     method(views(), at(0)).loss.backward()
@@ -42,7 +43,7 @@ def test_swavs_prototypes_have_unit_length_and_stand_still_at_the_start():
 
 
 def test_swavs_queue_joins_once_it_is_full_and_keeps_the_newest():
-    method = make("swav", queue=16, queue_start=0.2)
+    method = make("swav", queue_size=16, queue_start=0.2)
     method(views(), at(0))
     assert int(method.filled) == 0
     method(views(), at(20))
@@ -55,7 +56,7 @@ def test_swavs_queue_joins_once_it_is_full_and_keeps_the_newest():
 
 
 def test_mocos_queue_is_a_ring_of_the_newest_keys():
-    method = make("moco", queue=24)
+    method = make("moco", queue_size=24)
     before = method.queue.clone()
     method(views(), at(0))  # two long views of eight utterances
     assert int(method.place) == 16 and torch.equal(method.queue[16:], before[16:])
@@ -96,14 +97,14 @@ def test_methods_with_a_memory_need_to_know_the_utterances():
 
 def test_c3_goes_over_to_dino_from_the_moving_average():
     method = make("c3_dino", switch=0.5)
-    average = {k: v.clone() for k, v in method.moco.teacher["encoder"].state_dict().items()}
     assert method.encoder is method.moco.encoder
     assert list(method.networks()) == ["student", "teacher"]
     method(views(), at(49)).loss.backward()
     assert int(method.switched) == -1
     average = {k: v.clone() for k, v in method.moco.teacher["encoder"].state_dict().items()}
-    method.train()
-    method._switch(50)
+    method.eval()  # BatchNorm statistics stay what the switch made them
+    method(views(), at(50))
+    assert int(method.switched) == 50
     for network in (method.dino.student, method.dino.teacher):
         for key, value in network["encoder"].state_dict().items():
             assert torch.equal(value, average[key]), key
@@ -112,7 +113,7 @@ def test_c3_goes_over_to_dino_from_the_moving_average():
     assert networks["student"] is method.dino.student["encoder"]
     assert networks["teacher"] is method.dino.teacher["encoder"]
     assert networks["moco.teacher"] is method.moco.encoder
-    assert method._dino_progress(at(75)).fraction == pytest.approx(0.5)
+    assert method.dino_progress(at(75)).fraction == pytest.approx(0.5)
 
 
 def test_c3_corrects_only_after_its_warm_up():
@@ -126,7 +127,8 @@ def test_c3_corrects_only_after_its_warm_up():
 
 
 def test_dimcl_mixes_the_base_loss_and_its_own():
-    plain, mixed = make("byol"), make("dimcl", weight=0.25)
+    plain = make("byol")
+    mixed = make("dimcl", weight=0.25)
     base = plain(views(), at(0)).loss
     output = mixed(views(), at(0))
     torch.testing.assert_close(output.scalars["base"], base.detach())
@@ -148,5 +150,5 @@ def test_dimcl_goes_with_any_method(base):
 
 
 def test_dimcl_refuses_a_base_of_one_view():
-    with pytest.raises(UserError, match="dimcl: base: it needs two views"):
+    with pytest.raises(UserError, match="dimcl: base must compare two views"):
         make("dimcl", base={"name": "aam_softmax"})

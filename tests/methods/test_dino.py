@@ -1,5 +1,6 @@
-"""The DINO method: centre, roles of the crops, teacher, what moves and what does not (methods/README.md
-1.5).
+"""The DINO method: centre, roles of the crops, teacher, what moves and what does not.
+
+methods/README.md 1.5.
 """
 
 import copy
@@ -14,7 +15,9 @@ from speechssl.errors import UserError
 from speechssl.interfaces import Encoder, Progress, Views
 from speechssl.methods.dino import Dino
 
-B, FRAMES, MELS = 4, 10, 6
+B = 4
+FRAMES = 10
+MELS = 6
 SMALL = {"prototypes": 8, "layers": 2, "hidden": 12, "bottleneck": 5}
 START = Progress(0, 100, 10)
 
@@ -142,9 +145,9 @@ def test_targets_get_no_gradient_and_every_student_parameter_does():
     assert not any(value.requires_grad for value in output.scalars.values())
 
 
-@pytest.mark.parametrize("frozen_gain", [True, False])
-def test_the_last_layer_is_bit_identical_during_the_first_epoch(frozen_gain):
-    method = make(frozen_gain=frozen_gain, freeze_last_layer=1.0)
+@pytest.mark.parametrize("norm_last_layer", [True, False])
+def test_the_last_layer_is_bit_identical_during_the_first_epoch(norm_last_layer):
+    method = make(norm_last_layer=norm_last_layer, freeze_last_layer=1.0)
     optimizer = torch.optim.AdamW(
         [p for p in method.parameters() if p.requires_grad], lr=0.1, weight_decay=0.5
     )
@@ -157,7 +160,7 @@ def test_the_last_layer_is_bit_identical_during_the_first_epoch(frozen_gain):
     assert not torch.equal(head.mlp[0].weight, other)
     step(method, optimizer, views(), Progress(10, 100, 10))
     assert not torch.equal(head.weight_v, before[0])
-    assert torch.equal(head.weight_g, before[1]) == frozen_gain
+    assert torch.equal(head.weight_g, before[1]) == norm_last_layer
 
 
 def test_the_teacher_is_the_closed_form_moving_average():
@@ -223,12 +226,12 @@ def test_views_of_different_networks_all_count_as_pairs():
     method = make(norm=False)
     batch = views(local=2, long="teacher")
     with torch.no_grad():
-        t, s = logits(method.teacher, batch[0]), logits(method.student, batch[1])
-    terms = [
-        -(F.softmax(t[u] / 0.04, -1) * F.log_softmax(s[v] / 0.1, -1)).sum(-1).mean()
-        for u in (0, 1)
-        for v in (0, 1)
-    ]
+        t = logits(method.teacher, batch[0])
+        s = logits(method.student, batch[1])
+    terms = []
+    for u in (0, 1):
+        q = F.softmax(t[u] / 0.04, -1)
+        terms += [-(q * F.log_softmax(s[v] / 0.1, -1)).sum(-1).mean() for v in (0, 1)]
     torch.testing.assert_close(method(batch, START).loss, torch.stack(terms).mean())
 
 
@@ -316,7 +319,8 @@ def test_what_is_logged_agrees_with_the_loss():
 
 
 def test_optional_terms_are_added_with_their_weights():
-    batch, late = views(), Progress(50, 100, 10)
+    batch = views()
+    late = Progress(50, 100, 10)
     plain = make()(batch, late).loss
     output = make(koleo_weight=0.1)(batch, late)
     torch.testing.assert_close(output.loss, plain + 0.1 * output.scalars["koleo"])

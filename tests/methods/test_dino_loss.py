@@ -36,7 +36,8 @@ def test_agreement_on_one_prototype_is_the_closed_form():
 
 def test_a_row_of_logits_may_be_shifted_on_either_side():
     torch.manual_seed(0)
-    s, t = torch.randn(3, 4, 8).double(), torch.randn(2, 4, 8).double()
+    s = torch.randn(3, 4, 8).double()
+    t = torch.randn(2, 4, 8).double()
     want = loss_of(s, t)
     torch.testing.assert_close(loss_of(s + torch.randn(3, 4, 1), t), want)
     torch.testing.assert_close(loss_of(s, t + torch.randn(2, 4, 1)), want)
@@ -44,12 +45,14 @@ def test_a_row_of_logits_may_be_shifted_on_either_side():
 
 def test_the_loss_is_the_mean_over_ten_pairs_of_six_views():
     torch.manual_seed(0)
-    s, t = torch.randn(6, 4, 8).double(), torch.randn(2, 4, 8).double()
+    s = torch.randn(6, 4, 8).double()
+    t = torch.randn(2, 4, 8).double()
     assert every_pair(2, 6).sum() == 10
-    log_p, q = (s / 0.1).log_softmax(-1), (t / 0.04).softmax(-1)
-    terms = [
-        F.cross_entropy(s[v] / 0.1, q[u]) for u in range(2) for v in range(6) if u != v
-    ]  # torch's own soft-label cross-entropy
+    log_p = (s / 0.1).log_softmax(-1)
+    q = (t / 0.04).softmax(-1)
+    terms = []
+    for u in range(2):  # torch's own soft-label cross-entropy
+        terms += [F.cross_entropy(s[v] / 0.1, q[u]) for v in range(6) if v != u]
     assert len(terms) == 10
     torch.testing.assert_close(dino_loss(log_p, q, every_pair(2, 6)), sum(terms) / 10)
 

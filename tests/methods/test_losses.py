@@ -1,5 +1,6 @@
-"""The losses of the decorrelating, contrastive and clustering methods by hand (methods/README.md 4 to
-7).
+"""The losses of the decorrelating, contrastive and clustering methods by hand.
+
+methods/README.md 4 to 7.
 """
 
 import math
@@ -45,11 +46,14 @@ def test_barlow_by_hand():
 
 
 def test_barlow_invariances():
-    one, two = z_of(32, 6), z_of(32, 6, seed=1)
+    one = z_of(32, 6)
+    two = z_of(32, 6, seed=1)
     value = barlow(one, two)
-    scale, shift = torch.rand(6) * 5 + 2, z_of(6, seed=2)
+    scale = torch.rand(6) * 5 + 2
+    shift = z_of(6, seed=2)
     assert barlow(one * scale + shift, two) == pytest.approx(value, rel=1e-3)
-    order, sign = torch.randperm(6), torch.tensor([1, -1, 1, -1, 1, 1])
+    order = torch.randperm(6)
+    sign = torch.tensor([1, -1, 1, -1, 1, 1])
     assert barlow((one * sign)[:, order], (two * sign)[:, order]) == pytest.approx(value, rel=1e-4)
 
 
@@ -78,7 +82,8 @@ def test_vicreg_by_hand():
 
 
 def test_vicreg_sees_scale_and_not_shift():
-    one, two = z_of(16, 4), z_of(16, 4, seed=1)
+    one = z_of(16, 4)
+    two = z_of(16, 4, seed=1)
     assert total(one + 3, two + 3) == pytest.approx(total(one, two), rel=1e-4)
     assert total(2 * one, 2 * two) != pytest.approx(total(one, two), rel=1e-2)
 
@@ -197,7 +202,8 @@ def test_trip_roma_by_hand():
 
 
 def test_trip_roma_ignores_a_rotation():
-    one, two = z_of(6, 5), z_of(6, 5, seed=1)
+    one = z_of(6, 5)
+    two = z_of(6, 5, seed=1)
     q, _ = torch.linalg.qr(z_of(5, 5, seed=2))
     for a, b in zip(triplet_terms(one, two), triplet_terms(one @ q, two @ q), strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
@@ -236,7 +242,8 @@ def test_all_weights_one_are_moco():
 
 
 def test_a_copy_of_the_anchor_in_the_queue_is_left_out():
-    q, queue = F.normalize(z_of(1, 4), dim=1), F.normalize(z_of(20, 4, seed=2), dim=1)
+    q = F.normalize(z_of(1, 4), dim=1)
+    queue = F.normalize(z_of(20, 4, seed=2), dim=1)
     queue = queue[(q @ queue.T)[0] < 0.9]
     with_copy = torch.cat([queue, q])
     weights = collision_weights(q, with_copy, 0.9, False)
@@ -246,8 +253,21 @@ def test_a_copy_of_the_anchor_in_the_queue_is_left_out():
     assert not collision_weights(q.requires_grad_(), with_copy, 0.9, True).requires_grad
 
 
+def test_a_query_whose_keys_are_all_left_out_has_no_loss_and_no_gradient():
+    query = F.normalize(z_of(3, 4), dim=1).requires_grad_()
+    queue = F.normalize(z_of(20, 4, seed=2), dim=1)
+    weights = torch.ones(3, 20)
+    weights[0] = 0
+    loss = moco_loss(query, query.detach(), queue, 0.1, weights)
+    loss.backward()
+    others = moco_loss(query[1:], query[1:].detach(), queue, 0.1)
+    torch.testing.assert_close(loss, others * 2 / 3)
+    assert (query.grad[0] == 0).all() and query.grad[1:].abs().sum() > 0
+
+
 def test_reweighting_keeps_the_mean_at_one():
-    q, queue = F.normalize(z_of(6, 4), dim=1), F.normalize(z_of(50, 4, seed=2), dim=1)
+    q = F.normalize(z_of(6, 4), dim=1)
+    queue = F.normalize(z_of(50, 4, seed=2), dim=1)
     weights = collision_weights(q, queue, 0.7, True)
     kept = weights > 0
     torch.testing.assert_close(weights.sum(1), kept.sum(1).float())

@@ -25,6 +25,14 @@ def z_of(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def cosines_of_pairs(z, t):
+    """Mean cosine of every view v of four and every target u of two that is another view."""
+    cosines = []
+    for u in range(2):
+        cosines += [F.cosine_similarity(z[v], t[u], dim=-1).mean() for v in range(4) if v != u]
+    return cosines
+
+
 def test_predictive_loss_of_equal_and_opposite_views():
     z = z_of(1, 5, 4).expand(2, -1, -1)
     assert float(predictive_loss(z, z, NoPredictor(4))) == pytest.approx(-1, abs=1e-6)
@@ -33,15 +41,15 @@ def test_predictive_loss_of_equal_and_opposite_views():
 
 
 def test_predictive_loss_is_the_mean_over_pairs_of_a_target_and_another_view():
-    z, t = z_of(4, 5, 3), z_of(2, 5, 3, seed=1)
-    want = [
-        F.cosine_similarity(z[v], t[u], dim=-1).mean() for u in range(2) for v in range(4) if u != v
-    ]
-    torch.testing.assert_close(predictive_loss(z, t, NoPredictor(3)), -sum(want) / len(want))
+    z = z_of(4, 5, 3)
+    t = z_of(2, 5, 3, seed=1)
+    cosines = cosines_of_pairs(z, t)
+    torch.testing.assert_close(predictive_loss(z, t, NoPredictor(3)), -sum(cosines) / len(cosines))
 
 
 def test_the_gradient_is_orthogonal_to_the_prediction_and_inverse_to_its_length():
-    p, t = z_of(6, 4).requires_grad_(), z_of(6, 4, seed=1)
+    p = z_of(6, 4).requires_grad_()
+    t = z_of(6, 4, seed=1)
     (one,) = torch.autograd.grad(F.cosine_similarity(p, t, dim=-1).sum(), p)
     assert (one * p).sum(-1).abs().max() < 1e-6
     scaled = (3 * p).detach().requires_grad_()
@@ -54,15 +62,13 @@ def test_byol_is_two_minus_two_cosines_between_zero_and_four():
     online = method.net
     output = method(views(), START)
     with torch.no_grad():
-        z = [online["projector"](online["encoder"](g.features[v])) for g in views() for v in (0, 1)]
-        t = [
-            method.teacher["projector"](method.teacher["encoder"](views()[0].features[v]))
-            for v in (0, 1)
-        ]
+        z = []
+        for group in views():
+            z += [online["projector"](online["encoder"](view)) for view in group.features]
+        teacher = method.teacher
+        t = [teacher["projector"](teacher["encoder"](view)) for view in views()[0].features]
     assert 0 <= float(output.loss.detach()) <= 4
-    cosines = [
-        F.cosine_similarity(z[v], t[u], dim=-1).mean() for u in range(2) for v in range(4) if u != v
-    ]
+    cosines = cosines_of_pairs(z, t)
     assert float(output.loss.detach()) == pytest.approx(
         float(2 - 2 * sum(cosines) / len(cosines)), abs=0.2
     )
@@ -101,28 +107,28 @@ def test_guided_loss_by_hand():
 
 
 def test_the_choice_is_not_moved_by_a_common_shift():
-    one, two = z_of(2, 7, 3), z_of(2, 7, 3, seed=1)
+    one = z_of(2, 7, 3)
+    two = z_of(2, 7, 3, seed=1)
     head = NoPredictor(3)
-    candidates = [
-        -(
-            F.cosine_similarity(one[a], one[1 - a], dim=-1) + F.cosine_similarity(two[b], two[1 - b], dim=-1)
-        ) / 2
-        for a in range(2)
-        for b in range(2)
-    ]  # fmt: skip
+    candidates = []
+    for a in range(2):
+        for b in range(2):
+            first = F.cosine_similarity(one[a], one[1 - a], dim=-1)
+            second = F.cosine_similarity(two[b], two[1 - b], dim=-1)
+            candidates.append(-(first + second) / 2)
     plain = guided_loss(one, two, one, two, head)
     assert float(plain) >= float(torch.stack(candidates).min(0).values.mean()) - 1e-6
     shifted = guided_loss(one, two, one + 10, two + 10, head)
-    kept = torch.stack(
-        [((one[a] - two[b]) ** 2).sum(-1) for a in range(2) for b in range(2)]
-    ).argmin(0)
-    a, b = kept // 2, kept % 2
+    distances = []
+    for a in range(2):
+        distances += [((one[a] - two[b]) ** 2).sum(-1) for b in range(2)]
+    nearest = torch.stack(distances).argmin(0)
+    a = nearest // 2
+    b = nearest % 2
     rows = torch.arange(7)
-    targets = (
-        F.cosine_similarity(one[a, rows], one[1 - a, rows] + 10, dim=-1)
-        + F.cosine_similarity(two[b, rows], two[1 - b, rows] + 10, dim=-1)
-    )  # fmt: skip
-    assert float(shifted) == pytest.approx(-float(targets.mean()) / 2, abs=1e-6)
+    first = F.cosine_similarity(one[a, rows], one[1 - a, rows] + 10, dim=-1)
+    second = F.cosine_similarity(two[b, rows], two[1 - b, rows] + 10, dim=-1)
+    assert float(shifted) == pytest.approx(-float((first + second).mean()) / 2, abs=1e-6)
 
 
 @pytest.mark.parametrize("count", [2, 3, 8, 33])
@@ -179,11 +185,8 @@ def test_a_predictors_rule_reaches_the_optimiser():
     method = make("byol", predictor={"name": "offdiag", "lr_scale": 3.0})
     optimizer = build_optimizer(method, settings)
     schedule(optimizer, settings, 0.1, 8)
-    (group,) = [
-        g
-        for g in optimizer.param_groups
-        if any(p is method.predictor.offdiagonal for p in g["params"])
-    ]
+    offdiagonal = method.predictor.offdiagonal
+    (group,) = [g for g in optimizer.param_groups if any(p is offdiagonal for p in g["params"])]
     assert group["lr"] == pytest.approx(1.5) and group["weight_decay"] == 0.0
     assert sum(len(g["params"]) for g in optimizer.param_groups) == sum(
         p.requires_grad for p in method.parameters()

@@ -10,7 +10,7 @@ from speechssl import parts
 from speechssl.errors import UserError
 from speechssl.interfaces import Predictor
 from speechssl.methods.simsiam import predictive_loss
-from speechssl.nn.closed_form import Correlation
+from speechssl.nn.correlation import Correlation
 from speechssl.predictors.directpred import gains
 
 NAMES = parts.names("predictors")

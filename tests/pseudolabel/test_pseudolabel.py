@@ -20,9 +20,17 @@ from speechssl.model import Model
 from speechssl.pseudolabel import PseudoLabelSettings, pseudolabel, stopping
 from speechssl.pseudolabel import rounds as rounds_of
 from speechssl.train.loop import train
+from speechssl.weights import read
 
 FEATURES = {"n_mels": 24}
-ENCODER = {"name": "ecapa", "width": 32, "scale": 4, "embedding": 16, "attention": 8, "se": 8}
+ENCODER = {
+    "name": "ecapa",
+    "width": 32,
+    "scale": 4,
+    "embedding_dim": 16,
+    "attention_channels": 8,
+    "se_channels": 8,
+}
 
 
 @pytest.fixture(scope="session")
@@ -67,14 +75,14 @@ def configuration(voices, start, tmp_path):
         "start": str(start),
         "data": [str(voices / "train")],
         "train": str(tmp_path / "aam.yaml"),
-        "clusterer": {"name": "kmeans", "clusters": 6},
+        "clusterer": {"name": "kmeans", "n_clusters": 6},
     }
     (tmp_path / "pseudolabel.yaml").write_text(yaml.safe_dump(settings))
     return str(tmp_path / "pseudolabel.yaml")
 
 
 def weights(folder):
-    return torch.load(folder / "weights.pt", weights_only=True)
+    return read(folder / "weights.safetensors")
 
 
 def same(one, two):
@@ -218,7 +226,7 @@ def test_when_it_stops_and_what_it_takes(stop, key, values, enough, best):
         (["stop=eer"], "heldout"),
         (["round=3"], "did you mean|nearest|rounds"),
         (["clusterer.name=kmean"], "kmeans"),
-        (["clusterer.clusters=500"], "cannot make 500 clusters"),
+        (["clusterer.n_clusters=500"], "cannot make 500 clusters"),
         (["start=nowhere"], "nowhere"),
         (["smallest=30"], "nothing is left"),
     ],

@@ -39,9 +39,9 @@ def world(tmp_path_factory):
             "name": "ecapa",
             "width": 32,
             "scale": 4,
-            "embedding": 16,
-            "attention": 8,
-            "se": 8,
+            "embedding_dim": 16,
+            "attention_channels": 8,
+            "se_channels": 8,
         }
         Model({"n_mels": 40, "normalise": "level"}, encoder).eval().save(folder / name)
     return folder

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 TINY = """
 data: {train: [x], crops: [{count: 2, seconds: 0.5}], workers: 0}
 features: {n_mels: 24}
-encoder: {name: ecapa, width: 16, scale: 2, embedding: 16}
+encoder: {name: ecapa, width: 16, scale: 2, embedding_dim: 16}
 method: METHOD
 train: {steps: 4, batch_size: 4, precision: float32, save_every: 2, log_every: 1}
 """
@@ -73,9 +73,9 @@ def test_real_speech_from_folders_to_the_table_and_on(speech):
         "scoring"
     ]
     assert "whitened" in scoring
-    weights = (speech / "exp" / "dino" / "model" / "weights.pt").read_bytes()
+    weights = (speech / "exp" / "dino" / "model" / "weights.safetensors").read_bytes()
     run("real", *words(speech), "--stage", "2", "--stop-stage", "2")  # goes on with what is there
-    assert (speech / "exp" / "dino" / "model" / "weights.pt").read_bytes() == weights
+    assert (speech / "exp" / "dino" / "model" / "weights.safetensors").read_bytes() == weights
 
 
 def test_real_speech_without_a_warm_up(speech):

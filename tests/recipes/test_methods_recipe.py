@@ -31,12 +31,12 @@ def arms():
 @pytest.mark.parametrize("name", arms())
 def test_every_arm_is_a_configuration(name):
     settings = resolve(str(FOLDER / "conf" / "base.yaml"), arms()[name])
-    assert settings["method"]["name"] in parts.names("methods")
+    assert settings.method["name"] in parts.names("methods")
 
 
 def test_every_method_and_every_predictor_has_an_arm():
     settings = [
-        resolve(str(FOLDER / "conf" / "base.yaml"), words)["method"] for words in arms().values()
+        resolve(str(FOLDER / "conf" / "base.yaml"), words).method for words in arms().values()
     ]
     unlabelled = {
         name for name in parts.names("methods") if not parts.find("methods", name).NEEDS_LABELS

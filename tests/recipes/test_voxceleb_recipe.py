@@ -128,7 +128,14 @@ def noise_and_rooms(folder):
 
 
 def configurations(folder):
-    small = {"name": "ecapa", "width": 16, "scale": 2, "embedding": 16, "attention": 8, "se": 8}
+    small = {
+        "name": "ecapa",
+        "width": 16,
+        "scale": 2,
+        "embedding_dim": 16,
+        "attention_channels": 8,
+        "se_channels": 8,
+    }
     train = {"batch_size": 8, "precision": "float32", "log_every": 5, "save_every": 5, "threads": 1}
     dino = {
         "data": {
@@ -152,7 +159,7 @@ def configurations(folder):
         "data": ["set by run.sh"],
         "train": str(folder / "aam.yaml"),
         "large_margin": str(folder / "margin.yaml"),
-        "clusterer": {"name": "kmeans_ahc", "centroids": 12, "clusters": 6},
+        "clusterer": {"name": "kmeans_ahc", "n_centroids": 12, "n_clusters": 6},
         "smallest": 2,
     }
     for name, content in (("dino", dino), ("aam", aam), ("margin", margin), ("rounds", rounds)):

@@ -40,6 +40,30 @@ def test_views_add_figures_and_the_untrained_encoder_a_column():
     assert "untrained" in table(both) and "untrained" not in table(alone)
 
 
+def test_confusion_is_better_the_more_it_fell():
+    """ARC = (1 - ACR) / (1 - ACR of the untrained encoder), methods/README.md 10, by hand."""
+
+    def on_a_circle(angles):
+        angles = torch.tensor(angles)
+        return torch.stack([angles.cos(), angles.sin()], -1)
+
+    def arc_of(trained, untrained):
+        (found,) = [f for f in diagnose(trained[0], trained, untrained) if f.name == "arc"]
+        return found.value, found.verdict
+
+    confused = on_a_circle([[0.0, 1.0, 0.05], [0.1, 1.1, 2.0]])  # one of three finds its own crop
+    apart = on_a_circle([[0.0, 1.0, 2.0], [0.01, 1.01, 2.01]])  # all three do
+    assert arc_of(apart, confused) == (pytest.approx(3), "healthy")
+    assert arc_of(confused, apart) == (pytest.approx(1 / 3), "watch")
+
+
+def test_a_collapsed_encoder_has_a_confusion_ratio_far_below_one():
+    untrained = spread(1, 300, 16) + 0.5 * spread(3, 300, 16, seed=1)
+    noise = 1 + 1e-3 * spread(3, 300, 16, seed=2)  # every crop at one point, but for noise
+    (found,) = [f for f in diagnose(noise[0], noise, untrained) if f.name == "arc"]
+    assert found.value < 0.1 and found.verdict == "watch"
+
+
 def test_too_few_or_broken_embeddings_are_refused():
     with pytest.raises(UserError, match="3 or more utterances"):
         diagnose(np.ones((2, 4), "f4"))
@@ -57,7 +81,7 @@ def test_the_order_puts_the_collapsed_model_last():
         {"bad": figures(collapsed()), "half": figures(half), "good": figures(spread(300, 16))}
     )
     assert [name for name, _ in order] == ["good", "half", "bad"]
-    with pytest.raises(UserError, match="no figure"):
+    with pytest.raises(UserError, match="no figure of these models"):
         rank_models({"a": {}, "b": {}})
 
 
@@ -87,7 +111,7 @@ def world(tmp_path_factory):
     soundfile.write(folder / "audio" / "short.wav", 0.1 * rng.standard_normal(4000), 16000)
     for seed, name in enumerate(("run/model", "run/untrained", "other")):
         torch.manual_seed(seed)
-        Model({"n_mels": 24}, {"name": "ecapa", "width": 16, "scale": 2, "embedding": 8}).save(
+        Model({"n_mels": 24}, {"name": "ecapa", "width": 16, "scale": 2, "embedding_dim": 8}).save(
             folder / name
         )
     return folder
@@ -145,5 +169,5 @@ def test_mistakes_are_one_line(world, words, said, capsys):
 
 
 def test_a_comparison_of_nothing_is_refused(tmp_path):
-    with pytest.raises(UserError, match="evaluate some runs first"):
+    with pytest.raises(UserError, match="run `speechssl evaluate verification`"):
         compare(tmp_path)

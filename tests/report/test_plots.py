@@ -55,7 +55,7 @@ def test_degenerate_scores_are_drawn_too(tmp_path, scored):
 
 def test_det_curve_passes_through_the_eer(tmp_path, scored, monkeypatch):
     drawn = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure))
     plots.det_plot({"one": scored}, tmp_path / "unused.png")
     curve, mark = drawn[0].axes[0].lines[:2]
     x, y = mark.get_xdata()[0], mark.get_ydata()[0]

@@ -7,7 +7,14 @@ import pytest
 from speechssl.cli import main
 from speechssl.model import Model
 
-ENCODER = {"name": "ecapa", "width": 32, "scale": 4, "embedding": 16, "attention": 8, "se": 8}
+ENCODER = {
+    "name": "ecapa",
+    "width": 32,
+    "scale": 4,
+    "embedding_dim": 16,
+    "attention_channels": 8,
+    "se_channels": 8,
+}
 
 
 @pytest.fixture

@@ -47,7 +47,10 @@ def configuration(corpus, tmp_path):
         "features": {"n_mels": 24},
         "augment": {"rir_prob": 0.5, "simulate_prob": 1.0, "filter_prob": 0.3, "gain": [-3, 3]},
         "specaugment": {"time_masks": 1, "time_width": 5},
-        "encoder": {"name": "ecapa", "width": 32, "scale": 4, "embedding": 16, "attention": 8, "se": 8},
+        "encoder": {
+            **{"name": "ecapa", "width": 32, "scale": 4},
+            **{"embedding_dim": 16, "attention_channels": 8, "se_channels": 8},
+        },
         "method": {"name": "dino", "prototypes": 16, "layers": 2, "hidden": 16, "bottleneck": 8},
         "optimizer": {"lr": 1e-3},
         "train": {

@@ -9,10 +9,21 @@ import torch
 from speechssl import config
 from speechssl.data.manifest import Utterance
 from speechssl.errors import UserError
-from speechssl.model import CONFIG, Model, load_state
-from speechssl.train import checkpoint
+from speechssl.files import RunFolder
+from speechssl.model import Model, load_state
+from speechssl.train import about, checkpoint
+from speechssl.train.average import average
+from speechssl.train.resuming import same_settings
+from speechssl.train.settings import resolve
 
-ENCODER = {"name": "ecapa", "width": 8, "scale": 2, "embedding": 4, "attention": 4, "se": 4}
+ENCODER = {
+    "name": "ecapa",
+    "width": 8,
+    "scale": 2,
+    "embedding_dim": 4,
+    "attention_channels": 4,
+    "se_channels": 4,
+}
 
 
 def in_a_child(function):
@@ -28,7 +39,7 @@ def in_a_child(function):
 
 def test_a_state_reads_back(tmp_path):
     state = {"step": 3, "method": {"w": torch.randn(4)}, "rng": torch.get_rng_state()}
-    checkpoint.save_atomically(state, tmp_path / "last.pt")
+    checkpoint.save_state(state, tmp_path / "last.pt")
     again = load_state(tmp_path / "last.pt")
     assert again["step"] == 3 and torch.equal(again["method"]["w"], state["method"]["w"])
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
@@ -36,7 +47,7 @@ def test_a_state_reads_back(tmp_path):
 
 def test_a_kill_in_the_middle_of_a_save_leaves_the_old_state(tmp_path, monkeypatch):
     path = tmp_path / "last.pt"
-    checkpoint.save_atomically({"step": 1}, path)
+    checkpoint.save_state({"step": 1}, path)
 
     def half(value, file):
         file.write(b"PK half of a checkpoint")
@@ -44,10 +55,10 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_old_state(tmp_path, monkeypat
         os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr(torch, "save", half)
-    assert in_a_child(lambda: checkpoint.save_atomically({"step": 2}, path)) == -signal.SIGKILL
+    assert in_a_child(lambda: checkpoint.save_state({"step": 2}, path)) == -signal.SIGKILL
     monkeypatch.undo()
     assert load_state(path)["step"] == 1
-    checkpoint.save_atomically({"step": 3}, path)  # the half-written file is no obstacle
+    checkpoint.save_state({"step": 3}, path)  # the half-written file is no obstacle
     assert load_state(path)["step"] == 3
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
@@ -55,22 +66,24 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_old_state(tmp_path, monkeypat
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 half"])
 def test_a_damaged_state_is_one_line(tmp_path, content):
     (tmp_path / "last.pt").write_bytes(content)
-    with pytest.raises(UserError, match=r"last\.pt cannot be read") as error:
+    with pytest.raises(UserError, match=r"last\.pt: cannot be read") as error:
         load_state(tmp_path / "last.pt")
     assert "\n" not in str(error.value)
 
 
 def test_only_the_last_snapshots_stay_in_the_order_of_their_steps(tmp_path):
     for step in (5, 90, 100, 1000):
-        checkpoint.save_snapshot(tmp_path, step, {"w": torch.tensor(float(step))}, keep=3)
-    names = [path.stem for path in checkpoint.snapshots(tmp_path)]
+        checkpoint.save_snapshot(
+            RunFolder(tmp_path), step, {"w": torch.tensor(float(step))}, keep=3
+        )
+    names = [path.stem for path in checkpoint.snapshots(RunFolder(tmp_path))]
     assert names == ["step-00000090", "step-00000100", "step-00001000"]
 
 
 def run_folder(tmp_path, count=3):
     settings = {"features": {"n_mels": 10}, "encoder": ENCODER}
-    config.write(settings, tmp_path / CONFIG)
-    config.write({"method": "dino", "seed": 0}, tmp_path / checkpoint.ABOUT)
+    config.write(settings, RunFolder(tmp_path).config)
+    config.write({"method": "dino", "seed": 0}, RunFolder(tmp_path).about)
     states = []
     for seed in range(count):
         torch.manual_seed(seed)
@@ -78,13 +91,13 @@ def run_folder(tmp_path, count=3):
         for buffer in encoder.buffers():
             buffer.fill_(seed + 1)
         states.append(encoder.state_dict())
-        checkpoint.save_snapshot(tmp_path, 10 * (seed + 1), states[-1], keep=10)
+        checkpoint.save_snapshot(RunFolder(tmp_path), 10 * (seed + 1), states[-1], keep=10)
     return states
 
 
 def test_the_average_of_the_last_snapshots(tmp_path):
     states = run_folder(tmp_path)
-    folder = checkpoint.average(tmp_path, last=2)
+    folder = average(tmp_path, last=2)
     assert folder == tmp_path / "model-average2"
     model = Model.load(folder)
     got = model.encoder.state_dict()
@@ -98,21 +111,19 @@ def test_the_average_of_the_last_snapshots(tmp_path):
 
 def test_the_model_as_it_was_at_a_step(tmp_path):
     states = run_folder(tmp_path)
-    got = Model.load(checkpoint.average(tmp_path, last=1, until=25, out=tmp_path / "then"))
+    got = Model.load(average(tmp_path, last=1, until=25, out=tmp_path / "then"))
     assert got.about["averaged"] == ["step-00000020"]
     for key, value in got.encoder.state_dict().items():
         torch.testing.assert_close(value, states[1][key])
     with pytest.raises(UserError, match="up to step 9"):
-        checkpoint.average(tmp_path, until=9)
+        average(tmp_path, until=9)
 
 
 def test_the_average_of_equal_snapshots_is_bit_identical(tmp_path):
     states = run_folder(tmp_path, count=1)
     for step in (20, 30):
-        checkpoint.save_snapshot(tmp_path, step, states[0], keep=10)
-    got = Model.load(
-        checkpoint.average(tmp_path, last=99, out=tmp_path / "mine")
-    ).encoder.state_dict()
+        checkpoint.save_snapshot(RunFolder(tmp_path), step, states[0], keep=10)
+    got = Model.load(average(tmp_path, last=99, out=tmp_path / "mine")).encoder.state_dict()
     assert all(torch.equal(got[key], states[0][key]) for key in got)
 
 
@@ -121,12 +132,12 @@ def test_nothing_to_average_is_one_line(tmp_path, last):
     if last < 1:
         run_folder(tmp_path, count=1)
     with pytest.raises(UserError, match="average"):
-        checkpoint.average(tmp_path, last=last)
+        average(tmp_path, last=last)
 
 
 def test_the_fingerprint_knows_the_utterances_but_not_where_they_lie():
     def of(*pairs, root="/a"):
-        return checkpoint.fingerprint([Utterance(i, f"{root}/{i}", 0.0, None, s) for i, s in pairs])
+        return about.fingerprint([Utterance(i, f"{root}/{i}", 0.0, None, s) for i, s in pairs])
 
     want = of(("a", 1.0), ("b", 2.0))
     assert len(want) == 16 and set(want) <= set("0123456789abcdef")
@@ -134,13 +145,25 @@ def test_the_fingerprint_knows_the_utterances_but_not_where_they_lie():
     assert len({want, of(("a", 1.0)), of(("a", 1.0), ("b", 2.5)), of(("a", 1.0), ("c", 2.0))}) == 4
 
 
-def test_a_run_from_before_auto_is_resumed_as_it_was(tmp_path):
+def test_a_run_from_before_auto_is_resumed_as_it_was(configuration, tmp_path):
     """A run whose configuration says `threads: -1` and a precision goes on in that precision."""
-    asked = {"train": {"threads": "auto", "precision": "auto", "steps": 5}}
-    before = {"train": {"threads": -1, "precision": "bfloat16", "steps": 5}}
-    config.write(before, tmp_path / CONFIG)
-    settings = checkpoint.same_settings(tmp_path, asked, keep_steps=False)
-    assert settings["train"]["precision"] == "bfloat16"
-    asked["train"]["precision"] = "float32"
+    auto = ["train.threads=auto", "train.precision=auto"]
+    before = config.thaw(resolve(str(configuration), auto))
+    before["train"] |= {"threads": -1, "precision": "bfloat16"}
+    config.write(before, RunFolder(tmp_path).config)
+    asked = resolve(str(configuration), auto)
+    resumed = same_settings(RunFolder(tmp_path), asked)
+    assert resumed.train.precision == "bfloat16" and resumed.train.threads == "auto"
+    asked = resolve(str(configuration), ["train.threads=auto", "train.precision=float32"])
     with pytest.raises(UserError, match="train.precision was 'bfloat16'"):
-        checkpoint.same_settings(tmp_path, asked, keep_steps=False)
+        same_settings(RunFolder(tmp_path), asked)
+
+
+def test_a_configuration_is_saved_with_every_key_in_the_order_of_its_sections(configuration):
+    written = config.thaw(resolve(str(configuration)))
+    assert list(written) == [
+        "seed", "data", "features", "augment", "specaugment",
+        "optimizer", "train", "monitor", "encoder", "method",
+    ]  # fmt: skip
+    assert written["data"]["crops"][0] == {"count": 2, "seconds": 0.5}
+    assert written["train"]["steps"] == 8 and written["train"]["epochs"] is None

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from speechssl.files import RunFolder
 from speechssl.train.logs import Log, Meter
 
 
@@ -31,7 +32,7 @@ def written(tmp_path):
 
 
 def test_one_object_a_line_with_five_digits(tmp_path, capsys):
-    log = Log(tmp_path, 10, 0)
+    log = Log(RunFolder(tmp_path), 10, 0)
     log.write(1, {"loss": 1.23456789, "alarms": ["x"]})
     log.write(2, {"loss": 2e-9})
     log.close()
@@ -43,13 +44,13 @@ def test_one_object_a_line_with_five_digits(tmp_path, capsys):
 
 
 def test_a_resumed_run_cuts_off_what_was_logged_after_its_state_and_half_a_line(tmp_path):
-    log = Log(tmp_path, 10, 0)
+    log = Log(RunFolder(tmp_path), 10, 0)
     for step in range(1, 7):
         log.write(step, {"loss": float(step)})
     log.close()
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"step": 3, "lo')
-    log = Log(tmp_path, 10, 4)
+    log = Log(RunFolder(tmp_path), 10, 4)
     log.write(5, {"loss": 50.0})
     log.close()
     assert [(line["step"], line["loss"]) for line in written(tmp_path)] == [
@@ -63,12 +64,12 @@ def test_a_resumed_run_cuts_off_what_was_logged_after_its_state_and_half_a_line(
 
 def test_a_fresh_run_starts_a_fresh_log(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n')
-    Log(tmp_path, 10, 0).close()
+    Log(RunFolder(tmp_path), 10, 0).close()
     assert written(tmp_path) == []
 
 
 def test_other_processes_write_nothing(tmp_path, capsys):
-    log = Log(tmp_path, 10, 0, active=False)
+    log = Log(RunFolder(tmp_path), 10, 0, active=False)
     log.write(1, {"loss": 1.0})
     log.say("hello")
     log.tick()

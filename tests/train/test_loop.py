@@ -16,11 +16,13 @@ import yaml
 
 from speechssl import config
 from speechssl.errors import UserError
+from speechssl.files import RunFolder
 from speechssl.methods.dino import Dino
-from speechssl.model import LAST, Model, load_state
+from speechssl.model import Model, load_state
 from speechssl.train import checkpoint
-from speechssl.train.loop import train
-from speechssl.train.run import Run, read_utterances
+from speechssl.train.data import read_utterances
+from speechssl.train.loop import is_due, train
+from speechssl.train.run import Run
 from speechssl.train.settings import resolve
 
 TIMES = {"utterances_per_second", "data_wait"}
@@ -44,13 +46,13 @@ def log(out, without=frozenset()):
 
 
 def weights(out):
-    return load_state(out / LAST)["method"]
+    return load_state(RunFolder(out).last)["method"]
 
 
 def same_run(a, b):
     """Whether two run folders ended in the same state, bit for bit."""
-    one, two = (load_state(folder / LAST) for folder in (a, b))
-    models = (Model.load(folder / checkpoint.MODEL).state_dict() for folder in (a, b))
+    one, two = (load_state(RunFolder(folder).last) for folder in (a, b))
+    models = (Model.load(RunFolder(folder).model.path).state_dict() for folder in (a, b))
     return equal(one, two) and equal(*models)
 
 
@@ -86,7 +88,7 @@ def test_what_a_run_leaves_behind(unbroken, corpus):
     assert about["data"]["utterances"] == 20 and about["data"]["directories"] == [str(corpus)]
     assert len(about["data"]["fingerprint"]) == 16
     assert about["speechssl"] and about["torch"] == str(torch.__version__)
-    assert [p.stem for p in checkpoint.snapshots(unbroken)] == [
+    assert [p.stem for p in checkpoint.snapshots(RunFolder(unbroken))] == [
         f"step-0000000{s}" for s in (2, 4, 6, 8)
     ]
     for name, step in (("untrained", 0), ("model", 8)):
@@ -122,7 +124,7 @@ def test_what_users_get_is_the_teacher(unbroken):
         if key.startswith("teacher.encoder.")
     }
     assert equal(dict(Model.load(unbroken).encoder.state_dict()), teacher)
-    assert equal(load_state(checkpoint.snapshots(unbroken)[-1]), teacher)
+    assert equal(load_state(checkpoint.snapshots(RunFolder(unbroken))[-1]), teacher)
 
 
 def test_another_seed_is_another_run(unbroken, configuration, tmp_path):
@@ -184,6 +186,13 @@ def test_training_starts_from_another_model_when_asked(unbroken, configuration, 
     assert equal(*(dict(Model.load(p).encoder.state_dict()) for p in (out / "untrained", unbroken)))
     with pytest.raises(UserError, match="train.init"):
         run(configuration, tmp_path / "other", f"train.init={unbroken}", "encoder.width=16")
+
+
+@pytest.mark.parametrize(
+    ("step", "every", "due"), [(2, 2, True), (3, 2, False), (9, 2, True), (9, 20, True)]
+)
+def test_a_save_is_due_every_so_many_steps_and_after_the_last(step, every, due):
+    assert is_due(step, every, last_step=9) is due
 
 
 # What is refused
@@ -274,7 +283,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_utterances(
         for u in str(error.value).partition("utterances")[2].partition(", ...")[0].split(",")
     }
     settings = resolve(str(configuration))
-    indices = Run(settings, _alone(), read_utterances(settings)[0]).batches[5].indices
+    indices = Run(settings, _alone(), read_utterances(settings.data)[0]).batches[5].indices
     assert named == {f"u{i:02d}" for i in indices.tolist()}
     run(configuration, out, "train.log_every=4", "train.save_every=2", resume=True)
     assert load_state(out / "last.pt")["step"] == 8
@@ -345,7 +354,7 @@ def test_a_method_is_one_file_in_a_package_of_ones_own(configuration, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert "spread" in log(tmp_path / "run")[-1]
-    assert (tmp_path / "run" / "model" / "weights.pt").exists()
+    assert (tmp_path / "run" / "model" / "weights.safetensors").exists()
     command[-3] = "method={name: 'mypackage.mine:Mine', pusch: 2.0}"
     wrong = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert wrong.returncode == 2 and "method.pusch (did you mean 'push'?)" in wrong.stderr
@@ -356,13 +365,13 @@ def test_a_method_is_one_file_in_a_package_of_ones_own(configuration, tmp_path):
 KILLED = """
 import os, signal, sys
 from speechssl.train.loop import train
-from speechssl.train.run import Run
-real, step = Run.views, int(sys.argv[3])
+from speechssl.train.views import ViewMaker
+real, step = ViewMaker.__call__, int(sys.argv[3])
 def views(self, batch, index):
     if index == step:
         os.kill(os.getpid(), signal.SIGKILL)
     return real(self, batch, index)
-Run.views = views
+ViewMaker.__call__ = views
 train(sys.argv[1], out=sys.argv[2], device="cpu")
 """
 
@@ -472,7 +481,15 @@ def torchrun(configuration, out, *overrides, processes=2):
 
 @pytest.mark.parametrize(
     "encoder",
-    [{"name": "resnet", "width": 4, "embedding": 16, "attention": 8, "blocks": [1, 1, 1, 1]}],
+    [
+        {
+            "name": "resnet",
+            "width": 4,
+            "embedding_dim": 16,
+            "attention_channels": 8,
+            "blocks": [1, 1, 1, 1],
+        }
+    ],
 )
 def test_two_processes_have_the_loss_curve_of_one_with_the_doubled_batch(
     configuration, tmp_path, encoder

@@ -77,7 +77,7 @@ def test_a_second_run_takes_over_the_whole_method(configuration, classes, tmp_pa
         ([*METHOD, "data.pseudo_labels=nowhere"], "nowhere"),
         (
             [*METHOD, "data.pseudo_labels=FILE", "train.init_method=nowhere"],
-            "nowhere/last.pt is not there",
+            "nowhere/last.pt does not exist",
         ),
         (
             [*METHOD, "data.pseudo_labels=FILE", "train.init_method=a", "train.init=b"],
@@ -115,7 +115,7 @@ def test_other_classes_are_not_resumed_nor_taken_over(configuration, classes, tm
     classes.write_text("\n".join([lines[0].replace("c0", "c1"), *lines[1:]]) + "\n")
     with pytest.raises(UserError, match="is not what it was"):
         train(str(configuration), words, out=tmp_path / "one", resume=True, device="cpu")
-    with pytest.raises(UserError, match="learnt other classes"):
+    with pytest.raises(UserError, match="trained on other classes"):
         train(
             str(configuration),
             [*words, f"train.init_method={first}"],

@@ -7,17 +7,16 @@ import pytest
 import torch
 import yaml
 
-from speechssl import config, parts
-from speechssl.methods.dino import _ramp
+from speechssl import conf, config, parts
 from speechssl.model import Model
 from speechssl.pseudolabel import PseudoLabelSettings
-from speechssl.train.optimizers import OptimizerSettings, build_optimizer, schedule
+from speechssl.train.optimizers import build_optimizer, schedule
 from speechssl.train.settings import SECTIONS, resolve
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(
     path.relative_to(ROOT)
-    for folder in ("egs", "recipes")
+    for folder in ("egs", "recipes", "speechssl")
     for path in (ROOT / folder).rglob("conf/*.yaml")
 )
 TRAINING = [path for path in FILES if "method" in yaml.safe_load((ROOT / path).read_text())]
@@ -34,8 +33,8 @@ def test_there_are_configurations():
 @pytest.mark.parametrize("path", TRAINING, ids=str)
 def test_it_resolves_and_its_encoder_can_be_built(path):
     resolved = settings(path)
-    assert set(resolved) == set(SECTIONS)
-    model = Model(resolved["features"], resolved["encoder"])
+    assert set(config.thaw(resolved)) == set(SECTIONS)
+    model = Model(resolved.features, resolved.encoder)
     assert model.sample_rate == 16000 and model.dim >= 64
 
 
@@ -60,15 +59,15 @@ def test_it_states_only_what_differs_from_the_defaults_or_pins_a_recipe(path):
 
 @pytest.mark.parametrize("path", TRAINING, ids=str)
 def test_long_crops_come_first_and_short_ones_do_not_exceed_them(path):
-    lengths = [crop["seconds"] for crop in settings(path)["data"]["crops"]]
+    lengths = [crop["seconds"] for crop in settings(path).data.crops]
     assert lengths == sorted(lengths, reverse=True)
 
 
 def test_cho2022_is_the_published_recipe():
     s = settings("recipes/voxceleb/conf/cho2022.yaml")
-    crops = [(c["count"], c["seconds"]) for c in s["data"]["crops"]]
+    crops = [(c["count"], c["seconds"]) for c in s.data.crops]
     assert crops == [(2, 4.0), (4, 2.0)]
-    f = s["features"]
+    f = s.features
     assert (f["n_mels"], f["f_min"], f["f_max"], f["frame_length"], f["frame_shift"]) == (
         80,
         20,
@@ -77,17 +76,17 @@ def test_cho2022_is_the_published_recipe():
         0.010,
     )
     assert (f["normalise"], f["context"]) == ("sliding", 150)
-    e = s["encoder"]
-    assert (e["name"], e["width"], e["embedding"], e["pooling"]) == (
+    e = s.encoder
+    assert (e["name"], e["width"], e["embedding_dim"], e["pooling"]) == (
         "resnet",
         16,
         256,
         "statistics",
     )
     assert tuple(e["blocks"]) == (3, 4, 6, 3)
-    m = s["method"]
+    m = s.method
     assert (m["prototypes"], m["layers"], m["hidden"], m["bottleneck"]) == (65536, 3, 2048, 256)
-    assert (m["batchnorm"], m["frozen_gain"], m["centring"]) == (False, True, "centre")
+    assert (m["batchnorm"], m["norm_last_layer"], m["centring"]) == (False, True, "centre")
     assert (m["student_temperature"], m["teacher_temperature"], m["teacher_temperature_start"]) == (
         0.1,
         0.04,
@@ -107,21 +106,21 @@ def test_cho2022_is_the_published_recipe():
         "regularised",
     ):
         assert m[extra] == 0
-    a = s["augment"]
+    a = s.augment
     assert (a["noise_prob"], a["rir_prob"]) == (0.7, 0.45)
     assert [tuple(a[k]) for k in ("snr", "snr_music", "snr_speech")] == [(0, 18), (3, 18), (3, 18)]
     for extra in ("babble_prob", "filter_prob", "codec_prob"):
         assert a[extra] == 0
-    assert s["optimizer"]["name"] == "adam" and s["optimizer"]["clip"] is None
-    assert s["train"]["epochs"] == 70
+    assert s.optimizer.name == "adam" and s.optimizer.clip is None
+    assert s.train.epochs == 70
 
 
 def test_the_schedule_of_cho2022():
     s = settings("recipes/voxceleb/conf/cho2022.yaml")
-    o = OptimizerSettings(**s["optimizer"])
+    o = s.optimizer
     net = torch.nn.Linear(2, 2)
     optimizer = build_optimizer(net, o)
-    batch = s["train"]["batch_size"] * 2
+    batch = s.train.batch_size * 2
     peak = 0.005 * batch / 256
     assert 96 <= batch <= 128
     for epoch, want in ((0, 0.0), (5, peak / 2), (10, peak), (40, (peak + peak * o.final_lr) / 2)):
@@ -132,20 +131,22 @@ def test_the_schedule_of_cho2022():
     assert math.isclose(o.warmup * 70, 10, rel_tol=1e-6)
 
 
-@pytest.mark.parametrize("path", [p for p in TRAINING if p.parts[0] == "egs"], ids=str)
+@pytest.mark.parametrize(
+    "path", [p for p in TRAINING if p.parts[0] == "egs" or p.stem.endswith("-small")], ids=str
+)
 def test_examples_need_nothing_but_the_audio_and_warm_up(path):
     s = settings(path)
-    others = {"warmup": "simclr", "aam": "aam_softmax"}
-    assert s["method"]["name"] == others.get(path.stem, "dino") and s["train"]["init"] is None
-    assert s["augment"]["noise"] is None and s["augment"]["rir"] is None
-    assert 0 < s["optimizer"]["warmup"] < 0.5
-    assert s["method"].get("prototypes", 0) <= 4096
+    others = {"simclr-small": "simclr", "aam-small": "aam_softmax"}
+    assert s.method["name"] == others.get(path.stem, "dino") and s.train.init is None
+    assert s.augment["noise"] is None and s.augment["rir"] is None
+    assert 0 < s.optimizer.warmup < 0.5
+    assert s.method.get("prototypes", 0) <= 4096
 
 
 VOXCELEB = {
     # width, embedding, devices, crops, K, peak lr, epochs, teacher temperature at the start, 20 %
     # and the end
-    "ecapa1024": (1024, 192, 8, [(2, 3.0), (4, 2.0)], 65536, 0.4, 150, (0.04, 0.07, 0.07)),
+    "dino": (1024, 192, 8, [(2, 3.0), (4, 2.0)], 65536, 0.4, 150, (0.04, 0.07, 0.07)),
     "ecapa512": (512, 192, 8, [(2, 3.0), (4, 2.0)], 65536, 0.4, 150, (0.04, 0.07, 0.07)),
     "gpu24": (512, 192, 1, [(2, 3.0), (4, 2.0)], 65536, 0.2, 60, (0.04, 0.07, 0.07)),
     "rdino": (1024, 512, 4, [(2, 4.0), (4, 2.0)], 65536, 0.325, 70, (0.04, 0.04, 0.04)),
@@ -163,42 +164,42 @@ class Tiny(torch.nn.Linear):
 @pytest.mark.parametrize("name", VOXCELEB)
 def test_voxceleb_configurations_are_what_they_say(name):
     width, embedding, devices, crops, prototypes, peak, epochs, temperatures = VOXCELEB[name]
-    s = settings(f"recipes/voxceleb/conf/{name}.yaml")
-    assert [(c["count"], c["seconds"]) for c in s["data"]["crops"]] == crops
-    assert (s["encoder"]["name"], s["encoder"]["width"], s["encoder"]["embedding"]) == (
+    s = settings(conf.find(name) or f"recipes/voxceleb/conf/{name}.yaml")
+    assert [(c["count"], c["seconds"]) for c in s.data.crops] == crops
+    assert (s.encoder["name"], s.encoder["width"], s.encoder["embedding_dim"]) == (
         "ecapa",
         width,
         embedding,
     )
-    assert s["method"]["prototypes"] == prototypes and s["method"]["batchnorm"]
-    assert s["train"]["epochs"] == epochs
-    o = OptimizerSettings(**s["optimizer"])
+    assert s.method["prototypes"] == prototypes and s.method["batchnorm"]
+    assert s.train.epochs == epochs
+    o = s.optimizer
     optimizer = build_optimizer(torch.nn.Linear(2, 2), o)
-    batch = s["train"]["batch_size"] * devices
+    batch = s.train.batch_size * devices
     rates = [schedule(optimizer, o, fraction, batch) for fraction in (0.0, o.warmup, 1.0)]
     assert rates[0] == 0 and rates[1] == pytest.approx(peak)
     assert rates[2] / batch * 256 == pytest.approx(1e-5)  # in absolute terms at batch 256
     assert (o.name, o.clip, o.clip_mode, o.weight_decay) == ("sgd", 3.0, "tensor", 5e-5)
-    method = parts.build("methods", {**s["method"], "prototypes": 8, "hidden": 8}, Tiny())
-    got = [_ramp(method.temperature, fraction) for fraction in (0.0, 0.2, 1.0)]
+    method = parts.build("methods", {**s.method, "prototypes": 8, "hidden": 8}, Tiny())
+    got = [method.teacher_temperature.at(fraction) for fraction in (0.0, 0.2, 1.0)]
     assert got == pytest.approx(temperatures)
 
 
 def test_sdpn_gives_the_teacher_a_clean_crop_and_the_student_augmented_ones():
     s = settings("recipes/voxceleb/conf/sdpn.yaml")
-    assert [(c["to"], c.get("augment", "default")) for c in s["data"]["crops"]][0] == (
+    assert [(c["to"], c.get("augment", "default")) for c in s.data.crops][0] == (
         "teacher",
         "none",
     )
-    assert s["data"]["crops"][1]["to"] == "student"
-    m = s["method"]
+    assert s.data.crops[1]["to"] == "student"
+    m = s.method
     assert (m["centring"], m["sinkhorn_iterations"], m["mean_entropy_weight"], m["koleo_weight"]) == (
         "sinkhorn", 3, 1.0, 0.1,
     )  # fmt: skip
 
 
 def test_rdino_regularises_its_wide_layer():
-    m = settings("recipes/voxceleb/conf/rdino.yaml")["method"]
+    m = settings("recipes/voxceleb/conf/rdino.yaml").method
     assert (m["regularised"], m["variance_weight"], m["covariance_weight"]) == (8192, 10.0, 1.0)
     assert (m["regulariser_start"], m["regulariser_end"]) == (0.05, 0.2)
 
@@ -208,19 +209,24 @@ def test_pseudo_label_stages():
         settings(f"recipes/voxceleb/conf/{name}.yaml") for name in ("aam", "large_margin")
     )
     for s in (first, last):
-        assert (s["method"]["name"], s["method"]["subcentres"], s["method"]["scale"]) == (
+        assert (s.method["name"], s.method["subcentres"], s.method["scale"]) == (
             "aam_softmax",
             2,
             30.0,
         )
-    m = first["method"]
-    assert (m["margin"], m["penalty"], m["gate"], m["confidence"]) == (0.2, 0.1, "dynamic", 0.5)
-    assert m["margin_warmup"] * first["train"]["epochs"] == pytest.approx(10)
-    assert m["affine_first"] * first["train"]["epochs"] == pytest.approx(30)
+    m = first.method
+    assert (m["margin"], m["intertop_margin"], m["gate"], m["confidence"]) == (
+        0.2,
+        0.1,
+        "dynamic",
+        0.5,
+    )
+    assert m["margin_warmup"] * first.train.epochs == pytest.approx(10)
+    assert m["affine_first"] * first.train.epochs == pytest.approx(30)
     assert (
-        last["method"]["margin"],
-        last["data"]["crops"][0]["seconds"],
-        last["train"]["epochs"],
+        last.method["margin"],
+        last.data.crops[0]["seconds"],
+        last.train.epochs,
     ) == (
         0.5,
         6.0,
@@ -233,7 +239,7 @@ def test_the_rounds_name_files_that_are_there():
     values = config.check(PseudoLabelSettings, config.read(file), "pseudolabel")
     assert (ROOT / values["train"]).is_file() and (ROOT / values["large_margin"]).is_file()
     clusterer = parts.check("clustering", values["clusterer"], "clusterer")
-    assert (clusterer["clusters"], clusterer["centroids"], clusterer["linkage"]) == (
+    assert (clusterer["n_clusters"], clusterer["n_centroids"], clusterer["linkage"]) == (
         7500,
         10000,
         "ward",

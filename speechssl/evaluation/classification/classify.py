@@ -1,12 +1,12 @@
 """Classification of utterances from frozen embeddings: emotion, language, or any other
-    ``utt2<label>``.
+``utt2<label>``.
 
-One protocol for every corpus (recipes/README.md 6): folds that no group (speaker) is shared between, fixed
-and written out; standardisation and the classifier's one setting chosen on the training folds only,
-by folds of groups within them; micro-F1 (the accuracy), macro-F1, UAR, F1 of each class and the
-confusion of all test folds together, with intervals over groups and over folds, beside the majority
-class of the training folds and, if given, other embeddings of the same utterances on the same folds
-(`beside`).
+One protocol for every corpus (recipes/README.md 6): folds that share no group (speaker), fixed and
+written out; standardisation and the classifier's one setting chosen on the training folds only, by
+folds of groups within them; micro-F1 (the accuracy), macro-F1, UAR, F1 of each class and the
+confusion of all test folds together, with intervals over groups and over folds. They are compared
+with the majority class of the training folds and, if given, with other embeddings of the same
+utterances on the same folds (`compare_embeddings`).
 
 Classes are weighted by the inverse of their frequency (UAR and macro-F1 count them alike) unless
 one says not to; k-NN, LDA and MLP cannot do so, and the results say what was done (`balanced`).
@@ -14,25 +14,38 @@ one says not to; k-NN, LDA and MLP cannot do so, and the results say what was do
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from speechssl import metrics
+from speechssl import files, metrics
 from speechssl.errors import UserError, writing
-from speechssl.evaluation.classification.classifiers import choose, fitted, kinds
+from speechssl.evaluation.classification.classifiers import Kind, choose, fitted, kinds
 from speechssl.evaluation.classification.folds import Names, Table, tabulate
 
 Rows = NDArray[np.float32]
+Weights = NDArray[np.int64]
+
+MEASURES = {"micro_f1": metrics.micro_f1, "macro_f1": metrics.macro_f1, "uar": metrics.uar}
+"""Key in results.json -> function of the true classes (N,), the predicted ones and weights."""
 
 
-class Classification(NamedTuple):
-    """What a run measured: ``results`` (see ``evaluate``), and the tested utterances (N,), their
-    labels, predictions and groups that it is made of; ``folds``: utterance -> fold, of all that
-    have a label.
+@dataclass(frozen=True)
+class Classification:
+    """A finished run.
+
+    Attributes:
+        results: see ``evaluate``.
+        ids: (N,) utterances that were tested.
+        truth: (N,) their labels.
+        predicted: (N,) what was predicted.
+        group: (N,) their groups.
+        folds: utterance -> fold, of all that have a label.
     """
 
     results: dict[str, Any]
@@ -60,8 +73,10 @@ def evaluate(
     """Probe embeddings with a classifier.
 
     Args:
-        ids, embeddings: (N,) and (N, D). Utterances without a label are left out, and counted.
-        labels, groups: utterance -> class, and -> the group that no two folds may share (speaker).
+        ids: (N,) utterances. Those without a label are left out, and counted.
+        embeddings: (N, D).
+        labels: utterance -> class.
+        groups: utterance -> the group (speaker) that no two folds may share.
         folds: how many, 0 = each group a fold of its own; or utterance -> name of its fold
             (official ones).
         test_folds: test on these only, trained on all that are not among them (official
@@ -87,31 +102,31 @@ def evaluate(
         raise UserError(
             f"classification: no classifier {classifier!r}; known: {', '.join(available)}"
         )
+    kind = available[classifier]
+    predicted, chosen = _probe(table, np.asarray(embeddings, np.float64)[table.rows], kind)
+    about = {
+        "classifier": classifier,
+        "balanced": kind.balanced,
+        "chosen": chosen,
+        "labels_used": ["probe"],
+    }
+    return summarise(table, predicted, about, replicates=replicates, seed=seed, model=model)
+
+
+def _probe(table: Table, x: NDArray[np.float64], kind: Kind) -> tuple[Names, dict[str, Any]]:
+    """Return the predictions (N,) for rows (N, D), and the chosen setting of each tested fold."""
     from threadpoolctl import threadpool_limits
 
-    kind, chosen = available[classifier], {}
-    x, truth, group = np.asarray(embeddings, np.float64)[table.rows], table.truth, table.group
-    predicted = np.empty_like(truth)
+    predicted = np.empty_like(table.truth)
+    chosen = {}
     for name, train, test in table.splits():
-        with threadpool_limits(
-            1
-        ):  # matrices this small only suffer from more, badly so on a busy machine
-            setting = choose(kind, x[train], truth[train], group[train])
-            predicted[test] = fitted(kind, setting, x[train], truth[train]).predict(x[test])
+        # One thread: matrices this small only suffer from more, badly so on a busy machine.
+        with threadpool_limits(1):
+            setting = choose(kind, x[train], table.truth[train], table.group[train])
+            classifier = fitted(kind, setting, x[train], table.truth[train])
+            predicted[test] = classifier.predict(x[test])
         chosen[name] = setting
-    return summarise(
-        table,
-        predicted,
-        {
-            "classifier": classifier,
-            "balanced": kind.balanced,
-            "chosen": chosen,
-            "labels_used": ["probe"],
-        },
-        replicates=replicates,
-        seed=seed,
-        model=model,
-    )
+    return predicted, chosen
 
 
 def summarise(
@@ -123,23 +138,30 @@ def summarise(
     seed: int = 0,
     model: str | None = None,
 ) -> Classification:
-    """The figures of predictions (N,), one for each row of ``table``; ``about`` goes into the
-    results.
+    """Compute the figures of predictions.
+
+    Args:
+        table: the labelled utterances.
+        predicted: (N,) classes, one for each row of ``table``; those of folds that are not tested
+            do not count.
+        about: goes into the results.
+        replicates: bootstrap resamples of groups, 0 for none.
+        seed: of the bootstrap.
+        model: written into the results.
     """
-    majority = np.empty_like(table.truth)
-    for _name, train, test in table.splits():
-        values, counts = np.unique(table.truth[train], return_counts=True)
-        majority[test] = values[counts.argmax()]
+    majority = _majority(table)
     kept = np.isin(table.fold, table.tested)
-    truth, group, fold = table.truth[kept], table.group[kept], table.fold[kept]
-    results: dict[str, Any] = _figures(truth, predicted[kept], group, fold, replicates, seed)
+    truth = table.truth[kept]
+    group = table.group[kept]
+    results: dict[str, Any] = {}
+    for key, measure in MEASURES.items():
+        results |= _measured(key, measure, truth, predicted[kept], group, replicates, seed)
+        results |= _over_folds(key, measure, truth, predicted[kept], table.fold[kept])
+    results |= _per_class(truth, predicted[kept])
+    results["majority"] = {key: measure(truth, majority[kept]) for key, measure in MEASURES.items()}
+    results |= about
     results |= {
-        "majority": {key: measure(truth, majority[kept]) for key, measure in MEASURES.items()},
-        **about,
-        "folds": {
-            str(n): sorted(set(table.group[table.fold == n].tolist()))
-            for n in np.unique(table.fold)
-        },
+        "folds": _groups_of_folds(table),
         "tested": table.tested,
         "utterances": int(kept.sum()),
         "without_label": table.without_label,
@@ -150,128 +172,211 @@ def summarise(
     return Classification(results, table.ids[kept], truth, predicted[kept], group, folds)
 
 
-MEASURES = {"micro_f1": metrics.micro_f1, "macro_f1": metrics.macro_f1, "uar": metrics.uar}
+def _majority(table: Table) -> Names:
+    """Return the commonest class of the training rows, for each row that is tested (N,)."""
+    majority = np.empty_like(table.truth)
+    for _, train, test in table.splits():
+        classes, counts = np.unique(table.truth[train], return_counts=True)
+        majority[test] = classes[counts.argmax()]
+    return majority
 
 
-def _figures(
-    truth: Names, predicted: Names, group: Names, fold: Names, replicates: int, seed: int
+def _groups_of_folds(table: Table) -> dict[str, list[str]]:
+    return {
+        str(name): sorted(set(table.group[table.fold == name].tolist()))
+        for name in np.unique(table.fold)
+    }
+
+
+def _measured(
+    key: str,
+    measure: Callable[..., float],
+    truth: Names,
+    predicted: Names,
+    group: Names,
+    replicates: int,
+    seed: int,
 ) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, measure in MEASURES.items():
-        interval = None
-        if replicates:
-            interval = metrics.bootstrap_interval(
-                lambda w, m=measure: m(truth, predicted, w),  # type: ignore[misc]
-                group,
-                replicates=replicates,
-                seed=seed,
-            )
-        out[key] = measure(truth, predicted)
-        out[f"{key}_interval"] = None if interval is None else list(interval)
-        values = [measure(truth[fold == n], predicted[fold == n]) for n in np.unique(fold)]
-        out[f"{key}_folds"], out[f"{key}_folds_interval"] = values, _mean_interval(values)
-    names, counts = metrics.contingency(truth, predicted)
-    support = counts.sum(0) + counts.sum(1)
-    f1 = 2 * counts.diagonal() / support
-    out["class_f1"] = dict(zip(names.tolist(), f1.tolist(), strict=True))
-    return out | {"labels": names.tolist(), "confusion": counts.astype(int).tolist()}
+    """Return a measure and its interval over groups."""
+
+    def statistic(weights: Weights | None) -> float:
+        return measure(truth, predicted, weights)
+
+    return _with_interval(key, statistic, group, replicates, seed)
 
 
-def _mean_interval(values: list[float]) -> list[float] | None:
-    """95 % interval of the mean of a few values (Student's t); None for one value."""
+def _with_interval(
+    key: str,
+    statistic: Callable[[Weights | None], float],
+    group: Names,
+    replicates: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Return ``<key>`` and ``<key>_interval`` (None without replicates) of a statistic."""
+    interval = None
+    if replicates:
+        interval = metrics.bootstrap_interval(statistic, group, replicates=replicates, seed=seed)
+    return {
+        key: statistic(None),
+        f"{key}_interval": None if interval is None else list(interval),
+    }
+
+
+def _over_folds(
+    key: str, measure: Callable[..., float], truth: Names, predicted: Names, fold: Names
+) -> dict[str, Any]:
+    """Return a measure in each fold, and the interval of the mean over folds."""
+    values = [measure(truth[fold == name], predicted[fold == name]) for name in np.unique(fold)]
+    return {f"{key}_folds": values, f"{key}_folds_interval": _mean_interval(values)}
+
+
+def _mean_interval(values: Sequence[float]) -> list[float] | None:
+    """Return the 95 % interval of the mean of a few values (Student's t); None for one value."""
     if len(values) < 2:
         return None
     from scipy.stats import t
 
-    half = float(t.ppf(0.975, len(values) - 1)) * float(np.std(values, ddof=1)) / len(values) ** 0.5
-    return [float(np.mean(values)) - half, float(np.mean(values)) + half]
+    mean = float(np.mean(values))
+    standard_error = float(np.std(values, ddof=1)) / len(values) ** 0.5
+    half = float(t.ppf(0.975, len(values) - 1)) * standard_error
+    return [mean - half, mean + half]
 
 
-def beside(run: Classification, ids: Names, embeddings: Rows, **options: Any) -> dict[str, Any]:
-    """Probe other embeddings of the utterances of ``run`` on its folds, and compare.
+def _per_class(truth: Names, predicted: Names) -> dict[str, Any]:
+    """Return the F1 of each class, and the confusion (rows true, columns predicted)."""
+    names, counts = metrics.contingency(truth, predicted)
+    support = counts.sum(0) + counts.sum(1)
+    f1 = 2 * counts.diagonal() / support
+    return {
+        "class_f1": dict(zip(names.tolist(), f1.tolist(), strict=True)),
+        "labels": names.tolist(),
+        "confusion": counts.astype(int).tolist(),
+    }
+
+
+def compare_embeddings(
+    run: Classification,
+    ids: Names,
+    embeddings: Rows,
+    *,
+    what: str = "the other embeddings",
+    **options: Any,
+) -> dict[str, Any]:
+    """Probe other embeddings of the utterances of a run on its folds, and compare.
 
     Args:
         run: what ``evaluate`` returned.
-        ids, embeddings: (N,) and (N, D); all utterances of the run, in any order.
+        ids: (N,); all utterances of the run, in any order.
+        embeddings: (N, D).
+        what: names the embeddings in an error.
         options: of ``evaluate``; labels, groups, test_folds and the rest as for the run.
 
     Returns:
-        As ``compare``.
+        As ``compare_predictions``.
+
+    Raises:
+        UserError: an utterance of the run is missing.
     """
     ids = np.asarray(ids, str)
-    _all_there(run.folds, set(ids.tolist()))
+    _check_all_there(run.folds, set(ids.tolist()), what)
     kept = np.array([name in run.folds for name in ids.tolist()])
     other = evaluate(ids[kept], embeddings[kept], folds=run.folds, **options)
-    said = dict(zip(other.ids.tolist(), other.predicted.tolist(), strict=True))
-    return compare(
-        run, said, replicates=options.get("replicates", 1000), seed=options.get("seed", 0)
+    predicted = dict(zip(other.ids.tolist(), other.predicted.tolist(), strict=True))
+    return compare_predictions(
+        run,
+        predicted,
+        replicates=options.get("replicates", 1000),
+        seed=options.get("seed", 0),
+        what=what,
     )
 
 
-def compare(
-    run: Classification, predicted: Mapping[str, str], *, replicates: int = 1000, seed: int = 0
+def compare_predictions(
+    run: Classification,
+    predicted: Mapping[str, str],
+    *,
+    replicates: int = 1000,
+    seed: int = 0,
+    what: str = "the other predictions",
 ) -> dict[str, Any]:
-    """Compare with what another classifier ``predicted`` (utterance -> class) for the utterances of
-    ``run``.
+    """Compare a run with what another classifier predicted for its utterances.
+
+    Args:
+        run: what ``evaluate`` returned.
+        predicted: utterance -> class.
+        replicates: bootstrap resamples of groups, 0 for none.
+        seed: of the bootstrap.
+        what: names the predictions in an error.
 
     Returns:
         micro_f1, macro_f1 and uar of the other, and ``<figure>_gain``: how much higher the run's
         is, each with its ``_interval`` over groups (the same resamples for both: what is hard for
         both cancels).
+
+    Raises:
+        UserError: an utterance of the run is missing.
     """
-    _all_there(run.ids.tolist(), predicted)
-    theirs = np.array([predicted[name] for name in run.ids.tolist()])
+    _check_all_there(run.ids.tolist(), predicted, what)
+    other = np.array([predicted[name] for name in run.ids.tolist()])
     row: dict[str, Any] = {}
-
-    def put(key: str, statistic: Callable[[NDArray[np.int64] | None], float]) -> None:
-        row[key], row[f"{key}_interval"] = statistic(None), None
-        if replicates:
-            interval = metrics.bootstrap_interval(
-                statistic, run.group, replicates=replicates, seed=seed
-            )
-            row[f"{key}_interval"] = None if interval is None else list(interval)
-
     for key, measure in MEASURES.items():
-        put(key, lambda w, m=measure: m(run.truth, theirs, w))  # type: ignore[misc]
-        put(
-            f"{key}_gain",
-            lambda w, m=measure: m(run.truth, run.predicted, w) - m(run.truth, theirs, w),  # type: ignore[misc]
-        )
+        row |= _measured(key, measure, run.truth, other, run.group, replicates, seed)
+        row |= _gain(key, measure, run, other, replicates, seed)
     return row
 
 
-def _all_there(wanted: Iterable[str], there: Container[str]) -> None:
-    lacking = [name for name in wanted if name not in there]
-    if lacking:
+def _gain(
+    key: str,
+    measure: Callable[..., float],
+    run: Classification,
+    other: Names,
+    replicates: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Return how much higher a measure is for the run than for ``other`` (N,), and the interval."""
+
+    def statistic(weights: Weights | None) -> float:
+        own = measure(run.truth, run.predicted, weights)
+        return own - measure(run.truth, other, weights)
+
+    return _with_interval(f"{key}_gain", statistic, run.group, replicates, seed)
+
+
+def _check_all_there(wanted: Iterable[str], there: Container[str], what: str) -> None:
+    missing = [name for name in wanted if name not in there]
+    if missing:
         raise UserError(
-            f"classification: what is beside lacks {len(lacking)} utterances of the run, as"
-            f" {lacking[0]}"
+            f"classification: {what}: {len(missing)} utterances of the run are missing, such as"
+            f" {missing[0]!r}"
         )
 
 
 def read_predictions(folder: str | Path) -> dict[str, str]:
-    """Utterance -> predicted class, from the folder that ``write_results`` wrote."""
+    """Return utterance -> predicted class, from the folder that ``write_results`` wrote."""
     from speechssl.data.kaldi import read_mapping
 
-    return {
-        name: rest.split()[-1] for name, rest in read_mapping(Path(folder) / "predictions").items()
-    }
+    lines = read_mapping(Path(folder) / "predictions")
+    return {name: classes.split()[-1] for name, classes in lines.items()}
 
 
 def write_results(out: str | Path, run: Classification) -> Path:
-    """``results.json``, ``predictions`` (`utterance true predicted` lines) and ``utt2fold`` in a
-    folder.
-    """
-    import json
+    """Write ``results.json``, ``predictions`` (lines `utterance true predicted`) and ``utt2fold``.
 
+    Args:
+        out: the folder, made if need be.
+        run: what ``evaluate`` returned.
+
+    Returns:
+        The path of ``results.json``.
+    """
     folder = Path(out)
     path = folder / "results.json"
+    rows = zip(run.ids.tolist(), run.truth.tolist(), run.predicted.tolist(), strict=True)
+    predictions = "".join(f"{name} {true} {predicted}\n" for name, true, predicted in rows)
+    folds = "".join(f"{name} {fold}\n" for name, fold in sorted(run.folds.items()))
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        rows = zip(run.ids.tolist(), run.truth.tolist(), run.predicted.tolist(), strict=True)
-        text = "".join(f"{name} {true} {said}\n" for name, true, said in rows)
-        (folder / "predictions").write_text(text, encoding="utf-8")
-        text = "".join(f"{name} {fold}\n" for name, fold in sorted(run.folds.items()))
-        (folder / "utt2fold").write_text(text, encoding="utf-8")
-        path.write_text(json.dumps(run.results, indent=2) + "\n", encoding="utf-8")
+        files.write_text(folder / "predictions", predictions)
+        files.write_text(folder / "utt2fold", folds)
+        files.write_text(path, json.dumps(run.results, indent=2) + "\n")
     return path

@@ -13,9 +13,31 @@ from speechssl.errors import UserError
 Names = NDArray[np.str_]
 
 
+class Split(NamedTuple):
+    """One tested fold.
+
+    Attributes:
+        name: of the fold.
+        train: (N,) true for the rows to train on.
+        test: (N,) true for the rows to test on.
+    """
+
+    name: str
+    train: NDArray[np.bool_]
+    test: NDArray[np.bool_]
+
+
 class Table(NamedTuple):
-    """The labelled utterances: ``rows`` (N,) of the embeddings; id, class, group and fold of each
-    (N,).
+    """The N labelled utterances.
+
+    Attributes:
+        rows: (N,) of the embeddings.
+        ids: (N,).
+        truth: (N,) class.
+        group: (N,) group (speaker).
+        fold: (N,) fold.
+        tested: the folds to test on.
+        without_label: how many utterances were left out because they have no label.
     """
 
     rows: NDArray[np.int64]
@@ -26,13 +48,18 @@ class Table(NamedTuple):
     tested: list[str]
     without_label: int
 
-    def splits(self) -> Iterator[tuple[str, NDArray[np.bool_], NDArray[np.bool_]]]:
-        """Name, training rows (N,) and test rows (N,) of each tested fold."""
-        everything = set(self.tested) == set(self.fold.tolist())
-        held_out = np.isin(self.fold, self.tested)
+    def splits(self) -> Iterator[Split]:
+        """Yield each tested fold.
+
+        If all folds are tested, each is trained on all others; if only some, on those that are not
+        tested.
+        """
+        all_are_tested = set(self.tested) == set(self.fold.tolist())
+        never_tested = ~np.isin(self.fold, self.tested)
         for name in self.tested:
             test = self.fold == name
-            yield name, ~test if everything else ~held_out, test
+            train = ~test if all_are_tested else never_tested
+            yield Split(name, train, test)
 
 
 def tabulate(
@@ -44,74 +71,96 @@ def tabulate(
     test_folds: Sequence[str] = (),
     seed: int = 0,
 ) -> Table:
-    """The utterances that have a label, and their folds; see ``evaluate``."""
+    """Return the utterances that have a label, and their folds; arguments as for `evaluate`.
+
+    Raises:
+        UserError: no label, one class, an utterance without a group or fold, a group in two folds,
+            a number of folds that cannot be, or unknown test folds.
+    """
     ids = np.asarray(ids, str)
-    known = np.array([name in labels for name in ids.tolist()])
-    if not known.any():
+    has_label = np.array([name in labels for name in ids.tolist()])
+    if not has_label.any():
         raise UserError(
             "classification: no embedding has a label; are the ids those of the label file?"
         )
-    rows = np.flatnonzero(known)
+    rows = np.flatnonzero(has_label)
     ids = ids[rows]
     truth = np.array([labels[name] for name in ids.tolist()])
-    group = _groups(ids, groups)
+    group = _look_up_groups(ids, groups)
     if len(np.unique(truth)) < 2:
-        raise UserError(f"classification: one class only ({truth[0]}); two are needed")
-    fold = _folds(ids, truth, group, folds, seed)
-    names = [str(name) for name in np.unique(fold)]
-    wrong = [name for name in test_folds if name not in names]
-    if wrong or (test_folds and len(set(test_folds)) == len(names)):
-        what = (
-            f"no fold {wrong[0]!r}" if wrong else "all folds are tested, none is left to train on"
-        )
-        raise UserError(f"classification: {what}; the folds are {', '.join(names)}")
-    tested = sorted(set(test_folds)) or names
-    return Table(rows, ids, truth, group, fold, tested, int((~known).sum()))
-
-
-def _groups(ids: Names, groups: Mapping[str, str]) -> Names:
-    without = [name for name in ids.tolist() if name not in groups]
-    if without:
         raise UserError(
-            f"classification: {len(without)} utterances have no group, first {without[0]!r}; the"
-            " groups keep speakers apart, so all need one"
+            f"classification: all labels are {str(truth[0])!r}; at least two classes are needed"
+        )
+    if isinstance(folds, int):
+        fold = _draw_folds(truth, group, folds, seed)
+    else:
+        fold = _look_up_folds(ids, group, folds)
+    tested = _tested_folds(fold, test_folds)
+    return Table(rows, ids, truth, group, fold, tested, int((~has_label).sum()))
+
+
+def _look_up_groups(ids: Names, groups: Mapping[str, str]) -> Names:
+    missing = [name for name in ids.tolist() if name not in groups]
+    if missing:
+        raise UserError(
+            f"classification: {len(missing)} utterances have no group, first {missing[0]!r}; every"
+            " utterance needs one, so that no speaker is trained and tested on"
         )
     return np.array([groups[name] for name in ids.tolist()])
 
 
-def _folds(
-    ids: Names, truth: Names, group: Names, folds: int | Mapping[str, str], seed: int
-) -> Names:
-    """The fold of each utterance; no group is in two."""
-    if not isinstance(folds, int):
-        lacking = [name for name in ids.tolist() if name not in folds]
-        if lacking:
-            raise UserError(
-                f"classification: {len(lacking)} utterances have no fold, first {lacking[0]!r}"
-            )
-        out = np.array([folds[name] for name in ids.tolist()])
-        for name in np.unique(group):
-            if len(found := np.unique(out[group == name])) > 1:
-                raise UserError(
-                    f"classification: group {name} is in folds {', '.join(found)}: it would be"
-                    " trained and tested on; give each group one fold"
-                )
-        if len(np.unique(out)) < 2:
-            raise UserError("classification: one fold only; two are needed")
-        return out
-    names = np.unique(group)
-    count = folds or len(names)
-    if count < 2 or count > len(names):
+def _look_up_folds(ids: Names, group: Names, folds: Mapping[str, str]) -> Names:
+    """Return the given fold of each utterance; refuse a group in two folds."""
+    missing = [name for name in ids.tolist() if name not in folds]
+    if missing:
         raise UserError(
-            f"classification: {count} folds of {len(names)} groups; give 2 to {len(names)}, or 0"
-            " for one each"
+            f"classification: {len(missing)} utterances have no fold, first {missing[0]!r}"
         )
-    if count == len(names):
+    fold = np.array([folds[name] for name in ids.tolist()])
+    for name in np.unique(group):
+        found = np.unique(fold[group == name])
+        if len(found) > 1:
+            raise UserError(
+                f"classification: group {name} is in folds {', '.join(found)}: it would be trained"
+                " and tested on; give each group one fold"
+            )
+    if len(np.unique(fold)) < 2:
+        raise UserError("classification: all utterances are in one fold; at least two are needed")
+    return fold
+
+
+def _draw_folds(truth: Names, group: Names, count: int, seed: int) -> Names:
+    """Return folds of whole groups, of similar classes; 0: each group is a fold."""
+    groups = len(np.unique(group))
+    count = count or groups
+    if count < 2 or count > groups:
+        raise UserError(
+            f"classification: {count} folds of {groups} groups; give 2 to {groups}, or 0 for one"
+            " each"
+        )
+    if count == groups:
         return group
     from sklearn.model_selection import StratifiedGroupKFold
 
     splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-    out = np.empty(len(ids), dtype="U8")
-    for number, (_, test) in enumerate(splitter.split(ids, truth, group)):
-        out[test] = f"fold{number + 1}"
-    return out
+    fold = np.empty(len(truth), dtype="U8")
+    rows = np.zeros(len(truth))  # the splitter does not look at them
+    for number, (_, test) in enumerate(splitter.split(rows, truth, group), 1):
+        fold[test] = f"fold{number}"
+    return fold
+
+
+def _tested_folds(fold: Names, wanted: Sequence[str]) -> list[str]:
+    """Return the folds to test on: those that are wanted, or all."""
+    names = [str(name) for name in np.unique(fold)]
+    if not wanted:
+        return names
+    unknown = [name for name in wanted if name not in names]
+    problem = ""
+    if unknown:
+        problem = f"no fold {unknown[0]!r}"
+    elif len(set(wanted)) == len(names):
+        problem = "all folds are tested, none is left to train on"
+    if problem:
+        raise UserError(f"classification: {problem}; the folds are {', '.join(names)}")
+    return sorted(set(wanted))

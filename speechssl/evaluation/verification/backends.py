@@ -1,11 +1,14 @@
-"""The scorings of `verification`, each applied alike to test and calibration trials: cosines, and
-PLDA.
+"""Back-ends: what turns embeddings and trials into scores. Cosines, and PLDA.
+
+A back-end is fitted on training data and then applied alike to the trials of the test and of the
+calibration.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +26,30 @@ from speechssl.evaluation.verification.scoring import (
     used_rows,
     whitening,
 )
-from speechssl.evaluation.verification.sources import Ids
+from speechssl.evaluation.verification.settings import VerificationSettings
+from speechssl.evaluation.verification.sources import Embeddings, Ids, load_apart
+
+
+class Backend(Protocol):
+    """Scores trials; `name` says how, for the results."""
+
+    name: str
+
+    def __call__(self, matrix: Matrix, enrol: Index, test: Index) -> NDArray[np.float64]:
+        """Return the scores (T,) of the rows `enrol` and `test` (T,) of `matrix` (N, D)."""
+        ...
 
 
 class Cosine:
-    """Cosines after what was asked for: a mean subtracted, whitening, AS-norm with a cohort."""
+    """Cosines, after what was asked for: mean subtraction, whitening, AS-norm.
+
+    Args:
+        mean: (M, D) training embeddings whose mean is subtracted; None: those of `whiten`, if any.
+        whiten: (M, D) training embeddings for whitening; None: none.
+        shrinkage: of the whitening.
+        cohort: (C, D) embeddings for AS-norm; None: no AS-norm.
+        top: cohort embeddings that AS-norm uses.
+    """
 
     def __init__(
         self,
@@ -37,42 +59,91 @@ class Cosine:
         cohort: Matrix | None = None,
         top: int = 300,
     ) -> None:
-        self.mean, self.top = whiten if mean is None else mean, top
-        self.whitener = None if whiten is None else whitening(whiten, shrinkage)
-        self.cohort = None if cohort is None else self.moved(cohort)
-        self.name = "cosine" + ("" if self.mean is None else ", training mean subtracted")
-        self.name += "" if whiten is None else f", whitened (shrinkage {shrinkage:g})"
+        self.mean = whiten if mean is None else mean
+        self.whitener: Matrix | None = None
+        self.cohort: Matrix | None = None
+        self.top = top
+        steps = ["cosine"]
+        if self.mean is not None:
+            steps.append("training mean subtracted")
+        if whiten is not None:
+            self.whitener = whitening(whiten, shrinkage)
+            steps.append(f"whitened (shrinkage {shrinkage:g})")
         if cohort is not None:
+            self.cohort = self.transform(cohort)
+            steps.append(f"AS-norm top {min(top, len(cohort))} of {len(cohort)}")
             if top > len(cohort):
                 warnings.warn(
-                    f"AS-norm: the whole cohort of {len(cohort)} is used, not {top}",
-                    stacklevel=4,
+                    f"AS-norm: the whole cohort of {len(cohort)} is used, not {top}", stacklevel=4
                 )
-            self.name += f", AS-norm top {min(top, len(cohort))} of {len(cohort)}"
+        self.name = ", ".join(steps)
 
     def __call__(self, matrix: Matrix, enrol: Index, test: Index) -> NDArray[np.float64]:
+        """Return the scores (T,) of the rows `enrol` and `test` (T,) of `matrix` (N, D)."""
         used = unit(matrix[used_rows(len(matrix), enrol, test)])
         if np.ptp(used, axis=0).max() < SPREAD:
-            return np.zeros(
-                len(enrol)
-            )  # collapsed: what rounding left must not be ranked; `metrics` warns
-        matrix = self.moved(matrix)
+            # Collapsed: what rounding left must not be ranked. `metrics` warns of equal scores.
+            return np.zeros(len(enrol))
+        matrix = self.transform(matrix)
         scores = score_trials(matrix, enrol, test)
-        return (
-            scores
-            if self.cohort is None
-            else as_norm(scores, matrix, enrol, test, self.cohort, self.top)
-        )
+        if self.cohort is None:
+            return scores
+        return as_norm(scores, matrix, enrol, test, self.cohort, self.top)
 
-    def moved(self, matrix: Matrix) -> Matrix:
-        """Mean subtracted and whitened, as far as asked for."""
+    def transform(self, matrix: Matrix) -> Matrix:
+        """Return `matrix` (N, D) with the mean subtracted and whitened, as far as asked for."""
         if self.mean is not None:
             matrix = subtract_mean(matrix, self.mean)
-        return matrix if self.whitener is None else unit(matrix) @ self.whitener
+        if self.whitener is not None:
+            matrix = unit(matrix) @ self.whitener
+        return matrix
+
+
+def fit_backend(settings: VerificationSettings, ids: Ids, matrix: Matrix) -> Backend:
+    """Fit the back-end that the settings ask for.
+
+    Args:
+        settings: names the training data.
+        ids: (N,) of the test set.
+        matrix: (N, D) embeddings of the test set, which the training data must not hold.
+
+    Raises:
+        UserError: training data that cannot be read, hold test embeddings, or are too few.
+    """
+    if settings.plda is not None:
+        source, classes = settings.plda
+        names, training = load_apart(source, ids, matrix, "the training set of PLDA")
+        return fit_plda(names, training, classes, settings.plda_dim)
+    return fit_cosine(settings, ids, matrix)
+
+
+def fit_cosine(settings: VerificationSettings, ids: Ids, matrix: Matrix) -> Cosine:
+    """Fit `Cosine`; arguments and errors as for `fit_backend`."""
+
+    def read(source: Embeddings | None, what: str) -> Matrix | None:
+        return None if source is None else load_apart(source, ids, matrix, what)[1]
+
+    return Cosine(
+        mean=read(settings.mean, "the mean"),
+        whiten=read(settings.whiten, "the training set of the whitening"),
+        shrinkage=settings.shrinkage,
+        cohort=read(settings.cohort, "the cohort"),
+        top=settings.top,
+    )
 
 
 def fit_plda(ids: Ids, training: Matrix, classes: Mapping[str, str], dim: int) -> PLDA:
-    """PLDA of the training embeddings (N, D), their ids (N,), that have a class."""
+    """Fit PLDA to the training embeddings that have a class.
+
+    Args:
+        ids: (M,) of the training embeddings.
+        training: (M, D).
+        classes: utterance -> class.
+        dim: directions of LDA before; 0: no LDA.
+
+    Raises:
+        UserError: no training embedding has a class, or PLDA cannot be fitted.
+    """
     names = ids.tolist()
     rows = [row for row, name in enumerate(names) if name in classes]
     if not rows:
@@ -80,5 +151,6 @@ def fit_plda(ids: Ids, training: Matrix, classes: Mapping[str, str], dim: int) -
             f"plda: none of the {len(names)} training embeddings has a class (first {names[0]!r});"
             " are they of the same data?"
         )
-    numbers = np.unique([classes[names[row]] for row in rows], return_inverse=True)[1]
+    class_names = [classes[names[row]] for row in rows]
+    numbers = np.unique(class_names, return_inverse=True)[1]
     return PLDA(training[rows], numbers.astype(np.int64), dim)

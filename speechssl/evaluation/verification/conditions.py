@@ -1,5 +1,4 @@
-"""Verification errors by what else the two sides of a trial share: what an embedding takes for the
-    speaker.
+"""Verification errors by what the two sides of a trial share besides the speaker.
 
 A target trial is hard when its sides differ in the label (one speaker, two emotions), a non-target
 when they agree in it (two speakers, one emotion). An embedding that knows the speaker alone has the
@@ -10,13 +9,17 @@ against same non-targets.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from speechssl import metrics
 from speechssl.errors import UserError
+from speechssl.evaluation.verification.measures import measure_curve
 from speechssl.evaluation.verification.verify import Verification
+
+SHARED = ("same", "different")
 
 
 def split_by_label(
@@ -27,57 +30,67 @@ def split_by_label(
     replicates: int = 1000,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """EER of each combination of target and non-target trials with the same label and with
+    """Measure each combination of target and non-target trials with the same label and with
     different ones.
 
     Args:
         run: trials and their scores, from `verify`.
         labels: utterance -> label, of every utterance in a trial.
-        speakers: utterance -> speaker, for intervals; without it there are none.
-        replicates, seed: of the bootstrap over speakers.
+        speakers: utterance -> speaker, for intervals; None: no intervals.
+        replicates: bootstrap resamples of the speakers.
+        seed: of the bootstrap.
 
     Returns:
-        Rows with ``targets`` and ``nontargets`` (same, different), ``eer`` (percent),
-        ``eer_interval`` (95 %, or null), ``target_trials``, ``nontarget_trials``; combinations
-        without any trial are left out.
+        Rows with ``targets`` and ``nontargets`` (same, different), every measure of the error curve
+        (``eer``, percent, ...) with its ``<name>_interval`` (95 %, or None), ``target_trials`` and
+        ``nontarget_trials``. Combinations without targets or without non-targets are left out.
 
     Raises:
-        UserError: an utterance has no label.
+        UserError: an utterance in a trial has no label, or no speaker.
     """
-    sides = [run.trials.enrol.tolist(), run.trials.test.tolist()]
-    without = [name for side in sides for name in side if name not in labels]
-    if without:
-        raise UserError(
-            f"verification: {without[0]!r} has no label to split by; give a label for every trial"
+    enrol_label = _look_up(labels, run.trials.enrol, "label to split by")
+    test_label = _look_up(labels, run.trials.test, "label to split by")
+    is_same = enrol_label == test_label
+    sides = None
+    if speakers:
+        sides = (
+            _look_up(speakers, run.trials.enrol, "speaker"),
+            _look_up(speakers, run.trials.test, "speaker"),
         )
-    same = np.array([labels[a] == labels[b] for a, b in zip(*sides, strict=True)])
-    target = run.trials.target
     rows: list[dict[str, Any]] = []
-    for targets in ("same", "different"):
-        for nontargets in ("same", "different"):
-            kept = np.where(target, same == (targets == "same"), same == (nontargets == "same"))
-            counts = int((kept & target).sum()), int((kept & ~target).sum())
-            if not all(counts):
-                continue
-            row: dict[str, Any] = {"targets": targets, "nontargets": nontargets}
-            row["eer"], row["eer_interval"] = metrics.eer(run.scores[kept], target[kept]), None
-            if speakers and replicates:
-                enrol, test = ([speakers[name] for name in side] for side in sides)
-                row["eer_interval"] = _interval(
-                    run.scores[kept],
-                    target[kept],
-                    (np.array(enrol)[kept], np.array(test)[kept]),
-                    replicates,
-                    seed,
-                )
-            rows.append(row | {"target_trials": counts[0], "nontarget_trials": counts[1]})
+    for targets, nontargets in product(SHARED, SHARED):
+        wanted = np.where(run.trials.target, targets == "same", nontargets == "same")
+        measured = _measure(run, is_same == wanted, sides, replicates, seed)
+        if measured is not None:
+            rows.append({"targets": targets, "nontargets": nontargets, **measured})
     return rows
 
 
-def _interval(
-    scores: Any, target: Any, sides: tuple[Any, Any], replicates: int, seed: int
-) -> list[float] | None:
-    found = metrics.bootstrap_trials(
-        scores, target, *sides, p_targets=(), replicates=replicates, seed=seed
-    )
-    return None if found["eer"] is None else list(found["eer"])
+def _measure(
+    run: Verification,
+    kept: NDArray[np.bool_],
+    sides: tuple[NDArray[np.str_], NDArray[np.str_]] | None,
+    replicates: int,
+    seed: int,
+) -> dict[str, Any] | None:
+    """Return the measures of the trials in ``kept`` (T,), or None if a kind of trial is missing."""
+    target = run.trials.target[kept]
+    targets = int(target.sum())
+    nontargets = int((~target).sum())
+    if not targets or not nontargets:
+        return None
+    kept_sides = None
+    if sides is not None:
+        kept_sides = (sides[0][kept], sides[1][kept])
+    measured = measure_curve(run.scores[kept], target, kept_sides, replicates=replicates, seed=seed)
+    return measured | {"target_trials": targets, "nontarget_trials": nontargets}
+
+
+def _look_up(table: Mapping[str, str], names: NDArray[np.str_], what: str) -> NDArray[np.str_]:
+    """Return the entry of each name (T,) in ``table``; ``what`` says what a missing one is."""
+    missing = next((name for name in names.tolist() if name not in table), None)
+    if missing is not None:
+        raise UserError(
+            f"verification: {missing!r} has no {what}; all utterances in trials need one"
+        )
+    return np.array([table[name] for name in names.tolist()])

@@ -1,9 +1,8 @@
-"""Where embeddings come from, what they must not share with the test, and the rows that trials
-name.
-"""
+"""Read embeddings, keep training data apart from the test, and find the rows that trials name."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,80 +14,122 @@ from speechssl.errors import UserError
 from speechssl.evaluation.verification.scoring import Index, Matrix
 
 Embeddings = str | Path | tuple[ArrayLike, ArrayLike]
+"""A file of embeddings, or ids (N,) and a matrix (N, D)."""
+
 Ids = NDArray[np.str_]
 
 
-def load(source: Embeddings, what: str) -> tuple[Ids, Matrix]:
-    """Unique ids (N,) and finite embeddings (N, D); `what` names them in an error if they have no
-    path.
+@dataclass(frozen=True)
+class LocatedTrials:
+    """Trials whose utterances all have an embedding.
+
+    Attributes:
+        trials: T trials, in the order of the list.
+        enrol: (T,) row of the first side of each trial in the matrix of embeddings.
+        test: (T,) row of the second side.
+        skipped: how many trials of the list were left out because an id is unknown.
     """
-    if isinstance(source, (str, Path)):
-        what, (ids, matrix) = str(source), read_vectors(source)
+
+    trials: Trials
+    enrol: Index
+    test: Index
+    skipped: int
+
+
+def load(source: Embeddings, what: str) -> tuple[Ids, Matrix]:
+    """Read embeddings.
+
+    Args:
+        source: a file, or ids and a matrix.
+        what: names embeddings that have no path, in an error.
+
+    Returns:
+        Unique ids (N,) and finite embeddings (N, D).
+
+    Raises:
+        UserError: ids that repeat, shapes that do not match, or numbers that are not finite.
+    """
+    if isinstance(source, str | Path):
+        what = str(source)
+        ids, matrix = read_vectors(source)
     else:
-        ids, matrix = np.asarray(source[0], dtype=str), np.asarray(source[1], dtype=np.float32)
-        if (
-            matrix.ndim != 2
-            or len(ids) != len(matrix)
-            or not len(ids)
-            or len(np.unique(ids)) != len(ids)
-        ):
-            raise UserError(
-                f"{what}: need unique ids (N,) and a matrix (N, D), have {ids.shape} and"
-                f" {matrix.shape}"
-            )
-    broken = ~np.isfinite(matrix).all(1)
-    if broken.any():
-        first = str(ids[broken.argmax()])
+        ids = np.asarray(source[0], dtype=str)
+        matrix = np.asarray(source[1], dtype=np.float32)
+        _check_shapes(ids, matrix, what)
+    is_broken = ~np.isfinite(matrix).all(1)
+    if is_broken.any():
+        first = str(ids[is_broken.argmax()])
         raise UserError(
-            f"{what}: {int(broken.sum())} embeddings are not finite, first {first!r}; embed them"
+            f"{what}: {int(is_broken.sum())} embeddings are not finite, first {first!r}; embed them"
             " again"
         )
     return ids, matrix
 
 
+def _check_shapes(ids: Ids, matrix: Matrix, what: str) -> None:
+    fits = matrix.ndim == 2 and len(ids) == len(matrix) and len(ids) > 0
+    if not fits or len(np.unique(ids)) != len(ids):
+        raise UserError(
+            f"{what}: need unique ids (N,) and a matrix (N, D), have {ids.shape} and {matrix.shape}"
+        )
+
+
 def load_apart(source: Embeddings, ids: Ids, matrix: Matrix, what: str) -> tuple[Ids, Matrix]:
-    """As `load`, of data that must not be the test's: refused when an id has the same vector in
-    both.
+    """Read embeddings that must not be the test's.
+
+    Args:
+        source: a file, or ids and a matrix.
+        ids: (N,) of the test set.
+        matrix: (N, D) embeddings of the test set.
+        what: names the embeddings in an error.
+
+    Raises:
+        UserError: as for `load`; an id has the same embedding in both sets; or another D.
     """
     other_ids, other = load(source, what)
     if other.shape[1] != matrix.shape[1]:
         raise UserError(
-            f"{what} has {other.shape[1]} numbers a vector, the test {matrix.shape[1]}; use one"
-            " model"
+            f"{what}: embeddings of {other.shape[1]} numbers, those of the test have"
+            f" {matrix.shape[1]}; use one model"
         )
-    shared, mine, theirs = np.intersect1d(ids, other_ids, return_indices=True)
-    same = (matrix[mine] == other[theirs]).all(1)
-    if same.any():
-        first = str(shared[same.argmax()])
+    shared, test_rows, other_rows = np.intersect1d(ids, other_ids, return_indices=True)
+    is_same = (matrix[test_rows] == other[other_rows]).all(1)
+    if is_same.any():
+        first = str(shared[is_same.argmax()])
         raise UserError(
-            f"{what}: holds {int(same.sum())} test embeddings, first {first!r}; use training data"
+            f"{what}: holds {int(is_same.sum())} test embeddings, first {first!r}; use training"
+            " data"
         )
     return other_ids, other
 
 
-def locate(trials: Trials, ids: Ids, keep_going: bool) -> tuple[Trials, Index, Index, int]:
-    """Rows of both sides of each trial; what names an unknown id is refused, or left out and
-    counted.
+def locate(trials: Trials, ids: Ids, keep_going: bool) -> LocatedTrials:
+    """Find the rows of both sides of each trial.
+
+    Args:
+        trials: a list of trials.
+        ids: (N,) of the embeddings, in the order of their rows.
+        keep_going: leave out and count trials that name an unknown id.
+
+    Raises:
+        UserError: an unknown id, without `keep_going`; or all trials name one.
     """
-    rows = {name: row for row, name in enumerate(ids.tolist())}
-    sides = [
-        np.array([rows.get(name, -1) for name in side.tolist()], np.int64)
-        for side in (trials.enrol, trials.test)
-    ]
-    known = (sides[0] >= 0) & (sides[1] >= 0)
+    row_of = {name: row for row, name in enumerate(ids.tolist())}
+    enrol = np.array([row_of.get(name, -1) for name in trials.enrol.tolist()], np.int64)
+    test = np.array([row_of.get(name, -1) for name in trials.test.tolist()], np.int64)
+    known = (enrol >= 0) & (test >= 0)
     skipped = int((~known).sum())
-    if skipped and not (keep_going and known.any()):
-        at = int(np.argmin(known))
-        name = str(trials.test[at] if sides[0][at] >= 0 else trials.enrol[at])
-        hint = (
-            "embed them too, or leave them out with --keep-going"
-            if known.any()
-            else "is it the right list?"
-        )
+    if not skipped:
+        return LocatedTrials(trials, enrol, test, 0)
+    if not keep_going or not known.any():
+        first = int(np.argmin(known))
+        side = trials.enrol if enrol[first] < 0 else trials.test
+        hint = "is it the right list?"
+        if known.any():
+            hint = "embed them too, or leave them out with --keep-going"
         raise UserError(
-            f"{skipped} of {len(known)} trials name an id without an embedding, first {name!r};"
-            f" {hint}"
+            f"{skipped} of {len(known)} trials name an id without an embedding, first"
+            f" {str(side[first])!r}; {hint}"
         )
-    if skipped:
-        trials = Trials(trials.enrol[known], trials.test[known], trials.target[known])
-    return trials, sides[0][known], sides[1][known], skipped
+    kept = Trials(trials.enrol[known], trials.test[known], trials.target[known])
+    return LocatedTrials(kept, enrol[known], test[known], skipped)

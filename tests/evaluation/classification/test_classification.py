@@ -145,7 +145,7 @@ def test_mistakes_are_named(change, said):
 
 def test_one_class_is_refused():
     ids, x, labels, groups = world()
-    with pytest.raises(UserError, match="one class only"):
+    with pytest.raises(UserError, match="at least two classes"):
         evaluate(ids, x, dict.fromkeys(labels, "calm"), groups)
 
 
@@ -246,14 +246,14 @@ def test_the_gain_over_another_embedding_is_paired_on_the_same_folds(tmp_path, c
     run = evaluate(ids, x, labels, groups, replicates=200)
     options = {"labels": labels, "groups": groups, "replicates": 200}
     turn = np.random.default_rng(1).permutation(len(ids))
-    same = classify.beside(run, ids[turn], x[turn], **options)
+    same = classify.compare_embeddings(run, ids[turn], x[turn], **options)
     assert same["uar_gain"] == 0 and same["uar_gain_interval"] == [0, 0]
-    other = classify.beside(run, ids, noise, **options)
+    other = classify.compare_embeddings(run, ids, noise, **options)
     low, high = other["uar_gain_interval"]
     assert 0.3 < low < other["uar_gain"] < high
     assert other["uar"] == pytest.approx(run.results["uar"] - other["uar_gain"])
-    with pytest.raises(UserError, match="lacks 150 utterances of the run, as u"):
-        classify.beside(run, ids[:10], x[:10], **options)
+    with pytest.raises(UserError, match="150 utterances of the run are missing, such as .u"):
+        classify.compare_embeddings(run, ids[:10], x[:10], **options)
 
 
 def test_the_command_shows_what_is_beside(tmp_path, capsys):

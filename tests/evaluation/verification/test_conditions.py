@@ -33,6 +33,8 @@ def test_each_combination_is_the_eer_of_its_trials():
     )
     with pytest.raises(UserError, match="'A' has no label"):
         split_by_label(Verification({}, Trials(enrol, test, target), scores), {"a": "x", "b": "x"})
+    with pytest.raises(UserError, match="'b' has no speaker"):
+        split_by_label(Verification({}, Trials(enrol, test, target), scores), labels, {"a": "s"})
 
 
 def world(mixed, seed=0):

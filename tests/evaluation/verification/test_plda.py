@@ -9,7 +9,7 @@ from scipy.stats import multivariate_normal
 from speechssl import metrics
 from speechssl.data.trials import Trials
 from speechssl.errors import UserError
-from speechssl.evaluation.verification.plda import PLDA, _maximise, _moments
+from speechssl.evaluation.verification.plda import PLDA, Statistics, em_step, initial_covariances
 from speechssl.evaluation.verification.verify import evaluate
 
 
@@ -31,7 +31,7 @@ def test_scores_are_log_likelihood_ratios_of_gaussians():
     test = rng.standard_normal((6, 3)).astype(np.float32)
     enrol, other = np.array([0, 1, 2]), np.array([3, 4, 5])
     got = model(test, enrol, other)
-    z = (model._scaled(test) - model.centre) @ model.basis
+    z = (model.scale(test) - model.centre) @ model.basis
     d = np.diag(model.between)
     total = d + np.eye(3)
     joint = np.block([[total, d], [d, total]])
@@ -47,11 +47,11 @@ def test_expectation_maximisation_finds_both_covariances():
     x, who = voices(4000, 4, between, within)
     rows = x.astype(np.float64)
     sums = np.add.reduceat(rows, np.arange(0, len(rows), 4))
-    numbers = np.full(4000, 4)
-    w, b = _moments(rows.T @ rows, sums, numbers)
+    statistics = Statistics(rows.T @ rows, sums, np.full(4000, 4))
+    w, b = initial_covariances(statistics)
     assert abs(b - between).max() > 0.15  # class means also hold a quarter of W
     for _ in range(30):
-        w, b = _maximise(rows.T @ rows, sums, numbers, w, b)
+        w, b = em_step(statistics, w, b)
     np.testing.assert_allclose(b, between, atol=0.12)
     np.testing.assert_allclose(w, within, atol=0.04)
 
@@ -111,7 +111,7 @@ def test_what_cannot_be_is_one_line(noisy):
     embeddings, trials, training, classes = noisy
     with pytest.raises(UserError, match="none of the 1800"):
         evaluate(embeddings, trials, plda=(training, {"x": "c"}), replicates=0)
-    with pytest.raises(UserError, match="PLDA is a scoring of its own"):
+    with pytest.raises(UserError, match="PLDA cannot be combined"):
         evaluate(embeddings, trials, plda=(training, classes), mean=training, replicates=0)
     with pytest.raises(UserError, match="two classes"):
         PLDA(training[1], np.zeros(1800, np.int64))

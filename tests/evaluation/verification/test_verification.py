@@ -11,8 +11,8 @@ from speechssl import metrics
 from speechssl.data.trials import Trials
 from speechssl.data.vectors.files import write_vectors
 from speechssl.errors import UserError
-from speechssl.evaluation.verification import verify as verification
-from speechssl.evaluation.verification.verify import evaluate, verify
+from speechssl.evaluation.verification import scoring
+from speechssl.evaluation.verification.verify import evaluate, verify, write_results
 
 DIM = 16
 
@@ -189,7 +189,7 @@ def test_calibration_recovers_the_likelihood_ratio_of_gaussians():
     scores = (
         generator.normal(size=len(target)) + 2.0 * target
     ) / 10 + 0.5  # llr = 20 (s - 0.5) - 2
-    slope, offset = verification.fit_calibration(scores, target)
+    slope, offset = scoring.fit_calibration(scores, target)
     assert slope == pytest.approx(20, rel=0.03)
     assert offset == pytest.approx(-12, rel=0.03)
 
@@ -274,7 +274,7 @@ def test_a_small_cohort_is_used_whole_and_said_so(world):
 def test_written_results_and_scores(world, tmp_path):
     ids, matrix, trials, _ = world
     run = verify((ids, matrix), trials, replicates=20)
-    path = verification.write_results(tmp_path / "deep" / "out", run, scores=True)
+    path = write_results(tmp_path / "deep" / "out", run, scores=True)
     assert json.loads(path.read_text(encoding="utf-8")) == run.results
     lines = [
         line.split() for line in (path.parent / "scores").read_text(encoding="utf-8").splitlines()
@@ -283,7 +283,7 @@ def test_written_results_and_scores(world, tmp_path):
     np.testing.assert_allclose([float(line[2]) for line in lines], run.scores, rtol=1e-6)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        verification.write_results(tmp_path / "file", run)
+        write_results(tmp_path / "file", run)
 
 
 @pytest.mark.slow
@@ -293,7 +293,7 @@ def test_a_million_trials_in_two_seconds():
     enrol, test = generator.integers(0, 5000, (2, 1_000_000))
     target = generator.random(1_000_000) < 0.1
     start = time.perf_counter()
-    scores = verification.score_trials(matrix, enrol, test)
+    scores = scoring.score_trials(matrix, enrol, test)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         metrics.eer(scores, target)
@@ -304,7 +304,7 @@ def test_a_million_trials_in_two_seconds():
 def test_whitening_makes_directions_alike_and_is_undone_by_none(world):
     ids, matrix, trials, _ = world
     other = _world(1)
-    white = verification.whitening(other[1], shrinkage=0.0)
+    white = scoring.whitening(other[1], shrinkage=0.0)
     rows = other[1] - other[1].mean(0)
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     np.testing.assert_allclose(np.cov((rows @ white).T), np.eye(DIM), atol=1e-3)

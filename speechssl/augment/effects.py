@@ -1,0 +1,216 @@
+"""Effects carried out: a batch of waveforms and its plan to waveforms, on any device.
+
+Each function takes waves (N, T) and a plan (N,) of dtype `plan.PLAN`, one crop a row, unless it
+says otherwise. Crops that an effect does not concern stay as they are, bit for bit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from speechssl.augment import acoustics
+from speechssl.augment.plan import EQ_KNOTS, NO_NOISE, NO_ROOM, SIMULATED_ROOM, Codec
+
+BABBLE_BLOCK = 8
+"""Babble is made of the other utterances of a block of so many neighbours in the batch."""
+
+# Crops convolved at a time: on a CPU their spectra stay in the cache, on a GPU they bound memory.
+_CPU_ROWS = 8
+_GPU_ROWS = 512
+
+
+class Rooms:
+    """Room impulse responses, recorded or simulated.
+
+    Args:
+        recorded: (R, L) int16 of `noise_bank.load_rirs`; None: there are none.
+        table: Gaussian noise of `acoustics.tail_table` for simulated tails.
+        samples: length L of a response.
+        sample_rate: Hz.
+    """
+
+    def __init__(
+        self, recorded: Tensor | None, table: Tensor, samples: int, sample_rate: int
+    ) -> None:
+        self.recorded = recorded
+        self.table = table
+        self.samples = samples
+        self.sample_rate = sample_rate
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the responses to a device."""
+        self.table = self.table.to(device)
+        if self.recorded is not None:
+            self.recorded = self.recorded.to(device)
+
+    def responses(self, plan: np.ndarray) -> Tensor:
+        """Return impulse responses (N, L) of unit energy, direct path first."""
+        out = self.table.new_zeros(len(plan), self.samples)
+        recorded = np.flatnonzero(plan["rir"] >= 0)
+        if len(recorded) and self.recorded is not None:
+            chosen = to_index(plan["rir"][recorded], out)
+            out[to_rows(recorded, out)] = self.recorded[chosen].float()
+        simulated = np.flatnonzero(plan["rir"] == SIMULATED_ROOM)
+        if len(simulated):
+            part = plan[simulated]
+            out[to_rows(simulated, out)] = acoustics.simulated_rooms(
+                t60=to_tensor(part["t60"], out),
+                drr=to_tensor(part["drr"], out),
+                offset=to_index(part["tail"], out),
+                taps=to_tensor(part["taps"], out),
+                table=self.table,
+                samples=self.samples,
+                sample_rate=self.sample_rate,
+            )
+        return out.div_(torch.linalg.vector_norm(out, dim=-1, keepdim=True))
+
+
+def with_babble(waves: Tensor, plan: np.ndarray, context: int) -> Tensor:
+    """Add other utterances of the batch.
+
+    Args:
+        waves: (..., B, context + T); neighbours along B are different utterances.
+        plan: (..., B).
+        context: samples that do not count for the level.
+
+    Returns:
+        (..., B, context + T).
+    """
+    if not (plan["voices"] > 0).any():
+        return waves
+    others = acoustics.babble(waves, plan["voices"], plan["neighbour"], BABBLE_BLOCK)
+    samples = waves.shape[-1] - context
+    voice = waves[..., context:].reshape(-1, samples)
+    babble = others[..., context:].reshape(-1, samples)
+    snr = to_tensor(plan["babble_snr"].reshape(-1), waves)
+    gain = acoustics.snr_gain(voice, babble, snr)
+    return waves + others * gain.reshape(*waves.shape[:-1], 1)
+
+
+def in_room_and_channel(waves: Tensor, plan: np.ndarray, context: int, rooms: Rooms) -> Tensor:
+    """Convolve with a room, filter by a channel, and cut the context, in one FFT round trip.
+
+    Args:
+        waves: (N, context + T).
+        plan: (N,).
+        context: samples of left context.
+        rooms: the responses that the plan refers to.
+
+    Returns:
+        (N, T), not the same memory as ``waves``.
+    """
+    filtered = (plan["eq"] != 0).any(-1) | (plan["band"] > 0).any(-1)
+    rows = np.flatnonzero((plan["rir"] != NO_ROOM) | filtered)
+    if not len(rows):
+        return waves[:, context:].clone()
+    every_row = len(rows) == len(waves)
+    out = torch.empty_like(waves[:, context:]) if every_row else waves[:, context:].clone()
+    # The circular wrap of the room's tail may fall on the context, which is cut: the pad is that
+    # much shorter.
+    size = acoustics.fft_length(waves.shape[1] + max(rooms.samples - context, 1024))
+    rows_at_once = _CPU_ROWS if waves.device.type == "cpu" else _GPU_ROWS
+    for chosen in np.split(rows, range(rows_at_once, len(rows), rows_at_once)):
+        part = plan[chosen]
+        index = to_rows(chosen, waves)
+        spectrum = torch.fft.rfft(waves[index], n=size)
+        _apply_rooms(spectrum, part, size, rooms)
+        if filtered[chosen].any():
+            eq = to_tensor(part["eq"], waves)
+            band = to_tensor(part["band"], waves)
+            spectrum *= acoustics.channel_gain(eq, band, size, rooms.sample_rate)
+        out[index] = torch.fft.irfft(spectrum, n=size)[:, context : waves.shape[1]]
+    return out
+
+
+def _apply_rooms(spectrum: Tensor, plan: np.ndarray, size: int, rooms: Rooms) -> None:
+    """Multiply the spectra (n, size // 2 + 1) of reverberant crops by their rooms', in place."""
+    reverberant = np.flatnonzero(plan["rir"] != NO_ROOM)
+    if len(reverberant):
+        responses = rooms.responses(plan[reverberant])
+        spectrum[to_rows(reverberant, spectrum)] *= torch.fft.rfft(responses, n=size)
+
+
+def add_noise(waves: Tensor, plan: np.ndarray, bank: Tensor | None) -> Tensor:
+    """Add noise from the bank (S,) at the SNR of each crop, in place."""
+    rows = np.flatnonzero(plan["noise"] != NO_NOISE)
+    if bank is None or not len(rows):
+        return waves
+    index = to_rows(rows, waves)
+    stretches = bank.unfold(0, waves.shape[1], 1)
+    noise = stretches[to_index(plan["noise"][rows], waves)].float()
+    voice = waves[index]
+    gain = acoustics.snr_gain(voice, noise, to_tensor(plan["snr"][rows], waves))
+    waves[index] = noise.mul_(gain).add_(voice)
+    return waves
+
+
+def code(waves: Tensor, plan: np.ndarray, sample_rate: int) -> Tensor:
+    """Pass crops through their codecs, in place: mu-law, telephone, low-pass or few bits."""
+    rows = np.flatnonzero(plan["codec"] != Codec.NONE)
+    if not len(rows):
+        return waves
+    index = to_index(rows, waves)
+    part = plan[rows]
+    crops = waves[index]
+    telephone = part["codec"] == Codec.TELEPHONE
+    narrow = np.flatnonzero(telephone | (part["codec"] == Codec.LOW_PASS))
+    if len(narrow):
+        chosen = to_index(narrow, crops)
+        crops[chosen] = _limit_band(crops[chosen], part[narrow], sample_rate)
+    peak = crops.abs().amax(dim=-1, keepdim=True).clamp(min=1e-8)
+    companded = np.flatnonzero(telephone | (part["codec"] == Codec.MU_LAW))
+    if len(companded):
+        chosen = to_index(companded, crops)
+        crops[chosen] = acoustics.mu_law(crops[chosen] / peak[chosen]) * peak[chosen]
+    coarse = np.flatnonzero(part["codec"] == Codec.BITS)
+    if len(coarse):
+        chosen = to_index(coarse, crops)
+        levels = to_tensor(2.0 ** (part["bits"][coarse] - 1.0), crops)[:, None]
+        step = peak[chosen] / levels
+        crops[chosen] = torch.round(crops[chosen] / step) * step
+    waves[index] = crops
+    return waves
+
+
+def _limit_band(crops: Tensor, plan: np.ndarray, sample_rate: int) -> Tensor:
+    """Limit crops to the band of a telephone, or to frequencies below their cutoff."""
+    telephone = plan["codec"] == Codec.TELEPHONE
+    low = np.where(telephone, 300.0, 0.0)
+    high = np.where(telephone, 3400.0, plan["cutoff"])
+    band = to_tensor(np.stack([low, high], axis=-1), crops)
+    flat = crops.new_zeros(len(crops), EQ_KNOTS)
+    size = acoustics.fft_length(crops.shape[1] + 1024)
+    spectrum = torch.fft.rfft(crops, n=size)
+    spectrum *= acoustics.channel_gain(flat, band, size, sample_rate)
+    limited: Tensor = torch.fft.irfft(spectrum, n=size)[:, : crops.shape[1]]
+    return limited
+
+
+def with_gain(waves: Tensor, plan: np.ndarray) -> Tensor:
+    """Scale each crop by its gain."""
+    if not plan["gain"].any():
+        return waves
+    factor = to_tensor(10.0 ** (plan["gain"] / 20.0), waves)
+    return waves * factor[:, None]
+
+
+def to_tensor(values: np.ndarray, like: Tensor) -> Tensor:
+    """Return numbers in float32 on the device of ``like``."""
+    return torch.from_numpy(np.array(values, dtype=np.float32)).to(like.device)
+
+
+def to_index(values: np.ndarray, like: Tensor) -> Tensor:
+    """Return integers as an index on the device of ``like``."""
+    return torch.from_numpy(np.array(values, dtype=np.int64)).to(like.device)
+
+
+def to_rows(rows: NDArray[np.intp], like: Tensor) -> Tensor | slice:
+    """Return ascending rows as a slice if they are consecutive (it copies nothing), or an index."""
+    first = int(rows[0])
+    last = int(rows[-1])
+    if last - first + 1 == len(rows):
+        return slice(first, last + 1)
+    return to_index(rows, like)

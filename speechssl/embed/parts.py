@@ -1,0 +1,173 @@
+"""The folder of parts: what the processes of a run have embedded so far, until it is merged.
+
+A part is `NAME.npy` (N, D) with its ids in `NAME.ids.json`. The ids are written last, so a part
+counts once they are there: whenever a run is killed, it leaves whole parts behind, and `--resume`
+goes on from them. A process that is done writes `done-RANK.json`, its failures and seconds of audio.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from speechssl.data.vectors.files import VectorWriter
+from speechssl.embed.batches import Failure
+from speechssl.errors import UserError
+from speechssl.files import atomic_write, write_text
+
+_MADE_BY = "made_by.json"
+_IDS = ".ids.json"
+_MERGED_ROWS = 4096  # rows gathered at a time when parts are merged
+
+
+def open_parts(folder: Path, made_by: str, resume: bool) -> set[str]:
+    """Make the folder of parts ready and return the ids that it already holds.
+
+    Args:
+        folder: the folder of parts; it need not exist.
+        made_by: what decides the numbers (a digest of model and settings).
+        resume: keep the parts that are there; otherwise they are removed.
+
+    Raises:
+        UserError: the parts were made by another model or with other settings, or the folder cannot
+            be used.
+    """
+    mark = folder / _MADE_BY
+    try:
+        if mark.exists() and not resume:
+            remove_parts(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not mark.exists():
+            _forget_parts(folder)  # nobody knows which model made them
+        elif _read_json(mark) != made_by:
+            raise UserError(
+                f"embed: {folder} was made by another model or with other settings; run without"
+                " --resume to start again"
+            )
+        for pattern in ("done-*.json", "error-*.json"):
+            for report in folder.glob(pattern):
+                report.unlink()
+        write_json(mark, made_by)
+        done: set[str] = set()
+        for ids in folder.glob(f"*{_IDS}"):
+            done.update(_read_json(ids))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"embed: {folder} cannot be used ({error}); remove it or choose another --out"
+        ) from error
+    return done
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove the folder of parts. If that is interrupted, what is left counts for no later run."""
+    _forget_parts(folder)
+    shutil.rmtree(folder)
+
+
+def _forget_parts(folder: Path) -> None:
+    for ids in folder.glob(f"*{_IDS}"):
+        ids.unlink()
+
+
+class PartWriter:
+    """Writes the embeddings of one process, a part at a time.
+
+    Args:
+        folder: the folder of parts.
+        size: embeddings after which a part is written.
+        seconds: time after which it is written, if it holds fewer.
+    """
+
+    def __init__(self, folder: Path, size: int = 2000, seconds: float = 30.0) -> None:
+        self.folder = folder
+        self.size = size
+        self.seconds = seconds
+        self._written_at = time.monotonic()
+        self._ids: list[str] = []
+        self._vectors: list[npt.NDArray[np.float32]] = []
+
+    def write(self, identifier: str, vector: npt.NDArray[np.float32]) -> None:
+        """Add one embedding (D,)."""
+        self._ids.append(identifier)
+        self._vectors.append(vector)
+        waited = time.monotonic() - self._written_at
+        if len(self._ids) >= self.size or waited > self.seconds:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held as a part."""
+        self._written_at = time.monotonic()
+        if not self._ids:
+            return
+        name = uuid.uuid4().hex
+        with atomic_write(self.folder / f"{name}.npy") as temporary:
+            np.save(temporary, np.stack(self._vectors))
+        write_json(self.folder / f"{name}{_IDS}", self._ids)
+        self._ids = []
+        self._vectors = []
+
+    def finish(self, rank: int, failed: Sequence[Failure], seconds: float) -> None:
+        """Flush, and record that this process is done.
+
+        Args:
+            rank: its number.
+            failed: what it could not embed.
+            seconds: of audio that it embedded.
+        """
+        self.flush()
+        report = {"failed": [asdict(failure) for failure in failed], "seconds": seconds}
+        write_json(self.folder / f"done-{rank}.json", report)
+
+
+def read_reports(folder: Path, order: Sequence[str]) -> tuple[list[Failure], float]:
+    """Return the failures of all processes, in the order of the ids `order`, and their seconds."""
+    failed: list[Failure] = []
+    seconds = 0.0
+    for path in folder.glob("done-*.json"):
+        report = _read_json(path)
+        failed += [Failure(**failure) for failure in report["failed"]]
+        seconds += report["seconds"]
+    place = {identifier: index for index, identifier in enumerate(order)}
+    failed.sort(key=lambda failure: place[failure.id])
+    return failed, seconds
+
+
+def merge(folder: Path, order: Sequence[str], writer: VectorWriter) -> int:
+    """Write the embeddings of all parts in the order of the ids `order`; return their number.
+
+    The parts are mapped into memory, not loaded: memory stays that of the writer.
+    """
+    row_of: dict[str, tuple[int, int]] = {}
+    parts: list[npt.NDArray[np.float32]] = []
+    for path in sorted(folder.glob(f"*{_IDS}")):
+        for row, identifier in enumerate(_read_json(path)):
+            row_of[identifier] = (len(parts), row)
+        array = path.with_name(path.name.removesuffix(_IDS) + ".npy")
+        parts.append(np.load(array, mmap_mode="r"))
+    present = [identifier for identifier in order if identifier in row_of]
+    for first in range(0, len(present), _MERGED_ROWS):
+        ids = present[first : first + _MERGED_ROWS]
+        vectors = []
+        for identifier in ids:
+            part, row = row_of[identifier]
+            vectors.append(parts[part][row])
+        writer.write(ids, np.stack(vectors))
+    return len(present)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON, whole or not at all."""
+    write_text(path, json.dumps(value))
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,68 @@
+"""How `embed_to_file` embeds: one frozen record, the same in every process of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from speechssl.embed.embedder import Embedder, Precision
+from speechssl.embed.layers import EMBEDDING
+from speechssl.errors import UserError
+
+
+@dataclass(frozen=True)
+class EmbedSettings:
+    """Settings of `embed_to_file`, which takes them by these names.
+
+    Attributes:
+        device: cpu, cuda, cuda:1 ..., or auto; several processes share the GPUs among them.
+        precision: of the encoder: float32, bfloat16, or auto (the faster one on this hardware).
+        batch_seconds: padded seconds of audio that are encoded at once.
+        max_seconds: longer recordings are embedded in equal pieces of at most this many seconds,
+            and averaged.
+        readers: threads of each process that read and decode ahead.
+        layer: which layer of the encoder gives the embedding (`speechssl.embed.layers`).
+        network: which network of a run embeds, such as student or teacher
+            (`speechssl.embed.networks`); None: the one that the run saved.
+        jobs: processes on this machine; they share its cores or its GPUs.
+        every: embed each N-th utterance only (a training mean or a cohort needs no more).
+        keep_going: skip, count and list what cannot be embedded; otherwise the first such file ends
+            the run.
+        allow_pipes: run the shell pipes in wav.scp.
+        resume: go on from what an interrupted run left behind.
+        progress: show a progress bar; None: if standard error is a terminal.
+    """
+
+    device: str = "cpu"
+    precision: Precision = "float32"
+    batch_seconds: float = 60.0
+    max_seconds: float = 120.0
+    readers: int = 2
+    layer: str = EMBEDDING
+    network: str | None = None
+    jobs: int = 1
+    every: int = 1
+    keep_going: bool = True
+    allow_pipes: bool = False
+    resume: bool = False
+    progress: bool | None = None
+
+    def check(self, out: str) -> None:
+        """Raise UserError if these settings cannot be, or not with the output `out`."""
+        if self.jobs < 1:
+            raise UserError(f"embed: jobs={self.jobs}: give 1 process or more")
+        if self.every < 1:
+            raise UserError(f"embed: every={self.every}: give 1 (every utterance) or more")
+        if self.resume and out == "-":
+            raise UserError("embed: resume=True needs a file; standard output cannot be resumed")
+
+    def like(self, embedder: Embedder) -> EmbedSettings:
+        """Return these settings with those that an `Embedder` already has."""
+        return replace(
+            self,
+            device=str(embedder.device),
+            precision=embedder.precision,
+            batch_seconds=embedder.batch_seconds,
+            max_seconds=embedder.max_seconds,
+            readers=embedder.readers,
+            layer=embedder.layer,
+        )

@@ -1,0 +1,65 @@
+"""The loop over rounds of pseudo-labelling."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from speechssl.files import write_text
+from speechssl.pseudolabel.folders import PseudoLabelFolder
+from speechssl.pseudolabel.rounds import Rounds
+from speechssl.pseudolabel.settings import read_settings
+from speechssl.pseudolabel.stopping import best, is_enough
+
+
+def pseudolabel(
+    config_path: str, overrides: Sequence[str] = (), *, out: str | Path, device: str = "auto"
+) -> dict[str, Any]:
+    """Run all rounds, continuing from the results in ``out``.
+
+    Args:
+        config_path: YAML file.
+        overrides: ``key=value`` pairs on top of it.
+        out: folder for all results.
+        device: cpu, cuda ...
+
+    Returns:
+        What ``pseudolabel.json`` holds.
+
+    Raises:
+        UserError: a mistake in settings or data, or training that ended early.
+    """
+    settings = read_settings(config_path, overrides)
+    folder = PseudoLabelFolder(out)
+    rounds = Rounds(settings, folder, device)
+    results = [rounds.judge(0, settings.start)]
+    stopped_by = "rounds"
+    for number in range(1, settings.rounds + 1):
+        model = rounds.train_round(number)
+        results.append(rounds.judge(number, str(model)))
+        if is_enough(settings, results):
+            stopped_by = settings.stop
+            break
+    chosen = best(settings, results)
+    chosen_model = Path(results[chosen]["model"])
+    use_large_margin = bool(settings.large_margin) and chosen > 0
+    if use_large_margin:
+        chosen_model = rounds.large_margin(chosen)
+    elif settings.large_margin:
+        rounds.say(0, "no large-margin stage: it continues a round's run, and round 0 has none")
+    labels_used = []
+    if settings.stop == "eer":
+        labels_used.append(f"held-out trials ({settings.heldout})")
+    rounds.keep(chosen_model, labels_used)
+    summary = {
+        "rounds": results,
+        "chosen": chosen,
+        "stopped_by": stopped_by,
+        "large_margin": use_large_margin,
+        "model": str(folder.model.path),
+        "labels_used": labels_used,
+    }
+    write_text(folder.results, json.dumps(summary, indent=2) + "\n")
+    return summary

@@ -1,0 +1,124 @@
+"""Read results.json, format its measures, and write tables: shared by all reports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from speechssl import files, metrics
+from speechssl.errors import UserError, writing
+from speechssl.evaluation.verification import measures
+
+Results = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `speechssl evaluate verification --out EXP/eval/NAME/LIST` wrote.
+
+    Attributes:
+        name: which system.
+        trials: which trial list.
+        results: see `evaluation.verification.verify.evaluate`; `eer` is there and a number.
+    """
+
+    name: str
+    trials: str
+    results: Results
+
+
+def read_results(path: Path) -> Results:
+    """Return what a results.json holds.
+
+    Raises:
+        UserError: it is not JSON, or no object.
+    """
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"report: {path} is damaged ({error}); evaluate again") from error
+    if not isinstance(results, dict):
+        raise UserError(f"report: {path} is damaged (not a JSON object); evaluate again")
+    return results
+
+
+def read_evaluations(experiment: Path) -> list[Evaluation]:
+    """Return the evaluations of an experiment, the oldest file first.
+
+    Raises:
+        UserError: there is none, or a results file is damaged.
+    """
+    paths = experiment.glob("eval/*/*/results.json")
+    found = [_read_evaluation(path) for path in sorted(paths, key=lambda p: p.stat().st_mtime)]
+    if not found:
+        raise UserError(
+            f"report: no eval/NAME/LIST/results.json in {experiment}; run `speechssl evaluate"
+            " verification` with --out there first"
+        )
+    return found
+
+
+def _read_evaluation(path: Path) -> Evaluation:
+    results = read_results(path)
+    try:
+        float(results["eer"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"report: {path} is damaged (no eer: {error}); evaluate again") from error
+    return Evaluation(path.parents[1].name, path.parent.name, results)
+
+
+def measured(results: Results) -> dict[str, Any]:
+    """Return `<name>` and `<name>_interval` of each measure of the table.
+
+    A measure that was not computed is None; those of calibrated scores, and intervals that a
+    measure never has, are left out where they are not in `results`.
+    """
+    found = {}
+    for measure in measures.MEASURES:
+        for key in (measure.name, f"{measure.name}_interval"):
+            if key in results or not measure.needs_calibration:
+                found[key] = results.get(key)
+    return found
+
+
+def format_measure(measure: measures.Measure, results: Results) -> str:
+    """Return a measure as `4.38 [4.10, 4.62]`, or `-` where it was not computed."""
+    value = results.get(measure.name)
+    if value is None:
+        return "-"
+    spec = f".{measure.digits}f"
+    interval = results.get(f"{measure.name}_interval")
+    return f"{value:{spec}}{metrics.format_interval(interval, spec)}"
+
+
+def format_number(value: float | None, digits: int, missing: str = "-") -> str:
+    """Return a number with `digits` after the point, or `missing` for None and NaN."""
+    if value is None or value != value:
+        return missing
+    return f"{value:.{digits}f}"
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown; a `|` in a cell is shown as text."""
+    lines = [_markdown_row(head), "|" + "---|" * len(head)]
+    lines += [_markdown_row(row) for row in rows]
+    return "\n".join(lines)
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON, whole or not at all."""
+    with writing(path):
+        files.write_text(path, json.dumps(data, indent=2) + "\n")
+
+
+def write_markdown(path: Path, text: str) -> None:
+    """Write a text that has no newline at its end, whole or not at all."""
+    with writing(path):
+        files.write_text(path, text + "\n")

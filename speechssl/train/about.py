@@ -1,0 +1,131 @@
+"""What a run folder says of a run: its settings, code, data and labels (``about.yaml``)."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import speechssl
+from speechssl.config import read, write
+from speechssl.data import kaldi
+from speechssl.data.manifest import Utterance
+from speechssl.files import RunFolder, atomic_write, model_folder, write_skipped
+from speechssl.train.settings import DataSettings, TrainingConfig
+
+
+def describe(
+    folder: RunFolder,
+    config: TrainingConfig,
+    utterances: Sequence[Utterance],
+    skipped: Sequence[tuple[str, str]],
+) -> None:
+    """Write ``config.yaml``, ``about.yaml`` and, if any, ``skipped.tsv`` before the first step.
+
+    Args:
+        folder: of the run; it is made.
+        config: of the run.
+        utterances: what it is trained on.
+        skipped: (id, reason) of the utterances that are left out.
+    """
+    folder.path.mkdir(parents=True, exist_ok=True)
+    about: dict[str, Any] = {
+        "method": config.method["name"],
+        "speechssl": speechssl.__version__,
+        "torch": str(torch.__version__),
+        "commit": commit(),
+        "seed": config.seed,
+        "labels_used": labels_used(config),
+        "data": {
+            "directories": list(config.data.train),
+            "utterances": len(utterances),
+            "hours": round(sum(u.seconds for u in utterances) / 3600, 4),
+            "fingerprint": fingerprint(utterances),
+            **class_digests(config.data),
+        },
+    }
+    with atomic_write(folder.config) as temporary:
+        write(config, temporary)
+    with atomic_write(folder.about) as temporary:
+        write(about, temporary)
+    if skipped:
+        write_skipped(folder.skipped, skipped)
+
+
+def class_digests(data: DataSettings) -> dict[str, str]:
+    """Return the digests of the files of pseudo-labels and positives that are set."""
+    digests = {}
+    if data.pseudo_labels:
+        digests["pseudo_labels"] = kaldi.digest(data.pseudo_labels)
+    if data.positives:
+        digests["positives"] = kaldi.digest(data.positives)
+    return digests
+
+
+def labels_used(config: TrainingConfig) -> str:
+    """List every labelled source behind a run, or return "none".
+
+    These are class files that no clusterer wrote, and what the initial model was trained with.
+    """
+    used = []
+    for file in (config.data.pseudo_labels, config.data.positives):
+        if file and not kaldi.are_clusters(file):
+            used.append(f"classes of unknown origin ({file})")
+    start = config.train.init or config.train.init_method
+    if start:
+        before = labels_used_by(start)
+        if before != "none":
+            used.append(f"{before}, in {start}")
+    return "; ".join(used) or "none"
+
+
+def labels_used_by(folder: str) -> str:
+    """Return what the model in a model or run folder says of its labels, or "not known"."""
+    written = model_folder(folder).config
+    if not written.exists():
+        return "not known"
+    about = read(written).get("about", {})
+    return str(about.get("labels_used", "not known"))
+
+
+def commit() -> str | None:
+    """Return the git commit of the code that runs, with ``+`` if files were changed since.
+
+    None outside a checkout.
+    """
+    # An installed package may lie inside some other repository, which does not track this file.
+    if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None
+    head = _git("rev-parse", "HEAD")
+    changed = _git("status", "--porcelain", "-uno")
+    if head is None or changed is None:
+        return None
+    return f"{head}+" if changed else head
+
+
+def _git(*arguments: str) -> str | None:
+    """Return what a git command prints, run in this folder; None if it fails."""
+    try:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def fingerprint(utterances: Sequence[Utterance]) -> str:
+    """Return a hash (16 hexadecimal digits) of the training set: ids and durations, not paths."""
+    digest = hashlib.sha256()
+    for utterance in utterances:
+        line = f"{utterance.id}\t{utterance.seconds:.3f}\n"
+        digest.update(line.encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]

@@ -1,0 +1,137 @@
+"""What a run is trained on: utterances, pseudo-labels, and batches of crops."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from speechssl.augment.augment import Augment
+from speechssl.data.dataset import CropBatches, CropSpec
+from speechssl.data.kaldi import read_mapping
+from speechssl.data.manifest import Utterance, read_manifest
+from speechssl.data.positives import Positives
+from speechssl.distributed import World
+from speechssl.errors import UserError
+from speechssl.train.settings import DataSettings, TrainingConfig
+
+
+def read_utterances(data: DataSettings) -> tuple[list[Utterance], list[tuple[str, str]]]:
+    """Read the utterances of all ``data.train`` directories; no label file is opened.
+
+    Returns:
+        The utterances to train on, and (id, reason) of those that are left out: unusable, shorter
+        than ``data.min_seconds``, or, with ``data.pseudo_labels``, without a pseudo-label.
+
+    Raises:
+        UserError: no utterance is left, or two that have classes share an id.
+    """
+    clusters: Mapping[str, str] | None = None
+    if data.pseudo_labels is not None:
+        clusters = read_mapping(data.pseudo_labels)
+    utterances: list[Utterance] = []
+    skipped: list[tuple[str, str]] = []
+    for directory in data.train:
+        manifest = read_manifest(directory, labels=(), on_bad="skip")
+        skipped += manifest.skipped
+        for utterance in manifest.utterances:
+            reason = _reason_to_skip(utterance, data.min_seconds, clusters)
+            if reason:
+                skipped.append((utterance.id, reason))
+            else:
+                utterances.append(utterance)
+    if data.pseudo_labels or data.positives:
+        _refuse_shared_ids(utterances)
+    if clusters is not None and not utterances:
+        raise UserError(
+            f"data.pseudo_labels: {data.pseudo_labels} has none of the {len(skipped)} utterances;"
+            " give the file that was made from these data"
+        )
+    if not utterances:
+        directories = ", ".join(data.train)
+        raise UserError(
+            f"data.train: no usable utterance in {directories} ({len(skipped)} left out); check the"
+            " list"
+        )
+    return utterances, skipped
+
+
+def _reason_to_skip(
+    utterance: Utterance, min_seconds: float, clusters: Mapping[str, str] | None
+) -> str:
+    """Return why an utterance is left out, or "" if it is used."""
+    if utterance.seconds < min_seconds:
+        return f"{utterance.seconds:.2f} s, shorter than data.min_seconds={min_seconds}"
+    if clusters is not None and utterance.id not in clusters:
+        return "no pseudo-label"
+    return ""
+
+
+def _refuse_shared_ids(utterances: Sequence[Utterance]) -> None:
+    """Raise UserError if two utterances have the same id: their classes are looked up by id."""
+    seen: set[str] = set()
+    for utterance in utterances:
+        if utterance.id in seen:
+            raise UserError(
+                f"data.train: two directories have an utterance {utterance.id!r}, and classes are"
+                " looked up by id; prepare one of them in another folder"
+            )
+        seen.add(utterance.id)
+
+
+def read_pseudo_labels(data: DataSettings, utterances: Sequence[Utterance]) -> Tensor | None:
+    """Return the classes (N,) int64 of the utterances, or None without ``data.pseudo_labels``.
+
+    Classes are numbered from 0 in the order of their names.
+    """
+    if data.pseudo_labels is None:
+        return None
+    clusters = read_mapping(data.pseudo_labels)
+    names = [clusters[utterance.id] for utterance in utterances]
+    _, classes = np.unique(names, return_inverse=True)
+    return torch.from_numpy(classes.astype(np.int64))
+
+
+def read_positives(data: DataSettings, utterances: Sequence[Utterance]) -> Positives | None:
+    """Return the source of partners from the same cluster, or None without ``data.positives``."""
+    if data.positives is None:
+        return None
+    return Positives(data.positives, utterances, data.positives_prob)
+
+
+def crop_batches(
+    config: TrainingConfig,
+    utterances: Sequence[Utterance],
+    plan: Sequence[CropSpec],
+    augment: Augment,
+    sample_rate: int,
+    world: World,
+) -> CropBatches:
+    """Return the batches of crops that this process trains on.
+
+    Args:
+        config: of the run.
+        utterances: what to train on.
+        plan: the crop plan.
+        augment: applied by the loader's workers on a CPU, and on the device otherwise.
+        sample_rate: of the crops, Hz.
+        world: this process among the others.
+    """
+    return CropBatches(
+        utterances,
+        plan,
+        rate=sample_rate,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        rank=world.rank,
+        world=world.size,
+        overlap=config.data.overlap,
+        disjoint=config.data.disjoint,
+        weight_by_duration=config.data.weight_by_duration,
+        shards_at_once=config.data.shards_at_once,
+        positives=read_positives(config.data, utterances),
+        augment=augment,
+        augment_here=world.device.type == "cpu",
+    )

@@ -1,0 +1,76 @@
+"""Weights that a run starts from: ``train.init`` and ``train.init_method``."""
+
+from __future__ import annotations
+
+import torch
+
+from speechssl.errors import UserError
+from speechssl.files import RunFolder
+from speechssl.interfaces import Method
+from speechssl.model import Model, load_state
+
+
+def load_encoder(model: Model, folder: str) -> None:
+    """Load the encoder of a trained model into ``model`` (``train.init``).
+
+    Args:
+        model: as configured; its features must be those of the trained model.
+        folder: model or run folder.
+
+    Raises:
+        UserError: features or encoder differ from those that are configured.
+    """
+    trained = Model.load(folder)
+    if trained.settings["features"] != model.settings["features"]:
+        raise UserError(
+            f"train.init: the model in {folder} has other features than section features; copy that"
+            " section from its config.yaml"
+        )
+    try:
+        model.encoder.load_state_dict(trained.encoder.state_dict())
+    except RuntimeError as error:
+        raise UserError(
+            f"train.init: the encoder in {folder} is not the one configured"
+            f" ({_last_line(error)}); copy section encoder from its config.yaml"
+        ) from error
+
+
+def load_method(method: Method, folder: str) -> None:
+    """Load the method of another run's last checkpoint (``train.init_method``).
+
+    Buffers listed in ``Method.OWN_STATE`` keep their values.
+
+    Args:
+        method: as configured and prepared.
+        folder: run folder.
+
+    Raises:
+        UserError: there is no checkpoint, or it is of another method, encoder or set of classes.
+    """
+    checkpoint = RunFolder(folder).last
+    if not checkpoint.is_file():
+        raise UserError(
+            f"train.init_method: {checkpoint} does not exist; give a run folder of `speechssl"
+            " train`"
+        )
+    trained = load_state(checkpoint)["method"]
+    own = method.state_dict()
+    has_labels = "labels" in trained and "labels" in own
+    if has_labels and not torch.equal(trained["labels"], own["labels"]):
+        raise UserError(
+            f"train.init_method: the run in {folder} was trained on other classes than"
+            " data.pseudo_labels has; give the same file and data"
+        )
+    for name in method.OWN_STATE:
+        trained[name] = own[name]
+    try:
+        method.load_state_dict(trained)
+    except RuntimeError as error:
+        raise UserError(
+            f"train.init_method: the method in {folder} is not the one configured"
+            f" ({_last_line(error)}); use the same method, encoder, data and pseudo-labels"
+        ) from error
+
+
+def _last_line(error: RuntimeError) -> str:
+    return str(error).splitlines()[-1].strip()

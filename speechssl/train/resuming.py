@@ -1,0 +1,79 @@
+"""What must not have changed when a run is resumed: its settings and its data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from speechssl import config
+from speechssl.data.manifest import Utterance
+from speechssl.errors import UserError
+from speechssl.files import RunFolder
+from speechssl.train.about import class_digests, fingerprint
+from speechssl.train.settings import TrainingConfig, with_new_names, with_train
+
+
+def same_settings(
+    folder: RunFolder, asked: TrainingConfig, *, keep_steps: bool = False
+) -> TrainingConfig:
+    """Return the settings with which the run in ``folder`` is resumed.
+
+    Args:
+        folder: of the run.
+        asked: what the user wants now.
+        keep_steps: take over the length of the run (its steps were chosen by ``minutes``).
+
+    Returns:
+        ``asked``, with the run's precision in place of ``auto``.
+
+    Raises:
+        UserError: they differ from those that the run was started with.
+    """
+    before = with_new_names(config.read(folder.config))
+    if before["train"].get("threads") == -1:  # written by versions without `auto`
+        before["train"]["threads"] = "auto"
+    if keep_steps:
+        asked = with_train(asked, steps=before["train"]["steps"], epochs=None)
+    if asked.train.precision == "auto":
+        asked = with_train(asked, precision=before["train"]["precision"])
+    for section, now in config.thaw(asked).items():
+        _refuse_change(folder, section, before.get(section), now)
+    return asked
+
+
+def _refuse_change(folder: RunFolder, path: str, before: Any, now: Any) -> None:
+    """Raise UserError if a section differs; the message has the first setting that does."""
+    if before == now:
+        return
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        changed = next(key for key in {**now, **before} if now.get(key) != before.get(key))
+        path = f"{path}.{changed}"
+        before = before.get(changed)
+        now = now.get(changed)
+    raise UserError(
+        f"train: {path} was {before!r} in {folder.path} and is {now!r} now; resume with the same"
+        " configuration or give another --out"
+    )
+
+
+def same_data(folder: RunFolder, settings: TrainingConfig, utterances: Sequence[Utterance]) -> None:
+    """Raise UserError if the run in ``folder`` was started with other utterances or classes.
+
+    Args:
+        folder: of the run.
+        settings: with which it is resumed.
+        utterances: what it would be trained on now.
+    """
+    before = config.read(folder.about)["data"]
+    for key, digest in class_digests(settings.data).items():
+        if before.get(key) != digest:
+            raise UserError(
+                f"train: the file of data.{key} is not what it was when the run in {folder.path}"
+                " was started; resume with the same file, or give another --out"
+            )
+    if before["fingerprint"] != fingerprint(utterances):
+        raise UserError(
+            f"train: the run in {folder.path} was started with other data"
+            f" ({before['utterances']} utterances then, {len(utterances)} now); resume with the"
+            " same data or give another --out"
+        )
