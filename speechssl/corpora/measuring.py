@@ -19,7 +19,7 @@ import numpy as np
 from speechssl.audio import reading
 from speechssl.audio.silence import is_silent
 from speechssl.corpora.listing import Found
-from speechssl.data.kaldi import label_names, write_skipped
+from speechssl.data.kaldi import label_names, report_skipped
 from speechssl.data.manifest import Manifest, Utterance, write_manifest
 from speechssl.errors import UserError
 from speechssl.threads import usable_cores
@@ -182,14 +182,9 @@ def write(manifest: Manifest, root: Path, out: Path) -> None:
         count = len(manifest.skipped)
         raise UserError(f"{root}: none of {count} files can be used; the first, {path}: {reason}")
     manifest.utterances.sort(key=lambda utterance: utterance.id)
-    stale = [out / "trials"]
-    for label in label_names(out):
-        if label != "spk" and label not in manifest.labels:
-            stale.append(out / f"utt2{label}")
-    write_manifest(manifest, out)
-    for file in stale:
-        file.unlink(missing_ok=True)
-    left_out = write_skipped(manifest.skipped, out)
+    outdated = ["trials", *(f"utt2{label}" for label in label_names(out))]
+    write_manifest(manifest, out, outdated=outdated)
+    left_out = report_skipped(manifest.skipped, out)
     hours = manifest.seconds / 3600
     print(f"{out}: {len(manifest)} utterances, {hours:.2f} h{left_out}", file=sys.stderr)
 

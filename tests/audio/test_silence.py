@@ -9,7 +9,8 @@ import soundfile
 from speechssl.audio import reading
 from speechssl.audio.silence import THRESHOLD, is_silent
 from speechssl.corpora.folder import prepare
-from speechssl.data.manifest import Manifest, Utterance, validate, write_manifest
+from speechssl.data.manifest import Manifest, Utterance, write_manifest
+from speechssl.data.validation import validate
 from speechssl.errors import UserError
 
 STEP = 2**-15

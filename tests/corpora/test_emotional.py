@@ -10,7 +10,8 @@ import soundfile
 
 from speechssl.cli import main
 from speechssl.corpora import crema_d, emodb, iemocap, msp_podcast, ravdess
-from speechssl.data.manifest import read_manifest, validate
+from speechssl.data.manifest import read_manifest
+from speechssl.data.validation import validate
 from speechssl.errors import UserError
 
 RNG = np.random.default_rng(0)

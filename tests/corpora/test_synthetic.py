@@ -19,8 +19,9 @@ from speechssl.corpora.synthetic.corpus import choose_trials, plan, prepare, voi
 from speechssl.corpora.synthetic.phones import sentence
 from speechssl.corpora.synthetic.rooms import NOISES, draw_room, record, visit
 from speechssl.corpora.synthetic.voice import RATE, STYLES, Speaker, draw_speaker, on_a_day, speak
-from speechssl.data.manifest import read_manifest, validate
+from speechssl.data.manifest import read_manifest
 from speechssl.data.trials import read_trials
+from speechssl.data.validation import validate
 from speechssl.errors import UserError
 
 SMALL = {
