@@ -1,5 +1,7 @@
-"""One process or many (``torchrun``): ranks, devices, sums and gathers, BatchNorm over all
-processes.
+"""One process or many (`torchrun`): ranks, devices, gathers, sums, and BatchNorm over all of them.
+
+Everything here does the right thing with one process, without `torch.distributed`. Tests compare
+two processes of half a batch each with one process of the whole (tests/contracts).
 """
 
 from __future__ import annotations
@@ -16,24 +18,129 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from speechssl.errors import UserError
 
+_TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those that train together.
+
+    Attributes:
+        rank: number of this process, from 0.
+        size: number of processes.
+        device: where this process computes.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """True in the process that logs and writes."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait until all processes have come here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def start(device: str = "auto") -> World:
+    """Join the process group that `torchrun` announces, or stand alone.
+
+    Args:
+        device: `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    chosen = _device(device)
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0"))
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    if size > 1 and not dist.is_initialized():
+        backend = "nccl" if chosen.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=_TIMEOUT)
+    return World(rank, size, chosen)
+
+
+def _device(name: str) -> torch.device:
+    """Return the device of this process; raise UserError if it is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device: {name!r} is not a device; give cpu, cuda or cuda:0") from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if not torch.cuda.is_available() or (device.index or 0) >= count:
+            raise UserError(f"device: {name} is not here ({count} GPUs); give cpu")
+    return device
+
+
+def stop() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
 
 def world_size() -> int:
-    """Number of processes that train together (1 without ``torch.distributed``)."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def processes_here() -> int:
-    """Number of processes that ``torchrun`` started on this machine (1 without it)."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    """Return the number of processes that train together."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_world_size()
+    return 1
 
 
 def rank() -> int:
-    """Number of this process among them (0 without ``torch.distributed``)."""
+    """Return the number of this process among those that train together, from 0."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
+def processes_here() -> int:
+    """Return the number of processes that `torchrun` started on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def gather_with_gradient(x: Tensor) -> Tensor:
+    """Join the tensors of all processes along the batch; gradient flows to all of them.
+
+    Args:
+        x: (V, B, ...), of the same shape in every process.
+
+    Returns:
+        (V, world size x B, ...), in the order of ranks.
+    """
+    if world_size() == 1:
+        return x
+    joined: Tensor = _Gather.apply(x)  # type: ignore[no-untyped-call]
+    return joined
+
+
+@torch.no_grad()
+def gather_without_gradient(x: Tensor) -> Tensor:
+    """Join the tensors of all processes along the batch, detached.
+
+    Args:
+        x: (V, B, ...), of the same shape in every process.
+
+    Returns:
+        (V, world size x B, ...), in the order of ranks.
+    """
+    x = x.detach()
+    if world_size() == 1:
+        return x
+    parts = [torch.empty_like(x) for _ in range(world_size())]
+    dist.all_gather(parts, x.contiguous())
+    return torch.cat(parts, dim=1)
+
+
 class _Gather(torch.autograd.Function):
-    """Join (V, B, ...) of all processes along B; gradients are summed over processes."""
+    """`gather_without_gradient`, with the gradient summed over processes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -47,90 +154,17 @@ class _Gather(torch.autograd.Function):
         return gradient.narrow(1, rank() * ctx.batch, ctx.batch)
 
 
-def gather_with_gradient(x: Tensor) -> Tensor:
-    """(V, B, D) of every process joined along B, in the order of ranks; gradient flows to all of
-    them.
-    """
-    joined: Tensor = x if world_size() == 1 else _Gather.apply(x)
-    return joined
-
-
-@torch.no_grad()
-def gather_without_gradient(x: Tensor) -> Tensor:
-    """(V, B, ...) of every process joined along B, in the order of ranks, detached."""
-    x = x.detach()
-    if world_size() == 1:
-        return x
-    parts = [torch.empty_like(x) for _ in range(world_size())]
-    dist.all_gather(parts, x.contiguous())
-    return torch.cat(parts, dim=1)
-
-
 def sum_over_ranks(x: Tensor) -> Tensor:
-    """``x`` summed over processes, without gradient; itself where there is one process."""
+    """Sum `x` over processes, in place and without gradient, and return it."""
     if world_size() > 1:
         dist.all_reduce(x)
     return x
 
 
 def mean_over_ranks(x: Tensor) -> Tensor:
-    """``x`` averaged over processes, without gradient; itself where there is one process."""
-    return sum_over_ranks(x) / world_size() if world_size() > 1 else x
-
-
-@dataclass(frozen=True)
-class World:
-    """This process among those that train together."""
-
-    rank: int
-    size: int
-    device: torch.device
-
-    @property
-    def first(self) -> bool:
-        """True in the process that logs and writes."""
-        return self.rank == 0
-
-    def barrier(self) -> None:
-        """Wait for the others."""
-        if self.size > 1:
-            dist.barrier()
-
-
-def start(device: str = "auto") -> World:
-    """Join the process group that ``torchrun`` announces, or stand alone.
-
-    Args:
-        device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
-
-    Raises:
-        UserError: no such device here.
-    """
-    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise UserError(f"device: {device!r} is not a device; give cpu, cuda or cuda:0") from error
-    if chosen.type == "cuda":
-        if not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count():
-            raise UserError(
-                f"device: {device} is not here ({torch.cuda.device_count()} GPUs); give cpu"
-            )
-        torch.cuda.set_device(chosen)
-    if size > 1 and not dist.is_initialized():
-        backend = "nccl" if chosen.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(minutes=30))
-    return World(rank, size, chosen)
-
-
-def stop() -> None:
-    """Leave the process group, if any."""
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
+    """Return the mean of `x` over processes, without gradient; with several, `x` is overwritten."""
+    size = world_size()
+    return sum_over_ranks(x) / size if size > 1 else x
 
 
 class _Sum(torch.autograd.Function):
@@ -150,11 +184,11 @@ class _Sum(torch.autograd.Function):
 
 
 class CrossProcessBatchNorm(_BatchNorm):
-    """BatchNorm of (N, C) whose statistics cover all processes, on any backend.
+    """BatchNorm whose statistics cover all processes, on any backend.
 
-    ``nn.SyncBatchNorm`` only runs on GPUs; this one is for gloo and keeps the same parameters and
-    buffers. Like it, it is no ``nn.BatchNorm1d``, for which encoders have a way of their own.
-    Processes must hold equally many rows. Accepts (N, C) and channels-first (N, C, ...).
+    `nn.SyncBatchNorm` only runs on GPUs; this one is for gloo. It has the parameters and buffers of
+    `nn.BatchNorm1d`, but is not a subclass of it, so `nn.batch_norm` calls it as it is instead of
+    normalising with the statistics of this process alone. Processes must hold equally many rows.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -162,44 +196,70 @@ class CrossProcessBatchNorm(_BatchNorm):
             raise ValueError(f"expected (N, C, ...), got {tuple(input.shape)}")
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise with the mean and (biased) variance over the rows of every process."""
+        """Normalise with the mean and the biased variance over the rows of every process.
+
+        Args:
+            input: (N, C), or channels first (N, C, ...).
+        """
         if not self.training:
-            return super().forward(input)
+            normalised: Tensor = super().forward(input)
+            return normalised
         x = input.float()
-        dims = [0, *range(2, x.dim())]
-        rows = x.numel() // x.shape[1] * dist.get_world_size()
+        row_dims = [0, *range(2, x.dim())]
+        count = x.numel() // x.shape[1] * dist.get_world_size()
         shape = [1, -1, *[1] * (x.dim() - 2)]
-        mean = _Sum.apply(x.sum(dims)) / rows
+        mean = _summed(x.sum(row_dims)) / count
         centred = x - mean.view(shape)
-        variance = _Sum.apply(centred.square().sum(dims)) / rows
-        with torch.no_grad():
-            self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
-            momentum = self.momentum or 0.0
-            self.running_mean.lerp_(mean, momentum)  # type: ignore[union-attr]
-            self.running_var.lerp_(variance * rows / max(1, rows - 1), momentum)  # type: ignore[union-attr]
-        out = centred * torch.rsqrt(variance + self.eps).view(shape)
+        variance = _summed(centred.square().sum(row_dims)) / count
+        self._update_running_statistics(mean, variance, count)
+        y = centred * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
-            out = out * self.weight.view(shape) + self.bias.view(shape)
-        return out.to(input.dtype)
+            y = y * self.weight.view(shape) + self.bias.view(shape)
+        return y.to(input.dtype)
+
+    @torch.no_grad()
+    def _update_running_statistics(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Move the running mean and (unbiased) variance towards those of `count` rows."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        momentum = self.momentum or 0.0
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(variance * count / max(1, count - 1), momentum)
+
+
+def _summed(x: Tensor) -> Tensor:
+    """Return the sum of `x` over processes, with gradient."""
+    total: Tensor = _Sum.apply(x)  # type: ignore[no-untyped-call]
+    return total
 
 
 def synchronise_batchnorm(module: nn.Module, world: World) -> nn.Module:
-    """Replace every BatchNorm by one over all processes; the module itself with one process."""
+    """Replace every BatchNorm in `module` by one over all processes.
+
+    Parameters and buffers keep their names and values. With one process nothing changes.
+
+    Returns:
+        The module; on a GPU a new one if `module` itself is a BatchNorm.
+    """
     if world.size == 1:
         return module
     if world.device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+        return converted
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
-            setattr(module, name, _converted(child))
+            setattr(module, name, _cross_process(child))
         else:
             synchronise_batchnorm(child, world)
     return module
 
 
-def _converted(norm: Any) -> CrossProcessBatchNorm:
+def _cross_process(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> CrossProcessBatchNorm:
+    """Return a `CrossProcessBatchNorm` with the settings and the state of `norm`."""
     new = CrossProcessBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine)
     new.load_state_dict(norm.state_dict())
-    for old, parameter in zip(norm.parameters(), new.parameters(), strict=True):
-        parameter.requires_grad_(old.requires_grad)
+    for old_parameter, new_parameter in zip(norm.parameters(), new.parameters(), strict=True):
+        new_parameter.requires_grad_(old_parameter.requires_grad)
     return new

@@ -1,4 +1,4 @@
-"""Evaluation tasks, one file each: they see embeddings, trials and labels, never a model.
+"""Evaluation tasks: they see embeddings, trials and labels, never a model (README.md).
 
-`verification` scores trial lists. Nothing here is read by self-supervised training.
+Nothing here is read by self-supervised training.
 """

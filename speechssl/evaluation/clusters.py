@@ -1,8 +1,7 @@
 """Clusters of embeddings: how many, how large, how good.
 
-How many, how large, how good without labels; NMI, ARI, purity with labels.
-
-Labels serve this evaluation only: no clusterer sees them.
+Without labels: sizes, cohesion, silhouette. With labels: NMI, ARI, purity. Labels serve this
+evaluation only: no clusterer sees them.
 """
 
 from __future__ import annotations
@@ -17,66 +16,55 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechssl import metrics, parts
+from speechssl import files, metrics, parts
 from speechssl.clustering.steps import check_filter, confidences, filtered, prepared
 from speechssl.data.kaldi import digest
 from speechssl.data.vectors.files import read_vectors
 from speechssl.errors import UserError, writing
 
-_SAMPLE, _MEMBERS = (
-    10_000,
-    20,
-)  # utterances for the silhouette, which compares pairs; most of one cluster
+SILHOUETTE_ROWS = 10_000
+"""Utterances for the silhouette, which compares all pairs."""
 
+SILHOUETTE_MEMBERS = 20
+"""The most of them that come from one cluster."""
 
-_ALL_PAIRS = (
+COMPARES_ALL_PAIRS = (
     "AffinityPropagation",
     "AgglomerativeClustering",
     "FeatureAgglomeration",
     "SpectralClustering",
 )
+"""Clusterers of scikit-learn that hold the distances of all pairs."""
+
+Rows = NDArray[np.float32]
+Labels = NDArray[np.int64]
 
 
 def build(section: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The clusterer that ``{name: ..., settings}`` names, and all its settings.
+    """Build a clusterer.
 
-    A name is a module of ``clustering/`` or the dotted path of any class with ``fit_predict``
-    (``sklearn.cluster:Birch``).
+    Args:
+        section: ``{name: ..., settings}``. A name is a module of ``clustering/`` or the dotted path
+            of any class with ``fit_predict`` (``sklearn.cluster:Birch``).
+
+    Returns:
+        The clusterer, and the section with all its settings.
+
+    Raises:
+        UserError: no such clusterer, or settings that it does not take.
     """
     name = str(section.get("name", ""))
     if ":" not in name:
         settings = parts.check("clustering", section, "clusterer")
         return parts.build("clustering", settings), settings
-    written = {key: value for key, value in section.items() if key != "name"}
+    settings = {key: value for key, value in section.items() if key != "name"}
     try:
-        made = parts.find("clustering", name)(**written)
+        clusterer = parts.find("clustering", name)(**settings)
     except TypeError as error:
         raise UserError(f"cluster: {name}: {error}") from error
-    if not hasattr(made, "fit_predict"):
+    if not hasattr(clusterer, "fit_predict"):
         raise UserError(f"cluster: {name} has no fit_predict; give a clusterer")
-    return made, {"name": name, **written}
-
-
-def _memory() -> float:
-    """GB that this process may have: the machine's, or its container's where that is less."""
-    have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.exists() else "max"
-    return min(have, int(text) / 1e9) if text.isdigit() else have
-
-
-def _fits(clusterer: Any, rows: int) -> None:
-    """Refuse a clusterer of scikit-learn's that holds all pairs where they are more than the
-    memory.
-    """
-    kind = type(clusterer).__name__
-    need, have = 8 * rows**2 / 1e9, _memory()
-    if kind in _ALL_PAIRS and need > have:
-        raise UserError(
-            f"cluster: {kind} holds the distances of all pairs, {need:,.0f} GB for {rows:,}"
-            f" embeddings; this machine has {have:.0f}: take kmeans_ahc, which holds those of its"
-            " centroids"
-        )
+    return clusterer, {"name": name, **settings}
 
 
 def cluster(
@@ -88,74 +76,121 @@ def cluster(
     largest: int = 0,
     share: float = 1.0,
     reference: Mapping[str, str] | None = None,
-) -> tuple[list[str], NDArray[np.int64], dict[str, Any]]:
+) -> tuple[list[str], Labels, dict[str, Any]]:
     """Cluster a file of embeddings.
 
     Args:
-        clusterer: has ``fit_predict``. pca: see ``prepared``. smallest, largest, share: see
-            ``filtered``.
+        embeddings: the file.
+        clusterer: has ``fit_predict``.
+        pca: see ``clustering.steps.prepared``.
+        smallest: see ``clustering.steps.filtered``, as for ``largest`` and ``share``.
+        largest: as above.
+        share: as above.
         reference: utterance -> true class, to judge the clusters only.
 
     Returns:
         Ids (N,), clusters (N,), -1 for what is left out, and the figures of ``evaluate`` with
         seconds.
+
+    Raises:
+        UserError: embeddings that are not finite, a clusterer that needs more memory than there is
+            or fails, nothing left after filtering, or a reference that lacks an utterance.
     """
     ids, matrix = read_vectors(embeddings)
-    _fits(clusterer, len(matrix))
+    names = ids.tolist()
+    check_memory(clusterer, len(matrix))
     check_filter(smallest, largest, share)
-    _check_reference(ids.tolist(), reference)
+    if reference is not None:
+        _check_reference(names, reference)
     if not np.isfinite(matrix).all():
         raise UserError(f"cluster: {embeddings} holds numbers that are not finite; embed again")
     rows = prepared(matrix, pca)
-    begun = time.perf_counter()
-    try:
-        labels = np.asarray(clusterer.fit_predict(rows), np.int64)
-    except (
-        TypeError,
-        ValueError,
-        MemoryError,
-    ) as error:  # what a clusterer of somebody else's says
-        raise UserError(
-            f"cluster: {type(clusterer).__name__}: {error or 'not enough memory'}"
-        ) from error
-    seconds = time.perf_counter() - begun
+    started_at = time.perf_counter()
+    labels = _fit_predict(clusterer, rows)
+    seconds = time.perf_counter() - started_at
     labels = filtered(labels, confidences(rows, labels), smallest, largest, share)
-    figures = evaluate(ids.tolist(), rows, labels, reference)
-    return ids.tolist(), labels, {"seconds": round(seconds, 2), **figures}
+    figures = evaluate(names, rows, labels, reference)
+    return names, labels, {"seconds": round(seconds, 2), **figures}
 
 
-def write(out: Path, ids: Sequence[str], labels: NDArray[np.int64], figures: Any) -> None:
-    """Write ``clusters.json`` and, last and at once, ``utt2cluster`` (`utterance cNNNNNN`).
+def _fit_predict(clusterer: Any, rows: Rows) -> Labels:
+    """Return the clusters (N,) of rows (N, D); what a clusterer raises becomes a UserError."""
+    try:
+        return np.asarray(clusterer.fit_predict(rows), np.int64)
+    except (TypeError, ValueError, MemoryError) as error:
+        reason = error or "not enough memory"
+        raise UserError(f"cluster: {type(clusterer).__name__}: {reason}") from error
+
+
+def check_memory(clusterer: Any, count: int) -> None:
+    """Refuse a clusterer of scikit-learn's whose distances of all pairs exceed the memory.
+
+    Raises:
+        UserError: the distances of ``count`` embeddings need more memory than this process may
+            have.
+    """
+    kind = type(clusterer).__name__
+    needed = 8 * count**2 / 1e9
+    available = _memory_gb()
+    if kind in COMPARES_ALL_PAIRS and needed > available:
+        raise UserError(
+            f"cluster: {kind} holds the distances of all pairs, {needed:,.0f} GB for {count:,}"
+            f" embeddings; this machine has {available:.0f}: take kmeans_ahc, which holds those of"
+            " its centroids"
+        )
+
+
+def _memory_gb() -> float:
+    """Return the GB that this process may have: the machine's, or its container's if that is
+    less.
+    """
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if not limit.exists():
+        return machine
+    text = limit.read_text().strip()
+    if not text.isdigit():  # "max": no limit
+        return machine
+    return min(machine, int(text) / 1e9)
+
+
+def write(out: Path, ids: Sequence[str], labels: Labels, figures: Mapping[str, Any]) -> None:
+    """Write ``clusters.json`` and, last, ``utt2cluster`` (lines `utterance cNNNNNN`).
 
     The digest in the first tells that the second is a clusterer's work and nobody's labels.
+
+    Args:
+        out: the folder, made if need be.
+        ids: (N,).
+        labels: (N,), -1 for utterances that are left out.
+        figures: for clusters.json.
     """
-    pairs = sorted(
-        (name, label) for name, label in zip(ids, labels.tolist(), strict=True) if label >= 0
-    )
-    lines = "".join(f"{name} c{label:06d}\n" for name, label in pairs)
-    temporary = out / ".utt2cluster.tmp"
+    kept = [(name, label) for name, label in zip(ids, labels.tolist(), strict=True) if label >= 0]
+    lines = "".join(f"{name} c{label:06d}\n" for name, label in sorted(kept))
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(lines, encoding="utf-8", errors="surrogateescape")
-        written = {**figures, "sha256": digest(temporary)}
-        (out / "clusters.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, out / "utt2cluster")
+        with files.atomic_write(out / "utt2cluster") as temporary:
+            temporary.write_text(lines, encoding="utf-8", errors="surrogateescape", newline="\n")
+            written = {**figures, "sha256": digest(temporary)}
+            files.write_text(out / "clusters.json", json.dumps(written, indent=2) + "\n")
 
 
 def evaluate(
     ids: Sequence[str],
-    rows: NDArray[np.float32],
-    labels: NDArray[np.int64],
+    rows: Rows,
+    labels: Labels,
     reference: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Figures of a clustering.
+    """Compute the figures of a clustering.
 
     Args:
-        ids: (N,) utterances. rows: (N, D) unit vectors that were clustered. labels: (N,), -1 = left
-            out.
+        ids: (N,) utterances.
+        rows: (N, D) unit vectors that were clustered.
+        labels: (N,) clusters, -1 = left out.
         reference: utterance -> true class, for nmi, ari and purity over the utterances that are
             kept.
+        seed: of the sample for the silhouette.
 
     Returns:
         utterances, kept, clusters, sizes (smallest, median, largest), cohesion (mean cosine to the
@@ -172,7 +207,7 @@ def evaluate(
         )
     sizes = np.bincount(labels[kept])
     sizes = sizes[sizes > 0]
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "utterances": len(labels),
         "kept": int(kept.sum()),
         "clusters": len(sizes),
@@ -182,49 +217,60 @@ def evaluate(
         "labels_used": "none",
     }
     if reference is not None:
-        _check_reference([name for name, keep in zip(ids, kept, strict=True) if keep], reference)
-        truth = np.unique(
-            [reference[n] for n, keep in zip(ids, kept, strict=True) if keep], return_inverse=True
-        )[1]
-        guess = labels[kept]
-        found |= {
-            "nmi": metrics.nmi(truth, guess),
-            "ari": metrics.ari(truth, guess),
-            "purity": metrics.purity(truth, guess),
-            "classes": int(truth.max() + 1),
-        }
-    return found
+        kept_ids = [name for name, keep in zip(ids, kept, strict=True) if keep]
+        figures |= _against_reference(kept_ids, labels[kept], reference)
+    return figures
 
 
-def _check_reference(ids: Sequence[str], reference: Mapping[str, str] | None) -> None:
-    missing = [] if reference is None else [name for name in ids if name not in reference]
+def _against_reference(
+    ids: Sequence[str], labels: Labels, reference: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return nmi, ari, purity (0 to 1) of clusters (N,), and the number of true classes."""
+    _check_reference(ids, reference)
+    classes, truth = np.unique([reference[name] for name in ids], return_inverse=True)
+    return {
+        "nmi": metrics.nmi(truth, labels),
+        "ari": metrics.ari(truth, labels),
+        "purity": metrics.purity(truth, labels),
+        "classes": len(classes),
+    }
+
+
+def _check_reference(ids: Sequence[str], reference: Mapping[str, str]) -> None:
+    missing = [name for name in ids if name not in reference]
     if missing:
         raise UserError(
-            f"cluster: the reference lacks {len(missing)} utterances, as {missing[0]!r}; of these"
-            " data?"
+            f"cluster: the reference lacks {len(missing)} utterances, such as {missing[0]!r}; is it"
+            " of these data?"
         )
 
 
-def _silhouette(rows: NDArray[np.float32], labels: NDArray[np.int64], seed: int) -> float | None:
-    """Mean silhouette with cosine distances; None where it is not defined.
-
-    Of many rows, those of random clusters, at most ``_MEMBERS`` each: a sample of rows alone would
-    leave most clusters with one.
-    """
+def _silhouette(rows: Rows, labels: Labels, seed: int) -> float | None:
+    """Return the mean silhouette with cosine distances; None where it is not defined."""
     from sklearn.metrics import silhouette_score
 
-    rng = np.random.default_rng(seed)
     chosen = np.arange(len(rows))
-    if len(rows) > _SAMPLE:
-        order = rng.permutation(len(rows))
-        order = order[np.argsort(labels[order], kind="stable")]
-        place = np.arange(len(order)) - np.searchsorted(labels[order], labels[order])
-        some = rng.permutation(int(labels.max()) + 1)[: _SAMPLE // _MEMBERS]
-        chosen = order[(place < _MEMBERS) & np.isin(labels[order], some)]
+    if len(rows) > SILHOUETTE_ROWS:
+        chosen = _sample(labels, np.random.default_rng(seed))
     count = len(np.unique(labels[chosen]))
     if not 2 <= count < len(chosen):
         return None
     return float(silhouette_score(rows[chosen], labels[chosen], metric="cosine"))
+
+
+def _sample(labels: Labels, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Return rows of random clusters, at most `SILHOUETTE_MEMBERS` of each.
+
+    A sample of rows alone would leave most clusters with one member.
+    """
+    order = rng.permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    ordered = labels[order]
+    place_in_cluster = np.arange(len(order)) - np.searchsorted(ordered, ordered)
+    clusters = rng.permutation(int(labels.max()) + 1)[: SILHOUETTE_ROWS // SILHOUETTE_MEMBERS]
+    is_chosen = (place_in_cluster < SILHOUETTE_MEMBERS) & np.isin(ordered, clusters)
+    chosen: NDArray[np.intp] = order[is_chosen]
+    return chosen
 
 
 PART = evaluate

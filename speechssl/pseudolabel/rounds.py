@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from speechssl import conf, config, metrics, parts
+from speechssl import conf, config, foreign_yaml, metrics, parts
 from speechssl.data.kaldi import read_mapping
 from speechssl.data.trials import read_trials
 from speechssl.embed import embed_to_file
@@ -19,7 +19,7 @@ from speechssl.errors import UserError, writing
 from speechssl.evaluation import clusters
 from speechssl.evaluation.verification import verify
 from speechssl.files import RunFolder, atomic_write
-from speechssl.model import Model, read_saved_config
+from speechssl.model import Model
 from speechssl.pseudolabel.folders import PseudoLabelFolder, RoundFolder
 from speechssl.pseudolabel.settings import PseudoLabelSettings, model_overrides
 from speechssl.train.loop import train
@@ -104,9 +104,9 @@ class Rounds:
             folder.embeddings,
             self.clusterer,
             pca=self.settings.pca,
-            smallest=self.settings.smallest,
-            largest=self.settings.largest,
-            share=self.settings.share,
+            smallest=self.settings.min_cluster_size,
+            largest=self.settings.max_cluster_size,
+            share=self.settings.keep_fraction,
         )
         about = {"clusterer": self.clusterer_settings, **figures}
         clusters.write(folder.clusters, ids, labels, about)
@@ -206,8 +206,10 @@ def _refuse_changes(folder: PseudoLabelFolder, settings: Mapping[str, Any]) -> N
     """Raise UserError if results exist that were made with other settings."""
     if not folder.config.exists():
         return
-    before = read_saved_config(folder.config)
-    before["clusterer"] = parts.with_new_names("clustering", before.get("clusterer"))
+    before = config.with_new_names(PseudoLabelSettings, foreign_yaml.read(folder.config))
+    clusterer = before.get("clusterer", {})
+    if clusterer.get("name") in parts.names("clustering"):
+        before["clusterer"] = parts.with_new_names("clustering", clusterer)
     for key in _settings_in_use(folder):
         if before.get(key) != settings[key]:
             raise UserError(
@@ -225,7 +227,7 @@ def _settings_in_use(folder: PseudoLabelFolder) -> list[str]:
     if any(one.heldout.exists() for one in rounds):
         used += ["heldout"]
     if any(one.pseudo_labels.exists() for one in rounds):
-        used += ["clusterer", "pca", "smallest", "largest", "share"]
+        used += ["clusterer", "pca", "min_cluster_size", "max_cluster_size", "keep_fraction"]
     if any(one.run.config.exists() for one in rounds):
         used += ["train", "overrides", "init"]
     return used

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 import speechssl
-from speechssl.config import read, write
+from speechssl import foreign_yaml
+from speechssl.config import write
 from speechssl.data import kaldi
 from speechssl.data.manifest import Utterance
 from speechssl.files import RunFolder, atomic_write, model_folder, write_skipped
@@ -69,7 +70,8 @@ def class_digests(data: DataSettings) -> dict[str, str]:
 def labels_used(config: TrainingConfig) -> str:
     """List every labelled source behind a run, or return "none".
 
-    These are class files that no clusterer wrote, and what the initial model was trained with.
+    These are class files that no clusterer wrote, and what the initial model was
+    trained with.
     """
     used = []
     for file in (config.data.pseudo_labels, config.data.positives):
@@ -88,7 +90,7 @@ def labels_used_by(folder: str) -> str:
     written = model_folder(folder).config
     if not written.exists():
         return "not known"
-    about = read(written).get("about", {})
+    about = foreign_yaml.read(written).get("about", {})
     return str(about.get("labels_used", "not known"))
 
 

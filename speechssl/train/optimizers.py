@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,23 +20,26 @@ class OptimizerSettings:
 
     Attributes:
         name: ``adamw``, ``adam`` (weight decay as an L2 term) or ``sgd``.
-        lr: learning rate at the end of the warm-up, for ``lr_batch`` utterances.
-        lr_batch: the learning rate is multiplied by global batch size / lr_batch; null: it is used
-            as it is.
-        final_lr: learning rate at the end of the run, as a ratio of the one after the warm-up.
+        lr: learning rate at the end of the warm-up, for ``reference_batch_size``
+            utterances.
+        reference_batch_size: the learning rate is multiplied by the utterances of a
+            step over this number (linear scaling); null: it is used as it is.
+        final_lr_ratio: learning rate at the end of the run over that after the warm-up.
         warmup: share of the run, 0 to 1, in which the learning rate rises.
         weight_decay: at the start of the run; biases and norms have none.
-        weight_decay_end: at the end of the run, reached by half a cosine; null: it is constant.
+        weight_decay_end: at the end of the run, reached by half a cosine; null: it is
+            constant.
         momentum, nesterov: of SGD.
         beta1, beta2, amsgrad: of Adam and AdamW.
         clip: largest gradient norm; null: no clipping.
-        clip_mode: whether ``clip`` bounds the norm of each ``tensor`` or the ``global`` one.
+        clip_mode: whether ``clip`` bounds the norm of each ``tensor`` or the ``global``
+            one.
     """
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: float = 1e-3
-    lr_batch: int | None = None
-    final_lr: float = 0.01
+    reference_batch_size: int | None = None
+    final_lr_ratio: float = 0.01
     warmup: float = 0.1
     weight_decay: float = 0.01
     weight_decay_end: float | None = None
@@ -48,9 +51,14 @@ class OptimizerSettings:
     clip: float | None = 3.0
     clip_mode: Literal["tensor", "global"] = "tensor"
 
+    RENAMED: ClassVar[dict[str, str]] = {
+        "lr_batch": "reference_batch_size",
+        "final_lr": "final_lr_ratio",
+    }
+
     def __post_init__(self) -> None:
         check_above_zero("optimizer.lr", self.lr)
-        check_above_zero("optimizer.lr_batch", self.lr_batch)
+        check_above_zero("optimizer.reference_batch_size", self.reference_batch_size)
         check_above_zero("optimizer.clip", self.clip)
         check_fraction("optimizer.warmup", self.warmup)
 
@@ -60,8 +68,8 @@ def parameter_groups(
 ) -> list[dict[str, object]]:
     """Return the trainable parameters in groups for an optimiser.
 
-    There are two groups: with weight decay, and without (biases, norms, 1-D). Parameters that a
-    method has rules for are in further groups, before these.
+    There are two groups: with weight decay, and without (biases, norms, 1-D).
+    Parameters that a method has rules for are in further groups, before these.
     """
     groups: list[dict[str, object]] = []
     assigned: set[int] = set()
@@ -120,9 +128,9 @@ def schedule(
         The learning rate of the ordinary groups.
     """
     peak = settings.lr
-    if settings.lr_batch:
-        peak *= batch / settings.lr_batch
-    rate = warmup_cosine(fraction, peak, peak * settings.final_lr, settings.warmup)
+    if settings.reference_batch_size:
+        peak *= batch / settings.reference_batch_size
+    rate = warmup_cosine(fraction, peak, peak * settings.final_lr_ratio, settings.warmup)
     final_decay = settings.weight_decay_end
     if final_decay is None:
         final_decay = settings.weight_decay
@@ -140,7 +148,8 @@ def clip_gradients(parameters: Iterable[Tensor], settings: OptimizerSettings) ->
     """Scale gradients down to norm ``clip``, each tensor by itself (DINO) or all together.
 
     Returns:
-        The global gradient norm before clipping, a scalar on the device; None without clipping.
+        The global gradient norm before clipping, a scalar on the device; None without
+        clipping.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     if settings.clip is None or not gradients:

@@ -19,8 +19,9 @@ _MIN_STEPS = 20
 def rehearse(run: Run, steps: int) -> float:
     """Take optimiser steps and return the seconds of one, loading included.
 
-    The steps are real, so ``run`` must not be used for training afterwards. With more than one step
-    the loader's workers are started, and the first steps, which fill their queue, are not counted.
+    The steps are real, so ``run`` must not be used for training afterwards. With more
+    than one step the loader's workers are started, and the first steps, which fill
+    their queue, are not counted.
 
     Returns:
         The median, and of several processes the slowest one's.
@@ -29,13 +30,13 @@ def rehearse(run: Run, steps: int) -> float:
         UserError: a loss is not finite.
     """
     config = run.config
-    accumulate = config.train.accumulate
+    passes = config.train.gradient_accumulation_steps
     total = 1
     workers: int | None = 0
     if steps > 1:
         total = steps + _WARM_UP
         workers = None
-    loader = run.loader(0, total * accumulate, workers)
+    loader = run.loader(0, total * passes, workers)
     model = run.parallel()
     times = []
     started_at = time.perf_counter()
@@ -48,7 +49,7 @@ def rehearse(run: Run, steps: int) -> float:
                 f"train: the loss of the first batch is {float(output.loss)}; set"
                 " train.precision=float32"
             )
-        if (index + 1) % accumulate == 0:
+        if (index + 1) % passes == 0:
             schedule(run.optimizer, config.optimizer, 0.0, run.batch_size)
             run.optimizer.step()
             run.optimizer.zero_grad(set_to_none=True)

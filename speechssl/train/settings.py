@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from speechssl import config, parts
 from speechssl.augment.augment import Augment
@@ -24,19 +24,20 @@ class DataSettings:
     Attributes:
         train: Kaldi directories; only their audio is used, no label file is opened.
         crops: the crop plan, a list of ``{count, seconds, augment, to}``.
-        overlap: probability of taking the two long crops at the smallest and the largest of five
-            random offsets (methods/README.md 1.3).
-        disjoint: take the teacher's and the student's crops from parts of the utterance that do
-            not overlap.
-        weight_by_duration: visit utterances in proportion to their duration, in place of once an
-            epoch.
-        shards_at_once: with shards (`speechssl shard`), how many of them are mixed at a time, so
-            that a spinning disk or a remote store reads a few files at once; null: all of them.
-        positives: file of `utterance cluster` lines (pseudo-labels of an earlier model, from
-            `speechssl cluster`): with probability ``positives_prob`` a teacher's crop comes from
-            another recording of the same cluster.
-        pseudo_labels: file of the same kind: the classes that ``method=aam_softmax`` learns.
-            Utterances that are not in it are left out.
+        overlap: probability of taking the two long crops at the smallest and the
+            largest of five random offsets (methods/README.md 1.3).
+        disjoint: take the teacher's and the student's crops from parts of the utterance
+            that do not overlap.
+        weight_by_duration: visit utterances in proportion to their duration, in place
+            of once an epoch.
+        shards_at_once: with shards (`speechssl shard`), how many of them are mixed at a
+            time, so that a spinning disk or a remote store reads a few files at once;
+            null: all of them.
+        positives: file of `utterance cluster` lines (pseudo-labels of an earlier model,
+            from `speechssl cluster`): with probability ``positives_prob`` a teacher's
+            crop comes from another recording of the same cluster.
+        pseudo_labels: file of the same kind: the classes that ``method=aam_softmax``
+            learns. Utterances that are not in it are left out.
         min_seconds: shorter utterances are left out (and counted).
         workers: loader processes; -1: chosen from the number of cores.
         timeout: seconds after which a loader that gives no batch is an error.
@@ -67,25 +68,28 @@ class TrainSettings:
     Attributes:
         epochs, steps: length of the run; give one of the two.
         batch_size: utterances of one device in one forward pass.
-        accumulate: forward passes of one optimiser step.
-        precision: of the encoder's matrix products; ``auto``: bfloat16 where the hardware has
-            instructions for it, else float32. Losses and statistics stay in float32.
-        log_every, save_every: optimiser steps between two logs and between two saves. A save keeps
-            the state to resume from and one snapshot of the encoder.
+        gradient_accumulation_steps: forward passes of one optimiser step.
+        precision: of the encoder's matrix products; ``auto``: bfloat16 where the
+            hardware has instructions for it, else float32. Losses and statistics stay
+            in float32.
+        log_every, save_every: optimiser steps between two logs and between two saves. A
+            save keeps the state to resume from and one snapshot of the encoder.
         keep: how many snapshots stay, the last ones.
         init: model or run folder whose encoder training starts from.
-        init_method: run folder whose whole method (encoder, heads, classes) training starts from,
-            with a new optimiser and schedule, as large-margin fine-tuning does.
+        init_method: run folder whose whole method (encoder, heads, classes) training
+            starts from, with a new optimiser and schedule, as large-margin fine-tuning
+            does.
         sync_batchnorm: compute BatchNorm statistics over all devices.
         compile: ``torch.compile`` the method.
-        threads: CPU threads of the training process, a number or ``auto``: the cores that it may
-            use (affinity, the container's quota), shared among the processes on this machine.
+        threads: CPU threads of the training process, a number or ``auto``: the cores
+            that it may use (affinity, the container's quota), shared among the
+            processes on this machine.
     """
 
     epochs: float | None = None
     steps: int | None = None
     batch_size: int = 64
-    accumulate: int = 1
+    gradient_accumulation_steps: int = 1
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     log_every: int = 10
     save_every: int = 500
@@ -96,13 +100,15 @@ class TrainSettings:
     compile: bool = False
     threads: Any = "auto"
 
+    RENAMED: ClassVar[dict[str, str]] = {"accumulate": "gradient_accumulation_steps"}
+
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
             raise UserError("config: give train.epochs or train.steps, one of them")
         check_above_zero("train.epochs", self.epochs)
         check_above_zero("train.steps", self.steps)
         check_above_zero("train.batch_size", self.batch_size)
-        check_above_zero("train.accumulate", self.accumulate)
+        check_above_zero("train.gradient_accumulation_steps", self.gradient_accumulation_steps)
         check_above_zero("train.log_every", self.log_every)
         check_above_zero("train.save_every", self.save_every)
         check_above_zero("train.keep", self.keep)
@@ -183,8 +189,8 @@ def resolve(path: str, overrides: Sequence[str] = ()) -> TrainingConfig:
         overrides: ``key=value`` pairs on top of it.
 
     Raises:
-        UserError: an unknown section or key, a wrong type, or a contradiction; the message has the
-            full path of the setting.
+        UserError: an unknown section or key, a wrong type, or a contradiction; the
+            message has the full path of the setting.
     """
     written = config.read(path, overrides)
     for key in written:
@@ -244,16 +250,5 @@ def with_new_names(written: Mapping[str, Any]) -> dict[str, Any]:
             sections[name] = config.with_new_names(kind, sections[name])
     for name, folder in _PARTS.items():
         if name in sections:
-            sections[name] = _part_with_new_names(folder, _part(sections, name))
+            sections[name] = parts.with_new_names(folder, _part(sections, name))
     return sections
-
-
-def _part_with_new_names(folder: str, section: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a part's saved section with today's names, as well as those of parts inside it."""
-    part = parts.find(folder, section["name"])
-    settings = config.with_new_names(part, section)
-    inner_parts: Mapping[str, str] = getattr(part, "PARTS", {})
-    for key, inner_folder in inner_parts.items():
-        if isinstance(settings.get(key), Mapping):
-            settings[key] = _part_with_new_names(inner_folder, settings[key])
-    return settings

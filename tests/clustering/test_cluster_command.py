@@ -208,6 +208,6 @@ def test_all_pairs_of_a_million_are_refused_before_they_fill_the_memory():
     from sklearn.cluster import AgglomerativeClustering, Birch
 
     with pytest.raises(UserError, match=r"9,5\d\d GB for 1,092,009 embeddings.*kmeans_ahc"):
-        clusters._fits(AgglomerativeClustering(), 1_092_009)
-    clusters._fits(AgglomerativeClustering(), 1000)
-    clusters._fits(Birch(), 1_092_009)
+        clusters.check_memory(AgglomerativeClustering(), 1_092_009)
+    clusters.check_memory(AgglomerativeClustering(), 1000)
+    clusters.check_memory(Birch(), 1_092_009)

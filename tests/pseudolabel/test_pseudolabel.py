@@ -228,7 +228,7 @@ def test_when_it_stops_and_what_it_takes(stop, key, values, enough, best):
         (["clusterer.name=kmean"], "kmeans"),
         (["clusterer.n_clusters=500"], "cannot make 500 clusters"),
         (["start=nowhere"], "nowhere"),
-        (["smallest=30"], "nothing is left"),
+        (["min_cluster_size=30"], "nothing is left"),
     ],
 )
 def test_a_mistake_is_one_line(configuration, tmp_path, overrides, message):
@@ -240,6 +240,16 @@ def test_other_settings_in_the_same_folder_are_refused(configuration, tmp_path):
     pseudolabel(configuration, ["rounds=1"], out=tmp_path / "out", device="cpu")
     with pytest.raises(UserError, match="pca was 0.0"):
         pseudolabel(configuration, ["rounds=1", "pca=4"], out=tmp_path / "out", device="cpu")
+
+
+def test_rounds_from_before_settings_were_renamed_go_on(configuration, tmp_path):
+    pseudolabel(configuration, ["rounds=0"], out=tmp_path / "out", device="cpu")
+    written = (tmp_path / "out/config.yaml").read_text()
+    (tmp_path / "out/config.yaml").write_text(written.replace("min_cluster_size", "smallest"))
+    pseudolabel(configuration, ["rounds=0"], out=tmp_path / "out", device="cpu")
+    with pytest.raises(UserError, match="min_cluster_size was 1"):
+        more = ["rounds=0", "min_cluster_size=2"]
+        pseudolabel(configuration, more, out=tmp_path / "out", device="cpu")
 
 
 @pytest.mark.slow

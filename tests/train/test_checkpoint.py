@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 
-from speechssl import config
+from speechssl import config, parts
 from speechssl.data.manifest import Utterance
 from speechssl.errors import UserError
 from speechssl.files import RunFolder
@@ -157,6 +157,31 @@ def test_a_run_from_before_auto_is_resumed_as_it_was(configuration, tmp_path):
     asked = resolve(str(configuration), ["train.threads=auto", "train.precision=float32"])
     with pytest.raises(UserError, match="train.precision was 'bfloat16'"):
         same_settings(RunFolder(tmp_path), asked)
+
+
+def test_a_run_from_before_settings_were_renamed_is_resumed(configuration, tmp_path):
+    asked = resolve(str(configuration))
+    before = config.thaw(asked)
+    optimizer = before["optimizer"]
+    optimizer["lr_batch"] = optimizer.pop("reference_batch_size")
+    optimizer["final_lr"] = optimizer.pop("final_lr_ratio")
+    before["train"]["accumulate"] = before["train"].pop("gradient_accumulation_steps")
+    config.write(before, RunFolder(tmp_path).config)
+    assert same_settings(RunFolder(tmp_path), asked) == asked
+    before["train"]["accumulate"] = 2
+    config.write(before, RunFolder(tmp_path).config)
+    with pytest.raises(UserError, match="train.gradient_accumulation_steps was 2"):
+        same_settings(RunFolder(tmp_path), asked)
+
+
+def test_a_part_within_a_part_is_resumed_under_its_new_names(configuration, tmp_path, monkeypatch):
+    asked = resolve(str(configuration), ["method={name: byol, predictor: {name: mlp, hidden: 8}}"])
+    before = config.thaw(asked)
+    before["method"]["predictor"]["units"] = before["method"]["predictor"].pop("hidden")
+    config.write(before, RunFolder(tmp_path).config)
+    predictor = parts.find("predictors", "mlp")
+    monkeypatch.setattr(predictor, "RENAMED", {"units": "hidden"}, raising=False)
+    assert same_settings(RunFolder(tmp_path), asked) == asked
 
 
 def test_a_configuration_is_saved_with_every_key_in_the_order_of_its_sections(configuration):

@@ -161,7 +161,11 @@ def test_a_dry_run_writes_nothing(configuration, tmp_path, capsys):
 
 def test_accumulated_batches_are_one_step(configuration, tmp_path, capsys):
     out = run(
-        configuration, tmp_path / "run", "train.accumulate=2", "train.steps=4", "train.save_every=4"
+        configuration,
+        tmp_path / "run",
+        "train.gradient_accumulation_steps=2",
+        "train.steps=4",
+        "train.save_every=4",
     )
     assert [line["step"] for line in log(out)] == [1, 2, 3, 4]
     assert log(out)[-1]["epoch"] == 2.0  # 20 utterances // 8 = 2 steps an epoch
@@ -195,6 +199,21 @@ def test_a_save_is_due_every_so_many_steps_and_after_the_last(step, every, due):
     assert is_due(step, every, last_step=9) is due
 
 
+def test_training_starts_from_a_model_with_an_encoder_of_ones_own(
+    configuration, tmp_path, monkeypatch
+):
+    (tmp_path / "ownencoder.py").write_text(
+        "from speechssl.encoders.ecapa import ECAPA\n\n\nclass Mine(ECAPA):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = ["encoder.name=ownencoder:Mine", "encoder.width=32", "train.steps=1"]
+    first = run(configuration, tmp_path / "first", *mine)
+    run(configuration, tmp_path / "second", *mine, f"train.init={first}")
+    with pytest.raises(UserError, match="names code of its own"):
+        run(configuration, tmp_path / "third", f"train.init={first}")
+    sys.modules.pop("ownencoder")
+
+
 # What is refused
 
 
@@ -206,6 +225,7 @@ def test_a_save_is_due_every_so_many_steps_and_after_the_last(step, every, due):
         ("train.batch_size=0", "train.batch_size"),
         ("train.epochs=3", "train.epochs or train.steps"),
         ("train.stepps=3", "train.stepps.*'steps'"),
+        ("train.accumulate=3", "is called train.gradient_accumulation_steps now"),
         ("trian.steps=3", "'trian'.*'train'"),
         ("optimizer.lr=fast", "optimizer.lr"),
         ("encoder.name=ecappa", "'ecapa'"),

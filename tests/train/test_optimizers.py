@@ -74,7 +74,7 @@ def test_the_rate_scales_with_the_batch_when_asked():
         (256, 96, 0.0015),
         (256, 512, 0.008),
     ):
-        settings = OptimizerSettings(lr=0.004, lr_batch=batch_of_lr, warmup=0.0)
+        settings = OptimizerSettings(lr=0.004, reference_batch_size=batch_of_lr, warmup=0.0)
         optimizer = build_optimizer(net, settings)
         assert schedule(optimizer, settings, 0.0, batch) == pytest.approx(want)
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([want, want])
@@ -82,7 +82,7 @@ def test_the_rate_scales_with_the_batch_when_asked():
 
 def test_rate_and_decay_follow_the_run():
     settings = OptimizerSettings(
-        lr=1.0, final_lr=0.01, warmup=0.1, weight_decay=0.04, weight_decay_end=0.4
+        lr=1.0, final_lr_ratio=0.01, warmup=0.1, weight_decay=0.04, weight_decay_end=0.4
     )
     optimizer = build_optimizer(module(), settings)
     for fraction, rate, decay in (

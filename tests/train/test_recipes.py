@@ -123,7 +123,12 @@ def test_the_schedule_of_cho2022():
     batch = s.train.batch_size * 2
     peak = 0.005 * batch / 256
     assert 96 <= batch <= 128
-    for epoch, want in ((0, 0.0), (5, peak / 2), (10, peak), (40, (peak + peak * o.final_lr) / 2)):
+    for epoch, want in (
+        (0, 0.0),
+        (5, peak / 2),
+        (10, peak),
+        (40, (peak + peak * o.final_lr_ratio) / 2),
+    ):
         assert schedule(optimizer, o, epoch / 70, batch) == pytest.approx(want, rel=1e-4), epoch
     assert schedule(optimizer, o, 1.0, batch) < 1e-3 * peak
     decay, plain = optimizer.param_groups

@@ -1,4 +1,7 @@
-"""BatchNorm over processes, and devices that are not there. The real thing is in test_loop.py."""
+"""BatchNorm over processes, and devices that are not there.
+
+Several processes: train/test_loop.py and contracts/test_joined_batch.py.
+"""
 
 import copy
 
