@@ -9,7 +9,8 @@ import trees
 
 from speechssl.cli import main
 from speechssl.corpora import crema_d, emodb, iemocap, msp_podcast, ravdess
-from speechssl.data.manifest import read_manifest, validate
+from speechssl.data.manifest import read_manifest
+from speechssl.data.validation import validate
 from speechssl.errors import UserError
 
 

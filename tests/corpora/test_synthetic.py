@@ -29,8 +29,9 @@ from speechssl.corpora.synthetic.source import SAMPLE_RATE as RATE
 from speechssl.corpora.synthetic.speech import speak
 from speechssl.corpora.synthetic.vocal_tract import resonance
 from speechssl.corpora.synthetic.voice import STYLES, Speaker, draw_speaker, on_a_day
-from speechssl.data.manifest import read_manifest, validate
+from speechssl.data.manifest import read_manifest
 from speechssl.data.trials import read_trials
+from speechssl.data.validation import validate
 from speechssl.errors import UserError
 
 SMALL = {

@@ -13,8 +13,9 @@ from trees import put
 
 from speechssl.__main__ import main
 from speechssl.corpora import voxceleb1, voxceleb2
-from speechssl.data.manifest import read_manifest, validate
+from speechssl.data.manifest import read_manifest
 from speechssl.data.trials import read_trials
+from speechssl.data.validation import validate
 from speechssl.errors import UserError
 
 RATE = 16000
