@@ -44,7 +44,7 @@ ECAPA: dict[str, Any] = {
 
 RESNET: dict[str, Any] = {
     "name": "resnet",
-    "width": 4,
+    "width": 8,
     "blocks": [1, 1, 1, 1],
     "embedding_dim": 12,
     "attention_channels": 8,

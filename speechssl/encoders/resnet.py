@@ -86,15 +86,7 @@ class ResNet(Encoder):
         self.embedding_dim = embedding_dim
         self.conv1 = nn.Conv2d(1, channels[0], 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels[0])
-        stages = []
-        in_channels = channels[0]
-        for index, out_channels in enumerate(channels):
-            has_gates = index < se_stages
-            stage = _stage(
-                block_type, blocks[index], in_channels, out_channels, _STRIDES[index], has_gates
-            )
-            stages.append(stage)
-            in_channels = out_channels
+        stages = _stages(block_type, blocks, channels, se_stages)
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         frequencies = -(-input_dim // _TOTAL_STRIDE)  # rounded up
         pooled_channels = channels[-1] * frequencies
@@ -145,20 +137,29 @@ class ResNet(Encoder):
         return embeddings
 
 
-def _stage(
-    block_type: str,
-    count: int,
-    in_channels: int,
-    out_channels: int,
-    stride: int,
-    has_gates: bool,
-) -> nn.ModuleList:
-    """Build `count` blocks, of which the first changes the channels and strides."""
+def _stages(
+    block_type: str, blocks: list[int], channels: list[int], se_stages: int
+) -> list[nn.ModuleList]:
+    """Build the four stages; the first block of each changes the channels and strides.
+
+    Args:
+        block_type: `preactivated` or `basic`.
+        blocks: (4,) blocks of each stage.
+        channels: (4,) channels of each stage; the first one's are those of the input.
+        se_stages: how many stages, from the first on, have squeeze and excitation.
+    """
     kind = PreactivatedBlock if block_type == "preactivated" else BasicBlock
-    stage = nn.ModuleList([kind(in_channels, out_channels, stride, has_gates)])
-    for _ in range(count - 1):
-        stage.append(kind(out_channels, out_channels, 1, has_gates))
-    return stage
+    stages = []
+    in_channels = channels[0]
+    for index, out_channels in enumerate(channels):
+        has_gates = index < se_stages
+        stage = nn.ModuleList()
+        stage.append(kind(in_channels, out_channels, _STRIDES[index], has_gates))
+        for _ in range(blocks[index] - 1):
+            stage.append(kind(out_channels, out_channels, 1, has_gates))
+        stages.append(stage)
+        in_channels = out_channels
+    return stages
 
 
 class PreactivatedBlock(nn.Module):

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechssl.errors import UserError
+from speechssl.interfaces import Encoder
 
-__all__ = ["DinoHead"]
+__all__ = ["DinoHead", "DinoNetwork"]
 
 _INITIAL_DEVIATION = 0.02
 
@@ -99,3 +100,17 @@ def _mlp(sizes: list[int], batchnorm: bool) -> nn.Sequential:
                 layers.append(nn.BatchNorm1d(sizes[index + 1]))
             layers.append(nn.GELU())
     return nn.Sequential(*layers)
+
+
+class DinoNetwork(nn.Module):
+    """An encoder and its head as one module, so that a teacher is a copy of one thing.
+
+    Args:
+        encoder: features to embeddings (N, D).
+        head: embeddings to logits (N, K).
+    """
+
+    def __init__(self, encoder: Encoder, head: DinoHead) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head

@@ -19,7 +19,8 @@ from speechssl.nn.recording import is_recorded
 
 __all__ = ["AttentiveStatistics", "statistics"]
 
-_BLOCK_ELEMENTS = 1 << 20  # worked on at a time on a CPU: 4 MB in float32
+BLOCK_ELEMENTS = 1 << 20
+"""Elements that are worked on at a time on a CPU: 4 MB in float32."""
 
 
 def statistics(
@@ -124,7 +125,7 @@ def _blocks(x: Tensor) -> list[slice]:
     batch, frames, channels = x.shape
     size = max(1, batch)
     if x.device.type == "cpu":
-        size = max(1, _BLOCK_ELEMENTS // (frames * channels))
+        size = max(1, BLOCK_ELEMENTS // (frames * channels))
     return [slice(start, start + size) for start in range(0, max(1, batch), size)]
 
 
