@@ -308,6 +308,9 @@ class Diagnostic:
 class Clusterer(Protocol):
     """Embeddings to pseudo-labels; a part of `clustering/`, built from its keyword-only settings."""
 
+    ORDER_FREE: ClassVar[bool] = False
+    """Whether rows in another order give the same partition."""
+
     def fit_predict(self, embeddings: NDArray[np.float32]) -> NDArray[np.int64]:
         """Cluster embeddings (N, D).
 

@@ -4,12 +4,15 @@
 
 import inspect
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+import speechssl
 from speechssl import parts
 from speechssl.diagnostics.acr import acr, arc
 from speechssl.diagnostics.alignment import alignment
@@ -35,6 +38,11 @@ PARTS = {
         Diagnostic,
     )
 }
+README = Path(speechssl.__file__).parent / "diagnostics" / "README.md"
+(EXAMPLE,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
+namespace: dict = {}
+exec(EXAMPLE, namespace)
+PARTS["the example of the README"] = namespace["PART"]
 
 
 def spread(*shape, seed=0):
