@@ -231,8 +231,9 @@ class _AvReader:
 
 
 def _mono(planar: npt.NDArray[np.float32]) -> Samples:
-    """(channels, T) to (T,)."""
-    return planar[0] if len(planar) == 1 else planar.mean(axis=0, dtype=np.float32)
+    """Return the mean of the channels: (channels, T) to (T,)."""
+    mono: Samples = planar.mean(axis=0, dtype=np.float32) if len(planar) > 1 else planar[0]
+    return mono
 
 
 @contextmanager
