@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -44,7 +45,7 @@ ECAPA: dict[str, Any] = {
 
 RESNET: dict[str, Any] = {
     "name": "resnet",
-    "width": 4,
+    "width": 8,
     "blocks": [1, 1, 1, 1],
     "embedding_dim": 12,
     "attention_channels": 8,
@@ -153,6 +154,12 @@ class ToyEncoder(interfaces.Encoder):
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
         self.seen.append(tuple(features.shape))
         return self.net(features.mean(1))
+
+
+def readme_code(folder: str) -> list[str]:
+    """Return the Python blocks of `speechssl/<folder>/README.md`: what a reader would copy."""
+    text = (ROOT / "speechssl" / folder / "README.md").read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
 def script_command(script: str, *words: object) -> list[str]:

@@ -1,22 +1,18 @@
 """The effect that the README adds as its example does what it says."""
 
-import re
-from pathlib import Path
 from textwrap import dedent
 
 import numpy as np
 import torch
+from builders import readme_code
 
-import speechssl
 from speechssl.augment import effects
 from speechssl.augment.augment import LEVELS
 from speechssl.augment.draws import UniformDraws
 
-README = Path(speechssl.__file__).parent / "augment" / "README.md"
-
 
 def test_clipping_as_in_the_readme():
-    drawing, effect = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
+    drawing, effect = readme_code("augment")
     namespace = {**vars(effects), "UniformDraws": UniformDraws}
     exec("from __future__ import annotations\n" + dedent(drawing) + dedent(effect), namespace)
 

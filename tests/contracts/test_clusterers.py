@@ -1,16 +1,12 @@
 """Every clusterer keeps the contract of `interfaces.Clusterer`, and so does the README's example."""
 
-import re
-from pathlib import Path
-
 import numpy as np
 import pytest
+from builders import readme_code
 
-import speechssl
 from speechssl import config, parts
 from speechssl.errors import UserError
 
-README = Path(speechssl.__file__).parent / "clustering" / "README.md"
 NAMES = [*parts.names("clustering"), "clusterer_example:PART"]
 SMALL = {"n_clusters": 4, "n_centroids": 16}
 """Settings for 80 points; a clusterer is built with those of them that it has."""
@@ -19,7 +15,7 @@ SMALL = {"n_clusters": 4, "n_centroids": 16}
 @pytest.fixture(autouse=True)
 def example(tmp_path, monkeypatch):
     """The README's example as a module that can be imported."""
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
+    (code,) = readme_code("clustering")
     (tmp_path / "clusterer_example.py").write_text(code, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builders import RATE, make_model, noises
+from builders import ECAPA, RATE, make_model, noises
 
 import speechssl
 from speechssl import parts
@@ -14,12 +14,14 @@ from speechssl.exporters.export import export
 from speechssl.model import Model
 
 NAMES = parts.names("exporters")
+SHALLOW = {**ECAPA, "kernel_sizes": [5, 3, 1], "dilations": [1, 2, 1]}
+pytestmark = pytest.mark.xdist_group("exporters")  # what is exported once serves every test
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exporters") / "model"
-    make_model().save(folder)
+    make_model(SHALLOW).save(folder)
     return folder
 
 
