@@ -121,25 +121,24 @@ def _described(model: Model, about: Mapping[str, Any]) -> Row:
 
 def _markdown(rows: Sequence[Row]) -> str:
     """Return the table; measures that no row has (those of calibrated scores) get no column."""
-    shown = [
-        measure
-        for measure in measures.MEASURES
-        if not measure.needs_calibration or any(measure.name in row for row in rows)
-    ]
+    measured_somewhere: set[str] = set()
+    for row in rows:
+        measured_somewhere.update(row)
+    shown = [measure for measure in measures.MEASURES if measure.name in measured_somewhere]
     head = [
         *ABOUT_THE_SYSTEM.values(),
         *(measure.title for measure in shown),
         *ABOUT_THE_RUN.values(),
     ]
-    body = [
-        [
-            *(_cell(row, key) for key in ABOUT_THE_SYSTEM),
-            *(format_measure(measure, row) for measure in shown),
-            *(_cell(row, key) for key in ABOUT_THE_RUN),
-        ]
-        for row in rows
+    return markdown_table(head, [_cells(row, shown) for row in rows])
+
+
+def _cells(row: Row, shown: Sequence[measures.Measure]) -> list[str]:
+    return [
+        *(_cell(row, key) for key in ABOUT_THE_SYSTEM),
+        *(format_measure(measure, row) for measure in shown),
+        *(_cell(row, key) for key in ABOUT_THE_RUN),
     ]
-    return markdown_table(head, body)
 
 
 def _cell(row: Row, key: str) -> str:
