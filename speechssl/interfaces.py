@@ -279,8 +279,8 @@ class Diagnostic:
     """One figure of a set of embeddings; a part of `diagnostics/` is such a record.
 
     Attributes:
-        compute: (N, D) embeddings, or (V, N, D) views of N utterances where `needs` is
-            `views`, to a number; NaN where it is undefined.
+        compute: (N, D) embeddings, or (V, N, D) views of N utterances where `needs` is `views`, to
+            a number; NaN where it is undefined. It is called through `measure`.
         healthy: N and D to the lowest and the highest healthy value.
         collapsed: a value, N and D to whether it means collapse.
         tells: what the figure tells, in one line, for the table.
@@ -295,6 +295,15 @@ class Diagnostic:
     tells: str
     better: Literal["lower", "higher"] | None = None
     needs: Literal["embeddings", "views"] = "embeddings"
+
+    def measure(self, embeddings: Tensor) -> float:
+        """Return the figure of what `needs` names; NaN where it is undefined.
+
+        It is undefined for fewer than two utterances, and for numbers that are not finite.
+        """
+        if embeddings.shape[-2] < 2 or not bool(embeddings.isfinite().all()):
+            return float("nan")
+        return self.compute(embeddings)
 
     def verdict(self, value: float, count: int, dim: int) -> str:
         """Return `healthy`, `watch`, `collapsed` or `undefined`.
@@ -317,6 +326,9 @@ class Clusterer(Protocol):
 
     A part's constructor takes its keyword-only settings.
     """
+
+    ORDER_FREE: ClassVar[bool] = False
+    """Whether rows in another order give the same partition."""
 
     def fit_predict(self, embeddings: NDArray[np.float32]) -> NDArray[np.int64]:
         """Cluster embeddings (N, D).

@@ -4,28 +4,19 @@ import inspect
 
 import pytest
 import torch
+from builders import ENCODERS
 
 from speechssl import config, parts
 from speechssl.errors import UserError
 from speechssl.interfaces import Encoder
 
 MELS = 24
-SMALL = {
-    "ecapa": {
-        "width": 32,
-        "scale": 4,
-        "embedding_dim": 16,
-        "attention_channels": 8,
-        "se_channels": 8,
-    },
-    "resnet": {"width": 4, "embedding_dim": 16, "attention_channels": 8},
-}
 NAMES = parts.names("encoders")
 
 
 def make(name, seed=0):
     torch.manual_seed(seed)
-    return parts.build("encoders", {"name": name, **SMALL.get(name, {})}, MELS)
+    return parts.build("encoders", ENCODERS.get(name, name), MELS)
 
 
 def settled(name):
