@@ -17,11 +17,11 @@ NAMES = parts.names("exporters")
 ENCODER = {
     "name": "ecapa",
     "width": 16,
-    "embedding": 12,
+    "embedding_dim": 12,
     "scale": 2,
-    "se": 8,
-    "attention": 8,
-    "kernels": [5, 3, 1],
+    "se_channels": 8,
+    "attention_channels": 8,
+    "kernel_sizes": [5, 3, 1],
     "dilations": [1, 2, 1],
 }
 
@@ -92,7 +92,9 @@ def test_it_writes_whole_files_into_its_folder_only(name: str, model: Path, expo
     written = [path.name for path in out.iterdir()]
     assert written
     assert not [path for path in written if path.startswith(".")]  # no temporary file is left
-    assert {path.name for path in model.iterdir()} == {"config.yaml", "weights.pt"}
+    names = {path.name for path in model.iterdir()}
+    Model.load(model).save(model.parent / "saved-again")
+    assert names == {path.name for path in (model.parent / "saved-again").iterdir()}
 
 
 @pytest.mark.parametrize("name", NAMES)
