@@ -119,6 +119,7 @@ class AvReader:
 
 def mixed_to_mono(channels: npt.NDArray[np.float32]) -> Samples:
     """Return the mean (T,) of channels (C, T)."""
-    if len(channels) == 1:
-        return channels[0]
-    return channels.mean(axis=0, dtype=np.float32)
+    mono: Samples = channels[0]
+    if len(channels) > 1:
+        mono = channels.mean(axis=0, dtype=np.float32)
+    return mono

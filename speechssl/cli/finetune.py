@@ -16,6 +16,7 @@ from speechssl.cli import flags
 
 if TYPE_CHECKING:
     from speechssl.data.manifest import Utterance
+    from speechssl.finetune import FinetuneSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,17 +102,6 @@ def run(args: argparse.Namespace) -> None:
     utterances: list[Utterance] = []
     for directory in args.data:
         utterances.extend(read_manifest(directory))
-    settings = finetune.FinetuneSettings(
-        affine_steps=args.affine_steps,
-        affine_lr=args.affine_lr,
-        epochs=args.epochs,
-        lr=args.lr,
-        batch_size=args.batch_size,
-        seconds=args.seconds,
-        class_weight=args.class_weight,
-        precision=args.precision,
-        seed=args.seed,
-    )
     measured = finetune.finetune(
         load_model(args.model),
         utterances,
@@ -120,7 +110,7 @@ def run(args: argparse.Namespace) -> None:
         folds=flags.read_folds(args.folds),
         test_folds=args.test_folds,
         fractions=args.fractions,
-        settings=settings,
+        settings=_settings(args),
         device=args.device,
         replicates=args.replicates,
         say=lambda line: print(line, file=sys.stderr, flush=True),
@@ -133,6 +123,23 @@ def run(args: argparse.Namespace) -> None:
         results = measured.results
         plots.confusion_plot(results["labels"], results["confusion"], args.out / "confusion.png")
     _print_curve(measured.results)
+
+
+def _settings(args: argparse.Namespace) -> FinetuneSettings:
+    """Return the settings of both training steps."""
+    from speechssl.finetune import FinetuneSettings
+
+    return FinetuneSettings(
+        affine_steps=args.affine_steps,
+        affine_lr=args.affine_lr,
+        epochs=args.epochs,
+        lr=args.lr,
+        batch_size=args.batch_size,
+        seconds=args.seconds,
+        class_weight=args.class_weight,
+        precision=args.precision,
+        seed=args.seed,
+    )
 
 
 def _print_curve(results: Mapping[str, Any]) -> None:

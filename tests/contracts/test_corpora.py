@@ -14,7 +14,8 @@ from speechssl import parts
 from speechssl.audio import reading
 from speechssl.cli import main
 from speechssl.data.kaldi import label_names
-from speechssl.data.manifest import read_manifest, validate
+from speechssl.data.manifest import read_manifest
+from speechssl.data.validation import validate
 from speechssl.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "corpora"))
