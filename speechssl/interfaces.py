@@ -347,8 +347,24 @@ class Corpus(Protocol):
     `Args` section of its docstring explains them.
     """
 
-    def __call__(self, *args: Any, **settings: Any) -> str:
-        """Write the directory and return a summary of a line or a few."""
+    def __call__(self, root: str | Path, out: str | Path, **settings: Any) -> Any:
+        """Write a Kaldi directory.
+
+        Files that cannot be used are left out, counted on standard error, and listed in
+        OUT/skipped.tsv.
+
+        Args:
+            root: the folder that the corpus was unpacked into.
+            out: the directory to write.
+            settings: keyword-only, each with a default.
+
+        Returns:
+            What was written, a `data.manifest.Manifest`; None where several directories were.
+
+        Raises:
+            UserError: `root` is not laid out as the corpus is (the message names the layout), not
+                complete, or without a usable file.
+        """
         ...
 
 

@@ -33,8 +33,8 @@ class Found:
 def listing(root: Path) -> list[Found]:
     """Return the rows of ROOT/utterances.tsv if it exists, else every audio file below ROOT.
 
-    They are sorted by path. Names that begin with a dot are left out; links to directories are
-    followed, once each.
+    They are sorted by path. Names that begin with a dot are left out; links to
+    directories are followed, once each.
 
     Raises:
         UserError: ROOT is not a directory, or there is nothing in it.
@@ -96,9 +96,9 @@ def _read_table(path: Path) -> list[Found]:
 def path_labels(pattern: str) -> re.Pattern[str]:
     """Compile a path pattern such as `{speaker}/{session}/*.wav`, or a regular expression.
 
-    In a path pattern `{name}` and `*` stand for a part of one path component, `?` for a character,
-    and `**` for anything; it must fit the whole path. A regular expression is searched for; its
-    group `speaker`, or its only group, is the speaker.
+    In a path pattern `{name}` and `*` stand for a part of one path component, `?` for a
+    character, and `**` for anything; it must fit the whole path. A regular expression
+    is searched for; its group `speaker`, or its only group, is the speaker.
 
     Raises:
         UserError: the expression is wrong, or nothing in it is the speaker.

@@ -1,7 +1,7 @@
 """Measuring the files of a corpus, and writing its Kaldi directory.
 
-Several threads read the headers, or decode the files. A file that cannot be used never ends the
-run: it is left out and listed in OUT/skipped.tsv.
+Several threads read the headers, or decode the files. A file that cannot be used never
+ends the run: it is left out and listed in OUT/skipped.tsv.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ def measure(
     Args:
         found: files below `root`; a Skip is passed through.
         root: the folder of the corpus.
-        check: decode each file, to find silent and damaged ones; otherwise only headers are read.
+        check: decode each file, to find silent and damaged ones; otherwise only headers
+            are read.
         trim: cut both ends where the level is this many dB below the loudest.
         min_seconds: leave out what is shorter, after trimming.
         jobs: threads; None: as many as there are usable cores.
@@ -166,8 +167,8 @@ def add_utterance(manifest: Manifest, utterance: Utterance, labels: dict[str, st
 def write(manifest: Manifest, root: Path, out: Path) -> None:
     """Sort the utterances and write the Kaldi directory.
 
-    OUT/skipped.tsv lists what was left out, and one line on standard error counts both. Labels and
-    trials of an earlier run are removed.
+    OUT/skipped.tsv lists what was left out, and one line on standard error counts both.
+    Labels and trials of an earlier run are removed.
 
     Args:
         manifest: what to write.

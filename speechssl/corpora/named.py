@@ -28,8 +28,8 @@ class NamedFile(NamedTuple):
 def named_files(root: Path, pattern: str, example: str) -> dict[str, NamedFile]:
     """Return the audio files below `root` whose whole name fits a pattern, by that name.
 
-    Copies of a name in other folders, which some releases have, count once; of two formats, wav is
-    taken.
+    Copies of a name in other folders, which some releases have, count once; of two
+    formats, wav is taken.
 
     Args:
         root: the folder of the corpus.

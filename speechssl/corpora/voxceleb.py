@@ -1,8 +1,9 @@
 """What VoxCeleb1 and VoxCeleb2 share: their layout `idNNNNN/<video>/NNNNN.wav`, and their counts.
 
-Speakers' folders may lie at any depth below a root. Ids are those of the official lists,
-`idNNNNN/<video>/NNNNN.wav`, whatever the audio was converted to: lists, embeddings and
-pseudo-labels fit copies in any format. Speakers id1NNNN are VoxCeleb1's, id0NNNN VoxCeleb2's.
+Speakers' folders may lie at any depth below a root. Ids are those of the official
+lists, `idNNNNN/<video>/NNNNN.wav`, whatever the audio was converted to: lists,
+embeddings and pseudo-labels fit copies in any format. Speakers id1NNNN are VoxCeleb1's,
+id0NNNN VoxCeleb2's.
 """
 
 from __future__ import annotations

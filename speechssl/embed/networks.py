@@ -22,16 +22,18 @@ def load_model(
     """Return a trained model, in evaluation mode.
 
     Args:
-        source: a model folder, a run folder, or ``mfcc``, the statistics without weights.
-        network: one of the networks of the run's method (`interfaces.Method.networks`), such as
-            `student` or `teacher`, as it was at the last save. A method with one network calls it
-            `encoder`; `student` stands for it too. None: the network that the run saved, which is
-            the teacher where there is one.
-        allow_code: packages outside this one whose encoders and methods the folder may name.
+        source: a model folder, a run folder, or ``mfcc``, the statistics without
+            weights.
+        network: one of the networks of the run's method (`interfaces.Method.networks`),
+            such as `student` or `teacher`, as it was at the last save. A method with
+            one network calls it `encoder`; `student` stands for it too. None: the
+            network that the run saved, which is the teacher where there is one.
+        allow_code: packages outside this one whose encoders and methods the folder may
+            name.
 
     Raises:
-        UserError: no model there, code that was not allowed, or no such network; the message names
-            those that there are.
+        UserError: no model there, code that was not allowed, or no such network; the
+            message names those that there are.
     """
     if network is None:
         is_mfcc = str(source) == NAME and not Path(source).exists()
@@ -62,7 +64,8 @@ def _method(
 ) -> Method:
     """Build the method of a run and load its saved networks.
 
-    Memories have the size of the training set, which is not known here: they stay empty.
+    Memories have the size of the training set, which is not known here: they stay
+    empty.
     """
     method: Method = parts.build("methods", parts.with_new_names("methods", section), encoder)
     own = method.state_dict()

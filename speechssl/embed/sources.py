@@ -36,8 +36,8 @@ def collect(
         allow_pipes: run the shell pipes in wav.scp.
 
     Returns:
-        The utterances in the order given (`seconds` is 0 where it is not known), and the lines of
-        Kaldi files that cannot be used.
+        The utterances in the order given (`seconds` is 0 where it is not known), and
+        the lines of Kaldi files that cannot be used.
 
     Raises:
         UserError: an input does not exist or holds no audio, or two inputs share an id.

@@ -1,10 +1,11 @@
 """Generated voices: a corpus of speech-like utterances made from a seed, with no download.
 
-Every speaker (`voice.py`) says nonsense (`phones.py`, `speech.py`) in several sessions, each in
-another room (`rooms.py`), in five emotions. Rooms are shared between speakers, so that the recording
-condition does not name the speaker; training and evaluation share neither speakers nor rooms. The
-result is in the public domain: nobody said it. It serves to try the whole chain and to test it;
-figures on it say nothing about real speech.
+Every speaker (`voice.py`) says nonsense (`phones.py`, `speech.py`) in several sessions,
+each in another room (`rooms.py`), in five emotions. Rooms are shared between speakers,
+so that the recording condition does not name the speaker; training and evaluation share
+neither speakers nor rooms. The result is in the public domain: nobody said it. It
+serves to try the whole chain and to test it; figures on it say nothing about real
+speech.
 """
 
 import multiprocessing
@@ -122,7 +123,8 @@ def prepare(
 ) -> None:
     """Write generated voices, 16 kHz FLAC files, and Kaldi directories OUT/train and OUT/eval.
 
-    Target trials (OUT/eval/trials) always cross rooms. Labels: utt2emotion, utt2session (the room).
+    Target trials (OUT/eval/trials) always cross rooms. Labels: utt2emotion, utt2session
+    (the room).
 
     Args:
         root: the folder of audio to write.
@@ -217,8 +219,8 @@ def plan(
 ) -> list[Recording]:
     """Decide who says what where.
 
-    Each speaker is recorded in `sizes.sessions` different rooms, and has each emotion about equally
-    often, in random order.
+    Each speaker is recorded in `sizes.sessions` different rooms, and has each emotion
+    about equally often, in random order.
 
     Args:
         root: the folder of audio.
@@ -318,8 +320,8 @@ def _manifest(recordings: Sequence[Recording]) -> Manifest:
 def choose_trials(recordings: Sequence[Recording], limit: int, rng: np.random.Generator) -> Trials:
     """Choose up to `limit` trials, as many targets as non-targets.
 
-    Targets cross rooms. Half of the non-targets have the same sex, a quarter the same room, as far
-    as there are such pairs.
+    Targets cross rooms. Half of the non-targets have the same sex, a quarter the same
+    room, as far as there are such pairs.
 
     Args:
         recordings: what is paired.
@@ -345,8 +347,8 @@ def choose_trials(recordings: Sequence[Recording], limit: int, rng: np.random.Ge
 def _interleaved(pairs: np.ndarray, same_room: np.ndarray, same_sex: np.ndarray) -> np.ndarray:
     """Order pairs (N,) so that every beginning of the list mixes the four kinds of pair.
 
-    The n-th of its kind comes before the (n+1)-th of every other; pairs in one room come a third as
-    often.
+    The n-th of its kind comes before the (n+1)-th of every other; pairs in one room
+    come a third as often.
     """
     kind = 2 * same_room + same_sex
     turn = np.empty(len(pairs), dtype=int)

@@ -1,9 +1,9 @@
 """Nonsense sentences for the generated voices: sounds, their targets, and smooth control tracks.
 
-A sentence is a list of `Segment`s (a stop is three: closure, burst, aspiration). Vowel formants are
-the male means of Peterson and Barney (1952, JASA 24, Table II), those of glides the targets of
-Klatt (1980, JASA 67, Table II); the loci, noises and zeros of other consonants are textbook values
-(Stevens 1998, Acoustic Phonetics).
+A sentence is a list of `Segment`s (a stop is three: closure, burst, aspiration). Vowel
+formants are the male means of Peterson and Barney (1952, JASA 24, Table II), those of
+glides the targets of Klatt (1980, JASA 67, Table II); the loci, noises and zeros of
+other consonants are textbook values (Stevens 1998, Acoustic Phonetics).
 """
 
 from collections.abc import Callable
@@ -89,7 +89,8 @@ class Segment:
     Attributes:
         seconds: its length.
         formants: Hz.
-        voice: gain of the pulses, as a ratio; so are `breath` (aspiration) and `noise` (frication).
+        voice: gain of the pulses, as a ratio; so are `breath` (aspiration) and `noise`
+            (frication).
         peak: of the frication, Hz.
         width: half-width of that peak, Hz.
         zero: frequency of the nasal zero, Hz; 0: the nose is closed.
@@ -113,8 +114,8 @@ def sentence(rng: np.random.Generator, seconds: float, rate: float) -> list[Segm
     Args:
         rng: draws it.
         seconds: its length, with 0.2 s of silence around it.
-        rate: multiplies the speed of speaking (1.0 is about 4 syllables a second); pauses shrink
-            with it too.
+        rate: multiplies the speed of speaking (1.0 is about 4 syllables a second);
+            pauses shrink with it too.
     """
     spoken_seconds = seconds - 0.2
     segments: list[Segment] = []

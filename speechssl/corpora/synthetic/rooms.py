@@ -1,8 +1,8 @@
 """Recording conditions for the generated voices: a microphone, a room, a noise, a distance.
 
-A `Room` is shared by many speakers (so that the condition does not name the speaker); each visit
-has its own level, distance and signal-to-noise ratio. The ranges are chosen, from a good close
-microphone to a plain one across the room.
+A `Room` is shared by many speakers (so that the condition does not name the speaker);
+each visit has its own level, distance and signal-to-noise ratio. The ranges are chosen,
+from a good close microphone to a plain one across the room.
 """
 
 from dataclasses import dataclass, replace

@@ -1,10 +1,11 @@
 """A source-filter synthesiser: the sound of a voice that says a random sentence.
 
-The source (`source.py`) is a pulse train with jitter and shimmer plus aspiration noise; the filter
-(`vocal_tract.py`) a cascade of digital resonators with a nasal pole and zero, and a parallel branch
-of frication noise: the architecture of Klatt 1980, "Software for a cascade/parallel formant
-synthesizer" (JASA 67, 971). The filter is applied frame by frame in the frequency domain with
-overlap-add, so that all the work is done by numpy on whole arrays.
+The source (`source.py`) is a pulse train with jitter and shimmer plus aspiration noise;
+the filter (`vocal_tract.py`) a cascade of digital resonators with a nasal pole and
+zero, and a parallel branch of frication noise: the architecture of Klatt 1980,
+"Software for a cascade/parallel formant synthesizer" (JASA 67, 971). The filter is
+applied frame by frame in the frequency domain with overlap-add, so that all the work is
+done by numpy on whole arrays.
 """
 
 from dataclasses import replace
@@ -44,8 +45,8 @@ def speak(
         strength: of the emotion; 0 is neutral.
 
     Returns:
-        Samples (T,) float32 at 16 kHz, T = round(seconds * 16000). The level is `LEVEL` for a
-        neutral voice, moved by the style's `level`.
+        Samples (T,) float32 at 16 kHz, T = round(seconds * 16000). The level is `LEVEL`
+        for a neutral voice, moved by the style's `level`.
     """
     voice = styled(speaker, emotion, strength)
     style = STYLES[emotion]

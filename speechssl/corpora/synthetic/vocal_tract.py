@@ -46,8 +46,8 @@ def _column(values: np.ndarray) -> np.ndarray:
 def tract(voice: Speaker, segments: list[Segment], at: np.ndarray) -> np.ndarray:
     """Return the response of the vocal tract at some control frames, (N, K) complex.
 
-    The nose is a fixed pole and a zero, which moves away from the pole while the nose is open, and
-    cancels it otherwise.
+    The nose is a fixed pole and a zero, which moves away from the pole while the nose
+    is open, and cancels it otherwise.
 
     Args:
         voice: who speaks.

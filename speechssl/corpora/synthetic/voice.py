@@ -1,7 +1,7 @@
 """Who speaks, and how: the voices of speakers, sessions and emotions.
 
-The numbers from which voices are drawn are chosen to spread over adult voices, without a corpus
-behind them; emotions have their sources at `STYLES`.
+The numbers from which voices are drawn are chosen to spread over adult voices, without
+a corpus behind them; emotions have their sources at `STYLES`.
 """
 
 from dataclasses import dataclass, replace
@@ -17,7 +17,8 @@ class Speaker:
 
     Attributes:
         sex: "f" or "m".
-        scale: ratio by which every formant is multiplied: 17 cm / the vocal tract's length.
+        scale: ratio by which every formant is multiplied: 17 cm / the vocal tract's
+            length.
         formant_shift: (9,) ratios, one a formant.
         vowel_shift: (vowels, 3) ratios of the vowels' formants: an accent.
         f0: median fundamental frequency in neutral speech, Hz.
