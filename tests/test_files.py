@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from killing import killed_at_every_rename
 
 from speechssl.files import atomic_write, atomic_write_together, write_skipped, write_text
-from tests.killing import killed_at_every_rename
 
 
 def test_a_file_is_replaced_at_the_end(tmp_path: Path) -> None:

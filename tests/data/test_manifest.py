@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from killing import killed_at_every_rename
 
 from speechssl.audio import reading
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
 from speechssl.data.validation import validate
 from speechssl.errors import UserError
-from tests.killing import killed_at_every_rename
 
 
 @pytest.fixture
