@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `speechssl finetune`."""
     flags.add_model(parser)
     parser.add_argument("data", nargs="+", type=Path, metavar="DIR", help="a Kaldi directory")
+    flags.add_remote(parser)
     flags.add_labels(parser)
     flags.add_folds(parser)
     parser.add_argument(
@@ -94,14 +95,16 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Fine-tune; a line per fold on standard error, the table on standard output."""
     from speechssl import finetune
+    from speechssl.audio.remotes import Remotes
     from speechssl.data.kaldi import read_values
     from speechssl.data.manifest import read_manifest
     from speechssl.embed.networks import load_model
     from speechssl.evaluation.classification.classify import write_results
 
+    remotes = Remotes(args.remote)
     utterances: list[Utterance] = []
     for directory in args.data:
-        utterances.extend(read_manifest(directory))
+        utterances.extend(read_manifest(directory, remotes=remotes))
     measured = finetune.finetune(
         load_model(args.model),
         utterances,

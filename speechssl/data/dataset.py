@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from speechssl.audio import members, reading
+from speechssl.audio.remotes import Remote
 from speechssl.data.crops import Augmenter, Batch, CropSpec, parse_plan
 from speechssl.data.loader import Loader, make_loader, worker_count
 from speechssl.data.manifest import Utterance
@@ -42,7 +43,12 @@ class _Table:
     """
 
     def __init__(self, utterances: Sequence[Utterance]) -> None:
-        texts = [text.encode() for u in utterances for text in (u.id, str(u.path))]
+        texts: list[bytes] = []
+        for utterance in utterances:
+            # Names of files may hold bytes that are not UTF-8.
+            texts.append(utterance.id.encode(errors="surrogateescape"))
+            texts.append(str(utterance.path).encode(errors="surrogateescape"))
+        self._is_remote = np.array([isinstance(u.path, Remote) for u in utterances])
         self._text = np.frombuffer(b"".join(texts), dtype=np.uint8)
         self._ends = np.cumsum([0, *map(len, texts)], dtype=np.int64)
         self.start = np.array([u.start or 0.0 for u in utterances])
@@ -55,10 +61,12 @@ class _Table:
         return self._string(2 * row)
 
     def path(self, row: int) -> str:
-        return self._string(2 * row + 1)
+        path = self._string(2 * row + 1)
+        return Remote(path) if self._is_remote[row] else path
 
     def _string(self, number: int) -> str:
-        return self._text[self._ends[number] : self._ends[number + 1]].tobytes().decode()
+        text = self._text[self._ends[number] : self._ends[number + 1]].tobytes()
+        return text.decode(errors="surrogateescape")
 
 
 class CropBatches(Dataset[Batch]):

@@ -29,6 +29,7 @@ import soundfile
 
 from speechssl.audio import reading
 from speechssl.audio.members import Member
+from speechssl.audio.remotes import Remote, Remotes, is_address
 from speechssl.data.kaldi import report_skipped
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
 from speechssl.errors import UserError
@@ -47,6 +48,7 @@ def write_shards(
     megabytes: int = 512,
     seed: int = 0,
     jobs: int | None = None,
+    remotes: Remotes | None = None,
 ) -> Manifest:
     """Write the utterances of a Kaldi directory into OUT/shard-000000.tar ... and OUT/wav.scp ...
 
@@ -57,18 +59,21 @@ def write_shards(
     Args:
         directory: the Kaldi directory to read.
         out: the Kaldi directory to write.
-        store: where the shards go: a folder or any URL that fsspec knows (s3://bucket/name); else
-            OUT.
+        store: where the shards go: a folder or an address (s3://bucket/name) with a protocol of
+            `remotes.STORES`; else OUT.
         format: flac (half the bytes) or wav (a crop is cut out without decoding).
         megabytes: size at which a shard is full.
         seed: of the order.
         jobs: files at a time; all cores if not given.
+        remotes: addresses that wav.scp of the directory may name; None: none.
 
     Raises:
         UserError: a bad directory, shards that are there already, a store that cannot be written,
             or no utterance that can be read.
     """
-    manifest = read_manifest(directory, "all", on_bad="skip")
+    if store is not None and is_address(store):
+        Remotes([store])  # refuses what could not be read again
+    manifest = read_manifest(directory, "all", on_bad="skip", remotes=remotes)
     out = Path(out)
     target = store or os.path.abspath(out)
     files, folder = _empty_store(target)
@@ -128,7 +133,8 @@ class _Shards:
         about = {"id": utterance.id, "seconds": utterance.seconds}
         offset = self._write(f"{key}.{extension}", data)
         self._write(f"{key}.json", json.dumps(about).encode())
-        return str(Member(f"{self.target}/{self.name}", offset, len(data), f".{extension}"))
+        address = str(Member(f"{self.target}/{self.name}", offset, len(data), f".{extension}"))
+        return Remote(address) if is_address(self.target) else address
 
     def _write(self, name: str, data: bytes) -> int:
         """Add a member; returns the byte where its data begin."""

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from speechssl import compat
+from speechssl.audio.remotes import Remotes
 from speechssl.data.manifest import Utterance
 from speechssl.data.vectors.files import VectorWriter
 from speechssl.embed.batches import Failure
@@ -213,7 +214,7 @@ def _make_plan(
     inputs: Sequence[str | Path], output: _Output, embedder: Embedder, settings: EmbedSettings
 ) -> _Plan:
     """Find the utterances, and what an earlier run has left of them."""
-    utterances, skipped = collect(inputs, settings.allow_pipes)
+    utterances, skipped = collect(inputs, settings.allow_pipes, Remotes(settings.remote))
     if skipped and not settings.keep_going:
         raise UserError(skipped[0].reason)
     done = open_parts(output.parts, _fingerprint(embedder), settings.resume)
