@@ -28,6 +28,7 @@ from speechssl.embed.workers import Group, run_processes
 from speechssl.errors import UserError, writing
 from speechssl.files import atomic_write
 from speechssl.processes import sole_writer
+from speechssl.text import tsv_cell
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +202,10 @@ class _Output:
 
     def _list_failed(self, failed: Sequence[Failure]) -> None:
         """Write the failures to their file, or to standard error if the embeddings go to stdout."""
-        lines = [f"{failure.id}\t{failure.path}\t{failure.reason}\n" for failure in failed]
+        lines = []
+        for failure in failed:
+            cells = (failure.id, failure.path, failure.reason)
+            lines.append("\t".join(tsv_cell(cell) for cell in cells) + "\n")
         if self.failed_list is None:
             sys.stderr.writelines(lines)
         elif lines:
