@@ -1,9 +1,10 @@
 """Settings: plain YAML and ``key=value`` overrides, checked against the code that reads them.
 
-The keyword-only parameters of a constructor are its settings: their annotations are the types, and
-their defaults the defaults. There is no second list of them, so every key that a file may contain
-is read by some constructor; any other key is refused with its full path and the nearest spelling.
-Parts (encoder, method, clusterer, ...) are found and built by ``speechssl.parts``.
+The keyword-only parameters of a constructor are its settings: their annotations are the
+types, and their defaults the defaults. There is no second list of them, so every key
+that a file may contain is read by some constructor; any other key is refused with its
+full path and the nearest spelling. Parts (encoder, method, clusterer, ...) are found
+and built by ``speechssl.parts``.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ T = TypeVar("T")
 def schema(part: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     """Return the settings of a class or function: keyword-only parameter -> (type, default).
 
-    A parameter without a default has ``dataclasses.MISSING``. Keyword-only parameters whose name
-    starts with an underscore are not settings.
+    A parameter without a default has ``dataclasses.MISSING``. Keyword-only parameters
+    whose name starts with an underscore are not settings.
     """
     target = part.__init__ if inspect.isclass(part) else part
     types = typing.get_type_hints(target)
@@ -67,7 +68,8 @@ def check(part: Callable[..., Any], values: Mapping[str, Any], where: str) -> di
     Args:
         part: a class or function; its keyword-only parameters are the schema.
         values: what the user wrote.
-        where: path of this section in the file, for messages (``encoder``, ``data.crops[1]``).
+        where: path of this section in the file, for messages (``encoder``,
+            ``data.crops[1]``).
 
     Raises:
         UserError: an unknown key, a value of the wrong type, or a missing required one.
@@ -136,8 +138,8 @@ def check_fraction(where: str, value: float) -> None:
 def with_new_names(part: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``values`` of a saved configuration with the names that its settings have today.
 
-    A part lists its old names in ``RENAMED`` (old name -> new name). An old name that a user writes
-    is refused by ``check`` instead.
+    A part lists its old names in ``RENAMED`` (old name -> new name). An old name that a
+    user writes is refused by ``check`` instead.
     """
     renamed: Mapping[str, str] = getattr(part, "RENAMED", {})
     return {renamed.get(key, key): value for key, value in values.items()}
@@ -146,9 +148,9 @@ def with_new_names(part: Callable[..., Any], values: Mapping[str, Any]) -> dict[
 def read(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Read a YAML file and apply ``key.sub=value`` overrides; nothing is checked yet.
 
-    Numbers such as ``1e-3`` are numbers. A later override wins. ``section=name``, where the file
-    has a pluggable part, puts that part there with its own defaults (``encoder=resnet``,
-    ``method=byol``).
+    Numbers such as ``1e-3`` are numbers. A later override wins. ``section=name``, where
+    the file has a pluggable part, puts that part there with its own defaults
+    (``encoder=resnet``, ``method=byol``).
 
     Args:
         path: YAML file, or an empty string to start from an empty configuration.

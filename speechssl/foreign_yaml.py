@@ -17,6 +17,7 @@ from speechssl.errors import UserError
 
 _MOST_BYTES = 1 << 20
 _MOST_LEVELS = 30
+_MOST_EVENTS = 20_000  # 40,000 numbers took OmegaConf 11 s and 55 MB
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -24,7 +25,7 @@ def read(path: str | Path) -> dict[str, Any]:
 
     Raises:
         UserError: the file is not there, is not such a mapping, or holds an alias, a tag, a ``${``,
-            over 1 MiB, or more than 30 levels.
+            over 1 MiB, more than 30 levels, or more than about 20,000 keys and values.
     """
     path = Path(path)
     try:
@@ -50,7 +51,9 @@ def read(path: str | Path) -> dict[str, Any]:
 def _check_events(path: Path, text: str) -> None:
     """Refuse what could multiply, nest or build, before anything is constructed."""
     level = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+    for count, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
+        if count > _MOST_EVENTS:
+            raise UserError(f"{path}: line {_line(event)}: over {_MOST_EVENTS} keys and values")
         if isinstance(event, yaml.AliasEvent):
             raise UserError(f"{path}: line {_line(event)}: an alias (*) is not allowed here")
         if getattr(event, "tag", None):

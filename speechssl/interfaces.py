@@ -1,4 +1,13 @@
-"""The contracts of the package: what an extension implements, and all that it imports."""
+"""The contracts of the package: what an extension implements, and all that it imports.
+
+Front ends, encoders, methods and predictors are base classes, because they are modules
+whose hooks have empty defaults. A diagnostic is a record. Clusterers, corpora and
+exporters are protocols: any object or function of that form will do, and it needs to
+import nothing from here.
+
+Letters in shapes: B utterances of a batch, N of a set, V views (crops) of each, T
+samples, F frames, M features of a frame, D numbers of an embedding, P of a projection.
+"""
 
 from __future__ import annotations
 
@@ -12,61 +21,27 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-
-class Views(NamedTuple):
-    """One group of the crop plan: crops of one length.
-
-    Attributes:
-        features: (V, B, F, M), V crops of each of B utterances.
-        to: which network sees them (``both``, ``student`` or ``teacher``).
-        ids: (B,) int64, which utterance of the training set each one is.
-    """
-
-    features: Tensor
-    to: str = "both"
-    ids: Tensor | None = None
-
-
-class Progress(NamedTuple):
-    """Where training stands; everything scheduled is a function of it."""
-
-    step: int
-    steps: int
-    steps_per_epoch: int
-
-    @property
-    def fraction(self) -> float:
-        """Share of the run that is done, 0 at the first step and 1 after the last."""
-        return self.step / max(1, self.steps)
-
-    @property
-    def epoch(self) -> float:
-        """Epochs done, as a real number."""
-        return self.step / max(1, self.steps_per_epoch)
-
-
-class Output(NamedTuple):
-    """What a step returns.
-
-    Attributes:
-        loss: scalar to differentiate.
-        scalars: named detached scalars for the log; no method synchronises the device to make them.
-        embedding: (N, D) detached embeddings, of the network that users get, for the collapse
-            monitor.
-        projections: (V, B, P) with gradient, what regularisers of any method work on (DimCL).
-    """
-
-    loss: Tensor
-    scalars: dict[str, Tensor]
-    embedding: Tensor
-    projections: Tensor
+__all__ = [
+    "Clusterer",
+    "Corpus",
+    "Diagnostic",
+    "Encoder",
+    "Exporter",
+    "FrontEnd",
+    "Method",
+    "Output",
+    "ParameterRule",
+    "Predictor",
+    "Progress",
+    "Views",
+]
 
 
 class FrontEnd(nn.Module):
     """Waveforms to frames of features; a part of `features/`.
 
-    A part's keyword-only settings begin with ``sample_rate`` (Hz) where it can be chosen. They are
-    kept with the weights.
+    A part's keyword-only settings begin with `sample_rate` (Hz) where it can be chosen.
+    They are kept with the weights.
     """
 
     sample_rate: int
@@ -86,7 +61,8 @@ class FrontEnd(nn.Module):
             lengths: (B,) samples that count in each row; None: all T.
 
         Returns:
-            Features (B, F, M), and the number of frames that count in each row, (B,) int64.
+            Features (B, F, M), and the number of frames that count in each row, (B,)
+            int64.
         """
         raise NotImplementedError
 
@@ -94,88 +70,108 @@ class FrontEnd(nn.Module):
 class Encoder(nn.Module):
     """Frames of features to one embedding an utterance; a part of `encoders/`.
 
-    A part's constructor takes ``input_dim`` (M) and its keyword-only settings.
+    A part's constructor takes `input_dim` (M) and its keyword-only settings.
     """
 
     embedding_dim: int
     """D, size of an embedding."""
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Return embeddings (B, D) of features (B, F, M).
+        """Compute embeddings.
 
-        ``lengths`` (B,) are the frames that count in each row (None: all F): a padded row has the
-        embedding that it has alone.
+        Args:
+            features: (B, F, M).
+            lengths: (B,) frames that count in each row; None: all F. A padded row has
+                the embedding that it has alone.
+
+        Returns:
+            Embeddings (B, D).
         """
         raise NotImplementedError
 
     def frame_layers(self) -> dict[str, nn.Module]:
-        """Return the layers before pooling whose outputs can be embedded, in their order."""
+        """Return the layers before pooling that can be embedded, in their order.
+
+        Each is called as `layer(x, frames)`, where `frames` is a `nn.frames.Frames`,
+        and gives (B, F, C) or maps (B, F, M, C); with its new `Frames` in a tuple where
+        their number changes.
+        """
         return {}
 
     def affine_layers(self) -> dict[str, nn.Module]:
-        """Return the layers after pooling, in their order; the last one gives the embedding."""
+        """Return the layers after pooling, in their order.
+
+        Applied one after the other to what pooling gives, (B, P), they give the
+        embedding (B, D).
+        """
         return {}
 
 
-class Method(nn.Module):
-    """A self-supervised method around one encoder.
+class Views(NamedTuple):
+    """One group of the crop plan: crops of one length.
 
-    A subclass implements ``forward(views, progress) -> Output`` and names the encoder whose
-    embeddings users get in ``encoder``. Both hooks may stay empty.
+    Attributes:
+        features: (V, B, F, M), V crops of each of B utterances.
+        to: which network sees them (`both`, `student` or `teacher`).
+        ids: (B,) int64, index of each utterance in the training set.
     """
 
-    min_batch = 2
-    """Smallest number of utterances a device may hold for the loss to be defined."""
+    features: Tensor
+    to: str = "both"
+    ids: Tensor | None = None
 
-    teacher_prototypes: int | None = None
-    """K, where ``teacher_entropy`` is logged: its limit is ln K."""
 
-    PARTS: ClassVar[dict[str, str]] = {}
-    """Settings that are parts themselves: keyword -> folder (``{"predictor": "predictors"}``)."""
+class Progress(NamedTuple):
+    """Where training stands; everything scheduled is a function of it.
+
+    Attributes:
+        step: steps of the optimiser that are done, 0 at the first one.
+        steps: steps of the whole run.
+        steps_per_epoch: steps in which each utterance is seen once.
+    """
+
+    step: int
+    steps: int
+    steps_per_epoch: int
 
     @property
-    def encoder(self) -> nn.Module:
-        """The encoder that is saved and embeds: the teacher's where there is one."""
-        raise NotImplementedError
+    def fraction(self) -> float:
+        """Share of the run that is done, 0 at the first step and 1 after the last."""
+        return self.step / max(1, self.steps)
 
-    def networks(self) -> dict[str, nn.Module]:
-        """Return the encoders that `embed --network` can name, such as student and teacher."""
-        return {"encoder": self.encoder}
+    @property
+    def epoch(self) -> float:
+        """Epochs done, as a real number."""
+        return self.step / max(1, self.steps_per_epoch)
 
-    NEEDS_LABELS: ClassVar[bool] = False
-    """Whether it learns pseudo-labels (``data.pseudo_labels``)."""
 
-    OWN_STATE: ClassVar[tuple[str, ...]] = ()
-    """Buffers that a run does not take over from another one (``train.init_method``)."""
+class Output(NamedTuple):
+    """What a step of a method returns.
 
-    def prepare(self, utterances: int, labels: Tensor | None = None) -> None:
-        """Called once, before training: room for memories, and classes.
+    Attributes:
+        loss: scalar to differentiate.
+        scalars: named detached scalars for the log, on the device: reading them
+            (`.item()`) would make the device wait.
+        embedding: (N, D) detached embeddings of the network that users get, for the
+            collapse monitor.
+        projections: (V, B, P) with gradient, for regularisers of any method (DimCL).
+    """
 
-        Args:
-            utterances: N, the size of the training set.
-            labels: (N,) int64 pseudo-labels 0 to C - 1, where ``data.pseudo_labels`` gives them.
-        """
-
-    def forward(self, views: Sequence[Views], progress: Progress) -> Output:
-        """One step on a batch: (V, B, F, M) features a group, in the order of the crop plan."""
-        raise NotImplementedError
-
-    def parameter_rules(self) -> list[ParameterRule]:
-        """Parameters that the optimiser treats in a way of their own; none unless a method says
-        so.
-        """
-        return []
-
-    def after_backward(self, progress: Progress) -> None:
-        """Runs between backward (and clipping) and the optimiser's step."""
-
-    def after_step(self, progress: Progress) -> None:
-        """Runs after the optimiser's step: moving averages, predictors set in closed form."""
+    loss: Tensor
+    scalars: dict[str, Tensor]
+    embedding: Tensor
+    projections: Tensor
 
 
 class ParameterRule(NamedTuple):
-    """How the optimiser treats some parameters: ``scale`` times the learning rate, ``constant`` at
-    its peak (no warm-up, no decay: SimSiam's predictor), with or without weight ``decay``.
+    """How the optimiser treats some parameters, where not like all others.
+
+    Attributes:
+        parameters: which ones.
+        scale: factor of their learning rate.
+        constant: keep the learning rate at its peak: no warm-up, no decay (SimSiam's
+            predictor).
+        decay: whether they have weight decay.
     """
 
     parameters: Sequence[nn.Parameter]
@@ -184,44 +180,113 @@ class ParameterRule(NamedTuple):
     decay: bool = True
 
 
-class Predictor(nn.Module):
-    """h: projections z (N, D) to predictions p (N, D) of the target.
+class Method(nn.Module):
+    """A self-supervised method around one encoder; a part of `methods/`.
 
-    A part's constructor takes ``dim`` (D) and its settings.
+    A part's constructor takes the `Encoder` and its keyword-only settings. A subclass
+    implements `forward` and `encoder`. In a training step `forward` runs first, then
+    the backward pass and gradient clipping, `after_backward`, the optimiser's step, and
+    `after_step`.
+    """
+
+    min_batch = 2
+    """Smallest number of utterances on a device for which the loss is defined."""
+
+    teacher_prototypes: int | None = None
+    """K, where `teacher_entropy` is logged: its limit is ln K."""
+
+    PARTS: ClassVar[dict[str, str]] = {}
+    """Settings that are parts themselves: `{"predictor": "predictors"}`."""
+
+    NEEDS_LABELS: ClassVar[bool] = False
+    """Whether it learns pseudo-labels (`data.pseudo_labels`)."""
+
+    OWN_STATE: ClassVar[tuple[str, ...]] = ()
+    """Buffers that a run does not take over from another one (`train.init_method`)."""
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder that is saved and embeds: the teacher's where there is one."""
+        raise NotImplementedError
+
+    def networks(self) -> dict[str, Encoder]:
+        """Return the encoders that `embed --network` can name: student, teacher."""
+        return {"encoder": self.encoder}
+
+    def prepare(self, utterances: int, labels: Tensor | None = None) -> None:
+        """Make memories and classes; called once, before training.
+
+        Args:
+            utterances: N, the size of the training set.
+            labels: (N,) int64 pseudo-labels 0 to C - 1, where `data.pseudo_labels`
+                gives them.
+        """
+
+    def forward(self, views: Sequence[Views], progress: Progress) -> Output:
+        """Compute the loss of a batch.
+
+        Args:
+            views: one `Views` for each group of the crop plan, in its order.
+            progress: where training stands.
+        """
+        raise NotImplementedError
+
+    def parameter_rules(self) -> list[ParameterRule]:
+        """Return rules for parameters that the optimiser treats differently."""
+        return []
+
+    def after_backward(self, progress: Progress) -> None:
+        """Change gradients before the optimiser's step (to freeze a layer, say)."""
+
+    def after_step(self, progress: Progress) -> None:
+        """Update what is not trained by gradient, such as a moving average."""
+
+
+class Predictor(nn.Module):
+    """h: projections z (N, D) to predictions p (N, D); a part of `predictors/`.
+
+    Here D is the size of a projection. A part's constructor takes `dim` (D) and its
+    keyword-only settings.
     """
 
     def forward(self, z: Tensor) -> Tensor:
-        """Predictions (N, D)."""
+        """Return predictions (N, D) of projections `z` (N, D)."""
         raise NotImplementedError
 
     def cosine(self, z: Tensor, p: Tensor, target: Tensor) -> Tensor:
-        """Cosine of prediction and target, (N,), to be maximised; ``p`` is ``self(z)``."""
+        """Return the cosine (N,) of prediction and target, which training maximises.
+
+        Args:
+            z: (N, D) projections.
+            p: (N, D), `self(z)`.
+            target: (N, D), without gradient.
+        """
         return F.cosine_similarity(p, target, dim=-1)
 
     def observe(self, z: Tensor) -> None:
-        """Look at the un-normalised projections (N, D) of a step, detached and of all processes."""
+        """Look at a step's projections `z` (N, D): as they are, detached, of all processes."""
 
     def after_step(self, step: int) -> None:
-        """Runs after the optimiser's step number ``step``."""
+        """Update what is not trained by gradient, after step number `step`."""
 
     def rule(self) -> ParameterRule | None:
-        """How the optimiser treats this predictor, where not as everything else."""
+        """Return how the optimiser treats this predictor, where not like all else."""
         return None
 
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """One figure of a set of embeddings.
+    """One figure of a set of embeddings; a part of `diagnostics/` is such a record.
 
     Attributes:
-        compute: (N, D) embeddings, or (V, N, D) views of N utterances where ``needs`` is ``views``,
-            to a number. NaN where it is undefined.
-        healthy: lowest and highest healthy value for N embeddings of D dimensions.
-        collapsed: True where a value, for N and D, means collapse.
-        tells: one line, for the table.
-        better: whether lower or higher is better when models are ranked without labels; none:
-            neither.
-        needs: what ``compute`` takes.
+        compute: (N, D) embeddings, or (V, N, D) views of N utterances where `needs` is `views`, to
+            a number; NaN where it is undefined. It is called through `measure`.
+        healthy: N and D to the lowest and the highest healthy value.
+        collapsed: a value, N and D to whether it means collapse.
+        tells: what the figure tells, in one line, for the table.
+        better: whether lower or higher is better when models are ranked without labels;
+            None: neither.
+        needs: what `compute` takes.
     """
 
     compute: Callable[[Tensor], float]
@@ -231,8 +296,23 @@ class Diagnostic:
     better: Literal["lower", "higher"] | None = None
     needs: Literal["embeddings", "views"] = "embeddings"
 
+    def measure(self, embeddings: Tensor) -> float:
+        """Return the figure of what `needs` names; NaN where it is undefined.
+
+        It is undefined for fewer than two utterances, and for numbers that are not finite.
+        """
+        if embeddings.shape[-2] < 2 or not bool(embeddings.isfinite().all()):
+            return float("nan")
+        return self.compute(embeddings)
+
     def verdict(self, value: float, count: int, dim: int) -> str:
-        """``healthy``, ``watch``, ``collapsed`` or ``undefined``."""
+        """Return `healthy`, `watch`, `collapsed` or `undefined`.
+
+        Args:
+            value: what `compute` gave.
+            count: N embeddings.
+            dim: D.
+        """
         if value != value:
             return "undefined"
         if self.collapsed(value, count, dim):
@@ -242,18 +322,29 @@ class Diagnostic:
 
 
 class Clusterer(Protocol):
-    """Embeddings to pseudo-labels; a part of `clustering/`, built from its keyword-only settings."""
+    """Embeddings to pseudo-labels; a part of `clustering/`.
+
+    A part's constructor takes its keyword-only settings.
+    """
+
+    ORDER_FREE: ClassVar[bool] = False
+    """Whether rows in another order give the same partition."""
 
     def fit_predict(self, embeddings: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Return a cluster (N,), 0 to C - 1, or -1 for an outlier, of each row of (N, D)."""
+        """Cluster embeddings (N, D).
+
+        Returns:
+            (N,) the cluster of each row, 0 to C - 1, or -1 for an outlier.
+        """
         ...
 
 
 class Corpus(Protocol):
-    """A corpus as it is distributed to a Kaldi directory; a part of `corpora/` is such a function.
+    """A corpus as it is distributed to a Kaldi directory.
 
-    Its parameters are the arguments and flags of ``speechssl prepare NAME``, and the ``Args``
-    section of its docstring explains them.
+    A part of `corpora/` is such a function.
+    Its parameters are the arguments and flags of `speechssl prepare NAME`, and the
+    `Args` section of its docstring explains them.
     """
 
     def __call__(self, *args: Any, **settings: Any) -> str:
@@ -262,7 +353,10 @@ class Corpus(Protocol):
 
 
 class Exporter(Protocol):
-    """A trained model to files that other programs read; a part of `exporters/` is such a function."""
+    """A trained model to files that other programs read.
+
+    A part of `exporters/` is such a function.
+    """
 
     def __call__(self, model: Any, out: Path) -> Callable[[Tensor], Tensor] | None:
         """Write a model into a folder.
@@ -272,9 +366,9 @@ class Exporter(Protocol):
             out: the folder, which exists.
 
         Returns:
-            A function that loads what was written and embeds with it: samples (B, T) at the model's
-            rate, equally long, to embeddings (B, D). `speechssl export` compares it with the model.
-            None where its runtime is not installed.
+            A function that loads what was written and embeds with it: samples (B, T) at
+            the model's rate, equally long, to embeddings (B, D). `speechssl export`
+            compares it with the model. None where its runtime is not installed.
 
         Raises:
             UserError: the format cannot express the model, or a library is missing.

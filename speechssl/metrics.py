@@ -441,13 +441,14 @@ def bootstrap_curve(
     sorted_target = target[order]
     enrol = codes[: len(order)][order]
     test = codes[len(order) :][order]
-    between_speakers = enrol != test
+    # The second factor of a trial within a speaker is 1, which stands after the speakers' counts.
+    second = np.where(enrol != test, test, len(names))
     starts = _corners(sorted_target, _group_starts(scores[order]))
     draw = _resampler(len(names), seed)
     values = np.full((len(measures), replicates), np.nan)
     for replicate in range(replicates):
         times = draw()
-        weights = times[enrol] * np.where(between_speakers, times[test], 1)
+        weights = times[enrol] * np.append(times, 1)[second]
         fpr, fnr = _rates(weights, sorted_target, starts)
         if not np.isnan(fpr[0]):
             values[:, replicate] = [measure(fpr, fnr) for measure in measures.values()]

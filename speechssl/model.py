@@ -205,7 +205,7 @@ def _check_sizes(written: Mapping[str, Any], weights_file: Path) -> None:
         UserError: the configuration asks for another encoder than the weights are of.
     """
     current = current_settings(written)
-    features = parts.check("features", with_default_name(current["features"]), "features")
+    features = parts.check("features", current["features"], "features")
     front_end: FrontEnd = parts.build("features", features)
     encoder_settings = parts.check("encoders", current["encoder"], "encoder")
     with torch.device("meta"):

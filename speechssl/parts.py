@@ -1,15 +1,16 @@
 """Parts: how a method, an encoder, a corpus ... is found, described, checked and built.
 
-A part is a public module of one of ``FOLDERS`` that names ``PART``: the class, function or object
-that the program uses. The module's name is the public name, the first paragraph of its docstring
-the description, and the typed keyword-only parameters of ``PART`` are its settings. Adding a part is
-adding a file: ``speechssl list``, the command's help, the configuration's checks, the tables in the
-READMEs and the contract tests all ask this module and nothing else.
+A part is a public module of one of ``FOLDERS`` that names ``PART``: the class, function
+or object that the program uses. The module's name is the public name, the first
+paragraph of its docstring the description, and the typed keyword-only parameters of
+``PART`` are its settings. Adding a part is adding a file: ``speechssl list``, the
+command's help, the configuration's checks, the tables in the READMEs and the contract
+tests all ask this module and nothing else.
 
 A configuration may also name a part outside this package, as ``package.module:Class``.
 
-``speechssl.config``, which takes longer to import than all else here, is imported where it is used:
-``speechssl --help`` and ``list`` do without it.
+``speechssl.config``, which takes longer to import than all else here, is imported where
+it is used: ``speechssl --help`` and ``list`` do without it.
 """
 
 from __future__ import annotations
@@ -46,16 +47,18 @@ def names(folder: str) -> list[str]:
 def descriptions(folder: str) -> dict[str, str]:
     """Return name -> first paragraph of the docstring, on one line, for each part of a folder.
 
-    Nothing is imported.
+    Modules are parsed, not imported. Helpers in the same folder do not name ``PART``.
     """
     found = {}
     for path in sorted((Path(__file__).parent / folder).iterdir()):
         source = path / "__init__.py" if path.is_dir() else path
-        if path.name.startswith("_") or source.suffix != ".py" or not source.is_file():
+        is_public_module = source.suffix == ".py" and not path.name.startswith("_")
+        if not (is_public_module and source.is_file()):
             continue
         tree = ast.parse(source.read_text(encoding="utf-8"))
         if _names_part(tree):
-            first_paragraph = (ast.get_docstring(tree) or "").partition("\n\n")[0]
+            docstring = ast.get_docstring(tree) or ""
+            first_paragraph = docstring.partition("\n\n")[0]
             found[path.stem] = " ".join(first_paragraph.split())
     return found
 
@@ -91,10 +94,11 @@ def find(folder: str, name: str) -> Any:
 
 
 def _find_outside(folder: str, name: str) -> Any:
+    """Import ``package.module:Class``; raise UserError if it cannot be."""
     module_name, _, attribute = name.partition(":")
     try:
         return getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise UserError(
             f"{folder}: cannot load {name!r} ({error}); give 'package.module:Class'"
         ) from error
@@ -130,8 +134,9 @@ def refuse_outside_code(written: Any, allow_code: Collection[str], where: str | 
 def check(folder: str, section: Mapping[str, Any] | str, where: str) -> dict[str, Any]:
     """Check a section ``{name: ..., settings...}`` against the part it names; fill in its defaults.
 
-    A name alone stands for the part with its defaults. Where the part's class names settings that
-    are parts themselves (``PARTS = {"predictor": "predictors"}``), these are checked as well.
+    A name alone stands for the part with its defaults. Where the part's class names
+    settings that are parts themselves (``PARTS = {"predictor": "predictors"}``), these
+    are checked as well.
 
     Args:
         folder: where the part lives.
@@ -143,17 +148,8 @@ def check(folder: str, section: Mapping[str, Any] | str, where: str) -> dict[str
     """
     from speechssl import config
 
-    if isinstance(section, str):
-        section = {"name": section}
-    if not isinstance(section, Mapping):
-        raise UserError(f"config: {where} must be a name or a mapping with one, not {section!r}")
-    if "name" not in section:
-        raise UserError(f"config: {where}.name is missing; one of: {', '.join(names(folder))}")
-    name = section["name"]
-    if not isinstance(name, str):
-        raise UserError(f"config: {where}.name must be a string, not {name!r}")
+    name, settings = _name_and_settings(folder, section, where)
     part = find(folder, name)
-    settings = {key: value for key, value in section.items() if key != "name"}
     checked = {"name": name, **config.check(part, settings, where)}
     for key, inner_folder in getattr(part, "PARTS", {}).items():
         inner = checked[key]
@@ -162,6 +158,25 @@ def check(folder: str, section: Mapping[str, Any] | str, where: str) -> dict[str
             inner = {"name": default_name, **inner}
         checked[key] = check(inner_folder, inner, f"{where}.{key}")
     return checked
+
+
+def _name_and_settings(folder: str, section: Any, where: str) -> tuple[str, dict[str, Any]]:
+    """Return the name of a section's part and the settings beside it.
+
+    Raises:
+        UserError: the section has no name.
+    """
+    if isinstance(section, str):
+        return section, {}
+    if not isinstance(section, Mapping):
+        raise UserError(f"config: {where} must be a name or a mapping with one, not {section!r}")
+    if "name" not in section:
+        raise UserError(f"config: {where}.name is missing; one of: {', '.join(names(folder))}")
+    name = section["name"]
+    if not isinstance(name, str):
+        raise UserError(f"config: {where}.name must be a string, not {name!r}")
+    settings = {key: value for key, value in section.items() if key != "name"}
+    return name, settings
 
 
 def with_new_names(folder: str, section: Any) -> Any:
@@ -185,7 +200,17 @@ def with_new_names(folder: str, section: Any) -> Any:
 
 
 def build(folder: str, section: Mapping[str, Any] | str, *supplied: Any) -> Any:
-    """Construct the part that ``section`` names: ``PART(*supplied, **settings)``."""
+    """Construct the part that a section names: ``PART(*supplied, **settings)``.
+
+    Args:
+        folder: where the part lives.
+        section: name and settings, or a name alone.
+        supplied: what the program gives the part, such as the size of an encoder's
+            input.
+
+    Raises:
+        UserError: no such part, an unknown key, or a value of the wrong type.
+    """
     checked = check(folder, section, folder)
     name = checked.pop("name")
     return find(folder, name)(*supplied, **checked)

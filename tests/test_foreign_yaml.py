@@ -29,6 +29,7 @@ def test_what_was_dumped_is_read(tmp_path):
         ("a: " + "[" * 31 + "]" * 31, "nested over 30"),
         ("a: " + "[" * 200_000, "nested over 30"),
         ("a: " + "x" * (1 << 20), "longer than"),
+        ("a: [" + "1, " * 20_001 + "]", "over 20000 keys and values"),
         ("3: a", "no string"),
         ("- a", "must be a mapping"),
         ("", "must be a mapping"),

@@ -79,7 +79,7 @@ def measure(settings: TrainingConfig, steps: int) -> None:
     for name in ("teacher", "student"):
         network = getattr(run.method, name, None)
         if network is not None:
-            watch.watch(f"{name} encoder", network["encoder"])
+            watch.watch(f"{name} encoder", network.encoder)
     rows: list[dict[str, float]] = []
     batches = iter(run.loader(0, steps + 1))
     for number in range(steps + 1):

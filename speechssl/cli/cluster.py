@@ -16,7 +16,7 @@ from speechssl.cli import flags
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `speechssl cluster`."""
     flags.add_embeddings(parser)
-    flags.add_overrides(parser, "settings of the clusterer, such as clusters=100")
+    flags.add_overrides(parser, "settings of the clusterer, such as n_clusters=100")
     parser.add_argument(
         "--with",
         dest="name",

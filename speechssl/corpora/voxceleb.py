@@ -69,7 +69,7 @@ def find(root: Path, number: int, jobs: int | None = None) -> dict[str, Found]:
                 if name not in files or _preference(path) < _preference(files[name].path):
                     files[name] = Found(path, {"speaker": speaker})
     if not files:
-        hint = ""
+        hint = f"; give the folder that VoxCeleb{number} was unpacked into"
         if all_folders and not folders:
             other = 3 - number
             hint = f"; its speakers are VoxCeleb{other}'s (try voxceleb{other})"

@@ -1,3 +1,1 @@
-"""Diagnostics of collapse and quality, one file each, and the monitor that watches them in
-training.
-"""
+"""Diagnostics of collapse and quality, one file each, and the monitor of a training run."""

@@ -18,32 +18,42 @@ from speechssl.interfaces import Diagnostic
 
 
 def unit_views(views: Tensor) -> Tensor | None:
-    """(V, N, D) at unit length, float64; None where confusion is undefined: one view, or one point
-    only.
+    """Return views (V, N, D) at unit length in float64; None for a single view or a single point.
+
+    Confusion is undefined there.
     """
     z = F.normalize(views.double(), dim=-1)
-    return None if len(z) < 2 or (z - z.mean((0, 1))).abs().max() < 1e-7 else z
+    if len(z) < 2 or (z - z.mean((0, 1))).abs().max() < 1e-7:
+        return None
+    return z
 
 
 def acr(views: Tensor) -> float:
-    """Average confusion ratio of (V, N, D), 0 to 1; NaN where all embeddings are one, or V < 2."""
-    z, samples = unit_views(views), views.shape[1]
+    """Return the average confusion ratio of (V, N, D), 0 to 1.
+
+    NaN where all embeddings are equal, or V < 2.
+    """
+    z = unit_views(views)
     if z is None:
         return float("nan")
-    everything = z.flatten(0, 1)
-    cosines = z[0] @ everything.T
-    cosines[torch.arange(samples), torch.arange(samples)] = -torch.inf
-    return float(
-        (cosines.argmax(1) % samples != torch.arange(samples, device=z.device)).double().mean()
-    )
+    samples = views.shape[1]
+    utterance = torch.arange(samples, device=z.device)
+    cosines = z[0] @ z.flatten(0, 1).T
+    cosines[utterance, utterance] = -torch.inf
+    nearest = cosines.argmax(1) % samples
+    return float((nearest != utterance).double().mean())
 
 
 def arc(views: Tensor, untrained: Tensor) -> float:
-    """(1 - ACR) / (1 - ACR of the untrained encoder); NaN where that is 0 or undefined. Larger here
-    means that utterances got easier to tell apart; the paper's ratio of 1 - ACR final to initial.
+    """Return (1 - ACR) / (1 - ACR of the untrained encoder), the paper's ratio of final to initial.
+
+    Larger means that utterances got easier to tell apart. NaN where the denominator is 0 or
+    undefined.
     """
-    start = 1 - acr(untrained)
-    return (1 - acr(views)) / start if start > 0 else float("nan")
+    initial = 1 - acr(untrained)
+    if not initial > 0:
+        return float("nan")
+    return (1 - acr(views)) / initial
 
 
 PART = Diagnostic(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,17 +12,18 @@ from speechssl.interfaces import Diagnostic
 
 
 def alignment(one: Tensor, two: Tensor, alpha: float = 2.0) -> Tensor:
-    """E |n(z1) - n(z2)|^alpha over pairs (N, D): 2 - 2 cos at alpha = 2; differentiable."""
-    return (F.normalize(one, dim=-1) - F.normalize(two, dim=-1)).norm(dim=-1).pow(alpha).mean()
+    """Return E |n(z1) - n(z2)|^alpha over pairs of rows of two (N, D): 2 - 2 cos at alpha = 2.
+
+    It is differentiable.
+    """
+    distance: Tensor = (F.normalize(one, dim=-1) - F.normalize(two, dim=-1)).norm(dim=-1)
+    return distance.pow(alpha).mean()
 
 
 def mean_alignment(views: Tensor) -> float:
-    """Mean over all pairs of (V, N, D) views."""
-    count = len(views)
-    pairs = [(u, v) for u in range(count) for v in range(u + 1, count)]
-    return float(
-        torch.stack([alignment(views[u].float(), views[v].float()) for u, v in pairs]).mean()
-    )
+    """Return the mean of `alignment` over all pairs of views (V, N, D)."""
+    pairs = itertools.combinations(views.float(), 2)
+    return float(torch.stack([alignment(one, two) for one, two in pairs]).mean())
 
 
 PART = Diagnostic(

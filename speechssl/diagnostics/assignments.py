@@ -1,4 +1,4 @@
-"""What a teacher's assignments to prototypes look like (Caron et al. 2021; methods/README.md 1.6, 9)."""
+"""Figures of a teacher's assignments to prototypes (Caron et al. 2021; methods/README.md 1.6, 9)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 @torch.no_grad()
 def assignment_figures(q: Tensor, cross_entropy: Tensor, pairs: Tensor) -> dict[str, Tensor]:
-    """Scalars, on the device.
+    """Return scalars for the log, on the device.
 
     Args:
         q: (U, B, K) teacher probabilities.
@@ -16,17 +16,18 @@ def assignment_figures(q: Tensor, cross_entropy: Tensor, pairs: Tensor) -> dict[
         pairs: (U, V) bool, the pairs of views that it is a mean over.
 
     Returns:
-        teacher_entropy (0: no centring; ln K: no sharpening), kl of q and the student's p (0: the
-        assignment no longer depends on the utterance), entropy of the mean assignment, and the
-        number of prototypes that are some utterance's first.
+        ``teacher_entropy`` (0: no centring; ln K: no sharpening), ``kl`` of q and the student's p
+        (0: the assignment no longer depends on the utterance), ``mean_assignment_entropy``, and
+        ``used_prototypes``, the number of prototypes that are some utterance's most likely one.
     """
     entropies = -(q * q.clamp_min(1e-30).log()).sum(-1).mean(-1)
     weights = pairs.sum(1) / pairs.sum()
     mean = q.mean((0, 1))
-    used = (torch.zeros_like(mean).index_fill_(0, q.flatten(0, 1).argmax(-1), 1.0)).sum()
+    most_likely = q.flatten(0, 1).argmax(-1)
+    used = torch.zeros_like(mean).index_fill_(0, most_likely, 1.0)
     return {
         "teacher_entropy": entropies.mean(),
         "kl": cross_entropy - (weights * entropies).sum(),
         "mean_assignment_entropy": -(mean * mean.clamp_min(1e-30).log()).sum(),
-        "used_prototypes": used,
+        "used_prototypes": used.sum(),
     }

@@ -9,8 +9,9 @@ from speechssl.interfaces import Diagnostic
 
 
 def centre_norm(embeddings: Tensor) -> float:
-    """|| mean of x / ||x|| || over (N, D): about 1 / sqrt(N) when spread evenly, 1 when
-    collapsed.
+    """Return || mean of x / ||x|| || over (N, D).
+
+    It is about 1 / sqrt(N) when spread evenly, 1 when collapsed.
     """
     return float(F.normalize(embeddings.float(), dim=-1).mean(0).norm())
 

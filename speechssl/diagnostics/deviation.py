@@ -9,8 +9,10 @@ from speechssl.interfaces import Diagnostic
 
 
 def deviation(embeddings: Tensor) -> float:
-    """sqrt(D) times the mean over dimensions of the deviation of x / ||x||, (N, D): about 1 when
-    spread evenly, 0 when collapsed. After a BatchNorm it is blind: look at a rank beside it.
+    """Return sqrt(D) times the mean over dimensions of the deviation of x / ||x||, of (N, D).
+
+    It is about 1 when spread evenly, 0 when collapsed. After a BatchNorm it is blind: look at a
+    rank beside it.
     """
     x = F.normalize(embeddings.float(), dim=-1)
     return float(x.std(0, unbiased=False).mean() * x.shape[1] ** 0.5)

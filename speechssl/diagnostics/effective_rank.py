@@ -5,16 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from speechssl.diagnostics.ranks import few, many
+from speechssl.diagnostics.ranks import healthy_ranks, rank_collapsed
 from speechssl.interfaces import Diagnostic
 
 
 def effective_rank(embeddings: Tensor) -> float:
-    """exp of the entropy of the normalised singular values of (N, D) after centring; 1 when
-    collapsed.
+    """Return exp of the entropy of the normalised singular values of (N, D) after centring.
 
-    Unlike RankMe it does not see a common offset of all embeddings, so it tells how many directions
-    separate the utterances.
+    It is 1 when collapsed. Unlike RankMe it does not see a common offset of all embeddings, so it
+    tells how many directions separate the utterances.
     """
     x = embeddings.float()
     sigma = torch.linalg.svdvals(x - x.mean(0))
@@ -28,8 +27,8 @@ def effective_rank(embeddings: Tensor) -> float:
 
 PART = Diagnostic(
     effective_rank,
-    healthy=many,
-    collapsed=few,
+    healthy=healthy_ranks,
+    collapsed=rank_collapsed,
     tells="directions in use after centring (entropy of singular values)",
     better="higher",
 )

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def ema_gap(student: nn.Module, teacher: nn.Module) -> float:
-    """|theta - theta_ema| / |theta| over all parameters; falls slowly in a healthy run."""
+    """Return |theta - theta_ema| / |theta| over all parameters; it falls slowly in a healthy run."""
     ours: list[Tensor] = list(student.parameters())
     theirs: list[Tensor] = list(teacher.parameters())
     gap = torch.stack(torch._foreach_norm(torch._foreach_sub(ours, theirs))).norm()
-    return float(gap / torch.stack(torch._foreach_norm(ours)).norm().clamp(min=1e-30))
+    norm = torch.stack(torch._foreach_norm(ours)).norm()
+    return float(gap / norm.clamp(min=1e-30))

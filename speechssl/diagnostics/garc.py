@@ -21,23 +21,32 @@ Statistic = Literal["mean", "min", "max"]
 
 
 def generalised_acr(views: Tensor, own: Statistic = "mean", others: Statistic = "mean") -> float:
-    """Share of first views (of (V, N, D)) that are nearer to another utterance than to their own;
-    NaN where all embeddings are one, or V < 2.
+    """Return the share of first views that are nearer to another utterance than to their own.
+
+    Args:
+        views: (V, N, D).
+        own: statistic of the distances to the own utterance's other views.
+        others: statistic of the distances to another utterance's views.
+
+    Returns:
+        0 to 1; NaN where all embeddings are equal, or V < 2.
     """
-    z, samples = unit_views(views), views.shape[1]
+    z = unit_views(views)
     if z is None:
         return float("nan")
     distance = 1 - torch.einsum("nd,vmd->vnm", z[0], z)
     mine = _reduce(distance[1:].diagonal(dim1=1, dim2=2), own)
     theirs = _reduce(distance, others)
-    theirs[torch.arange(samples), torch.arange(samples)] = torch.inf
+    theirs.fill_diagonal_(torch.inf)
     return float((theirs.min(1).values < mine).double().mean())
 
 
 def _reduce(x: Tensor, statistic: Statistic) -> Tensor:
     if statistic == "mean":
         return x.mean(0)
-    return x.min(0).values if statistic == "min" else x.max(0).values
+    if statistic == "min":
+        return x.min(0).values
+    return x.max(0).values
 
 
 PART = Diagnostic(

@@ -12,8 +12,11 @@ from speechssl.interfaces import Diagnostic
 
 
 def offdiagonal_correlation(embeddings: Tensor) -> float:
-    """sqrt(mean over i != j of rho_ij^2) of (N, D): about 1 / sqrt(N) when independent, 1 when all
-    dimensions say the same. NaN where no two dimensions vary."""
+    """Return sqrt(mean over i != j of rho_ij^2) of (N, D).
+
+    It is about 1 / sqrt(N) when dimensions are independent, 1 when all of them say the same. NaN
+    where no two dimensions vary.
+    """
     x = embeddings.double()
     x = x - x.mean(0)
     varying = x.norm(dim=0) > 1e-6 * embeddings.double().norm(dim=0).clamp(min=1e-30)

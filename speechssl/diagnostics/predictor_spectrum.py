@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class PredictorFigures(NamedTuple):
-    """How W and F stand to each other.
+    """Figures of a predictor W and the correlation F of its inputs.
 
     Attributes:
         alignment: mean |cos(u_j, W u_j)| over eigenvectors of F with energy above 1e-6 of the
@@ -33,16 +33,19 @@ class PredictorFigures(NamedTuple):
 
 
 def predictor_spectrum(weight: Tensor, correlation: Tensor) -> PredictorFigures:
-    """Of W and F, (D, D) each."""
-    w, f = weight.double(), correlation.double()
-    s, u = torch.linalg.eigh((f + f.T) / 2)
-    chosen = s > 1e-6 * s.max()
-    s, u = s[chosen], u[:, chosen]
+    """Return the figures of a predictor W (D, D) and a correlation F (D, D)."""
+    w = weight.double()
+    f = correlation.double()
+    energies, vectors = torch.linalg.eigh((f + f.T) / 2)
+    chosen = energies > 1e-6 * energies.max()
+    s = energies[chosen]
+    u = vectors[:, chosen]
     images = w @ u
     alignment = F.cosine_similarity(u, images, dim=0).abs().mean()
     commutator = (w @ f - f @ w).norm() / (2 * w.norm() * f.norm()).clamp(min=1e-30)
     asymmetry = (w - w.T).norm() / w.norm().clamp(min=1e-30)
-    root, gain = s.sqrt(), (u * images).sum(0)
+    root = s.sqrt()
+    gain = (u * images).sum(0)
     centred = root - root.mean()
     slope = (centred * gain).sum() / centred.square().sum().clamp(min=1e-30)
-    return PredictorFigures(*(float(x) for x in (alignment, commutator, asymmetry, slope)))
+    return PredictorFigures(float(alignment), float(commutator), float(asymmetry), float(slope))

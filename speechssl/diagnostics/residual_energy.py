@@ -13,7 +13,7 @@ from speechssl.interfaces import Diagnostic
 
 
 def residual_energy(views: Tensor) -> float:
-    """Of (V, N, D): 1 when utterances differ and their views agree, 0 when collapsed."""
+    """Return E|s_x - s|^2 of (V, N, D): 1 when utterances differ and views agree, 0 when collapsed."""
     means = F.normalize(views.float(), dim=-1).mean(0)
     return float((means - means.mean(0)).square().sum(-1).mean())
 

@@ -9,15 +9,16 @@ from speechssl.interfaces import Diagnostic
 
 
 def singular_values(embeddings: Tensor) -> Tensor:
-    """Of the centred (N, D) matrix, descending, (min(N, D),)."""
+    """Return the singular values (min(N, D),) of the centred (N, D) matrix, descending."""
     x = embeddings.float()
-    return torch.linalg.svdvals(x - x.mean(0))
+    values: Tensor = torch.linalg.svdvals(x - x.mean(0))
+    return values
 
 
 def cumulative(embeddings: Tensor) -> Tensor:
-    """C_k = sum of the k largest singular values over the sum of all, (min(N, D),); 1 throughout if
-    all are
-    0. Singular values, not their squares.
+    """Return C_k, the sum of the k largest singular values over the sum of all, (min(N, D),).
+
+    They are singular values, not their squares. All C_k are 1 where all singular values are 0.
     """
     sigma = singular_values(embeddings)
     total = sigma.sum()
@@ -27,9 +28,7 @@ def cumulative(embeddings: Tensor) -> Tensor:
 
 
 def spectrum_auc(embeddings: Tensor) -> float:
-    """Mean of C_k: (d + 1) / 2d for a flat spectrum, 1 for a single direction. Larger = more
-    collapse.
-    """
+    """Return the mean of C_k: (d + 1) / 2d for a flat spectrum, 1 for a single direction."""
     return float(cumulative(embeddings).mean())
 
 

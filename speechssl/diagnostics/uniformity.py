@@ -12,9 +12,10 @@ from speechssl.interfaces import Diagnostic
 
 
 def uniformity(z: Tensor, t: float = 2.0) -> Tensor:
-    """log mean_{i<j} exp(-t |n(z_i) - n(z_j)|^2) of (N, D), N of at least 2: 0 when collapsed,
-    about -2t when spread evenly in many dimensions. Differentiable. It hardly notices lost
-    dimensions.
+    """Return log mean_{i<j} exp(-t |n(z_i) - n(z_j)|^2) of (N, D), N of at least 2.
+
+    It is 0 when collapsed, about -2t when spread evenly in many dimensions; it hardly notices lost
+    dimensions. Differentiable.
     """
     z = F.normalize(z, dim=-1)
     rows, columns = torch.triu_indices(len(z), len(z), 1, device=z.device)

@@ -23,14 +23,14 @@ from speechssl.interfaces import Diagnostic
 
 
 def uniformity_indicator(embeddings: Tensor) -> float:
-    """U of (N, D)."""
+    """Return U of (N, D)."""
     return float(F.normalize(embeddings.float(), dim=-1).mean(0).square().sum())
 
 
 def uniformity_rate(z: Tensor, loss: Callable[[Tensor], Tensor]) -> float:
-    """Rate of U when z (N, D) follows the negative gradient of ``loss(z)`` (a mean over N).
+    """Return the rate of U when z (N, D) follows the negative gradient of ``loss(z)`` (a mean).
 
-    The gradient is taken a sample (N times that of the mean) in feature space, tangent to the
+    The gradient is that of a sample (N times that of the mean), in feature space, tangent to the
     sphere.
     """
     z = F.normalize(z.detach(), dim=-1).requires_grad_()

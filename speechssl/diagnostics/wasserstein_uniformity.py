@@ -14,8 +14,9 @@ from speechssl.interfaces import Diagnostic
 
 
 def wasserstein_uniformity(embeddings: Tensor) -> float:
-    """sqrt(|mu|^2 + 1 + tr Sigma - 2 / sqrt(D) tr Sigma^(1/2)) of (N, D): near 0 when even, sqrt(2)
-    when all embeddings are one.
+    """Return sqrt(|mu|^2 + 1 + tr Sigma - 2 / sqrt(D) tr Sigma^(1/2)) of (N, D).
+
+    It is near 0 when spread evenly, sqrt(2) when all embeddings are equal.
     """
     x = F.normalize(embeddings.double(), dim=-1)
     mean = x.mean(0)

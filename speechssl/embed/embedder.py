@@ -34,7 +34,13 @@ Matrix = npt.NDArray[np.float32]
 Source = str | os.PathLike[str] | npt.ArrayLike
 
 
-def load(folder: str | Path, device: str = "cpu", precision: Precision = "float32") -> Embedder:
+def load(
+    folder: str | Path,
+    device: str = "cpu",
+    precision: Precision = "float32",
+    *,
+    allow_code: Collection[str] = (),
+) -> Embedder:
     """Return the trained model in a folder as an `Embedder`.
 
     Args:
@@ -42,11 +48,12 @@ def load(folder: str | Path, device: str = "cpu", precision: Precision = "float3
             (`speechssl.embed.mfcc`), the baseline without weights.
         device: "cpu", "cuda", "cuda:1" ...
         precision: of the encoder.
+        allow_code: packages outside this one whose parts the folder may name.
 
     Raises:
-        UserError: there is no model, or no such device.
+        UserError: there is no model, it names code that was not allowed, or no such device.
     """
-    return Embedder.from_pretrained(folder, device, precision)
+    return Embedder.from_pretrained(folder, device, precision, allow_code=allow_code)
 
 
 class Embedder:
@@ -106,6 +113,7 @@ class Embedder:
         precision: Precision = "float32",
         *,
         network: str | None = None,
+        allow_code: Collection[str] = (),
         **settings: Any,
     ) -> Embedder:
         """Return the model saved in `folder`.
@@ -116,12 +124,14 @@ class Embedder:
             precision: as for the constructor.
             network: which network of a run, such as student or teacher
                 (`speechssl.embed.networks`); None: the one that the run saved.
+            allow_code: packages outside this one whose parts the folder may name.
             settings: the constructor's other ones.
 
         Raises:
-            UserError: there is no model, or no such network.
+            UserError: there is no model, it names code that was not allowed, or no such network.
         """
-        return cls(load_model(folder, network), device, precision, **settings)
+        model = load_model(folder, network, allow_code=allow_code)
+        return cls(model, device, precision, **settings)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model (config.yaml, weights.safetensors) into `folder`, for `from_pretrained`."""

@@ -222,12 +222,16 @@ def _make_plan(
 def _load_in_parent(model: str | Path, settings: EmbedSettings, local_rank: int) -> Embedder:
     """Load the model for this process; with several jobs it only reads it, for them to load."""
     if settings.jobs > 1:
-        return _load(model, "cpu", settings.network, settings)
-    return _load(model, _own_device(settings.device, local_rank), settings.network, settings)
+        return _load(model, "cpu", settings)
+    return _load(model, _own_device(settings.device, local_rank), settings)
 
 
 def _embed_in_processes(plan: _Plan, embedder: Embedder, settings: EmbedSettings) -> None:
     """Share the utterances among processes, which load a copy of the model."""
+    packages = set()  # the copy is our own: it may name what this process has built
+    for section in embedder.model.settings.values():
+        packages.add(section["name"].partition(":")[0].partition(".")[0])
+    settings = replace(settings, network=None, allow_code=tuple(packages))
     with tempfile.TemporaryDirectory() as copy:
         embedder.save_pretrained(copy)
         count = max(1, min(settings.jobs, len(plan.utterances)))
@@ -240,7 +244,7 @@ def _load_and_embed_share(
     """Do what `_embed_share` does, in a process of its own."""
     compat.tune_allocator()
     device = _own_device(settings.device, rank)
-    embedder = _load(model, device, None, settings)
+    embedder = _load(model, device, settings)
     _embed_share(rank, world, plan, embedder, settings)
 
 
@@ -274,12 +278,13 @@ def _embed_share(
     writer.finish(rank, failed, audio_seconds)
 
 
-def _load(model: str | Path, device: str, network: str | None, settings: EmbedSettings) -> Embedder:
+def _load(model: str | Path, device: str, settings: EmbedSettings) -> Embedder:
     return Embedder.from_pretrained(
         model,
         device,
         settings.precision,
-        network=network,
+        network=settings.network,
+        allow_code=settings.allow_code,
         batch_seconds=settings.batch_seconds,
         max_seconds=settings.max_seconds,
         readers=settings.readers,

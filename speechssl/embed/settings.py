@@ -23,6 +23,7 @@ class EmbedSettings:
         layer: which layer of the encoder gives the embedding (`speechssl.embed.layers`).
         network: which network of a run embeds, such as student or teacher
             (`speechssl.embed.networks`); None: the one that the run saved.
+        allow_code: packages outside this one whose parts the model's folder may name.
         jobs: processes on this machine; they share its cores or its GPUs.
         every: embed each N-th utterance only (a training mean or a cohort needs no more).
         keep_going: skip, count and list what cannot be embedded; otherwise the first such file ends
@@ -39,6 +40,7 @@ class EmbedSettings:
     readers: int = 2
     layer: str = EMBEDDING
     network: str | None = None
+    allow_code: tuple[str, ...] = ()
     jobs: int = 1
     every: int = 1
     keep_going: bool = True

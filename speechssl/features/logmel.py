@@ -25,11 +25,11 @@ _GPU_FRAMES = 1 << 18
 NORMALISATIONS = ("mean", "sliding", "level", "none")
 WINDOW_TYPES = ("hann", "povey")
 
-
 MAX_SAMPLE_RATE = 1_000_000
 MAX_N_MELS = 1_000
 MAX_SECONDS = 1.0
 MAX_CONTEXT = 1_000_000
+MAX_FILTERS = 1 << 22
 """Bounds of settings, far beyond any use: a model folder may be somebody else's."""
 
 
@@ -147,6 +147,12 @@ class LogMel(FrontEnd):
                 f"features: frame_length={frame_length:g} s and frame_shift={frame_shift:g} s are"
                 f" {self.win_length} and {self.hop_length} samples at {sample_rate} Hz; choose longer"
             )
+        self.n_fft = 1 << (self.win_length - 1).bit_length()
+        if (self.n_fft // 2 + 1) * n_mels > MAX_FILTERS:
+            raise UserError(
+                f"features: {n_mels} filters for frames of {self.win_length} samples hold more than"
+                f" {MAX_FILTERS} numbers; choose a smaller n_mels or frame_length"
+            )
         if not 1 <= context <= MAX_CONTEXT:
             raise UserError(f"features: context={context} must be between 1 and {MAX_CONTEXT}")
         self.sample_rate = sample_rate
@@ -156,7 +162,6 @@ class LogMel(FrontEnd):
         self.context = context
         self.preemphasis = preemphasis
         self.floor = floor
-        self.n_fft = 1 << (self.win_length - 1).bit_length()
         window = analysis_window(window_type, self.win_length)
         filters = mel_filters(sample_rate, self.n_fft, n_mels, f_min, f_max)
         self.register_buffer("window", window, persistent=False)

@@ -44,30 +44,25 @@ def finetune(
     Args:
         model: where to start from; it is not changed.
         utterances: of training and test.
-        labels, groups, folds, test_folds, replicates: as for `evaluation.classification.evaluate`.
-        fractions: shares of the training labels, above 0 and up to 1; the largest one gives the
-            main figures.
+        labels, groups, folds, test_folds, replicates: as for
+            `evaluation.classification.evaluate`.
+        fractions: shares of the training labels, above 0 and up to 1; the largest one
+            gives the main figures.
         settings: of training.
         device: cpu, cuda ...
         say: called with a line of text after each fold.
         name: of the model, written into the results.
 
     Returns:
-        As the probe; ``results["curve"]`` has a row for each fraction and step: ``fraction``,
-        ``labels`` (mean over folds), ``step`` and the figures.
+        As the probe; ``results["curve"]`` has a row for each fraction and step:
+        ``fraction``, ``labels`` (mean over folds), ``step`` and the figures.
 
     Raises:
-        UserError: no label, folds that share a group, an encoder without layers after pooling, a
-            fraction out of range.
+        UserError: no label, folds that share a group, an encoder without layers after
+            pooling, a fraction out of range.
     """
     settings = settings or FinetuneSettings()
-    if not fractions or not all(0 < fraction <= 1 for fraction in fractions):
-        raise UserError(
-            f"finetune: fractions {list(fractions)} must be above 0 and at most 1, shares of the"
-            " labels"
-        )
-    if not model.encoder.affine_layers():
-        raise UserError("finetune: this encoder has no layers after pooling; use ecapa or resnet")
+    _check(model, fractions)
     labelled = [utterance for utterance in utterances if utterance.id in labels]
     embedder = Embedder(copy.deepcopy(model), device, layer=POOLED)
     readable, pooled = embed(embedder, labelled)
@@ -88,6 +83,17 @@ def finetune(
     return measured
 
 
+def _check(model: Model, fractions: Sequence[float]) -> None:
+    """Raise UserError for a model or fractions that fine-tuning cannot work with."""
+    if not fractions or not all(0 < fraction <= 1 for fraction in fractions):
+        raise UserError(
+            f"finetune: fractions {list(fractions)} must be above 0 and at most 1, shares of the"
+            " labels"
+        )
+    if not model.encoder.affine_layers():
+        raise UserError("finetune: this encoder has no layers after pooling; use ecapa or resnet")
+
+
 def _predict_folds(
     trainer: Trainer,
     table: Table,
@@ -98,7 +104,8 @@ def _predict_folds(
     """Train on a fraction of each fold's labels and predict its test utterances.
 
     Returns:
-        The predicted classes (N,) after each step, and the mean number of labels used in a fold.
+        The predicted classes (N,) after each step, and the mean number of labels used
+        in a fold.
     """
     seed = trainer.settings.seed
     predicted = {step: np.zeros(len(target), np.int64) for step in trainer.steps}

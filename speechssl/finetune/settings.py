@@ -11,16 +11,18 @@ class FinetuneSettings:
     """How a classifier is trained.
 
     Attributes:
-        affine_steps: optimiser steps of the first step, which trains the layers after pooling.
+        affine_steps: optimiser steps of the first step, which trains the layers after
+            pooling.
         affine_lr: its first learning rate.
         epochs: of the second step, which trains everything; 0 leaves it out.
         lr: its first learning rate.
         batch_size: utterances in a batch.
-        seconds: length of the crops of the second step; a shorter utterance is taken whole.
+        seconds: length of the crops of the second step; a shorter utterance is taken
+            whole.
         weight_decay: of AdamW.
         clip: largest norm of the gradient.
-        class_weight: ``balanced``: all classes count alike in the loss; ``none``: as often as they
-            occur.
+        class_weight: ``balanced``: all classes count alike in the loss; ``none``: as
+            often as they occur.
         precision: of the encoder's matrix products in the second step.
         seed: of the labels that are drawn, their order and the crops.
     """

@@ -33,7 +33,8 @@ def embed(embedder: Embedder, utterances: Sequence[Utterance]) -> tuple[list[Utt
     """Embed utterances; those that cannot be read are left out.
 
     Returns:
-        The utterances that are left, N, and their vectors (N, P) on the embedder's device.
+        The utterances that are left, N, and their vectors (N, P) on the embedder's
+        device.
 
     Raises:
         UserError: none is left.

@@ -159,7 +159,7 @@ class AAMSoftmax(Method):
         self.register_buffer("gate", torch.tensor(gate))
 
     @property
-    def encoder(self) -> nn.Module:
+    def encoder(self) -> Encoder:
         """The encoder that is trained."""
         return self.net
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from speechssl.interfaces import Encoder, Progress, Views
 from speechssl.methods.simsiam import SimSiam
@@ -61,20 +61,20 @@ class Byol(SimSiam):
             gsg=gsg,
         )
         sizes = [encoder.embedding_dim, hidden, projection]
-        self.net["projector"] = mlp(sizes, output_norm=output_norm)
+        self.net.projector = mlp(sizes, output_norm=output_norm)
         self.teacher = teacher_of(self.net)
         self.teacher_momentum = teacher_momentum
         self.teacher_momentum_end = teacher_momentum_end
         self.teacher_buffers: Literal["own", "copy", "ema"] = teacher_buffers
 
     @property
-    def encoder(self) -> nn.Module:
+    def encoder(self) -> Encoder:
         """The teacher's encoder."""
-        return self.teacher["encoder"]
+        return self.teacher.encoder
 
-    def networks(self) -> dict[str, nn.Module]:
+    def networks(self) -> dict[str, Encoder]:
         """Return the encoders of the trained network and of its moving average."""
-        return {"student": self.net["encoder"], "teacher": self.teacher["encoder"]}
+        return {"student": self.net.encoder, "teacher": self.teacher.encoder}
 
     @torch.no_grad()
     def target(self, views: Sequence[Views], online: Projected) -> Projected:

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from speechssl import parts
 from speechssl.clustering.kmeans import spherical_kmeans
@@ -216,17 +216,17 @@ class C3Dino(Method):
         return int(self.switched) >= 0
 
     @property
-    def encoder(self) -> nn.Module:
+    def encoder(self) -> Encoder:
         """The teacher's encoder of the current stage."""
         return self.dino.encoder if self.in_second_stage else self.moco.encoder
 
-    def networks(self) -> dict[str, nn.Module]:
+    def networks(self) -> dict[str, Encoder]:
         """Return the student, which both stages share, and the current stage's teacher.
 
         In the second stage the teacher that the first one ended with is there as
         ``moco.teacher``.
         """
-        networks = {"student": self.moco.net["encoder"], "teacher": self.encoder}
+        networks = {"student": self.moco.net.encoder, "teacher": self.encoder}
         if self.in_second_stage:
             networks["moco.teacher"] = self.moco.encoder
         return networks
@@ -242,10 +242,10 @@ class C3Dino(Method):
         output: Output
         if self.in_second_stage:
             output = self.dino(views, self.dino_progress(progress))
-            idle = self.moco.net["projector"]
+            idle = self.moco.net.projector
         else:
             output = self._contrastive(views, progress)
-            idle = self.dino.student["head"]
+            idle = self.dino.student.head
         zero = output.loss.new_zeros(())
         for parameter in idle.parameters():
             if parameter.requires_grad:
@@ -274,10 +274,10 @@ class C3Dino(Method):
     @torch.no_grad()
     def _switch(self, step: int) -> None:
         """Start DINO's student and teacher from the moving average, in place."""
-        average = self.moco.teacher["encoder"].state_dict()
-        self.dino.student["encoder"].load_state_dict(average)
-        self.dino.teacher["encoder"].load_state_dict(average)
-        self.dino.teacher["head"].load_state_dict(self.dino.student["head"].state_dict())
+        average = self.moco.teacher.encoder.state_dict()
+        self.dino.student.encoder.load_state_dict(average)
+        self.dino.teacher.encoder.load_state_dict(average)
+        self.dino.teacher.head.load_state_dict(self.dino.student.head.state_dict())
         self.switched.fill_(step)
 
     def dino_progress(self, progress: Progress) -> Progress:

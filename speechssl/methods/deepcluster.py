@@ -22,13 +22,13 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from speechssl.clustering.kmeans import spherical_kmeans
 from speechssl.interfaces import Encoder, Method, Output, Progress, Views
 from speechssl.nn.memory import Memory
 from speechssl.nn.mlp import mlp
-from speechssl.nn.siamese import network, project
+from speechssl.nn.siamese import Network, project
 from speechssl.nn.views import in_float32
 
 NO_CLUSTER = -100
@@ -75,7 +75,7 @@ class DeepCluster(Method):
         kmeans_iterations: int = 10,
     ) -> None:
         super().__init__()
-        self.net = network(encoder, mlp([encoder.embedding_dim, hidden, projection]))
+        self.net = Network(encoder, mlp([encoder.embedding_dim, hidden, projection]))
         self.temperature = temperature
         self.cluster_every = cluster_every
         self.kmeans_iterations = kmeans_iterations
@@ -90,9 +90,9 @@ class DeepCluster(Method):
         self.register_buffer("assigned", torch.full((heads, utterances), NO_CLUSTER))
 
     @property
-    def encoder(self) -> nn.Module:
+    def encoder(self) -> Encoder:
         """The encoder that is trained."""
-        return self.net["encoder"]
+        return self.net.encoder
 
     def forward(self, views: Sequence[Views], progress: Progress) -> Output:
         """Return the loss over the utterances with a cluster; 0 before the first clustering."""

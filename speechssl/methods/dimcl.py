@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from speechssl import parts
 from speechssl.distributed import gather_with_gradient
@@ -76,11 +76,11 @@ class DimCL(Method):
         self.min_batch = max(4, self.base.min_batch)
 
     @property
-    def encoder(self) -> nn.Module:
+    def encoder(self) -> Encoder:
         """The base method's encoder."""
         return self.base.encoder
 
-    def networks(self) -> dict[str, nn.Module]:
+    def networks(self) -> dict[str, Encoder]:
         """Return the networks of the base method."""
         return self.base.networks()
 

@@ -23,14 +23,14 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from speechssl.diagnostics.assignments import assignment_figures
 from speechssl.distributed import mean_over_ranks, sum_over_ranks, world_size
 from speechssl.errors import UserError
 from speechssl.interfaces import Encoder, Method, Output, Progress, Views
 from speechssl.methods.vicreg import variance_covariance
-from speechssl.nn.dino_head import DinoHead
+from speechssl.nn.dino_head import DinoHead, DinoNetwork
 from speechssl.nn.moving_average import cosine_schedule, ema_update, teacher_of
 from speechssl.nn.views import encode, in_float32
 
@@ -183,7 +183,7 @@ class Dino(Method):
             regularised,
             norm_last_layer,
         )
-        self.student = nn.ModuleDict({"encoder": encoder, "head": head})
+        self.student = DinoNetwork(encoder, head)
         self.teacher = teacher_of(self.student)
         self.register_buffer("centre", torch.zeros(prototypes))
         self.teacher_prototypes = prototypes
@@ -206,13 +206,13 @@ class Dino(Method):
         self.cosine_weight = LinearRamp(0.0, cosine_weight, cosine_warmup)
 
     @property
-    def encoder(self) -> nn.Module:
+    def encoder(self) -> Encoder:
         """The teacher's encoder."""
-        return self.teacher["encoder"]
+        return self.teacher.encoder
 
-    def networks(self) -> dict[str, nn.Module]:
+    def networks(self) -> dict[str, Encoder]:
         """Return the encoders of the trained network and of its moving average."""
-        return {"student": self.student["encoder"], "teacher": self.teacher["encoder"]}
+        return {"student": self.student.encoder, "teacher": self.teacher.encoder}
 
     def forward(self, views: Sequence[Views], progress: Progress) -> Output:
         """Return the loss of a batch, computed with the centre as it was before this batch."""
@@ -283,8 +283,8 @@ class Dino(Method):
         The gradient is None, not zero, so neither momentum nor weight decay moves them.
         """
         if progress.epoch < self.freeze_last_layer:
-            self.student["head"].weight_v.grad = None
-            self.student["head"].weight_g.grad = None
+            self.student.head.weight_v.grad = None
+            self.student.head.weight_g.grad = None
 
     def after_step(self, progress: Progress) -> None:
         """Move the teacher towards the student."""
@@ -367,7 +367,7 @@ def _check_plan(views: Sequence[Views]) -> None:
         )
 
 
-def _run(net: nn.ModuleDict, views: Sequence[Views], role: str) -> _Seen:
+def _run(net: DinoNetwork, views: Sequence[Views], role: str) -> _Seen:
     """Encode each group in one batch and run the head once, on all views together.
 
     A teacher sees only the first group that is addressed to it (the long chunks).
@@ -375,9 +375,9 @@ def _run(net: nn.ModuleDict, views: Sequence[Views], role: str) -> _Seen:
     numbered = [(i, group) for i, group in enumerate(views) if group.to in ("both", role)]
     if role == "teacher":
         numbered = numbered[:1]
-    embeddings = torch.cat([encode(net["encoder"], group) for _, group in numbered])
+    embeddings = torch.cat([encode(net.encoder, group) for _, group in numbered])
     num_views, batch_size = embeddings.shape[:2]
-    logits, layer = net["head"](embeddings.flatten(0, 1))
+    logits, layer = net.head(embeddings.flatten(0, 1))
     names = []
     for i, group in numbered:
         names += [(i, view) for view in range(len(group.features))]

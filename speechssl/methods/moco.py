@@ -18,13 +18,13 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from speechssl.distributed import gather_without_gradient
 from speechssl.interfaces import Encoder, Method, Output, Progress, Views
 from speechssl.nn.mlp import mlp
 from speechssl.nn.moving_average import ema_update, teacher_of
-from speechssl.nn.siamese import network, ordered_pairs, project
+from speechssl.nn.siamese import Network, ordered_pairs, project
 from speechssl.nn.views import in_float32
 
 
@@ -81,7 +81,7 @@ class MoCo(Method):
     ) -> None:
         super().__init__()
         sizes = [encoder.embedding_dim, hidden, projection]
-        self.net = network(encoder, mlp(sizes, batchnorm=False))
+        self.net = Network(encoder, mlp(sizes, batchnorm=False))
         self.teacher = teacher_of(self.net)
         self.temperature = temperature
         self.teacher_momentum = teacher_momentum
@@ -89,13 +89,13 @@ class MoCo(Method):
         self.register_buffer("place", torch.zeros((), dtype=torch.int64))
 
     @property
-    def encoder(self) -> nn.Module:
+    def encoder(self) -> Encoder:
         """The teacher's encoder."""
-        return self.teacher["encoder"]
+        return self.teacher.encoder
 
-    def networks(self) -> dict[str, nn.Module]:
+    def networks(self) -> dict[str, Encoder]:
         """Return the encoders of the trained network and of its moving average."""
-        return {"student": self.net["encoder"], "teacher": self.teacher["encoder"]}
+        return {"student": self.net.encoder, "teacher": self.teacher.encoder}
 
     def forward(self, views: Sequence[Views], progress: Progress) -> Output:
         """Return the loss of a batch, whose keys then join the queue."""

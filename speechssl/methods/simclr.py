@@ -86,7 +86,7 @@ class SimCLR(Method):
         self.temperature = temperature
 
     @property
-    def encoder(self) -> nn.Module:
+    def encoder(self) -> Encoder:
         """The encoder that is trained."""
         return self.net
 

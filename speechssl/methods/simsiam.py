@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from speechssl import parts
 from speechssl.distributed import gather_without_gradient
@@ -31,7 +31,7 @@ from speechssl.interfaces import (
 )
 from speechssl.losses.guided_stop_gradient import guided
 from speechssl.nn.mlp import mlp
-from speechssl.nn.siamese import Projected, network, ordered_pairs, project
+from speechssl.nn.siamese import Network, Projected, ordered_pairs, project
 from speechssl.nn.views import in_float32
 
 
@@ -76,14 +76,14 @@ class SimSiam(Method):
     ) -> None:
         super().__init__()
         sizes = [encoder.embedding_dim, hidden, hidden, projection]
-        self.net = network(encoder, mlp(sizes, output_norm=output_norm))
+        self.net = Network(encoder, mlp(sizes, output_norm=output_norm))
         self.predictor: Predictor = parts.build("predictors", predictor, projection)
         self.gsg = gsg
 
     @property
-    def encoder(self) -> nn.Module:
+    def encoder(self) -> Encoder:
         """The encoder that is trained."""
-        return self.net["encoder"]
+        return self.net.encoder
 
     def target(self, views: Sequence[Views], online: Projected) -> Projected:
         """Return this network's own projections of the long views, without gradient."""

@@ -26,7 +26,7 @@ from speechssl.distributed import gather_without_gradient
 from speechssl.interfaces import Encoder, Method, Output, Progress, Views
 from speechssl.methods.dino import sinkhorn
 from speechssl.nn.mlp import mlp
-from speechssl.nn.siamese import network, ordered_pairs, project
+from speechssl.nn.siamese import Network, ordered_pairs, project
 from speechssl.nn.views import in_float32
 
 
@@ -71,7 +71,7 @@ class SwAV(Method):
         freeze_prototypes: float = 0.01,
     ) -> None:
         super().__init__()
-        self.net = network(encoder, mlp([encoder.embedding_dim, hidden, projection]))
+        self.net = Network(encoder, mlp([encoder.embedding_dim, hidden, projection]))
         self.prototypes = nn.Parameter(F.normalize(torch.randn(prototypes, projection), dim=1))
         self.temperature = temperature
         self.epsilon = epsilon
@@ -82,9 +82,9 @@ class SwAV(Method):
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
 
     @property
-    def encoder(self) -> nn.Module:
+    def encoder(self) -> Encoder:
         """The encoder that is trained."""
-        return self.net["encoder"]
+        return self.net.encoder
 
     def forward(self, views: Sequence[Views], progress: Progress) -> Output:
         """Return the loss of a batch, whose long views then join the queue."""

@@ -17,14 +17,14 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from speechssl.distributed import gather_without_gradient
 from speechssl.interfaces import Encoder, Method, Output, Progress, Views
 from speechssl.nn.correlation import Correlation
 from speechssl.nn.mlp import mlp
 from speechssl.nn.moving_average import cosine_schedule, ema_update, teacher_of
-from speechssl.nn.siamese import network, ordered_pairs, project
+from speechssl.nn.siamese import Network, ordered_pairs, project
 from speechssl.nn.views import in_float32
 
 
@@ -67,7 +67,7 @@ class UniGrad(Method):
     ) -> None:
         super().__init__()
         sizes = [encoder.embedding_dim, hidden, projection]
-        self.net = network(encoder, mlp(sizes, output_norm=True))
+        self.net = Network(encoder, mlp(sizes, output_norm=True))
         self.teacher = teacher_of(self.net)
         self.correlation = Correlation(projection, correlation_momentum)
         self.lambd = lambd or 0.05 * projection
@@ -75,13 +75,13 @@ class UniGrad(Method):
         self.teacher_momentum_end = teacher_momentum_end
 
     @property
-    def encoder(self) -> nn.Module:
+    def encoder(self) -> Encoder:
         """The teacher's encoder."""
-        return self.teacher["encoder"]
+        return self.teacher.encoder
 
-    def networks(self) -> dict[str, nn.Module]:
+    def networks(self) -> dict[str, Encoder]:
         """Return the encoders of the trained network and of its moving average."""
-        return {"student": self.net["encoder"], "teacher": self.teacher["encoder"]}
+        return {"student": self.net.encoder, "teacher": self.teacher.encoder}
 
     def forward(self, views: Sequence[Views], progress: Progress) -> Output:
         """Return the loss of a batch; F takes in the batch first."""

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechssl.errors import UserError
+from speechssl.interfaces import Encoder
 
-__all__ = ["DinoHead"]
+__all__ = ["DinoHead", "DinoNetwork"]
 
 _INITIAL_DEVIATION = 0.02
 
@@ -21,11 +22,13 @@ class DinoHead(nn.Module):
     Args:
         embedding_dim: D, size of the embedding.
         prototypes: K.
-        layers: linear layers before the prototypes; 0: the embedding itself is the bottleneck.
+        layers: linear layers before the prototypes; 0: the embedding itself is the
+            bottleneck.
         hidden: size of the layers between.
         bottleneck: size of the bottleneck.
         batchnorm: BatchNorm after the hidden layers, which then have no bias.
-        regularised: size of an extra layer before the bottleneck (RDINO: 8192), 0: none.
+        regularised: size of an extra layer before the bottleneck (RDINO: 8192), 0:
+            none.
         frozen_gain: keep g_k = 1, so that logits are cosines.
 
     Raises:
@@ -79,7 +82,8 @@ class DinoHead(nn.Module):
             x: (N, D).
 
         Returns:
-            Logits (N, K), float32, and what the MLP gives, (N, R), which RDINO regularises.
+            Logits (N, K), float32, and what the MLP gives, (N, R), which RDINO
+            regularises.
         """
         hidden = self.mlp(x)
         z = F.normalize(self.bottleneck(hidden).float(), dim=-1)
@@ -99,3 +103,17 @@ def _mlp(sizes: list[int], batchnorm: bool) -> nn.Sequential:
                 layers.append(nn.BatchNorm1d(sizes[index + 1]))
             layers.append(nn.GELU())
     return nn.Sequential(*layers)
+
+
+class DinoNetwork(nn.Module):
+    """An encoder and its head as one module, so that a teacher is a copy of one thing.
+
+    Args:
+        encoder: features to embeddings (N, D).
+        head: embeddings to logits (N, K).
+    """
+
+    def __init__(self, encoder: Encoder, head: DinoHead) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from speechssl.distributed import gather_with_gradient
 from speechssl.errors import UserError
-from speechssl.interfaces import Method, Output, Progress, Views
+from speechssl.interfaces import Encoder, Method, Output, Progress, Views
 from speechssl.nn.views import encode, in_float32
 
 __all__ = [
+    "Network",
     "PairMethod",
     "Projected",
     "check_views",
-    "network",
     "ordered_pairs",
     "project",
     "unordered_pairs",
-    "width",
 ]
 
 
@@ -31,7 +30,8 @@ class Projected(NamedTuple):
     Attributes:
         embeddings: (V, B, D).
         z: (V, B, P) projections, float32.
-        long: how many of the V views are long (those of the first group of the crop plan).
+        long: how many of the V views are long (those of the first group of the crop
+            plan).
     """
 
     embeddings: Tensor
@@ -39,23 +39,27 @@ class Projected(NamedTuple):
     long: int
 
 
-def network(encoder: nn.Module, projector: nn.Module) -> nn.ModuleDict:
-    """Join `encoder` and `projector` in one module, so that a teacher is a copy of one thing."""
-    return nn.ModuleDict({"encoder": encoder, "projector": projector})
+class Network(nn.Module):
+    """An encoder and its projector as one module, so that a teacher is a copy of one thing.
+
+    Args:
+        encoder: features to embeddings (N, D).
+        projector: embeddings to projections (N, P).
+    """
+
+    def __init__(self, encoder: Encoder, projector: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.projector = projector
 
 
-def width(encoder: nn.Module) -> int:
-    """Return D, the size of an encoder's embeddings."""
-    return cast(int, encoder.embedding_dim)
-
-
-def project(net: nn.ModuleDict, views: Sequence[Views], long_only: bool = False) -> Projected:
+def project(net: Network, views: Sequence[Views], long_only: bool = False) -> Projected:
     """Encode each group in one batch, and project view by view.
 
     BatchNorm in the projector sees one view at a time.
 
     Args:
-        net: what `network` made.
+        net: encoder and projector.
         views: the groups of the crop plan, the long views first.
         long_only: leave the other groups out.
 
@@ -65,8 +69,8 @@ def project(net: nn.ModuleDict, views: Sequence[Views], long_only: bool = False)
     check_views(views)
     long = len(views[0].features)
     groups = views[:1] if long_only else views
-    embeddings = torch.cat([encode(net["encoder"], group) for group in groups])
-    z = torch.stack([net["projector"](view).float() for view in embeddings])
+    embeddings = torch.cat([encode(net.encoder, group) for group in groups])
+    z = torch.stack([net.projector(view).float() for view in embeddings])
     return Projected(embeddings, z, long)
 
 
@@ -102,18 +106,19 @@ def unordered_pairs(long: int, count: int) -> list[tuple[int, int]]:
 class PairMethod(Method):
     """A method whose loss is the mean, over pairs of views, of a function of two projections.
 
-    A subclass implements `pair`. Gradient flows into both projections. They are gathered from all
-    processes, so statistics over the batch are those of the joined batch.
+    A subclass implements `pair`. Gradient flows into both projections. They are
+    gathered from all processes, so statistics over the batch are those of the joined
+    batch.
     """
 
-    def __init__(self, encoder: nn.Module, projector: nn.Module) -> None:
+    def __init__(self, encoder: Encoder, projector: nn.Module) -> None:
         super().__init__()
-        self.net = network(encoder, projector)
+        self.net = Network(encoder, projector)
 
     @property
-    def encoder(self) -> nn.Module:
+    def encoder(self) -> Encoder:
         """The encoder that is trained."""
-        return self.net["encoder"]
+        return self.net.encoder
 
     def pair(
         self, one: Tensor, two: Tensor, progress: Progress

@@ -11,7 +11,7 @@ from speechssl.files import write_text
 from speechssl.pseudolabel.folders import PseudoLabelFolder
 from speechssl.pseudolabel.rounds import Rounds
 from speechssl.pseudolabel.settings import read_settings
-from speechssl.pseudolabel.stopping import best, is_enough
+from speechssl.pseudolabel.stopping import best, is_enough, labels_used
 
 
 def pseudolabel(
@@ -49,17 +49,15 @@ def pseudolabel(
         chosen_model = rounds.large_margin(chosen)
     elif settings.large_margin:
         rounds.say(0, "no large-margin stage: it continues a round's run, and round 0 has none")
-    labels_used = []
-    if settings.stop == "eer":
-        labels_used.append(f"held-out trials ({settings.heldout})")
-    rounds.keep(chosen_model, labels_used)
+    used = labels_used(settings)
+    rounds.keep(chosen_model, used)
     summary = {
         "rounds": results,
         "chosen": chosen,
         "stopped_by": stopped_by,
         "large_margin": use_large_margin,
         "model": str(folder.model.path),
-        "labels_used": labels_used,
+        "labels_used": used,
     }
     write_text(folder.results, json.dumps(summary, indent=2) + "\n")
     return summary

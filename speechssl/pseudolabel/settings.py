@@ -24,26 +24,30 @@ class PseudoLabelSettings:
         start: model folder, of self-supervised training.
         data: Kaldi directories to cluster and to train on; no label file is opened.
         train: YAML file, or the name of a shipped one, of the training on pseudo-labels
-            (``method: aam_softmax``). This program sets data.train, data.pseudo_labels and
-            train.init.
+            (``method: aam_softmax``). This program sets data.train, data.pseudo_labels
+            and train.init.
         overrides: settings that replace those of ``train``.
         large_margin: YAML file of a last stage that continues the chosen round's run.
         large_margin_overrides: settings that replace those of ``large_margin``.
         rounds: largest number of rounds; 0: only embed and cluster with the start.
         init: what each round's encoder starts from: the model of the ``start``, of the
-            ``previous`` round, or ``random`` weights (then encoder and features are those of
-            ``train``, otherwise those of ``start``).
+            ``previous`` round, or ``random`` weights (then encoder and features are
+            those of ``train``, otherwise those of ``start``).
         clusterer: name and settings (`speechssl list clustering`).
         pca: reduction before clustering, as for `speechssl cluster`.
-        min_cluster_size, max_cluster_size: other clusters are dropped (0: no upper limit).
-        keep_fraction: share of each cluster's members that is kept, those nearest to its mean.
-        stop: ``never`` before all rounds are done; ``agreement``: when NMI between the clusters of
-            two rounds reaches ``agreement``; ``silhouette``: when it no longer rises, and the round
-            before is chosen; ``eer``: the same with the EER on ``heldout``.
+        min_cluster_size, max_cluster_size: other clusters are dropped (0: no upper
+            limit).
+        keep_fraction: share of each cluster's members that is kept, those nearest to
+            its mean.
+        stop: ``never`` before all rounds are done; ``agreement``: when NMI between the
+            clusters of two rounds reaches ``agreement``; ``silhouette``: when it no
+            longer rises, and the round before is chosen; ``eer``: the same with the EER
+            on ``heldout``.
         agreement: see ``stop``.
         heldout: Kaldi directory with trials that no result is reported on.
         precision, readers: of embedding.
-        processes: that embed and train together, each with a GPU of its own where there are GPUs.
+        processes: that embed and train together, each with a GPU of its own where there
+            are GPUs.
     """
 
     start: str
@@ -81,7 +85,8 @@ def read_settings(path: str, overrides: Sequence[str] = ()) -> PseudoLabelSettin
         overrides: ``key=value`` pairs on top of it.
 
     Raises:
-        UserError: a setting is unknown or out of range, or a later stage could not work with it.
+        UserError: a setting is unknown or out of range, or a later stage could not work
+            with it.
     """
     settings = config.build(PseudoLabelSettings, config.read(path, overrides), "pseudolabel")
     if settings.rounds < 0:

@@ -43,6 +43,13 @@ def best(settings: PseudoLabelSettings, rounds: Sequence[Mapping[str, Any]]) -> 
     return len(rounds) - 1
 
 
+def labels_used(settings: PseudoLabelSettings) -> list[str]:
+    """Return which labels decided, as the results name them."""
+    if settings.stop == "eer":
+        return [f"held-out trials ({settings.heldout})"]
+    return []
+
+
 def _silhouette(result: Mapping[str, Any]) -> float:
     """Return the silhouette of a round, or its lowest value (-1) if it is undefined (one cluster)."""
     value = result["clusters"]["silhouette"]

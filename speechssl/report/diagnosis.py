@@ -85,9 +85,9 @@ def diagnose(
 def _finding(name: str, diagnostic: Diagnostic, x: Tensor, untrained: Tensor | None) -> Finding:
     """Compute one diagnostic of (N, D) embeddings or (V, N, D) views."""
     count, dim = x.shape[-2:]
-    value = diagnostic.compute(x)
+    value = diagnostic.measure(x)
     low, high = diagnostic.healthy(count, dim)
-    before = None if untrained is None else diagnostic.compute(untrained)
+    before = None if untrained is None else diagnostic.measure(untrained)
     verdict = diagnostic.verdict(value, count, dim)
     return Finding(name, value, low, high, verdict, diagnostic.tells, before)
 

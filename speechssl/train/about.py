@@ -70,7 +70,8 @@ def class_digests(data: DataSettings) -> dict[str, str]:
 def labels_used(config: TrainingConfig) -> str:
     """List every labelled source behind a run, or return "none".
 
-    These are class files that no clusterer wrote, and what the initial model was trained with.
+    These are class files that no clusterer wrote, and what the initial model was
+    trained with.
     """
     used = []
     for file in (config.data.pseudo_labels, config.data.positives):

@@ -24,8 +24,8 @@ def average(
         run: run folder.
         last: how many snapshots.
         out: model folder; None: ``RUN/model-averageN``.
-        until: leave out snapshots after this step; ``last=1, until=500`` gives the model as it was
-            after 500 steps.
+        until: leave out snapshots after this step; ``last=1, until=500`` gives the
+            model as it was after 500 steps.
 
     Returns:
         The model folder.
@@ -58,8 +58,8 @@ def average(
 def mean_state(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Return the mean of state dictionaries, oldest first.
 
-    Floating-point entries (BatchNorm statistics too) are averaged in float64; counters are those of
-    the newest.
+    Floating-point entries (BatchNorm statistics too) are averaged in float64; counters
+    are those of the newest.
     """
     mean = {}
     for key, newest in states[-1].items():

@@ -22,8 +22,9 @@ def read_utterances(data: DataSettings) -> tuple[list[Utterance], list[tuple[str
     """Read the utterances of all ``data.train`` directories; no label file is opened.
 
     Returns:
-        The utterances to train on, and (id, reason) of those that are left out: unusable, shorter
-        than ``data.min_seconds``, or, with ``data.pseudo_labels``, without a pseudo-label.
+        The utterances to train on, and (id, reason) of those that are left out:
+        unusable, shorter than ``data.min_seconds``, or, with ``data.pseudo_labels``,
+        without a pseudo-label.
 
     Raises:
         UserError: no utterance is left, or two that have classes share an id.

@@ -20,7 +20,7 @@ def load_encoder(model: Model, folder: str) -> None:
     Raises:
         UserError: features or encoder differ from those that are configured.
     """
-    trained = Model.load(folder)
+    trained = Model.load(folder, allow_code=_outside_packages(model))
     if trained.settings["features"] != model.settings["features"]:
         raise UserError(
             f"train.init: the model in {folder} has other features than section features; copy that"
@@ -35,6 +35,19 @@ def load_encoder(model: Model, folder: str) -> None:
         ) from error
 
 
+def _outside_packages(model: Model) -> list[str]:
+    """Return the packages of parts that the user's own configuration names.
+
+    A model that was trained with the same parts may name them, too.
+    """
+    packages = []
+    for section in model.settings.values():
+        module, colon, _ = section["name"].partition(":")
+        if colon:
+            packages.append(module.partition(".")[0])
+    return packages
+
+
 def load_method(method: Method, folder: str) -> None:
     """Load the method of another run's last checkpoint (``train.init_method``).
 
@@ -45,7 +58,8 @@ def load_method(method: Method, folder: str) -> None:
         folder: run folder.
 
     Raises:
-        UserError: there is no checkpoint, or it is of another method, encoder or set of classes.
+        UserError: there is no checkpoint, or it is of another method, encoder or set of
+            classes.
     """
     checkpoint = RunFolder(folder).last
     if not checkpoint.is_file():

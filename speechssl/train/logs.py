@@ -99,8 +99,8 @@ class Log:
     """Writes one JSON object for each logged step and shows progress on standard error.
 
     Args:
-        folder: run folder. If the run resumes, its ``log.jsonl`` is cut back to steps up to
-            ``step``.
+        folder: run folder. If the run resumes, its ``log.jsonl`` is cut back to steps
+            up to ``step``.
         steps: length of the run.
         step: where it starts.
         active: False in all processes but the first; nothing is written or shown there.

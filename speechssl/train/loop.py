@@ -50,14 +50,16 @@ def train(
         resume: continue a run that was stopped; it ends as if it had not been stopped.
         dry_run: check configuration and data and take one step; write nothing.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        minutes: choose ``train.steps`` so that training takes about this long on this machine: a
-            few steps are timed first, and the number is written into the run's configuration.
+        minutes: choose ``train.steps`` so that training takes about this long on this
+            machine: a few steps are timed first, and the number is written into the
+            run's configuration.
 
     Returns:
         The run folder.
 
     Raises:
-        UserError: a mistake in configuration, data or options, or a loss that is not finite.
+        UserError: a mistake in configuration, data or options, or a loss that is not
+            finite.
     """
     tune_allocator()
     folder = RunFolder(out)
@@ -185,7 +187,8 @@ def is_due(step: int, every: int, *, last_step: int) -> bool:
 def gradient_sync(model: nn.Module, *, enabled: bool) -> contextlib.AbstractContextManager[Any]:
     """Return the context of a forward and backward pass.
 
-    With several processes, gradients are averaged in the last pass of a step only (``enabled``).
+    With several processes, gradients are averaged in the last pass of a step only
+    (``enabled``).
     """
     if enabled or not isinstance(model, DistributedDataParallel):
         return contextlib.nullcontext()

@@ -20,17 +20,20 @@ class OptimizerSettings:
 
     Attributes:
         name: ``adamw``, ``adam`` (weight decay as an L2 term) or ``sgd``.
-        lr: learning rate at the end of the warm-up, for ``reference_batch_size`` utterances.
-        reference_batch_size: the learning rate is multiplied by the utterances of a step over this
-            number (linear scaling); null: it is used as it is.
+        lr: learning rate at the end of the warm-up, for ``reference_batch_size``
+            utterances.
+        reference_batch_size: the learning rate is multiplied by the utterances of a
+            step over this number (linear scaling); null: it is used as it is.
         final_lr_ratio: learning rate at the end of the run over that after the warm-up.
         warmup: share of the run, 0 to 1, in which the learning rate rises.
         weight_decay: at the start of the run; biases and norms have none.
-        weight_decay_end: at the end of the run, reached by half a cosine; null: it is constant.
+        weight_decay_end: at the end of the run, reached by half a cosine; null: it is
+            constant.
         momentum, nesterov: of SGD.
         beta1, beta2, amsgrad: of Adam and AdamW.
         clip: largest gradient norm; null: no clipping.
-        clip_mode: whether ``clip`` bounds the norm of each ``tensor`` or the ``global`` one.
+        clip_mode: whether ``clip`` bounds the norm of each ``tensor`` or the ``global``
+            one.
     """
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
@@ -65,8 +68,8 @@ def parameter_groups(
 ) -> list[dict[str, object]]:
     """Return the trainable parameters in groups for an optimiser.
 
-    There are two groups: with weight decay, and without (biases, norms, 1-D). Parameters that a
-    method has rules for are in further groups, before these.
+    There are two groups: with weight decay, and without (biases, norms, 1-D).
+    Parameters that a method has rules for are in further groups, before these.
     """
     groups: list[dict[str, object]] = []
     assigned: set[int] = set()
@@ -145,7 +148,8 @@ def clip_gradients(parameters: Iterable[Tensor], settings: OptimizerSettings) ->
     """Scale gradients down to norm ``clip``, each tensor by itself (DINO) or all together.
 
     Returns:
-        The global gradient norm before clipping, a scalar on the device; None without clipping.
+        The global gradient norm before clipping, a scalar on the device; None without
+        clipping.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     if settings.clip is None or not gradients:

@@ -19,8 +19,9 @@ _MIN_STEPS = 20
 def rehearse(run: Run, steps: int) -> float:
     """Take optimiser steps and return the seconds of one, loading included.
 
-    The steps are real, so ``run`` must not be used for training afterwards. With more than one step
-    the loader's workers are started, and the first steps, which fill their queue, are not counted.
+    The steps are real, so ``run`` must not be used for training afterwards. With more
+    than one step the loader's workers are started, and the first steps, which fill
+    their queue, are not counted.
 
     Returns:
         The median, and of several processes the slowest one's.

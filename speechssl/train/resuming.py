@@ -21,7 +21,8 @@ def same_settings(
     Args:
         folder: of the run.
         asked: what the user wants now.
-        keep_steps: take over the length of the run (its steps were chosen by ``minutes``).
+        keep_steps: take over the length of the run (its steps were chosen by
+            ``minutes``).
 
     Returns:
         ``asked``, with the run's precision in place of ``auto``.

@@ -23,7 +23,7 @@ from speechssl.model import Model
 from speechssl.train import initial
 from speechssl.train.data import crop_batches, read_pseudo_labels
 from speechssl.train.optimizers import build_optimizer
-from speechssl.train.settings import TrainingConfig
+from speechssl.train.settings import TrainingConfig, TrainSettings
 from speechssl.train.views import ViewMaker
 
 
@@ -41,7 +41,8 @@ class Run:
         step: optimiser steps that are done.
         steps: optimiser steps of the whole run.
         steps_per_epoch: optimiser steps in which every utterance is seen once.
-        batch_size: utterances of an optimiser step, over devices and accumulated passes.
+        batch_size: utterances of an optimiser step, over devices and accumulated
+            passes.
         batches: crops of each forward pass.
         views: turns such a batch into the views that the method is given.
 
@@ -73,7 +74,7 @@ class Run:
         train = config.train
         self.batch_size = train.batch_size * world.size * train.gradient_accumulation_steps
         self.steps_per_epoch = max(1, len(utterances) // self.batch_size)
-        self.steps = train.steps or max(1, round((train.epochs or 0) * self.steps_per_epoch))
+        self.steps = run_length(train, self.steps_per_epoch)
         self.step = 0
 
         plan = parse_plan(thaw(config.data.crops))
@@ -90,7 +91,8 @@ class Run:
         """Return a loader of batches.
 
         Args:
-            start, stop: forward passes of the run (not optimiser steps), ``stop`` excluded.
+            start, stop: forward passes of the run (not optimiser steps), ``stop``
+                excluded.
             workers: processes, in place of ``data.workers``.
         """
         data = self.config.data
@@ -137,14 +139,22 @@ class Run:
         self.monitor.restore(state["monitor"], self.world.device)
 
 
+def run_length(train: TrainSettings, steps_per_epoch: int) -> int:
+    """Return the optimiser steps of a run: ``train.steps``, or those of ``train.epochs``."""
+    if train.epochs is not None:
+        return max(1, round(train.epochs * steps_per_epoch))
+    assert train.steps is not None  # TrainSettings has one of the two
+    return train.steps
+
+
 def build_method(
     config: TrainingConfig, encoder: nn.Module, utterances: Sequence[Utterance]
 ) -> Method:
     """Return the method around ``encoder``, prepared for the utterances.
 
     Raises:
-        UserError: pseudo-labels that the method does not learn, too small a batch, or weights of
-            ``train.init_method`` that do not fit.
+        UserError: pseudo-labels that the method does not learn, too small a batch, or
+            weights of ``train.init_method`` that do not fit.
     """
     name = config.method["name"]
     method: Method = parts.build("methods", config.method, encoder)

@@ -8,8 +8,8 @@ import math
 def warmup_cosine(fraction: float, base: float, final: float, warmup: float) -> float:
     """Return the value of a linear warm-up followed by half a cosine.
 
-    It rises from 0 to ``base`` over the first ``warmup`` share of the run and then falls (or rises)
-    to ``final``.
+    It rises from 0 to ``base`` over the first ``warmup`` share of the run and then
+    falls (or rises) to ``final``.
 
     Args:
         fraction: share of the run that is done, 0 to 1.

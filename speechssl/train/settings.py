@@ -24,19 +24,20 @@ class DataSettings:
     Attributes:
         train: Kaldi directories; only their audio is used, no label file is opened.
         crops: the crop plan, a list of ``{count, seconds, augment, to}``.
-        overlap: probability of taking the two long crops at the smallest and the largest of five
-            random offsets (methods/README.md 1.3).
-        disjoint: take the teacher's and the student's crops from parts of the utterance that do
-            not overlap.
-        weight_by_duration: visit utterances in proportion to their duration, in place of once an
-            epoch.
-        shards_at_once: with shards (`speechssl shard`), how many of them are mixed at a time, so
-            that a spinning disk or a remote store reads a few files at once; null: all of them.
-        positives: file of `utterance cluster` lines (pseudo-labels of an earlier model, from
-            `speechssl cluster`): with probability ``positives_prob`` a teacher's crop comes from
-            another recording of the same cluster.
-        pseudo_labels: file of the same kind: the classes that ``method=aam_softmax`` learns.
-            Utterances that are not in it are left out.
+        overlap: probability of taking the two long crops at the smallest and the
+            largest of five random offsets (methods/README.md 1.3).
+        disjoint: take the teacher's and the student's crops from parts of the utterance
+            that do not overlap.
+        weight_by_duration: visit utterances in proportion to their duration, in place
+            of once an epoch.
+        shards_at_once: with shards (`speechssl shard`), how many of them are mixed at a
+            time, so that a spinning disk or a remote store reads a few files at once;
+            null: all of them.
+        positives: file of `utterance cluster` lines (pseudo-labels of an earlier model,
+            from `speechssl cluster`): with probability ``positives_prob`` a teacher's
+            crop comes from another recording of the same cluster.
+        pseudo_labels: file of the same kind: the classes that ``method=aam_softmax``
+            learns. Utterances that are not in it are left out.
         min_seconds: shorter utterances are left out (and counted).
         workers: loader processes; -1: chosen from the number of cores.
         timeout: seconds after which a loader that gives no batch is an error.
@@ -68,18 +69,21 @@ class TrainSettings:
         epochs, steps: length of the run; give one of the two.
         batch_size: utterances of one device in one forward pass.
         gradient_accumulation_steps: forward passes of one optimiser step.
-        precision: of the encoder's matrix products; ``auto``: bfloat16 where the hardware has
-            instructions for it, else float32. Losses and statistics stay in float32.
-        log_every, save_every: optimiser steps between two logs and between two saves. A save keeps
-            the state to resume from and one snapshot of the encoder.
+        precision: of the encoder's matrix products; ``auto``: bfloat16 where the
+            hardware has instructions for it, else float32. Losses and statistics stay
+            in float32.
+        log_every, save_every: optimiser steps between two logs and between two saves. A
+            save keeps the state to resume from and one snapshot of the encoder.
         keep: how many snapshots stay, the last ones.
         init: model or run folder whose encoder training starts from.
-        init_method: run folder whose whole method (encoder, heads, classes) training starts from,
-            with a new optimiser and schedule, as large-margin fine-tuning does.
+        init_method: run folder whose whole method (encoder, heads, classes) training
+            starts from, with a new optimiser and schedule, as large-margin fine-tuning
+            does.
         sync_batchnorm: compute BatchNorm statistics over all devices.
         compile: ``torch.compile`` the method.
-        threads: CPU threads of the training process, a number or ``auto``: the cores that it may
-            use (affinity, the container's quota), shared among the processes on this machine.
+        threads: CPU threads of the training process, a number or ``auto``: the cores
+            that it may use (affinity, the container's quota), shared among the
+            processes on this machine.
     """
 
     epochs: float | None = None
@@ -185,8 +189,8 @@ def resolve(path: str, overrides: Sequence[str] = ()) -> TrainingConfig:
         overrides: ``key=value`` pairs on top of it.
 
     Raises:
-        UserError: an unknown section or key, a wrong type, or a contradiction; the message has the
-            full path of the setting.
+        UserError: an unknown section or key, a wrong type, or a contradiction; the
+            message has the full path of the setting.
     """
     written = config.read(path, overrides)
     for key in written:

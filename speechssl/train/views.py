@@ -22,7 +22,8 @@ class ViewMaker:
         plan: the crop plan.
         augment: what the batch leaves to the device.
         front_end: waveforms to features, on the device.
-        specaugment: masks of features; groups of the plan with ``augment: none`` get none.
+        specaugment: masks of features; groups of the plan with ``augment: none`` get
+            none.
         seed: of the run.
         world: this process among the others.
     """
@@ -49,7 +50,8 @@ class ViewMaker:
 
         Args:
             batch: of this process.
-            index: number of the batch in the run; SpecAugment's masks are a function of it.
+            index: number of the batch in the run; SpecAugment's masks are a function of
+                it.
         """
         ids = batch.indices.to(self.world.device)
         views = []
@@ -74,8 +76,8 @@ class ViewMaker:
     def _rows_of_all(self, crops: int, utterances: int) -> tuple[Tensor, int]:
         """Return which rows of the joined batch this process holds, and how many there are.
 
-        All processes' crops are numbered crop by crop, each over the utterances of all processes:
-        the masks are then those of a single process with the joined batch.
+        All processes' crops are numbered crop by crop, each over the utterances of all
+        processes: the masks are then those of a single process with the joined batch.
         """
         joined = utterances * self.world.size
         own = self.world.rank * utterances + torch.arange(utterances)

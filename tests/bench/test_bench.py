@@ -2,13 +2,9 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-from speechssl.corpora.synthetic import corpus
-
-ROOT = Path(__file__).parents[2]
+from builders import ROOT
 
 
 def bench(name, *words):
@@ -16,15 +12,6 @@ def bench(name, *words):
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
-
-
-@pytest.fixture(scope="module")
-def voices(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("voices")
-    corpus.prepare(
-        str(folder / "audio"), str(folder), speakers=12, evaluation_speakers=4, utterances=6
-    )
-    return folder / "train"
 
 
 def test_encoders_beside_speechbrains():
@@ -42,7 +29,14 @@ def test_the_light_resnet_has_a_counterpart():
 
 
 def test_a_step_split_into_its_parts(voices):
-    words = ["--steps", "1", "--data", str(voices), "train.batch_size=4", "encoder.width=32"]
+    words = [
+        "--steps",
+        "1",
+        "--data",
+        str(voices / "train"),
+        "train.batch_size=4",
+        "encoder.width=32",
+    ]
     out = bench("step", *words, "data.workers=0")
     for part in (
         "waiting for data",
@@ -57,8 +51,9 @@ def test_a_step_split_into_its_parts(voices):
 
 def test_the_loader_with_and_without_augmentation(voices):
     out = bench(
-        "loader", "--data", str(voices), "--noise", str(voices.parent / "audio"), "--batches", "1"
-    )
+        "loader", "--data", str(voices / "train"), "--noise", str(voices / "audio"),
+        "--batches", "1",
+    )  # fmt: skip
     assert out.count("utterances a second and core") == 2
 
 

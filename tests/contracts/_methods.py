@@ -1,9 +1,9 @@
 """Small settings of every method, a small encoder, and batches for it."""
 
 import torch
-from torch import nn
+from builders import ToyEncoder
 
-from speechssl import interfaces, parts
+from speechssl import parts
 from speechssl.interfaces import Views
 
 MELS, FRAMES, UTTERANCES = 12, 20, 8
@@ -34,24 +34,11 @@ SMALL = {
 }  # fmt: skip
 
 
-class Encoder(interfaces.Encoder):
-    embedding_dim = 16
-
-    def __init__(self):
-        super().__init__()
-        self.net = nn.Sequential(
-            nn.Linear(MELS, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, self.embedding_dim)
-        )
-
-    def forward(self, features, lengths=None):
-        return self.net(features.mean(1))
-
-
 def make(name, seed=0, **settings):
-    """A method around the small encoder, in training."""
+    """A method around a toy encoder, in training."""
     torch.manual_seed(seed)
     method = parts.build(
-        "methods", {"name": name, **SMALL.get(name, {}), **settings}, Encoder()
+        "methods", {"name": name, **SMALL.get(name, {}), **settings}, ToyEncoder(MELS)
     ).train()
     method.prepare(UTTERANCES, torch.arange(UTTERANCES) // 2)
     return method

@@ -4,27 +4,19 @@ import inspect
 
 import pytest
 import torch
+from builders import ENCODERS
 
-from speechssl import parts
+from speechssl import config, parts
 from speechssl.errors import UserError
+from speechssl.interfaces import Encoder
 
 MELS = 24
-SMALL = {
-    "ecapa": {
-        "width": 32,
-        "scale": 4,
-        "embedding_dim": 16,
-        "attention_channels": 8,
-        "se_channels": 8,
-    },
-    "resnet": {"width": 4, "embedding_dim": 16, "attention_channels": 8},
-}
 NAMES = parts.names("encoders")
 
 
 def make(name, seed=0):
     torch.manual_seed(seed)
-    return parts.build("encoders", {"name": name, **SMALL.get(name, {})}, MELS)
+    return parts.build("encoders", ENCODERS.get(name, name), MELS)
 
 
 def settled(name):
@@ -133,8 +125,48 @@ def test_an_unknown_setting_is_refused(name):
         parts.check("encoders", {"name": name, "no_such_setting": 1}, "encoder")
 
 
+def outputs_of(module, encoder, *inputs):
+    """What `module` is called with and what it gives in a forward pass of `encoder`."""
+    calls = []
+    hook = module.register_forward_hook(
+        lambda _module, given, output: calls.append((given, output))
+    )
+    encoder(*inputs)
+    hook.remove()
+    (call,) = calls
+    return call
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_what_comes_after_pooling_is_named(name):
-    encoder = make(name)
-    assert encoder.affine_layers()
-    assert all(list(layer.parameters()) for layer in encoder.affine_layers().values())
+@torch.no_grad()
+def test_affine_layers_one_after_the_other_are_what_comes_after_pooling(name):
+    encoder, x = settled(name), features(3, 40)
+    layers = list(encoder.affine_layers().values())
+    assert layers and all(list(layer.parameters()) for layer in layers)
+    (pooled,), _ = outputs_of(layers[0], encoder, x)
+    for layer in layers:
+        pooled = layer(pooled)
+    torch.testing.assert_close(pooled, encoder(x))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_frame_layers_take_and_give_frames(name):
+    encoder, lengths = settled(name), torch.tensor([40, 17])
+    layers = encoder.frame_layers()
+    assert layers and not set(layers) & set(encoder.affine_layers())
+    for layer in layers.values():
+        (_, frames), output = outputs_of(layer, encoder, features(2, 40), lengths)
+        if isinstance(output, tuple):
+            output, frames = output
+        assert output.ndim in (3, 4) and output.shape[:2] == frames.mask.shape
+        assert (output[1, frames.lengths[1] :]).shape[0] > 0  # the shorter one is padded
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_an_encoder_with_documented_settings(name):
+    part = parts.find("encoders", name)
+    assert issubclass(part, Encoder)
+    documented = inspect.getdoc(part)
+    for setting in config.schema(part):
+        assert f"{setting}:" in documented, setting

@@ -1,8 +1,5 @@
-"""Every diagnostic at both ends: an even spread, and collapse; and by hand (methods/README.md 4, 9,
-10).
-"""
+"""Figures of embeddings by hand (methods/README.md 4, 9, 10)."""
 
-import inspect
 import math
 
 import pytest
@@ -10,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from speechssl import parts
 from speechssl.diagnostics.acr import acr, arc
 from speechssl.diagnostics.alignment import alignment
 from speechssl.diagnostics.deviation import deviation
@@ -24,57 +20,10 @@ from speechssl.diagnostics.spectrum_auc import cumulative, spectrum_auc
 from speechssl.diagnostics.uniformity import uniformity
 from speechssl.diagnostics.uniformity_indicator import uniformity_indicator
 from speechssl.diagnostics.wasserstein_uniformity import wasserstein_uniformity
-from speechssl.interfaces import Diagnostic
-
-N, D = 600, 16
-PARTS = {
-    name: part
-    for name in parts.names("diagnostics")
-    if isinstance(
-        part := getattr(__import__(f"speechssl.diagnostics.{name}", fromlist=["x"]), "PART", None),
-        Diagnostic,
-    )
-}
 
 
 def spread(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def inputs(part, collapsed):
-    if (
-        part.needs == "embeddings" and collapsed
-    ):  # one point, and what is left of the spread is one line
-        return 1 + 1e-2 * spread(N, 1, seed=1) * spread(1, D, seed=2) + 1e-6 * spread(N, D)
-    if part.needs == "embeddings":
-        return spread(N, D)
-    base = torch.zeros(1, N, D) if collapsed else spread(1, N, D)
-    return base + collapsed * 1.0 + (1e-6 if collapsed else 0.3) * spread(4, N, D, seed=1)
-
-
-@pytest.mark.parametrize("name", PARTS)
-def test_an_even_spread_is_healthy_and_collapse_is_seen(name):
-    part = PARTS[name]
-    healthy = part.compute(inputs(part, False))
-    assert part.verdict(healthy, N, D) == "healthy", healthy
-    value = part.compute(inputs(part, True))
-    assert part.verdict(value, N, D) in ("collapsed", "undefined"), value
-    assert inspect.getdoc(inspect.getmodule(part.compute)) or part.tells
-
-
-@pytest.mark.parametrize("name", PARTS)
-def test_one_common_vector_is_never_healthy(name):
-    part = PARTS[name]
-    shape = (N, D) if part.needs == "embeddings" else (3, N, D)
-    value = part.compute(torch.full(shape, 0.3))
-    assert part.verdict(value, N, D) in ("collapsed", "undefined"), value
-
-
-@pytest.mark.parametrize("name", [n for n, p in PARTS.items() if p.needs == "embeddings"])
-def test_the_order_of_utterances_does_not_matter(name):
-    x = spread(200, D) + 0.5
-    turned = x[torch.randperm(200)]
-    assert PARTS[name].compute(turned) == pytest.approx(PARTS[name].compute(x), rel=1e-3, abs=1e-4)
 
 
 def test_uniformity_by_hand():

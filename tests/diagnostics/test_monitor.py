@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from speechssl.diagnostics.monitor import Monitor
+from speechssl.diagnostics.ranks import rank_collapsed
 
 DIM = 32
 HEALTHY = {"teacher_entropy": 1.5, "kl": 0.3}
@@ -123,6 +124,24 @@ def test_a_low_rank_that_does_not_fall_is_no_fall():
     m.check({"effective_rank": 30.0})
     for _ in range(10):
         assert m.check({"effective_rank": 10.0})[1:] == []
+
+
+def test_the_monitor_and_the_diagnostics_have_one_rule():
+    for dim in (4, 32, 200):
+        limit = max(1.2, 0.05 * dim)
+        for rank in (0.99 * limit, 1.01 * limit):
+            alarms = Monitor(dim, patience=1).check({"effective_rank": rank})
+            assert bool(alarms) == rank_collapsed(rank, 2 * dim, dim) == (rank < limit)
+
+
+def test_fewer_embeddings_than_dimensions_have_fewer_directions():
+    assert rank_collapsed(1.9, 1000, 40) and not rank_collapsed(1.9, 21, 40)
+    assert rank_collapsed(1.1, 3, 40) and not rank_collapsed(1.3, 3, 40)
+
+
+def test_a_figure_that_is_not_a_number_is_no_alarm():
+    nothing = dict.fromkeys(("effective_rank", "projection_rank", "centre_norm", "kl"), math.nan)
+    assert Monitor(DIM, patience=1).check(nothing) == []
 
 
 def test_its_state_continues_it():

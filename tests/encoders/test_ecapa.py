@@ -11,10 +11,6 @@ from torch.nn import functional as F
 
 from speechssl.encoders.ecapa import ECAPA
 from speechssl.errors import UserError
-from speechssl.nn.batch_norm import batch_norm
-from speechssl.nn.convolution import Convolution
-from speechssl.nn.frames import Frames
-from speechssl.nn.pooling import statistics
 
 WIDTH, MELS = 32, 20
 
@@ -147,59 +143,11 @@ def test_padding_changes_neither_training_statistics_nor_gradients() -> None:
         assert torch.allclose(a.grad, b.grad, atol=1e-3 * (1 + float(a.grad.abs().max()))), name
 
 
-@pytest.mark.parametrize(
-    ("kernel", "dilation", "frames"), [(3, 4, 20), (5, 1, 9), (1, 1, 4), (3, 4, 4)]
-)
-def test_convolution_is_reflected_conv1d(kernel: int, dilation: int, frames: int) -> None:
-    layer, x = Convolution(6, 5, kernel, dilation), torch.randn(2, frames, 6)
-    pad, rows = dilation * (kernel - 1) // 2, x.transpose(1, 2)
-    if pad < frames:
-        rows = F.pad(rows, (pad, pad), mode="reflect")
-    else:  # bounced by hand: 4 frames, 4 to each side
-        order = [2, 3, 2, 1, 0, 1, 2, 3, 2, 1, 0, 1]
-        rows = rows[:, :, order]
-    expected = layer.conv(rows).transpose(1, 2)
-    assert torch.allclose(layer(x, Frames(2, frames, None, x.device)), expected, atol=1e-5)
-
-
 def test_initialisation_is_torchs() -> None:
     weight = ECAPA(80, width=128).mfa.conv.conv.weight.detach()
     bound = 384**-0.5  # nn.Conv1d: uniform within 1 / sqrt(inputs)
     assert float(weight.abs().max()) <= bound
     assert float(weight.std()) == pytest.approx(bound / 3**0.5, rel=0.02)
-
-
-def test_statistics_are_means_and_deviations_with_gradients() -> None:
-    x = torch.randn(3, 7, 4, dtype=torch.float64, requires_grad=True)
-    logits = torch.randn(3, 7, 4, dtype=torch.float64, requires_grad=True)
-    whole = Frames(3, 7, None, x.device)
-    part = Frames(3, 7, torch.tensor([7, 4, 1]), x.device)
-    expected = torch.cat([x.mean(1), x.std(1, correction=0)], 1)
-    assert torch.allclose(statistics(x, whole), expected)
-    assert torch.allclose(
-        statistics(x, part)[1], torch.cat([x[1, :4].mean(0), x[1, :4].std(0, correction=0)])
-    )
-    assert torch.allclose(statistics(x, part)[2, 4:], torch.full((4,), 1e-6, dtype=torch.float64))
-    for frames in (whole, Frames(3, 7, torch.tensor([7, 4, 5]), x.device)):
-        assert torch.autograd.gradcheck(lambda x, frames=frames: statistics(x, frames), (x,))
-        assert torch.autograd.gradcheck(
-            lambda x, y, frames=frames: statistics(x, frames, y), (x, logits)
-        )
-
-
-def test_batch_norm_statistics_are_exact_for_many_rows() -> None:
-    rows = (3 + torch.randn(40_000, 8)).requires_grad_()
-    norm, exact = nn.BatchNorm1d(8), nn.BatchNorm1d(8).double()
-    y, expected = batch_norm(norm, rows), exact(rows.detach().double())
-    assert torch.allclose(y.double(), expected, atol=3e-6)
-    assert torch.allclose(norm.running_var.double(), exact.running_var, rtol=2e-6)
-    assert torch.allclose(norm.running_mean.double(), exact.running_mean, rtol=2e-6)
-    assert int(norm.num_batches_tracked) == 1
-    weights = torch.randn_like(y)
-    (gradient,) = torch.autograd.grad(y, rows, weights)
-    double = rows.detach().double().requires_grad_()
-    (truth,) = torch.autograd.grad(nn.BatchNorm1d(8).double()(double), double, weights.double())
-    assert torch.allclose(gradient.double(), truth, atol=1e-5)
 
 
 def test_bfloat16_autocast_stays_close_and_trains() -> None:

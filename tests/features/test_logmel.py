@@ -126,6 +126,21 @@ def test_blocks_change_nothing():
     )
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"n_mels": 1 << 24},
+        {"frame_length": 1e9},
+        {"frame_length": float("inf")},
+        {"frame_shift": float("nan")},
+        {"sample_rate": 1_000_000, "frame_length": 0.9, "n_mels": 500},
+    ],
+)
+def test_settings_that_would_fill_the_memory_are_refused(settings):
+    with pytest.raises(UserError, match="features: "):
+        LogMel(**settings)
+
+
 def test_nonsense_is_refused():
     with pytest.raises(UserError, match="7600"):
         LogMel(sample_rate=8000)

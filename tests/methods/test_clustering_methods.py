@@ -101,17 +101,17 @@ def test_c3_goes_over_to_dino_from_the_moving_average():
     assert list(method.networks()) == ["student", "teacher"]
     method(views(), at(49)).loss.backward()
     assert int(method.switched) == -1
-    average = {k: v.clone() for k, v in method.moco.teacher["encoder"].state_dict().items()}
+    average = {k: v.clone() for k, v in method.moco.teacher.encoder.state_dict().items()}
     method.eval()  # BatchNorm statistics stay what the switch made them
     method(views(), at(50))
     assert int(method.switched) == 50
     for network in (method.dino.student, method.dino.teacher):
-        for key, value in network["encoder"].state_dict().items():
+        for key, value in network.encoder.state_dict().items():
             assert torch.equal(value, average[key]), key
     assert method.encoder is method.dino.encoder
     networks = method.networks()
-    assert networks["student"] is method.dino.student["encoder"]
-    assert networks["teacher"] is method.dino.teacher["encoder"]
+    assert networks["student"] is method.dino.student.encoder
+    assert networks["teacher"] is method.dino.teacher.encoder
     assert networks["moco.teacher"] is method.moco.encoder
     assert method.dino_progress(at(75)).fraction == pytest.approx(0.5)
 

@@ -59,8 +59,8 @@ def views(local=2, seed=1, batch=B, long="both"):
 
 def logits(net, group):
     """(V, B, K) of a network, as a plain loop over the views would not give with BatchNorm."""
-    flat = net["encoder"](group.features.flatten(0, 1))
-    return net["head"](flat)[0].view(*group.features.shape[:2], -1)
+    flat = net.encoder(group.features.flatten(0, 1))
+    return net.head(flat)[0].view(*group.features.shape[:2], -1)
 
 
 def step(method, optimizer, batch, progress=START):
@@ -117,7 +117,7 @@ def test_a_teacher_that_says_the_centre_is_uniform():
     method = make(norm=False)
     with torch.no_grad():
         for network in (method.teacher, method.student):
-            network["encoder"].net[0].weight.zero_()  # every utterance looks the same
+            network.encoder.net[0].weight.zero_()  # every utterance looks the same
         method.centre.copy_(logits(method.teacher, views()[0])[0, 0])
     output = method(views(), START)
     assert output.scalars["teacher_entropy"].item() == pytest.approx(math.log(8), rel=1e-6)
@@ -151,7 +151,7 @@ def test_the_last_layer_is_bit_identical_during_the_first_epoch(norm_last_layer)
     optimizer = torch.optim.AdamW(
         [p for p in method.parameters() if p.requires_grad], lr=0.1, weight_decay=0.5
     )
-    head = method.student["head"]
+    head = method.student.head
     before = head.weight_v.clone(), head.weight_g.clone()
     other = head.mlp[0].weight.clone()
     for number in range(10):
@@ -190,7 +190,7 @@ def test_the_teacher_stands_still_at_the_end_of_the_schedule():
 @pytest.mark.parametrize(("buffers", "share"), [("own", 0.0), ("ema", 0.25), ("copy", 1.0)])
 def test_what_happens_to_batchnorm_statistics(buffers, share):
     method = make(teacher_momentum=0.75, teacher_momentum_end=0.75, teacher_buffers=buffers)
-    student, teacher = (net["encoder"].net[1] for net in (method.student, method.teacher))
+    student, teacher = (net.encoder.net[1] for net in (method.student, method.teacher))
     with torch.no_grad():
         student.running_mean.fill_(4.0)
         teacher.running_mean.fill_(0.0)
@@ -205,21 +205,21 @@ def test_teacher_and_student_start_equal_but_share_nothing():
         method.student.named_parameters(), method.teacher.parameters(), strict=True
     ):
         assert torch.equal(a, b) and a.data_ptr() != b.data_ptr(), name
-    assert method.encoder is method.teacher["encoder"]
+    assert method.encoder is method.teacher.encoder
 
 
 def test_each_length_is_encoded_once_and_the_teacher_sees_only_the_long_ones():
     method = make()
     method(views(local=4), START)
-    assert method.student["encoder"].shapes == [(2 * B, FRAMES, MELS), (4 * B, FRAMES // 2, MELS)]
-    assert method.teacher["encoder"].shapes == [(2 * B, FRAMES, MELS)]
+    assert method.student.encoder.shapes == [(2 * B, FRAMES, MELS), (4 * B, FRAMES // 2, MELS)]
+    assert method.teacher.encoder.shapes == [(2 * B, FRAMES, MELS)]
 
 
 def test_groups_go_to_whom_they_are_addressed():
     method = make()
     method(views(local=2, long="teacher"), START)
-    assert method.teacher["encoder"].shapes == [(2 * B, FRAMES, MELS)]
-    assert method.student["encoder"].shapes == [(2 * B, FRAMES // 2, MELS)]
+    assert method.teacher.encoder.shapes == [(2 * B, FRAMES, MELS)]
+    assert method.student.encoder.shapes == [(2 * B, FRAMES // 2, MELS)]
 
 
 def test_views_of_different_networks_all_count_as_pairs():

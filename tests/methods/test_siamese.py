@@ -64,9 +64,9 @@ def test_byol_is_two_minus_two_cosines_between_zero_and_four():
     with torch.no_grad():
         z = []
         for group in views():
-            z += [online["projector"](online["encoder"](view)) for view in group.features]
+            z += [online.projector(online.encoder(view)) for view in group.features]
         teacher = method.teacher
-        t = [teacher["projector"](teacher["encoder"](view)) for view in views()[0].features]
+        t = [teacher.projector(teacher.encoder(view)) for view in views()[0].features]
     assert 0 <= float(output.loss.detach()) <= 4
     cosines = cosines_of_pairs(z, t)
     assert float(output.loss.detach()) == pytest.approx(
@@ -89,7 +89,7 @@ def test_the_teacher_moves_after_the_step_and_gets_no_gradient():
 
 
 def test_simsiams_released_output_norm_has_no_weights():
-    projector = make("simsiam").net["projector"]
+    projector = make("simsiam").net.projector
     assert not projector[-1].affine and projector[-2].bias is None
 
 

@@ -10,7 +10,6 @@ from speechssl import parts
 from speechssl.errors import UserError
 from speechssl.interfaces import Predictor
 from speechssl.methods.simsiam import predictive_loss
-from speechssl.nn.correlation import Correlation
 from speechssl.predictors.directpred import gains
 
 NAMES = parts.names("predictors")
@@ -56,14 +55,6 @@ def test_its_state_survives_a_round_trip(name):
     one.after_step(0)
     two.load_state_dict(one.state_dict())
     assert torch.equal(one(batch(4, DIM)), two(batch(4, DIM)))
-
-
-def test_the_correlation_starts_with_the_first_batch_and_weighs_the_old_value():
-    correlation = Correlation(2, 0.3)
-    correlation.update(torch.tensor([[2**0.5, 0.0], [0.0, 2**0.5]]))
-    torch.testing.assert_close(correlation.value, torch.eye(2))
-    correlation.update(torch.tensor([[6**0.5, 0.0], [0.0, 6**0.5]]))
-    torch.testing.assert_close(correlation.value, 2.4 * torch.eye(2))  # 0.3 * 1 + 0.7 * 3
 
 
 def test_directpred_gains_of_a_spectrum_of_4_and_1():
@@ -114,6 +105,13 @@ def test_closed_forms_are_set_every_so_many_steps_beginning_with_the_first(name)
         assert torch.equal(predictor.weight, first)
     predictor.after_step(3)
     assert not torch.equal(predictor.weight, first)
+
+
+@pytest.mark.parametrize("name", CLOSED)
+@pytest.mark.parametrize("frequency", [0, -1])
+def test_a_frequency_below_one_step_is_refused(name, frequency):
+    with pytest.raises(UserError, match=f"predictor.frequency must be at least 1, not {frequency}"):
+        make(name, frequency=frequency)
 
 
 def test_the_scale_of_w_is_not_seen_by_the_cosine():

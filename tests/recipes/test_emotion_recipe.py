@@ -2,22 +2,17 @@
 found.
 """
 
-import json
-import subprocess
-from pathlib import Path
-
 import numpy as np
 import pytest
-import soundfile
-import torch
+from builders import make_model, read_json, run_script, write_audio
 
 from speechssl.corpora import emodb
 from speechssl.corpora.synthetic.corpus import voice_of
-from speechssl.corpora.synthetic.voice import RATE, STYLES, speak
-from speechssl.model import Model
+from speechssl.corpora.synthetic.source import SAMPLE_RATE
+from speechssl.corpora.synthetic.speech import speak
+from speechssl.corpora.synthetic.voice import STYLES
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "recipes" / "emotion" / "run.sh"
+SCRIPT = "recipes/emotion/run.sh"
 LETTERS = {name: letter for letter, name in emodb.EMOTIONS.items()}
 TEXTS = ("a01", "a02", "b01")
 
@@ -31,43 +26,25 @@ def world(tmp_path_factory):
             for take, text in enumerate(TEXTS):
                 rng = np.random.default_rng([number, take, *emotion.encode()])
                 path = folder / "emodb" / "wav" / f"{speaker}{text}{LETTERS[emotion]}a.wav"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                soundfile.write(path, speak(voice_of(number, 0), emotion, 2.0, rng, 2.0), RATE)
+                write_audio(path, speak(voice_of(number, 0), emotion, 2.0, rng, 2.0), SAMPLE_RATE)
     for seed, name in enumerate(("untrained", "other")):
-        torch.manual_seed(seed)
-        encoder = {
-            "name": "ecapa",
-            "width": 32,
-            "scale": 4,
-            "embedding_dim": 16,
-            "attention_channels": 8,
-            "se_channels": 8,
-        }
-        Model({"n_mels": 40, "normalise": "level"}, encoder).eval().save(folder / name)
+        make_model(seed=seed, n_mels=40, normalise="level").save(folder / name)
     return folder
 
 
-def command(world, *words):
+def run(world, *words):
+    """The script on the corpus and both encoders; `words` win."""
     models = " ".join(f"{name}={world / name}" for name in ("untrained", "other"))
-    call = ["bash", str(SCRIPT), "--corpora", f"emodb={world / 'emodb'}", "--models", models]
-    call += [
-        "--layers",
-        "block3",
-        "--exp",
-        str(world / "exp"),
-        "--device",
-        "cpu",
-        "--replicates",
-        "50",
-    ]
-    call += ["--finetune", "--fractions 0.1 1 --affine-steps 100 --epochs 0", *words]
-    return subprocess.run(call, capture_output=True, text=True)
+    given = ["--corpora", f"emodb={world / 'emodb'}", "--models", models, "--layers", "block3"]
+    given += ["--exp", world / "exp", "--device", "cpu", "--replicates", "50"]
+    given += ["--finetune", "--fractions 0.1 1 --affine-steps 100 --epochs 0"]
+    return run_script(SCRIPT, *given, *words)
 
 
 def test_from_the_release_to_the_table_and_nothing_twice(world):
-    done = command(world)
+    done = run(world)
     assert done.returncode == 0, done.stderr[-3000:]
-    data = json.loads((world / "exp" / "transfer.json").read_text())["emodb"]
+    data = read_json(world / "exp" / "transfer.json")["emodb"]
     rows = {row["model"]: row for row in data["rows"]}
     assert set(rows) == {"mfcc", "untrained", "other"}
     for row in rows.values():
@@ -81,7 +58,7 @@ def test_from_the_release_to_the_table_and_nothing_twice(world):
     assert [row["fraction"] for row in curve] == [0.1, 1.0] and curve[-1]["macro_f1"] > 0.22
     assert "| majority class |" in done.stdout and "over untrained" in done.stdout
     assert (world / "exp/probe/emodb/other/block3/confusion.png").exists()
-    again = command(world)
+    again = run(world)
     assert (
         again.returncode == 0
         and "[stage 3]" not in again.stderr
@@ -98,5 +75,5 @@ def test_from_the_release_to_the_table_and_nothing_twice(world):
     ],
 )
 def test_a_mistake_in_the_command_is_one_line(world, given, said):
-    done = command(world, *given)
+    done = run(world, *given)
     assert done.returncode == 2 and said in done.stderr

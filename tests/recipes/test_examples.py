@@ -2,17 +2,9 @@
 stage.
 """
 
-import json
-import subprocess
-from pathlib import Path
-
-import numpy as np
 import pytest
-import soundfile
+from builders import noise, read_json, run_script, write_audio
 
-from speechssl.corpora.synthetic import corpus
-
-ROOT = Path(__file__).parents[2]
 TINY = """
 data: {train: [x], crops: [{count: 2, seconds: 0.5}], workers: 0}
 features: {n_mels: 24}
@@ -24,10 +16,8 @@ WARM = "{name: simclr, hidden: 0}"
 DINO = "{name: dino, prototypes: 8, layers: 1, bottleneck: 8}"
 
 
-def run(script, *words):
-    done = subprocess.run(
-        ["bash", str(ROOT / "egs" / script / "run.sh"), *words], capture_output=True, text=True
-    )
+def run(example, *words):
+    done = run_script(f"egs/{example}/run.sh", *words)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 
@@ -35,12 +25,9 @@ def run(script, *words):
 @pytest.fixture
 def speech(tmp_path):
     """A folder with a training set and an evaluation set with trials."""
-    rng = np.random.default_rng(0)
-    for name, count in (("mine", 6), ("test", 6)):
-        folder = tmp_path / "speech" / name
-        folder.mkdir(parents=True)
-        for i in range(count):
-            soundfile.write(folder / f"{i}.wav", 0.1 * rng.standard_normal(16000 + 1000 * i), 16000)
+    for name in ("mine", "test"):
+        for i in range(6):
+            write_audio(tmp_path / "speech" / name / f"{i}.wav", noise(1 + i / 16, seed=i))
     rows = "".join(f"{i}.wav\ts{i % 2}\n" for i in range(6))
     (tmp_path / "speech" / "test" / "utterances.tsv").write_text("path\tspeaker\n" + rows)
     trials = [(int(a % 2 == b % 2), a, b) for a in range(6) for b in range(a)]
@@ -52,16 +39,17 @@ def speech(tmp_path):
 
 
 def words(speech, warm="warm.yaml"):
-    warm = str(speech / warm) if warm != "none" else warm
+    if warm != "none":
+        warm = speech / warm
     return [
-        "--data", str(speech / "speech"), "--exp", str(speech / "exp"), "--train", "mine", "--eval", "test",
-        "--config", str(speech / "dino.yaml"), "--warm-up", warm, "--at", "2",
+        "--data", speech / "speech", "--exp", speech / "exp", "--train", "mine", "--eval", "test",
+        "--config", speech / "dino.yaml", "--warm-up", warm, "--at", "2",
     ]  # fmt: skip
 
 
 def test_real_speech_from_folders_to_the_table_and_on(speech):
     done = run("real", *words(speech))
-    results = json.loads((speech / "exp" / "results.json").read_text())
+    results = read_json(speech / "exp" / "results.json")
     rows = ["untrained", "warm-up", "step-2", "trained"]
     assert set(results["eer"]) == {*rows, *(f"{row}-whitened" for row in rows)}
     assert all(0 <= row["test"] <= 100 for row in results["eer"].values())
@@ -69,10 +57,8 @@ def test_real_speech_from_folders_to_the_table_and_on(speech):
     assert {"train-warm-up", "train-dino"} <= set(results["seconds_per_stage"])
     begun = (speech / "exp" / "dino" / "config.yaml").read_text()
     assert "warm-up/model" in begun
-    scoring = json.loads((speech / "exp/eval/trained-whitened/test/results.json").read_text())[
-        "scoring"
-    ]
-    assert "whitened" in scoring
+    whitened = read_json(speech / "exp/eval/trained-whitened/test/results.json")
+    assert "whitened" in whitened["scoring"]
     weights = (speech / "exp" / "dino" / "model" / "weights.safetensors").read_bytes()
     run("real", *words(speech), "--stage", "2", "--stop-stage", "2")  # goes on with what is there
     assert (speech / "exp" / "dino" / "model" / "weights.safetensors").read_bytes() == weights
@@ -80,7 +66,7 @@ def test_real_speech_from_folders_to_the_table_and_on(speech):
 
 def test_real_speech_without_a_warm_up(speech):
     run("real", *words(speech, "none"), "train.steps=2")
-    results = json.loads((speech / "exp" / "results.json").read_text())
+    results = read_json(speech / "exp" / "results.json")
     assert "warm-up" not in results["eer"] and "trained" in results["eer"]
 
 
@@ -89,19 +75,11 @@ def test_real_speech_without_a_warm_up(speech):
     [(["--data", "/nowhere"], "is not a folder"), (["--dat", "x"], "run.sh --data")],
 )
 def test_a_mistake_in_the_command_is_told(given, said):
-    script = str(ROOT / "egs" / "real" / "run.sh")
-    done = subprocess.run(["bash", script, *given], capture_output=True, text=True)
+    done = run_script("egs/real/run.sh", *given)
     assert done.returncode == 2 and said in done.stderr
 
 
-def test_the_quickstart_from_its_second_stage(tmp_path):
-    corpus.prepare(
-        str(tmp_path / "data" / "audio"),
-        str(tmp_path / "data"),
-        speakers=12,
-        evaluation_speakers=4,
-        utterances=6,
-    )
+def test_the_quickstart_from_its_second_stage(voices, tmp_path):
     small = [
         "train.steps=2",
         "train.batch_size=8",
@@ -110,8 +88,8 @@ def test_the_quickstart_from_its_second_stage(tmp_path):
         "train.save_every=2",
     ]
     exp = tmp_path / "exp"
-    run("quickstart", "--stage", "2", "--data", str(tmp_path / "data"), "--exp", str(exp), *small)
-    results = json.loads((exp / "results.json").read_text())
+    run("quickstart", "--stage", "2", "--data", voices, "--exp", exp, *small)
+    results = read_json(exp / "results.json")
     assert 0 <= results["eer_trained"] <= 100 and 0 <= results["eer_untrained"] <= 100
     assert results["seconds_per_stage"]["train"] > 0
     assert (exp / "eval" / "trained" / "generated" / "det.png").exists()

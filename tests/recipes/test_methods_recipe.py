@@ -1,17 +1,15 @@
 """recipes/methods/run.sh on generated voices: the unmodified script, from nothing to the table."""
 
-import json
 import re
-import subprocess
-from pathlib import Path
 
 import pytest
+from builders import ROOT, read_json, run_script
 
 from speechssl import parts
 from speechssl.train.settings import resolve
 
-ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "recipes" / "methods"
+FOLDER = ROOT / "recipes/methods"
+SCRIPT = "recipes/methods/run.sh"
 
 
 def arms():
@@ -48,10 +46,10 @@ def test_every_method_and_every_predictor_has_an_arm():
 
 def test_the_tiny_form_goes_from_nothing_to_the_table_and_does_nothing_twice(tmp_path):
     chosen = "dimcl-byol simsiam-none c3_dino"
-    command = ["bash", str(FOLDER / "run.sh"), "--tiny", "--exp", str(tmp_path), "--arms", chosen]
-    done = subprocess.run(command, capture_output=True, text=True)
+    words = ["--tiny", "--exp", tmp_path, "--arms", chosen]
+    done = run_script(SCRIPT, *words)
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads((tmp_path / "comparison.json").read_text())
+    found = read_json(tmp_path / "comparison.json")
     assert set(found["arms"]) == {*chosen.split(), "untrained"}
     for name in chosen.split():
         arm = found["arms"][name]
@@ -59,15 +57,11 @@ def test_the_tiny_form_goes_from_nothing_to_the_table_and_does_nothing_twice(tmp
         assert {"rankme", "centre_norm", "uniformity", "arc"} <= set(arm["figures"])
     assert "| simsiam-none |" in done.stdout and "Spearman" in done.stdout
     assert (tmp_path / "comparison.png").stat().st_size > 5000
-    again = subprocess.run(command, capture_output=True, text=True)
-    assert (
-        again.returncode == 0
-        and "[stage 2]" not in again.stderr
-        and "[stage 4]" not in again.stderr
-    )
+    again = run_script(SCRIPT, *words)
+    assert again.returncode == 0
+    assert "[stage 2]" not in again.stderr and "[stage 4]" not in again.stderr
 
 
 def test_an_unknown_arm_is_one_line(tmp_path):
-    command = ["bash", str(FOLDER / "run.sh"), "--tiny", "--exp", str(tmp_path), "--arms", "byoll"]
-    done = subprocess.run([*command, "--stage", "2"], capture_output=True, text=True)
+    done = run_script(SCRIPT, "--tiny", "--exp", tmp_path, "--arms", "byoll", "--stage", "2")
     assert done.returncode == 2 and "no arm of conf/arms.tsv is named 'byoll'" in done.stderr

@@ -4,31 +4,20 @@
 
 import math
 import sys
-from pathlib import Path
 
 import pytest
-import torch
+from builders import ROOT
 
-FOLDER = Path(__file__).parents[2] / "egs" / "theory"
-sys.path.insert(0, str(FOLDER))
+sys.path.insert(0, str(ROOT / "egs/theory"))
 
-import decorrelation  # noqa: E402
-import dino  # noqa: E402
-import linear  # noqa: E402
-import network  # noqa: E402
-import uniformity  # noqa: E402
+import decorrelation
+import dino
+import linear
+import network
+import uniformity
 
 FAST = [*linear.EXPERIMENTS, *uniformity.EXPERIMENTS, *decorrelation.EXPERIMENTS]
 SLOW = [*network.EXPERIMENTS, *dino.EXPERIMENTS]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tensors this small only suffer from more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def name(experiment):

@@ -199,6 +199,21 @@ def test_a_save_is_due_every_so_many_steps_and_after_the_last(step, every, due):
     assert is_due(step, every, last_step=9) is due
 
 
+def test_training_starts_from_a_model_with_an_encoder_of_ones_own(
+    configuration, tmp_path, monkeypatch
+):
+    (tmp_path / "ownencoder.py").write_text(
+        "from speechssl.encoders.ecapa import ECAPA\n\n\nclass Mine(ECAPA):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = ["encoder.name=ownencoder:Mine", "encoder.width=32", "train.steps=1"]
+    first = run(configuration, tmp_path / "first", *mine)
+    run(configuration, tmp_path / "second", *mine, f"train.init={first}")
+    with pytest.raises(UserError, match="names code of its own"):
+        run(configuration, tmp_path / "third", f"train.init={first}")
+    sys.modules.pop("ownencoder")
+
+
 # What is refused
 
 

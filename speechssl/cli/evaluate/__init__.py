@@ -1,7 +1,6 @@
-"""Measure embeddings on a task.
+"""Measure embeddings on a task."""
 
-A task is a module of this folder with `add_arguments` and `run`, as a verb is one of `cli`.
-"""
+# A task is a module of this folder with `add_arguments` and `run`, as a verb is one of `cli`.
 
 from __future__ import annotations
 

@@ -237,8 +237,8 @@ def _mean_interval(values: Sequence[float]) -> list[float] | None:
     from scipy.stats import t
 
     mean = float(np.mean(values))
-    standard_error = float(np.std(values, ddof=1)) / len(values) ** 0.5
-    half = float(t.ppf(0.975, len(values) - 1)) * standard_error
+    deviation = float(np.std(values, ddof=1))
+    half = float(t.ppf(0.975, len(values) - 1)) * deviation / len(values) ** 0.5
     return [mean - half, mean + half]
 
 

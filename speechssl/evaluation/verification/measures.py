@@ -2,13 +2,13 @@
 
 An entry of `MEASURES` is all that a measure needs: the results, their bootstrap intervals, the
 table that the command prints, the split by a label (`conditions`), and the record, summary and
-comparison of `speechssl report` read this table. Example: the miss rate where 1 % of the
-non-target trials are accepted,
+comparison of `speechssl report` read this table. Example: the miss rate at the best threshold that
+accepts at most 1 % of the non-target trials,
 
     CurveMeasure(
         "fnr_at_fpr_1",
         "FNR % at FPR 1 %",
-        lambda fpr, fnr: 100 * float(fnr[np.searchsorted(-fpr, -0.01)]),
+        lambda fpr, fnr: 100 * float(fnr[fpr <= 0.01].min()),
         unit="%",
         digits=2,
     )

@@ -13,13 +13,8 @@ from speechssl.evaluation.verification.measures import CalibratedMeasure, CurveM
 
 
 def fnr_at_fpr_1(fpr, fnr):
-    """Percent of target trials rejected where 1 % of the non-target trials are accepted."""
-    after = int(np.searchsorted(-fpr, -0.01))
-    before = max(after - 1, 0)
-    if fpr[before] == fpr[after]:
-        return 100 * float(fnr[after])
-    share = (fpr[before] - 0.01) / (fpr[before] - fpr[after])
-    return 100 * float(fnr[before] + share * (fnr[after] - fnr[before]))
+    """Lowest share of target trials rejected, percent, with at most 1 % of non-targets accepted."""
+    return 100 * float(fnr[fpr <= 0.01].min())
 
 
 NEW = CurveMeasure("fnr_at_fpr_1", "FNR % at FPR 1 %", fnr_at_fpr_1, unit="%", digits=2)

@@ -1,0 +1,39 @@
+"""Fixtures that the tests of several folders use; what they are made of is in `builders.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from speechssl.corpora import synthetic
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors as small as those of tests only suffer from more threads."""
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def voices(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Kaldi directories `train` (32 utterances of 8 speakers) and `eval` (16 of 4, with trials).
+
+    Generated voices, each utterance 1.0 to 1.4 s. Nobody may write into them. Every process of
+    xdist makes its own, in about 2 s.
+    """
+    folder = tmp_path_factory.mktemp("voices")
+    synthetic.prepare(
+        str(folder / "audio"),
+        str(folder),
+        speakers=12,
+        evaluation_speakers=4,
+        utterances=4,
+        shortest=1.0,
+        longest=1.4,
+    )
+    return folder

@@ -1,0 +1,50 @@
+"""BatchNorm against torch's in float64, and what padding must not change."""
+
+import pytest
+import torch
+from torch import nn
+
+from speechssl.nn.batch_norm import BatchNorm, batch_norm, normalise
+
+
+def test_batch_norm_statistics_are_exact_for_many_rows() -> None:
+    rows = (3 + torch.randn(40_000, 8)).requires_grad_()
+    norm, exact = nn.BatchNorm1d(8), nn.BatchNorm1d(8).double()
+    y, expected = batch_norm(norm, rows), exact(rows.detach().double())
+    assert torch.allclose(y.double(), expected, atol=3e-6)
+    assert torch.allclose(norm.running_var.double(), exact.running_var, rtol=2e-6)
+    assert torch.allclose(norm.running_mean.double(), exact.running_mean, rtol=2e-6)
+    assert int(norm.num_batches_tracked) == 1
+    weights = torch.randn_like(y)
+    (gradient,) = torch.autograd.grad(y, rows, weights)
+    double = rows.detach().double().requires_grad_()
+    (truth,) = torch.autograd.grad(nn.BatchNorm1d(8).double()(double), double, weights.double())
+    assert torch.allclose(gradient.double(), truth, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 3), (4, 6, 5, 3)])
+def test_padding_does_not_count_and_is_zero_afterwards(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape)
+    mask = torch.arange(6)[None, :] < torch.tensor([6, 3, 1, 5])[:, None]
+    x[~mask] = 1e6
+    norm = nn.BatchNorm2d(3) if len(shape) == 4 else nn.BatchNorm1d(3)
+    rows = x[mask].reshape(-1, 3)
+    expected = (rows - rows.mean(0)) / (rows.var(0, correction=0) + norm.eps).sqrt()
+    y = normalise(norm, x, mask)
+    torch.testing.assert_close(y[mask].reshape(-1, 3), expected, atol=1e-5, rtol=1e-5)
+    assert (y[~mask] == 0).all()
+    torch.testing.assert_close(norm.running_mean, 0.1 * rows.mean(0), atol=1e-5, rtol=1e-5)
+    evaluated = normalise(norm.eval(), x, mask, relu=True)
+    assert (evaluated[~mask] == 0).all() and (evaluated >= 0).all()
+
+
+def test_a_converted_norm_is_called_as_it_is() -> None:
+    class Shared(nn.Module):
+        def forward(self, rows):
+            assert rows.shape == (8, 3)
+            return rows + 1
+
+    layer = BatchNorm(3)
+    layer.norm = Shared()
+    x = torch.randn(2, 4, 3)
+    torch.testing.assert_close(layer(x), x + 1)
