@@ -1,7 +1,8 @@
-"""One process or many (`torchrun`): ranks, devices, gathers, sums, and BatchNorm over all of them.
+"""One process or many (`torchrun`): ranks, devices, gathers, sums and BatchNorm.
 
-Everything here does the right thing with one process, without `torch.distributed`. Tests compare
-two processes of half a batch each with one process of the whole (tests/contracts).
+Everything here does the right thing with one process, without `torch.distributed`.
+Tests compare two processes of half a batch each with one process of the whole
+(tests/contracts).
 """
 
 from __future__ import annotations
@@ -162,7 +163,7 @@ def sum_over_ranks(x: Tensor) -> Tensor:
 
 
 def mean_over_ranks(x: Tensor) -> Tensor:
-    """Return the mean of `x` over processes, without gradient; with several, `x` is overwritten."""
+    """Return the mean of `x` over processes, without gradient; overwrites `x`."""
     size = world_size()
     return sum_over_ranks(x) / size if size > 1 else x
 
@@ -186,9 +187,10 @@ class _Sum(torch.autograd.Function):
 class CrossProcessBatchNorm(_BatchNorm):
     """BatchNorm whose statistics cover all processes, on any backend.
 
-    `nn.SyncBatchNorm` only runs on GPUs; this one is for gloo. It has the parameters and buffers of
-    `nn.BatchNorm1d`, but is not a subclass of it, so `nn.batch_norm` calls it as it is instead of
-    normalising with the statistics of this process alone. Processes must hold equally many rows.
+    `nn.SyncBatchNorm` only runs on GPUs; this one is for gloo. It has the parameters
+    and buffers of `nn.BatchNorm1d`, but is not a subclass of it, so `nn.batch_norm`
+    calls it as it is instead of normalising with the statistics of this process alone.
+    Processes must hold equally many rows.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -196,7 +198,7 @@ class CrossProcessBatchNorm(_BatchNorm):
             raise ValueError(f"expected (N, C, ...), got {tuple(input.shape)}")
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise with the mean and the biased variance over the rows of every process.
+        """Normalise with the mean and biased variance over the rows of all processes.
 
         Args:
             input: (N, C), or channels first (N, C, ...).
@@ -211,15 +213,15 @@ class CrossProcessBatchNorm(_BatchNorm):
         mean = _summed(x.sum(row_dims)) / count
         centred = x - mean.view(shape)
         variance = _summed(centred.square().sum(row_dims)) / count
-        self._update_running_statistics(mean, variance, count)
+        self._update_running(mean, variance, count)
         y = centred * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
             y = y * self.weight.view(shape) + self.bias.view(shape)
         return y.to(input.dtype)
 
     @torch.no_grad()
-    def _update_running_statistics(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """Move the running mean and (unbiased) variance towards those of `count` rows."""
+    def _update_running(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Move the running mean and variance (unbiased) towards those of a batch."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -238,7 +240,8 @@ def _summed(x: Tensor) -> Tensor:
 def synchronise_batchnorm(module: nn.Module, world: World) -> nn.Module:
     """Replace every BatchNorm in `module` by one over all processes.
 
-    Parameters and buffers keep their names and values. With one process nothing changes.
+    Parameters and buffers keep their names and values. With one process nothing
+    changes.
 
     Returns:
         The module; on a GPU a new one if `module` itself is a BatchNorm.
@@ -246,7 +249,8 @@ def synchronise_batchnorm(module: nn.Module, world: World) -> nn.Module:
     if world.size == 1:
         return module
     if world.device.type == "cuda":
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+        convert = nn.SyncBatchNorm.convert_sync_batchnorm
+        converted: nn.Module = convert(module)  # type: ignore[no-untyped-call]
         return converted
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -260,6 +264,6 @@ def _cross_process(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> CrossProcessBatchNo
     """Return a `CrossProcessBatchNorm` with the settings and the state of `norm`."""
     new = CrossProcessBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine)
     new.load_state_dict(norm.state_dict())
-    for old_parameter, new_parameter in zip(norm.parameters(), new.parameters(), strict=True):
-        new_parameter.requires_grad_(old_parameter.requires_grad)
+    for old, parameter in zip(norm.parameters(), new.parameters(), strict=True):
+        parameter.requires_grad_(old.requires_grad)
     return new

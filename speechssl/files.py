@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 FORMAT = 1
 """Layout of run and model folders; a higher number where an older package could not read them."""
+
+_ESCAPES = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 
 @contextmanager
@@ -23,13 +25,51 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         OSError: the disk refused; nothing has changed.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    temporary = _temporary(path)
     try:
         yield temporary
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def atomic_write_together(
+    paths: Sequence[Path], removed: Sequence[Path] = ()
+) -> Iterator[dict[Path, Path]]:
+    """Give a temporary path for each of several files that belong together.
+
+    If the body raises, nothing changes. At the end an old version of the last file is taken away,
+    then the new files take their places in order. So while the last file exists, all are of one
+    version: a writer that is killed in between leaves a set without it, never a mixture. Name last
+    the file without which readers refuse the set (wav.scp of a Kaldi directory).
+
+    Args:
+        paths: the files, all in one folder.
+        removed: files that do not belong to the new set; they are removed if they exist.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    temporary = {path: _temporary(path) for path in paths}
+    last = paths[-1]
+    outdated = _temporary(last.with_name(f"{last.name}.outdated"))
+    try:
+        yield temporary
+        if last.exists():
+            os.replace(last, outdated)
+        for path in removed:
+            path.unlink(missing_ok=True)
+        for path in paths:
+            os.replace(temporary[path], path)
+    finally:
+        for left_over in (*temporary.values(), outdated):
+            left_over.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
 
 
 def remove_partial(path: str | Path) -> None:
@@ -40,17 +80,24 @@ def remove_partial(path: str | Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file (UTF-8, `\\n`) through `atomic_write`."""
+    """Write a text file (UTF-8, `\\n`) through `atomic_write`.
+
+    Bytes of file names that are not UTF-8 are written as they are.
+    """
     with (
         atomic_write(path) as temporary,
-        open(temporary, "w", encoding="utf-8", newline="\n") as file,
+        open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="\n") as file,
     ):
         file.write(text)
 
 
 def write_skipped(path: str | Path, skipped: Iterable[tuple[str, str]]) -> None:
-    """Write what was left out: one `id<TAB>reason` line each."""
-    write_text(path, "".join(f"{name}\t{reason}\n" for name, reason in skipped))
+    """Write what was left out: one `id<TAB>reason` line each.
+
+    A line break or tab in an id becomes `\\n`, `\\r` or `\\t`, so that a line stays one.
+    """
+    lines = [f"{name.translate(_ESCAPES)}\t{reason}\n" for name, reason in skipped]
+    write_text(path, "".join(lines))
 
 
 class ModelFolder:

@@ -1,11 +1,12 @@
 """The contracts of the package: what an extension implements, and all that it imports.
 
-Front ends, encoders, methods and predictors are base classes, because they are modules whose hooks
-have empty defaults. A diagnostic is a record. Clusterers, corpora and exporters are protocols: any
-object or function of that form will do, and it needs to import nothing from here.
+Front ends, encoders, methods and predictors are base classes, because they are modules
+whose hooks have empty defaults. A diagnostic is a record. Clusterers, corpora and
+exporters are protocols: any object or function of that form will do, and it needs to
+import nothing from here.
 
-Letters in shapes: B utterances of a batch, N of a set, V views (crops) of each, T samples, F
-frames, M features of a frame, D numbers of an embedding, P of a projection.
+Letters in shapes: B utterances of a batch, N of a set, V views (crops) of each, T
+samples, F frames, M features of a frame, D numbers of an embedding, P of a projection.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ __all__ = [
 class FrontEnd(nn.Module):
     """Waveforms to frames of features; a part of `features/`.
 
-    A part's keyword-only settings begin with `sample_rate` (Hz) where it can be chosen. They are
-    kept with the weights.
+    A part's keyword-only settings begin with `sample_rate` (Hz) where it can be chosen.
+    They are kept with the weights.
     """
 
     sample_rate: int
@@ -60,7 +61,8 @@ class FrontEnd(nn.Module):
             lengths: (B,) samples that count in each row; None: all T.
 
         Returns:
-            Features (B, F, M), and the number of frames that count in each row, (B,) int64.
+            Features (B, F, M), and the number of frames that count in each row, (B,)
+            int64.
         """
         raise NotImplementedError
 
@@ -79,8 +81,8 @@ class Encoder(nn.Module):
 
         Args:
             features: (B, F, M).
-            lengths: (B,) frames that count in each row; None: all F. A padded row has the embedding
-                that it has alone.
+            lengths: (B,) frames that count in each row; None: all F. A padded row has
+                the embedding that it has alone.
 
         Returns:
             Embeddings (B, D).
@@ -88,17 +90,19 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     def frame_layers(self) -> dict[str, nn.Module]:
-        """Return the layers before pooling whose outputs can be embedded, in their order.
+        """Return the layers before pooling that can be embedded, in their order.
 
-        Each is called as `layer(x, frames)`, where `frames` is a `nn.frames.Frames`, and gives
-        (B, F, C) or maps (B, F, M, C); with its new `Frames` in a tuple where their number changes.
+        Each is called as `layer(x, frames)`, where `frames` is a `nn.frames.Frames`,
+        and gives (B, F, C) or maps (B, F, M, C); with its new `Frames` in a tuple where
+        their number changes.
         """
         return {}
 
     def affine_layers(self) -> dict[str, nn.Module]:
         """Return the layers after pooling, in their order.
 
-        Applied one after the other to what pooling gives, (B, P), they give the embedding (B, D).
+        Applied one after the other to what pooling gives, (B, P), they give the
+        embedding (B, D).
         """
         return {}
 
@@ -146,10 +150,10 @@ class Output(NamedTuple):
 
     Attributes:
         loss: scalar to differentiate.
-        scalars: named detached scalars for the log, on the device: reading them (`.item()`) would
-            make the device wait.
-        embedding: (N, D) detached embeddings of the network that users get, for the collapse
-            monitor.
+        scalars: named detached scalars for the log, on the device: reading them
+            (`.item()`) would make the device wait.
+        embedding: (N, D) detached embeddings of the network that users get, for the
+            collapse monitor.
         projections: (V, B, P) with gradient, for regularisers of any method (DimCL).
     """
 
@@ -165,7 +169,8 @@ class ParameterRule(NamedTuple):
     Attributes:
         parameters: which ones.
         scale: factor of their learning rate.
-        constant: keep the learning rate at its peak: no warm-up, no decay (SimSiam's predictor).
+        constant: keep the learning rate at its peak: no warm-up, no decay (SimSiam's
+            predictor).
         decay: whether they have weight decay.
     """
 
@@ -178,9 +183,10 @@ class ParameterRule(NamedTuple):
 class Method(nn.Module):
     """A self-supervised method around one encoder; a part of `methods/`.
 
-    A part's constructor takes the `Encoder` and its keyword-only settings. A subclass implements
-    `forward` and `encoder`. In a training step `forward` runs first, then the backward pass and
-    gradient clipping, `after_backward`, the optimiser's step, and `after_step`.
+    A part's constructor takes the `Encoder` and its keyword-only settings. A subclass
+    implements `forward` and `encoder`. In a training step `forward` runs first, then
+    the backward pass and gradient clipping, `after_backward`, the optimiser's step, and
+    `after_step`.
     """
 
     min_batch = 2
@@ -190,7 +196,7 @@ class Method(nn.Module):
     """K, where `teacher_entropy` is logged: its limit is ln K."""
 
     PARTS: ClassVar[dict[str, str]] = {}
-    """Settings that are parts themselves: keyword -> folder (`{"predictor": "predictors"}`)."""
+    """Settings that are parts themselves: `{"predictor": "predictors"}`."""
 
     NEEDS_LABELS: ClassVar[bool] = False
     """Whether it learns pseudo-labels (`data.pseudo_labels`)."""
@@ -204,7 +210,7 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def networks(self) -> dict[str, Encoder]:
-        """Return the encoders that `embed --network` can name, such as student and teacher."""
+        """Return the encoders that `embed --network` can name: student, teacher."""
         return {"encoder": self.encoder}
 
     def prepare(self, utterances: int, labels: Tensor | None = None) -> None:
@@ -212,7 +218,8 @@ class Method(nn.Module):
 
         Args:
             utterances: N, the size of the training set.
-            labels: (N,) int64 pseudo-labels 0 to C - 1, where `data.pseudo_labels` gives them.
+            labels: (N,) int64 pseudo-labels 0 to C - 1, where `data.pseudo_labels`
+                gives them.
         """
 
     def forward(self, views: Sequence[Views], progress: Progress) -> Output:
@@ -232,14 +239,14 @@ class Method(nn.Module):
         """Change gradients before the optimiser's step (to freeze a layer, say)."""
 
     def after_step(self, progress: Progress) -> None:
-        """Update what is not trained by gradient: moving averages, predictors in closed form."""
+        """Update what is not trained by gradient, such as a moving average."""
 
 
 class Predictor(nn.Module):
-    """h: projections z (N, D) to predictions p (N, D) of the target; a part of `predictors/`.
+    """h: projections z (N, D) to predictions p (N, D); a part of `predictors/`.
 
-    Here D is the size of a projection. A part's constructor takes `dim` (D) and its keyword-only
-    settings.
+    Here D is the size of a projection. A part's constructor takes `dim` (D) and its
+    keyword-only settings.
     """
 
     def forward(self, z: Tensor) -> Tensor:
@@ -257,10 +264,10 @@ class Predictor(nn.Module):
         return F.cosine_similarity(p, target, dim=-1)
 
     def observe(self, z: Tensor) -> None:
-        """Look at a step's un-normalised projections `z` (N, D), detached, of all processes."""
+        """Look at a step's projections `z` (N, D): as they are, detached, of all processes."""
 
     def after_step(self, step: int) -> None:
-        """Update what is not trained by gradient, after the optimiser's step number `step`."""
+        """Update what is not trained by gradient, after step number `step`."""
 
     def rule(self) -> ParameterRule | None:
         """Return how the optimiser treats this predictor, where not like all else."""
@@ -277,8 +284,8 @@ class Diagnostic:
         healthy: N and D to the lowest and the highest healthy value.
         collapsed: a value, N and D to whether it means collapse.
         tells: what the figure tells, in one line, for the table.
-        better: whether lower or higher is better when models are ranked without labels; None:
-            neither.
+        better: whether lower or higher is better when models are ranked without labels;
+            None: neither.
         needs: what `compute` takes.
     """
 
@@ -315,7 +322,10 @@ class Diagnostic:
 
 
 class Clusterer(Protocol):
-    """Embeddings to pseudo-labels; a part of `clustering/`, built from its keyword-only settings."""
+    """Embeddings to pseudo-labels; a part of `clustering/`.
+
+    A part's constructor takes its keyword-only settings.
+    """
 
     ORDER_FREE: ClassVar[bool] = False
     """Whether rows in another order give the same partition."""
@@ -330,19 +340,39 @@ class Clusterer(Protocol):
 
 
 class Corpus(Protocol):
-    """A corpus as it is distributed to a Kaldi directory; a part of `corpora/` is such a function.
+    """A corpus as it is distributed to a Kaldi directory.
 
-    Its parameters are the arguments and flags of `speechssl prepare NAME`, and the `Args` section
-    of its docstring explains them.
+    A part of `corpora/` is such a function.
+    Its parameters are the arguments and flags of `speechssl prepare NAME`, and the
+    `Args` section of its docstring explains them.
     """
 
-    def __call__(self, *args: Any, **settings: Any) -> str:
-        """Write the directory and return a summary of a line or a few."""
+    def __call__(self, root: str | Path, out: str | Path, **settings: Any) -> Any:
+        """Write a Kaldi directory.
+
+        Files that cannot be used are left out, counted on standard error, and listed in
+        OUT/skipped.tsv.
+
+        Args:
+            root: the folder that the corpus was unpacked into.
+            out: the directory to write.
+            settings: keyword-only, each with a default.
+
+        Returns:
+            What was written, a `data.manifest.Manifest`; None where several directories were.
+
+        Raises:
+            UserError: `root` is not laid out as the corpus is (the message names the layout), not
+                complete, or without a usable file.
+        """
         ...
 
 
 class Exporter(Protocol):
-    """A trained model to files that other programs read; a part of `exporters/` is such a function."""
+    """A trained model to files that other programs read.
+
+    A part of `exporters/` is such a function.
+    """
 
     def __call__(self, model: Any, out: Path) -> Callable[[Tensor], Tensor] | None:
         """Write a model into a folder.
@@ -352,9 +382,9 @@ class Exporter(Protocol):
             out: the folder, which exists.
 
         Returns:
-            A function that loads what was written and embeds with it: samples (B, T) at the model's
-            rate, equally long, to embeddings (B, D). `speechssl export` compares it with the model.
-            None where its runtime is not installed.
+            A function that loads what was written and embeds with it: samples (B, T) at
+            the model's rate, equally long, to embeddings (B, D). `speechssl export`
+            compares it with the model. None where its runtime is not installed.
 
         Raises:
             UserError: the format cannot express the model, or a library is missing.

@@ -1,15 +1,16 @@
 """Parts: how a method, an encoder, a corpus ... is found, described, checked and built.
 
-A part is a public module of one of ``FOLDERS`` that names ``PART``: the class, function or object
-that the program uses. The module's name is the public name, the first paragraph of its docstring
-the description, and the typed keyword-only parameters of ``PART`` are its settings. Adding a part is
-adding a file: ``speechssl list``, the command's help, the configuration's checks, the tables in the
-READMEs and the contract tests all ask this module and nothing else.
+A part is a public module of one of ``FOLDERS`` that names ``PART``: the class, function
+or object that the program uses. The module's name is the public name, the first
+paragraph of its docstring the description, and the typed keyword-only parameters of
+``PART`` are its settings. Adding a part is adding a file: ``speechssl list``, the
+command's help, the configuration's checks, the tables in the READMEs and the contract
+tests all ask this module and nothing else.
 
 A configuration may also name a part outside this package, as ``package.module:Class``.
 
-``speechssl.config``, which takes longer to import than all else here, is imported where it is used:
-``speechssl --help`` and ``list`` do without it.
+``speechssl.config``, which takes longer to import than all else here, is imported where
+it is used: ``speechssl --help`` and ``list`` do without it.
 """
 
 from __future__ import annotations
@@ -114,27 +115,37 @@ def refuse_outside_code(written: Any, allow_code: Collection[str], where: str | 
     Raises:
         UserError: a ``name: package.module:Class`` of another package.
     """
+    for package in sorted(outside_packages(written) - set(allow_code)):
+        raise UserError(
+            f"{where}: names code outside speechssl, in {package[:40]!r}; a folder runs none. If you"
+            f" trust that installed package: --allow-code {package[:40]}"
+        )
+
+
+def outside_packages(written: Any) -> set[str]:
+    """Return the packages outside this one whose parts a configuration names.
+
+    Those that the user's own configuration names may be named by what a run of it has saved.
+    """
+    packages: set[str] = set()
     if isinstance(written, Mapping):
         name = written.get("name")
         if isinstance(name, str) and ":" in name:
-            package = name.partition(":")[0].partition(".")[0]
-            if package not in allow_code:
-                raise UserError(
-                    f"{where}: names code of its own, {name[:80]!r}; a folder runs none. If you trust"
-                    f" the installed package {package[:40]!r}: --allow-code {package[:40]}"
-                )
+            packages.add(name.partition(":")[0].partition(".")[0])
         for inner in written.values():
-            refuse_outside_code(inner, allow_code, where)
+            packages |= outside_packages(inner)
     elif isinstance(written, list | tuple):
         for inner in written:
-            refuse_outside_code(inner, allow_code, where)
+            packages |= outside_packages(inner)
+    return packages
 
 
 def check(folder: str, section: Mapping[str, Any] | str, where: str) -> dict[str, Any]:
     """Check a section ``{name: ..., settings...}`` against the part it names; fill in its defaults.
 
-    A name alone stands for the part with its defaults. Where the part's class names settings that
-    are parts themselves (``PARTS = {"predictor": "predictors"}``), these are checked as well.
+    A name alone stands for the part with its defaults. Where the part's class names
+    settings that are parts themselves (``PARTS = {"predictor": "predictors"}``), these
+    are checked as well.
 
     Args:
         folder: where the part lives.
@@ -203,7 +214,8 @@ def build(folder: str, section: Mapping[str, Any] | str, *supplied: Any) -> Any:
     Args:
         folder: where the part lives.
         section: name and settings, or a name alone.
-        supplied: what the program gives the part, such as the size of an encoder's input.
+        supplied: what the program gives the part, such as the size of an encoder's
+            input.
 
     Raises:
         UserError: no such part, an unknown key, or a value of the wrong type.

@@ -1,9 +1,9 @@
-"""Files inside tar archives, by address: `shards/shard-000001.tar:1536:96044.flac` is the 96,044
-bytes of a FLAC file from byte 1,536 of that archive on.
+"""Files inside tar archives, named by an address.
 
-The archive is uncompressed, and a path or any URL that fsspec knows
-(`s3://bucket/shard-000001.tar`). Only the member's bytes are read, or of a large member only the
-part asked for.
+`shards/shard-000001.tar:1536:96044.flac` is a FLAC file: the 96,044 bytes from byte 1,536 of that
+archive on. The archive is not compressed; it is a path, or any URL that fsspec knows
+(`s3://bucket/shard-000001.tar`). Only the member's bytes are read, and of a large member only the
+part that is asked for.
 """
 
 from __future__ import annotations
@@ -23,7 +23,14 @@ _BLOCK = 1 << 18  # bytes read at a time of a larger one
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """`size` bytes of `archive` from `offset` on; `extension` (".flac") says what they are."""
+    """A file inside an archive; `str(member)` is its address.
+
+    Attributes:
+        archive: path or URL of the archive.
+        offset: its first byte there.
+        size: number of bytes.
+        extension: what they are (".flac").
+    """
 
     archive: str
     offset: int
@@ -34,18 +41,20 @@ class Member:
         return f"{self.archive}:{self.offset}:{self.size}{self.extension}"
 
     def open(self) -> io.RawIOBase | io.BytesIO:
-        """The member as a file. Raises UserError if the archive is missing, unreadable, or ends too
-        early.
+        """Return the member as a file object.
+
+        Raises:
+            UserError: the archive is missing, cannot be read, or ends too early.
         """
         if self.size <= _WHOLE:
             return io.BytesIO(self.fetch(0, self.size))
-        return _Large(self)
+        return LargeMember(self)
 
     def fetch(self, first: int, count: int) -> bytes:
-        """`count` bytes from byte `first` of the member on; errors as `open`."""
+        """Return `count` bytes from byte `first` of the member on; errors as `open`."""
         begin = self.offset + first
         try:
-            if "://" in self.archive:
+            if is_url(self.archive):
                 files, path = _file_system(self.archive)
                 data = bytes(files.cat_file(path, start=begin, end=begin + count))
             else:
@@ -62,15 +71,28 @@ class Member:
 
 
 def parse(name: str) -> Member | None:
-    """The member that `name` is the address of; None if it is none (a path, a URL, a pipe)."""
-    match = _ADDRESS.fullmatch(name) if ".tar:" in name else None
-    return Member(match[1], int(match[2]), int(match[3]), match[4]) if match else None
+    """Return the member whose address is `name`; None if it is a path, a URL or a pipe."""
+    if ".tar:" not in name:
+        return None
+    match = _ADDRESS.fullmatch(name)
+    if match is None:
+        return None
+    return Member(archive=match[1], offset=int(match[2]), size=int(match[3]), extension=match[4])
+
+
+def is_url(archive: str) -> bool:
+    """Return True if an archive is reached through fsspec."""
+    return "://" in archive
 
 
 def archive_size(archive: str) -> int:
-    """Bytes of an archive, a path or a URL. Raises UserError if there is none."""
+    """Return the bytes of an archive, a path or a URL.
+
+    Raises:
+        UserError: it is missing or cannot be reached.
+    """
     try:
-        if "://" in archive:
+        if is_url(archive):
             files, path = _file_system(archive)
             return int(files.size(path))
         return os.path.getsize(archive)
@@ -94,8 +116,8 @@ def _unreadable(archive: str, error: Exception) -> UserError:
     return UserError(f"{archive}: cannot be read ({detail}); check that it can be reached")
 
 
-class _Large(io.RawIOBase):
-    """A member read block by block.
+class LargeMember(io.RawIOBase):
+    """A member as a file object that is read block by block.
 
     libsndfile calls from C, through which no exception passes: a failed read is kept in `error` and
     looks like the end of the file.
@@ -103,36 +125,53 @@ class _Large(io.RawIOBase):
 
     def __init__(self, member: Member) -> None:
         super().__init__()
-        self.member, self.place = member, 0
-        self.first, self.block = 0, member.fetch(0, _BLOCK)
+        self.member = member
+        self.position = 0
         self.error: UserError | None = None
+        self._block = member.fetch(0, _BLOCK)
+        self._block_start = 0  # where in the member the block begins
 
     def readable(self) -> bool:
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
+        """Return True."""
         return True
 
     def tell(self) -> int:
-        return self.place
+        """Return the position, bytes from the member's begin."""
+        return self.position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self.place, os.SEEK_END: self.member.size}[whence]
-        self.place = max(0, base + offset)
-        return self.place
+        """Move to a position and return it."""
+        if whence == os.SEEK_CUR:
+            offset += self.position
+        elif whence == os.SEEK_END:
+            offset += self.member.size
+        self.position = max(0, offset)
+        return self.position
 
     def readinto(self, into: Any) -> int:
+        """Fill a buffer and return how many bytes were read; 0 at the end or after an error."""
         view = memoryview(into).cast("B")
-        count = max(0, min(len(view), self.member.size - self.place))
-        if not self.first <= self.place <= self.place + count <= self.first + len(self.block):
+        left = max(0, self.member.size - self.position)
+        count = min(len(view), left)
+        if not count:
+            return 0
+        if not self._holds(count):
             try:
-                most = min(max(count, _BLOCK), self.member.size - self.place)
-                self.block = self.member.fetch(self.place, most)
-                self.first = self.place
+                self._block = self.member.fetch(self.position, min(max(count, _BLOCK), left))
+                self._block_start = self.position
             except UserError as error:
                 self.error = error
                 return 0
-        begin = self.place - self.first
-        view[:count] = self.block[begin : begin + count]
-        self.place += count
+        begin = self.position - self._block_start
+        view[:count] = self._block[begin : begin + count]
+        self.position += count
         return count
+
+    def _holds(self, count: int) -> bool:
+        """Return True if the block holds the next `count` bytes."""
+        block_stop = self._block_start + len(self._block)
+        return self._block_start <= self.position and self.position + count <= block_stop

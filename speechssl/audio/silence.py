@@ -10,5 +10,10 @@ THRESHOLD = 1e-4
 
 
 def is_silent(samples: npt.NDArray[np.float32]) -> bool:
-    """True if samples (T,) span less than `THRESHOLD` (so a constant offset is silent, too)."""
-    return bool(samples.max() - samples.min() < THRESHOLD)
+    """Return True if samples (T,) span less than `THRESHOLD`; a constant offset is silence."""
+    return is_silent_range(float(samples.min()), float(samples.max()))
+
+
+def is_silent_range(lowest: float, highest: float) -> bool:
+    """Return True if samples between `lowest` and `highest` are silent, as `is_silent` does."""
+    return highest - lowest < THRESHOLD

@@ -1,4 +1,4 @@
-"""Audio files below a folder."""
+"""The one walk of a folder of audio."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def audio_files(root: str | Path) -> Iterator[str]:
     """Yield the audio files below `root` as relative paths, a folder at a time.
 
     What counts is the ending (`EXTENSIONS`, in either case). Names that begin with a dot are passed
-    over; links are followed, each folder is visited once. Sort what comes if the order matters.
+    over; links are followed, each folder is visited once. Sort the paths if their order matters.
     """
     visited = set()
     for folder, subfolders, names in os.walk(root, followlinks=True):

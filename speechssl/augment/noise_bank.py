@@ -7,7 +7,6 @@ tensors instead of copying them.
 
 from __future__ import annotations
 
-import csv
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +17,17 @@ import torch
 from torch import Tensor
 
 from speechssl.audio import reading
+from speechssl.audio.tables import (
+    UTTERANCES_TABLE,
+    read_table,
+    read_utterances_table,
+    read_wav_scp,
+)
+from speechssl.audio.walk import audio_files
 from speechssl.errors import UserError
 from speechssl.threads import usable_cores
 
 KINDS = ("noise", "music", "speech")
-_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif"}
 # Root mean square to which every noise is brought: neighbours in the bank are equally loud.
 _LEVEL = 0.05
 _LOG = logging.getLogger(__name__)
@@ -159,76 +164,70 @@ def levelled(wave: np.ndarray) -> np.ndarray:
     return np.round(wave * (scale * 32767)).astype(np.int16)
 
 
-def _listing(directory: str, what: str) -> list[tuple[Path, str]]:
-    """Audio files with their kind ("noise" unless a column or a name says music, speech or
-    babble).
+def _listing(directory: str, what: str) -> list[tuple[str, str]]:
+    """List audio files with their kind.
+
+    The kind is "noise" unless a column or a name says music, speech or babble.
     """
     root = Path(directory)
     if not root.is_dir():
         raise UserError(
             f"augment.{what}: no such folder {directory}; correct the path or leave it out"
         )
-    if (root / "utterances.tsv").is_file():
-        with open(root / "utterances.tsv", encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-        if rows and "path" not in rows[0]:
-            raise UserError(
-                f"augment.{what}: {root / 'utterances.tsv'} has no column `path`; add it"
-            )
-        return [(root / row["path"], _kind(row.get("kind") or row["path"])) for row in rows]
+    if (root / UTTERANCES_TABLE).is_file():
+        rows = read_utterances_table(root / UTTERANCES_TABLE)
+        return [(str(root / row["path"]), _kind(row.get("kind") or row["path"])) for row in rows]
     if (root / "wav.scp").is_file():
         return _kaldi(root)
-    found = (path for path in root.rglob("*") if path.suffix.lower() in _SUFFIXES)
-    return [(path, _kind(str(path.relative_to(root)))) for path in sorted(found)]
+    paths = sorted(audio_files(root), key=lambda path: Path(path).parts)
+    return [(str(root / path), _kind(path)) for path in paths]
 
 
-def _kaldi(root: Path) -> list[tuple[Path, str]]:
-    """wav.scp; kinds from utt2kind, or else from the ids and the paths below the folder common to
-    all.
+def _kaldi(root: Path) -> list[tuple[str, str]]:
+    """List the recordings of wav.scp with their kind.
+
+    Kinds come from utt2kind, or else from the ids and the paths below the folder common to all.
     """
-    lines = [
-        line.split(maxsplit=1)
-        for line in (root / "wav.scp").read_text(encoding="utf-8").splitlines()
-    ]
-    pairs = [
-        (line[0], line[1].strip()) for line in lines if len(line) == 2 and not line[1].endswith("|")
-    ]
+    recordings = read_wav_scp(root / "wav.scp", _warn, allow_pipes=False, check_files=False)
+    if not recordings:
+        return []
     kinds: dict[str, str] = {}
     if (root / "utt2kind").is_file():
-        rows = (
-            line.split() for line in (root / "utt2kind").read_text(encoding="utf-8").splitlines()
-        )
-        kinds = {row[0]: row[1] for row in rows if len(row) == 2}
-    common = len(os.path.commonpath([os.path.dirname(path) for _, path in pairs])) if pairs else 0
-    return [
-        (Path(path), _kind(kinds.get(name) or f"{name} {path[common:]}")) for name, path in pairs
-    ]
+        kinds = {name: kind for _, name, kind in read_table(root / "utt2kind", _warn)}
+    common = len(os.path.commonpath([os.path.dirname(path) for path in recordings.values()]))
+    listed = []
+    for name, path in recordings.items():
+        kind = kinds.get(name) or f"{name} {path[common:]}"
+        listed.append((path, _kind(kind)))
+    return listed
+
+
+def _warn(_id: str, message: str) -> None:
+    _LOG.warning("left out of the augmentation: %s", message)
 
 
 def _kind(text: str) -> str:
     text = text.lower()
-    return (
-        "music"
-        if "music" in text
-        else "speech"
-        if "speech" in text or "babble" in text
-        else "noise"
-    )
+    if "music" in text:
+        return "music"
+    if "speech" in text or "babble" in text:
+        return "speech"
+    return "noise"
 
 
 def _read_all(
-    listed: list[tuple[Path, str]], sample_rate: int, seconds: float
+    listed: list[tuple[str, str]], sample_rate: int, seconds: float
 ) -> list[tuple[np.ndarray, str]]:
     """Read the first `seconds` of every file, in a few threads.
 
     Files that cannot be read are left out, with a warning.
     """
 
-    def read(item: tuple[Path, str]) -> np.ndarray | None:
+    def read(item: tuple[str, str]) -> np.ndarray | None:
         try:
             return reading.read(item[0], sample_rate, 0.0, seconds)
         except UserError as error:
-            _LOG.warning("left out of the augmentation: %s", error)
+            _warn(item[0], str(error))
             return None
 
     with ThreadPoolExecutor(max(1, min(8, usable_cores()))) as pool:

@@ -28,6 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ),
     )
     flags.add_out(parser, "folder for utt2cluster, clusters.json and sizes.png", required=True)
+    _add_filters(parser)
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        metavar="UTT2SPK",
+        help="true classes: for figures such as NMI only, no clusterer sees them",
+    )
+
+
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    """Add what is done before clustering and left out after it."""
     parser.add_argument(
         "--pca",
         type=float,
@@ -58,12 +69,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=1.0,
         metavar="S",
         help="keep this share of each cluster, nearest to its mean (default: 1)",
-    )
-    parser.add_argument(
-        "--reference",
-        type=Path,
-        metavar="UTT2SPK",
-        help="true classes: for figures such as NMI only, no clusterer sees them",
     )
 
 

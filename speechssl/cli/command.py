@@ -20,7 +20,8 @@ A verb is a public module of this folder with two functions, and nothing else li
 * The first paragraph of the docstring stands in ``speechssl --help``, the whole of it at the top of
   ``speechssl count --help``; backticks are left out. It is read without importing the module.
 * A module is imported when its verb is used, and not for ``speechssl --help``.
-* Flags that other verbs have, too, come from ``cli/flags.py``.
+* Flags that other verbs have, too, come from ``cli/flags.py``. Every argument has a help that says
+  more than its name (tests/cli/test_help.py).
 * A positional argument ``overrides`` (``flags.add_overrides``) takes ``key=value`` words from
   anywhere on the command line.
 * A verb with tasks or the like makes sub-parsers, each of which may set its own ``run``:
@@ -46,7 +47,7 @@ from pathlib import Path
 from typing import Any
 
 import speechssl
-from speechssl.cli.parsers import Parser, plain
+from speechssl.cli.parsers import Parser, summary
 from speechssl.errors import UserError
 from speechssl.threads import respect_quota, wait_passively
 
@@ -67,7 +68,7 @@ ORDER = (
     "export",
     "list",
 )
-"""The order of ``speechssl --help``, as the verbs follow on each other; others come after these."""
+"""Order of ``speechssl --help``: that of a user's work. Verbs that are not named here come last."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,8 +100,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse a command line; ``key=value`` overrides may stand anywhere (argparse wants them
-    together).
+    """Parse a command line.
+
+    Overrides (``key=value``) may stand anywhere: argparse takes those that stand together and
+    leaves the others over.
     """
     top = parser()
     arguments, rest = top.parse_known_args(argv)
@@ -123,7 +126,7 @@ def parser() -> Parser:
     for name, text in verbs().items():
         sub = subparsers.add_parser(
             name,
-            help=plain(" ".join(text.partition("\n\n")[0].split())),
+            help=summary(text),
             description=text,
             add_arguments=partial(_add_arguments, name),
         )
@@ -139,10 +142,16 @@ def verbs() -> dict[str, str]:
         if path.name.startswith("_") or source.suffix != ".py" or not source.is_file():
             continue
         tree = ast.parse(source.read_text(encoding="utf-8"))
-        functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-        if {"add_arguments", "run"} <= functions:
-            found[path.stem.replace("_", "-")] = ast.get_docstring(tree) or ""
+        if _is_verb(tree):
+            name = path.stem.replace("_", "-")
+            found[name] = ast.get_docstring(tree) or ""
     return dict(sorted(found.items(), key=lambda item: _position(item[0])))
+
+
+def _is_verb(tree: ast.Module) -> bool:
+    """True if a module defines ``add_arguments`` and ``run``."""
+    functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    return {"add_arguments", "run"} <= functions
 
 
 def _position(verb: str) -> tuple[int, str]:

@@ -16,6 +16,7 @@ from speechssl.cli import flags
 
 if TYPE_CHECKING:
     from speechssl.data.manifest import Utterance
+    from speechssl.finetune import FinetuneSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_class_weight(parser)
     flags.add_precision(parser)
     flags.add_device(parser)
+    flags.add_allow_code(parser)
     flags.add_replicates(parser)
     flags.add_seed(parser)
     parser.add_argument(
@@ -101,26 +103,15 @@ def run(args: argparse.Namespace) -> None:
     utterances: list[Utterance] = []
     for directory in args.data:
         utterances.extend(read_manifest(directory))
-    settings = finetune.FinetuneSettings(
-        affine_steps=args.affine_steps,
-        affine_lr=args.affine_lr,
-        epochs=args.epochs,
-        lr=args.lr,
-        batch_size=args.batch_size,
-        seconds=args.seconds,
-        class_weight=args.class_weight,
-        precision=args.precision,
-        seed=args.seed,
-    )
     measured = finetune.finetune(
-        load_model(args.model),
+        load_model(args.model, allow_code=args.allow_code),
         utterances,
         read_values(args.labels, "label"),
         read_values(args.groups, "spk"),
         folds=flags.read_folds(args.folds),
         test_folds=args.test_folds,
         fractions=args.fractions,
-        settings=settings,
+        settings=_settings(args),
         device=args.device,
         replicates=args.replicates,
         say=lambda line: print(line, file=sys.stderr, flush=True),
@@ -133,6 +124,23 @@ def run(args: argparse.Namespace) -> None:
         results = measured.results
         plots.confusion_plot(results["labels"], results["confusion"], args.out / "confusion.png")
     _print_curve(measured.results)
+
+
+def _settings(args: argparse.Namespace) -> FinetuneSettings:
+    """Return the settings of both training steps."""
+    from speechssl.finetune import FinetuneSettings
+
+    return FinetuneSettings(
+        affine_steps=args.affine_steps,
+        affine_lr=args.affine_lr,
+        epochs=args.epochs,
+        lr=args.lr,
+        batch_size=args.batch_size,
+        seconds=args.seconds,
+        class_weight=args.class_weight,
+        precision=args.precision,
+        seed=args.seed,
+    )
 
 
 def _print_curve(results: Mapping[str, Any]) -> None:

@@ -51,6 +51,12 @@ def plain(text: str | None) -> str:
     return (text or "").replace("`", "")
 
 
+def summary(docstring: str) -> str:
+    """Return the first paragraph of a docstring on one line, for argparse's ``help``."""
+    first_paragraph = plain(docstring).partition("\n\n")[0]
+    return " ".join(first_paragraph.split()).replace("%", "%%")
+
+
 class ParagraphFormatter(argparse.HelpFormatter):
     """Help whose description keeps its paragraphs."""
 

@@ -11,14 +11,14 @@ from typing import Any
 
 from speechssl import parts
 from speechssl.cli import signature
-from speechssl.cli.parsers import plain
+from speechssl.cli.parsers import summary
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a sub-parser for each part of `corpora/`."""
     corpora: Any = parser.add_subparsers(dest="corpus", required=True, metavar="CORPUS")
-    for name, summary in parts.descriptions("corpora").items():
-        corpora.add_parser(name, help=plain(summary), add_arguments=partial(_add_parameters, name))
+    for name, text in parts.descriptions("corpora").items():
+        corpora.add_parser(name, help=summary(text), add_arguments=partial(_add_parameters, name))
 
 
 def _add_parameters(corpus: str, parser: argparse.ArgumentParser) -> None:

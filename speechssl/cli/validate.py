@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: there are problems.
     """
-    from speechssl.data.manifest import validate
+    from speechssl.data.validation import validate
 
     count = 0
     for directory in args.directories:

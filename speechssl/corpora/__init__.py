@@ -1,3 +1,1 @@
-"""One file a corpus: `prepare(root, out, *, ...)` writes Kaldi directories, and trials where it has
-any.
-"""
+"""Corpora to Kaldi directories, one file a corpus: `prepare(root, out, *, ...)`; see README.md."""

@@ -1,13 +1,14 @@
 """CREMA-D: 91 actors, twelve sentences, six emotions; 7,442 clips.
 
-The Crowd-sourced Emotional Multimodal Actors Dataset (Cao et al. 2014, IEEE Transactions on
-Affective Computing 5(4); github.com/CheyneyComputerScience/CREMA-D), Open Database License. 48 men
-and 43 women. Angry, disgusted, fearful, happy and sad 1,271 clips each, neutral 1,087; labels say
-what was intended.
+The Crowd-sourced Emotional Multimodal Actors Dataset (Cao et al. 2014, IEEE
+Transactions on Affective Computing 5(4); github.com/CheyneyComputerScience/CREMA-D),
+Open Database License. 48 men and 43 women. Angry, disgusted, fearful, happy and sad
+1,271 clips each, neutral 1,087; labels say what was intended.
 
-Layout: `AudioWAV/1001_DFA_ANG_XX.wav`: actor, sentence, emotion, level (LO, MD, HI, XX for none);
-`VideoDemographics.csv` (columns ActorID, Age, Sex, ...), if it is there, gives utt2gender. One clip of the
-release, 1076_MTI_SAD_XX, is silent and is skipped. No official folds.
+Layout: `AudioWAV/1001_DFA_ANG_XX.wav`: actor, sentence, emotion, level (LO, MD, HI, XX
+for none); `VideoDemographics.csv` (columns ActorID, Age, Sex, ...), if it is there,
+gives utt2gender. One clip of the release, 1076_MTI_SAD_XX, is silent and is skipped. No
+official folds.
 """
 
 from __future__ import annotations
@@ -53,17 +54,18 @@ def prepare(
     Args:
         root: the folder of the release (with AudioWAV).
         out: the Kaldi directory to write.
-        classes: all six emotions, or four (angry, happy, neutral, sad); the clips of others are
-            left out.
-        trim: cut both ends where the level is this many dB below the loudest; 0 cuts nothing.
+        classes: all six emotions, or four (angry, happy, neutral, sad); the clips of
+            others are left out.
+        trim: cut both ends where the level is this many dB below the loudest; 0 cuts
+            nothing.
         jobs: files at a time; all cores if not given.
 
     Returns:
         What was written.
 
     Raises:
-        UserError: no file is named as CREMA-D names its clips, or the table of actors cannot be
-            read.
+        UserError: no file is named as CREMA-D names its clips, or the table of actors
+            cannot be read.
     """
     root = Path(root)
     genders = _genders(root / "VideoDemographics.csv")

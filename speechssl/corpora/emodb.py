@@ -1,12 +1,12 @@
 """EmoDB: ten German actors, ten sentences, seven emotions; 535 utterances.
 
-The Berlin Database of Emotional Speech (Burkhardt et al. 2005, Interspeech; emodb.bilderbar.info),
-free to use. Five men and five women; angry 127, bored 81, disgusted 46, fearful 69, happy 71, sad
-62, neutral 79.
+The Berlin Database of Emotional Speech (Burkhardt et al. 2005, Interspeech;
+emodb.bilderbar.info), free to use. Five men and five women; angry 127, bored 81,
+disgusted 46, fearful 69, happy 71, sad 62, neutral 79.
 
-Layout: `wav/03a01Fa.wav`: two digits of the speaker, three of the text, the emotion's German
-initial (Wut, Langeweile, Ekel, Angst, Freude, Trauer, neutral), a letter for the version. No
-official folds; leaving one speaker out at a time (`--folds 0`) is usual.
+Layout: `wav/03a01Fa.wav`: two digits of the speaker, three of the text, the emotion's
+German initial (Wut, Langeweile, Ekel, Angst, Freude, Trauer, neutral), a letter for the
+version. No official folds; leaving one speaker out at a time (`--folds 0`) is usual.
 """
 
 from __future__ import annotations

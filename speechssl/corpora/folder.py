@@ -1,10 +1,11 @@
 """Any folder of audio to a Kaldi directory: `speechssl prepare folder ROOT OUT`.
 
-Ids are the paths below ROOT (as in VoxCeleb's lists), white space replaced by `_`. Files that
-cannot be used are left out and listed; no audio is copied. Labels come from ROOT/utterances.tsv or,
-if asked for, from the paths.
+Ids are the paths below ROOT (as in VoxCeleb's lists), white space replaced by `_`.
+Files that cannot be used are left out and listed; no audio is copied. Labels come from
+ROOT/utterances.tsv or, if asked for, from the paths.
 
-Layout: audio files at any depth below ROOT; ROOT/utterances.tsv and ROOT/trials if there are any.
+Layout: audio files at any depth below ROOT; ROOT/utterances.tsv and ROOT/trials if
+there are any.
 """
 
 from __future__ import annotations
@@ -36,25 +37,26 @@ def prepare(
 ) -> Manifest:
     """Write a Kaldi directory for every audio file below a folder.
 
-    If the folder holds utterances.tsv, that says which files there are (column `path`), their
-    speakers (`speaker`) and other labels (any other column, but not `utt` and `seconds`); if it
-    holds `trials`, they are checked and copied. Corrupt, empty, silent (below -80 dBFS), non-finite
-    and too short files are left out, counted on standard error, and listed with their reasons in
-    OUT/skipped.tsv.
+    If the folder holds utterances.tsv, that says which files there are (column `path`),
+    their speakers (`speaker`) and other labels (any other column, but not `utt` and
+    `seconds`); if it holds `trials`, they are checked and copied. Corrupt, empty,
+    silent (below -80 dBFS), non-finite and too short files are left out, counted on
+    standard error, and listed with their reasons in OUT/skipped.tsv.
 
     Args:
         root: the folder of audio (wav flac ogg opus mp3 m4a mp4 aac).
         out: the Kaldi directory to write.
-        speaker: where a path names the speaker: a pattern such as '{speaker}/{session}/*.wav',
-            whose other names become labels, or a regular expression with one group. Without it (and
-            without a column in utterances.tsv) every utterance is its own speaker, which is no
-            label.
-        trim: cut both ends where the level is this many dB below the loudest (35 is usual); gives
-            segments.
+        speaker: where a path names the speaker: a pattern such as
+            '{speaker}/{session}/*.wav', whose other names become labels, or a regular
+            expression with one group. Without it (and without a column in
+            utterances.tsv) every utterance is its own speaker, which is no label.
+        trim: cut both ends where the level is this many dB below the loudest (35 is
+            usual); gives segments.
         min_seconds: leave out what is shorter, after trimming.
-        max_seconds: cut what is longer into equal consecutive segments of at most this length.
-        check: decode every file once, to find silent and damaged ones; otherwise only headers are
-            read.
+        max_seconds: cut what is longer into equal consecutive segments of at most this
+            length.
+        check: decode every file once, to find silent and damaged ones; otherwise only
+            headers are read.
         jobs: files at a time; all cores if not given.
 
     Returns:

@@ -1,15 +1,16 @@
 """IEMOCAP: five sessions of two actors who improvise and act; 10,039 turns.
 
-The Interactive Emotional Dyadic Motion Capture database (Busso et al. 2008, Language Resources and
-Evaluation 42; sail.usc.edu/iemocap), by a licence for research that has to be requested. The label
-is that of most annotators: angry 1,103, happy 595, excited 1,041, sad 1,084, neutral 1,708,
-frustrated 1,849, surprised 107, fearful 40, disgusted 2, other 3; 2,507 turns without agreement
-have none. The usual four classes (angry, happy with excited, neutral, sad) have 5,531 turns.
+The Interactive Emotional Dyadic Motion Capture database (Busso et al. 2008, Language
+Resources and Evaluation 42; sail.usc.edu/iemocap), by a licence for research that has
+to be requested. The label is that of most annotators: angry 1,103, happy 595, excited
+1,041, sad 1,084, neutral 1,708, frustrated 1,849, surprised 107, fearful 40, disgusted
+2, other 3; 2,507 turns without agreement have none. The usual four classes (angry,
+happy with excited, neutral, sad) have 5,531 turns.
 
 Layout: `Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav`, and in
-`Session1/dialog/EmoEvaluation/*.txt` lines `[6.29 - 8.23] Ses01F_impro01_F000 neu [2.5, 2.5, 2.5]`.
-The speaker is the session with the letter before the turn's number. The official folds are the
-sessions (utt2fold).
+`Session1/dialog/EmoEvaluation/*.txt` lines
+`[6.29 - 8.23] Ses01F_impro01_F000 neu [2.5, 2.5, 2.5]`. The speaker is the session with
+the letter before the turn's number. The official folds are the sessions (utt2fold).
 """
 
 from __future__ import annotations
@@ -71,15 +72,16 @@ def prepare(
     Args:
         root: the folder of the release (with Session1 to Session5).
         out: the Kaldi directory to write.
-        classes: four (angry, happy with excited, neutral, sad), or all; turns of others are left
-            out.
+        classes: four (angry, happy with excited, neutral, sad), or all; turns of others
+            are left out.
         jobs: files at a time; all cores if not given.
 
     Returns:
         What was written.
 
     Raises:
-        UserError: no file is named as IEMOCAP names its turns, or there are no label files.
+        UserError: no file is named as IEMOCAP names its turns, or there are no label
+            files.
     """
     root = Path(root)
     pattern = r"Ses0([1-5])[FM]_(impro|script)\w*_([FM])\d+"

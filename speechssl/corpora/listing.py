@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from speechssl.audio.reading import EXTENSIONS
+from speechssl.audio.tables import UTTERANCES_TABLE, read_utterances_table
 from speechssl.audio.walk import audio_files
 from speechssl.data.kaldi import NOT_LABELS
 from speechssl.errors import UserError
 
-TABLE = "utterances.tsv"
 _WILDCARDS = {"**": ".*", "**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
 _NO_LABELS = frozenset({"path", "utt", "seconds"})  # columns that are no labels
 
@@ -33,18 +33,18 @@ class Found:
 def listing(root: Path) -> list[Found]:
     """Return the rows of ROOT/utterances.tsv if it exists, else every audio file below ROOT.
 
-    They are sorted by path. Names that begin with a dot are left out; links to directories are
-    followed, once each.
+    They are sorted by path. Names that begin with a dot are left out; links to
+    directories are followed, once each.
 
     Raises:
         UserError: ROOT is not a directory, or there is nothing in it.
     """
-    _check_folder(root)
-    if not (root / TABLE).exists():
+    check_folder(root)
+    if not (root / UTTERANCES_TABLE).exists():
         return [Found(path) for path in all_audio(root)]
-    found = read_table(root / TABLE)
+    found = _read_table(root / UTTERANCES_TABLE)
     if not found:
-        raise UserError(f"{root}: no audio in it; {TABLE} has no rows")
+        raise UserError(f"{root}: no audio in it; {UTTERANCES_TABLE} has no rows")
     return sorted(found, key=lambda item: item.path)
 
 
@@ -54,7 +54,7 @@ def all_audio(root: Path) -> list[str]:
     Raises:
         UserError: ROOT is not a directory, or there is no audio in it.
     """
-    _check_folder(root)
+    check_folder(root)
     found = sorted(audio_files(root))
     if not found:
         kinds = " ".join(sorted(extension[1:] for extension in EXTENSIONS))
@@ -62,7 +62,8 @@ def all_audio(root: Path) -> list[str]:
     return found
 
 
-def _check_folder(root: Path) -> None:
+def check_folder(root: Path) -> None:
+    """Raise UserError unless `root` is a directory."""
     if not root.exists():
         raise UserError(f"{root}: no such directory; give a folder of audio")
     if not root.is_dir():
@@ -83,42 +84,21 @@ def folder_of(root: Path, inside: tuple[str, ...], name: str) -> Path:
     )
 
 
-def read_table(path: Path) -> list[Found]:
-    """utterances.tsv: tab-separated with a header line; `path` is needed, other columns are
-    labels.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); make it a readable text file"
-        ) from error
-    header = [name.strip() for name in lines[0].rstrip("\r").split("\t")]
-    if "path" not in header:
-        raise UserError(
-            f"{path}:1: no column `path`; begin with a header line, columns separated by tabs"
-        )
-    rows = []
-    for number, line in enumerate(lines[1:], start=2):
-        if not line.strip():
-            continue
-        values = [value.strip() for value in line.rstrip("\r").split("\t")]
-        if len(values) != len(header):
-            raise UserError(
-                f"{path}:{number}: {len(values)} columns, but the header has {len(header)}; mend it"
-            )
-        row = dict(zip(header, values, strict=True))
-        labels = {k: v for k, v in row.items() if v and _label_name(k, path)}
-        rows.append(Found(row["path"], labels))
-    return rows
+def _read_table(path: Path) -> list[Found]:
+    """Read utterances.tsv: `path` is the file, the other columns are labels."""
+    found = []
+    for row in read_utterances_table(path):
+        labels = {name: value for name, value in row.items() if value and _label_name(name, path)}
+        found.append(Found(row["path"], labels))
+    return found
 
 
 def path_labels(pattern: str) -> re.Pattern[str]:
     """Compile a path pattern such as `{speaker}/{session}/*.wav`, or a regular expression.
 
-    In a path pattern `{name}` and `*` stand for a part of one path component, `?` for a character,
-    and `**` for anything; it must fit the whole path. A regular expression is searched for; its
-    group `speaker`, or its only group, is the speaker.
+    In a path pattern `{name}` and `*` stand for a part of one path component, `?` for a
+    character, and `**` for anything; it must fit the whole path. A regular expression
+    is searched for; its group `speaker`, or its only group, is the speaker.
 
     Raises:
         UserError: the expression is wrong, or nothing in it is the speaker.

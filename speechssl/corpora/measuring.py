@@ -1,7 +1,7 @@
 """Measuring the files of a corpus, and writing its Kaldi directory.
 
-Several threads read the headers, or decode the files. A file that cannot be used never ends the
-run: it is left out and listed in OUT/skipped.tsv.
+Several threads read the headers, or decode the files. A file that cannot be used never
+ends the run: it is left out and listed in OUT/skipped.tsv.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from speechssl.audio import reading, silence
+from speechssl.audio import reading
+from speechssl.audio.silence import is_silent
 from speechssl.corpora.listing import Found
-from speechssl.data.kaldi import label_names, write_skipped
+from speechssl.data.kaldi import label_names, report_skipped
 from speechssl.data.manifest import Manifest, Utterance, write_manifest
 from speechssl.errors import UserError
 from speechssl.threads import usable_cores
@@ -91,7 +92,8 @@ def measure(
     Args:
         found: files below `root`; a Skip is passed through.
         root: the folder of the corpus.
-        check: decode each file, to find silent and damaged ones; otherwise only headers are read.
+        check: decode each file, to find silent and damaged ones; otherwise only headers
+            are read.
         trim: cut both ends where the level is this many dB below the loudest.
         min_seconds: leave out what is shorter, after trimming.
         jobs: threads; None: as many as there are usable cores.
@@ -165,8 +167,8 @@ def add_utterance(manifest: Manifest, utterance: Utterance, labels: dict[str, st
 def write(manifest: Manifest, root: Path, out: Path) -> None:
     """Sort the utterances and write the Kaldi directory.
 
-    OUT/skipped.tsv lists what was left out, and one line on standard error counts both. Labels and
-    trials of an earlier run are removed.
+    OUT/skipped.tsv lists what was left out, and one line on standard error counts both.
+    Labels and trials of an earlier run are removed.
 
     Args:
         manifest: what to write.
@@ -181,14 +183,9 @@ def write(manifest: Manifest, root: Path, out: Path) -> None:
         count = len(manifest.skipped)
         raise UserError(f"{root}: none of {count} files can be used; the first, {path}: {reason}")
     manifest.utterances.sort(key=lambda utterance: utterance.id)
-    stale = [out / "trials"]
-    for label in label_names(out):
-        if label != "spk" and label not in manifest.labels:
-            stale.append(out / f"utt2{label}")
-    write_manifest(manifest, out)
-    for file in stale:
-        file.unlink(missing_ok=True)
-    left_out = write_skipped(manifest.skipped, out)
+    outdated = ["trials", *(f"utt2{label}" for label in label_names(out))]
+    write_manifest(manifest, out, outdated=outdated)
+    left_out = report_skipped(manifest.skipped, out)
     hours = manifest.seconds / 3600
     print(f"{out}: {len(manifest)} utterances, {hours:.2f} h{left_out}", file=sys.stderr)
 
@@ -215,8 +212,8 @@ def _measure_file(
             span = _Span(0.0, None, reading.info(path).seconds)
     except UserError as error:
         return Skip(_kind(str(error)), str(error).removeprefix(f"{path}: "))
-    if span.peak < silence.THRESHOLD:
-        decibels = 20 * math.log10(max(span.peak, 1e-10))
+    if span.silent_peak is not None:
+        decibels = 20 * math.log10(max(span.silent_peak, 1e-10))
         return Skip("silent", f"its peak is {decibels:.0f} dBFS")
     if span.seconds < min_seconds:
         after = " after trimming" if trim is not None else ""
@@ -226,18 +223,19 @@ def _measure_file(
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """A part of a file in seconds, and its peak (full scale is 1; 1 if it was not decoded)."""
+    """A part of a file in seconds; `silent_peak` is its peak (of 1) if it was found to be silent."""
 
     start: float
     stop: float | None
     seconds: float
-    peak: float = 1.0
+    silent_peak: float | None = None
 
 
 def _decoded(path: str) -> _Span:
     """Decode a whole file."""
-    found, peak = reading.check(path)
-    return _Span(0.0, None, found.seconds, peak)
+    content = reading.check(path)
+    silent_peak = content.peak if content.is_silent else None
+    return _Span(0.0, None, content.info.seconds, silent_peak)
 
 
 def _trimmed(path: str, trim: float) -> _Span:
@@ -249,8 +247,8 @@ def _trimmed(path: str, trim: float) -> _Span:
 
     found = reading.info(path)
     samples = reading.read(path, found.rate)
-    peak = float(np.abs(samples).max())
-    if peak < silence.THRESHOLD:
+    if is_silent(samples):
+        peak = float(np.abs(samples).max())
         return _Span(0.0, found.seconds, found.seconds, peak)
     _, (first, last) = librosa.effects.trim(
         samples,
@@ -260,7 +258,7 @@ def _trimmed(path: str, trim: float) -> _Span:
     )
     start = int(first) / found.rate
     stop = int(last) / found.rate
-    return _Span(start, stop, stop - start, peak)
+    return _Span(start, stop, stop - start)
 
 
 def _with_progress(

@@ -1,13 +1,14 @@
 """MSP-Podcast: natural emotional speech from podcasts, labelled by many listeners.
 
-Lotfian and Busso 2019, IEEE Transactions on Affective Computing 10(4) (lab-msp.com), by an academic
-licence. Releases grow (1.11 has 151,654 turns), so the label file, not a published number, says
-what must be there.
+Lotfian and Busso 2019, IEEE Transactions on Affective Computing 10(4) (lab-msp.com), by
+an academic licence. Releases grow (1.11 has 151,654 turns), so the label file, not a
+published number, says what must be there.
 
-Layout: `Labels/labels_consensus.csv` (columns FileName, EmoClass, SpkrID, Gender, Split_Set, ...)
-and the files below `Audios`. Classes: A angry, S sad, H happy, U surprised, F fearful, D disgusted,
-C contempt, N neutral; O (other) and X (no agreement) have no label. utt2fold holds the partition:
-train, development, test1, test2 ... A turn of an unknown speaker gets a speaker of its own.
+Layout: `Labels/labels_consensus.csv` (columns FileName, EmoClass, SpkrID, Gender,
+Split_Set, ...) and the files below `Audios`. Classes: A angry, S sad, H happy, U
+surprised, F fearful, D disgusted, C contempt, N neutral; O (other) and X (no agreement)
+have no label. utt2fold holds the partition: train, development, test1, test2 ... A turn
+of an unknown speaker gets a speaker of its own.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ def prepare(
     Args:
         root: the folder of the release (with Labels and Audios).
         out: the Kaldi directory to write.
-        classes: five (angry, disgusted, happy, neutral, sad) or all eight; other turns are left
-            out.
+        classes: five (angry, disgusted, happy, neutral, sad) or all eight; other turns
+            are left out.
         jobs: files at a time; all cores if not given.
 
     Returns:

@@ -1,10 +1,10 @@
 """MUSAN: music, speech and noise for `augment.noise`: `speechssl prepare musan ROOT OUT`.
 
-Snyder, Chen and Povey, "MUSAN: A music, speech, and noise corpus", arXiv 1510.08484 (OpenSLR 17).
-Licence: each file its own, Creative Commons or public domain, named in the LICENSE of its folder.
-660 files of music, 426 of speech and 930 of noise, 109 h. `augment.noise=OUT` reads the kind of
-each from utt2kind: SNR ranges `snr`, `snr_music` and `snr_speech`. (Babble is made of the training
-batch itself: `babble_prob`.)
+Snyder, Chen and Povey, "MUSAN: A music, speech, and noise corpus", arXiv 1510.08484
+(OpenSLR 17). Licence: each file its own, Creative Commons or public domain, named in
+the LICENSE of its folder. 660 files of music, 426 of speech and 930 of noise, 109 h.
+`augment.noise=OUT` reads the kind of each from utt2kind: SNR ranges `snr`, `snr_music`
+and `snr_speech`. (Babble is made of the training batch itself: `babble_prob`.)
 
 Layout: `musan/{music,speech,noise}/<source>/*.wav`.
 """
@@ -42,7 +42,8 @@ def prepare(
         out: the Kaldi directory to write.
         kinds: which of noise, music and speech.
         partial: go on with an incomplete corpus.
-        check: decode every file, to find silent and damaged ones; otherwise only headers are read.
+        check: decode every file, to find silent and damaged ones; otherwise only
+            headers are read.
         jobs: files at a time; all cores if not given.
 
     Returns:

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from speechssl.corpora.listing import all_audio
+from speechssl.audio.walk import audio_files
+from speechssl.corpora.listing import check_folder
 from speechssl.data.manifest import Manifest
 from speechssl.errors import UserError
 
@@ -27,8 +28,8 @@ class NamedFile(NamedTuple):
 def named_files(root: Path, pattern: str, example: str) -> dict[str, NamedFile]:
     """Return the audio files below `root` whose whole name fits a pattern, by that name.
 
-    Copies of a name in other folders, which some releases have, count once; of two formats, wav is
-    taken.
+    Copies of a name in other folders, which some releases have, count once; of two
+    formats, wav is taken.
 
     Args:
         root: the folder of the corpus.
@@ -36,11 +37,12 @@ def named_files(root: Path, pattern: str, example: str) -> dict[str, NamedFile]:
         example: a name that fits, for the message.
 
     Raises:
-        UserError: no name fits.
+        UserError: `root` is not a directory, or no name fits.
     """
+    check_folder(root)
     expression = re.compile(pattern)
     files: dict[str, NamedFile] = {}
-    for path in sorted(all_audio(root), key=_wav_first):
+    for path in sorted(audio_files(root), key=_wav_first):
         stem = PurePath(path).stem
         match = expression.fullmatch(stem)
         if match and stem not in files:

@@ -1,15 +1,15 @@
 """RAVDESS: 24 actors, two statements, eight emotions of two strengths; 1,440 utterances of speech.
 
-The Ryerson Audio-Visual Database of Emotional Speech and Song (Livingstone and Russo 2018, PLoS ONE
-13(5) e0196391; Zenodo record 1188976, `Audio_Speech_Actors_01-24.zip`), CC BY-NC-SA 4.0. Of each
-actor 60 utterances: neutral 4, each other emotion 8 (normal and strong, two statements, two
-repetitions).
+The Ryerson Audio-Visual Database of Emotional Speech and Song (Livingstone and Russo
+2018, PLoS ONE 13(5) e0196391; Zenodo record 1188976, `Audio_Speech_Actors_01-24.zip`),
+CC BY-NC-SA 4.0. Of each actor 60 utterances: neutral 4, each other emotion 8 (normal
+and strong, two statements, two repetitions).
 
-Layout: `Actor_01/03-01-06-01-02-01-12.wav`, at any depth below the root. The seven fields are modality
-(03 is audio), channel (01 is speech), emotion, intensity, statement, repetition and actor (odd
-numbers are men). Songs and videos are left out. Classes: neutral, calm, happy, sad, angry,
-fearful, disgusted, surprised. No official folds: speaker-disjoint ones are made when the embeddings
-are evaluated.
+Layout: `Actor_01/03-01-06-01-02-01-12.wav`, at any depth below the root. The seven
+fields are modality (03 is audio), channel (01 is speech), emotion, intensity,
+statement, repetition and actor (odd numbers are men). Songs and videos are left out.
+Classes: neutral, calm, happy, sad, angry, fearful, disgusted, surprised. No official
+folds: speaker-disjoint ones are made when the embeddings are evaluated.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def prepare(
     Args:
         root: the folder with the actors' folders.
         out: the Kaldi directory to write.
-        trim: cut both ends where the level is this many dB below the loudest; recordings have about
-            a second of near silence at both ends. 0 cuts nothing.
+        trim: cut both ends where the level is this many dB below the loudest;
+            recordings have about a second of near silence at both ends. 0 cuts nothing.
         jobs: files at a time; all cores if not given.
 
     Returns:

@@ -1,11 +1,12 @@
 """RIRS_NOISES: room impulse responses for `augment.rir`: `speechssl prepare rirs_noises ROOT OUT`.
 
-Ko, Peddinti, Povey, Seltzer and Khudanpur, "A study on data augmentation of reverberant speech for
-robust speech recognition", ICASSP 2017 (OpenSLR 28, rirs_noises.zip). Licence: Apache 2.0. 60,000
-simulated responses (`simulated_rirs/{small,medium,large}room`, 20,000 each) and some hundred real
-ones (`real_rirs_isotropic_noises`, names with `rir`), of which those with several channels are left
-out: the mean of several microphones is not the response of a room. Its point-source noises are a
-part of MUSAN.
+Ko, Peddinti, Povey, Seltzer and Khudanpur, "A study on data augmentation of reverberant
+speech for robust speech recognition", ICASSP 2017 (OpenSLR 28, rirs_noises.zip).
+Licence: Apache 2.0. 60,000 simulated responses
+(`simulated_rirs/{small,medium,large}room`, 20,000 each) and some hundred real ones
+(`real_rirs_isotropic_noises`, names with `rir`), of which those with several channels
+are left out: the mean of several microphones is not the response of a room. Its
+point-source noises are a part of MUSAN.
 
 Layout: `RIRS_NOISES/simulated_rirs/<size>/<room>/*.wav` and
 `RIRS_NOISES/real_rirs_isotropic_noises/*.wav`.
@@ -38,15 +39,17 @@ def prepare(
 ) -> Manifest:
     """Write a Kaldi directory of the room impulse responses of RIRS_NOISES, for `augment.rir`.
 
-    utt2kind says simulated or real, utt2room the simulated room. Files that cannot be read are left
-    out, counted, and listed in OUT/skipped.tsv. Training takes 4,000 of them, evenly spaced.
+    utt2kind says simulated or real, utt2room the simulated room. Files that cannot be
+    read are left out, counted, and listed in OUT/skipped.tsv. Training takes 4,000 of
+    them, evenly spaced.
 
     Args:
         root: the folder `RIRS_NOISES`, or one above it.
         out: the Kaldi directory to write.
         real: take the real responses with one channel as well.
         partial: go on with an incomplete corpus.
-        check: decode every file, to find silent and damaged ones; otherwise only headers are read.
+        check: decode every file, to find silent and damaged ones; otherwise only
+            headers are read.
         jobs: files at a time; all cores if not given.
 
     Returns:

@@ -1,8 +1,9 @@
 """What VoxCeleb1 and VoxCeleb2 share: their layout `idNNNNN/<video>/NNNNN.wav`, and their counts.
 
-Speakers' folders may lie at any depth below a root. Ids are those of the official lists,
-`idNNNNN/<video>/NNNNN.wav`, whatever the audio was converted to: lists, embeddings and
-pseudo-labels fit copies in any format. Speakers id1NNNN are VoxCeleb1's, id0NNNN VoxCeleb2's.
+Speakers' folders may lie at any depth below a root. Ids are those of the official
+lists, `idNNNNN/<video>/NNNNN.wav`, whatever the audio was converted to: lists,
+embeddings and pseudo-labels fit copies in any format. Speakers id1NNNN are VoxCeleb1's,
+id0NNNN VoxCeleb2's.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def find(root: Path, number: int, jobs: int | None = None) -> dict[str, Found]:
                 if name not in files or _preference(path) < _preference(files[name].path):
                     files[name] = Found(path, {"speaker": speaker})
     if not files:
-        hint = ""
+        hint = f"; give the folder that VoxCeleb{number} was unpacked into"
         if all_folders and not folders:
             other = 3 - number
             hint = f"; its speakers are VoxCeleb{other}'s (try voxceleb{other})"

@@ -2,12 +2,12 @@
 
 `speechssl prepare voxceleb1 ROOT OUT --lists DIR`.
 
-Nagrani, Chung and Zisserman, "VoxCeleb: a large-scale speaker identification dataset", Interspeech
-2017. Licence: CC BY 4.0 for the annotations, the audio remains its owners'. Development part
-148,642 utterances of 1,211 speakers, test part 4,874 of 40. The lists are the corpus' own (`meta/`
-of its site): O from the test part, E and H from both; "original" are those before the labels were
-cleaned. Their counts and MD5 sums are those that PaddleSpeech's VoxCeleb recipe and downloader
-publish.
+Nagrani, Chung and Zisserman, "VoxCeleb: a large-scale speaker identification dataset",
+Interspeech 2017. Licence: CC BY 4.0 for the annotations, the audio remains its owners'.
+Development part 148,642 utterances of 1,211 speakers, test part 4,874 of 40. The lists
+are the corpus' own (`meta/` of its site): O from the test part, E and H from both;
+"original" are those before the labels were cleaned. Their counts and MD5 sums are those
+that PaddleSpeech's VoxCeleb recipe and downloader publish.
 
 Layout: `id1NNNN/<video>/NNNNN.wav` (or flac, m4a ...) at any depth below the root.
 """
@@ -73,26 +73,29 @@ def prepare(
 ) -> Manifest:
     """Write a Kaldi directory of VoxCeleb1, and its trials OUT/trials-O, -E and -H.
 
-    Of the official lists (veri_test2.txt, list_test_all2.txt, list_test_hard2.txt, and without the
-    2 the original ones, which become trials-O-original and so on) those that are there are taken.
-    An EER on fewer trials is not comparable, so a list of another length, and trials without audio,
-    are refused; the utterances are listed in OUT/missing.tsv. The test part alone gives O.
+    Of the official lists (veri_test2.txt, list_test_all2.txt, list_test_hard2.txt, and
+    without the 2 the original ones, which become trials-O-original and so on) those
+    that are there are taken. An EER on fewer trials is not comparable, so a list of
+    another length, and trials without audio, are refused; the utterances are listed in
+    OUT/missing.tsv. The test part alone gives O.
 
     Args:
-        root: the folder that the corpus was unpacked into; vox1_dev_wav, vox1_test_wav ..., at any
-            depth.
+        root: the folder that the corpus was unpacked into; vox1_dev_wav, vox1_test_wav
+            ..., at any depth.
         out: the Kaldi directory to write.
         lists: the folder of the lists; ROOT if not given.
-        partial: go on with an incomplete corpus, and leave out the trials without audio.
-        check: decode every file, to find silent and damaged ones; otherwise only headers are read.
+        partial: go on with an incomplete corpus, and leave out the trials without
+            audio.
+        check: decode every file, to find silent and damaged ones; otherwise only
+            headers are read.
         jobs: files at a time; all cores if not given.
 
     Returns:
         What was written.
 
     Raises:
-        UserError: no such folder, nothing of VoxCeleb1 in it, not all of it, or trials without
-            audio.
+        UserError: no such folder, nothing of VoxCeleb1 in it, not all of it, or trials
+            without audio.
     """
     root = Path(root)
     out = Path(out)

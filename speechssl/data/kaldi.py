@@ -1,5 +1,7 @@
-"""The text files of a Kaldi directory, one reader each: every bad line is reported, none is guessed
-at.
+"""The text files of a Kaldi directory, a reader for each.
+
+Every bad line is reported, none is guessed at. (`wav.scp` is read by `speechssl.audio.tables`,
+because noise banks are wav.scp files, too.)
 """
 
 from __future__ import annotations
@@ -9,58 +11,191 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from speechssl.audio import members, reading
+from speechssl import files
+from speechssl.audio.tables import OnBadEntry, read_table, refuse
 from speechssl.errors import UserError
-
-Bad = Callable[[str, str], None]
-"""Called with the id of a line or utterance that cannot be used, and the reason (where, what, what
-to do).
-"""
-
-_ESCAPES = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 NOT_LABELS = frozenset({"dur", "num_frames", "uniq"})
 """Names X of files utt2X that hold no label."""
 
 
-def read_table(path: Path, bad: Bad) -> Iterator[tuple[int, str, str]]:
-    """(line number, first field, rest of the line) of a Kaldi text file; a line without a rest is
-    bad.
+class Segment(NamedTuple):
+    """A piece of a recording.
+
+    Attributes:
+        recording: id in wav.scp.
+        start: seconds.
+        stop: seconds, or None for the end of the recording.
+    """
+
+    recording: str
+    start: float
+    stop: float | None
+
+
+def read_mapping(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Read a table of `key value` lines; a later line for the same key wins.
+
+    Raises:
+        UserError: the file cannot be read, or a line has no value.
+    """
+    return {key: value for _number, key, value in read_table(Path(path), refuse)}
+
+
+def read_values(source: Path, name: str) -> dict[str, str]:
+    """Read utterance -> value from a file, or from utt2<name> of a Kaldi directory.
+
+    Raises:
+        UserError: as `read_mapping`.
+    """
+    return read_mapping(source / f"utt2{name}" if source.is_dir() else source)
+
+
+def read_durations(path: Path, on_bad: OnBadEntry) -> dict[str, float]:
+    """Read utt2dur: utterance id -> seconds; {} if there is no such file."""
+    seconds: dict[str, float] = {}
+    if not path.exists():
+        return seconds
+    for number, name, value in read_table(path, on_bad):
+        where = f"{path}:{number}: {name!r}"
+        duration = _number(value)
+        if name in seconds:
+            on_bad(name, f"{where} is there twice; remove one line")
+        elif not 0 < duration < math.inf:
+            on_bad(name, f"{where}: {value!r} is not a duration; give seconds above 0")
+        else:
+            seconds[name] = duration
+    return seconds
+
+
+def read_segments(
+    path: Path, recordings: Mapping[str, str], on_bad: OnBadEntry
+) -> dict[str, Segment]:
+    """Read segments: utterance id -> the piece of a recording that it is.
+
+    Args:
+        path: the file; lines are `utterance recording start stop`, a stop of -1 means the end.
+        recordings: the usable ones of wav.scp.
+        on_bad: called for a line that cannot be used.
+    """
+    segments: dict[str, Segment] = {}
+    for number, name, value in read_table(path, on_bad):
+        where = f"{path}:{number}: {name!r}"
+        fields = value.split()
+        if name in segments:
+            on_bad(name, f"{where} is there twice; remove one line")
+            continue
+        if len(fields) != 3:
+            on_bad(name, f"{where} needs `recording start stop` behind it, and nothing more")
+            continue
+        recording, first, last = fields
+        start = _number(first)
+        stop = _number(last)
+        if recording not in recordings:
+            on_bad(
+                name,
+                f"{where} names recording {recording!r}, not usable in wav.scp; add it",
+            )
+        elif not 0 <= start < math.inf or not (stop == -1 or start < stop < math.inf):
+            on_bad(name, f"{where}: {first} to {last} is no span; give 0 <= start < stop")
+        else:
+            segments[name] = Segment(recording, start, None if stop == -1 else stop)
+    return segments
+
+
+def label_names(folder: Path) -> list[str]:
+    """Return the names X of the label files utt2X of a directory, sorted; utt2spk is "spk"."""
+    names = []
+    for path in folder.glob("utt2*"):
+        name = path.name.removeprefix("utt2")
+        if path.is_file() and name and name not in NOT_LABELS and "." not in name:
+            names.append(name)
+    return sorted(names)
+
+
+def read_labels(folder: Path, name: str, on_bad: OnBadEntry) -> dict[str, str]:
+    """Read utt2<name>: utterance id -> value.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    path = folder / f"utt2{name}"
+    if not path.exists():
+        there = ", ".join(label_names(folder)) or "none"
+        raise UserError(
+            f"{path}: no such file, so there is no label {name!r}; labels here: {there}"
+        )
+    values: dict[str, str] = {}
+    for number, key, value in read_table(path, on_bad):
+        if key in values:
+            on_bad(key, f"{path}:{number}: {key!r} is there twice; remove one line")
+        else:
+            values[key] = value
+    return values
+
+
+def write_table(path: Path, rows: Iterable[tuple[str, str]]) -> None:
+    """Write `name rest` lines; the file appears whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
     """
     try:
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; a Kaldi directory needs it") from None
+        with files.atomic_write(path) as temporary:
+            write_rows(temporary, rows)
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); make it a readable text file"
-        ) from error
-    for number, line in enumerate(text.split("\n"), start=1):
-        line = line.strip(" \t\r")
-        name, _, rest = line.partition(" ")
-        if "\t" in name:
-            name, _, rest = line.partition("\t")
-        rest = rest.lstrip(" \t")
-        if rest:
-            yield number, name, rest
-        elif name:
-            bad(
-                name,
-                f"{path}:{number}: {name!r} has no value behind it; complete or remove the line",
-            )
+        raise cannot_write(path, error) from error
+
+
+def write_rows(path: Path, rows: Iterable[tuple[str, str]]) -> None:
+    """Write `name rest` lines to a temporary path of `files.atomic_write` or its relative.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+        file.writelines(f"{name} {rest}\n" for name, rest in rows)
+
+
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """Return the error for a file or directory that cannot be written."""
+    return UserError(f"{path}: cannot be written ({error.strerror}); give another output directory")
+
+
+def report_skipped(skipped: Sequence[tuple[str, str]], folder: Path) -> str:
+    """List in FOLDER/skipped.tsv what was left out, and return a phrase that counts it by kind.
+
+    Args:
+        skipped: (path, reason); the kind is the reason up to its first colon.
+        folder: where the list is written. Without anything left out there is none.
+
+    Returns:
+        Such as "; 3 files skipped (2 corrupt, 1 silent), listed in ...", or "".
+    """
+    path = folder / "skipped.tsv"
+    if not skipped:
+        path.unlink(missing_ok=True)
+        return ""
+    header = ("path", "reason")
+    files.write_skipped(path, [header, *skipped])
+    kinds = Counter(reason.partition(":")[0] for _, reason in skipped)
+    counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    return f"; {len(skipped)} files skipped ({counts}), listed in {path}"
 
 
 def digest(path: str | Path) -> str:
-    """SHA-256 of a file."""
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def are_clusters(path: str | Path) -> bool:
-    """Whether `speechssl cluster` wrote a file of classes: the clusters.json beside it has its
-    digest.
+    """Return True if `speechssl cluster` wrote this file of classes.
+
+    The clusters.json beside it then holds its digest.
     """
     try:
         written = json.loads((Path(path).parent / "clusters.json").read_text(encoding="utf-8"))
@@ -69,186 +204,8 @@ def are_clusters(path: str | Path) -> bool:
         return False
 
 
-def read_mapping(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Key -> value of a table whose every line must be good; raises UserError at the first that is
-    not.
-    """
-
-    def refuse(_name: str, reason: str) -> None:
-        raise UserError(reason)
-
-    return {key: value for _number, key, value in read_table(Path(path), refuse)}
-
-
-def read_values(source: Path, name: str) -> dict[str, str]:
-    """Utterance -> value: a file, or the utt2<name> of a Kaldi directory; as strict as
-    `read_mapping`.
-    """
-    return read_mapping(source / f"utt2{name}" if source.is_dir() else source)
-
-
-def write_table(path: Path, rows: Iterable[tuple[str, str]]) -> None:
-    """Write `first rest` lines; a reader sees the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
-            file.writelines(f"{first} {rest}\n" for first, rest in rows)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); give another output directory"
-        ) from error
-
-
-def write_skipped(skipped: Sequence[tuple[str, str]], folder: Path) -> str:
-    """List in FOLDER/skipped.tsv what was left out, as (path, reason); a phrase that counts it by
-    kind.
-
-    The kind is the reason up to its first colon. Without anything left out there is no file, and
-    "".
-    """
-    file = folder / "skipped.tsv"
-    file.unlink(missing_ok=True)
-    if not skipped:
-        return ""
-    rows = "".join(f"{path.translate(_ESCAPES)}\t{reason}\n" for path, reason in skipped)
-    file.write_text(f"path\treason\n{rows}", encoding="utf-8", errors="surrogateescape")
-    kinds = Counter(reason.partition(":")[0] for _, reason in skipped)
-    counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-    return f"; {len(skipped)} files skipped ({counts}), listed in {file}"
-
-
-def read_recordings(
-    path: Path, bad: Bad, *, allow_pipes: bool, check_files: bool
-) -> dict[str, str]:
-    """wav.scp: recording id -> path; an entry that is a shell command becomes an `reading.Pipe`, or
-    is bad.
-    """
-    recordings: dict[str, str] = {}
-    absent = _Absent()
-    for number, name, value in read_table(path, bad):
-        if name in recordings:
-            bad(name, f"{path}:{number}: {name!r} is there twice; remove one line")
-        elif value.endswith("|"):
-            if allow_pipes:
-                recordings[name] = reading.Pipe(value)
-            else:
-                bad(
-                    name,
-                    f"{path}:{number}: {name!r} is a shell pipe; refused unless --allow-pipes is"
-                    " given",
-                )
-        elif check_files and (reason := absent(value)):
-            bad(name, f"{path}:{number}: {name!r}: {reason}")
-        else:
-            recordings[name] = value
-    return recordings
-
-
-class _Absent:
-    """Why a file is not there ("": it is); each archive that holds members is looked at once."""
-
-    def __init__(self) -> None:
-        self.sizes: dict[str, int | str] = {}
-
-    def __call__(self, path: str) -> str:
-        member = members.parse(path)
-        if member is None:
-            return "" if os.path.exists(path) else f"no such file: {path}; correct the path"
-        if member.archive not in self.sizes:
-            try:
-                self.sizes[member.archive] = members.archive_size(member.archive)
-            except UserError as error:
-                self.sizes[member.archive] = str(error)
-        size = self.sizes[member.archive]
-        if isinstance(size, str):
-            return size
-        if member.offset + member.size <= size:
-            return ""
-        return f"{member.archive}: truncated: it ends at byte {size}; copy or write it again"
-
-
-def read_durations(path: Path, bad: Bad) -> dict[str, float]:
-    """utt2dur: utterance id -> seconds; {} if there is no such file."""
-    seconds: dict[str, float] = {}
-    if not path.exists():
-        return seconds
-    for number, name, value in read_table(path, bad):
-        duration = _float(value)
-        if name in seconds:
-            bad(name, f"{path}:{number}: {name!r} is there twice; remove one line")
-        elif not 0 < duration < math.inf:
-            bad(
-                name,
-                f"{path}:{number}: {name!r}: {value!r} is not a duration; give seconds above 0",
-            )
-        else:
-            seconds[name] = duration
-    return seconds
-
-
-def read_segments(
-    path: Path, recordings: dict[str, str], bad: Bad
-) -> dict[str, tuple[str, float, float | None]]:
-    """segments: utterance id -> (recording id, start, stop) in seconds; a stop of -1 is None, the
-    end.
-    """
-    segments: dict[str, tuple[str, float, float | None]] = {}
-    for number, name, value in read_table(path, bad):
-        fields = value.split()
-        start, stop = (
-            (_float(fields[1]), _float(fields[2])) if len(fields) == 3 else (math.nan, math.nan)
-        )
-        if name in segments:
-            bad(name, f"{path}:{number}: {name!r} is there twice; remove one line")
-        elif len(fields) != 3:
-            bad(
-                name,
-                f"{path}:{number}: {name!r} needs `recording start stop` behind it, and nothing"
-                " more",
-            )
-        elif fields[0] not in recordings:
-            bad(
-                name,
-                f"{path}:{number}: {name!r} names recording {fields[0]!r}, not usable in wav.scp;"
-                " add it",
-            )
-        elif not (0 <= start < math.inf and (stop == -1 or start < stop < math.inf)):
-            bad(
-                name,
-                f"{path}:{number}: {name!r}: {fields[1]} to {fields[2]} is no span; give 0 <="
-                " start < stop",
-            )
-        else:
-            segments[name] = (fields[0], start, None if stop == -1 else stop)
-    return segments
-
-
-def label_names(folder: Path) -> list[str]:
-    """Names X of the label files utt2X of a directory, sorted; utt2spk is "spk"."""
-    names = (path.name[4:] for path in folder.glob("utt2*") if path.is_file())
-    return sorted(name for name in names if name and name not in NOT_LABELS and "." not in name)
-
-
-def read_labels(folder: Path, name: str, bad: Bad) -> dict[str, str]:
-    """utt2<name>: utterance id -> value."""
-    path = folder / f"utt2{name}"
-    if not path.exists():
-        there = ", ".join(label_names(folder)) or "none"
-        raise UserError(
-            f"{path}: no such file, so there is no label {name!r}; labels here: {there}"
-        )
-    table: dict[str, str] = {}
-    for number, key, value in read_table(path, bad):
-        if key in table:
-            bad(key, f"{path}:{number}: {key!r} is there twice; remove one line")
-        else:
-            table[key] = value
-    return table
-
-
-def _float(text: str) -> float:
+def _number(text: str) -> float:
+    """Return the number that a field holds; NaN if it holds none."""
     try:
         return float(text)
     except ValueError:

@@ -8,31 +8,41 @@ current directory, as in Kaldi. Training never asks for labels, and then no labe
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from speechssl.audio import reading
+from speechssl.audio.tables import OnBadEntry, read_wav_scp, refuse
 from speechssl.data.kaldi import (
-    Bad,
+    cannot_write,
     label_names,
     read_durations,
     read_labels,
-    read_recordings,
     read_segments,
-    write_table,
+    write_rows,
 )
-from speechssl.errors import UserError
+from speechssl.errors import Unreadable, UserError
+from speechssl.files import atomic_write_together
 from speechssl.threads import usable_cores
 
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """The piece of `path` from `start` to `stop` seconds (None: to the end), `seconds` long."""
+    """A piece of an audio file.
+
+    Attributes:
+        id: unique in its manifest.
+        path: the file, a member of a tar archive, or a `Pipe`.
+        start: seconds.
+        stop: seconds, or None for the end of the file.
+        seconds: its duration; 0 if unknown.
+    """
 
     id: str
     path: str
@@ -43,11 +53,14 @@ class Utterance:
 
 @dataclass
 class Manifest:
-    """Utterances sorted by id, and their labels: `labels["emotion"][id]`; `labels["spk"]` comes
-        from utt2spk.
+    """The utterances of a Kaldi directory.
 
-    `recordings` maps a path to its id in wav.scp where utterances are segments. `skipped` lists
-    what was left out as (id, reason).
+    Attributes:
+        utterances: sorted by id.
+        labels: name -> utterance id -> value, such as `labels["emotion"][id]`; `labels["spk"]`
+            comes from utt2spk.
+        recordings: path -> id in wav.scp, where utterances are segments.
+        skipped: (id, reason) of what was left out.
     """
 
     utterances: list[Utterance]
@@ -63,7 +76,7 @@ class Manifest:
 
     @property
     def ids(self) -> list[str]:
-        """The utterances' ids, in order."""
+        """Ids of the utterances, in order."""
         return [utterance.id for utterance in self.utterances]
 
     @property
@@ -82,108 +95,44 @@ def read_manifest(
 ) -> Manifest:
     """Read a Kaldi directory.
 
-    `labels`: names to read (`"spk"`, `"emotion"`; each utterance must then have a value), or
-    `"all"` (whatever there is, gaps allowed), or none. Durations come from utt2dur, or else from
-    the files' headers. `check_files`: look whether each file exists. A bad line is a UserError that
-    names file and line, or (`on_bad="skip"`) goes to `Manifest.skipped`; it is a UserError either
-    way if no utterance is left.
+    Durations come from utt2dur, or else from the headers of the files.
+
+    Args:
+        directory: the Kaldi directory.
+        labels: names to read (`"spk"`, `"emotion"`; each utterance must then have a value), or
+            `"all"` (whatever there is, gaps allowed), or none.
+        allow_pipes: accept entries of wav.scp that are shell commands.
+        on_bad: what happens at a bad line or unusable utterance: a UserError that names file and
+            line, or `"skip"`, an entry of `Manifest.skipped`.
+        check_files: look whether each file exists.
+
+    Raises:
+        UserError: a file of the directory is missing, a line is bad (`on_bad="raise"`), or no
+            utterance is left.
     """
-    folder = _folder(directory)
+    folder = _checked_folder(directory)
     skipped: list[tuple[str, str]] = []
-    bad = _refuse if on_bad == "raise" else lambda name, reason: skipped.append((name, reason))
-    recordings = read_recordings(
-        folder / "wav.scp", bad, allow_pipes=allow_pipes, check_files=check_files
+
+    def skip(name: str, reason: str) -> None:
+        skipped.append((name, reason))
+
+    report = skip if on_bad == "skip" else refuse
+    recordings = read_wav_scp(
+        folder / "wav.scp", report, allow_pipes=allow_pipes, check_files=check_files
     )
-    known = read_durations(folder / "utt2dur", bad)
-    if (folder / "segments").exists():
-        segments = read_segments(folder / "segments", recordings, bad)
-        utterances = [
-            Utterance(
-                name, recordings[recording], start, stop, 0.0 if stop is None else stop - start
-            )
-            for name, (recording, start, stop) in segments.items()
-        ]
-        paths = {path: name for name, path in recordings.items()}
-    else:
-        utterances = [
-            Utterance(name, path, seconds=known.get(name, 0.0)) for name, path in recordings.items()
-        ]
-        paths = {}
-    utterances = _measured(utterances, bad)
-    wanted = (
-        label_names(folder)
-        if labels == "all"
-        else [labels]
-        if isinstance(labels, str)
-        else list(labels)
-    )
-    tables = {name: read_labels(folder, name, bad) for name in wanted}
+    utterances, recording_ids = _read_utterances(folder, recordings, report)
+    utterances = _with_durations(utterances, report)
+    tables = {name: read_labels(folder, name, report) for name in _wanted_labels(folder, labels)}
     if labels != "all":
-        utterances = _labelled(utterances, tables, folder, bad)
+        utterances = _without_gaps(utterances, tables, folder, report)
     if not utterances:
         reason = f"; the first of {len(skipped)} problems: {skipped[0][1]}" if skipped else ""
         raise UserError(f"{folder}: no usable utterance{reason}")
     utterances.sort(key=lambda utterance: utterance.id)
-    ids = {utterance.id for utterance in utterances}
-    kept = {
-        name: {i: value for i, value in table.items() if i in ids} for name, table in tables.items()
-    }
-    return Manifest(utterances, kept, paths, skipped)
+    return Manifest(utterances, _labels_of(utterances, tables), recording_ids, skipped)
 
 
-def write_manifest(manifest: Manifest, directory: str | os.PathLike[str]) -> None:
-    """Write wav.scp, utt2dur, utt2spk, spk2utt, utt2<label> and, for pieces of files, segments.
-
-    Every file is sorted and replaced at once (written beside, then renamed). An utterance without a
-    speaker becomes its own in utt2spk: Kaldi's tools demand one, and it says nothing. Files of
-    labels that the manifest does not hold are left alone. Raises UserError on duplicated ids, and
-    on ids and paths that a line cannot hold.
-    """
-    folder = Path(directory)
-    utterances = sorted(manifest.utterances, key=lambda utterance: utterance.id)
-    _check_writable(utterances, folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be made ({error.strerror}); give another output directory"
-        ) from error
-    if any(utterance.start or utterance.stop is not None for utterance in utterances):
-        names = _recording_ids(manifest, utterances)
-        write_table(folder / "wav.scp", sorted((name, path) for path, name in names.items()))
-        write_table(
-            folder / "segments", ((u.id, f"{names[u.path]} {_span(u)}") for u in utterances)
-        )
-    else:
-        write_table(folder / "wav.scp", ((u.id, u.path) for u in utterances))
-        (folder / "segments").unlink(missing_ok=True)
-    write_table(folder / "utt2dur", ((u.id, _number(u.seconds)) for u in utterances))
-    given = manifest.labels.get("spk", {})
-    speakers = [(u.id, given.get(u.id, u.id)) for u in utterances]
-    write_table(folder / "utt2spk", speakers)
-    members: dict[str, list[str]] = {}
-    for name, speaker in speakers:
-        members.setdefault(speaker, []).append(name)
-    write_table(
-        folder / "spk2utt", sorted((speaker, " ".join(names)) for speaker, names in members.items())
-    )
-    for label, table in manifest.labels.items():
-        if label != "spk":
-            write_table(
-                folder / f"utt2{label}", ((u.id, table[u.id]) for u in utterances if u.id in table)
-            )
-
-
-def validate(
-    directory: str | os.PathLike[str], read_audio: bool = False, *, allow_pipes: bool = False
-) -> list[str]:
-    """Every problem of a Kaldi directory, one line each; see `speechssl.data.validation`."""
-    from speechssl.data.validation import problems
-
-    return problems(directory, read_audio, allow_pipes=allow_pipes)
-
-
-def _folder(directory: str | os.PathLike[str]) -> Path:
+def _checked_folder(directory: str | os.PathLike[str]) -> Path:
     folder = Path(directory)
     if not folder.is_dir():
         raise UserError(
@@ -196,65 +145,135 @@ def _folder(directory: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def _refuse(name: str, reason: str) -> None:
-    raise UserError(reason)
+def _read_utterances(
+    folder: Path, recordings: Mapping[str, str], on_bad: OnBadEntry
+) -> tuple[list[Utterance], dict[str, str]]:
+    """Return the utterances, and path -> recording id where they are segments.
 
-
-def _measured(utterances: list[Utterance], bad: Bad) -> list[Utterance]:
-    """Fill in the durations that no file states from the headers of the audio, read by several
-    threads.
+    `seconds` is 0 where no file states the duration.
     """
+    stated = read_durations(folder / "utt2dur", on_bad)
+    utterances = []
+    if not (folder / "segments").exists():
+        for name, path in recordings.items():
+            utterances.append(Utterance(name, path, seconds=stated.get(name, 0.0)))
+        return utterances, {}
+    for name, segment in read_segments(folder / "segments", recordings, on_bad).items():
+        start = segment.start
+        stop = segment.stop
+        seconds = 0.0 if stop is None else stop - start
+        utterances.append(Utterance(name, recordings[segment.recording], start, stop, seconds))
+    return utterances, {path: name for name, path in recordings.items()}
+
+
+def _with_durations(utterances: list[Utterance], on_bad: OnBadEntry) -> list[Utterance]:
+    """Fill in the durations that no file states, from the headers of the audio."""
     paths = list({utterance.path for utterance in utterances if not utterance.seconds})
     if not paths:
         return utterances
-
-    def seconds(path: str) -> float | str:
-        try:
-            return reading.info(path).seconds
-        except UserError as error:
-            return str(error)
-
     with ThreadPoolExecutor(min(16, 4 * usable_cores())) as pool:
-        found = dict(zip(paths, pool.map(seconds, paths), strict=True))
-    measured = []
+        lengths = dict(zip(paths, pool.map(_length, paths), strict=True))
+    known = []
     for utterance in utterances:
-        length = found.get(utterance.path, 0.0)
         if utterance.seconds:
-            measured.append(utterance)
-        elif isinstance(length, str):
-            bad(utterance.id, length)
+            known.append(utterance)
+            continue
+        length = lengths[utterance.path]
+        if isinstance(length, Unreadable):
+            on_bad(utterance.id, length.reason)
         elif length <= utterance.start:
-            bad(
+            on_bad(
                 utterance.id,
                 f"{utterance.path}: ends at {length:.3f} s, before {utterance.id!r} starts",
             )
         else:
-            measured.append(
-                Utterance(
-                    utterance.id, utterance.path, utterance.start, None, length - utterance.start
-                )
-            )
-    return measured
+            known.append(dataclasses.replace(utterance, seconds=length - utterance.start))
+    return known
 
 
-def _labelled(
-    utterances: list[Utterance], tables: dict[str, dict[str, str]], folder: Path, bad: Bad
+def _length(path: str) -> float | Unreadable:
+    """Return the seconds of a file, or why they are unknown."""
+    try:
+        return reading.info(path).seconds
+    except UserError as error:
+        return Unreadable(path, str(error))
+
+
+def _wanted_labels(folder: Path, labels: str | Sequence[str]) -> list[str]:
+    if labels == "all":
+        return label_names(folder)
+    if isinstance(labels, str):
+        return [labels]
+    return list(labels)
+
+
+def _without_gaps(
+    utterances: list[Utterance],
+    tables: Mapping[str, Mapping[str, str]],
+    folder: Path,
+    on_bad: OnBadEntry,
 ) -> list[Utterance]:
-    """The utterances that every table knows."""
+    """Return the utterances that have a value in every table of labels."""
     for label, table in tables.items():
-        missing = [utterance.id for utterance in utterances if utterance.id not in table]
-        for name in missing:
-            bad(
-                name,
-                f"{folder / f'utt2{label}'}: no value for {name!r} of wav.scp or segments; add a"
-                " line",
-            )
-        if missing:
-            utterances = [utterance for utterance in utterances if utterance.id in table]
+        labelled = []
+        for utterance in utterances:
+            if utterance.id in table:
+                labelled.append(utterance)
+            else:
+                on_bad(
+                    utterance.id,
+                    f"{folder / f'utt2{label}'}: no value for {utterance.id!r} of wav.scp or"
+                    " segments; add a line",
+                )
+        utterances = labelled
     return utterances
 
 
-def _check_writable(utterances: list[Utterance], folder: Path) -> None:
+def _labels_of(
+    utterances: Sequence[Utterance], tables: Mapping[str, Mapping[str, str]]
+) -> dict[str, dict[str, str]]:
+    """Return the tables of labels without the values of other utterances."""
+    ids = {utterance.id for utterance in utterances}
+    kept = {}
+    for name, table in tables.items():
+        kept[name] = {identifier: value for identifier, value in table.items() if identifier in ids}
+    return kept
+
+
+def write_manifest(
+    manifest: Manifest, directory: str | os.PathLike[str], *, outdated: Sequence[str] = ()
+) -> None:
+    """Write wav.scp, utt2dur, utt2spk, spk2utt, utt2<label> and, for pieces of files, segments.
+
+    Every file is sorted. All are written under temporary names first and take their places
+    together, wav.scp last: while it exists, the files belong together. An utterance without a
+    speaker becomes its own in utt2spk: Kaldi's tools demand one, and it says nothing.
+
+    Args:
+        manifest: what to write.
+        directory: is made if it does not exist.
+        outdated: names of files of an earlier version to remove; other files are left alone.
+
+    Raises:
+        UserError: two utterances have one id, a line cannot hold an id or path, or the directory
+            cannot be written.
+    """
+    folder = Path(directory)
+    utterances = sorted(manifest.utterances, key=lambda utterance: utterance.id)
+    _check_writable(utterances, folder)
+    tables = _tables(manifest, utterances)
+    removed = [folder / name for name in ("segments", *outdated) if name not in tables]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / name for name in tables]
+        with atomic_write_together(paths, removed) as temporary:
+            for name, rows in tables.items():
+                write_rows(temporary[folder / name], rows)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+
+
+def _check_writable(utterances: Sequence[Utterance], folder: Path) -> None:
     seen = set()
     for utterance in utterances:
         if utterance.id in seen:
@@ -268,9 +287,37 @@ def _check_writable(utterances: list[Utterance], folder: Path) -> None:
         seen.add(utterance.id)
 
 
-def _recording_ids(manifest: Manifest, utterances: list[Utterance]) -> dict[str, str]:
-    """path -> recording id: the manifest's own, or else the first utterance's id; unique either
-    way.
+def _tables(
+    manifest: Manifest, utterances: Sequence[Utterance]
+) -> dict[str, Iterable[tuple[str, str]]]:
+    """Return the rows of each file of the directory by its name, wav.scp last."""
+    given_speakers = manifest.labels.get("spk", {})
+    speaker_of = {u.id: given_speakers.get(u.id, u.id) for u in utterances}
+    utterances_of: dict[str, list[str]] = {}
+    for name, speaker in speaker_of.items():
+        utterances_of.setdefault(speaker, []).append(name)
+
+    tables: dict[str, Iterable[tuple[str, str]]] = {}
+    tables["utt2dur"] = ((u.id, _decimal(u.seconds)) for u in utterances)
+    tables["utt2spk"] = speaker_of.items()
+    tables["spk2utt"] = sorted((spk, " ".join(names)) for spk, names in utterances_of.items())
+    for label, values in manifest.labels.items():
+        if label != "spk":
+            tables[f"utt2{label}"] = [(u.id, values[u.id]) for u in utterances if u.id in values]
+    if any(u.start or u.stop is not None for u in utterances):
+        recording_of = _recording_ids(manifest, utterances)
+        tables["segments"] = ((u.id, f"{recording_of[u.path]} {_span(u)}") for u in utterances)
+        tables["wav.scp"] = sorted((name, path) for path, name in recording_of.items())
+    else:
+        tables["wav.scp"] = ((u.id, u.path) for u in utterances)
+    return tables
+
+
+def _recording_ids(manifest: Manifest, utterances: Sequence[Utterance]) -> dict[str, str]:
+    """Return path -> recording id, each id once.
+
+    It is the manifest's own id, or, if it lacks any or repeats one, the id of the first utterance
+    of the path.
     """
     first = {utterance.path: utterance.id for utterance in reversed(utterances)}
     given = {path: manifest.recordings[path] for path in first if path in manifest.recordings}
@@ -278,9 +325,11 @@ def _recording_ids(manifest: Manifest, utterances: list[Utterance]) -> dict[str,
 
 
 def _span(utterance: Utterance) -> str:
-    stop = utterance.start + utterance.seconds if utterance.stop is None else utterance.stop
-    return f"{_number(utterance.start)} {_number(stop)}"
+    stop = utterance.stop
+    if stop is None:
+        stop = utterance.start + utterance.seconds
+    return f"{_decimal(utterance.start)} {_decimal(stop)}"
 
 
-def _number(seconds: float) -> str:
+def _decimal(seconds: float) -> str:
     return f"{seconds:.6f}".rstrip("0").rstrip(".")

@@ -29,7 +29,7 @@ import soundfile
 
 from speechssl.audio import reading
 from speechssl.audio.members import Member
-from speechssl.data.kaldi import write_skipped
+from speechssl.data.kaldi import report_skipped
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
 from speechssl.errors import UserError
 from speechssl.threads import usable_cores
@@ -97,7 +97,7 @@ def write_shards(
         raise UserError(f"{directory}: no utterance can be read; the first: {skipped[0][1]}")
     written = Manifest(sorted(utterances, key=lambda u: u.id), manifest.labels, skipped=skipped)
     write_manifest(written, out)  # last: a directory without wav.scp is not complete
-    left_out = write_skipped(skipped, out)
+    left_out = report_skipped(skipped, out)
     hours = written.seconds / 3600
     print(
         f"{out}: {len(written)} utterances, {hours:.2f} h, in {shards.count} shards{left_out}",

@@ -5,175 +5,192 @@ spent.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from speechssl.audio import reading
+from speechssl.audio.tables import read_table, read_wav_scp
 from speechssl.data.kaldi import (
+    Segment,
     label_names,
     read_durations,
     read_labels,
-    read_recordings,
     read_segments,
-    read_table,
 )
 from speechssl.data.trials import read_trials
-from speechssl.errors import UserError
+from speechssl.errors import Unreadable, UserError
 from speechssl.threads import usable_cores
 
-Piece = tuple[str, float, float | None]
-"""Recording id, start and stop in seconds (None: the end)."""
-
-SILENT = 1e-4
-"""Peak (full scale 1) below which a recording counts as silent: -80 dBFS."""
 _TOLERANCE = 0.1  # seconds by which utt2dur and segments may disagree with the audio
 
 
-def problems(
+def validate(
     directory: str | os.PathLike[str], read_audio: bool = False, *, allow_pipes: bool = False
 ) -> list[str]:
-    """One line for each problem; [] if the directory can be used as it is.
+    """Return every problem of a Kaldi directory, one line each; [] if it can be used as it is.
 
     Looks at wav.scp, segments, utt2dur, utt2spk, every utt2<label>, spk2utt and trials, and whether
-    each file exists; with `read_audio` decodes every file and compares lengths. Shell pipes are
-    problems unless `allow_pipes`; then `read_audio` runs them.
+    each file exists.
+
+    Args:
+        directory: the Kaldi directory.
+        read_audio: decode every file, too, and compare lengths.
+        allow_pipes: accept entries of wav.scp that are shell commands; `read_audio` runs them.
     """
     folder = Path(directory)
     if not folder.is_dir():
         return [f"{folder}: no such directory; give a Kaldi directory"]
     if not (folder / "wav.scp").exists():
         return [f"{folder / 'wav.scp'}: no such file; a Kaldi directory needs it"]
-    found: list[str] = []
+    problems: list[str] = []
 
-    def bad(_: str, reason: str) -> None:
-        found.append(reason)
+    def note(_id: str, message: str) -> None:
+        problems.append(message)
 
     try:
-        recordings = read_recordings(
-            folder / "wav.scp", bad, allow_pipes=allow_pipes, check_files=True
+        recordings = read_wav_scp(
+            folder / "wav.scp", note, allow_pipes=allow_pipes, check_files=True
         )
-        pieces: dict[str, Piece] = {name: (name, 0.0, None) for name in recordings}
         if (folder / "segments").exists():
-            pieces = read_segments(folder / "segments", recordings, bad)
-        if not pieces and not found:
-            found.append(f"{folder}: no utterance in it; add some")
-        ids = set(pieces)
-        durations = read_durations(folder / "utt2dur", bad)
+            segments = read_segments(folder / "segments", recordings, note)
+        else:
+            segments = {name: Segment(name, 0.0, None) for name in recordings}
+        if not segments and not problems:
+            problems.append(f"{folder}: no utterance in it; add some")
+        durations = read_durations(folder / "utt2dur", note)
         if (folder / "utt2dur").exists():
-            found += _compare(folder / "utt2dur", ids, durations)
-        found += _labels(folder, ids)
-        found += _order(folder)
-        found += _trials(folder / "trials", ids)
+            problems += _compare_ids(folder / "utt2dur", segments.keys(), durations.keys())
+        problems += _check_labels(folder, segments.keys())
+        problems += _check_order(folder)
+        problems += _check_trials(folder / "trials", segments.keys())
     except UserError as error:
-        return [*found, str(error)]
+        return [*problems, str(error)]
     if read_audio:
-        found += _audio(recordings, pieces, durations)
-    return found
+        problems += _check_audio(recordings, segments, durations)
+    return problems
 
 
-def _compare(path: Path, ids: set[str], table: Mapping[str, object]) -> list[str]:
-    """Ids that only one side knows; at most one line a side."""
-    lines = []
-    for names, what in (
-        (ids - table.keys(), "no line for"),
-        (table.keys() - ids, "unknown utterance"),
-    ):
-        if names:
-            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            lines.append(
-                f"{path}: {what} {min(names)!r}{more}; make it agree with wav.scp or segments"
-            )
-    return lines
+def _compare_ids(path: Path, expected: Collection[str], found: Collection[str]) -> list[str]:
+    """Report ids found in only one of two tables, at most one message each.
+
+    Args:
+        path: the table that is compared with wav.scp or segments.
+        expected: ids of wav.scp or segments.
+        found: ids of the table.
+    """
+    problems = []
+    without_line = set(expected) - set(found)
+    if without_line:
+        problems.append(
+            f"{path}: no line for {_first(without_line)}; make it agree with wav.scp or segments"
+        )
+    unknown = set(found) - set(expected)
+    if unknown:
+        problems.append(
+            f"{path}: unknown utterance {_first(unknown)}; make it agree with wav.scp or segments"
+        )
+    return problems
 
 
-def _labels(folder: Path, ids: set[str]) -> list[str]:
-    found: list[str] = []
+def _first(names: Collection[str]) -> str:
+    """Return the first of some names, and how many more there are."""
+    more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+    return f"{min(names)!r}{more}"
 
-    def note(_: str, reason: str) -> None:
-        found.append(reason)
+
+def _check_labels(folder: Path, ids: Collection[str]) -> list[str]:
+    """Check utt2spk, spk2utt and every utt2<label>."""
+    problems: list[str] = []
+
+    def note(_id: str, message: str) -> None:
+        problems.append(message)
 
     if not (folder / "utt2spk").exists():
-        found.append(
+        problems.append(
             f"{folder / 'utt2spk'}: no such file; write `id id` lines where speakers are unknown"
         )
     for label in label_names(folder):
-        table = read_labels(folder, label, note)
-        found += _compare(folder / f"utt2{label}", ids, table)
-        if label == "spk" and (folder / "spk2utt").exists():
-            pairs = {
-                (u, s)
-                for _, s, names in read_table(folder / "spk2utt", note)
-                for u in names.split()
-            }
-            if pairs != set(table.items()):
-                found.append(
-                    f"{folder / 'spk2utt'}: is not the inverse of utt2spk; delete it or make it"
-                    " anew"
-                )
-    return found
+        values = read_labels(folder, label, note)
+        problems += _compare_ids(folder / f"utt2{label}", ids, values.keys())
+        if label != "spk" or not (folder / "spk2utt").exists():
+            continue
+        pairs: set[tuple[str, str]] = set()
+        for _number, speaker, utterances in read_table(folder / "spk2utt", note):
+            pairs.update((utterance, speaker) for utterance in utterances.split())
+        if pairs != set(values.items()):
+            problems.append(
+                f"{folder / 'spk2utt'}: is not the inverse of utt2spk; delete it or write it again"
+            )
+    return problems
 
 
-def _order(folder: Path) -> list[str]:
-    """Files whose lines are not sorted by their bytes, as Kaldi's tools need them."""
-    lines = []
+def _check_order(folder: Path) -> list[str]:
+    """Report files whose lines are not sorted by their bytes, as Kaldi's tools need them."""
+    problems = []
     for path in sorted(folder.glob("*")):
-        if path.name in ("wav.scp", "segments", "spk2utt") or path.name.startswith("utt2"):
-            names = [
-                line.split(None, 1)[0] for line in path.read_bytes().split(b"\n") if line.strip()
-            ]
-            if any(later < earlier for earlier, later in zip(names, names[1:], strict=False)):
-                lines.append(f"{path}: is not sorted; sort it with LC_ALL=C")
-    return lines
+        if path.name not in ("wav.scp", "segments", "spk2utt") and not path.name.startswith("utt2"):
+            continue
+        lines = path.read_bytes().split(b"\n")
+        names = [line.split(None, 1)[0] for line in lines if line.strip()]
+        if names != sorted(names):
+            problems.append(f"{path}: is not sorted; sort it with LC_ALL=C")
+    return problems
 
 
-def _trials(path: Path, ids: set[str]) -> list[str]:
+def _check_trials(path: Path, ids: Collection[str]) -> list[str]:
+    """Report trials that cannot be read or name other utterances."""
     if not path.exists():
         return []
     try:
-        unknown = sorted(read_trials(path).unknown(ids))
+        unknown = read_trials(path).unknown(ids)
     except UserError as error:
         return [str(error)]
-    more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
-    return (
-        [f"{path}: names unknown utterance {unknown[0]!r}{more}; remove those trials"]
-        if unknown
-        else []
-    )
+    if not unknown:
+        return []
+    return [f"{path}: names unknown utterance {_first(unknown)}; remove those trials"]
 
 
-def _audio(
-    recordings: dict[str, str], pieces: dict[str, Piece], durations: dict[str, float]
+def _check_audio(
+    recordings: Mapping[str, str], segments: Mapping[str, Segment], durations: Mapping[str, float]
 ) -> list[str]:
-    """What decoding shows: damaged, silent or non-finite files, and lengths that the text files get
-    wrong.
+    """Decode every recording; report those that cannot be used, and durations that are wrong.
+
+    Args:
+        recordings: id -> path.
+        segments: utterance id -> the piece of a recording that it is.
+        durations: utterance id -> seconds, as far as utt2dur states them.
     """
-
-    def examine(path: str) -> float | str:
-        try:
-            found, peak = reading.check(path)
-        except UserError as error:
-            return str(error)
-        return found.seconds if peak >= SILENT else f"{path}: is silent; remove it"
-
     paths = list(recordings.values())
     with ThreadPoolExecutor(usable_cores()) as pool:
-        lengths = dict(zip(paths, pool.map(examine, paths), strict=True))
-    lines = [length for length in lengths.values() if isinstance(length, str)]
-    for name, (recording, start, given) in pieces.items():
-        path = recordings[recording]
+        lengths = dict(zip(paths, pool.map(_decoded_length, paths), strict=True))
+    problems = [length.reason for length in lengths.values() if isinstance(length, Unreadable)]
+    for name, segment in segments.items():
+        path = recordings[segment.recording]
         length = lengths[path]
-        if isinstance(length, str):
+        if isinstance(length, Unreadable):
             continue
-        stop = length if given is None else given
-        stated = durations.get(name, stop - start)
-        if stop > length + _TOLERANCE or start >= length:
-            lines.append(
+        stop = length if segment.stop is None else segment.stop
+        seconds = stop - segment.start
+        stated = durations.get(name, seconds)
+        if stop > length + _TOLERANCE or segment.start >= length:
+            problems.append(
                 f"{path}: {name!r} reaches beyond its end at {length:.2f} s; correct segments"
             )
-        elif abs(stated - (stop - start)) > _TOLERANCE:
-            lines.append(
-                f"{path}: {name!r} lasts {stop - start:.2f} s, utt2dur says {stated:g} s; correct"
+        elif abs(stated - seconds) > _TOLERANCE:
+            problems.append(
+                f"{path}: {name!r} lasts {seconds:.2f} s, utt2dur says {stated:g} s; correct"
                 " utt2dur"
             )
-    return lines
+    return problems
+
+
+def _decoded_length(path: str) -> float | Unreadable:
+    """Decode a file and return its seconds, or why it cannot be used."""
+    try:
+        content = reading.check(path)
+    except UserError as error:
+        return Unreadable(path, str(error))
+    if content.is_silent:
+        return Unreadable(path, f"{path}: is silent; remove it")
+    return content.info.seconds

@@ -71,8 +71,8 @@ def mono_wave(samples: Any, sample_rate: int | None, model_rate: int, name: str)
         name: what messages call it.
 
     Raises:
-        UserError: the array is empty, not of numbers, not finite, of another shape, or without a
-            sampling rate.
+        UserError: the array is empty, not of numbers, not finite, of another shape, or
+            without a sampling rate.
     """
     array = np.asarray(samples)
     if sample_rate is None or not sample_rate > 0:

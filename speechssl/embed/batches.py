@@ -70,7 +70,8 @@ class Piece:
 def durations(utterances: Sequence[Utterance], readers: int) -> list[float | Failure]:
     """Return the seconds of each utterance, or why they are unknown.
 
-    They come from the manifest or else from the header of the file, read by `readers` threads.
+    They come from the manifest or else from the header of the file, read by `readers`
+    threads.
     """
 
     def duration(utterance: Utterance) -> float | Failure:
@@ -106,8 +107,8 @@ def split(index: int, utterance: Utterance, seconds: float, max_seconds: float) 
 def bucket_edge(seconds: float) -> float:
     """Return the upper edge of the length bucket of `seconds`, at most 9 % above it.
 
-    Edges lie at eight an octave. In bfloat16 on a CPU each new shape costs a set-up, so batches are
-    padded to an edge.
+    Edges lie at eight an octave. In bfloat16 on a CPU each new shape costs a set-up, so
+    batches are padded to an edge.
     """
     octaves = math.log2(max(seconds, MIN_SECONDS))
     edge = math.ceil(_BUCKETS_PER_OCTAVE * octaves - 1e-9)
@@ -121,9 +122,10 @@ def make_batches(
 
     Args:
         pieces: in any order; the batches do not depend on it.
-        batch_seconds: padded seconds that a batch may hold; it holds one piece at least.
-        by_bucket: let no batch span two buckets, and count each piece with the length of its
-            bucket, so that the full batches of a bucket have one shape.
+        batch_seconds: padded seconds that a batch may hold; it holds one piece at
+            least.
+        by_bucket: let no batch span two buckets, and count each piece with the length
+            of its bucket, so that the full batches of a bucket have one shape.
     """
     batches: list[list[Piece]] = []
     padded_seconds = 0.0  # of each piece of the last batch
@@ -182,8 +184,8 @@ def _results(
 class Averages:
     """Joins the pieces of utterances: the mean of their vectors, weighted by their samples.
 
-    A silent piece has no weight. An utterance fails if one of its pieces does, or if all of them
-    are silent.
+    A silent piece has no weight. An utterance fails if one of its pieces does, or if
+    all of them are silent.
     """
 
     def __init__(self, utterances: Sequence[Utterance]) -> None:
@@ -201,7 +203,8 @@ class Averages:
             vector: its embedding (D,), or why there is none, or None if it is silent.
 
         Returns:
-            The utterance's embedding (D,) or failure with its last piece, None before that.
+            The utterance's embedding (D,) or failure with its last piece, None before
+            that.
         """
         total = self._sums.setdefault(piece.index, _Sum(missing=piece.pieces))
         total.missing -= 1

@@ -1,9 +1,9 @@
 """`Embedder`: recordings to embeddings, from Python and in scikit-learn pipelines.
 
-An utterance has the same embedding in a batch as alone: features, convolutions and pooling are
-masked. Recordings longer than `max_seconds` are read and embedded in pieces of equal length, whose
-embeddings are averaged, so memory is bounded; those shorter than 0.1 s are repeated cyclically to
-0.1 s.
+An utterance has the same embedding in a batch as alone: features, convolutions and
+pooling are masked. Recordings longer than `max_seconds` are read and embedded in pieces
+of equal length, whose embeddings are averaged, so memory is bounded; those shorter than
+0.1 s are repeated cyclically to 0.1 s.
 """
 
 from __future__ import annotations
@@ -34,33 +34,45 @@ Matrix = npt.NDArray[np.float32]
 Source = str | os.PathLike[str] | npt.ArrayLike
 
 
-def load(folder: str | Path, device: str = "cpu", precision: Precision = "float32") -> Embedder:
+def load(
+    folder: str | Path,
+    device: str = "cpu",
+    precision: Precision = "float32",
+    *,
+    allow_code: Collection[str] = (),
+) -> Embedder:
     """Return the trained model in a folder as an `Embedder`.
 
     Args:
-        folder: a model folder or a run of `speechssl train`; ``mfcc`` stands for MFCC statistics
-            (`speechssl.embed.mfcc`), the baseline without weights.
+        folder: a model folder or a run of `speechssl train`; ``mfcc`` stands for MFCC
+            statistics (`speechssl.embed.mfcc`), the baseline without weights.
         device: "cpu", "cuda", "cuda:1" ...
         precision: of the encoder.
+        allow_code: packages outside this one whose parts the folder may name.
 
     Raises:
-        UserError: there is no model, or no such device.
+        UserError: there is no model, it names code that was not allowed, or no such
+            device.
     """
-    return Embedder.from_pretrained(folder, device, precision)
+    return Embedder.from_pretrained(folder, device, precision, allow_code=allow_code)
 
 
 class Embedder:
     """A trained model that turns recordings into embeddings; a scikit-learn transformer.
 
     Args:
-        model: waveforms to embeddings; it is moved to `device` and put into evaluation mode.
+        model: waveforms to embeddings; it is moved to `device` and put into evaluation
+            mode.
         device: "cpu", "cuda", "cuda:1" ..., or "auto": a GPU where there is one.
-        precision: of the encoder; "auto" takes the faster one of this hardware; "bfloat16" is good
-            to about 2 digits. Features and pooling are float32 in both.
+        precision: of the encoder; "auto" takes the faster one of this hardware;
+            "bfloat16" is good to about 2 digits. Features and pooling are float32 in
+            both.
         batch_seconds: padded seconds of audio encoded at once.
-        max_seconds: longer recordings are embedded in equal pieces of at most this, and averaged.
+        max_seconds: longer recordings are embedded in equal pieces of at most this, and
+            averaged.
         readers: threads that read and decode files ahead.
-        layer: which layer gives the embedding: one of `speechssl.embed.layers.layer_names`.
+        layer: which layer gives the embedding: one of
+            `speechssl.embed.layers.layer_names`.
 
     Raises:
         UserError: a setting that cannot be, no such device, or no such layer.
@@ -106,6 +118,7 @@ class Embedder:
         precision: Precision = "float32",
         *,
         network: str | None = None,
+        allow_code: Collection[str] = (),
         **settings: Any,
     ) -> Embedder:
         """Return the model saved in `folder`.
@@ -116,12 +129,15 @@ class Embedder:
             precision: as for the constructor.
             network: which network of a run, such as student or teacher
                 (`speechssl.embed.networks`); None: the one that the run saved.
+            allow_code: packages outside this one whose parts the folder may name.
             settings: the constructor's other ones.
 
         Raises:
-            UserError: there is no model, or no such network.
+            UserError: there is no model, it names code that was not allowed, or no such
+                network.
         """
-        return cls(load_model(folder, network), device, precision, **settings)
+        model = load_model(folder, network, allow_code=allow_code)
+        return cls(model, device, precision, **settings)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model (config.yaml, weights.safetensors) into `folder`, for `from_pretrained`."""
@@ -148,14 +164,14 @@ class Embedder:
         """Return one embedding (D,) float32.
 
         Args:
-            source: path of an audio file, or samples: (T,), or (T, channels) as soundfile gives
-                them (mixed down). Integers are scaled to -1..1.
+            source: path of an audio file, or samples: (T,), or (T, channels) as
+                soundfile gives them (mixed down). Integers are scaled to -1..1.
             sample_rate: of the samples, Hz; needed with an array, ignored with a file.
             rate: the earlier name of `sample_rate`.
 
         Raises:
-            UserError: the file cannot be read, or the samples are empty, silent, not finite, or
-                without a sampling rate.
+            UserError: the file cannot be read, or the samples are empty, silent, not
+                finite, or without a sampling rate.
         """
         if sample_rate is None:
             sample_rate = rate
@@ -168,8 +184,8 @@ class Embedder:
         """Embed many files; the bad ones are left out and named.
 
         Returns:
-            The paths that succeeded (N,) in the order given, their embeddings (N, D) float32, and
-            the failures.
+            The paths that succeeded (N,) in the order given, their embeddings (N, D)
+            float32, and the failures.
         """
         utterances = [Utterance(os.fspath(path), os.fspath(path)) for path in paths]
         results = {}
@@ -199,13 +215,14 @@ class Embedder:
 
         Args:
             utterances: what to embed.
-            done: ids that are not wanted again. The batches stay those of all utterances, and those
-                that hold a wanted one are encoded: what was interrupted ends in the same bits.
+            done: ids that are not wanted again. The batches stay those of all
+                utterances, and those that hold a wanted one are encoded: what was
+                interrupted ends in the same bits.
             progress: show a progress bar.
 
         Yields:
-            Index in `utterances`, its seconds, and its embedding (D,) float32 or the failure. Files
-            without a readable header come first.
+            Index in `utterances`, its seconds, and its embedding (D,) float32 or the
+            failure. Files without a readable header come first.
         """
 
         def read(piece: Piece) -> Samples | Unreadable:
@@ -220,8 +237,9 @@ class Embedder:
 
         Args:
             wavs: (B, T) or (T,) samples in -1..1 at `sample_rate` Hz.
-            lengths: (B,) valid length of each: integers count samples (1..T), floats are relative
-                to T (0 < x <= 1, as SpeechBrain's `wav_lens`). None: all of T.
+            lengths: (B,) valid length of each: integers count samples (1..T), floats
+                are relative to T (0 < x <= 1, as SpeechBrain's `wav_lens`). None: all
+                of T.
 
         Raises:
             UserError: the shapes or the lengths do not fit.
@@ -364,7 +382,8 @@ class Embedder:
     def _encode(self, waves: Sequence[Samples]) -> Matrix:
         """Return embeddings (B, D) of waves of any lengths, padded to the longest.
 
-        In bfloat16 they are padded to the edge of its bucket: each new shape costs a set-up.
+        In bfloat16 they are padded to the edge of its bucket: each new shape costs a
+        set-up.
         """
         if not waves:
             return np.zeros((0, self.dim), np.float32)

@@ -70,19 +70,21 @@ def embed_to_file(
 ) -> Summary | None:
     """Embed all that `inputs` name into `out`, in the order of the inputs.
 
-    Under torchrun every rank embeds its share and rank 0 writes `out`. Until the end, embeddings
-    lie in the folder `<out>.parts`; an interrupted run leaves it behind, and `resume=True` goes on
-    from it: with the same settings the result has the bits of a run without interruption.
-    Utterances that cannot be embedded are listed in `<out>.failed` (id, path, reason, separated by
-    tabs), or on standard error if `out` is `-`.
+    Under torchrun every rank embeds its share and rank 0 writes `out`. Until the end,
+    embeddings lie in the folder `<out>.parts`; an interrupted run leaves it behind, and
+    `resume=True` goes on from it: with the same settings the result has the bits of a
+    run without interruption. Utterances that cannot be embedded are listed in
+    `<out>.failed` (id, path, reason, separated by tabs), or on standard error if `out`
+    is `-`.
 
     Args:
-        model: folder of a model or of a training run; or ``mfcc``, statistics without a model; or
-            an `Embedder`, whose own settings then count (device, precision, batch_seconds,
-            max_seconds, readers, layer).
-        inputs: audio files, folders, wav.scp files, Kaldi directories, or `-` (paths on standard
-            input).
-        out: `.npz`, `.ark`/`.scp`, `.parquet`, or `-` (standard output, a line an utterance).
+        model: folder of a model or of a training run; or ``mfcc``, statistics without a
+            model; or an `Embedder`, whose own settings then count (device, precision,
+            batch_seconds, max_seconds, readers, layer).
+        inputs: audio files, folders, wav.scp files, Kaldi directories, or `-` (paths on
+            standard input).
+        out: `.npz`, `.ark`/`.scp`, `.parquet`, or `-` (standard output, a line an
+            utterance).
         settings: how; `EmbedSettings()` if not given.
         changes: settings by their names, such as ``jobs=4`` or ``device="cuda"``.
 
@@ -90,8 +92,9 @@ def embed_to_file(
         The summary; None on the ranks of torchrun that are not 0.
 
     Raises:
-        UserError: a bad input, model or setting; nothing could be embedded; without `keep_going`,
-            the first file that cannot be; another process is writing `out`.
+        UserError: a bad input, model or setting; nothing could be embedded; without
+            `keep_going`, the first file that cannot be; another process is writing
+            `out`.
     """
     started_at = time.monotonic()
     settings = replace(settings or EmbedSettings(), **changes)
@@ -140,8 +143,8 @@ class _Plan:
 class _Output:
     """The output of a run: the file, the folder of parts beside it, and the list of failures.
 
-    If its block ends with an error, the file stays as it was, and the folder of parts is there for
-    `resume`.
+    If its block ends with an error, the file stays as it was, and the folder of parts
+    is there for `resume`.
     """
 
     _writer: VectorWriter
@@ -222,12 +225,16 @@ def _make_plan(
 def _load_in_parent(model: str | Path, settings: EmbedSettings, local_rank: int) -> Embedder:
     """Load the model for this process; with several jobs it only reads it, for them to load."""
     if settings.jobs > 1:
-        return _load(model, "cpu", settings.network, settings)
-    return _load(model, _own_device(settings.device, local_rank), settings.network, settings)
+        return _load(model, "cpu", settings)
+    return _load(model, _own_device(settings.device, local_rank), settings)
 
 
 def _embed_in_processes(plan: _Plan, embedder: Embedder, settings: EmbedSettings) -> None:
     """Share the utterances among processes, which load a copy of the model."""
+    packages = set()  # the copy is our own: it may name what this process has built
+    for section in embedder.model.settings.values():
+        packages.add(section["name"].partition(":")[0].partition(".")[0])
+    settings = replace(settings, network=None, allow_code=tuple(packages))
     with tempfile.TemporaryDirectory() as copy:
         embedder.save_pretrained(copy)
         count = max(1, min(settings.jobs, len(plan.utterances)))
@@ -240,7 +247,7 @@ def _load_and_embed_share(
     """Do what `_embed_share` does, in a process of its own."""
     compat.tune_allocator()
     device = _own_device(settings.device, rank)
-    embedder = _load(model, device, None, settings)
+    embedder = _load(model, device, settings)
     _embed_share(rank, world, plan, embedder, settings)
 
 
@@ -249,8 +256,8 @@ def _embed_share(
 ) -> None:
     """Embed every `world`-th utterance, from the `rank`-th on, into parts.
 
-    The shares do not depend on what is done already, and neither do their batches: an interrupted
-    run ends in the bits of one without interruption.
+    The shares do not depend on what is done already, and neither do their batches: an
+    interrupted run ends in the bits of one without interruption.
     """
     share = plan.utterances[rank::world]
     wants_progress = settings.progress
@@ -274,12 +281,13 @@ def _embed_share(
     writer.finish(rank, failed, audio_seconds)
 
 
-def _load(model: str | Path, device: str, network: str | None, settings: EmbedSettings) -> Embedder:
+def _load(model: str | Path, device: str, settings: EmbedSettings) -> Embedder:
     return Embedder.from_pretrained(
         model,
         device,
         settings.precision,
-        network=network,
+        network=settings.network,
+        allow_code=settings.allow_code,
         batch_seconds=settings.batch_seconds,
         max_seconds=settings.max_seconds,
         readers=settings.readers,
@@ -298,7 +306,8 @@ def _own_device(device: str, rank: int) -> str:
 def _fingerprint(embedder: Embedder) -> str:
     """Return a digest of what decides the embeddings.
 
-    These are the model's settings and weights, the layer, the precision and the length of pieces.
+    These are the model's settings and weights, the layer, the precision and the length
+    of pieces.
     """
     settings = [embedder.model.settings, embedder.precision, embedder.max_seconds, embedder.layer]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())

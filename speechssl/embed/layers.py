@@ -1,16 +1,16 @@
 """Which layer an embedding is taken from: a block before pooling, the pooling, or one after it.
 
-| name                        | what                                                                        |
-|-----------------------------|-----------------------------------------------------------------------------|
-| `features`                  | mean and standard deviation over frames of the features                     |
-| of `encoder.frame_layers()` | the same statistics of the output of that block or stage                    |
-| `pooled`                    | the encoder's own pooling, before the affine layers                         |
-| of `encoder.affine_layers()`| the output of that layer; the last one gives the embedding                  |
-| `embedding`                 | the output of the encoder (the default)                                     |
+| name                         | what                                                 |
+|------------------------------|------------------------------------------------------|
+| `features`                   | mean and standard deviation over frames of the features |
+| of `encoder.frame_layers()`  | the same statistics of the output of that block or stage |
+| `pooled`                     | the encoder's own pooling, before the affine layers  |
+| of `encoder.affine_layers()` | the output of that layer; the last one gives the embedding |
+| `embedding`                  | the output of the encoder (the default)              |
 
-Statistics are over an utterance's valid frames, so a padded batch gives what each utterance gives
-alone. Blocks with a frequency axis give a mean and a deviation for each channel and band, as the
-encoder's own pooling does.
+Statistics are over an utterance's valid frames, so a padded batch gives what each
+utterance gives alone. Blocks with a frequency axis give a mean and a deviation for each
+channel and band, as the encoder's own pooling does.
 """
 
 from __future__ import annotations

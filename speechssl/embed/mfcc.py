@@ -1,8 +1,9 @@
 """MFCC statistics as a model without weights: the row that every trained encoder has to beat.
 
-`speechssl embed mfcc DATA --out FILE`, or ``speechssl.load("mfcc")``. The mean and the standard
-deviation over frames of 20 cepstra (the first is the level) of log-mels that are not normalised:
-Davis and Mermelstein 1980, with an orthonormal cosine transform of 40 bands.
+`speechssl embed mfcc DATA --out FILE`, or ``speechssl.load("mfcc")``. The mean and the
+standard deviation over frames of 20 cepstra (the first is the level) of log-mels that
+are not normalised: Davis and Mermelstein 1980, with an orthonormal cosine transform of
+40 bands.
 """
 
 from __future__ import annotations

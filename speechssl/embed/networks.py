@@ -2,42 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from speechssl import config, parts
+from speechssl import parts
 from speechssl.embed.mfcc import NAME, mfcc_model
 from speechssl.errors import UserError
 from speechssl.files import RunFolder
 from speechssl.interfaces import Encoder, Method
-from speechssl.model import Model, load_state
+from speechssl.model import Model, load_state, read_saved_config
 
 
-def load_model(source: str | Path, network: str | None = None) -> Model:
+def load_model(
+    source: str | Path, network: str | None = None, *, allow_code: Collection[str] = ()
+) -> Model:
     """Return a trained model, in evaluation mode.
 
     Args:
-        source: a model folder, a run folder, or ``mfcc``, the statistics without weights.
-        network: one of the networks of the run's method (`interfaces.Method.networks`), such as
-            `student` or `teacher`, as it was at the last save. A method with one network calls it
-            `encoder`; `student` stands for it too. None: the network that the run saved, which is
-            the teacher where there is one.
+        source: a model folder, a run folder, or ``mfcc``, the statistics without
+            weights.
+        network: one of the networks of the run's method (`interfaces.Method.networks`),
+            such as `student` or `teacher`, as it was at the last save. A method with
+            one network calls it `encoder`; `student` stands for it too. None: the
+            network that the run saved, which is the teacher where there is one.
+        allow_code: packages outside this one whose encoders and methods the folder may
+            name.
 
     Raises:
-        UserError: no model there, or no such network; the message names those that there are.
+        UserError: no model there, code that was not allowed, or no such network; the
+            message names those that there are.
     """
     if network is None:
         is_mfcc = str(source) == NAME and not Path(source).exists()
-        return mfcc_model() if is_mfcc else Model.load(source)
+        return mfcc_model() if is_mfcc else Model.load(source, allow_code=allow_code)
     run = RunFolder(source)
     if not run.last.is_file():
         raise UserError(
             f"embed: --network needs a run folder with {run.last.name}, which {run.path} is not"
         )
-    written = config.read(run.config)
+    written = read_saved_config(run.config, allow_code)
     saved = load_state(run.last)
     about = {"method": written["method"]["name"], "step": saved["step"], "network": network}
     model = Model.from_config(written, about)
@@ -58,10 +64,10 @@ def _method(
 ) -> Method:
     """Build the method of a run and load its saved networks.
 
-    Memories have the size of the training set, which is not known here: they stay empty.
+    Memories have the size of the training set, which is not known here: they stay
+    empty.
     """
-    settings = config.with_new_names(parts.find("methods", section["name"]), section)
-    method: Method = parts.build("methods", settings, encoder)
+    method: Method = parts.build("methods", parts.with_new_names("methods", section), encoder)
     own = method.state_dict()
     fitting = {}
     for name, value in state.items():

@@ -1,8 +1,9 @@
 """The folder of parts: what the processes of a run have embedded so far, until it is merged.
 
-A part is `NAME.npy` (N, D) with its ids in `NAME.ids.json`. The ids are written last, so a part
-counts once they are there: whenever a run is killed, it leaves whole parts behind, and `--resume`
-goes on from them. A process that is done writes `done-RANK.json`, its failures and seconds of audio.
+A part is `NAME.npy` (N, D) with its ids in `NAME.ids.json`. The ids are written last,
+so a part counts once they are there: whenever a run is killed, it leaves whole parts
+behind, and `--resume` goes on from them. A process that is done writes
+`done-RANK.json`, its failures and seconds of audio.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ def open_parts(folder: Path, made_by: str, resume: bool) -> set[str]:
         resume: keep the parts that are there; otherwise they are removed.
 
     Raises:
-        UserError: the parts were made by another model or with other settings, or the folder cannot
-            be used.
+        UserError: the parts were made by another model or with other settings, or the
+            folder cannot be used.
     """
     mark = folder / _MADE_BY
     try:

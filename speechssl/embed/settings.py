@@ -14,19 +14,24 @@ class EmbedSettings:
     """Settings of `embed_to_file`, which takes them by these names.
 
     Attributes:
-        device: cpu, cuda, cuda:1 ..., or auto; several processes share the GPUs among them.
-        precision: of the encoder: float32, bfloat16, or auto (the faster one on this hardware).
+        device: cpu, cuda, cuda:1 ..., or auto; several processes share the GPUs among
+            them.
+        precision: of the encoder: float32, bfloat16, or auto (the faster one on this
+            hardware).
         batch_seconds: padded seconds of audio that are encoded at once.
-        max_seconds: longer recordings are embedded in equal pieces of at most this many seconds,
-            and averaged.
+        max_seconds: longer recordings are embedded in equal pieces of at most this many
+            seconds, and averaged.
         readers: threads of each process that read and decode ahead.
-        layer: which layer of the encoder gives the embedding (`speechssl.embed.layers`).
+        layer: which layer of the encoder gives the embedding
+            (`speechssl.embed.layers`).
         network: which network of a run embeds, such as student or teacher
             (`speechssl.embed.networks`); None: the one that the run saved.
+        allow_code: packages outside this one whose parts the model's folder may name.
         jobs: processes on this machine; they share its cores or its GPUs.
-        every: embed each N-th utterance only (a training mean or a cohort needs no more).
-        keep_going: skip, count and list what cannot be embedded; otherwise the first such file ends
-            the run.
+        every: embed each N-th utterance only (a training mean or a cohort needs no
+            more).
+        keep_going: skip, count and list what cannot be embedded; otherwise the first
+            such file ends the run.
         allow_pipes: run the shell pipes in wav.scp.
         resume: go on from what an interrupted run left behind.
         progress: show a progress bar; None: if standard error is a terminal.
@@ -39,6 +44,7 @@ class EmbedSettings:
     readers: int = 2
     layer: str = EMBEDDING
     network: str | None = None
+    allow_code: tuple[str, ...] = ()
     jobs: int = 1
     every: int = 1
     keep_going: bool = True

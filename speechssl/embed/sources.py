@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from speechssl.audio import reading
+from speechssl.audio.tables import read_wav_scp
 from speechssl.audio.walk import audio_files
-from speechssl.data.kaldi import read_recordings
 from speechssl.data.manifest import Utterance, read_manifest
 from speechssl.embed.batches import Failure
 from speechssl.errors import UserError
@@ -36,8 +36,8 @@ def collect(
         allow_pipes: run the shell pipes in wav.scp.
 
     Returns:
-        The utterances in the order given (`seconds` is 0 where it is not known), and the lines of
-        Kaldi files that cannot be used.
+        The utterances in the order given (`seconds` is 0 where it is not known), and
+        the lines of Kaldi files that cannot be used.
 
     Raises:
         UserError: an input does not exist or holds no audio, or two inputs share an id.
@@ -105,7 +105,7 @@ def _in_folder(root: Path) -> list[Utterance]:
 def _in_scp(path: Path, allow_pipes: bool) -> tuple[list[Utterance], list[tuple[str, str]]]:
     """Return the recordings of a wav.scp, and (id, reason) of lines that cannot be used."""
     bad_lines: list[tuple[str, str]] = []
-    recordings = read_recordings(
+    recordings = read_wav_scp(
         path,
         lambda identifier, reason: bad_lines.append((identifier, reason)),
         allow_pipes=allow_pipes,

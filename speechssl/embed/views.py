@@ -27,7 +27,8 @@ def plan_views(
         utterances: to choose from.
         count: N, how many of them at most.
         views: V, crops of each.
-        seconds: length of a crop; an utterance that is not longer gives crops of half its length.
+        seconds: length of a crop; an utterance that is not longer gives crops of half
+            its length.
         seed: of the draws.
         readers: threads that read headers.
 

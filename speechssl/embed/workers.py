@@ -88,8 +88,8 @@ def run_processes(jobs: int, folder: Path, work: Callable[..., None], *arguments
         arguments: of `work`; they are pickled.
 
     Raises:
-        UserError: what the first process to fail raised, or that it was killed; the others are
-            stopped.
+        UserError: what the first process to fail raised, or that it was killed; the
+            others are stopped.
     """
     context = multiprocessing.get_context("spawn")
     threads = choose("auto", jobs)

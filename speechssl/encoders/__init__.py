@@ -1,1 +1,1 @@
-"""Encoders: one module a network, from frames of features (B, F, M) to embeddings (B, D)."""
+"""Encoders, one module each: frames of features (B, F, M) to embeddings (B, D)."""

@@ -1,8 +1,10 @@
-"""ECAPA-TDNN (Desplanques et al. 2020, https://arxiv.org/abs/2005.07143), channels last.
+"""ECAPA-TDNN (Desplanques et al. 2020, arXiv 2005.07143), channels last.
 
-Parameter names and shapes are those of `speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN`, and so are
-the outputs: `load_state_dict` takes SpeechBrain's weights as they are, and the other way round.
-Unlike there, the end of a padded utterance reflects its own last frames and never sees the padding.
+Parameter names and shapes are those of
+`speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN`, and so are the outputs:
+`load_state_dict` takes SpeechBrain's weights as they are, and the other way round.
+Unlike there, the end of a padded utterance reflects its own last frames and never sees
+the padding.
 """
 
 from __future__ import annotations
@@ -25,22 +27,22 @@ __all__ = ["ECAPA", "PART"]
 
 MAX_LAYERS = 100
 MAX_FRAMES = 10_000
-"""Bounds of layers, and of a kernel's and a dilation's frames, far beyond any use: a model folder
-may be somebody else's."""
+"""Bounds of layers, and of a kernel's and a dilation's frames, far beyond any use: a
+model folder may be somebody else's."""
 
 
 class ECAPA(Encoder):
     """ECAPA-TDNN encoder: frames of features to one embedding an utterance.
 
-    A first TDNN layer, SE-Res2Net blocks, the aggregation of all blocks (a TDNN layer on their
-    concatenated channels), pooling, BatchNorm and a linear layer.
+    A first TDNN layer, SE-Res2Net blocks, the aggregation of all blocks (a TDNN layer
+    on their concatenated channels), pooling, BatchNorm and a linear layer.
 
     Args:
         input_dim: M, features of a frame.
         width: channels of the blocks (512 or 1024 in the paper).
         embedding_dim: D.
-        kernel_sizes: frames that a kernel sees, odd: of the first layer, of each block, and of the
-            aggregation.
+        kernel_sizes: frames that a kernel sees, odd: of the first layer, of each block,
+            and of the aggregation.
         dilations: as many.
         scale: groups of channels in a Res2Net.
         se_channels: bottleneck of squeeze and excitation.
@@ -81,9 +83,10 @@ class ECAPA(Encoder):
         if mfa_channels is None:
             mfa_channels = 3 * width
         self.embedding_dim = embedding_dim
-        self.blocks = nn.ModuleList([TDNN(input_dim, width, kernel_sizes[0], dilations[0])])
-        for kernel_size, dilation in zip(kernel_sizes[1:-1], dilations[1:-1], strict=True):
-            self.blocks.append(SERes2Net(width, scale, se_channels, kernel_size, dilation))
+        self.blocks = nn.ModuleList()
+        self.blocks.append(TDNN(input_dim, width, kernel_sizes[0], dilations[0]))
+        for size, dilation in zip(kernel_sizes[1:-1], dilations[1:-1], strict=True):
+            self.blocks.append(SERes2Net(width, scale, se_channels, size, dilation))
         aggregated = width * (len(self.blocks) - 1)
         self.mfa = TDNN(aggregated, mfa_channels, kernel_sizes[-1], dilations[-1])
         self.asp: AttentiveStatistics | None = None
@@ -105,7 +108,7 @@ class ECAPA(Encoder):
         return {"asp_bn": self.asp_bn, "fc": self.fc}
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Return embeddings (B, D) of features (B, F, M), of which `lengths` (B,) frames count."""
+        """Return embeddings (B, D) of features (B, F, M); see `Encoder.forward`."""
         frames = Frames.of(features, lengths)
         x = self.blocks[0](frames.zero_padding(features), frames)
         block_outputs = []
@@ -142,7 +145,7 @@ def _check_sizes(width: int, scale: int, kernel_sizes: list[int], dilations: lis
 
 
 class SERes2Net(nn.Module):
-    """TDNN, Res2Net, TDNN, squeeze and excitation, with a residual connection around all.
+    """TDNN, Res2Net, TDNN, squeeze and excitation, and a residual connection.
 
     Args:
         channels: C, of input and output.
@@ -153,7 +156,12 @@ class SERes2Net(nn.Module):
     """
 
     def __init__(
-        self, channels: int, scale: int, se_channels: int, kernel_size: int, dilation: int
+        self,
+        channels: int,
+        scale: int,
+        se_channels: int,
+        kernel_size: int,
+        dilation: int,
     ) -> None:
         super().__init__()
         self.tdnn1 = TDNN(channels, channels)
@@ -173,8 +181,8 @@ class SERes2Net(nn.Module):
 class Res2Net(nn.Module):
     """Groups of channels in a chain of dilated TDNN layers (Gao et al. 2019).
 
-    The first group stays as it is. Every later one goes through its layer, from the third on after
-    the previous group's output has been added to it.
+    The first group stays as it is. Every later one goes through its layer, from the
+    third on after the previous group's output has been added to it.
 
     Args:
         channels: C, a multiple of `scale`.
@@ -205,10 +213,10 @@ class Res2Net(nn.Module):
 
 
 class _Join(torch.autograd.Function):
-    """Concatenate groups of channels (each B, F, G) so that their gradients are contiguous.
+    """Concatenate groups of channels (B, F, G) with contiguous gradients.
 
-    `torch.cat` would hand them strided slices. BatchNorm's backward pass and sums are several times
-    slower on rows that are far apart in memory.
+    `torch.cat` would hand them strided slices. BatchNorm's backward pass and sums are
+    several times slower on rows that are far apart in memory.
     """
 
     @staticmethod

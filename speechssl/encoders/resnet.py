@@ -1,11 +1,11 @@
 """ResNet speaker encoder, channels last.
 
-With pre-activated blocks (the default), parameter names, shapes and outputs are those of
-`speechbrain.lobes.models.ResNet.ResNet` (after Rouvier's), whose channels are given by `channels`;
-by default they double from stage to stage. With basic blocks it is the ResNet34 of He et al. 2016;
-the light ResNet34 of Cho et al. 2022 is `width: 16, block_type: basic, se_stages: 0, pooling:
-statistics`. In a padded batch every convolution sees zeros behind an utterance's end, as if the
-utterance stood alone.
+With pre-activated blocks (the default), parameter names, shapes and outputs are those
+of `speechbrain.lobes.models.ResNet.ResNet` (after Rouvier's), whose channels are given
+by `channels`; by default they double from stage to stage. With basic blocks it is the
+ResNet34 of He et al. 2016; the light ResNet34 of Cho et al. 2022 is `width: 16,
+block_type: basic, se_stages: 0, pooling: statistics`. In a padded batch every
+convolution sees zeros behind an utterance's end, as if the utterance stood alone.
 
 Maps are (B, F, M, C): batch, frames, frequencies, channels.
 """
@@ -36,7 +36,7 @@ MAX_BLOCKS = 200
 
 
 class ResNet(Encoder):
-    """ResNet encoder over time and frequency: frames of features to one embedding an utterance.
+    """ResNet encoder over time and frequency, to one embedding an utterance.
 
     Args:
         input_dim: M, features of a frame.
@@ -45,7 +45,8 @@ class ResNet(Encoder):
         channels: channels of each stage; none: `width` x (1, 2, 4, 8).
         embedding_dim: D.
         block_type: pre-activated blocks of three convolutions, or basic ones of two.
-        se_stages: how many stages, from the first on, have squeeze and excitation (SpeechBrain: 2).
+        se_stages: how many stages, from the first on, have squeeze and excitation
+            (SpeechBrain: 2).
         attention_channels: bottleneck of attention.
         pooling: mean and deviation under attention, or plain.
 
@@ -104,7 +105,7 @@ class ResNet(Encoder):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def frame_layers(self) -> dict[str, nn.Module]:
-        """Return the last block of each stage; each gives maps (B, F, M, C) and their `Frames`."""
+        """Return the last block of each stage; it gives maps (B, F, M, C) and `Frames`."""
         return {
             "layer1": self.layer1[-1],
             "layer2": self.layer2[-1],
@@ -113,7 +114,7 @@ class ResNet(Encoder):
         }
 
     def affine_layers(self) -> dict[str, nn.Module]:
-        """Return the BatchNorm of the pooled statistics, the linear layer, and its BatchNorm."""
+        """Return the linear layer and the BatchNorms before and after it."""
         return {
             "norm_stats": self.norm_stats,
             "fc_embed": self.fc_embed,
@@ -121,14 +122,15 @@ class ResNet(Encoder):
         }
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Return embeddings (B, D) of features (B, F, M), of which `lengths` (B,) frames count."""
+        """Return embeddings (B, D) of features (B, F, M); see `Encoder.forward`."""
         frames = Frames.of(features, lengths)
         maps = frames.zero_padding(features)[:, :, :, None]
         maps = normalise(self.bn1, _convolve(self.conv1, maps), frames.mask, relu=True)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in stage:
                 maps, frames = block(maps, frames)
-        x = maps.transpose(2, 3).flatten(2)  # channels before frequencies, as the weights have them
+        # channels before frequencies, as the weights have them
+        x = maps.transpose(2, 3).flatten(2)
         if self.attention is None:
             pooled = statistics(x, frames, min_variance=_MIN_VARIANCE)
         else:
@@ -163,7 +165,7 @@ def _stages(
 
 
 class PreactivatedBlock(nn.Module):
-    """Three times BatchNorm, ReLU, convolution (3x3, 3x3, 1x1), with a residual connection.
+    """Three times BatchNorm, ReLU, convolution (3x3, 3x3, 1x1); the input is added.
 
     Args:
         in_channels: channels of the input.
@@ -185,7 +187,7 @@ class PreactivatedBlock(nn.Module):
         self.se = SqueezeExcitation(out_channels) if has_gates else None
 
     def forward(self, x: Tensor, frames: Frames) -> tuple[Tensor, Frames]:
-        """Map `x` (B, F, M, C) and its valid frames to the block's output and its frames."""
+        """Map `x` (B, F, M, C) and its frames to the output and its frames."""
         y = normalise(self.bn1, x, frames.mask, relu=True)
         y = _convolve(self.conv1, y)
         frames = frames.strided(y.shape[1], self.stride)
@@ -197,7 +199,7 @@ class PreactivatedBlock(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Convolution (3x3), BatchNorm, ReLU, convolution, BatchNorm; the input is added; ReLU.
+    """Two convolutions (3x3) with BatchNorm, ReLU between; the input is added; ReLU.
 
     He et al. 2016, figure 5. Arguments as in `PreactivatedBlock`.
     """
@@ -213,7 +215,7 @@ class BasicBlock(nn.Module):
         self.se = SqueezeExcitation(out_channels) if has_gates else None
 
     def forward(self, x: Tensor, frames: Frames) -> tuple[Tensor, Frames]:
-        """Map `x` (B, F, M, C) and its valid frames to the block's output and its frames."""
+        """Map `x` (B, F, M, C) and its frames to the output and its frames."""
         y = _convolve(self.conv1, x)
         frames = frames.strided(y.shape[1], self.stride)
         y = normalise(self.bn1, y, frames.mask, relu=True)
@@ -223,7 +225,7 @@ class BasicBlock(nn.Module):
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
-    """Return what gives a block's input the shape of its output, or None if it has it."""
+    """Return the layer that gives a block's input the shape of its output, if needed."""
     if stride == 1 and in_channels == out_channels:
         return None
     conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
@@ -250,36 +252,41 @@ def _add_input(
 
 
 def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """Apply `conv`, which has no bias, to maps `x` (B, F, M, C), with zeros around them.
+    """Apply `conv`, which has no bias, to maps `x` (B, F, M, C) padded with zeros.
 
-    1x1 kernels become matrix products, which also steers round a crash of oneDNN in the backward
-    pass of strided channels-last 1x1 convolutions with few channels (torch 2.13, 8 to 16 channels).
+    1x1 kernels become matrix products, which also steers round a crash of oneDNN in the
+    backward pass of strided channels-last 1x1 convolutions with few channels (torch
+    2.13, 8 to 16 channels).
     """
     stride = conv.stride[0]
     if conv.kernel_size == (1, 1) and not torch.compiler.is_compiling():
         return F.linear(x[:, ::stride, ::stride], conv.weight[:, :, 0, 0])
-    y = F.conv2d(x.permute(0, 3, 1, 2), conv.weight, stride=stride, padding=conv.padding[0])
+    channels_first = x.permute(0, 3, 1, 2)
+    y = F.conv2d(channels_first, conv.weight, stride=stride, padding=conv.padding[0])
     return y.permute(0, 2, 3, 1).contiguous()
 
 
 class SqueezeExcitation(nn.Module):
-    """Gates of channels from their means over valid frames and frequencies (Hu et al. 2018)."""
+    """Gates of channels from their means over the valid maps (Hu et al. 2018)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.fc = nn.Sequential(
-            nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, channels), nn.Sigmoid()
+            nn.Linear(channels, channels),
+            nn.ReLU(),
+            nn.Linear(channels, channels),
+            nn.Sigmoid(),
         )
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
-        """Return gates (B, 1, 1, C), between 0 and 1, for maps `x` (B, F, M, C), in their type."""
+        """Return gates (B, 1, 1, C), 0 to 1, for maps `x` (B, F, M, C), in their type."""
         mean = frames.mean(x.mean(2, dtype=accumulation_dtype(x.dtype)))
         gates: Tensor = self.fc(mean)
         return gates[:, None, None].to(x.dtype)
 
 
 class Attention(nn.Sequential):
-    """Attentive statistics pooling (Okabe et al. 2018), with SpeechBrain's names `0`, `2`, `3`.
+    """Attentive statistics pooling (Okabe et al. 2018), under SpeechBrain's names.
 
     Args:
         channels: C.

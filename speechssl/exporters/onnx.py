@@ -39,7 +39,7 @@ def write(model: Model, out: Path) -> Callable[[Tensor], Tensor] | None:
     path = out / "model.onnx"
     with atomic_write(path) as temporary:
         _export(model, temporary)
-    return _session(path, model.settings["features"]["name"])
+    return _session(path)
 
 
 def _export(model: Model, path: Path) -> None:
@@ -64,7 +64,7 @@ def _export(model: Model, path: Path) -> None:
         )
 
 
-def _session(path: Path, front_end: str) -> Callable[[Tensor], Tensor] | None:
+def _session(path: Path) -> Callable[[Tensor], Tensor] | None:
     """Return a function that runs the file, None where onnxruntime is not installed."""
     try:
         import onnxruntime
@@ -73,13 +73,7 @@ def _session(path: Path, front_end: str) -> Callable[[Tensor], Tensor] | None:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def run(waves: Tensor) -> Tensor:
-        try:
-            (embeddings,) = session.run(None, {"waves": waves.numpy()})
-        except Exception as error:  # a front end whose shapes the exporter took for constants
-            raise UserError(
-                f"{path}: takes one batch size or length only ({str(error).splitlines()[0]}): ONNX"
-                f" cannot express the front end {front_end!r}; export to torchscript"
-            ) from error
+        (embeddings,) = session.run(None, {"waves": waves.numpy()})
         return torch.from_numpy(embeddings)
 
     return run

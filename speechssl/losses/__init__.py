@@ -1,1 +1,1 @@
-"""Losses that more than one method needs: pure functions of tensors, one topic a module."""
+"""Losses that more than one method needs: pure functions of tensors."""

@@ -1,16 +1,19 @@
-"""Guided stop-gradient for BYOL and SimSiam (Lee and Lee, NeurIPS 2023; methods/README.md 3).
+"""Guided stop-gradient for BYOL and SimSiam (Lee and Lee, NeurIPS 2023).
 
-Two utterances are paired. Of the four distances between a projection of one and a projection of the
-other, the smallest names the two *sources*, which go through the predictor and get the gradient;
-their partners are the targets:
+methods/README.md 3.
+
+Two utterances are paired. Of the four distances between a projection of one and a
+projection of the other, the smallest names the two *sources*, which go through the
+predictor and get the gradient; their partners are the targets:
 
     L = -1/2 [cos(h(z1a), sg z1a') + cos(h(z2b), sg z2b')],   (a, b) = argmin |z1a - z2b|.
 
-So what lies near another utterance is pulled away towards its own far partner, and no predictor is
-needed to keep the centre from running away; the rank stays low without one, though. Distances are
-of un-normalised projections. Each utterance is item 1 of one pair and item 2 of another, from a
-derangement of the batch (the released program allows an utterance to meet itself). The released
-scheme has four views, two for each role; with two views the same ones serve in both.
+So what lies near another utterance is pulled away towards its own far partner, and no
+predictor is needed to keep the centre from running away; the rank stays low without
+one, though. Distances are of un-normalised projections. Each utterance is item 1 of one
+pair and item 2 of another, from a derangement of the batch (the released program allows
+an utterance to meet itself). The released scheme has four views, two for each role;
+with two views the same ones serve in both.
 """
 
 from __future__ import annotations
@@ -36,8 +39,8 @@ def guided_loss(
     Args:
         one: (2, N, P) projections of both views of item 1, with gradient.
         two: (2, N, P) of item 2.
-        one_targets: (2, N, P) of item 1 by the target network (for SimSiam the same network),
-            detached. Distances are taken between the targets of both items.
+        one_targets: (2, N, P) of item 1 by the target network (for SimSiam the same
+            network), detached. Distances are taken between the targets of both items.
         two_targets: (2, N, P) of item 2.
         predictor: h.
     """
@@ -54,7 +57,7 @@ def guided_loss(
 
 @torch.no_grad()
 def _nearest_views(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor]:
-    """Return which view of item 1 and which view of item 2 (each N,) are nearest to each other.
+    """Return which views (N,) of item 1 and of item 2 are nearest to each other.
 
     Args:
         one: (2, N, P) views of item 1.
@@ -69,7 +72,7 @@ def _nearest_views(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def derangement(count: int, device: torch.device) -> Tensor:
-    """Draw a permutation (count,) that leaves nothing in its place: a random cycle through all."""
+    """Draw a permutation (count,) without a fixed point: a random cycle through all."""
     order = torch.randperm(count).to(device)
     return torch.empty_like(order).index_copy_(0, order, order.roll(1))
 
@@ -81,7 +84,8 @@ def guided(z: Tensor, targets: Tensor, predictor: Predictor, views: int) -> Tens
         z: (V, B, P) online projections, with gradient.
         targets: (V, B, P) target projections, detached.
         predictor: h.
-        views: 4, of which two are item 1's and two item 2's, or 2, which are both items'.
+        views: 4, of which two are item 1's and two item 2's, or 2, which are both
+            items'.
 
     Raises:
         UserError: there are fewer long views than that.

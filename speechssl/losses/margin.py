@@ -1,13 +1,14 @@
 """Additive angular margin softmax, and the gates that keep wrong pseudo-labels out.
 
-* AAM (ArcFace): Deng et al. 2019. The target's logit is s cos(theta + m) in place of s cos(theta).
-* Sub-centres: Deng et al. 2020. A class has several centres, of which the nearest counts; the
-  others are left to noise.
-* Inter-top-k penalty: Zhao et al. 2022 (arXiv 2110.05042). The k nearest other classes get
-  s cos(theta - m').
-* Loss gate: Tao et al. 2022 (loss-gated learning) with a fixed loss; Han et al. 2022 (DLG-LC) with
-  the point where two Gaussians over the log of the losses are equally likely. What is above it is
-  corrected or left out.
+* AAM (ArcFace): Deng et al. 2019. The target's logit is s cos(theta + m) in place of
+  s cos(theta).
+* Sub-centres: Deng et al. 2020. A class has several centres, of which the nearest
+  counts; the others are left to noise.
+* Inter-top-k penalty: Zhao et al. 2022 (arXiv 2110.05042). The k nearest other classes
+  get s cos(theta - m').
+* Loss gate: Tao et al. 2022 (loss-gated learning) with a fixed loss; Han et al. 2022
+  (DLG-LC) with the point where two Gaussians over the log of the losses are equally
+  likely. What is above it is corrected or left out.
 
 Equations and settings: methods/README.md 17.
 """
@@ -54,10 +55,10 @@ def aam_logits(
     topk: int = 0,
     penalty: float = 0.0,
 ) -> Tensor:
-    """Return logits (N, C) with a margin on the target and a penalty on its nearest rivals.
+    """Return logits (N, C), with a margin on the target and a penalty on its rivals.
 
-    Beyond theta = pi - m, where cos(theta + m) would rise again, the target's logit goes on
-    falling: cos(theta) - m sin(m), as all released programs have it.
+    Beyond theta = pi - m, where cos(theta + m) would rise again, the target's logit
+    goes on falling: cos(theta) - m sin(m), as all released programs have it.
 
     Args:
         cosines: (N, C) of embeddings with class centres.
@@ -84,9 +85,9 @@ def aam_logits(
 def dynamic_gate(losses: Tensor) -> float:
     """Return the loss at which two Gaussians over log(loss) are equally likely.
 
-    Losses below `CLEAN` are left out of the fit: many are exactly 0 in float32 (s = 30), a spike
-    that one of the two Gaussians would fit alone. Between the two means the posterior of the lower
-    one falls once through one half.
+    Losses below `CLEAN` are left out of the fit: many are exactly 0 in float32 (s =
+    30), a spike that one of the two Gaussians would fit alone. Between the two means
+    the posterior of the lower one falls once through one half.
 
     Args:
         losses: (N,) one loss of each utterance.
@@ -100,7 +101,8 @@ def dynamic_gate(losses: Tensor) -> float:
     if len(logs) < 4 or np.ptp(logs) < 1e-6:
         return math.inf
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # not quite converged is close enough for a gate
+        # not quite converged is close enough for a gate
+        warnings.simplefilter("ignore")
         mixture = GaussianMixture(2, reg_covar=1e-2, random_state=0).fit(logs)
     low_mean, high_mean = sorted(mixture.means_.ravel())
     lower = int(mixture.means_.argmin())

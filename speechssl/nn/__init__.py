@@ -1,1 +1,1 @@
-"""Building blocks of encoders and methods, one thing a file; tensors are channels last."""
+"""Building blocks of encoders and methods, one thing a file; channels last."""

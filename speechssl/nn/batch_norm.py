@@ -1,4 +1,4 @@
-"""BatchNorm over the last dimension: of frames (B, F, C) or maps (B, F, M, C), blind to padding."""
+"""BatchNorm over the last dimension, blind to padding: (B, F, C) or (B, F, M, C)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from speechssl.nn.frames import accumulation_dtype
 
 __all__ = ["BatchNorm", "batch_norm", "normalise"]
 
-_BLOCK_ELEMENTS = 1 << 18  # worked on at a time on a CPU: 1 MB in float32, which stays in the cache
+# worked on at a time on a CPU: 1 MB in float32, which stays in the cache
+_BLOCK_ELEMENTS = 1 << 18
 _MANY_ROWS = 1 << 10
 _MANY_ROWS_IN_HALF_PRECISION = 1 << 16
 
@@ -20,14 +21,14 @@ _MANY_ROWS_IN_HALF_PRECISION = 1 << 16
 def batch_norm(norm: nn.Module, rows: Tensor) -> Tensor:
     """Normalise `rows` (N, C) by `norm`, and update its running statistics in training.
 
-    On a CPU, torch adds up the statistics of rows one after the other in float32: the deviation of
-    60,000 rows is off by 2e-4, which training in float32 sees and SpeechBrain's layout does not
-    have. There the statistics are summed block by block. In bfloat16 rounding hides that for all
-    but very many rows.
+    On a CPU, torch adds up the statistics of rows one after the other in float32: the
+    deviation of 60,000 rows is off by 2e-4, which training in float32 sees and
+    SpeechBrain's layout does not have. There the statistics are summed block by block.
+    In bfloat16 rounding hides that for all but very many rows.
 
     Args:
-        norm: `nn.BatchNorm1d`, `nn.BatchNorm2d`, or what they were converted to in order to share
-            statistics between processes, which is called as it is.
+        norm: `nn.BatchNorm1d`, `nn.BatchNorm2d`, or what they were converted to in
+            order to share statistics between processes, which is called as it is.
         rows: (N, C).
     """
     if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -60,7 +61,7 @@ def batch_norm(norm: nn.Module, rows: Tensor) -> Tensor:
 
 
 def _needs_exact_sums(rows: Tensor) -> bool:
-    """True if torch's statistics of `rows` (N, C) would be visibly off (see `batch_norm`)."""
+    """True if torch's statistics of `rows` (N, C) would be off (see `batch_norm`)."""
     if rows.device.type != "cpu":
         return False
     if rows.dtype in (torch.float16, torch.bfloat16):
@@ -69,7 +70,7 @@ def _needs_exact_sums(rows: Tensor) -> bool:
 
 
 class _ExactBatchNorm(torch.autograd.Function):
-    """BatchNorm of rows (N, C) in training; gives the rows, their mean and biased variance."""
+    """BatchNorm of rows (N, C) in training; also gives their mean and variance."""
 
     @staticmethod
     def forward(
@@ -113,8 +114,8 @@ def normalise(norm: nn.Module, x: Tensor, mask: Tensor | None = None, relu: bool
     Args:
         norm: see `batch_norm`.
         x: (B, ..., C).
-        mask: (B, F), True for valid frames of `x` (B, F, ..., C). Only these count in training, and
-            the padding of the result is zero. None: all frames count.
+        mask: (B, F), True for valid frames of `x` (B, F, ..., C). Only these count in
+            training, and the padding of the result is zero. None: all frames count.
         relu: rectify the result.
     """
     if mask is None:
@@ -141,7 +142,8 @@ def _normalise_last(norm: nn.Module, x: Tensor, relu: bool) -> Tensor:
 class BatchNorm(nn.Module):
     """BatchNorm over the last dimension of (B, C) or (B, F, C), under SpeechBrain's name `norm`.
 
-    `norm` is an ordinary `nn.BatchNorm1d`, so that it can be converted to `nn.SyncBatchNorm`.
+    `norm` is an ordinary `nn.BatchNorm1d`, so that it can be converted to
+    `nn.SyncBatchNorm`.
     """
 
     def __init__(self, channels: int) -> None:

@@ -14,11 +14,11 @@ __all__ = ["TDNN", "Convolution"]
 class Convolution(nn.Module):
     """Convolution over frames with reflected ends, on (B, F, C).
 
-    The parameters are those of `nn.Conv1d` (same names, shapes and initialisation); its forward
-    pass, which wants (B, C, F), is never used. A kernel of one frame is a matrix product; a wider
-    one (odd) is a channels-last 2-d convolution over a map one row high, which was the fastest of
-    the forms measured (against shifted copies and one product, and one product a tap), forward and
-    backward, fp32 and bf16.
+    The parameters are those of `nn.Conv1d` (same names, shapes and initialisation); its
+    forward pass, which wants (B, C, F), is never used. A kernel of one frame is a
+    matrix product; a wider one (odd) is a channels-last 2-d convolution over a map one
+    row high, which was the fastest of the forms measured (against shifted copies and
+    one product, and one product a tap), forward and backward, fp32 and bf16.
 
     Args:
         in_channels: channels of the input.
@@ -28,7 +28,11 @@ class Convolution(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int = 1, dilation: int = 1
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        dilation: int = 1,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv1d(in_channels, out_channels, kernel_size, dilation=dilation)
@@ -73,7 +77,11 @@ class TDNN(nn.Module):
     """Convolution, ReLU, BatchNorm, in SpeechBrain's order; arguments as in `Convolution`."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int = 1, dilation: int = 1
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        dilation: int = 1,
     ) -> None:
         super().__init__()
         self.conv = Convolution(in_channels, out_channels, kernel_size, dilation)

@@ -22,11 +22,13 @@ class DinoHead(nn.Module):
     Args:
         embedding_dim: D, size of the embedding.
         prototypes: K.
-        layers: linear layers before the prototypes; 0: the embedding itself is the bottleneck.
+        layers: linear layers before the prototypes; 0: the embedding itself is the
+            bottleneck.
         hidden: size of the layers between.
         bottleneck: size of the bottleneck.
         batchnorm: BatchNorm after the hidden layers, which then have no bias.
-        regularised: size of an extra layer before the bottleneck (RDINO: 8192), 0: none.
+        regularised: size of an extra layer before the bottleneck (RDINO: 8192), 0:
+            none.
         frozen_gain: keep g_k = 1, so that logits are cosines.
 
     Raises:
@@ -80,7 +82,8 @@ class DinoHead(nn.Module):
             x: (N, D).
 
         Returns:
-            Logits (N, K), float32, and what the MLP gives, (N, R), which RDINO regularises.
+            Logits (N, K), float32, and what the MLP gives, (N, R), which RDINO
+            regularises.
         """
         hidden = self.mlp(x)
         z = F.normalize(self.bottleneck(hidden).float(), dim=-1)

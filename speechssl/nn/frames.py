@@ -16,8 +16,9 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 class Frames:
     """Which frames of a padded batch are valid.
 
-    An encoder makes one for each forward pass, and another one wherever it strides over frames.
-    Without lengths every frame is valid; that path needs no masks and no gathers.
+    An encoder makes one for each forward pass, and another one wherever it strides over
+    frames. Without lengths every frame is valid; that path needs no masks and no
+    gathers.
 
     Args:
         batch: B, utterances.
@@ -51,8 +52,8 @@ class Frames:
     def strided(self, count: int, stride: int) -> Frames:
         """Return the frames of a convolution's output, which has `count` of them.
 
-        The convolution is padded so that `stride` 1 keeps the number of frames: an utterance of n
-        frames becomes one of ceil(n / stride).
+        The convolution is padded so that `stride` 1 keeps the number of frames: an
+        utterance of n frames becomes one of ceil(n / stride).
         """
         lengths = self.lengths
         if lengths is not None and stride > 1:

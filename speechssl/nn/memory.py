@@ -44,8 +44,8 @@ class Memory(nn.Module):
             The indices of all processes' utterances, joined.
 
         Raises:
-            UserError: `ids` is None. The training loop passes them; a program of one's own must,
-                too.
+            UserError: `ids` is None. The training loop passes them; a program of one's
+                own must, too.
         """
         if ids is None:
             raise UserError(

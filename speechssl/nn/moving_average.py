@@ -45,9 +45,10 @@ def ema_update(
         teacher: changed in place, all parameters in one fused pass.
         student: a network of the same structure.
         momentum: weight of the teacher's old parameters.
-        buffers: what happens to floating-point buffers (BatchNorm statistics): the teacher keeps
-            those of its own forward passes (`own`, as all released programs do), takes the
-            student's (`copy`), or averages them as well (`ema`).
+        buffers: what happens to floating-point buffers (BatchNorm statistics): the
+            teacher keeps those of its own forward passes (`own`, as all released
+            programs do), takes the student's (`copy`), or averages them as well
+            (`ema`).
     """
     torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1.0 - momentum)
     if buffers == "own":

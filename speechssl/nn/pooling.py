@@ -1,8 +1,9 @@
 """Pooling over frames: mean and standard deviation of each channel, plain or under attention.
 
-The pooled maps are the largest tensors of an encoder, and most of what is done with them is
-element-wise. `_Moments` therefore works through a batch in blocks that stay in the processor's
-cache and keeps nothing for the backward pass but its inputs. Sums are taken in float32.
+The pooled maps are the largest tensors of an encoder, and most of what is done with
+them is element-wise. `_Moments` therefore works through a batch in blocks that stay in
+the processor's cache and keeps nothing for the backward pass but its inputs. Sums are
+taken in float32.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ def statistics(
     Args:
         x: (B, F, C).
         frames: the valid ones.
-        logits: (B, F, C), attention: the weights of the frames are its softmax over the valid ones;
-            None: all valid frames weigh the same.
+        logits: (B, F, C), attention: the weights of the frames are its softmax over the
+            valid ones; None: all valid frames weigh the same.
         min_variance: smallest variance; below it there is no gradient.
 
     Returns:
@@ -79,7 +80,8 @@ def _moments(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
 class _Moments(torch.autograd.Function):
     """`_moments` under the softmax of `logits`, or `uniform` weights, block by block.
 
-    The weights are computed again in the backward pass. With weights w, mean m and variance v,
+    The weights are computed again in the backward pass. With weights w, mean m and
+    variance v,
 
         dm/dx = w,  dv/dx = 2 w (x - m),  dm/dlogit = w (x - m),  dv/dlogit = w ((x - m)^2 - v).
     """
@@ -143,9 +145,9 @@ def _block_weights(
 class AttentiveStatistics(nn.Module):
     """Channel-dependent attentive statistics pooling (Desplanques et al. 2020, section 3.1).
 
-    Attention computes one weight per frame and channel. Its global context (the utterance's mean
-    and standard deviation beside each frame) enters as a bias of each utterance rather than as a
-    threefold concatenation, which is the same function.
+    Attention computes one weight per frame and channel. Its global context (the
+    utterance's mean and standard deviation beside each frame) enters as a bias of each
+    utterance rather than as a threefold concatenation, which is the same function.
 
     Args:
         channels: C.

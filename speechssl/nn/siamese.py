@@ -30,7 +30,8 @@ class Projected(NamedTuple):
     Attributes:
         embeddings: (V, B, D).
         z: (V, B, P) projections, float32.
-        long: how many of the V views are long (those of the first group of the crop plan).
+        long: how many of the V views are long (those of the first group of the crop
+            plan).
     """
 
     embeddings: Tensor
@@ -105,8 +106,9 @@ def unordered_pairs(long: int, count: int) -> list[tuple[int, int]]:
 class PairMethod(Method):
     """A method whose loss is the mean, over pairs of views, of a function of two projections.
 
-    A subclass implements `pair`. Gradient flows into both projections. They are gathered from all
-    processes, so statistics over the batch are those of the joined batch.
+    A subclass implements `pair`. Gradient flows into both projections. They are
+    gathered from all processes, so statistics over the batch are those of the joined
+    batch.
     """
 
     def __init__(self, encoder: Encoder, projector: nn.Module) -> None:

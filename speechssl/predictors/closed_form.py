@@ -13,14 +13,15 @@ from speechssl.nn.correlation import Correlation
 class ClosedForm(Predictor):
     """A linear predictor p = W z whose symmetric W is not trained but set after a step.
 
-    W starts as the identity. A subclass computes it from the correlation F of the projections, in
-    `weights`; most change the eigenvalues of F and keep its eigenvectors (`spectral_map`). Gradient
-    reaches the encoder through W.
+    W starts as the identity. A subclass computes it from the correlation F of the
+    projections, in `weights`; most change the eigenvalues of F and keep its
+    eigenvectors (`spectral_map`). Gradient reaches the encoder through W.
 
     Args:
         dim: D, size of a projection.
         momentum: rho, the weight of the old correlation.
-        frequency: set W after every so many steps of the optimiser, beginning with step 0.
+        frequency: set W after every so many steps of the optimiser, beginning with step
+            0.
 
     Raises:
         UserError: `frequency` is below 1.

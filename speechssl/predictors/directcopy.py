@@ -31,7 +31,12 @@ class DirectCopy(DirectSet):
         frequency: int = 1,
     ) -> None:
         super().__init__(
-            dim, alpha=1.0, momentum=momentum, epsilon=epsilon, norm=norm, frequency=frequency
+            dim,
+            alpha=1.0,
+            momentum=momentum,
+            epsilon=epsilon,
+            norm=norm,
+            frequency=frequency,
         )
 
 

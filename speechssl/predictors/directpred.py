@@ -7,10 +7,10 @@ With F = U diag(s) U^T the moving average of E[z z^T], W = U diag(p) U^T where
     relative (the released program):  p_j = max(sqrt(s_j / max s) + epsilon, 1e-4)
     paper    (equation 18):           p_j = sqrt(s_j) + epsilon max s
 
-The two differ in scale, which a cosine loss does not see, and in what epsilon is measured by. The
-released program trains W by gradient between settings where `frequency` is above 1; here it does
-not move. Released defaults are momentum 0.3 and epsilon 0.01 at batches of 256; ours suit 16 to 64
-utterances.
+The two differ in scale, which a cosine loss does not see, and in what epsilon is
+measured by. The released program trains W by gradient between settings where
+`frequency` is above 1; here it does not move. Released defaults are momentum 0.3 and
+epsilon 0.01 at batches of 256; ours suit 16 to 64 utterances.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ from typing import Literal
 
 from torch import Tensor
 
-from speechssl.predictors.closed_form import ClosedForm, relative_to_largest, spectral_map
+from speechssl.predictors.closed_form import (
+    ClosedForm,
+    relative_to_largest,
+    spectral_map,
+)
 
 
 class DirectPred(ClosedForm):
@@ -28,7 +32,8 @@ class DirectPred(ClosedForm):
     Args:
         dim: D, size of a projection.
         momentum: rho, the weight of the old correlation.
-        epsilon: lifts small gains; it is what lets a feature that is nearly lost recover.
+        epsilon: lifts small gains; it is what lets a feature that is nearly lost
+            recover.
         epsilon_mode: `relative` or `paper`, see above.
         frequency: set W after every so many steps.
     """

@@ -27,8 +27,8 @@ class DirectSet(ClosedForm):
         alpha: the exponent.
         momentum: rho, the weight of the old correlation.
         epsilon: weight of the identity that is added.
-        norm: what F^alpha is divided by: its `spectral` norm (largest eigenvalue), its `frobenius`
-            norm, or `none`.
+        norm: what F^alpha is divided by: its `spectral` norm (largest eigenvalue), its
+            `frobenius` norm, or `none`.
         frequency: set W after every so many steps.
     """
 

@@ -2,8 +2,8 @@
 
 Halvagal, Laborieux and Zenke 2023 (arXiv 2212.04858); methods/README.md 2.3.
 
-The value is the cosine of p = W z and the target t; the gradient with respect to z is taken to be
-the one with respect to p,
+The value is the cosine of p = W z and the target t; the gradient with respect to z is
+taken to be the one with respect to p,
 
     d cos / dz := t / (|p| |t|) - (p . t) p / (|p|^3 |t|),
 
@@ -17,7 +17,11 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from speechssl.predictors.closed_form import ClosedForm, relative_to_largest, spectral_map
+from speechssl.predictors.closed_form import (
+    ClosedForm,
+    relative_to_largest,
+    spectral_map,
+)
 
 
 class IsoLoss(ClosedForm):

@@ -1,7 +1,8 @@
 """The two-layer predictor of SimSiam (a bottleneck of D / 4) and BYOL (an expansion to 4,096).
 
-Chen and He 2021, Grill et al. 2020; methods/README.md 2.1-2.3: Linear, BatchNorm, ReLU, Linear with
-bias and nothing after it. SimSiam keeps its learning rate constant (`constant_lr`); BYOL does not.
+Chen and He 2021, Grill et al. 2020; methods/README.md 2.1-2.3: Linear, BatchNorm, ReLU,
+Linear with bias and nothing after it. SimSiam keeps its learning rate constant
+(`constant_lr`); BYOL does not.
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ class MLP(Predictor):
     """
 
     def __init__(
-        self, dim: int, *, hidden: int = 0, batchnorm: bool = True, constant_lr: bool = False
+        self,
+        dim: int,
+        *,
+        hidden: int = 0,
+        batchnorm: bool = True,
+        constant_lr: bool = False,
     ) -> None:
         super().__init__()
         hidden = hidden or max(8, dim // 4)

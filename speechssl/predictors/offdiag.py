@@ -4,9 +4,9 @@ Wen and Li 2022 (arXiv 2205.06226); methods/README.md 2.6.
 
     p = (I + A) z    with diag(A) = 0 always and A = 0 at the start
 
-Strong features of one neuron stand in for those of another through A, and weak ones then grow: that
-is enough against collapse. The first step's loss is that without predictor. Learning rate and
-weight decay of A are our choice.
+Strong features of one neuron stand in for those of another through A, and weak ones
+then grow: that is enough against collapse. The first step's loss is that without
+predictor. Learning rate and weight decay of A are our choice.
 """
 
 from __future__ import annotations

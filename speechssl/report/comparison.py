@@ -136,7 +136,10 @@ def _first_alarm(log: Path) -> int | None:
 
 
 def _lists(arms: Mapping[str, Arm]) -> list[str]:
-    return sorted({name for arm in arms.values() for name in arm.eer})
+    lists: set[str] = set()
+    for arm in arms.values():
+        lists.update(arm.eer)
+    return sorted(lists)
 
 
 def _ordered(arms: Mapping[str, Arm]) -> dict[str, Arm]:
@@ -155,18 +158,15 @@ def _correlations(arms: Mapping[str, Arm]) -> Correlations:
     if len(arms) < 3:
         return {}
     lists = _lists(arms)
-    return {
-        name: {trials: _correlation(values, arms, trials) for trials in lists}
-        for name, values in _criteria(arms).items()
-    }
+    correlations: Correlations = {}
+    for name, values in _criteria(arms).items():
+        correlations[name] = {trials: _correlation(values, arms, trials) for trials in lists}
+    return correlations
 
 
 def _criteria(arms: Mapping[str, Arm]) -> dict[str, dict[str, float]]:
     """Return criterion -> arm -> value, lower = better."""
-    figures = {
-        name: {key: math.nan if value is None else value for key, value in arm.figures.items()}
-        for name, arm in arms.items()
-    }
+    figures = {name: _with_nan(arm.figures) for name, arm in arms.items()}
     criteria = {}
     for key, part in diagnostics().items():
         if part.better:
@@ -174,6 +174,10 @@ def _criteria(arms: Mapping[str, Arm]) -> dict[str, dict[str, float]]:
             criteria[key] = {name: sign * row.get(key, math.nan) for name, row in figures.items()}
     criteria["mean rank of all"] = dict(rank_models(figures))
     return criteria
+
+
+def _with_nan(figures: Mapping[str, float | None]) -> dict[str, float]:
+    return {key: math.nan if value is None else value for key, value in figures.items()}
 
 
 def _correlation(values: Mapping[str, float], arms: Mapping[str, Arm], trials: str) -> float | None:
@@ -188,10 +192,9 @@ def _markdown(arms: Mapping[str, Arm], correlations: Correlations) -> str:
     text = markdown_table(head, [_row(name, arm, lists) for name, arm in arms.items()])
     if not correlations:
         return text
-    rows = [
-        [name, *(format_number(row.get(trials), 2) for trials in lists)]
-        for name, row in correlations.items()
-    ]
+    rows = []
+    for name, row in correlations.items():
+        rows.append([name, *(format_number(row.get(trials), 2) for trials in lists)])
     return "\n".join(
         [
             text,

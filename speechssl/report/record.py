@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from speechssl import config
 from speechssl.errors import UserError
 from speechssl.evaluation.verification import measures
 from speechssl.files import model_folder
@@ -86,11 +85,11 @@ def _describe(path: str) -> Row:
         UserError: the folder is damaged.
     """
     folder = model_folder(path)
-    if not folder.weights.is_file():
+    if folder.existing() is None:
         return {}
-    about = config.read(folder.config).get("about", {})
     try:
-        return _described(Model.load(path), about)
+        model = Model.load(path)
+        return _described(model, model.about)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"report: {folder.config} is damaged ({error})") from error
 
@@ -121,25 +120,24 @@ def _described(model: Model, about: Mapping[str, Any]) -> Row:
 
 def _markdown(rows: Sequence[Row]) -> str:
     """Return the table; measures that no row has (those of calibrated scores) get no column."""
-    shown = [
-        measure
-        for measure in measures.MEASURES
-        if not measure.needs_calibration or any(measure.name in row for row in rows)
-    ]
+    measured_somewhere: set[str] = set()
+    for row in rows:
+        measured_somewhere.update(row)
+    shown = [measure for measure in measures.MEASURES if measure.name in measured_somewhere]
     head = [
         *ABOUT_THE_SYSTEM.values(),
         *(measure.title for measure in shown),
         *ABOUT_THE_RUN.values(),
     ]
-    body = [
-        [
-            *(_cell(row, key) for key in ABOUT_THE_SYSTEM),
-            *(format_measure(measure, row) for measure in shown),
-            *(_cell(row, key) for key in ABOUT_THE_RUN),
-        ]
-        for row in rows
+    return markdown_table(head, [_cells(row, shown) for row in rows])
+
+
+def _cells(row: Row, shown: Sequence[measures.Measure]) -> list[str]:
+    return [
+        *(_cell(row, key) for key in ABOUT_THE_SYSTEM),
+        *(format_measure(measure, row) for measure in shown),
+        *(_cell(row, key) for key in ABOUT_THE_RUN),
     ]
-    return markdown_table(head, body)
 
 
 def _cell(row: Row, key: str) -> str:

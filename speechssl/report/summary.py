@@ -78,7 +78,7 @@ def _table(measure: measures.Measure, evaluations: Sequence[Evaluation]) -> str:
     rows = [[measure.title, *lists]]
     for model, by_list in by_model.items():
         rows.append([model, *_cells(measure, by_list, lists)])
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    widths = [len(max(column, key=len)) for column in zip(*rows, strict=True)]
     return "\n".join(_line(row, widths) for row in rows)
 
 

@@ -140,7 +140,10 @@ def _gain(others: Mapping[str, Results]) -> str:
 
 def _curves(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Return a table with a row for each model and step, a column for each share of the labels."""
-    shares = sorted({point["fraction"] for curve in models.values() for point in curve})
+    fractions: set[float] = set()
+    for curve in models.values():
+        fractions.update(point["fraction"] for point in curve)
+    shares = sorted(fractions)
     rows = []
     for model, curve in models.items():
         steps = dict.fromkeys(point["step"] for point in curve)

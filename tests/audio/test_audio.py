@@ -15,7 +15,8 @@ import pytest
 import soundfile
 
 from speechssl.audio import reading
-from speechssl.audio.mp3 import _frame
+from speechssl.audio.mp3 import parse_frame_header
+from speechssl.audio.pipes import Pipe
 from speechssl.errors import UserError
 
 RATE = 16000
@@ -43,10 +44,10 @@ def write(path: Path, samples: np.ndarray, rate: int = RATE, **options: object) 
 def without_first_frame(path: Path) -> Path:
     """An MP3 file without its Xing header, so that nothing says how long it is."""
     data = path.read_bytes()
-    frame = _frame(data[:4])
+    frame = parse_frame_header(data[:4])
     assert frame is not None
     bare = path.with_name("bare.mp3")
-    bare.write_bytes(data[frame[1] :])
+    bare.write_bytes(data[frame.size :])
     return bare
 
 
@@ -148,7 +149,8 @@ def test_variable_bit_rate_mp3_without_a_length(vbr: Path) -> None:
     np.testing.assert_array_equal(reading.read(bare, RATE, 15, 16), whole[15 * RATE : 16 * RATE])
 
 
-def test_flac_without_a_length(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["file", "pipe", "archive"])
+def test_flac_without_a_length(tmp_path: Path, place: str) -> None:
     pytest.importorskip("av")
     samples = speechlike(2)
     path = write(tmp_path / "a.flac", samples)
@@ -156,8 +158,14 @@ def test_flac_without_a_length(tmp_path: Path) -> None:
     data[21] &= 0xF0  # the 36 bits of STREAMINFO that hold the number of samples: 0 means unknown
     data[22:26] = bytes(4)
     path.write_bytes(data)
-    assert reading.info(path).frames == len(samples)
-    np.testing.assert_allclose(reading.read(path, RATE), samples, atol=1e-4)
+    (tmp_path / "shard.tar").write_bytes(bytes(512) + data)
+    source: str | Path = {
+        "file": path,
+        "pipe": Pipe(f"cat '{path}' |"),
+        "archive": f"{tmp_path}/shard.tar:512:{len(data)}.flac",
+    }[place]
+    assert reading.info(source).frames == len(samples)
+    np.testing.assert_allclose(reading.read(source, RATE), samples, atol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "container"), [("a.m4a", "mp4"), ("a.aac", "adts")])
@@ -181,8 +189,8 @@ def test_aac(tmp_path: Path, name: str, container: str) -> None:
 def test_check_finds_length_and_peak(tmp_path: Path) -> None:
     samples = np.zeros(RATE * 70, np.float32)
     samples[RATE * 69] = -0.75
-    found, peak = reading.check(write(tmp_path / "a.wav", samples, subtype="FLOAT"))
-    assert (found.seconds, peak) == (70.0, 0.75)
+    content = reading.check(write(tmp_path / "a.wav", samples, subtype="FLOAT"))
+    assert (content.info.seconds, content.peak) == (70.0, 0.75)
 
 
 def test_a_crop_of_a_three_hour_file_reads_only_its_samples(tmp_path: Path) -> None:
@@ -311,9 +319,9 @@ def test_pipes_run_only_with_permission(tmp_path: Path) -> None:
     command = f"cat '{path}' |"
     with pytest.raises(UserError, match="refused"):
         reading.read(command, RATE)
-    np.testing.assert_array_equal(reading.read(reading.Pipe(command), RATE), tone(1, RATE))
+    np.testing.assert_array_equal(reading.read(Pipe(command), RATE), tone(1, RATE))
     with pytest.raises(UserError, match="exit code 3"):
-        reading.read(reading.Pipe("exit 3 |"), RATE)
+        reading.read(Pipe("exit 3 |"), RATE)
 
 
 def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

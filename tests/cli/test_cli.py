@@ -4,9 +4,12 @@ through.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import textwrap
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +85,63 @@ def test_a_users_mistake_is_one_line(
     argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert said in error_of(argv, capsys)
+
+
+def test_the_documented_verb_is_one_file(tmp_path: Path) -> None:
+    """The example at the top of command.py, put into a copy of the package."""
+    import soundfile
+
+    root = Path(command.__file__).parents[1]
+    copied = tmp_path / "speechssl"
+    shutil.copytree(root, copied, ignore=shutil.ignore_patterns("__pycache__"))
+    indented = command.__doc__.partition("lists it:\n\n")[2].partition("* The module's name")[0]
+    (copied / "cli" / "count.py").write_text(textwrap.dedent(indented))
+    soundfile.write(tmp_path / "a.wav", np.ones(8000, np.float32) / 10, 16000)
+    (tmp_path / "wav.scp").write_text(f"a {tmp_path}/a.wav\nb {tmp_path}/a.wav\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    for words, said in ((["--help"], "Count the utterances of"), (["count", str(tmp_path)], "2")):
+        done = subprocess.run(
+            [*COMMAND, *words], capture_output=True, text=True, cwd=tmp_path, env=environment
+        )
+        assert done.returncode == 0 and said in done.stdout, done.stderr
+
+
+def test_only_the_verb_that_is_used_is_imported() -> None:
+    code = (
+        "import sys; from speechssl.cli import main; main(['list', 'encoders']);"
+        " print([name for name in sys.modules if name.startswith('speechssl.cli.')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "speechssl.cli.list" in done.stdout and "speechssl.cli.train" not in done.stdout
+
+
+def test_a_warning_is_one_line_and_shown_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def warn(_: object) -> None:
+        for text in ("two\nlines", "two\nlines", "another"):
+            warnings.warn(text, stacklevel=1)
+
+    monkeypatch.setattr("speechssl.cli.list.run", warn)
+    assert main(["list"]) == 0
+    said = ["speechssl: warning: two lines", "speechssl: warning: another"]
+    assert capsys.readouterr().err.splitlines() == said
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        (["shard", "a", "b", "--seed", "-1"], "argument --seed: must be at least 0, not -1"),
+        (["shard", "a", "b", "--jobs", "0"], "argument --jobs: must be at least 1, not 0"),
+        (["train", "dino", "--minutes", "0"], "argument --minutes: must be above 0, not 0"),
+        (["train", "dino", "--minutes", "nan"], "argument --minutes: must be above 0, not nan"),
+        (["embed", "a", "b", "--out", "c", "--every", "x"], "argument --every: invalid"),
+    ],
+)
+def test_numbers_are_checked(
+    word: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in error_of(word, capsys)
 
 
 def test_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,25 +2,16 @@
 missing.
 """
 
-import csv
-
 import numpy as np
 import pytest
 import soundfile
+import trees
 
 from speechssl.cli import main
 from speechssl.corpora import crema_d, emodb, iemocap, msp_podcast, ravdess
-from speechssl.data.manifest import read_manifest, validate
+from speechssl.data.manifest import read_manifest
+from speechssl.data.validation import validate
 from speechssl.errors import UserError
-
-RNG = np.random.default_rng(0)
-
-
-def sound(path, seconds=0.6, silence=0.0):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    wave = 0.1 * RNG.standard_normal(round(16000 * seconds))
-    quiet = np.zeros(round(16000 * silence))
-    soundfile.write(path, np.concatenate([quiet, wave, quiet]), 16000)
 
 
 def labels_of(out, *names):
@@ -32,12 +23,9 @@ def labels_of(out, *names):
 
 
 def test_ravdess_speech_in_its_own_layout(tmp_path, capsys):
-    root = tmp_path / "RAVDESS"
-    for actor in (1, 12):
-        for rest in ("06-01-02-01", "01-01-01-02", "03-02-01-01"):
-            sound(root / f"Actor_{actor:02d}" / f"03-01-{rest}-{actor:02d}.wav", silence=1.0)
-    sound(root / "Actor_01" / "03-02-06-01-02-01-01.wav")  # a song
-    sound(
+    root = trees.ravdess(tmp_path / "RAVDESS").root
+    trees.put(root / "Actor_01" / "03-02-06-01-02-01-01.wav")  # a song
+    trees.put(
         root / "audio_speech_actors_01-24" / "Actor_01" / "03-01-06-01-02-01-01.wav"
     )  # a copy, as some have
     assert main(["prepare", "ravdess", str(root), str(tmp_path / "out")]) == 0
@@ -73,15 +61,10 @@ def test_ravdess_published_counts_add_up_and_the_whole_corpus_is_quiet(capsys):
 
 @pytest.mark.parametrize("classes", ["six", "four"])
 def test_crema_d(tmp_path, capsys, classes):
-    root = tmp_path / "CREMA-D"
-    for name in ("1001_DFA_ANG_XX", "1001_IEO_FEA_HI", "1002_ITH_SAD_X", "1002_ITS_NEU_XX"):
-        sound(root / "AudioWAV" / f"{name}.wav")
-    sound(root / "AudioMP3" / "1001_DFA_ANG_XX.flac")  # the same clip in another format
+    root = trees.crema_d(tmp_path / "CREMA-D").root
+    trees.put(root / "AudioMP3" / "1001_DFA_ANG_XX.flac")  # the same clip in another format
     silent = root / "AudioWAV" / "1076_MTI_SAD_XX.wav"
     soundfile.write(silent, np.zeros(16000), 16000)
-    (root / "VideoDemographics.csv").write_text(
-        "ActorID,Age,Sex,Race,Ethnicity\n1001,51,Male,a,b\n"
-    )
     crema_d.prepare(root, tmp_path / "out", classes=classes)
     said = capsys.readouterr().err
     assert "1 silent" in said and "actors 2 of 91" in said and "angry 1 of 1271" in said
@@ -94,9 +77,7 @@ def test_crema_d(tmp_path, capsys, classes):
 
 
 def test_emodb(tmp_path, capsys):
-    for name in ("03a01Fa", "16b10Wb", "14a05Na", "12b03Lc"):
-        sound(tmp_path / "emodb" / "wav" / f"{name}.wav")
-    emodb.prepare(tmp_path / "emodb", tmp_path / "out")
+    emodb.prepare(trees.emodb(tmp_path / "emodb").root, tmp_path / "out")
     assert "03 1 of 49" in capsys.readouterr().err
     found = labels_of(tmp_path / "out", "spk", "emotion", "text", "gender")
     assert found == {
@@ -109,29 +90,8 @@ def test_emodb(tmp_path, capsys):
 
 @pytest.fixture
 def sessions(tmp_path):
-    """IEMOCAP with two sessions; the letter of a file's name is the microphone's, that of the turn
-    speaks.
-    """
-    turns = {
-        "Ses01F_impro01_F000": "neu",
-        "Ses01F_impro01_M003": "exc",
-        "Ses02M_script01_1b_F010": "fru",
-        "Ses02M_script01_1b_M011": "xxx",
-        "Ses02M_script01_1b_M012": "ang",
-    }
-    root = tmp_path / "IEMOCAP_full_release"
-    for turn, code in turns.items():
-        session, dialog = f"Session{turn[4]}", turn.rpartition("_")[0]
-        sound(root / session / "sentences/wav" / dialog / f"{turn}.wav")
-        labels = root / session / "dialog/EmoEvaluation" / f"{dialog}.txt"
-        labels.parent.mkdir(parents=True, exist_ok=True)
-        with labels.open("a") as file:
-            file.write(
-                f"[6.2901 - 8.2357]\t{turn}\t{code}\t[2.5000, 2.5000,"
-                " 2.5000]\nC-E2:\tNeutral;\t()\n\n"
-            )
-    sound(root / "Session1/dialog/wav/Ses01F_impro01.wav")  # the whole dialogue is no turn
-    return root
+    """IEMOCAP with two sessions."""
+    return trees.iemocap(tmp_path / "IEMOCAP_full_release").root
 
 
 def test_iemocap_four_classes_with_sessions_as_folds(sessions, tmp_path, capsys):
@@ -163,30 +123,11 @@ def test_iemocap_all_classes_and_a_release_without_labels(sessions, tmp_path):
         iemocap.prepare(sessions, tmp_path / "out")
 
 
-ROWS = [
-    ("MSP-PODCAST_0001_0008.wav", "N", "127", "Male", "Train"),
-    ("MSP-PODCAST_0001_0019.wav", "X", "127", "Male", "Train"),
-    ("MSP-PODCAST_0023_0047.wav", "H", "Unknown", "Unknown", "Train"),
-    ("MSP-PODCAST_0046_0106.wav", "C", "6", "Female", "Development"),
-    ("MSP-PODCAST_0153_0001.wav", "A", "9", "Female", "Test1"),
-    ("MSP-PODCAST_0153_0002.wav", "A", "9", "Female", "Test1"),
-]
-
-
-def msp(tmp_path, columns=("FileName", "EmoClass", "SpkrID", "Gender", "Split_Set")):
-    root = tmp_path / "MSP"
-    for name, *_ in ROWS[:-1]:
-        sound(root / "Audios" / "Audios" / name)
-    (root / "Labels").mkdir(parents=True)
-    with open(root / "Labels" / "labels_consensus.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([*columns[:2], "EmoAct", "EmoVal", "EmoDom", *columns[2:]])
-        writer.writerows([*row[:2], 4.2, 3.8, 4.6, *row[2:]] for row in ROWS)
-    return root
+ROWS = trees.MSP_ROWS
 
 
 def test_msp_podcast_with_its_official_partitions(tmp_path, capsys):
-    root = msp(tmp_path)
+    root = trees.msp_podcast(tmp_path / "MSP").root
     msp_podcast.prepare(root, tmp_path / "out")
     assert (
         "1 of 6 files of labels_consensus.csv are missing: MSP-PODCAST_0153_0002.wav"
@@ -203,7 +144,8 @@ def test_msp_podcast_with_its_official_partitions(tmp_path, capsys):
 
 
 def test_msp_podcast_with_another_label_file_is_one_line(tmp_path):
-    root = msp(tmp_path, ("FileName", "EmoClass", "SpkrID", "Gender", "Split"))
+    columns = ("FileName", "EmoClass", "SpkrID", "Gender", "Split")
+    root = trees.msp_podcast(tmp_path / "MSP", columns).root
     with pytest.raises(UserError, match="has no column Split_Set"):
         msp_podcast.prepare(root, tmp_path / "out")
     with pytest.raises(UserError, match="labels_consensus.csv: cannot be read"):
@@ -212,6 +154,6 @@ def test_msp_podcast_with_another_label_file_is_one_line(tmp_path):
 
 @pytest.mark.parametrize("corpus", [ravdess, crema_d, emodb, iemocap])
 def test_a_folder_of_something_else_is_refused_with_an_example(tmp_path, corpus):
-    sound(tmp_path / "other" / "speech.wav")
+    trees.put(tmp_path / "other" / "speech.wav")
     with pytest.raises(UserError, match="no file is named like .*\\.wav"):
         corpus.prepare(tmp_path / "other", tmp_path / "out")

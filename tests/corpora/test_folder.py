@@ -11,8 +11,9 @@ import soundfile
 
 from speechssl.audio import reading
 from speechssl.corpora.folder import prepare
-from speechssl.data.manifest import read_manifest, validate
+from speechssl.data.manifest import read_manifest
 from speechssl.data.trials import read_trials
+from speechssl.data.validation import validate
 from speechssl.errors import UserError
 
 RATE = 16000

@@ -14,13 +14,24 @@ import pytest
 import scipy.signal
 import soundfile
 
-from speechssl.corpora.synthetic import voice
-from speechssl.corpora.synthetic.corpus import choose_trials, plan, prepare, voice_of, waveform
+from speechssl.corpora.synthetic import source, speech
+from speechssl.corpora.synthetic.corpus import (
+    Sizes,
+    choose_trials,
+    plan,
+    prepare,
+    voice_of,
+    waveform,
+)
 from speechssl.corpora.synthetic.phones import sentence
 from speechssl.corpora.synthetic.rooms import NOISES, draw_room, record, visit
-from speechssl.corpora.synthetic.voice import RATE, STYLES, Speaker, draw_speaker, on_a_day, speak
-from speechssl.data.manifest import read_manifest, validate
+from speechssl.corpora.synthetic.source import SAMPLE_RATE as RATE
+from speechssl.corpora.synthetic.speech import speak
+from speechssl.corpora.synthetic.vocal_tract import resonance
+from speechssl.corpora.synthetic.voice import STYLES, Speaker, draw_speaker, on_a_day
+from speechssl.data.manifest import read_manifest
 from speechssl.data.trials import read_trials
+from speechssl.data.validation import validate
 from speechssl.errors import UserError
 
 SMALL = {
@@ -67,7 +78,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def recordings() -> list:
-    return plan(Path("/audio"), range(60, 80), 24, 10, 12, 4, (3.0, 6.0), 0)
+    return plan(Path("/audio"), range(60, 80), range(24, 34), Sizes(), 0)
 
 
 class TestCorpus:
@@ -213,17 +224,17 @@ class TestVoice:
         b, c = 2 * radius * np.cos(2 * np.pi * frequency / RATE), -(radius**2)
         _, truth = scipy.signal.freqz([1 - b - c], [1, -b, -c], worN=257, include_nyquist=True)
         delay = np.exp(-1j * np.linspace(0, np.pi, 257))
-        ours = 1 / voice._resonance(np.array([frequency]), np.array([bandwidth]), delay)[0]
+        ours = 1 / resonance(np.array([frequency]), np.array([bandwidth]), delay)[0]
         np.testing.assert_allclose(ours, truth, rtol=2e-3)
 
     def test_frames_that_are_not_filtered_add_up_to_the_signal(self) -> None:
         wave = rng(5).normal(size=5000).astype(np.float32)
-        spectra = voice._spectra(wave, len(wave) // voice.HOP + 2)
-        np.testing.assert_allclose(voice._overlap_add(spectra, len(wave)), wave, atol=1e-5)
+        spectra = speech.spectra(wave, len(wave) // speech.HOP + 2)
+        np.testing.assert_allclose(speech.overlap_add(spectra, len(wave)), wave, atol=1e-5)
 
     def test_pulses_come_at_every_period_with_unit_power(self) -> None:
         steady = replace(draw_speaker(rng(6), "m"), jitter=0.0, shimmer=0.0)
-        pulses = voice._pulses(steady, np.arange(1, RATE + 1) * 100.0 / RATE, rng(6))
+        pulses = source.pulses(steady, np.arange(1, RATE + 1) * 100.0 / RATE, rng(6))
         spectrum = np.abs(np.fft.rfft(pulses))
         harmonics = spectrum[100:4001:100]
         assert harmonics.min() > 100 * np.delete(spectrum, np.arange(0, 8001, 100)).max()
@@ -362,7 +373,7 @@ def test_neither_trivial_nor_hopeless() -> None:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler, scale
 
-    chosen = plan(Path("/audio"), range(60, 76), 24, 10, 10, 4, (3.0, 4.0), 0)
+    chosen = plan(Path("/audio"), range(60, 76), range(24, 34), Sizes(10, 4, 3.0, 4.0), 0)
     waves = {recording.id: waveform(recording, 0) for recording in chosen}
     cepstra = [librosa.feature.mfcc(y=wave, sr=RATE, n_mfcc=20) for wave in waves.values()]
     vectors = scale([np.r_[c.mean(1), c.std(1)] for c in cepstra])

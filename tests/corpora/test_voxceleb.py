@@ -8,26 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
+import trees
+from trees import put
 
 from speechssl.__main__ import main
 from speechssl.corpora import voxceleb1, voxceleb2
-from speechssl.data.manifest import read_manifest, validate
+from speechssl.data.manifest import read_manifest
 from speechssl.data.trials import read_trials
+from speechssl.data.validation import validate
 from speechssl.errors import UserError
 
 RATE = 16000
-LIST = (
-    "1 id10270/5r0dWxy17C8/00001.wav id10270/x6uYqmx31kE/00001.wav\n"
-    "0 id10270/5r0dWxy17C8/00001.wav id10300/ize_eiCFEg0/00003.wav\n"
-)
-
-
-def put(path: Path, seconds: float = 1.0, **options: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    noise = 0.1 * np.random.default_rng(0).standard_normal(round(seconds * RATE))
-    soundfile.write(path, noise, RATE, **options)
-    return path
+LIST = trees.VOXCELEB1_LIST
 
 
 def put_m4a(path: Path, seconds: float = 1.0) -> Path:
@@ -47,15 +39,7 @@ def put_m4a(path: Path, seconds: float = 1.0) -> Path:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Three utterances of two speakers of VoxCeleb1's test part, one of them in its own archive's
-    folder.
-    """
-    folder = tmp_path / "vox1"
-    put(folder / "vox1_test_wav/wav/id10270/5r0dWxy17C8/00001.wav")
-    put(folder / "vox1_test_wav/wav/id10270/x6uYqmx31kE/00001.wav", 2.0)
-    put(folder / "more/wav/id10300/ize_eiCFEg0/00003.wav")
-    (folder / "veri_test2.txt").write_text(LIST)
-    return folder
+    return trees.voxceleb1(tmp_path / "vox1").root
 
 
 @pytest.fixture

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from killing import killed_at_every_rename
 
 from speechssl.audio import reading
-from speechssl.data.manifest import Manifest, Utterance, read_manifest, validate, write_manifest
+from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
+from speechssl.data.validation import validate
 from speechssl.errors import UserError
 
 
@@ -284,3 +286,27 @@ def test_reading_is_fast(tmp_path: Path) -> None:
     manifest = read_manifest(tmp_path, check_files=False)
     assert time.process_time() - start < 2.0  # a million lines: seconds
     assert (len(manifest), manifest.seconds) == (100_000, 425_000.0)
+
+
+def test_a_killed_write_leaves_the_old_directory_the_new_one_or_none(
+    kaldi: Path, tmp_path: Path
+) -> None:
+    path = read_manifest(kaldi).utterances[1].path
+    pieces = [Utterance("x", path, 0.0, 1.0, 1.0), Utterance("y", path, 1.0, 2.0, 1.0)]
+    old = Manifest(pieces, {"spk": {"x": "one", "y": "one"}, "age": {"x": "30", "y": "30"}})
+    new = Manifest([Utterance("x", path, seconds=2.0)], {"spk": {"x": "two"}})
+    out = tmp_path / "out"
+    found = set()
+    write_manifest(old, out)
+    for _ in killed_at_every_rename(lambda: write_manifest(new, out, outdated=["utt2age"])):
+        try:
+            manifest = read_manifest(out, "all")
+            found.add(tuple(manifest.ids))
+            assert manifest.labels == (old if len(manifest) == 2 else new).labels
+            assert [u.seconds for u in manifest] == ([1.0, 1.0] if len(manifest) == 2 else [2.0])
+        except UserError as error:
+            assert "holds no wav.scp" in str(error)
+            found.add(())
+        write_manifest(old, out)
+    assert found == {("x", "y"), (), ("x",)}
+    assert read_manifest(out, "all").labels == new.labels

@@ -15,8 +15,9 @@ from speechssl.__main__ import main
 from speechssl.audio import members, reading
 from speechssl.augment.augment import Augment
 from speechssl.data.dataset import CropBatches, CropSpec, make_loader
-from speechssl.data.manifest import Manifest, Utterance, read_manifest, validate, write_manifest
+from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
 from speechssl.data.shards import write_shards
+from speechssl.data.validation import validate
 from speechssl.errors import UserError
 
 RATE = 16000

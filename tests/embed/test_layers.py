@@ -12,7 +12,7 @@ import speechssl
 from speechssl import parts
 from speechssl.cli import main
 from speechssl.data.vectors.files import read_vectors
-from speechssl.embed import Embedder
+from speechssl.embed import Embedder, embed_to_file
 from speechssl.embed.layers import encode_layer, layer_names
 from speechssl.embed.networks import load_model
 from speechssl.errors import UserError
@@ -263,3 +263,22 @@ def test_the_command_refuses_an_unknown_layer_and_knows_mfcc(run, tmp_path, caps
     assert "it has features, block0" in capsys.readouterr().err
     assert main(["embed", "mfcc", audio, "--out", out]) == 0
     assert read_vectors(out)[1].shape == (3, 40)
+
+
+def test_mfcc_is_shared_among_processes(run, tmp_path):
+    audio = [str(tmp_path / "audio")]
+    embed_to_file("mfcc", audio, tmp_path / "one.npz")
+    embed_to_file("mfcc", audio, tmp_path / "two.npz", jobs=2)
+    one, two = (read_vectors(tmp_path / f"{name}.npz") for name in ("one", "two"))
+    assert list(one[0]) == list(two[0])
+    np.testing.assert_allclose(two[1], one[1], atol=1e-4)
+
+
+def test_code_that_a_run_names_is_not_run_unless_it_is_allowed(run, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "strange.py").write_text("from speechssl.methods.dino import PART as Method\n")
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("name: dino", "name: strange:Method"))
+    with pytest.raises(UserError, match="--allow-code strange"):
+        load_model(run, "student")
+    assert load_model(run, "student", allow_code=["strange"]).about["method"] == "strange:Method"

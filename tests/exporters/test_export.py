@@ -222,6 +222,18 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert not (tmp_path / "out").exists()
 
 
+def test_the_format_in_the_readme_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = Path(speechssl.__file__).parent / "exporters" / "README.md"
+    code = readme.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "readme_format.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    out = export(make("ecapa", tmp_path), "readme_format:PART", tmp_path / "out")
+    assert "embeddings equal the model's" in capsys.readouterr().err
+    assert {path.name for path in out.iterdir()} == {"weights.npz", "settings.json"}
+
+
 def test_the_model_in_a_run_folder_is_not_written_over(tmp_path: Path) -> None:
     make("ecapa", tmp_path).rename(tmp_path / "model")
     with pytest.raises(UserError, match="is the model itself"):

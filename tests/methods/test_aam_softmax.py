@@ -1,15 +1,13 @@
-"""AAM-softmax: by hand, by ordinary softmax, by a mixture whose crossing is known."""
+"""AAM-softmax: gates, correction of labels and schedules, by hand."""
 
 import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from speechssl.errors import UserError
 from speechssl.interfaces import Encoder, Progress, Views
-from speechssl.losses.margin import aam_logits, centre_cosines, dynamic_gate
 from speechssl.methods.aam_softmax import AAMSoftmax
 
 
@@ -44,63 +42,6 @@ def batch(rows):
     return [Views(torch.tensor(rows)[None, :, None], ids=torch.arange(len(rows)))]
 
 
-def test_the_margin_turns_the_targets_angle():
-    angle = 0.7
-    margin = 0.3
-    cosines = torch.tensor([[math.cos(angle), 0.1, -0.2]])
-    logits = aam_logits(cosines, torch.tensor([0]), scale=30.0, margin=margin)
-    torch.testing.assert_close(logits, torch.tensor([[30 * math.cos(angle + margin), 3.0, -6.0]]))
-
-
-def test_beyond_pi_minus_m_the_target_goes_on_falling():
-    angles = torch.linspace(2.0, math.pi, 50)
-    logits = aam_logits(
-        angles.cos()[:, None].expand(-1, 2), torch.zeros(50, dtype=torch.int64), 1.0, 0.5
-    )
-    assert (logits[:, 0].diff() < 0).all()
-    torch.testing.assert_close(logits[-1, 0], torch.tensor(-1.0 - 0.5 * math.sin(0.5)))
-
-
-def test_the_nearest_wrong_classes_are_brought_nearer():
-    angles = torch.tensor([[0.5, 0.9, 1.3, 2.0]])
-    logits = aam_logits(angles.cos(), torch.tensor([1]), 1.0, 0.0, topk=2, penalty=0.1)
-    torch.testing.assert_close(logits, torch.tensor([[0.4, 0.9, 1.2, 2.0]]).cos())
-
-
-def test_without_margin_it_is_softmax_over_cosines():
-    g = torch.Generator().manual_seed(0)
-    x = torch.randn(5, 3, generator=g)
-    w = torch.randn(4, 1, 3, generator=g)
-    want = F.cosine_similarity(x[:, None], w[:, 0][None], dim=-1)
-    torch.testing.assert_close(centre_cosines(x, w), want)
-    torch.testing.assert_close(aam_logits(want, torch.tensor([0, 1, 2, 3, 0]), 7.0, 0.0), 7 * want)
-
-
-def test_the_nearest_sub_centre_counts():
-    centres = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[-1.0, 0.0], [0.0, -2.0]]])
-    got = centre_cosines(torch.tensor([[0.0, 3.0], [-1.0, -1.0]]), centres)
-    torch.testing.assert_close(got, torch.tensor([[1.0, 0.0], [-(0.5**0.5), 0.5**0.5]]))
-
-
-def test_the_dynamic_gate_lies_where_two_gaussians_meet():
-    # log losses from N(-3, .5) and N(1, .5), equally many: the densities meet half-way, at -1
-    g = torch.Generator().manual_seed(0)
-    logs = torch.cat(
-        [-3 + 0.5 * torch.randn(4000, generator=g), 1 + 0.5 * torch.randn(4000, generator=g)]
-    )
-    assert math.log(dynamic_gate(logs.exp())) == pytest.approx(-1.0, abs=0.1)
-
-
-@pytest.mark.parametrize("zeros", [0.3, 0.6])
-def test_samples_without_any_loss_do_not_take_the_gate_for_themselves(zeros):
-    g = torch.Generator().manual_seed(0)
-    logs = torch.cat(
-        [-2 + 0.5 * torch.randn(3000, generator=g), 2 + 0.5 * torch.randn(3000, generator=g)]
-    )
-    losses = torch.cat([logs.exp(), torch.zeros(int(6000 * zeros / (1 - zeros)))])
-    assert math.log(dynamic_gate(losses)) == pytest.approx(0.0, abs=0.15)
-
-
 def test_centres_begin_as_long_as_a_matrix_of_them_would():
     torch.manual_seed(0)
     method = AAMSoftmax(Plain(), subcentres=2)
@@ -108,11 +49,6 @@ def test_centres_begin_as_long_as_a_matrix_of_them_would():
     assert method.centres.std().item() == pytest.approx(
         (2 / (2 + 4000)) ** 0.5, rel=0.05
     )  # Glorot and Bengio 2010
-
-
-def test_losses_that_are_all_alike_have_no_gate():
-    assert dynamic_gate(torch.full((100,), 0.3)) == math.inf
-    assert dynamic_gate(torch.tensor([0.1, 2.0])) == math.inf
 
 
 def test_a_wrong_label_is_stopped_by_a_fixed_gate_and_changes_nothing():

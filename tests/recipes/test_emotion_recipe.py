@@ -8,7 +8,9 @@ from builders import make_model, read_json, run_script, write_audio
 
 from speechssl.corpora import emodb
 from speechssl.corpora.synthetic.corpus import voice_of
-from speechssl.corpora.synthetic.voice import RATE, STYLES, speak
+from speechssl.corpora.synthetic.source import SAMPLE_RATE
+from speechssl.corpora.synthetic.speech import speak
+from speechssl.corpora.synthetic.voice import STYLES
 
 SCRIPT = "recipes/emotion/run.sh"
 LETTERS = {name: letter for letter, name in emodb.EMOTIONS.items()}
@@ -24,7 +26,7 @@ def world(tmp_path_factory):
             for take, text in enumerate(TEXTS):
                 rng = np.random.default_rng([number, take, *emotion.encode()])
                 path = folder / "emodb" / "wav" / f"{speaker}{text}{LETTERS[emotion]}a.wav"
-                write_audio(path, speak(voice_of(number, 0), emotion, 2.0, rng, 2.0), RATE)
+                write_audio(path, speak(voice_of(number, 0), emotion, 2.0, rng, 2.0), SAMPLE_RATE)
     for seed, name in enumerate(("untrained", "other")):
         make_model(seed=seed, n_mels=40, normalise="level").save(folder / name)
     return folder

@@ -8,7 +8,7 @@ import argparse
 import importlib
 import pkgutil
 
-from speechssl.cli.parsers import plain
+from speechssl.cli.parsers import summary
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         text = task.__doc__ or ""
         tasks.add_parser(
             info.name,
-            help=plain(text.partition("\n")[0]),
+            help=summary(text),
             description=text,
             add_arguments=task.add_arguments,
         )

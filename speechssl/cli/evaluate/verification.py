@@ -111,4 +111,8 @@ def _split_rows(part: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
     """Return name and text of each measure of one combination of target and non-target trials."""
     sides = f"targets {part['targets']}, non-targets {part['nontargets']}"
     counts = f"{part['target_trials']} targets, {part['nontarget_trials']} non-targets"
-    return [(f"{name}, {sides:<46}", f"{text}   ({counts})") for name, text in _measure_rows(part)]
+    rows = []
+    for name, text in _measure_rows(part):
+        label = f"{name}, {sides}"
+        rows.append((f"{label:<56}", f"{text}   ({counts})"))
+    return rows

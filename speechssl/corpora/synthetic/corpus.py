@@ -1,13 +1,15 @@
 """Generated voices: a corpus of speech-like utterances made from a seed, with no download.
 
-Every speaker (`_voice.py`) says nonsense (`_phones.py`) in several sessions, each in another room
-(`_rooms.py`), in five emotion styles. Rooms are shared between speakers, so that the recording
-condition does not name the speaker; training and evaluation share neither speakers nor rooms. The
-result is in the public domain: nobody said it. It serves to try the whole chain and to test it;
-figures on it say nothing about real speech.
+Every speaker (`voice.py`) says nonsense (`phones.py`, `speech.py`) in several sessions,
+each in another room (`rooms.py`), in five emotions. Rooms are shared between speakers,
+so that the recording condition does not name the speaker; training and evaluation share
+neither speakers nor rooms. The result is in the public domain: nobody said it. It
+serves to try the whole chain and to test it; figures on it say nothing about real
+speech.
 """
 
 import multiprocessing
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -18,42 +20,90 @@ import soundfile as sf
 from tqdm import tqdm
 
 from speechssl.corpora.synthetic.rooms import draw_room, record, visit
-from speechssl.corpora.synthetic.voice import RATE, STYLES, Speaker, draw_speaker, on_a_day, speak
+from speechssl.corpora.synthetic.source import SAMPLE_RATE
+from speechssl.corpora.synthetic.speech import speak
+from speechssl.corpora.synthetic.voice import STYLES, Speaker, draw_speaker, on_a_day
 from speechssl.data.manifest import Manifest, Utterance, write_manifest
 from speechssl.data.trials import Trials, write_trials
 from speechssl.errors import UserError
 from speechssl.threads import usable_cores
 
-TRAIN_ROOMS, EVAL_ROOMS = 24, 10
-SPEAKER, DAY, ROOM, VISIT, UTTERANCE, PLAN, TRIALS = range(7)  # independent random streams
+TRAIN_ROOMS = 24
+EVAL_ROOMS = 10
+
+# Independent random streams: the second number of a seed.
+SPEAKER = 0
+DAY = 1
+ROOM = 2
+VISIT = 3
+UTTERANCE = 4
+PLAN = 5
+TRIALS = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """One utterance to generate: who, where, when and how."""
+    """One utterance to generate: who, where, when and how.
+
+    Attributes:
+        id: of the utterance.
+        path: the file to write.
+        speaker: number of the speaker.
+        room: number of the room.
+        session: the speaker's visit to a room, from 0 on.
+        number: the speaker's utterance, from 0 on.
+        emotion: a key of `voice.STYLES`.
+        seconds: its length.
+    """
 
     id: str
     path: Path
     speaker: int
-    sex: str
     room: int
-    session: int  # the speaker's first, second ... visit to a studio
+    session: int
     number: int
     emotion: str
     seconds: float
 
     @property
+    def sex(self) -> str:
+        """Sex of the speaker: "f" or "m"."""
+        return sex_of(self.speaker)
+
+    @property
     def speaker_id(self) -> str:
+        """Kaldi id of the speaker."""
         return speaker_name(self.speaker)
 
     @property
     def room_id(self) -> str:
-        return f"room{self.room:03d}"
+        """Name of the room."""
+        return room_name(self.room)
 
 
-def speaker_name(number: int) -> str:
-    """Kaldi id of speaker `number`: odd numbers are men."""
-    return f"{'fm'[number % 2]}{number:03d}"
+def sex_of(speaker: int) -> str:
+    """Return the sex of a speaker: odd numbers are men ("m"), even ones women ("f")."""
+    return "m" if speaker % 2 else "f"
+
+
+def speaker_name(speaker: int) -> str:
+    """Return the Kaldi id of a speaker, which begins with the sex."""
+    return f"{sex_of(speaker)}{speaker:03d}"
+
+
+def room_name(room: int) -> str:
+    """Return the name of a room."""
+    return f"room{room:03d}"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much each speaker says: `prepare` explains the settings."""
+
+    utterances: int = 12
+    sessions: int = 4
+    shortest: float = 3.0
+    longest: float = 6.0
 
 
 def prepare(
@@ -73,7 +123,8 @@ def prepare(
 ) -> None:
     """Write generated voices, 16 kHz FLAC files, and Kaldi directories OUT/train and OUT/eval.
 
-    Target trials (OUT/eval/trials) always cross rooms. Labels: utt2emotion, utt2session (the room).
+    Target trials (OUT/eval/trials) always cross rooms. Labels: utt2emotion, utt2session
+    (the room).
 
     Args:
         root: the folder of audio to write.
@@ -92,39 +143,27 @@ def prepare(
     Raises:
         UserError: impossible numbers, or a folder that cannot be written.
     """
-    jobs = jobs if jobs is not None else usable_cores()
-    _check(
-        speakers, evaluation_speakers, utterances, sessions, shortest, longest, trials, seed, jobs
-    )
-    if not 0 <= expression <= 2:
-        raise UserError(f"prepare synthetic: expression={expression}: take 0 to 2")
-    root, out = Path(root).resolve(), Path(out)
-    train = range(speakers - evaluation_speakers)
-    parts = {
-        "train": plan(root, train, 0, TRAIN_ROOMS, utterances, sessions, (shortest, longest), seed),
-        "eval": plan(
-            root,
-            range(len(train), speakers),
-            max(TRAIN_ROOMS, sessions),
-            EVAL_ROOMS,
-            utterances,
-            sessions,
-            (shortest, longest),
-            seed,
-        ),
-    }
+    if jobs is None:
+        jobs = usable_cores()
+    sizes = Sizes(utterances, sessions, shortest, longest)
+    _check_speakers(speakers, evaluation_speakers)
+    _check_sizes(sizes)
+    _check_numbers(trials, expression, seed, jobs)
+    root = Path(root).resolve()
+    out = Path(out)
+
+    train_speakers = range(speakers - evaluation_speakers)
+    train_rooms = range(max(TRAIN_ROOMS, sessions))
+    train = plan(root, train_speakers, train_rooms, sizes, seed)
+    eval_speakers = range(speakers - evaluation_speakers, speakers)
+    eval_rooms = range(len(train_rooms), len(train_rooms) + max(EVAL_ROOMS, sessions))
+    evaluation = plan(root, eval_speakers, eval_rooms, sizes, seed)
     try:
-        for folder in sorted(
-            {recording.path.parent for part in parts.values() for recording in part}
-        ):
-            folder.mkdir(parents=True, exist_ok=True)
         out.mkdir(parents=True, exist_ok=True)
-        _generate(
-            [recording for part in parts.values() for recording in part], seed, jobs, expression
-        )
-        for name, part in parts.items():
-            write_manifest(_manifest(part), out / name)
-        pairs = choose_trials(parts["eval"], trials, np.random.default_rng([seed, TRIALS]))
+        _generate([*train, *evaluation], seed, jobs, expression)
+        write_manifest(_manifest(train), out / "train")
+        write_manifest(_manifest(evaluation), out / "eval")
+        pairs = choose_trials(evaluation, trials, np.random.default_rng([seed, TRIALS]))
         write_trials(pairs, out / "eval" / "trials", style="voxceleb")
     except (OSError, sf.LibsndfileError) as error:
         raise UserError(
@@ -132,145 +171,188 @@ def prepare(
         ) from error
 
 
-def _check(
-    speakers: int,
-    evaluation_speakers: int,
-    utterances: int,
-    sessions: int,
-    shortest: float,
-    longest: float,
-    trials: int,
-    seed: int,
-    jobs: int,
-) -> None:
-    for wrong, message in (
-        (evaluation_speakers < 2, f"evaluation_speakers={evaluation_speakers}: take at least 2"),
-        (
-            speakers <= evaluation_speakers,
+def _check_speakers(speakers: int, evaluation_speakers: int) -> None:
+    """Raise UserError unless there are speakers to train on, and pairs to evaluate."""
+    if evaluation_speakers < 2:
+        _refuse(f"evaluation_speakers={evaluation_speakers}: take at least 2")
+    if speakers <= evaluation_speakers:
+        _refuse(
             f"speakers={speakers} leaves none to train on beside"
             f" evaluation_speakers={evaluation_speakers}: take more speakers or fewer for"
-            " evaluation",
-        ),
-        (sessions < 2, f"sessions={sessions}: target trials cross sessions, take at least 2"),
-        (
-            utterances < sessions,
-            f"utterances={utterances} a speaker cannot fill sessions={sessions}: take more",
-        ),
-        (not shortest >= 1.0, f"shortest={shortest} s: take at least 1 s"),
-        (
-            not shortest <= longest <= 600.0,
-            f"longest={longest} s: take shortest={shortest} s to 600 s",
-        ),
-        (trials < 2, f"trials={trials}: take at least 2"),
-        (seed < 0, f"seed={seed}: take a number from 0 up"),
-        (jobs < 1, f"jobs={jobs}: take at least 1"),
-    ):
-        if wrong:
-            raise UserError(f"prepare synthetic: {message}")
+            " evaluation"
+        )
+
+
+def _check_sizes(sizes: Sizes) -> None:
+    """Raise UserError for sessions or lengths that cannot be."""
+    if sizes.sessions < 2:
+        _refuse(f"sessions={sizes.sessions}: target trials cross sessions, take at least 2")
+    if sizes.utterances < sizes.sessions:
+        _refuse(
+            f"utterances={sizes.utterances} a speaker cannot fill sessions={sizes.sessions}: take"
+            " more"
+        )
+    if not sizes.shortest >= 1.0:
+        _refuse(f"shortest={sizes.shortest} s: take at least 1 s")
+    if not sizes.shortest <= sizes.longest <= 600.0:
+        _refuse(f"longest={sizes.longest} s: take shortest={sizes.shortest} s to 600 s")
+
+
+def _check_numbers(trials: int, expression: float, seed: int, jobs: int) -> None:
+    """Raise UserError for numbers that cannot be."""
+    if trials < 2:
+        _refuse(f"trials={trials}: take at least 2")
+    if not 0 <= expression <= 2:
+        _refuse(f"expression={expression}: take 0 to 2")
+    if seed < 0:
+        _refuse(f"seed={seed}: take a number from 0 up")
+    if jobs < 1:
+        _refuse(f"jobs={jobs}: take at least 1")
+
+
+def _refuse(problem: str) -> None:
+    raise UserError(f"prepare synthetic: {problem}")
 
 
 def plan(
-    root: Path,
-    speakers: range,
-    first_room: int,
-    rooms: int,
-    utterances: int,
-    sessions: int,
-    seconds: tuple[float, float],
-    seed: int,
+    root: Path, speakers: Iterable[int], rooms: range, sizes: Sizes, seed: int
 ) -> list[Recording]:
-    """Who says what where: each emotion about as often, in random order, in `sessions` different
-    rooms.
+    """Decide who says what where.
+
+    Each speaker is recorded in `sizes.sessions` different rooms, and has each emotion
+    about equally often, in random order.
+
+    Args:
+        root: the folder of audio.
+        speakers: numbers of the speakers.
+        rooms: numbers of the rooms, at least as many as there are sessions.
+        sizes: how much each speaker says.
+        seed: of all random draws.
     """
     recordings = []
     for speaker in speakers:
         rng = np.random.default_rng([seed, PLAN, speaker])
-        places = first_room + rng.permutation(max(rooms, sessions))[:sessions]
-        emotions = rng.permutation(np.resize(rng.permutation(list(STYLES)), utterances))
-        for number in range(utterances):
-            session = number * sessions // utterances
-            name = f"{speaker_name(speaker)}-room{places[session]:03d}-{number:02d}"
+        own_rooms = rooms.start + rng.permutation(len(rooms))[: sizes.sessions]
+        all_emotions = rng.permutation(list(STYLES))
+        emotions = rng.permutation(np.resize(all_emotions, sizes.utterances))
+        folder = root / speaker_name(speaker)
+        for number in range(sizes.utterances):
+            session = number * sizes.sessions // sizes.utterances
+            room = int(own_rooms[session])
+            name = f"{speaker_name(speaker)}-{room_name(room)}-{number:02d}"
+            seconds = round(float(rng.uniform(sizes.shortest, sizes.longest)), 2)
             recordings.append(
                 Recording(
                     id=name,
-                    path=root / speaker_name(speaker) / f"{name}.flac",
+                    path=folder / f"{name}.flac",
                     speaker=speaker,
-                    sex=speaker_name(speaker)[0],
-                    room=int(places[session]),
+                    room=room,
                     session=session,
                     number=number,
                     emotion=str(emotions[number]),
-                    seconds=round(float(rng.uniform(*seconds)), 2),
+                    seconds=seconds,
                 )
             )
     return recordings
 
 
 def voice_of(speaker: int, seed: int) -> Speaker:
-    """The voice of speaker `speaker` of the corpus made from `seed`."""
-    return draw_speaker(np.random.default_rng([seed, SPEAKER, speaker]), speaker_name(speaker)[0])
+    """Return the voice of a speaker, by number, of the corpus made from `seed`."""
+    rng = np.random.default_rng([seed, SPEAKER, speaker])
+    return draw_speaker(rng, sex_of(speaker))
 
 
 def waveform(recording: Recording, seed: int, expression: float = 1.0) -> np.ndarray:
-    """The samples of one recording, (T,) float32 at 16 kHz."""
-    who, when = recording.speaker, recording.session
-    voice = on_a_day(voice_of(who, seed), np.random.default_rng([seed, DAY, who, when]))
+    """Return the samples of one recording, (T,) float32 at 16 kHz.
+
+    Args:
+        recording: which one.
+        seed: of the corpus.
+        expression: how strong emotions are.
+    """
+    speaker = recording.speaker
+    session = recording.session
+    voice = voice_of(speaker, seed)
+    voice = on_a_day(voice, np.random.default_rng([seed, DAY, speaker, session]))
     room = draw_room(np.random.default_rng([seed, ROOM, recording.room]))
-    room = visit(room, np.random.default_rng([seed, VISIT, who, when]))
-    rng = np.random.default_rng([seed, UTTERANCE, who, recording.number])
+    room = visit(room, np.random.default_rng([seed, VISIT, speaker, session]))
+    rng = np.random.default_rng([seed, UTTERANCE, speaker, recording.number])
     strength = expression * float(rng.uniform(0.7, 1.2))
-    return record(speak(voice, recording.emotion, recording.seconds, rng, strength), room, rng)
+    spoken = speak(voice, recording.emotion, recording.seconds, rng, strength)
+    return record(spoken, room, rng)
 
 
 def _write(recording: Recording, seed: int, expression: float) -> None:
-    sf.write(recording.path, waveform(recording, seed, expression), RATE, subtype="PCM_16")
+    sf.write(recording.path, waveform(recording, seed, expression), SAMPLE_RATE, subtype="PCM_16")
 
 
-def _generate(recordings: list[Recording], seed: int, jobs: int, expression: float) -> None:
+def _generate(recordings: Sequence[Recording], seed: int, jobs: int, expression: float) -> None:
+    """Write the files of all recordings by `jobs` processes."""
+    for folder in sorted({recording.path.parent for recording in recordings}):
+        folder.mkdir(parents=True, exist_ok=True)
     write = partial(_write, seed=seed, expression=expression)
-    progress = partial(tqdm, total=len(recordings), desc="generate", unit="utt", disable=None)
-    if jobs == 1:
-        for _ in progress(map(write, recordings)):
-            pass
-        return
-    kind = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context(kind)) as pool:
-        for _ in progress(pool.map(write, recordings, chunksize=8)):
-            pass
+    with tqdm(total=len(recordings), desc="generate", unit="utt", disable=None) as bar:
+        if jobs == 1:
+            for recording in recordings:
+                write(recording)
+                bar.update()
+            return
+        kind = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+        with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context(kind)) as pool:
+            for _ in pool.map(write, recordings, chunksize=8):
+                bar.update()
 
 
-def _manifest(recordings: list[Recording]) -> Manifest:
-    rows = [Utterance(r.id, str(r.path), 0.0, None, r.seconds) for r in recordings]
-    labels = {
-        "spk": {r.id: r.speaker_id for r in recordings},
-        "emotion": {r.id: r.emotion for r in recordings},
-        "session": {r.id: r.room_id for r in recordings},
-    }
-    return Manifest(rows, labels)
+def _manifest(recordings: Sequence[Recording]) -> Manifest:
+    """Return the manifest of recordings, with speakers, emotions and rooms as labels."""
+    utterances = []
+    speakers = {}
+    emotions = {}
+    rooms = {}
+    for recording in recordings:
+        utterances.append(Utterance(recording.id, str(recording.path), seconds=recording.seconds))
+        speakers[recording.id] = recording.speaker_id
+        emotions[recording.id] = recording.emotion
+        rooms[recording.id] = recording.room_id
+    return Manifest(utterances, {"spk": speakers, "emotion": emotions, "session": rooms})
 
 
-def choose_trials(recordings: list[Recording], limit: int, rng: np.random.Generator) -> Trials:
-    """Up to `limit` trials, as many targets as non-targets.
+def choose_trials(recordings: Sequence[Recording], limit: int, rng: np.random.Generator) -> Trials:
+    """Choose up to `limit` trials, as many targets as non-targets.
 
-    Targets cross rooms. Half of the non-targets have the same sex, a quarter the same room, as far
-    as there are such pairs.
+    Targets cross rooms. Half of the non-targets have the same sex, a quarter the same
+    room, as far as there are such pairs.
+
+    Args:
+        recordings: what is paired.
+        limit: greatest number of trials.
+        rng: chooses.
     """
-    speaker, sex, room = (
-        np.array([getattr(r, name) for r in recordings]) for name in ("speaker", "sex", "room")
-    )
+    ids = np.array([recording.id for recording in recordings])
+    speaker = np.array([recording.speaker for recording in recordings])
+    sex = np.array([recording.sex for recording in recordings])
+    room = np.array([recording.room for recording in recordings])
     left, right = np.triu_indices(len(recordings), 1)
     same_room = room[left] == room[right]
     same_speaker = speaker[left] == speaker[right]
+    same_sex = sex[left] == sex[right]
     targets = rng.permutation(np.flatnonzero(same_speaker & ~same_room))
     others = rng.permutation(np.flatnonzero(~same_speaker))
     count = min(limit // 2, len(targets), len(others))
-    kind = 2 * same_room[others] + (sex[left] == sex[right])[others]
-    # the n-th of its kind comes before the (n+1)-th of every other; same-room kinds come a third as
-    # often
-    turn = np.empty(len(others), dtype=int)
-    for value, step in enumerate((1, 1, 3, 3)):
-        turn[kind == value] = np.arange(np.sum(kind == value)) * step
-    nontargets = others[np.argsort(turn, kind="stable")]
+    nontargets = _interleaved(others, same_room[others], same_sex[others])
     chosen = np.sort(np.concatenate([targets[:count], nontargets[:count]]))
-    ids = np.array([recording.id for recording in recordings])
     return Trials(ids[left[chosen]], ids[right[chosen]], same_speaker[chosen])
+
+
+def _interleaved(pairs: np.ndarray, same_room: np.ndarray, same_sex: np.ndarray) -> np.ndarray:
+    """Order pairs (N,) so that every beginning of the list mixes the four kinds of pair.
+
+    The n-th of its kind comes before the (n+1)-th of every other; pairs in one room
+    come a third as often.
+    """
+    kind = 2 * same_room + same_sex
+    turn = np.empty(len(pairs), dtype=int)
+    for value, step in enumerate((1, 1, 3, 3)):
+        is_kind = kind == value
+        turn[is_kind] = np.arange(np.sum(is_kind)) * step
+    return pairs[np.argsort(turn, kind="stable")]

@@ -1,0 +1,144 @@
+"""Opening audio: a path, a member of a tar archive or a shell pipe, with the library that knows it.
+
+Whatever the library raises becomes a UserError of one line.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import soundfile
+
+from speechssl.audio import members, pipes
+from speechssl.audio.mp3 import length_is_a_guess
+from speechssl.audio.readers import AV_EXTENSIONS, AvReader, Reader, SoundFileReader
+from speechssl.errors import UserError
+
+PathLike = str | os.PathLike[str]
+
+
+@contextmanager
+def open_audio(path: PathLike) -> Iterator[Reader]:
+    """Open an audio file.
+
+    Args:
+        path: a path, the address of a member of a tar archive (`speechssl.audio.members`), or a
+            `pipes.Pipe`, which is run.
+
+    Raises:
+        UserError: there is no such file, it is not audio, it is damaged, or it is a shell pipe that
+            was not allowed. Errors of the library in the body of the `with` are turned into one,
+            too.
+    """
+    name = os.fspath(path)
+    member = members.parse(name)
+    if member is not None:
+        with _open_member(member) as reader:
+            yield reader
+    elif isinstance(path, pipes.Pipe):
+        with _open_source(io.BytesIO(pipes.run(path)), name, "") as reader:
+            yield reader
+    elif name.rstrip().endswith("|"):
+        raise UserError(
+            f"{name}: is a shell pipe and was refused; allow it with --allow-pipes if you trust it"
+        )
+    else:
+        with _open_source(name, name, os.path.splitext(name)[1]) as reader:
+            yield reader
+
+
+@contextmanager
+def _open_member(member: members.Member) -> Iterator[Reader]:
+    file = member.open()
+    try:
+        with _open_source(file, str(member), member.extension) as reader:
+            yield reader
+    except UserError:
+        # What the decoder takes for the end of the file may be an archive that cannot be read.
+        reason = getattr(file, "error", None)
+        if reason is None:
+            raise
+        raise reason from None
+
+
+@contextmanager
+def _open_source(source: Any, name: str, extension: str) -> Iterator[Reader]:
+    """Open a path or a file object; `name` is what messages call it."""
+    if _needs_av(source, extension.lower()):
+        with _open_with_av(source, name) as av_reader:
+            yield av_reader
+        return
+    with _open_with_soundfile(source, name) as reader:
+        if reader.frames is not None:
+            yield reader
+            return
+    # libsndfile cannot read a FLAC stream that leaves its length open.
+    if not isinstance(source, str):
+        source.seek(0)
+    with _open_with_av(source, name) as av_reader:
+        yield av_reader
+
+
+def _needs_av(source: Any, extension: str) -> bool:
+    if extension in AV_EXTENSIONS:
+        return True
+    if extension != ".mp3" or not isinstance(source, str):
+        return False
+    try:
+        return length_is_a_guess(source)
+    except OSError as error:
+        raise _error_about(source, error) from error
+
+
+@contextmanager
+def _open_with_soundfile(source: Any, name: str) -> Iterator[SoundFileReader]:
+    if isinstance(source, str):
+        source = os.fsencode(source)
+    try:
+        with soundfile.SoundFile(source) as file:
+            yield SoundFileReader(file)
+    except (
+        soundfile.SoundFileError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        OSError,
+        MemoryError,
+    ) as error:
+        raise _error_about(name, error) from error
+
+
+@contextmanager
+def _open_with_av(source: Any, name: str) -> Iterator[AvReader]:
+    try:
+        import av
+    except ImportError as error:
+        raise UserError(f"{name}: reading it needs PyAV; pip install 'speechssl[av]'") from error
+    try:
+        with av.open(source) as container:
+            yield AvReader(container, av)
+    except (av.FFmpegError, ValueError, OSError, MemoryError) as error:
+        raise _error_about(name, error) from error
+
+
+def _error_about(name: str, error: Exception) -> UserError:
+    """Return the UserError, one line, for a file that could not be opened or decoded."""
+    is_path = not name.endswith("|") and members.parse(name) is None
+    if is_path:
+        if not os.path.exists(name):
+            return UserError(f"{name}: no such file; check the path")
+        if os.path.isdir(name):
+            return UserError(f"{name}: is a directory, not an audio file; give a file")
+        if not os.access(name, os.R_OK):
+            return UserError(f"{name}: permission denied; make the file readable")
+        if os.path.getsize(name) == 0:
+            return UserError(f"{name}: is empty (0 bytes); remove or replace it")
+    reason = str(getattr(error, "error_string", "") or error)
+    detail = " ".join(reason.split()).rstrip(".")
+    return UserError(
+        f"{name}: corrupt, or not audio that can be read ({detail}); remove or replace it"
+    )

@@ -1,0 +1,155 @@
+"""Lists of audio files: Kaldi's wav.scp, and utterances.tsv beside a folder of audio.
+
+These are the package's only readers of both, below everything that reads data or noise.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from speechssl.audio import members
+from speechssl.audio.pipes import Pipe
+from speechssl.errors import UserError
+
+OnBadEntry = Callable[[str, str], None]
+"""Callback for an unusable entry: (id, message). The message says where, what, and what to do."""
+
+UTTERANCES_TABLE = "utterances.tsv"
+"""Name of the table that may stand in a folder of audio."""
+
+
+def refuse(_id: str, message: str) -> None:
+    """Raise UserError: the `OnBadEntry` for files of which every line must be good."""
+    raise UserError(message)
+
+
+def read_table(path: Path, on_bad: OnBadEntry) -> Iterator[tuple[int, str, str]]:
+    """Read the lines of a Kaldi text file: a name, blanks or tabs, and the rest.
+
+    Args:
+        path: the file.
+        on_bad: called for a line without a rest.
+
+    Yields:
+        Line number (from 1), name, and the rest of the line.
+
+    Raises:
+        UserError: the file is missing or cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; a Kaldi directory needs it") from None
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); make it a readable text file"
+        ) from error
+    for number, line in enumerate(text.split("\n"), start=1):
+        line = line.strip(" \t\r")
+        name, _, rest = line.partition(" ")
+        if "\t" in name:
+            name, _, rest = line.partition("\t")
+        rest = rest.lstrip(" \t")
+        if rest:
+            yield number, name, rest
+        elif name:
+            on_bad(
+                name,
+                f"{path}:{number}: {name!r} has no value behind it; complete or remove the line",
+            )
+
+
+def read_wav_scp(
+    path: Path, on_bad: OnBadEntry, *, allow_pipes: bool, check_files: bool
+) -> dict[str, str]:
+    """Read wav.scp: recording id -> path, in the order of the file.
+
+    Args:
+        path: the file.
+        on_bad: called for a line without a path, an id that occurs twice, a missing file, and a
+            shell pipe that is not allowed.
+        allow_pipes: accept entries that are shell commands; they become `Pipe`.
+        check_files: look whether each file exists.
+
+    Raises:
+        UserError: wav.scp is missing or cannot be read.
+    """
+    recordings: dict[str, str] = {}
+    missing_files = MissingFiles()
+    for number, name, value in read_table(path, on_bad):
+        where = f"{path}:{number}: {name!r}"
+        if name in recordings:
+            on_bad(name, f"{where} is there twice; remove one line")
+        elif value.endswith("|"):
+            if allow_pipes:
+                recordings[name] = Pipe(value)
+            else:
+                on_bad(name, f"{where} is a shell pipe; refused unless --allow-pipes is given")
+        elif check_files and (reason := missing_files.reason(value)):
+            on_bad(name, f"{where}: {reason}")
+        else:
+            recordings[name] = value
+    return recordings
+
+
+class MissingFiles:
+    """Tells which audio files are missing; the size of each archive is looked up once."""
+
+    def __init__(self) -> None:
+        self._archive_sizes: dict[str, int] = {}
+        self._unreadable_archives: dict[str, str] = {}
+
+    def reason(self, path: str) -> str:
+        """Return why `path` (or the member that it is the address of) is missing, or ""."""
+        member = members.parse(path)
+        if member is None:
+            return "" if os.path.exists(path) else f"no such file: {path}; correct the path"
+        archive = member.archive
+        if archive not in self._archive_sizes and archive not in self._unreadable_archives:
+            try:
+                self._archive_sizes[archive] = members.archive_size(archive)
+            except UserError as error:
+                self._unreadable_archives[archive] = str(error)
+        if archive in self._unreadable_archives:
+            return self._unreadable_archives[archive]
+        size = self._archive_sizes[archive]
+        if member.offset + member.size <= size:
+            return ""
+        return f"{archive}: truncated: it ends at byte {size}; copy or write it again"
+
+
+def read_utterances_table(path: Path) -> list[dict[str, str]]:
+    """Read utterances.tsv: a header line, then a line an utterance, columns separated by tabs.
+
+    Returns:
+        Column -> value of each line, in order. There is always a column ``path``.
+
+    Raises:
+        UserError: the file cannot be read, has no column ``path``, or a line has more or fewer
+            columns than the header.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); make it a readable text file"
+        ) from error
+    header = [name.strip() for name in lines[0].rstrip("\r").split("\t")]
+    if "path" not in header:
+        raise UserError(
+            f"{path}:1: no column `path`; begin with a header line, columns separated by tabs"
+        )
+    rows = []
+    for number, line in enumerate(lines[1:], start=2):
+        if not line.strip():
+            continue
+        values = [value.strip() for value in line.rstrip("\r").split("\t")]
+        if len(values) != len(header):
+            raise UserError(
+                f"{path}:{number}: {len(values)} columns, but the header has {len(header)}; correct"
+                " the line"
+            )
+        rows.append(dict(zip(header, values, strict=True)))
+    return rows
