@@ -47,8 +47,8 @@ vector = embedder.embed("a.wav")
 ```
 
 FOLDER is a copy of this one. `config.json` holds the settings of features and encoder,
-`model.safetensors` the encoder's weights under SpeechBrain's names. Compare embeddings by their cosine; subtract the mean over
-unlabelled speech of your own first.
+`model.safetensors` the encoder's weights under SpeechBrain's names.
+Compare embeddings by their cosine; subtract the mean over unlabelled speech of your own first.
 
 ## Training
 
