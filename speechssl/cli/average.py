@@ -18,16 +18,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=10,
         metavar="N",
-        help="how many snapshots, the last ones (default: 10)",
+        help="average the last N snapshots (default: 10)",
     )
     parser.add_argument(
-        "--until", type=int, metavar="STEP", help="no snapshot after this step (default: the last)"
+        "--until",
+        type=int,
+        metavar="STEP",
+        help="leave out snapshots after this step (default: none)",
     )
     flags.add_out(parser, "the model folder to write (default: RUN/model-averageN)")
+    flags.add_allow_code(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the averaged model and print its folder."""
     from speechssl.train.average import average
 
-    print(average(args.run_folder, args.last, args.out, args.until))
+    print(average(args.run_folder, args.last, args.out, args.until, allow_code=args.allow_code))

@@ -38,6 +38,7 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
+import io
 import os
 import sys
 import warnings
@@ -49,6 +50,7 @@ from typing import Any
 import speechssl
 from speechssl.cli.parsers import Parser, summary
 from speechssl.errors import UserError
+from speechssl.text import printable
 from speechssl.threads import respect_quota, wait_passively
 
 ORDER = (
@@ -80,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     wait_passively()
     respect_quota()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files are bytes
     try:
         arguments = parse(argv)
         with warnings.catch_warnings():
@@ -88,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return int(code or 0)
     except UserError as error:
-        print(f"speechssl: error: {error}", file=sys.stderr)
+        print(f"speechssl: error: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("speechssl: interrupted", file=sys.stderr)
@@ -180,6 +184,6 @@ def show_once() -> Callable[..., None]:
         text = " ".join(str(message).split())
         if text not in shown:
             shown.add(text)
-            print(f"speechssl: warning: {text}", file=sys.stderr)
+            print(f"speechssl: warning: {printable(text)}", file=sys.stderr)
 
     return show

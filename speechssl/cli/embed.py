@@ -84,6 +84,7 @@ def _add_policy(parser: argparse.ArgumentParser) -> None:
         "--allow-pipes", action="store_true", help="run the shell pipes in a wav.scp"
     )
     flags.add_remote(parser)
+    flags.add_allow_code(parser)
     parser.add_argument(
         "--resume", action="store_true", help="continue an interrupted run (FILE.parts)"
     )
@@ -96,18 +97,18 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
         type=flags.count,
         default=1,
         metavar="N",
-        help="embed every N-th utterance only; enough for a training mean (default: 1)",
+        help="embed every N-th utterance only, such as for a training mean (default: 1)",
     )
     parser.add_argument(
         "--layer",
         default="embedding",
         metavar="NAME",
-        help="layer whose output is taken; an unknown name lists them (default: embedding)",
+        help="layer whose output is taken; the error about a wrong name lists them (default: embedding)",
     )
     parser.add_argument(
         "--network",
         metavar="NAME",
-        help="student or teacher, of a run folder (default: the one in the saved model)",
+        help="student or teacher of a run folder MODEL (default: the network of the saved model)",
     )
 
 
@@ -132,6 +133,7 @@ def run(args: argparse.Namespace) -> None:
         every=args.every,
         layer=args.layer,
         network=args.network,
+        allow_code=tuple(args.allow_code),
     )
     if summary is not None:
         print(summary, file=sys.stderr)

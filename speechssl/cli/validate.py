@@ -7,6 +7,7 @@ from pathlib import Path
 
 from speechssl.cli import flags
 from speechssl.errors import UserError
+from speechssl.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
         problems = validate(directory, read_audio=args.read_audio, remotes=remotes)
         count += len(problems)
         for problem in problems:
-            print(problem)
+            print(printable(problem))
         if not problems:
             print(f"{directory}: ok")
     if count:

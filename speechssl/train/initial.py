@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from speechssl import parts
 from speechssl.errors import UserError
 from speechssl.files import RunFolder
 from speechssl.interfaces import Method
-from speechssl.model import Model, load_state
+from speechssl.model import Model
+from speechssl.weights import read_checkpoint
 
 
 def load_encoder(model: Model, folder: str) -> None:
@@ -20,7 +22,7 @@ def load_encoder(model: Model, folder: str) -> None:
     Raises:
         UserError: features or encoder differ from those that are configured.
     """
-    trained = Model.load(folder, allow_code=_outside_packages(model))
+    trained = Model.load(folder, allow_code=parts.outside_packages(model.settings))
     if trained.settings["features"] != model.settings["features"]:
         raise UserError(
             f"train.init: the model in {folder} has other features than section features; copy that"
@@ -33,19 +35,6 @@ def load_encoder(model: Model, folder: str) -> None:
             f"train.init: the encoder in {folder} is not the one configured"
             f" ({_last_line(error)}); copy section encoder from its config.yaml"
         ) from error
-
-
-def _outside_packages(model: Model) -> list[str]:
-    """Return the packages of parts that the user's own configuration names.
-
-    A model that was trained with the same parts may name them, too.
-    """
-    packages = []
-    for section in model.settings.values():
-        module, colon, _ = section["name"].partition(":")
-        if colon:
-            packages.append(module.partition(".")[0])
-    return packages
 
 
 def load_method(method: Method, folder: str) -> None:
@@ -67,7 +56,7 @@ def load_method(method: Method, folder: str) -> None:
             f"train.init_method: {checkpoint} does not exist; give a run folder of `speechssl"
             " train`"
         )
-    trained = load_state(checkpoint)["method"]
+    trained = read_checkpoint(checkpoint)["method"]
     own = method.state_dict()
     has_labels = "labels" in trained and "labels" in own
     if has_labels and not torch.equal(trained["labels"], own["labels"]):
