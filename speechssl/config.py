@@ -199,6 +199,14 @@ def _apply(base: Any, override: str) -> None:
         raise UserError(
             f"config: override {override!r} is not key=value, such as train.batch_size=64"
         )
+    try:
+        _replace(base, key, value)
+    except Exception as error:  # no YAML, a path through a scalar, an index beyond a list
+        raise UserError(f"config: override {override!r}: {_first_line(error)}") from error
+
+
+def _replace(base: Any, key: str, value: str) -> None:
+    """Put a value, written as YAML, at ``key`` of ``base``; a bare name selects a part."""
     _expand_names(base, key)
     section = OmegaConf.select(base, key)
     names_part = OmegaConf.is_dict(section) and "name" in section and not value.startswith("{")
@@ -206,11 +214,8 @@ def _apply(base: Any, override: str) -> None:
         return
     if names_part:
         value = f"{{name: '{value}'}}"
-    try:
-        parsed = OmegaConf.from_dotlist([f"v={value}"]).v if value else None
-        OmegaConf.update(base, key, parsed, merge=False, force_add=True)
-    except Exception as error:  # a value that is not YAML, or a path through a scalar
-        raise UserError(f"config: override {override!r}: {_first_line(error)}") from error
+    parsed = OmegaConf.from_dotlist([f"v={value}"]).v if value else None
+    OmegaConf.update(base, key, parsed, merge=False, force_add=True)
 
 
 def _expand_names(base: Any, key: str) -> None:
@@ -267,4 +272,5 @@ def nearest(word: str, known: Sequence[str]) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0]
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0]

@@ -34,8 +34,11 @@ def read_text(path: Path) -> str:
 
     Raises:
         OSError: it cannot be read.
-        UserError: it is a device, FIFO or socket.
+        UserError: it is a device, FIFO or socket, or holds null bytes.
     """
     if not _GIVEN_BY_SHELL.fullmatch(str(path)):
         refuse_special_file(path)
-    return path.read_text(encoding="utf-8", errors="surrogateescape")
+    text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    if "\0" in text:
+        raise UserError(f"{path}: holds null bytes, so it is no text file; write it again")
+    return text

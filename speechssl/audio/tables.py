@@ -22,6 +22,10 @@ UTTERANCES_TABLE = "utterances.tsv"
 """Name of the table that may stand in a folder of audio."""
 
 
+MAX_ID = 1000
+"""Longest id, in characters: arrays of ids have room for the longest one in every row."""
+
+
 def refuse(_id: str, message: str) -> None:
     """Raise UserError: the `OnBadEntry` for files of which every line must be good."""
     raise UserError(message)
@@ -32,7 +36,7 @@ def read_table(path: Path, on_bad: OnBadEntry) -> Iterator[tuple[int, str, str]]
 
     Args:
         path: the file.
-        on_bad: called for a line without a rest.
+        on_bad: called for a line without a rest, or with an id of more than `MAX_ID` characters.
 
     Yields:
         Line number (from 1), name, and the rest of the line.
@@ -54,7 +58,11 @@ def read_table(path: Path, on_bad: OnBadEntry) -> Iterator[tuple[int, str, str]]
         if "\t" in name:
             name, _, rest = line.partition("\t")
         rest = rest.lstrip(" \t")
-        if rest:
+        if len(name) > MAX_ID:
+            on_bad(
+                f"{name[:40]}...", f"{path}:{number}: the id has {len(name)} characters; shorten it"
+            )
+        elif rest:
             yield number, name, rest
         elif name:
             on_bad(

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from speechssl.audio.regular import read_text
+from speechssl.audio.tables import MAX_ID
 from speechssl.data.kaldi import write_table
 from speechssl.errors import UserError
 
@@ -93,6 +94,8 @@ def read_trials(path: str | os.PathLike[str]) -> Trials:
                 f"{path}:{number}: {shown!r} is not a trial; write it as {expected}, ids without"
                 " blanks"
             )
+        if max(map(len, row)) > MAX_ID:
+            raise UserError(f"{path}:{number}: an id has over {MAX_ID} characters; shorten it")
         enrol.append(row[form.enrol])
         test.append(row[form.test])
         target.append(form.words[row[form.key]])
