@@ -171,7 +171,7 @@ def _judge_centre(norm: float) -> Alarm | None:
         return None
     return Alarm(
         f"all embeddings point one way (centre norm {norm:.3f})",
-        "complete collapse, or an encoder whose mean was never removed by learning",
+        "complete collapse, or an encoder that has not yet learnt away its common mean",
         "check centring and stop-gradient; lower the learning rate",
     )
 
