@@ -209,7 +209,7 @@ def test_training_starts_from_a_model_with_an_encoder_of_ones_own(
     mine = ["encoder.name=ownencoder:Mine", "encoder.width=32", "train.steps=1"]
     first = run(configuration, tmp_path / "first", *mine)
     run(configuration, tmp_path / "second", *mine, f"train.init={first}")
-    with pytest.raises(UserError, match="names code of its own"):
+    with pytest.raises(UserError, match="names code outside speechssl"):
         run(configuration, tmp_path / "third", f"train.init={first}")
     sys.modules.pop("ownencoder")
 
