@@ -126,10 +126,15 @@ class ModelFolder:
         """The configuration in a folder of `speechssl export --to huggingface`."""
         return self.path / "config.json"
 
+    @property
+    def hub_weights(self) -> Path:
+        """State of the encoder in such a folder."""
+        return self.path / "model.safetensors"
+
     def existing(self) -> tuple[Path, Path] | None:
         """Return the files of configuration and weights that are there, or None."""
         own = (self.weights, self.weights_before_format_1)
-        hub = (self.path / "model.safetensors", self.path / "pytorch_model.bin")
+        hub = (self.hub_weights, self.path / "pytorch_model.bin")
         for config, candidates in ((self.config, own), (self.hub_config, hub)):
             for weights in candidates:
                 if config.is_file() and weights.is_file():

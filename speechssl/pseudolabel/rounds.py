@@ -105,9 +105,9 @@ class Rounds:
             folder.embeddings,
             self.clusterer,
             pca=self.settings.pca,
-            smallest=self.settings.min_cluster_size,
-            largest=self.settings.max_cluster_size,
-            share=self.settings.keep_fraction,
+            min_cluster_size=self.settings.min_cluster_size,
+            max_cluster_size=self.settings.max_cluster_size,
+            keep_fraction=self.settings.keep_fraction,
         )
         about = {"clusterer": self.clusterer_settings, **figures}
         clusters.write(folder.clusters, ids, labels, about)

@@ -14,9 +14,11 @@ import soundfile
 from speechssl.__main__ import main
 from speechssl.audio import members, reading
 from speechssl.augment.augment import Augment
-from speechssl.data.dataset import CropBatches, CropSpec, make_loader
+from speechssl.data.crops import CropSpec
+from speechssl.data.dataset import CropBatches
+from speechssl.data.loader import make_loader
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
-from speechssl.data.shards import write_shards
+from speechssl.data.shards import ShardWriter, write_shards
 from speechssl.data.validation import validate
 from speechssl.errors import UserError
 
@@ -173,6 +175,29 @@ def test_a_damaged_shard_is_one_line(
         reading.read("nowhere://bucket/a.tar:512:100.wav", RATE)
 
 
+def test_a_killed_writer_leaves_no_half_shard_under_its_name(
+    kaldi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(writer: ShardWriter) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ShardWriter, "close", dies)
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(kaldi, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("shard-*"))
+    assert not (tmp_path / "out/wav.scp").exists()
+    monkeypatch.undo()
+    assert len(write_shards(kaldi, tmp_path / "out")) == 12
+
+
+def test_a_directory_is_not_written_over(kaldi: Path) -> None:
+    before = (kaldi / "wav.scp").read_text()
+    with pytest.raises(UserError, match="holds a Kaldi directory already"):
+        write_shards(kaldi, kaldi)
+    assert (kaldi / "wav.scp").read_text() == before
+    assert not list(kaldi.glob("*.tar"))
+
+
 def test_what_cannot_be_read_is_listed(kaldi: Path, tmp_path: Path) -> None:
     path = Path(read_manifest(kaldi).utterances[4].path)
     path.write_bytes(b"not audio")
@@ -226,7 +251,7 @@ def made_up(shards: int, each: int) -> list[Utterance]:
 
 def test_shards_at_once_keeps_an_epoch_whole_and_local() -> None:
     crops = CropBatches(made_up(10, 20), PLAN, batch_size=8, shards_at_once=2)
-    orders = [crops._epoch(epoch).copy() for epoch in range(3)]
+    orders = [crops.order.rows(epoch).copy() for epoch in range(3)]
     for order in orders:
         assert sorted(order) == list(range(200))
         shard = order // 20
@@ -237,7 +262,7 @@ def test_shards_at_once_keeps_an_epoch_whole_and_local() -> None:
     assert any((orders[0] // 20 != other // 20).any() for other in orders[1:])
     again = CropBatches(made_up(10, 20), PLAN, batch_size=4, rank=1, world=2, shards_at_once=2)
     np.testing.assert_array_equal(
-        again._epoch(0), orders[0]
+        again.order.rows(0), orders[0]
     )  # the same for any number of processes
 
 
