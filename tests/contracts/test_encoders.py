@@ -4,14 +4,14 @@ import inspect
 
 import pytest
 import torch
-from builders import ENCODERS
+from builders import ENCODERS, readme_part
 
 from speechssl import config, parts
 from speechssl.errors import UserError
 from speechssl.interfaces import Encoder
 
 MELS = 24
-NAMES = parts.names("encoders")
+NAMES = [*parts.names("encoders"), readme_part("encoders")]
 
 
 def make(name, seed=0):
