@@ -16,9 +16,8 @@ WIDTH, MELS = 32, 20
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> None:
+def seed() -> None:
     torch.manual_seed(0)
-    torch.set_num_threads(1)
 
 
 def small(**options: object) -> ECAPA:
