@@ -80,9 +80,12 @@ def _temporary(path: Path) -> Path:
 def remove_partial(path: str | Path) -> None:
     """Remove the temporary files that dead processes have left while writing `path`."""
     path = Path(path)
-    for left_over in path.parent.glob(f".{glob.escape(path.stem)}.*.partial{path.suffix}"):
-        if _writer_is_dead(left_over):
-            left_over.unlink(missing_ok=True)
+    stem = glob.escape(path.stem)
+    suffix = glob.escape(path.suffix)
+    for pattern in (f".{stem}.*.partial{suffix}", f".{stem}{suffix}.*.part"):
+        for left_over in path.parent.glob(pattern):
+            if _writer_is_dead(left_over):
+                left_over.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path, depth: int = 2) -> None:

@@ -19,7 +19,7 @@ import os
 import sys
 import tarfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -27,11 +27,13 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 import soundfile
 
+from speechssl import processes
 from speechssl.audio import reading
 from speechssl.audio.members import Member
 from speechssl.data.kaldi import report_skipped
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
-from speechssl.errors import UserError
+from speechssl.errors import UserError, writing
+from speechssl.files import write_text
 from speechssl.threads import usable_cores
 
 Format = Literal["flac", "wav"]
@@ -65,39 +67,69 @@ def write_shards(
         jobs: files at a time; all cores if not given.
 
     Raises:
-        UserError: a bad directory, shards that are there already, a store that cannot be written,
-            or no utterance that can be read.
+        UserError: a bad directory, shards of a complete run that are there already, a store that
+            cannot be written, another process that writes, or no utterance that can be read.
     """
     manifest = read_manifest(directory, "all", on_bad="skip")
     out = Path(out)
     target = store or os.path.abspath(out)
-    files, folder = _empty_store(target)
+    with processes.sole_writer_in(out), _local_lock(target, out):
+        return _write_shards(manifest, directory, out, target, format, megabytes, seed, jobs)
+
+
+def _local_lock(target: str, out: Path) -> contextlib.AbstractContextManager[None]:
+    """The lock of a store that is another folder of this machine."""
+    if "://" in target or Path(target).resolve() == out.resolve():
+        return contextlib.nullcontext()
+    return processes.sole_writer_in(target)
+
+
+def _write_shards(
+    manifest: Manifest,
+    directory: str | Path,
+    out: Path,
+    target: str,
+    format: Format,
+    megabytes: int,
+    seed: int,
+    jobs: int | None,
+) -> Manifest:
+    """What `write_shards` does, as the only writer of the directory."""
+    files, folder = _empty_store(target, out)
+    before = _written_at(out)
     order = np.random.default_rng(seed).permutation(len(manifest))
     shards = _Shards(files, folder, target, megabytes * 10**6)
     utterances, skipped = [], [(name, f"bad line: {reason}") for name, reason in manifest.skipped]
     chosen = [manifest.utterances[row] for row in order]
     encode = functools.partial(_encoded, format=format)
+    encoded = _ahead(encode, _progress(chosen), jobs)
     try:
-        for utterance, data in zip(chosen, _ahead(encode, _progress(chosen), jobs), strict=True):
+        for utterance, data in zip(chosen, encoded, strict=True):
             if isinstance(data, str):
                 skipped.append((utterance.id, data))
                 continue
             address = shards.add(utterance, data, format)
             utterances.append(Utterance(utterance.id, address, seconds=utterance.seconds))
         shards.close()
-    except UserError:
-        raise
-    except Exception as error:  # stores have errors of their own
+        if not utterances:
+            raise UserError(f"{directory}: no utterance can be read; the first: {skipped[0][1]}")
+        written = Manifest(sorted(utterances, key=lambda u: u.id), manifest.labels, skipped=skipped)
+        write_manifest(written, out)  # last: a directory without wav.scp is not complete
+    except BaseException as error:
+        encoded.close()
         with contextlib.suppress(Exception):
             shards.close()
-        raise UserError(
+        if _written_at(out) == before:  # else it is complete
+            with contextlib.suppress(Exception):  # what stays, the next run removes
+                _remove_shards(files, folder)
+                _unfinished(out).unlink()
+        if isinstance(error, UserError) or not isinstance(error, Exception):
+            raise
+        raise UserError(  # stores have errors of their own
             f"{target}: cannot be written ({error}); make room, or give another store"
         ) from error
-    if not utterances:
-        raise UserError(f"{directory}: no utterance can be read; the first: {skipped[0][1]}")
-    written = Manifest(sorted(utterances, key=lambda u: u.id), manifest.labels, skipped=skipped)
-    write_manifest(written, out)  # last: a directory without wav.scp is not complete
     left_out = report_skipped(skipped, out)
+    _unfinished(out).unlink()
     hours = written.seconds / 3600
     print(
         f"{out}: {len(written)} utterances, {hours:.2f} h, in {shards.count} shards{left_out}",
@@ -148,13 +180,37 @@ class _Shards:
                 file.write(bytes(2 * tarfile.BLOCKSIZE))  # a tar ends with two empty blocks
 
 
-def _empty_store(target: str) -> tuple[Any, str]:
-    """(file system, folder) of the store; UserError if it cannot be used or holds shards."""
+def _unfinished(out: Path) -> Path:
+    """The file that names the store while its shards are being written."""
+    return out / ".unfinished"
+
+
+def _written_at(out: Path) -> int | None:
+    """When wav.scp, the last file of a complete set, was written."""
+    wav_scp = out / "wav.scp"
+    return wav_scp.stat().st_mtime_ns if wav_scp.exists() else None
+
+
+def _remove_shards(files: Any, folder: str) -> None:
+    for path in files.glob(f"{folder}/shard-*.tar"):
+        files.rm(path)
+
+
+def _empty_store(target: str, out: Path) -> tuple[Any, str]:
+    """(file system, folder) of the store; shards of a run that was killed are removed.
+
+    Raises:
+        UserError: the store cannot be used, or holds the shards of a run that ended.
+    """
     import fsspec
 
+    mark = _unfinished(out)
     try:
         files, folder = fsspec.core.url_to_fs(target)
         files.makedirs(folder, exist_ok=True)
+        if mark.exists() and mark.read_text(encoding="utf-8") == target:
+            (out / "wav.scp").unlink(missing_ok=True)
+            _remove_shards(files, folder)
         there = files.glob(f"{folder}/shard-*.tar")
     except Exception as error:  # each of fsspec's file systems has errors of its own
         detail = " ".join(str(error).split()) or type(error).__name__
@@ -165,6 +221,8 @@ def _empty_store(target: str) -> tuple[Any, str]:
         raise UserError(
             f"{target}: holds {len(there)} shards already; remove them, or give another store"
         )
+    with writing(out):
+        write_text(mark, target)
     return files, folder
 
 
@@ -192,16 +250,19 @@ def _encoded(utterance: Utterance, format: Format) -> bytes | str:
 
 def _ahead(
     encode: Callable[[Utterance], bytes | str], utterances: Iterable[Utterance], jobs: int | None
-) -> Iterator[bytes | str]:
+) -> Generator[bytes | str, None, None]:
     """`encode` of each, in order, a bounded number ahead of whoever takes them."""
     waiting: deque[Future[bytes | str]] = deque()
-    with ThreadPoolExecutor(max(1, jobs or usable_cores())) as pool:
+    pool = ThreadPoolExecutor(max(1, jobs or usable_cores()))
+    try:
         for utterance in utterances:
             waiting.append(pool.submit(encode, utterance))
             if len(waiting) > _AHEAD:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _progress(utterances: list[Utterance]) -> Iterable[Utterance]:

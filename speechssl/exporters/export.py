@@ -11,6 +11,7 @@ from speechssl.exporters.waveforms import compare
 from speechssl.files import model_folder
 from speechssl.interfaces import Exporter
 from speechssl.model import Model
+from speechssl.processes import sole_writer_in
 
 
 def export(model: str | Path, to: str, out: str | Path) -> Path:
@@ -33,8 +34,7 @@ def export(model: str | Path, to: str, out: str | Path) -> Path:
     out = Path(out)
     _check_target(out, Path(model))
     loaded = Model.load(model)
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
+    with sole_writer_in(out), writing(out):
         run = exporter(loaded, out)
     if run is None:
         print(f"{out}: not compared with the model: no runtime is installed", file=sys.stderr)

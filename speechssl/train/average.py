@@ -12,6 +12,7 @@ from speechssl import config
 from speechssl.errors import UserError
 from speechssl.files import RunFolder
 from speechssl.model import Model, load_state
+from speechssl.processes import sole_writer_in
 from speechssl.train.checkpoint import snapshots, step_of
 
 
@@ -51,7 +52,8 @@ def average(
     target = folder.path / f"model-average{len(paths)}"
     if out is not None:
         target = Path(out)
-    model.save(target)
+    with sole_writer_in(target):
+        model.save(target)
     return target
 
 

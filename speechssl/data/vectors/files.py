@@ -28,6 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from speechssl.data.vectors.kaldi import Row, pack_vector, read_ark, read_scp, read_text
 from speechssl.errors import UserError, writing
+from speechssl.files import remove_partial
 
 Vectors = tuple[NDArray[np.str_], NDArray[np.float32]]
 SUFFIXES = (".npz", ".ark", ".scp", ".parquet")
@@ -132,6 +133,8 @@ def _sink(path: str) -> _Sink:
     suffix = _suffix(file)
     with writing(path):
         file.parent.mkdir(parents=True, exist_ok=True)
+        for sibling in (file, file.with_suffix(".ark"), file.with_suffix(".scp")):
+            remove_partial(sibling)
         if suffix == ".npz":
             return _Npz(file)
         return _Parquet(file) if suffix == ".parquet" else _Ark(file)
