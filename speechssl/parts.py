@@ -115,20 +115,29 @@ def refuse_outside_code(written: Any, allow_code: Collection[str], where: str | 
     Raises:
         UserError: a ``name: package.module:Class`` of another package.
     """
+    for package in sorted(outside_packages(written) - set(allow_code)):
+        raise UserError(
+            f"{where}: names code outside speechssl, in {package[:40]!r}; a folder runs none. If you"
+            f" trust that installed package: --allow-code {package[:40]}"
+        )
+
+
+def outside_packages(written: Any) -> set[str]:
+    """Return the packages outside this one whose parts a configuration names.
+
+    Those that the user's own configuration names may be named by what a run of it has saved.
+    """
+    packages: set[str] = set()
     if isinstance(written, Mapping):
         name = written.get("name")
         if isinstance(name, str) and ":" in name:
-            package = name.partition(":")[0].partition(".")[0]
-            if package not in allow_code:
-                raise UserError(
-                    f"{where}: names code of its own, {name[:80]!r}; a folder runs none. If you trust"
-                    f" the installed package {package[:40]!r}: --allow-code {package[:40]}"
-                )
+            packages.add(name.partition(":")[0].partition(".")[0])
         for inner in written.values():
-            refuse_outside_code(inner, allow_code, where)
+            packages |= outside_packages(inner)
     elif isinstance(written, list | tuple):
         for inner in written:
-            refuse_outside_code(inner, allow_code, where)
+            packages |= outside_packages(inner)
+    return packages
 
 
 def check(folder: str, section: Mapping[str, Any] | str, where: str) -> dict[str, Any]:

@@ -178,7 +178,7 @@ def test_code_outside_the_package_needs_the_users_word(tmp_path, monkeypatch):
     Model({}, settings).save(tmp_path / "model")  # what a user writes himself is built
     with pytest.raises(UserError, match="--allow-code outside_encoder"):
         Model.load(tmp_path / "model")
-    with pytest.raises(UserError, match="names code of its own"):
+    with pytest.raises(UserError, match="names code outside speechssl"):
         Model.load(tmp_path / "model", allow_code=["outside"])
     loaded = Model.load(tmp_path / "model", allow_code=["outside_encoder"])
     assert type(loaded.encoder).__name__ == "Mine"

@@ -24,10 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--until", type=int, metavar="STEP", help="no snapshot after this step (default: the last)"
     )
     flags.add_out(parser, "the model folder to write (default: RUN/model-averageN)")
+    flags.add_allow_code(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the averaged model and print its folder."""
     from speechssl.train.average import average
 
-    print(average(args.run_folder, args.last, args.out, args.until))
+    print(average(args.run_folder, args.last, args.out, args.until, allow_code=args.allow_code))

@@ -50,21 +50,21 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
         ),
     )
     parser.add_argument(
-        "--smallest",
+        "--min-cluster-size",
         type=int,
         default=1,
         metavar="N",
         help="leave out clusters of fewer utterances (default: 1)",
     )
     parser.add_argument(
-        "--largest",
+        "--max-cluster-size",
         type=int,
         default=0,
         metavar="N",
         help="leave out clusters of more utterances (default: 0, no limit)",
     )
     parser.add_argument(
-        "--share",
+        "--keep-fraction",
         type=float,
         default=1.0,
         metavar="S",
@@ -87,9 +87,9 @@ def run(args: argparse.Namespace) -> None:
         reference = read_values(args.reference, "spk")
     filters = {
         "pca": args.pca,
-        "smallest": args.smallest,
-        "largest": args.largest,
-        "share": args.share,
+        "min_cluster_size": args.min_cluster_size,
+        "max_cluster_size": args.max_cluster_size,
+        "keep_fraction": args.keep_fraction,
     }
     with sole_writer_in(args.out):
         ids, labels, figures = clusters.cluster(

@@ -66,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_seed(parser)
     flags.add_device(parser)
     flags.add_precision(parser)
+    flags.add_allow_code(parser)
     flags.add_out(parser, "folder for diagnostics.json and spectrum.png, or ranking.json")
 
 
@@ -161,7 +162,7 @@ def _embed(args: argparse.Namespace, folder: Path, plan: Plan) -> NDArray[np.flo
     from speechssl.embed import load
     from speechssl.embed.views import embed_views
 
-    return embed_views(load(folder, args.device, args.precision), plan)
+    return embed_views(load(folder, args.device, args.precision, allow_code=args.allow_code), plan)
 
 
 def _untrained_model(folder: Path) -> Path | None:

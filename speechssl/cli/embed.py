@@ -83,6 +83,7 @@ def _add_policy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-pipes", action="store_true", help="run the shell pipes in a wav.scp"
     )
+    flags.add_allow_code(parser)
     parser.add_argument(
         "--resume", action="store_true", help="continue an interrupted run (FILE.parts)"
     )
@@ -130,6 +131,7 @@ def run(args: argparse.Namespace) -> None:
         every=args.every,
         layer=args.layer,
         network=args.network,
+        allow_code=tuple(args.allow_code),
     )
     if summary is not None:
         print(summary, file=sys.stderr)

@@ -22,10 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"one of {', '.join(formats)} (`speechssl list exporters`)",
     )
     flags.add_out(parser, "the folder to write", required=True)
+    flags.add_allow_code(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the folder and print its path."""
     from speechssl.exporters.export import export
 
-    print(export(args.model, args.to, args.out))
+    print(export(args.model, args.to, args.out, allow_code=args.allow_code))

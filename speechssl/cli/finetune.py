@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_class_weight(parser)
     flags.add_precision(parser)
     flags.add_device(parser)
+    flags.add_allow_code(parser)
     flags.add_replicates(parser)
     flags.add_seed(parser)
     parser.add_argument(
@@ -112,7 +113,7 @@ def _finetune(args: argparse.Namespace) -> None:
     for directory in args.data:
         utterances.extend(read_manifest(directory))
     measured = finetune.finetune(
-        load_model(args.model),
+        load_model(args.model, allow_code=args.allow_code),
         utterances,
         read_values(args.labels, "label"),
         read_values(args.groups, "spk"),

@@ -52,6 +52,18 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL", help="a model folder or a run folder")
 
 
+def add_allow_code(parser: argparse.ArgumentParser) -> None:
+    """Add ``--allow-code``, the user's word for parts outside this package."""
+    parser.add_argument(
+        "--allow-code",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="build parts of this installed package where the model's folder names them (may be"
+        " repeated; default: none, a folder runs no code of its own)",
+    )
+
+
 def add_model_name(parser: argparse.ArgumentParser) -> None:
     """Add ``--model``, which names the embeddings in the results."""
     parser.add_argument(

@@ -66,30 +66,35 @@ def confidences(rows: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray
     return cosines
 
 
-def check_filter(smallest: int, largest: int, share: float) -> None:
+def check_filter(min_cluster_size: int, max_cluster_size: int, keep_fraction: float) -> None:
     """Raise UserError for numbers that `filtered` cannot use."""
-    if smallest < 1 or (largest and largest < smallest) or not 0 < share <= 1:
+    if (
+        min_cluster_size < 1
+        or (max_cluster_size and max_cluster_size < min_cluster_size)
+        or not 0 < keep_fraction <= 1
+    ):
         raise UserError(
-            f"cluster: smallest={smallest}, largest={largest}, share={share:g}: give 1 <= smallest"
-            " <= largest and a share above 0, up to 1"
+            f"cluster: min_cluster_size={min_cluster_size}, max_cluster_size={max_cluster_size},"
+            f" keep_fraction={keep_fraction:g}: give 1 <= min_cluster_size <= max_cluster_size and a"
+            " keep_fraction above 0, up to 1"
         )
 
 
 def filtered(
     labels: NDArray[np.int64],
     confidence: NDArray[np.float32],
-    smallest: int = 1,
-    largest: int = 0,
-    share: float = 1.0,
+    min_cluster_size: int = 1,
+    max_cluster_size: int = 0,
+    keep_fraction: float = 1.0,
 ) -> NDArray[np.int64]:
     """Leave out clusters by their size, and the least confident members of the others.
 
     Args:
         labels: (N,) clusters, -1 for outliers.
         confidence: (N,), see `confidences`.
-        smallest: fewest members of a cluster, before ``share``.
-        largest: most members of a cluster, before ``share``; 0: any number.
-        share: of each cluster's members, the most confident ones, that stays (at least one).
+        min_cluster_size: fewest members of a cluster, before ``keep_fraction``.
+        max_cluster_size: most members of a cluster, before ``keep_fraction``; 0: any number.
+        keep_fraction: of each cluster's members, the most confident ones, that stays (at least one).
 
     Returns:
         (N,) clusters, -1 for what is left out; those that remain are numbered from 0.
@@ -97,30 +102,30 @@ def filtered(
     Raises:
         UserError: impossible numbers.
     """
-    check_filter(smallest, largest, share)
+    check_filter(min_cluster_size, max_cluster_size, keep_fraction)
     kept = labels.copy()
     sizes = np.bincount(labels[labels >= 0], minlength=1)
-    too_small_or_large = sizes < smallest
-    if largest:
-        too_small_or_large |= sizes > largest
+    too_small_or_large = sizes < min_cluster_size
+    if max_cluster_size:
+        too_small_or_large |= sizes > max_cluster_size
     kept[(labels >= 0) & too_small_or_large[labels.clip(min=0)]] = -1
-    if share < 1:
-        kept[_least_confident(kept, confidence, share)] = -1
+    if keep_fraction < 1:
+        kept[_least_confident(kept, confidence, keep_fraction)] = -1
     _, renumbered = np.unique(kept[kept >= 0], return_inverse=True)
     kept[kept >= 0] = renumbered
     return kept
 
 
 def _least_confident(
-    labels: NDArray[np.int64], confidence: NDArray[np.float32], share: float
+    labels: NDArray[np.int64], confidence: NDArray[np.float32], keep_fraction: float
 ) -> NDArray[np.intp]:
-    """Return the rows beyond the most confident ``share`` of each cluster."""
+    """Return the rows beyond the most confident ``keep_fraction`` of each cluster."""
     order = np.lexsort((-confidence, labels))  # by cluster, the most confident first
     ordered = labels[order]
     first_of_cluster = np.searchsorted(ordered, ordered)
     place = np.arange(len(ordered)) - first_of_cluster
     counts = np.bincount(ordered[ordered >= 0], minlength=1)
-    limits = np.maximum(1, np.ceil(share * counts)).astype(int)
+    limits = np.maximum(1, np.ceil(keep_fraction * counts)).astype(int)
     beyond = place >= limits[ordered.clip(min=0)]
     rows: NDArray[np.intp] = order[(ordered >= 0) & beyond]
     return rows

@@ -17,22 +17,36 @@ RECEIVERS = ("both", "student", "teacher")
 
 
 class Augmenter(Protocol):
-    """What the data set asks of an augmentation (`speechssl.augment.augment.Augment` is one)."""
+    """What the data set asks of an augmentation (`speechssl.augment.augment.Augment` is one).
+
+    Attributes:
+        context_samples: samples before a crop that it needs for the reverberation.
+        speed: factors of which one is drawn for an utterance.
+    """
 
     context_samples: int
     speed: tuple[float, ...]
 
     def draw(
         self, rng: np.random.Generator, count: int, samples: int, level: str = "full"
-    ) -> np.ndarray: ...
+    ) -> np.ndarray:
+        """Draw what to do with `count` crops of `samples` samples, (count,) records."""
+        ...
 
-    def apply(self, waves: Tensor, plan: np.ndarray, context: int = 0) -> Tensor: ...
+    def apply(self, waves: Tensor, plan: np.ndarray, context: int = 0) -> Tensor:
+        """Augment crops (..., context + T) as drawn, and return (..., T)."""
+        ...
 
 
 @dataclass(frozen=True)
 class CropSpec:
-    """One group of the crop plan: `count` crops of `seconds`, augmented at level `augment`, seen by
-        `to`.
+    """One group of the crop plan: crops of one length.
+
+    Args:
+        count: crops of each utterance.
+        seconds: length of a crop.
+        augment: level of augmentation, one of `LEVELS`.
+        to: the network that sees them, one of `RECEIVERS`.
 
     Raises:
         UserError: a count below 1, a length outside 0.05..600 s, or an unknown level or receiver.
@@ -46,8 +60,8 @@ class CropSpec:
     def __post_init__(self) -> None:
         if self.count < 1 or not 0.05 <= self.seconds <= 600:
             raise UserError(
-                f"crops: count={self.count}, seconds={self.seconds:g} is no group of crops; "
-                "give count >= 1 and seconds within 0.05..600"
+                f"crops: count={self.count}, seconds={self.seconds:g}: count must be at least 1,"
+                " and seconds between 0.05 and 600"
             )
         if self.augment not in LEVELS or self.to not in RECEIVERS:
             raise UserError(
@@ -57,7 +71,7 @@ class CropSpec:
 
 
 def parse_plan(groups: Sequence[Mapping[str, Any]]) -> list[CropSpec]:
-    """The crop plan from a configuration: a list of {count, seconds, augment, to}.
+    """Return the crop plan of a configuration, a list of {count, seconds, augment, to}.
 
     Raises:
         UserError: an empty plan, an unknown or missing key, or a nonsensical value.
@@ -84,7 +98,7 @@ class Batch:
         indices: (B,) int64, places of the utterances in the list that the data set was given.
         skipped: (id, reason) of the utterances that could not be read and were replaced.
         plans: with augmentation left to the device, what `Augment.apply` is to do with each group;
-            None = done.
+            None if it is done.
         context: samples of left context that `apply` is to cut.
     """
 
@@ -96,15 +110,17 @@ class Batch:
     context: int = 0
 
     def pin_memory(self) -> Batch:
-        """Page-locked copies of the crops (the loader calls this)."""
+        """Move the crops to page-locked memory and return the batch (torch's loader calls this)."""
         self.groups = [group.pin_memory() for group in self.groups]
         return self
 
     def on(self, device: torch.device | str, augment: Augmenter | None = None) -> list[Tensor]:
-        """The finished crops, (count, B, T) each, on a device; augmented there if that was left to
-        it.
+        """Return the finished crops, (count, B, T) for each group, on a device.
+
+        They are augmented there if that was left to it.
 
         Args:
+            device: where to.
             augment: the data set's augmentation with its banks on `device` (`Augment.to`); needed
                 with `plans`.
         """

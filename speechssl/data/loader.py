@@ -13,40 +13,48 @@ from speechssl.data.crops import Batch
 from speechssl.errors import UserError
 from speechssl.threads import usable_cores
 
-_FEW = 200  # utterances before the share of unreadable ones is judged
+_MIN_JUDGED = 200  # utterances before the share of unreadable ones is judged
 
 
 def worker_count(workers: int = -1, ranks: int = 1, cuda: bool | None = None) -> int:
-    """Loader processes for each rank; -1 chooses from the cores that this process may use.
+    """Return the number of loader processes for each rank.
 
     Args:
+        workers: that number, or -1 to choose it from the cores that this process may use.
         ranks: training processes on this machine, which share its cores.
         cuda: whether the encoder runs on a GPU (None: as torch finds). On a CPU the encoder needs
-            the cores:
-            one in four goes to loading, and at least one process does, so that reading overlaps
-            with training.
+            the cores: one in four goes to loading, and at least one process does, so that reading
+            overlaps with training.
     """
     if workers >= 0:
         return workers
+    if cuda is None:
+        cuda = torch.cuda.is_available()
     share = max(1, usable_cores() // ranks)
-    if torch.cuda.is_available() if cuda is None else cuda:
+    if cuda:
         return max(1, min(16, share - 1))
     return max(1, share // 4)
 
 
 class Loader:
-    """Iterates over the batches of steps start..stop-1, prefetched by worker processes.
+    """Iterates over batches that worker processes prepare ahead.
+
+    Args:
+        loader: torch's loader of them.
+        timeout: seconds after which it gives up, for the message.
 
     Attributes:
         errors: the utterances that could not be read so far.
 
-    Raises (while iterating):
-        UserError: a worker met one, was killed, or gave no batch for `timeout` seconds; or more
-            than 5 % of at least 200 utterances could not be read.
+    Raises:
+        UserError: while iterating, if a worker met one, was killed, or gave no batch for `timeout`
+            seconds, or if more than 5 % of at least 200 utterances could not be read.
     """
 
     def __init__(self, loader: DataLoader[Batch], timeout: float) -> None:
-        self.loader, self.timeout, self.errors = loader, timeout, ReadErrors()
+        self.loader = loader
+        self.timeout = timeout
+        self.errors = ReadErrors()
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -63,17 +71,24 @@ class Loader:
             lines = [line for line in str(error).splitlines() if line.strip()]
             raise UserError(lines[-1].rpartition("UserError: ")[2]) from None
         except RuntimeError as error:
-            if "timed out" in str(error):
-                raise UserError(
-                    f"data: no batch for {self.timeout:g} s; is the disk reachable? If it is slow,"
-                    " raise the loader's time-out or the number of workers"
-                ) from None
-            if "exited unexpectedly" in str(error) or "killed by signal" in str(error):
-                raise UserError(
-                    "data: a loader worker was killed (out of memory, or of shared memory in"
-                    " /dev/shm?); lower train.workers or the batch size"
-                ) from None
-            raise
+            reason = self._reason(str(error))
+            if not reason:
+                raise
+            raise UserError(reason) from None
+
+    def _reason(self, message: str) -> str:
+        """Return what a RuntimeError of torch's loader means, or "" if it is another one."""
+        if "timed out" in message:
+            return (
+                f"data: no batch for {self.timeout:g} s; is the disk reachable? If it is slow,"
+                " raise the loader's time-out or the number of workers"
+            )
+        if "exited unexpectedly" in message or "killed by signal" in message:
+            return (
+                "data: a loader worker was killed (out of memory, or of shared memory in"
+                " /dev/shm?); lower train.workers or the batch size"
+            )
+        return ""
 
 
 def make_loader(
@@ -84,9 +99,12 @@ def make_loader(
     timeout: float = 300.0,
     ranks: int = 1,
 ) -> Loader:
-    """Batches of steps start_step..steps-1, in order.
+    """Return a loader of the batches of steps start_step..steps-1, in order.
 
     Args:
+        dataset: gives the batch of a step.
+        start_step: first step.
+        steps: the step behind the last one.
         workers: processes; 0 reads in this one (without a time-out); -1: see `worker_count`.
         timeout: seconds without a batch before the run is stopped with a message.
         ranks: training processes on this machine.
@@ -112,16 +130,23 @@ def _begin_worker(_number: int) -> None:
 
 
 class ReadErrors:
-    """Counts the utterances that could not be read, in the process that trains (the data set itself
-    keeps nothing).
+    """Counts the utterances that could not be read, in the process that trains.
+
+    (The data set lives in the workers, and keeps nothing.)
+
+    Args:
+        limit: share of unreadable utterances at which training stops.
 
     Attributes:
         read: utterances asked for.
+        misses: how many of them could not be read.
         failed: id -> reason, of those that could not be read.
     """
 
     def __init__(self, limit: float = 0.05) -> None:
-        self.limit, self.read, self.misses = limit, 0, 0
+        self.limit = limit
+        self.read = 0
+        self.misses = 0
         self.failed: dict[str, str] = {}
 
     def state(self) -> dict[str, Any]:
@@ -135,13 +160,15 @@ class ReadErrors:
         self.failed = dict(state["failed"])
 
     def add(self, batch: Batch) -> None:
-        """Count a batch. Raises UserError once more than `limit` (a share) of at least 200
-        utterances failed.
+        """Count a batch.
+
+        Raises:
+            UserError: more than `limit` of at least 200 utterances could not be read.
         """
         self.read += len(batch.indices)
         self.misses += len(batch.skipped)
         self.failed.update(batch.skipped)
-        if self.read >= _FEW and self.misses > self.limit * self.read:
+        if self.read >= _MIN_JUDGED and self.misses > self.limit * self.read:
             name, reason = next(iter(self.failed.items()))
             raise UserError(
                 f"data: {self.misses} of {self.read} utterances cannot be read, the first {name}:"

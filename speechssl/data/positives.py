@@ -1,5 +1,4 @@
-"""Bootstrapped positives: another utterance of the same pseudo-cluster stands in for a crop of
-    one's own.
+"""Bootstrapped positives: a crop of another utterance of the same pseudo-cluster.
 
 In the manner of SSPS (self-supervised positive sampling, Lepage and Dehak): two crops of one
 utterance share its channel and its words, so a model may match those. A crop of another recording
@@ -20,12 +19,16 @@ from speechssl.errors import UserError
 
 
 class Positives:
-    """Partners of utterances.
+    """Draws partners of utterances.
 
     Args:
         file: lines `utterance cluster`. Utterances that it does not name have no partner.
         utterances: the training set, in the order of its rows.
         probability: with which an utterance that has a partner takes one.
+
+    Attributes:
+        cluster: (N,) int64, the cluster of each row, or -1.
+        recording: (N,) int64, the recording of each row.
 
     Raises:
         UserError: the file is missing or broken, names none of the utterances, or no cluster has
@@ -36,21 +39,19 @@ class Positives:
         self, file: str | Path, utterances: Sequence[Utterance], probability: float
     ) -> None:
         if not 0.0 <= probability <= 1.0:
-            raise UserError(f"data.positives_prob: {probability:g} is no probability; give 0 to 1")
-        clusters = read_mapping(file)
-        known = sorted(set(clusters.values()))
-        place = {cluster: number for number, cluster in enumerate(known)}
-        self.cluster = np.array(
-            [place.get(clusters.get(u.id, ""), -1) for u in utterances], dtype=np.int64
-        )
-        paths = {
-            path: number for number, path in enumerate(dict.fromkeys(u.path for u in utterances))
-        }
-        self.recording = np.array([paths[u.path] for u in utterances], dtype=np.int64)
+            raise UserError(f"data.positives_prob: {probability:g}; it must be between 0 and 1")
         self.probability = probability
+        cluster_of = read_mapping(file)
+        names = sorted(set(cluster_of.values()))
+        number_of = {name: number for number, name in enumerate(names)}
+        clusters = [number_of.get(cluster_of.get(u.id, ""), -1) for u in utterances]
+        self.cluster = np.array(clusters, dtype=np.int64)
+        paths = dict.fromkeys(utterance.path for utterance in utterances)
+        recording_of = {path: number for number, path in enumerate(paths)}
+        self.recording = np.array([recording_of[u.path] for u in utterances], dtype=np.int64)
         # members of cluster c: order[bounds[c]:bounds[c + 1]]
         self.order = np.argsort(self.cluster, kind="stable")
-        self.bounds = np.searchsorted(self.cluster[self.order], np.arange(len(known) + 1))
+        self.bounds = np.searchsorted(self.cluster[self.order], np.arange(len(names) + 1))
         if not (np.diff(self.bounds) > 1).any():
             raise UserError(
                 f"data.positives: no cluster of {file} has two of the {len(utterances)} training"
@@ -58,13 +59,21 @@ class Positives:
             )
 
     def partner(self, row: int, rng: np.random.Generator) -> int | None:
-        """Another row of the same cluster, from another recording if there is one; None where there
-        is none or it is not this one's turn.
+        """Draw a positive for `row` from its pseudo-cluster.
+
+        Recordings other than the row's own are preferred.
+
+        Returns:
+            Row of the partner, or None if the cluster has no other member or the draw
+            (`probability`) says no.
         """
         if rng.random() >= self.probability or self.cluster[row] < 0:
             return None
         cluster = int(self.cluster[row])
         members = self.order[self.bounds[cluster] : self.bounds[cluster + 1]]
         others = members[self.recording[members] != self.recording[row]]
-        others = others if len(others) else members[members != row]
-        return int(rng.choice(others)) if len(others) else None
+        if not len(others):
+            others = members[members != row]
+        if not len(others):
+            return None
+        return int(rng.choice(others))

@@ -72,9 +72,9 @@ def cluster(
     clusterer: Any,
     *,
     pca: float = 0.0,
-    smallest: int = 1,
-    largest: int = 0,
-    share: float = 1.0,
+    min_cluster_size: int = 1,
+    max_cluster_size: int = 0,
+    keep_fraction: float = 1.0,
     reference: Mapping[str, str] | None = None,
 ) -> tuple[list[str], Labels, dict[str, Any]]:
     """Cluster a file of embeddings.
@@ -83,9 +83,9 @@ def cluster(
         embeddings: the file.
         clusterer: has ``fit_predict``.
         pca: see ``clustering.steps.prepared``.
-        smallest: see ``clustering.steps.filtered``, as for ``largest`` and ``share``.
-        largest: as above.
-        share: as above.
+        min_cluster_size: fewest members of a cluster (``clustering.steps.filtered``).
+        max_cluster_size: most members of a cluster; 0: any number.
+        keep_fraction: of each cluster's members, the most confident ones, that stays.
         reference: utterance -> true class, to judge the clusters only.
 
     Returns:
@@ -99,7 +99,7 @@ def cluster(
     ids, matrix = read_vectors(embeddings)
     names = ids.tolist()
     check_memory(clusterer, len(matrix))
-    check_filter(smallest, largest, share)
+    check_filter(min_cluster_size, max_cluster_size, keep_fraction)
     if reference is not None:
         _check_reference(names, reference)
     if not np.isfinite(matrix).all():
@@ -108,7 +108,9 @@ def cluster(
     started_at = time.perf_counter()
     labels = _fit_predict(clusterer, rows)
     seconds = time.perf_counter() - started_at
-    labels = filtered(labels, confidences(rows, labels), smallest, largest, share)
+    labels = filtered(
+        labels, confidences(rows, labels), min_cluster_size, max_cluster_size, keep_fraction
+    )
     figures = evaluate(names, rows, labels, reference)
     return names, labels, {"seconds": round(seconds, 2), **figures}
 
@@ -203,7 +205,8 @@ def evaluate(
     kept = labels >= 0
     if not kept.any():
         raise UserError(
-            "cluster: nothing is left after filtering; relax smallest, largest or share"
+            "cluster: nothing is left after filtering; relax min_cluster_size, max_cluster_size or"
+            " keep_fraction"
         )
     sizes = np.bincount(labels[kept])
     sizes = sizes[sizes > 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from speechssl import parts
@@ -14,13 +15,16 @@ from speechssl.model import Model
 from speechssl.processes import sole_writer_in
 
 
-def export(model: str | Path, to: str, out: str | Path) -> Path:
+def export(
+    model: str | Path, to: str, out: str | Path, *, allow_code: Collection[str] = ()
+) -> Path:
     """Write a model for other programs, and compare the embeddings with those of the model.
 
     Args:
         model: a model folder or a run folder.
         to: format, a part of `exporters/`.
         out: folder to write.
+        allow_code: packages outside this one whose parts the model's folder may name.
 
     Returns:
         The folder. The result of the comparison is printed on standard error.
@@ -33,7 +37,7 @@ def export(model: str | Path, to: str, out: str | Path) -> Path:
     exporter: Exporter = parts.find("exporters", to)
     out = Path(out)
     _check_target(out, Path(model))
-    loaded = Model.load(model)
+    loaded = Model.load(model, allow_code=allow_code)
     with sole_writer_in(out), writing(out):
         run = exporter(loaded, out)
     if run is None:

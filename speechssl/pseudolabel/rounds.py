@@ -89,6 +89,7 @@ class Rounds:
             model,
             data,
             target,
+            allow_code=tuple(self.settings.allow_code or ()),
             device=self.device,
             precision=self.settings.precision,
             jobs=self.settings.processes,
@@ -103,9 +104,9 @@ class Rounds:
             folder.embeddings,
             self.clusterer,
             pca=self.settings.pca,
-            smallest=self.settings.min_cluster_size,
-            largest=self.settings.max_cluster_size,
-            share=self.settings.keep_fraction,
+            min_cluster_size=self.settings.min_cluster_size,
+            max_cluster_size=self.settings.max_cluster_size,
+            keep_fraction=self.settings.keep_fraction,
         )
         about = {"clusterer": self.clusterer_settings, **figures}
         clusters.write(folder.clusters, ids, labels, about)
@@ -139,7 +140,9 @@ class Rounds:
         start = self._initial_model(number)
         if start is not None:
             overrides.append(f"train.init={json.dumps(start)}")
-            overrides += model_overrides(Model.load(start))
+            overrides += model_overrides(
+                Model.load(start, allow_code=self.settings.allow_code or ())
+            )
         self._train(self.settings.train, number, run, overrides)
         return run.model.path
 
@@ -157,7 +160,9 @@ class Rounds:
         overrides = [
             *(self.settings.large_margin_overrides or ()),
             f"train.init_method={json.dumps(str(folder.run.path))}",
-            *model_overrides(Model.load(folder.run.model.path)),
+            *model_overrides(
+                Model.load(folder.run.model.path, allow_code=self.settings.allow_code or ())
+            ),
         ]
         self._train(str(self.settings.large_margin), number, folder.large_margin, overrides)
         return folder.large_margin.model.path
@@ -192,7 +197,7 @@ class Rounds:
 
     def keep(self, folder: Path, labels_used: Sequence[str]) -> None:
         """Save the chosen model into OUT/model, with the labels that helped to choose it."""
-        model = Model.load(folder)
+        model = Model.load(folder, allow_code=self.settings.allow_code or ())
         used = list(labels_used)
         before = model.about.get("labels_used", "not known")
         if before != "none":

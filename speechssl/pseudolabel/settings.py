@@ -48,6 +48,7 @@ class PseudoLabelSettings:
         precision, readers: of embedding.
         processes: that embed and train together, each with a GPU of its own where there
             are GPUs.
+        allow_code: packages outside this one whose parts the start's folder may name.
     """
 
     start: str
@@ -69,6 +70,7 @@ class PseudoLabelSettings:
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     readers: int = 2
     processes: int = 1
+    allow_code: list[str] | None = None
 
     RENAMED: ClassVar[dict[str, str]] = {
         "smallest": "min_cluster_size",
@@ -105,7 +107,10 @@ def read_settings(path: str, overrides: Sequence[str] = ()) -> PseudoLabelSettin
         )
     if settings.heldout:
         read_trials(Path(settings.heldout) / "trials")
-    start = [*model_overrides(Model.load(settings.start)), "data.train=[later]"]
+    start = [
+        *model_overrides(Model.load(settings.start, allow_code=settings.allow_code or ())),
+        "data.train=[later]",
+    ]
     resolve(str(conf.locate(settings.train)), [*(settings.overrides or ()), *start])
     if settings.large_margin:
         resolve(

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from speechssl import config
 from speechssl.errors import UserError
 from speechssl.evaluation.verification import measures
 from speechssl.files import model_folder
@@ -86,11 +85,11 @@ def _describe(path: str) -> Row:
         UserError: the folder is damaged.
     """
     folder = model_folder(path)
-    if not folder.weights.is_file():
+    if folder.existing() is None:
         return {}
-    about = config.read(folder.config).get("about", {})
     try:
-        return _described(Model.load(path), about)
+        model = Model.load(path)
+        return _described(model, model.about)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"report: {folder.config} is damaged ({error})") from error
 

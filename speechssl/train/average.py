@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from speechssl import config
+from speechssl import foreign_yaml
 from speechssl.errors import UserError
 from speechssl.files import RunFolder
-from speechssl.model import Model, load_state
+from speechssl.model import Model, load_state, read_saved_config
 from speechssl.processes import sole_writer_in
 from speechssl.train.checkpoint import snapshots, step_of
 
 
 def average(
-    run: str | Path, last: int = 10, out: str | Path | None = None, until: int | None = None
+    run: str | Path,
+    last: int = 10,
+    out: str | Path | None = None,
+    until: int | None = None,
+    *,
+    allow_code: Collection[str] = (),
 ) -> Path:
     """Average the encoders of the last snapshots of a run into a model folder.
 
@@ -27,6 +32,7 @@ def average(
         out: model folder; None: ``RUN/model-averageN``.
         until: leave out snapshots after this step; ``last=1, until=500`` gives the
             model as it was after 500 steps.
+        allow_code: packages outside this one whose parts the run's folder may name.
 
     Returns:
         The model folder.
@@ -45,8 +51,8 @@ def average(
             f"average: no snapshots{bound} in {folder.snapshots}; give a run folder of 'speechssl"
             " train' (train.save_every and train.keep say which there are)"
         )
-    written = config.read(folder.config)
-    about = config.read(folder.about) | {"averaged": [path.stem for path in paths]}
+    written = read_saved_config(folder.config, allow_code)
+    about = foreign_yaml.read(folder.about) | {"averaged": [path.stem for path in paths]}
     model = Model.from_config(written, about)
     model.encoder.load_state_dict(mean_state([load_state(path) for path in paths]))
     target = folder.path / f"model-average{len(paths)}"

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from speechssl.augment.augment import Augment
-from speechssl.data.dataset import CropBatches, CropSpec
+from speechssl.data.crops import CropSpec
+from speechssl.data.dataset import CropBatches
 from speechssl.data.kaldi import read_mapping
 from speechssl.data.manifest import Utterance, read_manifest
 from speechssl.data.positives import Positives

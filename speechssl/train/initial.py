@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from speechssl import parts
 from speechssl.errors import UserError
 from speechssl.files import RunFolder
 from speechssl.interfaces import Method
@@ -20,7 +21,7 @@ def load_encoder(model: Model, folder: str) -> None:
     Raises:
         UserError: features or encoder differ from those that are configured.
     """
-    trained = Model.load(folder, allow_code=_outside_packages(model))
+    trained = Model.load(folder, allow_code=parts.outside_packages(model.settings))
     if trained.settings["features"] != model.settings["features"]:
         raise UserError(
             f"train.init: the model in {folder} has other features than section features; copy that"
@@ -33,19 +34,6 @@ def load_encoder(model: Model, folder: str) -> None:
             f"train.init: the encoder in {folder} is not the one configured"
             f" ({_last_line(error)}); copy section encoder from its config.yaml"
         ) from error
-
-
-def _outside_packages(model: Model) -> list[str]:
-    """Return the packages of parts that the user's own configuration names.
-
-    A model that was trained with the same parts may name them, too.
-    """
-    packages = []
-    for section in model.settings.values():
-        module, colon, _ = section["name"].partition(":")
-        if colon:
-            packages.append(module.partition(".")[0])
-    return packages
 
 
 def load_method(method: Method, folder: str) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from speechssl import config
+from speechssl import config, foreign_yaml, parts
 from speechssl.data.manifest import Utterance
 from speechssl.errors import UserError
 from speechssl.files import RunFolder
+from speechssl.model import read_saved_config
 from speechssl.train.about import class_digests, fingerprint
-from speechssl.train.settings import TrainingConfig, with_new_names, with_train
+from speechssl.train.settings import TrainingConfig, complete, with_new_names, with_train
 
 
 def same_settings(
@@ -30,9 +31,7 @@ def same_settings(
     Raises:
         UserError: they differ from those that the run was started with.
     """
-    before = with_new_names(config.read(folder.config))
-    if before["train"].get("threads") == -1:  # written by versions without `auto`
-        before["train"]["threads"] = "auto"
+    before = _settings_before(folder, parts.outside_packages(config.thaw(asked)))
     if keep_steps:
         asked = with_train(asked, steps=before["train"]["steps"], epochs=None)
     if asked.train.precision == "auto":
@@ -40,6 +39,19 @@ def same_settings(
     for section, now in config.thaw(asked).items():
         _refuse_change(folder, section, before.get(section), now)
     return asked
+
+
+def _settings_before(folder: RunFolder, allow_code: Collection[str]) -> dict[str, Any]:
+    """Return the settings of a run as it saved them, with today's names and defaults.
+
+    A setting that came later has its default: it is what the run was made with.
+    """
+    written = with_new_names(read_saved_config(folder.config, allow_code))
+    train = written.get("train")
+    if isinstance(train, dict) and train.get("threads") == -1:  # before there was `auto`
+        train["threads"] = "auto"
+    before: dict[str, Any] = config.thaw(complete(written))
+    return before
 
 
 def _refuse_change(folder: RunFolder, path: str, before: Any, now: Any) -> None:
@@ -65,7 +77,7 @@ def same_data(folder: RunFolder, settings: TrainingConfig, utterances: Sequence[
         settings: with which it is resumed.
         utterances: what it would be trained on now.
     """
-    before = config.read(folder.about)["data"]
+    before = foreign_yaml.read(folder.about)["data"]
     for key, digest in class_digests(settings.data).items():
         if before.get(key) != digest:
             raise UserError(

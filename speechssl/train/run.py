@@ -14,8 +14,8 @@ from speechssl import distributed, parts
 from speechssl.augment.augment import Augment
 from speechssl.augment.specaugment import SpecAugment
 from speechssl.config import thaw
-from speechssl.data.dataset import Loader, make_loader, parse_plan
-from speechssl.data.loader import ReadErrors
+from speechssl.data.crops import parse_plan
+from speechssl.data.loader import Loader, ReadErrors, make_loader
 from speechssl.data.manifest import Utterance
 from speechssl.diagnostics.monitor import Monitor
 from speechssl.errors import UserError

@@ -192,7 +192,15 @@ def resolve(path: str, overrides: Sequence[str] = ()) -> TrainingConfig:
         UserError: an unknown section or key, a wrong type, or a contradiction; the
             message has the full path of the setting.
     """
-    written = config.read(path, overrides)
+    return complete(config.read(path, overrides))
+
+
+def complete(written: Mapping[str, Any]) -> TrainingConfig:
+    """Check a configuration as it was read from a file, and fill in every default.
+
+    Raises:
+        UserError: as ``resolve``.
+    """
     for key in written:
         config.known_section(key, SECTIONS)
     seed = written.get("seed", 0)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from speechssl.augment.augment import Augment
 from speechssl.augment.specaugment import SpecAugment
-from speechssl.data.dataset import Batch, CropSpec
+from speechssl.data.crops import Batch, CropSpec
 from speechssl.distributed import World
 from speechssl.interfaces import FrontEnd, Views
 

@@ -82,7 +82,7 @@ def test_filters_by_hand():
     labels = np.array([0, 0, 0, 0, 1, 2, 2, -1, 3, 3, 3])
     confidence = np.array([0.9, 0.1, 0.8, 0.5, 1, 1, 1, -1, 0.3, 0.2, 0.1], "f4")
     assert filtered(labels, confidence).tolist() == labels.tolist()
-    assert filtered(labels, confidence, smallest=3).tolist() == [
+    assert filtered(labels, confidence, min_cluster_size=3).tolist() == [
         0,
         0,
         0,
@@ -95,7 +95,9 @@ def test_filters_by_hand():
         1,
         1,
     ]
-    assert filtered(labels, confidence, smallest=2, largest=3).tolist() == [-1] * 5 + [
+    assert filtered(labels, confidence, min_cluster_size=2, max_cluster_size=3).tolist() == [
+        -1
+    ] * 5 + [
         0,
         0,
         -1,
@@ -103,10 +105,10 @@ def test_filters_by_hand():
         1,
         1,
     ]
-    half = filtered(labels, confidence, share=0.5)
+    half = filtered(labels, confidence, keep_fraction=0.5)
     assert half.tolist() == [0, -1, 0, -1, 1, 2, -1, -1, 3, 3, -1]
-    with pytest.raises(UserError, match="1 <= smallest"):
-        filtered(labels, confidence, share=0.0)
+    with pytest.raises(UserError, match="1 <= min_cluster_size"):
+        filtered(labels, confidence, keep_fraction=0.0)
 
 
 def test_figures_against_scikit_learn():
@@ -148,7 +150,7 @@ def test_the_command_writes_pseudo_labels_and_their_figures(embeddings, capsys):
         "seed=1",
         "--out",
         str(out),
-        "--smallest",
+        "--min-cluster-size",
         "2",
     ]
     assert main([*words, "--reference", str(embeddings / "utt2spk")]) == 0
@@ -193,7 +195,7 @@ def test_any_clusterer_by_its_dotted_path(embeddings):
             "unexpected keyword argument 'nothing'",
         ),
         (["--with", "collections:OrderedDict"], "has no fit_predict"),
-        (["n_clusters=8", "--smallest", "100"], "nothing is left after filtering"),
+        (["n_clusters=8", "--min-cluster-size", "100"], "nothing is left after filtering"),
     ],
 )
 def test_mistakes_are_one_line(embeddings, words, said, capsys):

@@ -7,7 +7,8 @@ import pytest
 import trees
 
 import speechssl.corpora
-from speechssl.data.manifest import read_manifest, validate
+from speechssl.data.manifest import read_manifest
+from speechssl.data.validation import validate
 from speechssl.errors import UserError
 
 README = Path(speechssl.corpora.__file__).with_name("README.md")

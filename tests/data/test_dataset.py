@@ -7,8 +7,9 @@ import torch
 
 from speechssl.audio import reading
 from speechssl.augment.augment import Augment
-from speechssl.data.dataset import CropBatches, CropSpec, make_loader, parse_plan
-from speechssl.data.loader import ReadErrors
+from speechssl.data.crops import CropSpec, parse_plan
+from speechssl.data.dataset import CropBatches
+from speechssl.data.loader import ReadErrors, make_loader
 from speechssl.data.manifest import Utterance
 from speechssl.errors import UserError
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from speechssl.audio import reading
-from speechssl.data.dataset import CropBatches, CropSpec
+from speechssl.data.crops import CropSpec
+from speechssl.data.dataset import CropBatches
 from speechssl.data.manifest import Utterance
 from speechssl.data.positives import Positives
 from speechssl.errors import UserError
@@ -116,7 +117,7 @@ def test_a_partner_that_cannot_be_read_is_counted_and_ones_own_crop_kept(
 
 
 def test_mistakes_are_one_line(tmp_path, clusters, utterances):
-    with pytest.raises(UserError, match="positives_prob: 1.5 is no probability"):
+    with pytest.raises(UserError, match="positives_prob: 1.5; it must be between 0 and 1"):
         Positives(clusters, utterances, 1.5)
     (tmp_path / "other").write_text("x a\ny a\n")
     with pytest.raises(UserError, match="is it of the same data"):

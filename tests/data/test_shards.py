@@ -14,7 +14,9 @@ import soundfile
 from speechssl.__main__ import main
 from speechssl.audio import members, reading
 from speechssl.augment.augment import Augment
-from speechssl.data.dataset import CropBatches, CropSpec, make_loader
+from speechssl.data.crops import CropSpec
+from speechssl.data.dataset import CropBatches
+from speechssl.data.loader import make_loader
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
 from speechssl.data.shards import write_shards
 from speechssl.data.validation import validate
@@ -226,7 +228,7 @@ def made_up(shards: int, each: int) -> list[Utterance]:
 
 def test_shards_at_once_keeps_an_epoch_whole_and_local() -> None:
     crops = CropBatches(made_up(10, 20), PLAN, batch_size=8, shards_at_once=2)
-    orders = [crops._epoch(epoch).copy() for epoch in range(3)]
+    orders = [crops.order.rows(epoch).copy() for epoch in range(3)]
     for order in orders:
         assert sorted(order) == list(range(200))
         shard = order // 20
@@ -237,7 +239,7 @@ def test_shards_at_once_keeps_an_epoch_whole_and_local() -> None:
     assert any((orders[0] // 20 != other // 20).any() for other in orders[1:])
     again = CropBatches(made_up(10, 20), PLAN, batch_size=4, rank=1, world=2, shards_at_once=2)
     np.testing.assert_array_equal(
-        again._epoch(0), orders[0]
+        again.order.rows(0), orders[0]
     )  # the same for any number of processes
 
 

@@ -1,12 +1,17 @@
 """Embedding files: round trips, other programs' files, and mistakes in one line."""
 
 import io
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from killing import killed_at_every_rename
 
-from speechssl.data.vectors.files import VectorWriter, read_vectors, write_vectors
+import speechssl.data
+import speechssl.data.vectors
+from speechssl.data.vectors.files import VectorWriter, formats, read_vectors, write_vectors
 from speechssl.errors import UserError
 
 IDS = np.array(["id1/a.wav", "id1/b.wav", "żółw/声.flac"])
@@ -28,7 +33,7 @@ def test_round_trip_is_exact_and_ordered(tmp_path, vectors, name):
     assert ids.tolist() == IDS.tolist()
     assert read.dtype == np.float32
     np.testing.assert_array_equal(read, vectors)
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_text_round_trip_through_the_standard_streams(vectors, capsys, monkeypatch):
@@ -96,7 +101,7 @@ def _one_line(path, says):
 
 def test_wrong_files_are_one_line(tmp_path, vectors):
     _one_line(tmp_path / "gone.npz", "no such file")
-    _one_line(tmp_path / "x.csv", "must end in .npz")
+    _one_line(tmp_path / "x.csv", r"must end in .*\.npz")
     for suffix in (".npz", ".ark", ".scp", ".parquet"):
         for number, content in enumerate(
             [b"", b"hello\n", b"hello there\n", b"PK\x03\x04 not a zip", bytes(range(256)) * 20]
@@ -192,3 +197,49 @@ def test_a_full_disk_is_one_line(tmp_path, vectors, name, monkeypatch):
     with pytest.raises(UserError, match="No space left"), writer:
         writer.write(IDS, vectors)
     assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.ark", "x.parquet"])
+def test_a_killed_writer_leaves_the_old_vectors_the_new_ones_or_none(tmp_path, vectors, name):
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    path = tmp_path / name
+    old = (["one", "two", "three"], vectors)
+    new = (["three", "a longer one".replace(" ", "-"), "two"], -vectors)
+    write_vectors(path, *old)
+    readers = [path, tmp_path / "x.scp"] if name == "x.ark" else [path]
+    deaths = 0
+    for _ in killed_at_every_rename(lambda: write_vectors(path, *new)):
+        deaths += 1
+        for reader in readers:
+            if reader.suffix == ".scp" and not reader.exists():
+                continue
+            ids, found = read_vectors(reader)
+            expected = old if ids.tolist() == old[0] else new
+            assert ids.tolist() == expected[0]
+            np.testing.assert_array_equal(found, expected[1])
+        write_vectors(path, *old)
+    assert deaths
+    assert read_vectors(path)[0].tolist() == new[0]
+
+
+@pytest.fixture
+def added_format(tmp_path, monkeypatch):
+    """The example of data/README.md, as a file in the folder of formats."""
+    readme = Path(speechssl.data.__file__).parent / "README.md"
+    code = re.search(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "added").mkdir()
+    (tmp_path / "added/tsv.py").write_text(code.group(1))
+    folder = speechssl.data.vectors
+    monkeypatch.setattr(folder, "__path__", [*folder.__path__, str(tmp_path / "added")])
+    formats.cache_clear()
+    yield
+    formats.cache_clear()
+    sys.modules.pop("speechssl.data.vectors.tsv")
+
+
+def test_a_format_is_added_by_adding_a_file(tmp_path, vectors, added_format):
+    test_round_trip_is_exact_and_ordered(tmp_path, vectors, "x.tsv")
+    test_a_broken_run_leaves_the_old_file(tmp_path, vectors, "x.tsv")
+    with pytest.raises(UserError, match=r"\.tsv"):
+        read_vectors(tmp_path / "x.csv")

@@ -25,9 +25,9 @@ def run(example, *words):
 @pytest.fixture
 def speech(tmp_path):
     """A folder with a training set and an evaluation set with trials."""
-    for name in ("mine", "test"):
+    for first, name in ((0, "mine"), (6, "test")):
         for i in range(6):
-            write_audio(tmp_path / "speech" / name / f"{i}.wav", noise(1 + i / 16, seed=i))
+            write_audio(tmp_path / "speech" / name / f"{i}.wav", noise(1 + i / 16, seed=first + i))
     rows = "".join(f"{i}.wav\ts{i % 2}\n" for i in range(6))
     (tmp_path / "speech" / "test" / "utterances.tsv").write_text("path\tspeaker\n" + rows)
     trials = [(int(a % 2 == b % 2), a, b) for a in range(6) for b in range(a)]
@@ -38,17 +38,11 @@ def speech(tmp_path):
     return tmp_path
 
 
-def words(speech, warm="warm.yaml"):
-    if warm != "none":
-        warm = speech / warm
-    return [
-        "--data", speech / "speech", "--exp", speech / "exp", "--train", "mine", "--eval", "test",
-        "--config", speech / "dino.yaml", "--warm-up", warm, "--at", "2",
-    ]  # fmt: skip
-
-
 def test_real_speech_from_folders_to_the_table_and_on(speech):
-    done = run("real", *words(speech))
+    words = ["--data", speech / "speech", "--exp", speech / "exp", "--train", "mine"]
+    words += ["--eval", "test", "--config", speech / "dino.yaml", "--at", "2"]
+    words += ["--warm-up", speech / "warm.yaml"]
+    done = run("real", *words)
     results = read_json(speech / "exp" / "results.json")
     rows = ["untrained", "warm-up", "step-2", "trained"]
     assert set(results["eer"]) == {*rows, *(f"{row}-whitened" for row in rows)}
@@ -60,14 +54,17 @@ def test_real_speech_from_folders_to_the_table_and_on(speech):
     whitened = read_json(speech / "exp/eval/trained-whitened/test/results.json")
     assert "whitened" in whitened["scoring"]
     weights = (speech / "exp" / "dino" / "model" / "weights.safetensors").read_bytes()
-    run("real", *words(speech), "--stage", "2", "--stop-stage", "2")  # goes on with what is there
+    run("real", *words, "--stage", "2", "--stop-stage", "2")  # goes on with what is there
     assert (speech / "exp" / "dino" / "model" / "weights.safetensors").read_bytes() == weights
 
 
-def test_real_speech_without_a_warm_up(speech):
-    run("real", *words(speech, "none"), "train.steps=2")
-    results = read_json(speech / "exp" / "results.json")
-    assert "warm-up" not in results["eer"] and "trained" in results["eer"]
+def test_real_speech_without_a_warm_up_and_nothing_to_evaluate(speech):
+    given = ["--data", speech / "speech", "--exp", speech / "exp", "--train", "mine", "--eval", ""]
+    run("real", *given, "--config", speech / "dino.yaml", "--warm-up", "none", "train.steps=2")
+    exp = speech / "exp"
+    assert {path.name for path in (exp / "embeddings").iterdir()} == {"untrained", "trained"}
+    assert "init: null" in (exp / "dino" / "config.yaml").read_text()
+    assert not (exp / "warm-up").exists() and not (exp / "results.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,17 @@
-"""Kaldi's float vectors, read and written byte by byte, and vectors as lines of text; see
-`vectors.py`.
+"""Kaldi's `.ark` and `.scp`: float vectors, and an index of where each one is.
 
 The format (Kaldi's `Vector<Real>::Write`): the id, a space, `\\0B`, `FV ` (float) or `DV `
 (double), the byte 4, the length as int32, the numbers, little-endian. A line of an scp is `id
-archive.ark:offset`, the offset that of `\\0B`.
+archive.ark:offset`, the offset that of `\\0B`. These few bytes are read here, without
+kaldi_native_io: that one meets a cut-off archive with a warning and ends early, and a wrong file
+with a screenful.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,87 +19,133 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from speechssl.data.vectors.format import AddVectors, Row, Vectors, from_rows, refuse_white_space
+from speechssl.data.vectors.text import read_lines
 from speechssl.errors import UserError
+from speechssl.files import atomic_write_together
 
-Row = tuple[str, NDArray[Any]]
+_DTYPES = {b"FV ": "<f4", b"DV ": "<f8"}
+_LOOK = 4096  # bytes in which a binary archive has its first vector, and an id ends
+
+
+class Kaldi:
+    """Both files are written, whichever of the two is named."""
+
+    suffixes = (".ark", ".scp")
+
+    def read(self, path: Path) -> Vectors:
+        """Read an archive, binary or text, or the vectors to which an scp points."""
+        rows = read_scp(path) if path.suffix.lower() == ".scp" else read_ark(path)
+        return from_rows(str(path), rows)
+
+    @contextmanager
+    def writer(self, path: Path) -> Iterator[AddVectors]:
+        """Open an archive and its scp for writing; the scp appears last.
+
+        While the scp exists, its offsets belong to the archive beside it.
+        """
+        ark_path = path.with_suffix(".ark")
+        scp_path = path.with_suffix(".scp")
+        with (
+            atomic_write_together([ark_path, scp_path]) as temporary,
+            temporary[ark_path].open("wb") as ark,
+            temporary[scp_path].open("w", encoding="utf-8") as scp,
+        ):
+
+            def add(ids: list[str], vectors: NDArray[np.float32]) -> None:
+                refuse_white_space(str(ark_path), ids)
+                for name, vector in zip(ids, vectors, strict=True):
+                    ark.write(f"{name} ".encode())
+                    scp.write(f"{name} {ark_path}:{ark.tell()}\n")
+                    ark.write(pack_vector(vector))
+
+            yield add
 
 
 def pack_vector(vector: NDArray[np.float32]) -> bytes:
-    """The bytes of one vector (D,), from `\\0B` on."""
+    """Return the bytes of one vector (D,), from `\\0B` on."""
     return b"\0BFV \4" + struct.pack("<i", len(vector)) + vector.astype("<f4").tobytes()
 
 
-def read_text(lines: Iterable[str], where: str) -> Iterator[Row]:
-    """Vectors from lines of an id and numbers, with or without Kaldi's brackets."""
-    for number, line in enumerate(lines, 1):
-        name, *values = line.split() or [""]
-        try:
-            yield (
-                name,
-                np.array([float(value) for value in values if value not in "[]"], dtype=np.float32),
-            )
-        except ValueError:
-            raise UserError(
-                f"{where}, line {number}: not an id followed by numbers: {line.strip()[:60]!r}"
-            ) from None
+def unpack_vector(file: BinaryIO, where: str) -> NDArray[Any]:
+    """Return the vector (D,) that begins at the file's position.
 
-
-def read_ark(file: Path) -> Iterator[Row]:
-    """Vectors of a Kaldi archive in its order, binary or text; a cut-off or foreign one is a
-    UserError.
+    Raises:
+        UserError: there is none, or it is cut off.
     """
-    size = file.stat().st_size
-    with file.open("rb") as handle:
-        if size and b"\0B" not in handle.read(4096):
-            yield from read_text(_lines(file), str(file))
+    header = file.read(10)
+    dtype = _DTYPES.get(header[2:5])
+    if len(header) < 10 or header[:2] != b"\0B" or dtype is None or header[5] != 4:
+        raise UserError(
+            f"{where}: no Kaldi vector at byte {file.tell() - len(header)}; cut off or of another"
+            " kind?"
+        )
+    (dim,) = struct.unpack("<i", header[6:])
+    size = dim * np.dtype(dtype).itemsize
+    data = file.read(max(size, 0))
+    if dim < 0 or len(data) != size:
+        raise UserError(f"{where}: cut off in the vector that ends the file; write it again")
+    return np.frombuffer(data, dtype)
+
+
+def read_ark(path: Path) -> Iterator[Row]:
+    """Yield the vectors of an archive in its order, binary or text.
+
+    Raises:
+        UserError: it is cut off or something else.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size and b"\0B" not in file.read(_LOOK):
+            yield from read_lines(_lines(path), str(path))
             return
-        handle.seek(0)
-        while handle.tell() < size:
-            key = bytearray()
-            while (byte := handle.read(1)) not in (b" ", b"") and len(key) < 4096:
-                key += byte
-            yield key.decode("utf-8", "replace"), unpack_vector(handle, str(file))
+        file.seek(0)
+        while file.tell() < size:
+            name = _read_id(file)
+            yield name, unpack_vector(file, str(path))
 
 
-def _lines(file: Path) -> list[str]:
-    return file.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")
+def _read_id(file: BinaryIO) -> str:
+    """Return the id at the file's position, which moves behind the space that ends it."""
+    name = bytearray()
+    while len(name) < _LOOK:
+        byte = file.read(1)
+        if byte in (b" ", b""):
+            break
+        name += byte
+    return name.decode("utf-8", "replace")
 
 
-def read_scp(file: Path) -> Iterator[Row]:
-    """Vectors that an scp points to, by seeking; paths are relative to the working directory, as in
-    Kaldi.
+def read_scp(path: Path) -> Iterator[Row]:
+    """Yield the vectors to which an scp points, in its order, by seeking.
+
+    Paths are relative to the working directory, as in Kaldi.
+
+    Raises:
+        UserError: a line is not `id archive:offset`, or an archive cannot be read.
     """
     entries: list[tuple[str, str, int]] = []
-    for number, line in enumerate(_lines(file), 1):
+    for number, line in enumerate(_lines(path), start=1):
         name, _, place = line.strip().partition(" ")
         ark, _, offset = place.strip().rpartition(":")
         if not ark or not offset.isdigit():
             raise UserError(
-                f"{file}, line {number}: not `id archive.ark:offset` (pipes are not run):"
+                f"{path}, line {number}: not `id archive.ark:offset` (pipes are not run):"
                 f" {line[:80]!r}"
             )
         entries.append((name, ark, int(offset)))
     for ark, group in groupby(entries, key=lambda entry: entry[1]):
         try:
-            with open(ark, "rb") as handle:
-                for name, _, start in group:
-                    handle.seek(start)
-                    yield name, unpack_vector(handle, ark)
+            with open(ark, "rb") as file:
+                for name, _, offset_in_ark in group:
+                    file.seek(offset_in_ark)
+                    yield name, unpack_vector(file, ark)
         except OSError as error:
-            raise UserError(f"{file}: {ark} cannot be read ({error.strerror})") from None
+            raise UserError(f"{path}: {ark} cannot be read ({error.strerror})") from None
 
 
-def unpack_vector(handle: BinaryIO, where: str) -> NDArray[Any]:
-    """The vector (D,) that begins at the handle's position."""
-    header = handle.read(10)
-    kind = {b"FV ": "<f4", b"DV ": "<f8"}.get(header[2:5])
-    if len(header) < 10 or header[:2] != b"\0B" or kind is None or header[5] != 4:
-        raise UserError(
-            f"{where}: no Kaldi vector at byte {handle.tell() - len(header)}; cut off or of another"
-            " kind?"
-        )
-    (dim,) = struct.unpack("<i", header[6:])
-    data = handle.read(max(dim, 0) * np.dtype(kind).itemsize)
-    if dim < 0 or len(data) != dim * np.dtype(kind).itemsize:
-        raise UserError(f"{where}: cut off in the vector that ends the file; write it again")
-    return np.frombuffer(data, kind)
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")
+
+
+FORMAT = Kaldi()

@@ -1,0 +1,90 @@
+"""The order in which the epochs of a training run visit the utterances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from speechssl.audio import members
+from speechssl.data.manifest import Utterance
+from speechssl.errors import UserError
+
+ORDER_STREAM = 1
+CROP_STREAM = 2
+"""Kinds of random streams."""
+
+
+def random_stream(seed: int, kind: int, *key: int) -> np.random.Generator:
+    """Return the random stream of a kind and a key, such as a step and a position."""
+    return np.random.default_rng(np.random.SeedSequence([seed, kind, *key]))
+
+
+class EpochOrder:
+    """A random order of N utterances for each epoch, a function of the seed and the epoch.
+
+    Args:
+        seconds: (N,) durations.
+        seed: of the run.
+        weight_by_duration: visit utterances in proportion to their duration (systematic sampling:
+            as many visits as utterances) in place of once each.
+        shard: (N,) the number of each utterance's shard, or None.
+        shards_at_once: with `shard`: how many shards are mixed at a time. The epoch goes through
+            the shards in random order, so many together, and their utterances in random order.
+    """
+
+    def __init__(
+        self,
+        seconds: np.ndarray,
+        seed: int,
+        *,
+        weight_by_duration: bool = False,
+        shard: np.ndarray | None = None,
+        shards_at_once: int = 1,
+    ) -> None:
+        self.seconds = seconds
+        self.seed = seed
+        self.weight_by_duration = weight_by_duration
+        self.shard = shard
+        self.shards_at_once = shards_at_once
+        self._last: tuple[int, np.ndarray] | None = None
+
+    def rows(self, epoch: int) -> np.ndarray:
+        """Return the rows (N,) int64 that an epoch visits, in order; the last epoch's are kept."""
+        if self._last is None or self._last[0] != epoch:
+            self._last = (epoch, self._draw(random_stream(self.seed, ORDER_STREAM, epoch)))
+        return self._last[1]
+
+    def _draw(self, rng: np.random.Generator) -> np.ndarray:
+        count = len(self.seconds)
+        rows = np.arange(count)
+        if self.weight_by_duration:
+            share = np.cumsum(self.seconds) / self.seconds.sum()
+            points = (np.arange(count) + rng.random()) / count
+            rows = np.searchsorted(share, points).clip(max=count - 1)
+        rows = rng.permutation(rows)
+        if self.shard is None:
+            return rows
+        turn_of_shard = rng.permutation(self.shard.max() + 1) // self.shards_at_once
+        turn = turn_of_shard[self.shard[rows]]
+        return rows[np.argsort(turn, kind="stable")]
+
+
+def shard_numbers(utterances: Sequence[Utterance], shards_at_once: int) -> np.ndarray:
+    """Return the number (N,) int64 of each utterance's shard.
+
+    Raises:
+        UserError: an utterance is not in a shard, or `shards_at_once` is not positive.
+    """
+    archives: list[str] = []
+    for utterance in utterances:
+        member = members.parse(str(utterance.path))
+        if member is not None:
+            archives.append(member.archive)
+    if shards_at_once < 1 or len(archives) < len(utterances):
+        raise UserError(
+            f"data.shards_at_once={shards_at_once}: is a number of shards, at least 1, and needs"
+            " data.train to be directories of `speechssl shard`; leave it out for files"
+        )
+    _, numbers = np.unique(archives, return_inverse=True)
+    return numbers.astype(np.int64)

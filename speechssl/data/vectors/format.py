@@ -1,0 +1,79 @@
+"""What a format of embedding files is, and what formats share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechssl.errors import UserError
+
+Vectors = tuple[NDArray[np.str_], NDArray[np.float32]]
+"""Ids (N,) and embeddings (N, D)."""
+
+Row = tuple[str, NDArray[Any]]
+"""One id and its embedding (D,)."""
+
+AddVectors = Callable[[list[str], NDArray[np.float32]], None]
+"""Adds ids and embeddings (N, D) to the file that is being written."""
+
+STANDARD_STREAM = "-"
+"""The name of standard input and output, in place of a file's."""
+
+
+class Format(Protocol):
+    """A way to store embeddings: an object that a module of this folder names ``FORMAT``."""
+
+    suffixes: tuple[str, ...]
+    """Endings of file names, in lower case and with their dot, that mean this format."""
+
+    def read(self, path: Path) -> Vectors:
+        """Read a file that exists.
+
+        Raises:
+            UserError: it is not in this format, or cut off.
+        """
+        ...
+
+    def writer(self, path: Path) -> AbstractContextManager[AddVectors]:
+        """Open a file for writing.
+
+        The file must be complete when the context ends, and must not appear (nor an older one
+        change) if it ends with an exception: see `speechssl.files.atomic_write`.
+        """
+        ...
+
+
+def from_rows(where: str, rows: Iterable[Row]) -> Vectors:
+    """Collect rows.
+
+    Raises:
+        UserError: a row has no numbers, or not as many as those before it.
+    """
+    ids: list[str] = []
+    vectors: list[NDArray[Any]] = []
+    for name, vector in rows:
+        if not len(vector):
+            raise UserError(f"{where}: no numbers after {name[:60]!r}; is it an embeddings file?")
+        if vectors and len(vector) != len(vectors[0]):
+            raise UserError(
+                f"{where}: {name!r} has {len(vector)} numbers where those before have"
+                f" {len(vectors[0])}"
+            )
+        ids.append(name)
+        vectors.append(vector)
+    return np.array(ids, dtype=str), np.array(vectors, dtype=np.float32)
+
+
+def refuse_white_space(where: str, ids: Iterable[str]) -> None:
+    """Raise UserError if an id cannot stand in a line of fields."""
+    for name in ids:
+        if name.split() != [name]:
+            raise UserError(
+                f"{where}: the id {name!r} is empty or has white space, which this format cannot"
+                " hold; use .npz"
+            )
