@@ -12,7 +12,7 @@ from pathlib import Path
 FORMAT = 1
 """Layout of run and model folders; a higher number where an older package could not read them."""
 
-_TEMPORARY = re.compile(r"\..+\.(?P<process>\d+)\.(partial(\..+)?|part)")
+_TEMPORARY = re.compile(r"\..+\.(?P<process>\d+)\.partial(\..+)?")
 """Names of temporary files."""
 
 _ESCAPES = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})
@@ -80,12 +80,9 @@ def _temporary(path: Path) -> Path:
 def remove_partial(path: str | Path) -> None:
     """Remove the temporary files that dead processes have left while writing `path`."""
     path = Path(path)
-    stem = glob.escape(path.stem)
-    suffix = glob.escape(path.suffix)
-    for pattern in (f".{stem}.*.partial{suffix}", f".{stem}{suffix}.*.part"):
-        for left_over in path.parent.glob(pattern):
-            if _writer_is_dead(left_over):
-                left_over.unlink(missing_ok=True)
+    for left_over in path.parent.glob(f".{glob.escape(path.stem)}.*.partial{path.suffix}"):
+        if _writer_is_dead(left_over):
+            left_over.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path, depth: int = 2) -> None:
@@ -109,7 +106,7 @@ def remove_leftovers(folder: Path, depth: int = 2) -> None:
 
 
 def _writer_is_dead(path: Path) -> bool:
-    """True for a temporary file of `_temporary` (or of `data.vectors`) whose process has ended."""
+    """True for a temporary file of `_temporary` whose process has ended."""
     match = _TEMPORARY.fullmatch(path.name)
     if match is None or os.name != "posix":  # elsewhere, asking for a process would end it
         return False
@@ -172,10 +169,15 @@ class ModelFolder:
         """The configuration in a folder of `speechssl export --to huggingface`."""
         return self.path / "config.json"
 
+    @property
+    def hub_weights(self) -> Path:
+        """State of the encoder in such a folder."""
+        return self.path / "model.safetensors"
+
     def existing(self) -> tuple[Path, Path] | None:
         """Return the files of configuration and weights that are there, or None."""
         own = (self.weights, self.weights_before_format_1)
-        hub = (self.path / "model.safetensors", self.path / "pytorch_model.bin")
+        hub = (self.hub_weights, self.path / "pytorch_model.bin")
         for config, candidates in ((self.config, own), (self.hub_config, hub)):
             for weights in candidates:
                 if config.is_file() and weights.is_file():

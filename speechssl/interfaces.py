@@ -45,13 +45,13 @@ class FrontEnd(nn.Module):
     """
 
     sample_rate: int
-    """Sampling rate of the waveforms it takes, Hz."""
+    """Sampling rate of the waveforms that it takes, Hz."""
 
     dim: int
     """M, numbers in a frame."""
 
     frames_per_second: float
-    """Frames of a second of audio."""
+    """Number of frames that a second of audio gives."""
 
     def forward(self, waves: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Compute features.
@@ -92,16 +92,16 @@ class Encoder(nn.Module):
     def frame_layers(self) -> dict[str, nn.Module]:
         """Return the layers before pooling that can be embedded, in their order.
 
-        Each is called as `layer(x, frames)`, where `frames` is a `nn.frames.Frames`,
-        and gives (B, F, C) or maps (B, F, M, C); with its new `Frames` in a tuple where
-        their number changes.
+        Each is called as `layer(x, frames)`, where `frames` is a `nn.frames.Frames`. It
+        returns frames (B, F, C) or maps (B, F, M, C). A layer that changes the number of
+        frames returns a tuple: its output and the new `Frames`.
         """
         return {}
 
     def affine_layers(self) -> dict[str, nn.Module]:
         """Return the layers after pooling, in their order.
 
-        Applied one after the other to what pooling gives, (B, P), they give the
+        Applied one after the other to the pooled statistics (B, P), they give the
         embedding (B, D).
         """
         return {}
@@ -264,7 +264,7 @@ class Predictor(nn.Module):
         return F.cosine_similarity(p, target, dim=-1)
 
     def observe(self, z: Tensor) -> None:
-        """Look at a step's projections `z` (N, D): as they are, detached, of all processes."""
+        """Take in the projections `z` (N, D) of a step: not normalised, detached, of all processes."""
 
     def after_step(self, step: int) -> None:
         """Update what is not trained by gradient, after step number `step`."""
@@ -279,10 +279,10 @@ class Diagnostic:
     """One figure of a set of embeddings; a part of `diagnostics/` is such a record.
 
     Attributes:
-        compute: (N, D) embeddings, or (V, N, D) views of N utterances where `needs` is `views`, to
-            a number; NaN where it is undefined. It is called through `measure`.
-        healthy: N and D to the lowest and the highest healthy value.
-        collapsed: a value, N and D to whether it means collapse.
+        compute: function of embeddings (N, D), or of views (V, N, D) where `needs` is `views`: the
+            figure, or NaN where it is undefined. It is called through `measure`.
+        healthy: function of N and D: the lowest and the highest healthy value.
+        collapsed: function of a value, N and D: True if the value means collapse.
         tells: what the figure tells, in one line, for the table.
         better: whether lower or higher is better when models are ranked without labels;
             None: neither.

@@ -16,14 +16,6 @@ from speechssl.features import with_default_name
 from speechssl.files import FORMAT, ModelFolder, atomic_write, model_folder
 from speechssl.interfaces import Encoder, FrontEnd
 
-# Names from before files.py and weights.py, until their last users have moved.
-CONFIG = "config.yaml"
-WEIGHTS = "weights.safetensors"
-LAST = "last.pt"
-HUB_CONFIG = "config.json"
-HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-load_state = weights.read_checkpoint
-
 
 def read_saved_config(path: str | Path, allow_code: Collection[str] = ()) -> dict[str, Any]:
     """Return the configuration in a model or run folder, which may be somebody else's.

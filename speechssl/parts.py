@@ -32,7 +32,7 @@ FOLDERS = {
     "predictors": "predictors of BYOL, SimSiam and their relatives",
     "clustering": "embeddings to pseudo-labels",
     "diagnostics": "figures of embeddings that tell a collapse",
-    "evaluation": "tasks of `speechssl evaluate`",
+    "evaluation": "tasks of `speechssl evaluate`, and of `speechssl cluster --reference`",
     "exporters": "formats of `speechssl export`",
 }
 """Folders of parts, in the order of ``speechssl list``, and what they hold."""

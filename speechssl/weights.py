@@ -27,7 +27,8 @@ SAFETENSORS = ".safetensors"
 def write(path: str | Path, state: Mapping[str, Tensor]) -> None:
     """Write a state dict as safetensors; a reader sees the old file or the new one."""
     with atomic_write(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, str(temporary))
+        contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
+        save_file(contiguous, str(temporary), metadata={"format": "pt"})
 
 
 def shapes(path: str | Path) -> dict[str, tuple[int, ...]]:

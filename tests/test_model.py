@@ -6,7 +6,7 @@ import torch
 from speechssl import config
 from speechssl.errors import UserError
 from speechssl.interfaces import FrontEnd
-from speechssl.model import CONFIG, WEIGHTS, Model
+from speechssl.model import Model
 
 ENCODERS = {
     "ecapa": {"name": "ecapa", "width": 32, "embedding_dim": 24},
@@ -46,7 +46,10 @@ def test_save_and_load_give_the_same_model(encoder, tmp_path):
     assert not again.training
     with torch.no_grad():
         assert torch.equal(again(waves, lengths), model(waves, lengths))
-    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [CONFIG, WEIGHTS]
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
+        "config.yaml",
+        "weights.safetensors",
+    ]
 
 
 def test_load_finds_the_model_of_a_run_folder(tmp_path):
@@ -64,7 +67,7 @@ def test_load_says_that_there_is_no_model(tmp_path):
 def test_load_refuses_weights_of_another_encoder(tmp_path):
     make("ecapa").save(tmp_path / "a")
     make("resnet").save(tmp_path / "b")
-    (tmp_path / "b" / WEIGHTS).replace(tmp_path / "a" / WEIGHTS)
+    (tmp_path / "b" / "weights.safetensors").replace(tmp_path / "a" / "weights.safetensors")
     with pytest.raises(UserError, match="cannot be read|does not fit"):
         Model.load(tmp_path / "a")
 
@@ -72,7 +75,7 @@ def test_load_refuses_weights_of_another_encoder(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
 def test_load_refuses_a_damaged_file(tmp_path, content):
     make().save(tmp_path)
-    (tmp_path / WEIGHTS).write_bytes(content)
+    (tmp_path / "weights.safetensors").write_bytes(content)
     with pytest.raises(UserError, match="cannot be read|does not fit"):
         Model.load(tmp_path)
 
@@ -120,8 +123,8 @@ def test_a_model_folder_of_before_front_ends_had_names_is_loaded(tmp_path):
         floor=1e-6,
     )
     model.save(tmp_path)
-    written = config.read(tmp_path / CONFIG)
-    config.write({**written, "features": OLD_FEATURES}, tmp_path / CONFIG)
+    written = config.read(tmp_path / "config.yaml")
+    config.write({**written, "features": OLD_FEATURES}, tmp_path / "config.yaml")
     again = Model.load(tmp_path)
     assert again.settings == model.settings
     waves = torch.randn(2, 9000)
@@ -155,7 +158,9 @@ def test_a_folder_of_before_with_pickled_weights_still_loads(tmp_path):
     old = tmp_path / "old"
     old.mkdir()
     torch.save(model.encoder.state_dict(), old / "weights.pt")
-    (old / CONFIG).write_text((tmp_path / "new" / CONFIG).read_text().replace("format: 1\n", ""))
+    (old / "config.yaml").write_text(
+        (tmp_path / "new" / "config.yaml").read_text().replace("format: 1\n", "")
+    )
     waves = torch.randn(2, 8000)
     with torch.no_grad():
         assert torch.equal(Model.load(old)(waves), model(waves))
@@ -163,8 +168,8 @@ def test_a_folder_of_before_with_pickled_weights_still_loads(tmp_path):
 
 def test_a_folder_of_a_later_version_is_refused(tmp_path):
     make().save(tmp_path)
-    text = (tmp_path / CONFIG).read_text()
-    (tmp_path / CONFIG).write_text(text.replace("format: 1", "format: 2"))
+    text = (tmp_path / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(text.replace("format: 1", "format: 2"))
     with pytest.raises(UserError, match="format 2, and this version reads up to 1"):
         Model.load(tmp_path)
 

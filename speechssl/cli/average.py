@@ -18,10 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=10,
         metavar="N",
-        help="how many snapshots, the last ones (default: 10)",
+        help="average the last N snapshots (default: 10)",
     )
     parser.add_argument(
-        "--until", type=int, metavar="STEP", help="no snapshot after this step (default: the last)"
+        "--until",
+        type=int,
+        metavar="STEP",
+        help="leave out snapshots after this step (default: none)",
     )
     flags.add_out(parser, "the model folder to write (default: RUN/model-averageN)")
     flags.add_allow_code(parser)

@@ -1,4 +1,4 @@
-"""Cluster embeddings into pseudo-labels, without labels.
+"""Cluster embeddings into pseudo-labels; no label is read.
 
 Writes utt2cluster (lines `utterance cluster`), clusters.json (settings and figures) and sizes.png.
 """
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reference",
         type=Path,
         metavar="UTT2SPK",
-        help="true classes: for figures such as NMI only, no clusterer sees them",
+        help="true classes, for figures such as NMI; no clusterer sees them",
     )
 
 
@@ -45,7 +45,7 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         metavar="N",
         help=(
-            "project on N principal directions first; below 1: on as many as hold this share of"
+            "project on N principal directions first; N below 1: on as many as hold this share of"
             " the variance (default: 0, no projection)"
         ),
     )
@@ -68,7 +68,7 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=1.0,
         metavar="S",
-        help="keep this share of each cluster, nearest to its mean (default: 1)",
+        help="keep this share of each cluster: the members nearest to its mean (default: 1)",
     )
 
 

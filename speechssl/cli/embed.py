@@ -96,18 +96,18 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
         type=flags.count,
         default=1,
         metavar="N",
-        help="embed every N-th utterance only; enough for a training mean (default: 1)",
+        help="embed every N-th utterance only, such as for a training mean (default: 1)",
     )
     parser.add_argument(
         "--layer",
         default="embedding",
         metavar="NAME",
-        help="layer whose output is taken; an unknown name lists them (default: embedding)",
+        help="layer whose output is taken; the error about a wrong name lists them (default: embedding)",
     )
     parser.add_argument(
         "--network",
         metavar="NAME",
-        help="student or teacher, of a run folder (default: the one in the saved model)",
+        help="student or teacher of a run folder MODEL (default: the network of the saved model)",
     )
 
 

@@ -1,4 +1,4 @@
-"""Show the encoders, methods, corpora ... that there are, and the shipped configurations."""
+"""List the encoders, methods, corpora and other parts, and the shipped configurations."""
 
 from __future__ import annotations
 

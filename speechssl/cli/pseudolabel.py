@@ -1,4 +1,4 @@
-"""Cluster, train on the clusters, and repeat, without labels.
+"""Cluster, train on the clusters, and repeat; no label is read.
 
 CONFIG names the model to start from, the data, the clusterer and the configuration of each
 training. Settings: `speechssl.pseudolabel.PseudoLabelSettings`.

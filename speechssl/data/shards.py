@@ -1,12 +1,11 @@
-"""Tar shards: the utterances of a Kaldi directory in a few large files, which disks and stores like
-    better.
+"""Tar shards: the utterances of a Kaldi directory in a few large files.
 
-Layout of the webdataset library: `00000012.flac` and `00000012.json` (its id and seconds) beside
-each other, so that other programs can stream the shards. Here they are an addressing scheme, no
-second way to load: next to the shards stands a Kaldi directory whose wav.scp says where in which
-shard each utterance lies (`speechssl.audio.members`), so training, embedding and checking work from
-shards as they do from files, crop for crop. Utterances are spread over the shards at random: a
-shard is a sample of the whole.
+Disks and remote stores like them better than a million small ones. The layout is that of the
+webdataset library: `00000012.flac` and `00000012.json` (its id and seconds) beside each other, so
+that other programs can stream the shards. Next to the shards stands a Kaldi directory whose wav.scp
+says where in which shard each utterance lies (`speechssl.audio.members`), so training, embedding
+and checking work from shards as they do from files, crop for crop. Utterances are spread over the
+shards at random: a shard is a sample of the whole.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ import os
 import sys
 import tarfile
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 import soundfile
@@ -32,12 +31,32 @@ from speechssl.audio import reading
 from speechssl.audio.members import Member
 from speechssl.data.kaldi import report_skipped
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
-from speechssl.errors import UserError, writing
+from speechssl.errors import Unreadable, UserError, writing
 from speechssl.files import write_text
 from speechssl.threads import usable_cores
 
 Format = Literal["flac", "wav"]
 _AHEAD = 64  # utterances encoded before they are written
+
+
+class FileSystem(Protocol):
+    """What is asked of a store, a file system of fsspec."""
+
+    def open(self, path: str, mode: str) -> Any:
+        """Open a file."""
+        ...
+
+    def mv(self, path1: str, path2: str) -> None:
+        """Rename a file."""
+        ...
+
+    def glob(self, path: str) -> list[str]:
+        """Return the files of a pattern."""
+        ...
+
+    def rm(self, path: str) -> None:
+        """Remove a file."""
+        ...
 
 
 def write_shards(
@@ -67,69 +86,37 @@ def write_shards(
         jobs: files at a time; all cores if not given.
 
     Raises:
-        UserError: a bad directory, shards of a complete run that are there already, a store that
-            cannot be written, another process that writes, or no utterance that can be read.
+        UserError: the directory is bad, OUT holds a Kaldi directory or the store shards already,
+            the store cannot be written, another process writes, or no utterance can be read.
     """
     manifest = read_manifest(directory, "all", on_bad="skip")
     out = Path(out)
     target = store or os.path.abspath(out)
-    with processes.sole_writer_in(out), _local_lock(target, out):
-        return _write_shards(manifest, directory, out, target, format, megabytes, seed, jobs)
-
-
-def _local_lock(target: str, out: Path) -> contextlib.AbstractContextManager[None]:
-    """The lock of a store that is another folder of this machine."""
-    if "://" in target or Path(target).resolve() == out.resolve():
-        return contextlib.nullcontext()
-    return processes.sole_writer_in(target)
-
-
-def _write_shards(
-    manifest: Manifest,
-    directory: str | Path,
-    out: Path,
-    target: str,
-    format: Format,
-    megabytes: int,
-    seed: int,
-    jobs: int | None,
-) -> Manifest:
-    """What `write_shards` does, as the only writer of the directory."""
-    files, folder = _empty_store(target, out)
-    before = _written_at(out)
-    order = np.random.default_rng(seed).permutation(len(manifest))
-    shards = _Shards(files, folder, target, megabytes * 10**6)
-    utterances, skipped = [], [(name, f"bad line: {reason}") for name, reason in manifest.skipped]
-    chosen = [manifest.utterances[row] for row in order]
-    encode = functools.partial(_encoded, format=format)
-    encoded = _ahead(encode, _progress(chosen), jobs)
-    try:
-        for utterance, data in zip(chosen, encoded, strict=True):
-            if isinstance(data, str):
-                skipped.append((utterance.id, data))
-                continue
-            address = shards.add(utterance, data, format)
-            utterances.append(Utterance(utterance.id, address, seconds=utterance.seconds))
-        shards.close()
-        if not utterances:
-            raise UserError(f"{directory}: no utterance can be read; the first: {skipped[0][1]}")
-        written = Manifest(sorted(utterances, key=lambda u: u.id), manifest.labels, skipped=skipped)
-        write_manifest(written, out)  # last: a directory without wav.scp is not complete
-    except BaseException as error:
-        encoded.close()
-        with contextlib.suppress(Exception):
+    with (
+        processes.sole_writer_in(out),
+        _lock_of_store(target, out),
+        unfinished(out, target) as opened,
+    ):
+        file_system, folder = opened
+        order = np.random.default_rng(seed).permutation(len(manifest))
+        utterances = [manifest.utterances[row] for row in order]
+        skipped = [(name, f"bad line: {reason}") for name, reason in manifest.skipped]
+        shards = ShardWriter(file_system, folder, target, megabytes * 10**6)
+        try:
+            packed = _pack(utterances, shards, format, jobs, skipped)
             shards.close()
-        if _written_at(out) == before:  # else it is complete
-            with contextlib.suppress(Exception):  # what stays, the next run removes
-                _remove_shards(files, folder)
-                _unfinished(out).unlink()
-        if isinstance(error, UserError) or not isinstance(error, Exception):
+        except UserError:
             raise
-        raise UserError(  # stores have errors of their own
-            f"{target}: cannot be written ({error}); make room, or give another store"
-        ) from error
-    left_out = report_skipped(skipped, out)
-    _unfinished(out).unlink()
+        except Exception as error:  # stores have errors of their own
+            raise UserError(
+                f"{target}: cannot be written ({error}); make room, or give another store"
+            ) from error
+        if not packed:
+            raise UserError(f"{directory}: no utterance can be read; the first: {skipped[0][1]}")
+        packed.sort(key=lambda utterance: utterance.id)
+        written = Manifest(packed, manifest.labels, skipped=skipped)
+        left_out = report_skipped(skipped, out)
+        write_manifest(written, out)  # last: a directory without wav.scp is not complete
     hours = written.seconds / 3600
     print(
         f"{out}: {len(written)} utterances, {hours:.2f} h, in {shards.count} shards{left_out}",
@@ -138,121 +125,228 @@ def _write_shards(
     return written
 
 
-class _Shards:
-    """The shard being written: `add` gives the address of what it wrote, and begins a new shard
-    when full.
+@contextlib.contextmanager
+def unfinished(out: Path, target: str) -> Iterator[tuple[FileSystem, str]]:
+    """Open the store, and mark OUT as unfinished as long as the block runs.
+
+    If the block fails, its shards are removed. If it is killed, the mark stays, and the next run
+    begins by removing them.
+
+    Yields:
+        The file system of the store, and the folder there.
+
+    Raises:
+        UserError: the store cannot be used, or there are shards or a Kaldi directory that no
+            unfinished run has left.
+    """
+    mark = out / ".unfinished"
+    is_left_over = mark.exists() and mark.read_text(encoding="utf-8") == target
+    wav_scp = out / "wav.scp"
+    if wav_scp.exists() and not is_left_over:
+        raise UserError(f"{out}: holds a Kaldi directory already; give another one, or remove it")
+    file_system, folder = _open_store(target)
+    if is_left_over:
+        _remove_set(out, file_system, folder)
+    shards = file_system.glob(f"{folder}/shard-*.tar")
+    if shards:
+        raise UserError(
+            f"{target}: holds {len(shards)} shards already; remove them, or give another store"
+        )
+    with writing(out):
+        write_text(mark, target)
+    try:
+        yield file_system, folder
+    except BaseException:
+        with contextlib.suppress(Exception):  # what stays, the next run removes
+            _remove_set(out, file_system, folder)
+            mark.unlink()
+        raise
+    mark.unlink()
+
+
+def _remove_set(out: Path, file_system: FileSystem, folder: str) -> None:
+    """Remove wav.scp first, then the shards."""
+    (out / "wav.scp").unlink(missing_ok=True)
+    for pattern in ("shard-*.tar", ".shard-*.tar.partial"):
+        for path in file_system.glob(f"{folder}/{pattern}"):
+            file_system.rm(path)
+
+
+def _lock_of_store(target: str, out: Path) -> contextlib.AbstractContextManager[None]:
+    """Return the lock of a store that is another folder of this machine."""
+    if "://" in target or Path(target).resolve() == out.resolve():
+        return contextlib.nullcontext()
+    return processes.sole_writer_in(target)
+
+
+def _pack(
+    utterances: list[Utterance],
+    shards: ShardWriter,
+    format: Format,
+    jobs: int | None,
+    skipped: list[tuple[str, str]],
+) -> list[Utterance]:
+    """Write utterances into shards.
+
+    Args:
+        utterances: what to write, in this order.
+        shards: where to.
+        format: of each member.
+        jobs: files at a time; None: all cores.
+        skipped: (id, reason) of each utterance that cannot be read is added.
+
+    Returns:
+        The utterances that were written, with their addresses as paths.
+    """
+    encode = functools.partial(_encode, format=format)
+    packed = []
+    ahead = _encode_ahead(encode, _with_progress(utterances), jobs)
+    with contextlib.closing(ahead) as encoded:
+        for utterance, data in zip(utterances, encoded, strict=True):
+            if isinstance(data, Unreadable):
+                skipped.append((utterance.id, f"cannot be read: {data.reason}"))
+                continue
+            address = shards.add(utterance, data, format)
+            packed.append(Utterance(utterance.id, address, seconds=utterance.seconds))
+    return packed
+
+
+class ShardWriter:
+    """Writes utterances into tar archives, and begins a new one when one is full.
+
+    A shard on a local disk has its name once it is complete; other stores show no file before it
+    is closed.
+
+    Args:
+        file_system: of the store.
+        folder: of the shards there.
+        target: the same folder as the user writes it, the begin of each address.
+        limit: bytes of a full shard.
+
+    Attributes:
+        count: shards so far.
     """
 
-    def __init__(self, files: Any, folder: str, target: str, limit: int) -> None:
-        self.files, self.folder, self.target, self.limit = files, folder, target.rstrip("/"), limit
-        self.count = self.number = self.place = 0
-        self.name = ""
-        self.file: BinaryIO | None = None
+    def __init__(self, file_system: FileSystem, folder: str, target: str, limit: int) -> None:
+        self.file_system = file_system
+        self.folder = folder
+        self.target = target.rstrip("/")
+        self.limit = limit
+        self.count = 0
+        self._members = 0
+        self._name = ""
+        self._position = 0
+        self._file: BinaryIO | None = None
 
     def add(self, utterance: Utterance, data: bytes, extension: str) -> str:
-        if self.file is None or self.place + len(data) > self.limit:
+        """Write an utterance and return its address.
+
+        Args:
+            utterance: its id and seconds are written, too.
+            data: bytes of its audio file.
+            extension: what they are, without a dot.
+        """
+        if self._file is None or self._position + len(data) > self.limit:
             self.close()
-            self.name = f"shard-{self.count:06d}.tar"
-            self.file, self.place = self.files.open(f"{self.folder}/{self.name}", "wb"), 0
-            self.count += 1
-        key = f"{self.number:08d}"
-        self.number += 1
+            self._open()
+        key = f"{self._members:08d}"
+        self._members += 1
         about = {"id": utterance.id, "seconds": utterance.seconds}
         offset = self._write(f"{key}.{extension}", data)
         self._write(f"{key}.json", json.dumps(about).encode())
-        return str(Member(f"{self.target}/{self.name}", offset, len(data), f".{extension}"))
+        return str(Member(f"{self.target}/{self._name}", offset, len(data), f".{extension}"))
+
+    def close(self) -> None:
+        """Complete the shard that is being written."""
+        if self._file is None:
+            return
+        file = self._file
+        self._file = None
+        with file:
+            file.write(bytes(2 * tarfile.BLOCKSIZE))  # a tar ends with two empty blocks
+        if self._path_while_writing != self._path:
+            self.file_system.mv(self._path_while_writing, self._path)
+
+    def _open(self) -> None:
+        self._name = f"shard-{self.count:06d}.tar"
+        self.count += 1
+        self._position = 0
+        self._file = self.file_system.open(self._path_while_writing, "wb")
+
+    @property
+    def _path(self) -> str:
+        return f"{self.folder}/{self._name}"
+
+    @property
+    def _path_while_writing(self) -> str:
+        if _is_local(self.file_system):
+            return f"{self.folder}/.{self._name}.partial"
+        return self._path
 
     def _write(self, name: str, data: bytes) -> int:
-        """Add a member; returns the byte where its data begin."""
-        assert self.file is not None
+        """Add a member and return the byte where its data begin."""
+        assert self._file is not None
         header = tarfile.TarInfo(name)
         header.size = len(data)
         block = header.tobuf(tarfile.USTAR_FORMAT)
-        begin = self.place + len(block)
-        self.place = begin + -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-        self.file.write(block + data + bytes(self.place - begin - len(data)))
-        return begin
-
-    def close(self) -> None:
-        if self.file is not None:
-            file, self.file = self.file, None
-            with file:
-                file.write(bytes(2 * tarfile.BLOCKSIZE))  # a tar ends with two empty blocks
+        padding = -len(data) % tarfile.BLOCKSIZE
+        self._file.write(block + data + bytes(padding))
+        offset = self._position + len(block)
+        self._position = offset + len(data) + padding
+        return offset
 
 
-def _unfinished(out: Path) -> Path:
-    """The file that names the store while its shards are being written."""
-    return out / ".unfinished"
+def _is_local(file_system: FileSystem) -> bool:
+    from fsspec.implementations.local import LocalFileSystem
+
+    return isinstance(file_system, LocalFileSystem)
 
 
-def _written_at(out: Path) -> int | None:
-    """When wav.scp, the last file of a complete set, was written."""
-    wav_scp = out / "wav.scp"
-    return wav_scp.stat().st_mtime_ns if wav_scp.exists() else None
-
-
-def _remove_shards(files: Any, folder: str) -> None:
-    for path in files.glob(f"{folder}/shard-*.tar"):
-        files.rm(path)
-
-
-def _empty_store(target: str, out: Path) -> tuple[Any, str]:
-    """(file system, folder) of the store; shards of a run that was killed are removed.
+def _open_store(target: str) -> tuple[FileSystem, str]:
+    """Return the file system of a store, and the folder there, which is made.
 
     Raises:
-        UserError: the store cannot be used, or holds the shards of a run that ended.
+        UserError: the store cannot be used.
     """
     import fsspec
 
-    mark = _unfinished(out)
     try:
-        files, folder = fsspec.core.url_to_fs(target)
-        files.makedirs(folder, exist_ok=True)
-        if mark.exists() and mark.read_text(encoding="utf-8") == target:
-            (out / "wav.scp").unlink(missing_ok=True)
-            _remove_shards(files, folder)
-        there = files.glob(f"{folder}/shard-*.tar")
+        file_system, folder = fsspec.core.url_to_fs(target)
+        file_system.makedirs(folder, exist_ok=True)
+        file_system.glob(f"{folder}/shard-*.tar")
     except Exception as error:  # each of fsspec's file systems has errors of its own
         detail = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"{target}: cannot be used as a store of shards ({detail}); check the address"
         ) from error
-    if there:
-        raise UserError(
-            f"{target}: holds {len(there)} shards already; remove them, or give another store"
-        )
-    with writing(out):
-        write_text(mark, target)
-    return files, folder
+    return file_system, folder
 
 
-def _encoded(utterance: Utterance, format: Format) -> bytes | str:
-    """The bytes of a file that holds the utterance, or the reason why it cannot be read."""
+def _encode(utterance: Utterance, format: Format) -> bytes | Unreadable:
+    """Return the bytes of a file that holds the utterance, or why it cannot be read."""
+    path = utterance.path
+    is_whole_file = utterance.start == 0 and utterance.stop is None and os.path.isfile(path)
     try:
-        found = reading.info(utterance.path)
-        whole = utterance.start == 0 and utterance.stop is None
-        if (
-            whole
-            and os.path.isfile(utterance.path)
-            and utterance.path.lower().endswith(f".{format}")
-        ):
-            return Path(utterance.path).read_bytes()
-        samples = reading.read(utterance.path, found.rate, utterance.start, utterance.stop)
+        rate = reading.info(path).rate
+        if is_whole_file and path.lower().endswith(f".{format}"):
+            return Path(path).read_bytes()
+        samples = reading.read(path, rate, utterance.start, utterance.stop)
     except (UserError, OSError) as error:
-        return f"cannot be read: {error}"
-    # not left to libsndfile, which multiplies by 32,767 as it writes and divides by 32,768 as it
-    # reads
+        return Unreadable(path, str(error))
+    # libsndfile would multiply by 32,767 when it writes floats, and divides by 32,768 when it reads.
     steps = np.round(samples * 32768.0).clip(-32768, 32767).astype(np.int16)
     file = io.BytesIO()
-    soundfile.write(file, steps, found.rate, format=format.upper(), subtype="PCM_16")
+    soundfile.write(file, steps, rate, format=format.upper(), subtype="PCM_16")
     return file.getvalue()
 
 
-def _ahead(
-    encode: Callable[[Utterance], bytes | str], utterances: Iterable[Utterance], jobs: int | None
-) -> Generator[bytes | str, None, None]:
-    """`encode` of each, in order, a bounded number ahead of whoever takes them."""
-    waiting: deque[Future[bytes | str]] = deque()
+def _encode_ahead(
+    encode: Callable[[Utterance], bytes | Unreadable],
+    utterances: Iterable[Utterance],
+    jobs: int | None,
+) -> Generator[bytes | Unreadable, None, None]:
+    """Yield `encode` of each utterance, in order; threads are a bounded number of them ahead."""
+    waiting: deque[Future[bytes | Unreadable]] = deque()
     pool = ThreadPoolExecutor(max(1, jobs or usable_cores()))
     try:
         for utterance in utterances:
@@ -262,11 +356,11 @@ def _ahead(
         while waiting:
             yield waiting.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(cancel_futures=True)  # else Ctrl-C waits for all that is ahead
 
 
-def _progress(utterances: list[Utterance]) -> Iterable[Utterance]:
-    """A bar on a terminal, nothing elsewhere."""
+def _with_progress(utterances: list[Utterance]) -> Iterable[Utterance]:
+    """Return the utterances, with a progress bar on a terminal."""
     from tqdm import tqdm
 
     bar: Iterable[Utterance] = tqdm(utterances, unit="file", desc="writing", disable=None)

@@ -13,7 +13,8 @@ from speechssl.embed.mfcc import NAME, mfcc_model
 from speechssl.errors import UserError
 from speechssl.files import RunFolder
 from speechssl.interfaces import Encoder, Method
-from speechssl.model import Model, load_state, read_saved_config
+from speechssl.model import Model, read_saved_config
+from speechssl.weights import read_checkpoint
 
 
 def load_model(
@@ -44,7 +45,7 @@ def load_model(
             f"embed: --network needs a run folder with {run.last.name}, which {run.path} is not"
         )
     written = read_saved_config(run.config, allow_code)
-    saved = load_state(run.last)
+    saved = read_checkpoint(run.last)
     about = {"method": written["method"]["name"], "step": saved["step"], "network": network}
     model = Model.from_config(written, about)
     method = _method(written["method"], model.encoder, saved["method"], run.last)

@@ -43,7 +43,7 @@ class ECAPA(Encoder):
         embedding_dim: D.
         kernel_sizes: frames that a kernel sees, odd: of the first layer, of each block,
             and of the aggregation.
-        dilations: as many.
+        dilations: of the same layers, one for each kernel size.
         scale: groups of channels in a Res2Net.
         se_channels: bottleneck of squeeze and excitation.
         attention_channels: bottleneck of attention.

@@ -10,13 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 import speechssl
-from speechssl import config
-from speechssl.files import atomic_write, write_text
-from speechssl.model import HUB_CONFIG, HUB_WEIGHTS, Model
+from speechssl import config, parts, weights
+from speechssl.files import ModelFolder, write_text
+from speechssl.model import Model
 
 _CARD = """\
 ---
@@ -47,9 +46,9 @@ embedder = speechssl.load("FOLDER")
 vector = embedder.embed("a.wav")
 ```
 
-FOLDER is a copy of this one. `config.json` holds the settings of features and encoder, `{weights}` the
-encoder's weights under SpeechBrain's names. Compare embeddings by their cosine; subtract the mean over
-unlabelled speech of your own first.
+FOLDER is a copy of this one. `config.json` holds the settings of features and encoder,
+`model.safetensors` the encoder's weights under SpeechBrain's names.
+Compare embeddings by their cosine; subtract the mean over unlabelled speech of your own first.
 
 ## Training
 
@@ -63,10 +62,9 @@ proof of identity, and measure on your own data before you rely on it.
 
 
 def write(model: Model, out: Path) -> Callable[[Tensor], Tensor]:
-    """Write config.json, model.safetensors (pytorch_model.bin without safetensors) and README.md
-    into OUT.
-    """
-    weights = _save_weights(model, out)
+    """Write config.json, model.safetensors and README.md into OUT."""
+    files = ModelFolder(out)
+    weights.write(files.hub_weights, model.encoder.state_dict())
     about = config.thaw(model.about)
     settings = {
         "model_type": "speechssl",
@@ -74,28 +72,13 @@ def write(model: Model, out: Path) -> Callable[[Tensor], Tensor]:
         **config.thaw(model.settings),
         "about": about,
     }
-    write_text(out / HUB_CONFIG, json.dumps(settings, indent=2) + "\n")
-    card = _model_card(model, about, name=out.resolve().name, weights=weights)
+    write_text(files.hub_config, json.dumps(settings, indent=2) + "\n")
+    card = _model_card(model, about, name=out.resolve().name)
     write_text(out / "README.md", card)
-    return Model.load(out)
+    return Model.load(out, allow_code=parts.outside_packages(model.settings))
 
 
-def _save_weights(model: Model, out: Path) -> str:
-    """Save the encoder's weights; return the file's name."""
-    state = {name: value.contiguous().clone() for name, value in model.encoder.state_dict().items()}
-    name, name_without_safetensors = HUB_WEIGHTS
-    try:
-        from safetensors.torch import save_file
-    except ImportError:
-        with atomic_write(out / name_without_safetensors) as temporary:
-            torch.save(state, temporary)
-        return name_without_safetensors
-    with atomic_write(out / name) as temporary:
-        save_file(state, str(temporary), metadata={"format": "pt"})
-    return name
-
-
-def _model_card(model: Model, about: dict[str, Any], name: str, weights: str) -> str:
+def _model_card(model: Model, about: dict[str, Any], name: str) -> str:
     """Return README.md: what the model is, how it is used, how it was trained."""
     known = "\n".join(f"* {key}: {json.dumps(value)}" for key, value in about.items())
     parameters = sum(parameter.numel() for parameter in model.encoder.parameters())
@@ -106,7 +89,6 @@ def _model_card(model: Model, about: dict[str, Any], name: str, weights: str) ->
         dim=model.dim,
         parameters=parameters / 1e6,
         version=speechssl.__version__,
-        weights=weights,
         about=known or "Nothing is known about it.",
     )
 

@@ -11,9 +11,10 @@ from torch import Tensor
 from speechssl import foreign_yaml
 from speechssl.errors import UserError
 from speechssl.files import RunFolder
-from speechssl.model import Model, load_state, read_saved_config
+from speechssl.model import Model, read_saved_config
 from speechssl.processes import sole_writer_in
 from speechssl.train.checkpoint import snapshots, step_of
+from speechssl.weights import read_checkpoint
 
 
 def average(
@@ -54,7 +55,7 @@ def average(
     written = read_saved_config(folder.config, allow_code)
     about = foreign_yaml.read(folder.about) | {"averaged": [path.stem for path in paths]}
     model = Model.from_config(written, about)
-    model.encoder.load_state_dict(mean_state([load_state(path) for path in paths]))
+    model.encoder.load_state_dict(mean_state([read_checkpoint(path) for path in paths]))
     target = folder.path / f"model-average{len(paths)}"
     if out is not None:
         target = Path(out)

@@ -8,7 +8,8 @@ from speechssl import parts
 from speechssl.errors import UserError
 from speechssl.files import RunFolder
 from speechssl.interfaces import Method
-from speechssl.model import Model, load_state
+from speechssl.model import Model
+from speechssl.weights import read_checkpoint
 
 
 def load_encoder(model: Model, folder: str) -> None:
@@ -55,7 +56,7 @@ def load_method(method: Method, folder: str) -> None:
             f"train.init_method: {checkpoint} does not exist; give a run folder of `speechssl"
             " train`"
         )
-    trained = load_state(checkpoint)["method"]
+    trained = read_checkpoint(checkpoint)["method"]
     own = method.state_dict()
     has_labels = "labels" in trained and "labels" in own
     if has_labels and not torch.equal(trained["labels"], own["labels"]):

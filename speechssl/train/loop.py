@@ -18,7 +18,6 @@ from speechssl.config import read as read_yaml
 from speechssl.diagnostics.monitor import Alarm
 from speechssl.errors import UserError
 from speechssl.files import ModelFolder, RunFolder
-from speechssl.model import load_state
 from speechssl.train.about import describe
 from speechssl.train.checkpoint import save_snapshot, save_state
 from speechssl.train.checks import StepLoss, any_rank, stop_if_not_finite
@@ -30,6 +29,7 @@ from speechssl.train.resuming import same_data, same_settings
 from speechssl.train.run import Run
 from speechssl.train.settings import resolve, with_precision, with_train
 from speechssl.train.together import ended_early, is_asked_to_end, sole_writer_in_first
+from speechssl.weights import read_checkpoint
 
 
 def train(
@@ -93,7 +93,7 @@ def train(
         run = Run(config, world, utterances)
         if resume and folder.last.exists():
             same_data(folder, config, utterances)
-            run.restore(load_state(folder.last))
+            run.restore(read_checkpoint(folder.last))
         if world.first:
             describe(folder, config, utterances, skipped)
             if run.step == 0:

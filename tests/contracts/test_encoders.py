@@ -1,4 +1,4 @@
-"""What every encoder promises, over every name in the folder (DESIGN.md 3)."""
+"""What every encoder promises, over every name in the folder (`interfaces.Encoder`)."""
 
 import inspect
 

@@ -1,4 +1,4 @@
-"""What every method promises, over every name in the folder (DESIGN.md 3)."""
+"""What every method promises, over every name in the folder (`interfaces.Method`)."""
 
 import copy
 import inspect

@@ -18,7 +18,7 @@ from speechssl.data.crops import CropSpec
 from speechssl.data.dataset import CropBatches
 from speechssl.data.loader import make_loader
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
-from speechssl.data.shards import write_shards
+from speechssl.data.shards import ShardWriter, write_shards
 from speechssl.data.validation import validate
 from speechssl.errors import UserError
 
@@ -173,6 +173,29 @@ def test_a_damaged_shard_is_one_line(
         read_manifest(tmp_path / "out")
     with pytest.raises(UserError, match="cannot be read|no such file"):
         reading.read("nowhere://bucket/a.tar:512:100.wav", RATE)
+
+
+def test_a_killed_writer_leaves_no_half_shard_under_its_name(
+    kaldi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(writer: ShardWriter) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ShardWriter, "close", dies)
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(kaldi, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("shard-*"))
+    assert not (tmp_path / "out/wav.scp").exists()
+    monkeypatch.undo()
+    assert len(write_shards(kaldi, tmp_path / "out")) == 12
+
+
+def test_a_directory_is_not_written_over(kaldi: Path) -> None:
+    before = (kaldi / "wav.scp").read_text()
+    with pytest.raises(UserError, match="holds a Kaldi directory already"):
+        write_shards(kaldi, kaldi)
+    assert (kaldi / "wav.scp").read_text() == before
+    assert not list(kaldi.glob("*.tar"))
 
 
 def test_what_cannot_be_read_is_listed(kaldi: Path, tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ from speechssl import config, parts
 from speechssl.data.manifest import Utterance
 from speechssl.errors import UserError
 from speechssl.files import RunFolder
-from speechssl.model import Model, load_state
+from speechssl.model import Model
 from speechssl.train import about, checkpoint
 from speechssl.train.average import average
 from speechssl.train.resuming import same_settings
 from speechssl.train.settings import resolve
+from speechssl.weights import read_checkpoint
 
 ENCODER = {
     "name": "ecapa",
@@ -40,7 +41,7 @@ def in_a_child(function):
 def test_a_state_reads_back(tmp_path):
     state = {"step": 3, "method": {"w": torch.randn(4)}, "rng": torch.get_rng_state()}
     checkpoint.save_state(state, tmp_path / "last.pt")
-    again = load_state(tmp_path / "last.pt")
+    again = read_checkpoint(tmp_path / "last.pt")
     assert again["step"] == 3 and torch.equal(again["method"]["w"], state["method"]["w"])
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
@@ -57,9 +58,9 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_old_state(tmp_path, monkeypat
     monkeypatch.setattr(torch, "save", half)
     assert in_a_child(lambda: checkpoint.save_state({"step": 2}, path)) == -signal.SIGKILL
     monkeypatch.undo()
-    assert load_state(path)["step"] == 1
+    assert read_checkpoint(path)["step"] == 1
     checkpoint.save_state({"step": 3}, path)  # the half-written file is no obstacle
-    assert load_state(path)["step"] == 3
+    assert read_checkpoint(path)["step"] == 3
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
 
@@ -67,7 +68,7 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_old_state(tmp_path, monkeypat
 def test_a_damaged_state_is_one_line(tmp_path, content):
     (tmp_path / "last.pt").write_bytes(content)
     with pytest.raises(UserError, match=r"last\.pt: cannot be read") as error:
-        load_state(tmp_path / "last.pt")
+        read_checkpoint(tmp_path / "last.pt")
     assert "\n" not in str(error.value)
 
 

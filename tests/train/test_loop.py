@@ -18,12 +18,13 @@ from speechssl import config
 from speechssl.errors import UserError
 from speechssl.files import RunFolder
 from speechssl.methods.dino import Dino
-from speechssl.model import Model, load_state
+from speechssl.model import Model
 from speechssl.train import checkpoint
 from speechssl.train.data import read_utterances
 from speechssl.train.loop import is_due, train
 from speechssl.train.run import Run
 from speechssl.train.settings import resolve
+from speechssl.weights import read_checkpoint
 
 TIMES = {"utterances_per_second", "data_wait"}
 
@@ -46,12 +47,12 @@ def log(out, without=frozenset()):
 
 
 def weights(out):
-    return load_state(RunFolder(out).last)["method"]
+    return read_checkpoint(RunFolder(out).last)["method"]
 
 
 def same_run(a, b):
     """Whether two run folders ended in the same state, bit for bit."""
-    one, two = (load_state(RunFolder(folder).last) for folder in (a, b))
+    one, two = (read_checkpoint(RunFolder(folder).last) for folder in (a, b))
     models = (Model.load(RunFolder(folder).model.path).state_dict() for folder in (a, b))
     return equal(one, two) and equal(*models)
 
@@ -124,7 +125,7 @@ def test_what_users_get_is_the_teacher(unbroken):
         if key.startswith("teacher.encoder.")
     }
     assert equal(dict(Model.load(unbroken).encoder.state_dict()), teacher)
-    assert equal(load_state(checkpoint.snapshots(RunFolder(unbroken))[-1]), teacher)
+    assert equal(read_checkpoint(checkpoint.snapshots(RunFolder(unbroken))[-1]), teacher)
 
 
 def test_another_seed_is_another_run(unbroken, configuration, tmp_path):
@@ -296,7 +297,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_utterances(
         ) as error:
             run(configuration, out, "train.log_every=4", "train.save_every=2")
     assert "optimizer.lr" in str(error.value)
-    assert load_state(out / "last.pt")["step"] == 4
+    assert read_checkpoint(out / "last.pt")["step"] == 4
     assert all(value.isfinite().all() for value in weights(out).values())
     named = {
         u.strip()
@@ -306,7 +307,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_utterances(
     indices = Run(settings, _alone(), read_utterances(settings.data)[0]).batches[5].indices
     assert named == {f"u{i:02d}" for i in indices.tolist()}
     run(configuration, out, "train.log_every=4", "train.save_every=2", resume=True)
-    assert load_state(out / "last.pt")["step"] == 8
+    assert read_checkpoint(out / "last.pt")["step"] == 8
 
 
 def _alone():
@@ -334,7 +335,7 @@ def test_the_monitor_can_stop_a_run(configuration, tmp_path, monkeypatch):
     out = run(configuration, tmp_path / "run", *overrides)
     assert [line["step"] for line in log(out)] == [1, 2]
     assert "collapse alarm" in log(out)[-1]["alarms"][0]
-    assert load_state(out / "last.pt")["step"] == 2
+    assert read_checkpoint(out / "last.pt")["step"] == 2
 
 
 METHOD = """
