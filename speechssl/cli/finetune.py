@@ -7,6 +7,7 @@ repeated for every share of the training labels.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -94,6 +95,14 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Fine-tune; a line per fold on standard error, the table on standard output."""
+    from speechssl.processes import sole_writer_in
+
+    with sole_writer_in(args.out) if args.out else contextlib.nullcontext():
+        _finetune(args)
+
+
+def _finetune(args: argparse.Namespace) -> None:
+    """Do what `run` does, as the only writer of the folder."""
     from speechssl import finetune
     from speechssl.data.kaldi import read_values
     from speechssl.data.manifest import read_manifest
