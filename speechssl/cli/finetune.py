@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `speechssl finetune`."""
     flags.add_model(parser)
     parser.add_argument("data", nargs="+", type=Path, metavar="DIR", help="a Kaldi directory")
+    flags.add_remote(parser)
     flags.add_labels(parser)
     flags.add_folds(parser)
     parser.add_argument(
@@ -104,14 +105,16 @@ def run(args: argparse.Namespace) -> None:
 def _finetune(args: argparse.Namespace) -> None:
     """Do what `run` does, as the only writer of the folder."""
     from speechssl import finetune
+    from speechssl.audio.remotes import Remotes
     from speechssl.data.kaldi import read_values
     from speechssl.data.manifest import read_manifest
     from speechssl.embed.networks import load_model
     from speechssl.evaluation.classification.classify import write_results
 
+    remotes = Remotes(args.remote)
     utterances: list[Utterance] = []
     for directory in args.data:
-        utterances.extend(read_manifest(directory))
+        utterances.extend(read_manifest(directory, remotes=remotes))
     measured = finetune.finetune(
         load_model(args.model, allow_code=args.allow_code),
         utterances,
