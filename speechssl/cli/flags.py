@@ -123,8 +123,8 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "float32", "bfloat16"),
         default="float32",
         help=(
-            "of the encoder's matrix products; auto: bfloat16 where the hardware has instructions"
-            " for it (default: float32)"
+            "precision of the encoder's matrix products; auto: bfloat16 where the hardware has"
+            " instructions for it (default: float32)"
         ),
     )
 
@@ -132,7 +132,11 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
 def add_seed(parser: argparse.ArgumentParser) -> None:
     """Add ``--seed``."""
     parser.add_argument(
-        "--seed", type=whole_number, default=0, metavar="N", help="of all random draws (default: 0)"
+        "--seed",
+        type=whole_number,
+        default=0,
+        metavar="N",
+        help="seed of all random draws (default: 0)",
     )
 
 

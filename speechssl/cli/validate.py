@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--read-audio",
         action="store_true",
-        help="decode every file, and compare its length with the directory's",
+        help="decode every file, and compare its length with utt2dur",
     )
     flags.add_remote(parser)
 

@@ -87,7 +87,8 @@ def _pyarrow() -> ModuleType:
         raise UserError(
             "parquet files need pyarrow: pip install 'speechssl[scale]', or choose .npz"
         ) from None
-    return pyarrow
+    module: ModuleType = pyarrow
+    return module
 
 
 FORMAT = Parquet()
