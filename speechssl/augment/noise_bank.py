@@ -195,7 +195,10 @@ def _kaldi(root: Path) -> list[tuple[str, str]]:
     kinds: dict[str, str] = {}
     if (root / "utt2kind").is_file():
         kinds = {name: kind for _, name, kind in read_table(root / "utt2kind", _warn)}
-    common = len(os.path.commonpath([os.path.dirname(path) for path in recordings.values()]))
+    try:
+        common = len(os.path.commonpath([os.path.dirname(path) for path in recordings.values()]))
+    except ValueError:  # some are absolute, some relative: no folder is common to all
+        common = 0
     listed = []
     for name, path in recordings.items():
         kind = kinds.get(name) or f"{name} {path[common:]}"

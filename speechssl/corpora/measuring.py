@@ -203,6 +203,8 @@ def _measure_file(
     path = os.path.abspath(root / item.path)
     if "\n" in path or "\r" in path:
         return Skip("line break in its name", "rename it")
+    if path != path.rstrip(" \t") or path.endswith("|"):
+        return Skip("blank or pipe at the end of its name", "rename it")
     try:
         if trim is not None:
             span = _trimmed(path, trim)

@@ -287,11 +287,17 @@ def _check_writable(utterances: Sequence[Utterance], folder: Path) -> None:
             raise UserError(f"{folder}: two utterances have the id {utterance.id!r}; rename one")
         if not utterance.id or utterance.id.split() != [utterance.id]:
             raise UserError(f"{folder}: {utterance.id!r} cannot be an id; remove the white space")
-        if not utterance.path.strip() or "\n" in utterance.path or "\r" in utterance.path:
+        if not _can_stand_in_wav_scp(utterance.path):
             raise UserError(
                 f"{folder}: {utterance.path!r} cannot stand in wav.scp; rename the file"
             )
         seen.add(utterance.id)
+
+
+def _can_stand_in_wav_scp(path: str) -> bool:
+    """Return True if a line of wav.scp gives the path back as it is."""
+    is_one_line = not any(letter in path for letter in "\n\r\0")
+    return bool(path) and is_one_line and path == path.strip(" \t")
 
 
 def _tables(

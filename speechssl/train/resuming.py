@@ -36,6 +36,8 @@ def same_settings(
         asked = with_train(asked, steps=before["train"]["steps"], epochs=None)
     if asked.train.precision == "auto":
         asked = with_train(asked, precision=before["train"]["precision"])
+    # Which stores may be read is the user's permission of today, no setting of the run.
+    before["data"]["remote"] = config.thaw(asked)["data"]["remote"]
     for section, now in config.thaw(asked).items():
         _refuse_change(folder, section, before.get(section), now)
     return asked

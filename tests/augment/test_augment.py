@@ -287,6 +287,9 @@ def test_bank_reads_kaldi_and_tsv_and_leaves_broken_files_out(noises, tmp_path):
     kaldi.mkdir()
     (kaldi / "wav.scp").write_text(f"noise-1 {noises}/hum/a.wav\nmusic-1 {noises}/music/b.wav\n")
     assert NoiseBank(str(kaldi), RATE).kinds == ["noise", "music"]
+    with (kaldi / "wav.scp").open("a") as scp:
+        scp.write("noise-2 relative.wav\nnoise-3 s3://bucket/a.tar:0:9.wav\n")  # left out
+    assert NoiseBank(str(kaldi), RATE).kinds == ["noise", "music"]
     table = tmp_path / "noise" / "utterances.tsv"
     table.write_text("utt\tpath\tkind\na\thum/a.wav\tmusic\n")
     assert NoiseBank(noises, RATE).kinds == ["music"]

@@ -13,10 +13,14 @@ from typing import Any
 import pytest
 from builders import make_model
 
+from speechssl import conf, config
 from speechssl.audio import members, reading
 from speechssl.audio.remotes import Remote, Remotes
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import UserError
+from speechssl.files import RunFolder
+from speechssl.train.resuming import same_settings
+from speechssl.train.settings import resolve
 
 ONE_STEP = ["--out", "OUT", "train.steps=1", "train.batch_size=4"]
 VERBS = {
@@ -238,3 +242,16 @@ def test_what_the_user_named_is_read(tmp_path: Path) -> None:
     )
     assert [utterance.id for utterance in manifest.utterances] == ["a"]
     assert "--remote s3://other/" in manifest.skipped[0][1]
+
+
+def test_a_run_may_be_resumed_with_another_permission(tmp_path: Path) -> None:
+    path = str(conf.locate("dino-small"))
+    started = resolve(path, ["data.train=[x]"])
+    config.write(started, RunFolder(tmp_path).config)
+    asked = resolve(path, ["data.train=[x]", "data.remote=[s3://bucket/]"])
+    assert same_settings(RunFolder(tmp_path), asked).data.remote == ("s3://bucket/",)
+
+
+def test_data_remote_is_checked_before_anything_is_read() -> None:
+    with pytest.raises(UserError, match="--remote|data.remote"):
+        resolve(str(conf.locate("dino-small")), ["data.train=[x]", "data.remote=[file:///]"])

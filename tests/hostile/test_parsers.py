@@ -233,6 +233,12 @@ def test_segments_that_were_written_are_read_back(
         assert one.stop == pytest.approx(other.stop, abs=1e-6)
 
 
+@pytest.mark.parametrize("path", [" a", "a ", "a\t", "a\n", "a\r", "a\0", ""])
+def test_a_path_that_would_be_read_as_another_is_not_written(tmp_path: Path, path: str) -> None:
+    with pytest.raises(UserError, match="cannot stand in wav.scp"):
+        write_manifest(Manifest([Utterance("a", path, seconds=1.0)]), tmp_path)
+
+
 @quick
 @given(
     st.lists(st.tuples(ids, ids, st.booleans()), min_size=1, max_size=6),
