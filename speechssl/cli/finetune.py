@@ -7,6 +7,7 @@ repeated for every share of the training labels.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `speechssl finetune`."""
     flags.add_model(parser)
     parser.add_argument("data", nargs="+", type=Path, metavar="DIR", help="a Kaldi directory")
+    flags.add_remote(parser)
     flags.add_labels(parser)
     flags.add_folds(parser)
     parser.add_argument(
@@ -94,15 +96,25 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Fine-tune; a line per fold on standard error, the table on standard output."""
+    from speechssl.processes import sole_writer_in
+
+    with sole_writer_in(args.out) if args.out else contextlib.nullcontext():
+        _finetune(args)
+
+
+def _finetune(args: argparse.Namespace) -> None:
+    """Do what `run` does, as the only writer of the folder."""
     from speechssl import finetune
+    from speechssl.audio.remotes import Remotes
     from speechssl.data.kaldi import read_values
     from speechssl.data.manifest import read_manifest
     from speechssl.embed.networks import load_model
     from speechssl.evaluation.classification.classify import write_results
 
+    remotes = Remotes(args.remote)
     utterances: list[Utterance] = []
     for directory in args.data:
-        utterances.extend(read_manifest(directory))
+        utterances.extend(read_manifest(directory, remotes=remotes))
     measured = finetune.finetune(
         load_model(args.model, allow_code=args.allow_code),
         utterances,

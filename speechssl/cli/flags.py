@@ -97,6 +97,18 @@ def add_out(parser: argparse.ArgumentParser, help: str, required: bool = False) 
     parser.add_argument("--out", required=required, type=Path, metavar="DIR", help=help)
 
 
+def add_remote(parser: argparse.ArgumentParser) -> None:
+    """Add ``--remote``, the addresses that data directories may name."""
+    parser.add_argument(
+        "--remote",
+        action="append",
+        default=[],
+        metavar="PREFIX",
+        help="read addresses that begin with this, such as s3://bucket/; may be given again"
+        " (default: none is read)",
+    )
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add ``--device``."""
     parser.add_argument(

@@ -29,13 +29,6 @@ from speechssl.weights import read_checkpoint
 TIMES = {"utterances_per_second", "data_wait"}
 
 
-@pytest.fixture(autouse=True)
-def same_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 def run(configuration, out, *overrides, **options):
     return train(str(configuration), overrides, out=out, device="cpu", **options)
 

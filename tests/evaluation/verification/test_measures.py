@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from builders import write_table
 
 from speechssl import metrics
 from speechssl.cli import main
@@ -94,7 +95,7 @@ def test_a_new_entry_is_in_the_results_the_text_and_the_reports(tmp_path, capsys
     write_trials(trials, tmp_path / "trials", style="voxceleb")
     words = "".join(f"{name} {'ab'[i % 2]}\n" for i, name in enumerate(ids))
     (tmp_path / "utt2emotion").write_text(words)
-    (tmp_path / "utt2spk").write_text("".join(f"{n} s{s}\n" for n, s in zip(ids, who)))
+    write_table(tmp_path / "utt2spk", {n: f"s{s}" for n, s in zip(ids, who)})
     out = tmp_path / "exp" / "eval" / "ours" / "list"
     command = ["evaluate", "verification", str(tmp_path / "e.npz")]
     command += ["--trials", str(tmp_path / "trials"), "--replicates", "30", "--out", str(out)]
