@@ -139,7 +139,7 @@ def _finetune(args: argparse.Namespace) -> None:
 
 
 def _settings(args: argparse.Namespace) -> FinetuneSettings:
-    """Return the settings of both training steps."""
+    """Return the settings of both training stages."""
     from speechssl.finetune import FinetuneSettings
 
     return FinetuneSettings(
@@ -156,12 +156,12 @@ def _settings(args: argparse.Namespace) -> FinetuneSettings:
 
 
 def _print_curve(results: Mapping[str, Any]) -> None:
-    """Print the figures of each share of labels and step, with the interval of macro_f1."""
+    """Print the figures of each share of labels and stage; macro_f1 with its interval."""
     from speechssl.metrics import format_interval
 
-    print("labels   trained   micro_f1   macro_f1   uar")
+    print("labels   trained   micro_f1   uar        macro_f1")
     for row in results["curve"]:
         line = f"{row['labels']:6.0f}   {row['step']:<8}  "
-        line += f"{row['micro_f1']:.3f}      {row['macro_f1']:.3f}      {row['uar']:.3f}"
-        line += "  " + format_interval(row["macro_f1_interval"], ".3f")
+        line += f"{row['micro_f1']:.3f}      {row['uar']:.3f}      {row['macro_f1']:.3f}"
+        line += format_interval(row["macro_f1_interval"], ".3f")
         print(line.rstrip())

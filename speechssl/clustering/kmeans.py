@@ -112,7 +112,8 @@ def spherical_kmeans(
     """
     if len(x) < n_clusters:
         raise UserError(
-            f"kmeans: {len(x)} embeddings cannot make {n_clusters} clusters; ask for fewer"
+            f"kmeans: {len(x)} embeddings cannot make {n_clusters} clusters; lower n_clusters"
+            " (kmeans_ahc: n_centroids)"
         )
     if start is None:
         order = torch.randperm(len(x), generator=generator)

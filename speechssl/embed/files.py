@@ -88,7 +88,9 @@ def embed_to_file(
         out: `.npz`, `.ark`/`.scp`, `.parquet`, or `-` (standard output, a line an
             utterance).
         settings: how; `EmbedSettings()` if not given.
-        changes: settings by their names, such as ``jobs=4`` or ``device="cuda"``.
+        changes: settings by their names, such as ``device="cuda"`` or ``jobs=4``. Each of
+            several jobs imports the script that calls this: put the call under
+            ``if __name__ == "__main__":``.
 
     Returns:
         The summary; None on the ranks of torchrun that are not 0.
