@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from speechssl.text import tsv_cell
+
 FORMAT = 1
 """Layout of run and model folders; a higher number where an older package could not read them."""
 
-_ESCAPES = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})
+_TEMPORARY = re.compile(r"\..+\.(?P<process>\d+)\.partial(\..+)?")
+"""Names of temporary files."""
 
 
 @contextmanager
@@ -73,10 +78,48 @@ def _temporary(path: Path) -> Path:
 
 
 def remove_partial(path: str | Path) -> None:
-    """Remove the temporary files that killed processes have left while writing `path`."""
+    """Remove the temporary files that dead processes have left while writing `path`."""
     path = Path(path)
-    for left_over in path.parent.glob(f".{path.stem}.*.partial{path.suffix}"):
-        left_over.unlink(missing_ok=True)
+    for left_over in path.parent.glob(f".{glob.escape(path.stem)}.*.partial{path.suffix}"):
+        if _writer_is_dead(left_over):
+            left_over.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, depth: int = 2) -> None:
+    """Remove the temporary files that dead processes have left in a folder.
+
+    Args:
+        folder: that only this process writes; it need not exist.
+        depth: levels of folders inside it that are looked at, too.
+    """
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:  # not there, or not ours to look at: nothing of ours lies there
+        return
+    for entry in entries:
+        path = Path(entry.path)
+        if entry.is_dir(follow_symlinks=False):
+            if depth:
+                remove_leftovers(path, depth - 1)
+        elif _writer_is_dead(path):
+            path.unlink(missing_ok=True)
+
+
+def _writer_is_dead(path: Path) -> bool:
+    """True for a temporary file of `_temporary` whose process has ended."""
+    match = _TEMPORARY.fullmatch(path.name)
+    if match is None or os.name != "posix":  # elsewhere, asking for a process would end it
+        return False
+    process = int(match["process"])
+    if process == os.getpid():  # an earlier process of our number: we have not begun
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # another user's
+        return False
+    return False
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -92,11 +135,8 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_skipped(path: str | Path, skipped: Iterable[tuple[str, str]]) -> None:
-    """Write what was left out: one `id<TAB>reason` line each.
-
-    A line break or tab in an id becomes `\\n`, `\\r` or `\\t`, so that a line stays one.
-    """
-    lines = [f"{name.translate(_ESCAPES)}\t{reason}\n" for name, reason in skipped]
+    """Write what was left out: one `id<TAB>reason` line each, for people (`text.tsv_cell`)."""
+    lines = [f"{tsv_cell(name)}\t{tsv_cell(reason)}\n" for name, reason in skipped]
     write_text(path, "".join(lines))
 
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
+import ctypes
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.resource_tracker
 import os
 import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, Any
 
-from speechssl.errors import UserError
+from speechssl.errors import UserError, writing
+from speechssl.files import remove_leftovers
 
 try:
     import fcntl
@@ -29,7 +35,7 @@ def sole_writer(output: str | Path) -> Iterator[None]:
     process that holds it, however that ends. Where the file system knows no locks, none is taken.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds it, or the lock cannot be written.
     """
     output = Path(output)
     path = output / ".lock" if output.is_dir() else output.with_name(f".{output.name}.lock")
@@ -42,11 +48,35 @@ def sole_writer(output: str | Path) -> Iterator[None]:
             file.close()
 
 
+@contextlib.contextmanager
+def sole_writer_in(folder: str | Path) -> Iterator[None]:
+    """Make a folder, hold its lock as `sole_writer` does, and sweep what killed writers have left.
+
+    If nothing was written into a folder that was not there before, it is removed again.
+
+    Raises:
+        UserError: another process holds the lock, or the folder cannot be made.
+    """
+    folder = Path(folder)
+    is_new = not folder.exists()
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with sole_writer(folder):
+            remove_leftovers(folder)
+            yield
+    finally:
+        if is_new:
+            with contextlib.suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+
 def _lock(path: Path, output: Path) -> IO[str] | None:
     if fcntl is None:
         return None
     while True:
-        file = open(path, "a+", encoding="ascii")  # noqa: SIM115 (it is closed by `sole_writer`)
+        with writing(output):
+            file = open(path, "a+", encoding="ascii")  # noqa: SIM115 (closed by `sole_writer`)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -76,46 +106,188 @@ def _is_still(path: Path, file: IO[str]) -> bool:
         return False
 
 
-def end_with_parent() -> None:
-    """In a worker process: exit as soon as the parent is gone, even if it was killed.
+_ENDING = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1")
+    if hasattr(signal, name)  # Windows has no SIGUSR1
+)
+"""Signals that end a command; the parent alone acts on them, not its workers."""
 
-    Call it first in a worker of multiprocessing; in the main process it does nothing.
+
+@contextlib.contextmanager
+def starting_workers() -> Iterator[None]:
+    """Let the processes that are started inside be born with the signals of `_ENDING` blocked.
+
+    Ctrl-C, and some schedulers, signal every process of a group. Without this, a worker that is
+    still importing ends in a traceback, or is missed by its parent, which reports it as a failure.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # The first process that is spawned starts this one, and unblocks signals behind it.
+    multiprocessing.resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_with_parent() -> None:
+    """In a worker process: exit once the parent is gone, even if it was killed, or terminates us.
+
+    Signals that somebody sends to the whole group are left to the parent. Call it first in a worker
+    of multiprocessing; in the main process it does nothing.
     """
     parent = multiprocessing.parent_process()
     if parent is None:
         return
-    sentinel = parent.sentinel
+    _start_thread(_exit_after_parent, parent.sentinel)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+        _start_thread(_exit_when_terminated_by, parent.pid)
 
-    def watch() -> None:
-        multiprocessing.connection.wait([sentinel])
-        os._exit(1)
 
-    threading.Thread(target=watch, daemon=True, name="end with parent").start()
+def _start_thread(work: Callable[..., None], *arguments: object) -> None:
+    threading.Thread(target=work, args=arguments, daemon=True, name=work.__name__).start()
+
+
+def _exit_after_parent(sentinel: int) -> None:
+    # Siblings that were forked later hold copies of the sentinel: the parent's number tells sooner.
+    started_by = os.getppid()
+    while os.getppid() == started_by:
+        if multiprocessing.connection.wait([sentinel], timeout=1.0):
+            break
+    os._exit(1)
+
+
+def _exit_when_terminated_by(parent: int) -> None:
+    while True:
+        if signal.sigwaitinfo([signal.SIGTERM]).si_pid == parent:
+            os._exit(TERMINATED_CODE)
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived: files that are not complete are removed on the way out, as on Ctrl-C."""
+    """SIGTERM or SIGUSR1 arrived: incomplete files are removed on the way out, as on Ctrl-C.
+
+    The message is one line for the user, or empty.
+    """
 
 
 TERMINATED_CODE = 128 + signal.SIGTERM
 """Exit code of a process that was asked to end, 143."""
 
+INTERRUPTED_CODE = 128 + signal.SIGINT
+"""Exit code after Ctrl-C, 130."""
 
-def raise_on_sigterm() -> None:
-    """Let SIGTERM raise `Terminated` in the main thread, in place of ending the process at once.
 
-    A handler that somebody else has installed is left alone; so is a thread that is not the main
-    one, which may install none.
+class EndingSignal:
+    """The first signal that asked a command to end.
+
+    Attributes:
+        code: exit code that goes with it, or None if there was none.
     """
-    if threading.current_thread() is not threading.main_thread():
-        return
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _raise)
+
+    def __init__(self) -> None:
+        self.code: int | None = None
+        self._before: dict[int, Any] = {}
+        self._hook_before = sys.unraisablehook
+
+    def install(self) -> None:
+        """Raise in the main thread when one arrives; handlers that somebody else has set stay."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in _ENDING:
+            handler = signal.getsignal(number)
+            if handler in (signal.SIG_DFL, signal.default_int_handler):
+                self._before[number] = handler
+                signal.signal(number, self._arrive)
+        sys.unraisablehook = self._was_lost
+
+    def restore(self) -> None:
+        """Set the handlers of before again."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        sys.unraisablehook = self._hook_before
+
+    def exit_at_once(self) -> None:
+        """From now on end the process at once; nothing is left to clean up."""
+        for number in self._before:
+            signal.signal(number, lambda number, frame: os._exit(_code_of(number)))
+
+    def _arrive(self, number: int, frame: FrameType | None) -> None:
+        is_first = self.code is None
+        if is_first:
+            self.code = _code_of(number)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if is_first:  # the way out is not to be interrupted by another one
+            raise Terminated("terminated")
+
+    def _was_lost(self, unraisable: Any) -> None:
+        """Raise once more what was raised in a `__del__` or the like, where Python drops it."""
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt | Terminated):
+            self._hook_before(unraisable)
+            return
+        again = threading.Timer(0.05, _thread.interrupt_main)
+        again.daemon = True
+        again.start()
 
 
-def _raise(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: the way out is not to be interrupted
-    raise Terminated
+def _code_of(number: int) -> int:
+    return INTERRUPTED_CODE if number == signal.SIGINT else TERMINATED_CODE
+
+
+@contextlib.contextmanager
+def raise_on_signals(*, ends_process: bool = False) -> Iterator[EndingSignal]:
+    """Raise `KeyboardInterrupt` on Ctrl-C, and `Terminated` on SIGTERM and SIGUSR1, inside the block.
+
+    Args:
+        ends_process: nothing but the interpreter's own end comes after the block; a signal that
+            arrives there ends the process at once, without a traceback.
+    """
+    arrived = EndingSignal()
+    arrived.install()
+    try:
+        yield arrived
+    finally:
+        if ends_process:
+            arrived.exit_at_once()
+        else:
+            arrived.restore()
+
+
+def run_command(command: Sequence[str]) -> int:
+    """Run a command to its end and return its exit code.
+
+    If this process is asked to end, so is the command, and its end is awaited. On Linux it is asked
+    to end (SIGTERM) if this process is killed, too.
+    """
+    with subprocess.Popen(command, preexec_fn=_terminate_after_parent()) as process:
+        try:
+            return process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+
+
+def _terminate_after_parent() -> Callable[[], None] | None:
+    """Return what makes Linux send SIGTERM to a new process when its parent has ended."""
+    if not sys.platform.startswith("linux"):
+        return None
+    library = ctypes.CDLL(None)
+    parent = os.getpid()
+
+    def ask() -> None:
+        library.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it has ended before we could ask
+            os._exit(TERMINATED_CODE)
+
+    return ask
+
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class StopRequest:

@@ -130,14 +130,14 @@ def test_sigterm_cleans_up_on_the_way_out(tmp_path):
 import sys, time
 from speechssl import processes
 from speechssl.files import atomic_write
-processes.raise_on_sigterm()
-try:
-    with atomic_write(sys.argv[1]) as path:
-        path.write_text("half")
-        print("writing", flush=True)
-        time.sleep(60)
-except processes.Terminated:
-    sys.exit(processes.TERMINATED_CODE)
+with processes.raise_on_signals(ends_process=True) as arrived:
+    try:
+        with atomic_write(sys.argv[1]) as path:
+            path.write_text("half")
+            print("writing", flush=True)
+            time.sleep(60)
+    except processes.Terminated:
+        sys.exit(arrived.code)
 """
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "out.txt")], stdout=subprocess.PIPE, text=True

@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> None:
     from speechssl import config
     from speechssl.data.kaldi import read_values
     from speechssl.evaluation import clusters
+    from speechssl.processes import sole_writer_in
     from speechssl.report.plots import size_plot
 
     section = {"name": args.name, **config.read("", args.overrides)}
@@ -90,11 +91,12 @@ def run(args: argparse.Namespace) -> None:
         "max_cluster_size": args.max_cluster_size,
         "keep_fraction": args.keep_fraction,
     }
-    ids, labels, figures = clusters.cluster(
-        args.embeddings, clusterer, reference=reference, **filters
-    )
-    clusters.write(args.out, ids, labels, {"clusterer": settings, **figures})
-    size_plot(labels[labels >= 0], args.out / "sizes.png")
+    with sole_writer_in(args.out):
+        ids, labels, figures = clusters.cluster(
+            args.embeddings, clusterer, reference=reference, **filters
+        )
+        clusters.write(args.out, ids, labels, {"clusterer": settings, **figures})
+        size_plot(labels[labels >= 0], args.out / "sizes.png")
     _print_figures(figures)
 
 

@@ -38,6 +38,7 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
+import io
 import os
 import sys
 import warnings
@@ -47,8 +48,10 @@ from pathlib import Path
 from typing import Any
 
 import speechssl
+from speechssl import processes
 from speechssl.cli.parsers import Parser, summary
 from speechssl.errors import UserError
+from speechssl.text import printable
 from speechssl.threads import respect_quota, wait_passively
 
 ORDER = (
@@ -76,10 +79,36 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0, 2 for a user's mistake, 130 when interrupted, 141 when the reader of standard
-        output has left.
+        output has left, 143 after SIGTERM or SIGUSR1.
     """
     wait_passively()
     respect_quota()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files are bytes
+    code = 0
+    with processes.raise_on_signals(ends_process=argv is None) as arrived:
+        try:
+            code = _run_command_line(argv)
+        except processes.Terminated as ended:
+            if str(ended):
+                print(f"speechssl: {ended}", file=sys.stderr)
+            return processes.TERMINATED_CODE
+        except KeyboardInterrupt:
+            code = processes.INTERRUPTED_CODE
+        except BaseException:
+            # Whatever a signal has become on its way out of a library: it was the signal.
+            if arrived.code is None:
+                raise
+        code = arrived.code or code
+        if code == processes.INTERRUPTED_CODE:
+            print("speechssl: interrupted", file=sys.stderr)
+        elif code == processes.TERMINATED_CODE:
+            print("speechssl: terminated", file=sys.stderr)
+        return code
+
+
+def _run_command_line(argv: Sequence[str] | None) -> int:
+    """Return the exit code of `main`; what a signal raises passes."""
     try:
         arguments = parse(argv)
         with warnings.catch_warnings():
@@ -88,11 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return int(code or 0)
     except UserError as error:
-        print(f"speechssl: error: {error}", file=sys.stderr)
+        print(f"speechssl: error: {printable(str(error))}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("speechssl: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         # `| head` has closed its end. Python flushes stdout once more at exit: let that go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -180,6 +206,6 @@ def show_once() -> Callable[..., None]:
         text = " ".join(str(message).split())
         if text not in shown:
             shown.add(text)
-            print(f"speechssl: warning: {text}", file=sys.stderr)
+            print(f"speechssl: warning: {printable(text)}", file=sys.stderr)
 
     return show

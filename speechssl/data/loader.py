@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from speechssl import processes
 from speechssl.data.crops import Batch
 from speechssl.errors import UserError
 from speechssl.threads import usable_cores
@@ -59,7 +61,9 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         try:
-            for batch in self.loader:
+            with processes.starting_workers():
+                batches = iter(self.loader)
+            for batch in batches:
                 self.errors.add(batch)
                 yield batch
         except UserError as error:
@@ -77,12 +81,12 @@ class Loader:
         if "timed out" in message:
             return (
                 f"data: no batch for {self.timeout:g} s; is the disk reachable? If it is slow,"
-                " raise the loader's time-out or the number of workers"
+                " raise data.timeout or data.workers"
             )
         if "exited unexpectedly" in message or "killed by signal" in message:
             return (
                 "data: a loader worker was killed (out of memory, or of shared memory in"
-                " /dev/shm?); lower train.workers or the batch size"
+                " /dev/shm?); lower data.workers or train.batch_size"
             )
         return ""
 
@@ -115,9 +119,14 @@ def make_loader(
         persistent_workers=count > 0,
         pin_memory=torch.cuda.is_available(),
         timeout=timeout if count else 0,
+        worker_init_fn=_begin_worker,
         generator=torch.Generator(),  # or it draws from the global one, and a resumed run would differ
     )
     return Loader(loader, timeout)
+
+
+def _begin_worker(_number: int) -> None:
+    processes.end_with_parent()
 
 
 class ReadErrors:
@@ -139,6 +148,16 @@ class ReadErrors:
         self.read = 0
         self.misses = 0
         self.failed: dict[str, str] = {}
+
+    def state(self) -> dict[str, Any]:
+        """Return all that resuming needs."""
+        return {"read": self.read, "misses": self.misses, "failed": dict(self.failed)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state` returned."""
+        self.read = state["read"]
+        self.misses = state["misses"]
+        self.failed = dict(state["failed"])
 
     def add(self, batch: Batch) -> None:
         """Count a batch.

@@ -10,6 +10,7 @@ shards at random: a shard is a sample of the whole.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import json
@@ -17,7 +18,7 @@ import os
 import sys
 import tarfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
@@ -25,11 +26,14 @@ from typing import Any, BinaryIO, Literal, Protocol
 import numpy as np
 import soundfile
 
+from speechssl import processes
 from speechssl.audio import reading
 from speechssl.audio.members import Member
+from speechssl.audio.remotes import Remote, Remotes, is_address
 from speechssl.data.kaldi import report_skipped
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
-from speechssl.errors import Unreadable, UserError
+from speechssl.errors import Unreadable, UserError, writing
+from speechssl.files import write_text
 from speechssl.threads import usable_cores
 
 Format = Literal["flac", "wav"]
@@ -47,6 +51,14 @@ class FileSystem(Protocol):
         """Rename a file."""
         ...
 
+    def glob(self, path: str) -> list[str]:
+        """Return the files of a pattern."""
+        ...
+
+    def rm(self, path: str) -> None:
+        """Remove a file."""
+        ...
+
 
 def write_shards(
     directory: str | Path,
@@ -57,6 +69,7 @@ def write_shards(
     megabytes: int = 512,
     seed: int = 0,
     jobs: int | None = None,
+    remotes: Remotes | None = None,
 ) -> Manifest:
     """Write the utterances of a Kaldi directory into OUT/shard-000000.tar ... and OUT/wav.scp ...
 
@@ -67,48 +80,108 @@ def write_shards(
     Args:
         directory: the Kaldi directory to read.
         out: the Kaldi directory to write.
-        store: where the shards go: a folder or any URL that fsspec knows (s3://bucket/name); else
-            OUT.
+        store: where the shards go: a folder or an address (s3://bucket/name) with a protocol of
+            `remotes.STORES`; else OUT.
         format: flac (half the bytes) or wav (a crop is cut out without decoding).
         megabytes: size at which a shard is full.
         seed: of the order.
         jobs: files at a time; all cores if not given.
+        remotes: addresses that wav.scp of the directory may name; None: none.
 
     Raises:
         UserError: the directory is bad, OUT holds a Kaldi directory or the store shards already,
-            the store cannot be written, or no utterance can be read.
+            the store cannot be written, another process writes, or no utterance can be read.
     """
-    manifest = read_manifest(directory, "all", on_bad="skip")
+    if store is not None and is_address(store):
+        Remotes([store])  # refuses what could not be read again
+    manifest = read_manifest(directory, "all", on_bad="skip", remotes=remotes)
     out = Path(out)
-    if (out / "wav.scp").exists():
-        raise UserError(f"{out}: holds a Kaldi directory already; give another one, or remove it")
     target = store or os.path.abspath(out)
-    file_system, folder = _empty_store(target)
-    order = np.random.default_rng(seed).permutation(len(manifest))
-    utterances = [manifest.utterances[row] for row in order]
-    skipped = [(name, f"bad line: {reason}") for name, reason in manifest.skipped]
-    shards = ShardWriter(file_system, folder, target, megabytes * 10**6)
-    try:
-        packed = _pack(utterances, shards, format, jobs, skipped)
-        shards.close()
-    except UserError:
-        raise
-    except Exception as error:  # stores have errors of their own
-        raise UserError(
-            f"{target}: cannot be written ({error}); make room, or give another store"
-        ) from error
-    if not packed:
-        raise UserError(f"{directory}: no utterance can be read; the first: {skipped[0][1]}")
-    packed.sort(key=lambda utterance: utterance.id)
-    written = Manifest(packed, manifest.labels, skipped=skipped)
-    write_manifest(written, out)  # last: a directory without wav.scp is not complete
-    left_out = report_skipped(skipped, out)
+    with (
+        processes.sole_writer_in(out),
+        _lock_of_store(target, out),
+        unfinished(out, target) as opened,
+    ):
+        file_system, folder = opened
+        order = np.random.default_rng(seed).permutation(len(manifest))
+        utterances = [manifest.utterances[row] for row in order]
+        skipped = [(name, f"bad line: {reason}") for name, reason in manifest.skipped]
+        shards = ShardWriter(file_system, folder, target, megabytes * 10**6)
+        try:
+            packed = _pack(utterances, shards, format, jobs, skipped)
+            shards.close()
+        except UserError:
+            raise
+        except Exception as error:  # stores have errors of their own
+            raise UserError(
+                f"{target}: cannot be written ({error}); make room, or give another store"
+            ) from error
+        if not packed:
+            raise UserError(f"{directory}: no utterance can be read; the first: {skipped[0][1]}")
+        packed.sort(key=lambda utterance: utterance.id)
+        written = Manifest(packed, manifest.labels, skipped=skipped)
+        left_out = report_skipped(skipped, out)
+        write_manifest(written, out)  # last: a directory without wav.scp is not complete
     hours = written.seconds / 3600
     print(
         f"{out}: {len(written)} utterances, {hours:.2f} h, in {shards.count} shards{left_out}",
         file=sys.stderr,
     )
     return written
+
+
+@contextlib.contextmanager
+def unfinished(out: Path, target: str) -> Iterator[tuple[FileSystem, str]]:
+    """Open the store, and mark OUT as unfinished as long as the block runs.
+
+    If the block fails, its shards are removed. If it is killed, the mark stays, and the next run
+    begins by removing them.
+
+    Yields:
+        The file system of the store, and the folder there.
+
+    Raises:
+        UserError: the store cannot be used, or there are shards or a Kaldi directory that no
+            unfinished run has left.
+    """
+    mark = out / ".unfinished"
+    is_left_over = mark.exists() and mark.read_text(encoding="utf-8") == target
+    wav_scp = out / "wav.scp"
+    if wav_scp.exists() and not is_left_over:
+        raise UserError(f"{out}: holds a Kaldi directory already; give another one, or remove it")
+    file_system, folder = _open_store(target)
+    if is_left_over:
+        _remove_set(out, file_system, folder)
+    shards = file_system.glob(f"{folder}/shard-*.tar")
+    if shards:
+        raise UserError(
+            f"{target}: holds {len(shards)} shards already; remove them, or give another store"
+        )
+    with writing(out):
+        write_text(mark, target)
+    try:
+        yield file_system, folder
+    except BaseException:
+        with contextlib.suppress(Exception):  # what stays, the next run removes
+            _remove_set(out, file_system, folder)
+            mark.unlink()
+        raise
+    mark.unlink()
+
+
+def _remove_set(out: Path, file_system: FileSystem, folder: str) -> None:
+    """Remove wav.scp first, then the shards."""
+    (out / "wav.scp").unlink(missing_ok=True)
+    for pattern in ("shard-*.tar", ".shard-*.tar.partial"):
+        for path in file_system.glob(f"{folder}/{pattern}"):
+            file_system.rm(path)
+
+
+def _lock_of_store(target: str, out: Path) -> contextlib.AbstractContextManager[None]:
+    """Return the lock of a store that is another folder of this machine."""
+    if "://" in target or Path(target).resolve() == out.resolve():
+        return contextlib.nullcontext()
+    return processes.sole_writer_in(target)
 
 
 def _pack(
@@ -132,13 +205,14 @@ def _pack(
     """
     encode = functools.partial(_encode, format=format)
     packed = []
-    encoded = _encode_ahead(encode, _with_progress(utterances), jobs)
-    for utterance, data in zip(utterances, encoded, strict=True):
-        if isinstance(data, Unreadable):
-            skipped.append((utterance.id, f"cannot be read: {data.reason}"))
-            continue
-        address = shards.add(utterance, data, format)
-        packed.append(Utterance(utterance.id, address, seconds=utterance.seconds))
+    ahead = _encode_ahead(encode, _with_progress(utterances), jobs)
+    with contextlib.closing(ahead) as encoded:
+        for utterance, data in zip(utterances, encoded, strict=True):
+            if isinstance(data, Unreadable):
+                skipped.append((utterance.id, f"cannot be read: {data.reason}"))
+                continue
+            address = shards.add(utterance, data, format)
+            packed.append(Utterance(utterance.id, address, seconds=utterance.seconds))
     return packed
 
 
@@ -185,7 +259,8 @@ class ShardWriter:
         about = {"id": utterance.id, "seconds": utterance.seconds}
         offset = self._write(f"{key}.{extension}", data)
         self._write(f"{key}.json", json.dumps(about).encode())
-        return str(Member(f"{self.target}/{self._name}", offset, len(data), f".{extension}"))
+        address = str(Member(f"{self.target}/{self._name}", offset, len(data), f".{extension}"))
+        return Remote(address) if is_address(self.target) else address
 
     def close(self) -> None:
         """Complete the shard that is being written."""
@@ -233,27 +308,23 @@ def _is_local(file_system: FileSystem) -> bool:
     return isinstance(file_system, LocalFileSystem)
 
 
-def _empty_store(target: str) -> tuple[FileSystem, str]:
-    """Return the file system of a store, and the folder there.
+def _open_store(target: str) -> tuple[FileSystem, str]:
+    """Return the file system of a store, and the folder there, which is made.
 
     Raises:
-        UserError: the store cannot be used, or holds shards already.
+        UserError: the store cannot be used.
     """
     import fsspec
 
     try:
         file_system, folder = fsspec.core.url_to_fs(target)
         file_system.makedirs(folder, exist_ok=True)
-        shards = file_system.glob(f"{folder}/shard-*.tar")
+        file_system.glob(f"{folder}/shard-*.tar")
     except Exception as error:  # each of fsspec's file systems has errors of its own
         detail = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"{target}: cannot be used as a store of shards ({detail}); check the address"
         ) from error
-    if shards:
-        raise UserError(
-            f"{target}: holds {len(shards)} shards already; remove them, or give another store"
-        )
     return file_system, folder
 
 
@@ -279,16 +350,19 @@ def _encode_ahead(
     encode: Callable[[Utterance], bytes | Unreadable],
     utterances: Iterable[Utterance],
     jobs: int | None,
-) -> Iterator[bytes | Unreadable]:
+) -> Generator[bytes | Unreadable, None, None]:
     """Yield `encode` of each utterance, in order; threads are a bounded number of them ahead."""
     waiting: deque[Future[bytes | Unreadable]] = deque()
-    with ThreadPoolExecutor(max(1, jobs or usable_cores())) as pool:
+    pool = ThreadPoolExecutor(max(1, jobs or usable_cores()))
+    try:
         for utterance in utterances:
             waiting.append(pool.submit(encode, utterance))
             if len(waiting) > _AHEAD:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # else Ctrl-C waits for all that is ahead
 
 
 def _with_progress(utterances: list[Utterance]) -> Iterable[Utterance]:

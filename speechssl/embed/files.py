@@ -16,17 +16,19 @@ from typing import Any
 import torch
 
 from speechssl import compat
+from speechssl.audio.remotes import Remotes
 from speechssl.data.manifest import Utterance
 from speechssl.data.vectors.files import VectorWriter
 from speechssl.embed.batches import Failure
 from speechssl.embed.embedder import Embedder
-from speechssl.embed.parts import PartWriter, merge, open_parts, read_reports, remove_parts
+from speechssl.embed.parts import COPY, PartWriter, merge, open_parts, read_reports, remove_parts
 from speechssl.embed.settings import EmbedSettings
 from speechssl.embed.sources import collect
 from speechssl.embed.workers import Group, run_processes
 from speechssl.errors import UserError, writing
-from speechssl.files import atomic_write
+from speechssl.files import atomic_write, remove_partial
 from speechssl.processes import sole_writer
+from speechssl.text import tsv_cell
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +171,13 @@ class _Output:
 
     def open(self) -> None:
         """Begin to write the file of embeddings, as its only writer."""
-        self._writer = self._file.enter_context(VectorWriter(self.name))
         if self.name != "-":
-            self._resources.enter_context(sole_writer(self.name))
+            path = Path(self.name)
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            self._resources.enter_context(sole_writer(path))
+            remove_partial(f"{path}.failed")
+        self._writer = self._file.enter_context(VectorWriter(self.name))
 
     def finish(self, plan: _Plan) -> tuple[int, list[Failure], float]:
         """Merge the parts into the file and remove them.
@@ -200,7 +206,10 @@ class _Output:
 
     def _list_failed(self, failed: Sequence[Failure]) -> None:
         """Write the failures to their file, or to standard error if the embeddings go to stdout."""
-        lines = [f"{failure.id}\t{failure.path}\t{failure.reason}\n" for failure in failed]
+        lines = []
+        for failure in failed:
+            cells = (failure.id, failure.path, failure.reason)
+            lines.append("\t".join(tsv_cell(cell) for cell in cells) + "\n")
         if self.failed_list is None:
             sys.stderr.writelines(lines)
         elif lines:
@@ -213,7 +222,7 @@ def _make_plan(
     inputs: Sequence[str | Path], output: _Output, embedder: Embedder, settings: EmbedSettings
 ) -> _Plan:
     """Find the utterances, and what an earlier run has left of them."""
-    utterances, skipped = collect(inputs, settings.allow_pipes)
+    utterances, skipped = collect(inputs, settings.allow_pipes, Remotes(settings.remote))
     if skipped and not settings.keep_going:
         raise UserError(skipped[0].reason)
     done = open_parts(output.parts, _fingerprint(embedder), settings.resume)
@@ -235,7 +244,8 @@ def _embed_in_processes(plan: _Plan, embedder: Embedder, settings: EmbedSettings
     for section in embedder.model.settings.values():
         packages.add(section["name"].partition(":")[0].partition(".")[0])
     settings = replace(settings, network=None, allow_code=tuple(packages))
-    with tempfile.TemporaryDirectory() as copy:
+    # Within the parts, which the next run clears if this one is killed.
+    with tempfile.TemporaryDirectory(dir=plan.parts, prefix=COPY) as copy:
         embedder.save_pretrained(copy)
         count = max(1, min(settings.jobs, len(plan.utterances)))
         run_processes(count, plan.parts, _load_and_embed_share, count, plan, copy, settings)

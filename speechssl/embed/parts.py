@@ -23,10 +23,12 @@ import numpy.typing as npt
 from speechssl.data.vectors.files import VectorWriter
 from speechssl.embed.batches import Failure
 from speechssl.errors import UserError
-from speechssl.files import atomic_write, write_text
+from speechssl.files import atomic_write, remove_leftovers, write_text
 
 _MADE_BY = "made_by.json"
 _IDS = ".ids.json"
+COPY = "model-"
+"""Beginning of the name of the folder from which several processes load the model."""
 _MERGED_ROWS = 4096  # rows gathered at a time when parts are merged
 
 
@@ -57,6 +59,9 @@ def open_parts(folder: Path, made_by: str, resume: bool) -> set[str]:
         for pattern in ("done-*.json", "error-*.json"):
             for report in folder.glob(pattern):
                 report.unlink()
+        for copy in folder.glob(f"{COPY}*"):
+            shutil.rmtree(copy)
+        remove_leftovers(folder)
         write_json(mark, made_by)
         done: set[str] = set()
         for ids in folder.glob(f"*{_IDS}"):

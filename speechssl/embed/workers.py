@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import signal
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -98,13 +97,14 @@ def run_processes(jobs: int, folder: Path, work: Callable[..., None], *arguments
         inputs = (folder, rank, threads, work, arguments)
         workers.append(context.Process(target=_run_worker, args=inputs))
     try:
-        for worker in workers:
-            worker.start()
+        with processes.starting_workers():
+            for worker in workers:
+                worker.start()
         _wait_for(workers, folder)
     finally:
         for worker in workers:
             if worker.is_alive():
-                worker.terminate()
+                worker.kill()  # at once, even while it is importing; its parts are whole
             if worker.pid is not None:
                 worker.join()
 
@@ -126,7 +126,6 @@ def _run_worker(
 ) -> None:
     """Run in a worker process; a UserError is left in `folder` for the parent to raise."""
     processes.end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops us
     torch.set_num_threads(threads)
     try:
         work(rank, *arguments)

@@ -12,6 +12,7 @@ from speechssl.exporters.waveforms import compare
 from speechssl.files import model_folder
 from speechssl.interfaces import Exporter
 from speechssl.model import Model
+from speechssl.processes import sole_writer_in
 
 
 def export(
@@ -37,8 +38,7 @@ def export(
     out = Path(out)
     _check_target(out, Path(model))
     loaded = Model.load(model, allow_code=allow_code)
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
+    with sole_writer_in(out), writing(out):
         run = exporter(loaded, out)
     if run is None:
         print(f"{out}: not compared with the model: no runtime is installed", file=sys.stderr)

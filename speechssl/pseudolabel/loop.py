@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.files import write_text
+from speechssl.processes import sole_writer_in
 from speechssl.pseudolabel.folders import PseudoLabelFolder
 from speechssl.pseudolabel.rounds import Rounds
-from speechssl.pseudolabel.settings import read_settings
+from speechssl.pseudolabel.settings import PseudoLabelSettings, read_settings
 from speechssl.pseudolabel.stopping import best, is_enough, labels_used
 
 
@@ -29,10 +30,19 @@ def pseudolabel(
         What ``pseudolabel.json`` holds.
 
     Raises:
-        UserError: a mistake in settings or data, or training that ended early.
+        UserError: a mistake in settings or data, training that ended early, or another
+            process writes ``out``.
     """
     settings = read_settings(config_path, overrides)
     folder = PseudoLabelFolder(out)
+    with sole_writer_in(folder.path):
+        return run_rounds(settings, folder, device)
+
+
+def run_rounds(
+    settings: PseudoLabelSettings, folder: PseudoLabelFolder, device: str
+) -> dict[str, Any]:
+    """Do what ``pseudolabel`` does, as the only writer of the folder."""
     rounds = Rounds(settings, folder, device)
     results = [rounds.judge(0, settings.start)]
     stopped_by = "rounds"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from speechssl import conf, config, foreign_yaml, metrics, parts
+from speechssl import conf, config, foreign_yaml, metrics, parts, processes
 from speechssl.data.kaldi import read_mapping
 from speechssl.data.trials import read_trials
 from speechssl.embed import embed_to_file
@@ -95,6 +94,7 @@ class Rounds:
             precision=self.settings.precision,
             jobs=self.settings.processes,
             readers=self.settings.readers,
+            remote=self.settings.remote,
             resume=True,
         )
 
@@ -182,6 +182,7 @@ class Rounds:
         overrides = [
             *overrides,
             f"data.train={json.dumps(list(self.settings.data))}",
+            f"data.remote={json.dumps(list(self.settings.remote))}",
             f"data.pseudo_labels={json.dumps(str(labels))}",
         ]
         if self.settings.processes == 1:
@@ -190,7 +191,7 @@ class Rounds:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += [f"--nproc-per-node={self.settings.processes}", "-m", "speechssl", "train"]
         command += [path, *overrides, "--out", str(run.path), "--resume", "--device", self.device]
-        if subprocess.run(command).returncode:
+        if processes.run_command(command):
             raise UserError(
                 f"pseudolabel: training of {run.path} ended early; see its message above, then run"
                 " the same command again"

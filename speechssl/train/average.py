@@ -12,6 +12,7 @@ from speechssl import foreign_yaml
 from speechssl.errors import UserError
 from speechssl.files import RunFolder
 from speechssl.model import Model, read_saved_config
+from speechssl.processes import sole_writer_in
 from speechssl.train.checkpoint import snapshots, step_of
 from speechssl.weights import read_checkpoint
 
@@ -58,7 +59,8 @@ def average(
     target = folder.path / f"model-average{len(paths)}"
     if out is not None:
         target = Path(out)
-    model.save(target)
+    with sole_writer_in(target):
+        model.save(target)
     return target
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from speechssl.distributed import mean_over_ranks
-from speechssl.files import RunFolder
+from speechssl.files import RunFolder, write_text
 
 _SHOWN = (
     "loss",
@@ -55,6 +56,24 @@ class Meter:
         self._sums = {}
         self._count = 0
         return figures
+
+    def state(self) -> dict[str, Any]:
+        """Return what has been added since the last ``read``, the means over ranks.
+
+        Every rank calls it; the sums of one process keep all their bits.
+        """
+        if not self._count:
+            return {"sums": {}, "count": 0}
+        means = mean_over_ranks(torch.stack([value.double() for value in self._sums.values()]))
+        sums = {}
+        for (key, own), mean in zip(self._sums.items(), means, strict=True):
+            sums[key] = mean.to(own.dtype, copy=True).cpu()
+        return {"sums": sums, "count": self._count}
+
+    def restore(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Continue from what ``state`` returned."""
+        self._sums = {key: value.to(device) for key, value in state["sums"].items()}
+        self._count = state["count"]
 
 
 class Clock:
@@ -169,7 +188,14 @@ def _cut_back(path: Path, step: int) -> None:
     if step and path.exists():
         lines = path.read_text().splitlines()
         kept = [line for line in lines if _step_of(line) <= step]
-    path.write_text("".join(line + "\n" for line in kept))
+    write_text(path, "".join(line + "\n" for line in kept))  # whole: a kill loses no line
+
+
+def sync(path: Path) -> None:
+    """Wait until what was written to a file is on the disk; nothing is done if there is none."""
+    if path.exists():
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
 
 
 def _step_of(line: str) -> int:

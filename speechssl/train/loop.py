@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from speechssl import distributed, threads
+from speechssl import distributed, processes, threads
 from speechssl.compat import tune_allocator
 from speechssl.config import read as read_yaml
 from speechssl.diagnostics.monitor import Alarm
@@ -22,12 +22,13 @@ from speechssl.train.about import describe
 from speechssl.train.checkpoint import save_snapshot, save_state
 from speechssl.train.checks import StepLoss, any_rank, stop_if_not_finite
 from speechssl.train.data import read_utterances
-from speechssl.train.logs import Clock, Log, Meter
+from speechssl.train.logs import Clock, Log, sync
 from speechssl.train.optimizers import clip_gradients, schedule
 from speechssl.train.rehearsal import print_plan, rehearse, steps_in
 from speechssl.train.resuming import same_data, same_settings
 from speechssl.train.run import Run
 from speechssl.train.settings import resolve, with_precision, with_train
+from speechssl.train.together import ended_early, is_asked_to_end, sole_writer_in_first
 from speechssl.weights import read_checkpoint
 
 
@@ -58,8 +59,10 @@ def train(
         The run folder.
 
     Raises:
-        UserError: a mistake in configuration, data or options, or a loss that is not
-            finite.
+        UserError: a mistake in configuration, data or options, a loss that is not
+            finite, or another process writes the run folder.
+        processes.Terminated: SIGTERM or SIGUSR1 arrived; the state was saved after the
+            step at hand, and ``resume`` continues from it.
     """
     tune_allocator()
     folder = RunFolder(out)
@@ -67,7 +70,10 @@ def train(
         overrides = [*overrides, "train.epochs=null", "train.steps=1000000"]
     config = resolve(config_path, overrides)
     world = distributed.start(device)
-    try:
+    with contextlib.ExitStack() as resources:
+        resources.callback(distributed.stop)
+        if not dry_run:
+            resources.enter_context(sole_writer_in_first(folder, world))
         set_threads(config.train.threads, world)
         if resume and folder.config.exists():
             config = same_settings(folder, config, keep_steps=minutes is not None)
@@ -92,12 +98,11 @@ def train(
             describe(folder, config, utterances, skipped)
             if run.step == 0:
                 save_model(run, folder, folder.untrained)
-        take_steps(run, folder)
+        with processes.stop_request() as request:
+            take_steps(run, folder, request)
         if world.first:
             save_model(run, folder, folder.model)
         world.barrier()
-    finally:
-        distributed.stop()
     return folder.path
 
 
@@ -109,22 +114,29 @@ def set_threads(requested: int | str, world: distributed.World) -> None:
         print(threads.describe(count), file=sys.stderr)
 
 
-def take_steps(run: Run, folder: RunFolder) -> None:
+def take_steps(run: Run, folder: RunFolder, request: processes.StopRequest) -> None:
     """Take all steps that are left; log, watch for collapse and save on the way.
+
+    Args:
+        run: as far as it has come.
+        folder: where its log, state and snapshots go.
+        request: whether it is to end after the step at hand.
 
     Raises:
         UserError: a loss or a weight is not finite.
+        processes.Terminated: ``request`` said so; the state is saved.
     """
     config = run.config
     method = run.method
     optimizer = run.optimizer
     model = run.parallel()
     log = Log(folder, run.steps, run.step, run.world.first)
-    meter = Meter()
+    meter = run.meter
     clock = Clock(run.batch_size)
     unchecked: list[StepLoss] = []
     passes = config.train.gradient_accumulation_steps
     loader = run.loader(run.step * passes, run.steps * passes)
+    loader.errors = run.read_errors
     batches = iter(loader)
 
     while run.step < run.steps:
@@ -155,7 +167,8 @@ def take_steps(run: Run, folder: RunFolder) -> None:
         should_log = is_due(run.step, config.train.log_every, last_step=run.steps)
         should_measure = is_due(run.step, config.monitor.every, last_step=run.steps)
         should_stop = False
-        if should_save or should_log:
+        was_asked_to_end = is_asked_to_end(run, request)
+        if should_save or should_log or was_asked_to_end:
             stop_if_not_finite(run, unchecked, folder)
             unchecked.clear()
         if should_log:
@@ -174,6 +187,11 @@ def take_steps(run: Run, folder: RunFolder) -> None:
             should_stop = any_rank(bool(alarms) and config.monitor.stop, run.world)
         if should_save or should_stop:
             save(run, folder)
+        elif was_asked_to_end:
+            save_last(run, folder)  # no snapshot: an unbroken run has none of this step
+        if was_asked_to_end and run.step < run.steps:
+            log.close()
+            raise processes.Terminated(ended_early(run, folder) if run.world.first else "")
         if should_stop:
             break
     log.close()
@@ -200,7 +218,15 @@ def save(run: Run, folder: RunFolder) -> None:
     if run.world.first:
         encoder = run.method.encoder.state_dict()
         save_snapshot(folder, run.step, encoder, run.config.train.keep)
-        save_state(run.state(), folder.last)
+    save_last(run, folder)
+
+
+def save_last(run: Run, folder: RunFolder) -> None:
+    """Write the state to resume from; the log is on the disk before it."""
+    state = run.state()  # in every process: they add up what they have measured
+    if run.world.first:
+        sync(folder.log)
+        save_state(state, folder.last)
     run.world.barrier()
 
 

@@ -15,7 +15,7 @@ from speechssl.augment.augment import Augment
 from speechssl.augment.specaugment import SpecAugment
 from speechssl.config import thaw
 from speechssl.data.crops import parse_plan
-from speechssl.data.loader import Loader, make_loader
+from speechssl.data.loader import Loader, ReadErrors, make_loader
 from speechssl.data.manifest import Utterance
 from speechssl.diagnostics.monitor import Monitor
 from speechssl.errors import UserError
@@ -23,6 +23,7 @@ from speechssl.interfaces import Method, Progress
 from speechssl.model import Model
 from speechssl.train import initial
 from speechssl.train.data import crop_batches, read_pseudo_labels
+from speechssl.train.logs import Meter
 from speechssl.train.optimizers import build_optimizer
 from speechssl.train.settings import TrainingConfig, TrainSettings
 from speechssl.train.views import ViewMaker
@@ -45,6 +46,8 @@ class Run:
         batch_size: utterances of an optimiser step, over devices and accumulated
             passes.
         batches: crops of each forward pass.
+        meter: scalars since the last line of the log.
+        read_errors: utterances that could not be read.
         views: turns such a batch into the views that the method is given.
 
     Raises:
@@ -71,6 +74,8 @@ class Run:
         self.monitor = Monitor(
             self.model.dim, config.monitor.patience, self.method.teacher_prototypes
         )
+        self.meter = Meter()
+        self.read_errors = ReadErrors()
 
         train = config.train
         self.batch_size = train.batch_size * world.size * train.gradient_accumulation_steps
@@ -129,6 +134,8 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "rng": torch.get_rng_state(),
             "monitor": self.monitor.state(),
+            "meter": self.meter.state(),
+            "read_errors": self.read_errors.state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -138,6 +145,9 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
         self.monitor.restore(state["monitor"], self.world.device)
+        if "meter" in state:  # older versions did not save them
+            self.meter.restore(state["meter"], self.world.device)
+            self.read_errors.restore(state["read_errors"])
 
 
 def run_length(train: TrainSettings, steps_per_epoch: int) -> int:

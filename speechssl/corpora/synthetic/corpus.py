@@ -11,6 +11,7 @@ speech.
 import multiprocessing
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from speechssl.corpora.synthetic.voice import STYLES, Speaker, draw_speaker, on_
 from speechssl.data.manifest import Manifest, Utterance, write_manifest
 from speechssl.data.trials import Trials, write_trials
 from speechssl.errors import UserError
+from speechssl.processes import end_with_parent, sole_writer_in, starting_workers
 from speechssl.threads import usable_cores
 
 TRAIN_ROOMS = 24
@@ -127,8 +129,8 @@ def prepare(
     (the room).
 
     Args:
-        root: the folder of audio to write.
-        out: where the Kaldi directories are written.
+        root: the folder that the audio is written into.
+        out: the folder that the Kaldi directories are written into.
         speakers: how many there are in all.
         evaluation_speakers: how many of them go to OUT/eval, and not to OUT/train.
         utterances: recordings of each speaker.
@@ -160,11 +162,16 @@ def prepare(
     evaluation = plan(root, eval_speakers, eval_rooms, sizes, seed)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _generate([*train, *evaluation], seed, jobs, expression)
+        with sole_writer_in(root):
+            _generate([*train, *evaluation], seed, jobs, expression)
         write_manifest(_manifest(train), out / "train")
         write_manifest(_manifest(evaluation), out / "eval")
         pairs = choose_trials(evaluation, trials, np.random.default_rng([seed, TRIALS]))
         write_trials(pairs, out / "eval" / "trials", style="voxceleb")
+    except BrokenProcessPool:
+        raise UserError(
+            "prepare synthetic: a process was killed (out of memory?); take fewer --jobs"
+        ) from None
     except (OSError, sf.LibsndfileError) as error:
         raise UserError(
             f"cannot write below {root} or {out}: {error}; choose folders you may write to"
@@ -298,9 +305,16 @@ def _generate(recordings: Sequence[Recording], seed: int, jobs: int, expression:
                 bar.update()
             return
         kind = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-        with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context(kind)) as pool:
-            for _ in pool.map(write, recordings, chunksize=8):
-                bar.update()
+        context = multiprocessing.get_context(kind)
+        with ProcessPoolExecutor(jobs, context, initializer=end_with_parent) as pool:
+            with starting_workers():
+                written = pool.map(write, recordings, chunksize=8)
+            try:
+                for _ in written:
+                    bar.update()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # else the rest is written first
+                raise
 
 
 def _manifest(recordings: Sequence[Recording]) -> Manifest:

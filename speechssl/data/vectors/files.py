@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from speechssl.data import vectors as folder
 from speechssl.data.vectors.format import STANDARD_STREAM, AddVectors, Format, Vectors
 from speechssl.errors import UserError, writing
+from speechssl.files import remove_partial
 
 
 @cache
@@ -120,6 +121,8 @@ class VectorWriter:
         with writing(self.path):
             if self.path != STANDARD_STREAM:
                 path.parent.mkdir(parents=True, exist_ok=True)
+                for suffix in self._format.suffixes:  # x.ark and x.scp are written together
+                    remove_partial(path.with_suffix(suffix))
             self._file = self._format.writer(path)
             self._add = self._file.__enter__()
         return self
