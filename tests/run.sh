@@ -46,7 +46,6 @@ check "mypy" mypy
 # The scripts that tests run take this environment as it is: several at once must not install into it.
 SPEECHSSL_PYTHON="$(command -v python)"
 export SPEECHSSL_PYTHON
-# One thread a process: the processes of xdist share the cores. loadgroup keeps tests of one expensive fixture in one
-# process (pytest.mark.xdist_group). pytest's summary is the last line.
+# One thread a process: the processes of xdist share the cores. pytest's summary is the last line.
 export OMP_NUM_THREADS=1
-exec python -m pytest -q -n auto --maxprocesses 4 --dist loadgroup "${options[@]}" "$@"
+exec python -m pytest -q -n auto --maxprocesses 4 "${options[@]}" "$@"

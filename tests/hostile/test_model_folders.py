@@ -15,7 +15,6 @@ import yaml
 
 from speechssl.model import Model
 
-pytestmark = pytest.mark.xdist_group("hostile")  # one process opens all folders
 SECTION_VALUES = [3, "x", [1, 2], None, {"name": 3}, {"name": ["a"]}, {"name": None}, True, 1.5]
 
 ENCODERS = {
