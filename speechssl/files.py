@@ -9,13 +9,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from speechssl.text import tsv_cell
+
 FORMAT = 1
 """Layout of run and model folders; a higher number where an older package could not read them."""
 
 _TEMPORARY = re.compile(r"\..+\.(?P<process>\d+)\.partial(\..+)?")
 """Names of temporary files."""
-
-_ESCAPES = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 
 @contextmanager
@@ -135,11 +135,8 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_skipped(path: str | Path, skipped: Iterable[tuple[str, str]]) -> None:
-    """Write what was left out: one `id<TAB>reason` line each.
-
-    A line break or tab in an id becomes `\\n`, `\\r` or `\\t`, so that a line stays one.
-    """
-    lines = [f"{name.translate(_ESCAPES)}\t{reason}\n" for name, reason in skipped]
+    """Write what was left out: one `id<TAB>reason` line each, for people (`text.tsv_cell`)."""
+    lines = [f"{tsv_cell(name)}\t{tsv_cell(reason)}\n" for name, reason in skipped]
     write_text(path, "".join(lines))
 
 

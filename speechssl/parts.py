@@ -117,8 +117,8 @@ def refuse_outside_code(written: Any, allow_code: Collection[str], where: str | 
     """
     for package in sorted(outside_packages(written) - set(allow_code)):
         raise UserError(
-            f"{where}: names code outside speechssl, in {package[:40]!r}; a folder runs none. If you"
-            f" trust that installed package: --allow-code {package[:40]}"
+            f"{where}: names code outside speechssl, in the package {package[:40]!r}, which is not"
+            f" run; if you trust that package, give --allow-code {package[:40]}"
         )
 
 

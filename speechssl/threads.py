@@ -163,5 +163,5 @@ def describe(threads: int) -> str:
         found += f", quota of {quota:g}"
     if hasattr(os, "getloadavg"):
         found += f", load {os.getloadavg()[0]:.1f}"
-    waiting = "passive" if os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive" else "active"
-    return f"threads: {threads} ({found}; waiting {waiting})"
+    policy = "passive" if os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive" else "active"
+    return f"threads: {threads} ({found}; wait policy {policy})"

@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,15 @@ def readme_code(folder: str) -> list[str]:
     """Return the Python blocks of `speechssl/<folder>/README.md`: what a reader would copy."""
     text = (ROOT / "speechssl" / folder / "README.md").read_text(encoding="utf-8")
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def readme_part(folder: str) -> str:
+    """Make a module of the part that a folder's README adds as its example; return its name."""
+    (code,) = readme_code(folder)
+    module = types.ModuleType(f"{folder}_example")
+    sys.modules[module.__name__] = module
+    exec(code, module.__dict__)
+    return f"{module.__name__}:PART"
 
 
 def script_command(script: str, *words: object) -> list[str]:

@@ -1,9 +1,9 @@
 """Files inside tar archives, named by an address.
 
 `shards/shard-000001.tar:1536:96044.flac` is a FLAC file: the 96,044 bytes from byte 1,536 of that
-archive on. The archive is not compressed; it is a path, or any URL that fsspec knows
-(`s3://bucket/shard-000001.tar`). Only the member's bytes are read, and of a large member only the
-part that is asked for.
+archive on. The archive is not compressed; it is a path, or an address in a store that the user
+named (`s3://bucket/shard-000001.tar`, a `remotes.Remote`), which fsspec reads. Only the member's
+bytes are read, and of a large member only the part that is asked for.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from speechssl.audio.regular import refuse_special_file
+from speechssl.audio.remotes import Remote, is_address, refusal
 from speechssl.errors import UserError
 
-_ADDRESS = re.compile(r"(.+\.tar):(\d+):(\d+)(\.\w+)", re.DOTALL)
+_ADDRESS = re.compile(r"(.+\.tar):([0-9]{1,18}):([0-9]{1,18})(\.\w+)", re.DOTALL)
 _WHOLE = 4 << 20  # bytes up to which a member is read in one go
 _BLOCK = 1 << 18  # bytes read at a time of a larger one
 
@@ -26,7 +28,7 @@ class Member:
     """A file inside an archive; `str(member)` is its address.
 
     Attributes:
-        archive: path or URL of the archive.
+        archive: path of the archive, or its address as a `Remote`.
         offset: its first byte there.
         size: number of bytes.
         extension: what they are (".flac").
@@ -44,7 +46,8 @@ class Member:
         """Return the member as a file object.
 
         Raises:
-            UserError: the archive is missing, cannot be read, or ends too early.
+            UserError: the archive is missing, cannot be read, ends too early, or is an address
+                that was not allowed.
         """
         if self.size <= _WHOLE:
             return io.BytesIO(self.fetch(0, self.size))
@@ -54,10 +57,11 @@ class Member:
         """Return `count` bytes from byte `first` of the member on; errors as `open`."""
         begin = self.offset + first
         try:
-            if is_url(self.archive):
+            if is_address(self.archive):
                 files, path = _file_system(self.archive)
                 data = bytes(files.cat_file(path, start=begin, end=begin + count))
             else:
+                refuse_special_file(self.archive)
                 with open(self.archive, "rb", buffering=0) as file:
                     data = os.pread(file.fileno(), count, begin)
         except Exception as error:  # each of fsspec's file systems has errors of its own
@@ -71,39 +75,45 @@ class Member:
 
 
 def parse(name: str) -> Member | None:
-    """Return the member whose address is `name`; None if it is a path, a URL or a pipe."""
+    """Return the member whose address is `name`; None if it is a path or a pipe.
+
+    The archive of a `Remote` is a `Remote`.
+    """
     if ".tar:" not in name:
         return None
     match = _ADDRESS.fullmatch(name)
     if match is None:
         return None
-    return Member(archive=match[1], offset=int(match[2]), size=int(match[3]), extension=match[4])
-
-
-def is_url(archive: str) -> bool:
-    """Return True if an archive is reached through fsspec."""
-    return "://" in archive
+    archive = Remote(match[1]) if isinstance(name, Remote) else match[1]
+    return Member(archive, offset=int(match[2]), size=int(match[3]), extension=match[4])
 
 
 def archive_size(archive: str) -> int:
-    """Return the bytes of an archive, a path or a URL.
+    """Return the bytes of an archive, a path or a `Remote`.
 
     Raises:
         UserError: it is missing or cannot be reached.
     """
     try:
-        if is_url(archive):
+        if is_address(archive):
             files, path = _file_system(archive)
             return int(files.size(path))
+        refuse_special_file(archive)
         return os.path.getsize(archive)
     except Exception as error:
         raise _unreadable(archive, error) from error
 
 
-def _file_system(url: str) -> tuple[Any, str]:
+def _file_system(address: str) -> tuple[Any, str]:
+    """Return fsspec's file system of an address, and the path there; the only way to a store."""
+    if not isinstance(address, Remote):
+        raise UserError(f"{address}: {refusal(address)}")
     import fsspec
 
-    files, path = fsspec.core.url_to_fs(url)
+    options: dict[str, Any] = {}
+    if address.startswith("http"):
+        options["allow_redirects"] = False  # the host that the user named, and no other
+    files, path = fsspec.core.url_to_fs(address, **options)
     return files, path
 
 

@@ -13,12 +13,19 @@ from typing import Any
 
 import soundfile
 
-from speechssl.audio import members, pipes
+from speechssl.audio import members, pipes, remotes
 from speechssl.audio.mp3 import length_is_a_guess
 from speechssl.audio.readers import AV_EXTENSIONS, AvReader, Reader, SoundFileReader
+from speechssl.audio.regular import refuse_special_file
 from speechssl.errors import UserError
 
 PathLike = str | os.PathLike[str]
+
+_AV_OPTIONS = {
+    "format_whitelist": "aac,aiff,caf,flac,loas,matroska,mov,mp3,mp4,mpegts,ogg,w64,wav,webm",
+    "protocol_whitelist": "file",
+}
+"""For FFmpeg: containers of sound only. Playlists (HLS, DASH, concat) name other files and hosts."""
 
 
 @contextmanager
@@ -30,9 +37,9 @@ def open_audio(path: PathLike) -> Iterator[Reader]:
             `pipes.Pipe`, which is run.
 
     Raises:
-        UserError: there is no such file, it is not audio, it is damaged, or it is a shell pipe that
-            was not allowed. Errors of the library in the body of the `with` are turned into one,
-            too.
+        UserError: there is no such file, it is not a regular file, not audio, damaged, or it is a
+            shell pipe or an address that was not allowed. Errors of the library in the body of the
+            `with` are turned into one, too.
     """
     name = os.fspath(path)
     member = members.parse(name)
@@ -46,7 +53,14 @@ def open_audio(path: PathLike) -> Iterator[Reader]:
         raise UserError(
             f"{name}: is a shell pipe and was refused; allow it with --allow-pipes if you trust it"
         )
+    elif remotes.is_address(name):
+        if isinstance(name, remotes.Remote):
+            raise UserError(
+                f"{name}: is no member of a tar archive; stores are read by their shards"
+            )
+        raise UserError(f"{name}: {remotes.refusal(name)}")
     else:
+        refuse_special_file(name)
         with _open_source(name, name, os.path.splitext(name)[1]) as reader:
             yield reader
 
@@ -119,7 +133,9 @@ def _open_with_av(source: Any, name: str) -> Iterator[AvReader]:
     except ImportError as error:
         raise UserError(f"{name}: reading it needs PyAV; pip install 'speechssl[av]'") from error
     try:
-        with av.open(source) as container:
+        # FFmpeg takes `concat:a|b` and the like for addresses; `file:` makes it a path.
+        where = f"file:{source}" if isinstance(source, str) else source
+        with av.open(where, options=_AV_OPTIONS) as container:
             yield AvReader(container, av)
     except (av.FFmpegError, ValueError, OSError, MemoryError) as error:
         raise _error_about(name, error) from error

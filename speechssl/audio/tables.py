@@ -11,6 +11,8 @@ from pathlib import Path
 
 from speechssl.audio import members
 from speechssl.audio.pipes import Pipe
+from speechssl.audio.regular import is_special, read_text
+from speechssl.audio.remotes import Remotes, is_address, refusal
 from speechssl.errors import UserError
 
 OnBadEntry = Callable[[str, str], None]
@@ -39,7 +41,7 @@ def read_table(path: Path, on_bad: OnBadEntry) -> Iterator[tuple[int, str, str]]
         UserError: the file is missing or cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        text = read_text(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; a Kaldi directory needs it") from None
     except OSError as error:
@@ -62,20 +64,27 @@ def read_table(path: Path, on_bad: OnBadEntry) -> Iterator[tuple[int, str, str]]
 
 
 def read_wav_scp(
-    path: Path, on_bad: OnBadEntry, *, allow_pipes: bool, check_files: bool
+    path: Path,
+    on_bad: OnBadEntry,
+    *,
+    allow_pipes: bool,
+    check_files: bool,
+    remotes: Remotes | None = None,
 ) -> dict[str, str]:
     """Read wav.scp: recording id -> path, in the order of the file.
 
     Args:
         path: the file.
-        on_bad: called for a line without a path, an id that occurs twice, a missing file, and a
-            shell pipe that is not allowed.
+        on_bad: called for a line without a path, an id that occurs twice, a missing file, a shell
+            pipe and an address that are not allowed.
         allow_pipes: accept entries that are shell commands; they become `Pipe`.
         check_files: look whether each file exists.
+        remotes: addresses that may be read; they become `Remote`. None: no address may.
 
     Raises:
         UserError: wav.scp is missing or cannot be read.
     """
+    remotes = remotes or Remotes()
     recordings: dict[str, str] = {}
     missing_files = MissingFiles()
     for number, name, value in read_table(path, on_bad):
@@ -87,10 +96,12 @@ def read_wav_scp(
                 recordings[name] = Pipe(value)
             else:
                 on_bad(name, f"{where} is a shell pipe; refused unless --allow-pipes is given")
-        elif check_files and (reason := missing_files.reason(value)):
+        elif is_address(value) and not remotes.allow(value):
+            on_bad(name, f"{where}: {value} {refusal(value)}")
+        elif check_files and (reason := missing_files.reason(remotes.permit(value))):
             on_bad(name, f"{where}: {reason}")
         else:
-            recordings[name] = value
+            recordings[name] = remotes.permit(value)
     return recordings
 
 
@@ -105,7 +116,9 @@ class MissingFiles:
         """Return why `path` (or the member that it is the address of) is missing, or ""."""
         member = members.parse(path)
         if member is None:
-            return "" if os.path.exists(path) else f"no such file: {path}; correct the path"
+            if not os.path.exists(path):
+                return f"no such file: {path}; correct the path"
+            return f"not a regular file: {path}; give a file" if is_special(path) else ""
         archive = member.archive
         if archive not in self._archive_sizes and archive not in self._unreadable_archives:
             try:
@@ -131,7 +144,7 @@ def read_utterances_table(path: Path) -> list[dict[str, str]]:
             columns than the header.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
+        lines = read_text(path).removeprefix("\ufeff").split("\n")
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror}); make it a readable text file"

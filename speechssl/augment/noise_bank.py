@@ -25,6 +25,7 @@ from speechssl.audio.tables import (
 )
 from speechssl.audio.walk import audio_files
 from speechssl.errors import UserError
+from speechssl.text import printable
 from speechssl.threads import usable_cores
 
 KINDS = ("noise", "music", "speech")
@@ -203,7 +204,7 @@ def _kaldi(root: Path) -> list[tuple[str, str]]:
 
 
 def _warn(_id: str, message: str) -> None:
-    _LOG.warning("left out of the augmentation: %s", message)
+    _LOG.warning("left out of the augmentation: %s", printable(message))
 
 
 def _kind(text: str) -> str:

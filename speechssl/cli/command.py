@@ -38,6 +38,7 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
+import io
 import os
 import sys
 import warnings
@@ -50,6 +51,7 @@ import speechssl
 from speechssl import processes
 from speechssl.cli.parsers import Parser, summary
 from speechssl.errors import UserError
+from speechssl.text import printable
 from speechssl.threads import respect_quota, wait_passively
 
 ORDER = (
@@ -81,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     wait_passively()
     respect_quota()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files are bytes
     code = 0
     with processes.raise_on_signals(ends_process=argv is None) as arrived:
         try:
@@ -113,7 +117,7 @@ def _run_command_line(argv: Sequence[str] | None) -> int:
         sys.stdout.flush()
         return int(code or 0)
     except UserError as error:
-        print(f"speechssl: error: {error}", file=sys.stderr)
+        print(f"speechssl: error: {printable(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # `| head` has closed its end. Python flushes stdout once more at exit: let that go nowhere.
@@ -202,6 +206,6 @@ def show_once() -> Callable[..., None]:
         text = " ".join(str(message).split())
         if text not in shown:
             shown.add(text)
-            print(f"speechssl: warning: {text}", file=sys.stderr)
+            print(f"speechssl: warning: {printable(text)}", file=sys.stderr)
 
     return show

@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="length of a crop (default: 2)",
     )
+    flags.add_remote(parser)
     flags.add_seed(parser)
     flags.add_device(parser)
     flags.add_precision(parser)
@@ -146,6 +147,7 @@ def _print_findings(findings: list[Finding]) -> None:
 
 def _plan_views(args: argparse.Namespace) -> Plan:
     """Draw the crops; they are the same for every model."""
+    from speechssl.audio.remotes import Remotes
     from speechssl.embed.sources import collect
     from speechssl.embed.views import plan_views
 
@@ -153,7 +155,7 @@ def _plan_views(args: argparse.Namespace) -> Plan:
         raise UserError(
             "diagnose: --utterances must be at least 3, --views at least 2, --seconds above 0"
         )
-    utterances, _ = collect([args.subjects[-1]])
+    utterances, _ = collect([args.subjects[-1]], remotes=Remotes(args.remote))
     return plan_views(utterances, args.utterances, args.views, args.seconds, args.seed)
 
 

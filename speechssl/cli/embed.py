@@ -83,6 +83,7 @@ def _add_policy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-pipes", action="store_true", help="run the shell pipes in a wav.scp"
     )
+    flags.add_remote(parser)
     flags.add_allow_code(parser)
     parser.add_argument(
         "--resume", action="store_true", help="continue an interrupted run (FILE.parts)"
@@ -127,6 +128,7 @@ def run(args: argparse.Namespace) -> None:
         max_seconds=args.max_seconds,
         keep_going=args.keep_going,
         allow_pipes=args.allow_pipes,
+        remote=tuple(args.remote),
         resume=args.resume,
         every=args.every,
         layer=args.layer,

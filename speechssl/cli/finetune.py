@@ -1,6 +1,6 @@
 """Train a classifier on labels, fold by fold.
 
-The classifier and the layers after pooling are trained first, then the whole encoder. Each step is
+The classifier and the layers after pooling are trained first, then everything. Both stages are
 repeated for every share of the training labels.
 """
 
@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `speechssl finetune`."""
     flags.add_model(parser)
     parser.add_argument("data", nargs="+", type=Path, metavar="DIR", help="a Kaldi directory")
+    flags.add_remote(parser)
     flags.add_labels(parser)
     flags.add_folds(parser)
     parser.add_argument(
@@ -54,42 +55,42 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=300,
         metavar="N",
-        help="batches of the first step, for the layers after pooling (default: 300)",
+        help="batches of the first stage, which trains the layers after pooling (default: 300)",
     )
     parser.add_argument(
         "--affine-lr",
         type=float,
         default=1e-3,
         metavar="RATE",
-        help="learning rate of the first step (default: 1e-3)",
+        help="learning rate of the first stage (default: 1e-3)",
     )
     parser.add_argument(
         "--epochs",
         type=int,
         default=5,
         metavar="N",
-        help="epochs of the second step, for the whole encoder; 0 leaves it out (default: 5)",
+        help="epochs of the second stage, which trains everything; 0 leaves it out (default: 5)",
     )
     parser.add_argument(
         "--lr",
         type=float,
         default=2e-4,
         metavar="RATE",
-        help="learning rate of the second step (default: 2e-4)",
+        help="learning rate of the second stage (default: 2e-4)",
     )
     parser.add_argument(
         "--batch-size",
         type=int,
         default=32,
         metavar="N",
-        help="utterances in a batch, in both steps (default: 32)",
+        help="utterances in a batch, in both stages (default: 32)",
     )
     parser.add_argument(
         "--seconds",
         type=float,
         default=3.0,
         metavar="SECONDS",
-        help="length of the training crops of the second step (default: 3)",
+        help="length of the training crops of the second stage (default: 3)",
     )
 
 
@@ -104,14 +105,16 @@ def run(args: argparse.Namespace) -> None:
 def _finetune(args: argparse.Namespace) -> None:
     """Do what `run` does, as the only writer of the folder."""
     from speechssl import finetune
+    from speechssl.audio.remotes import Remotes
     from speechssl.data.kaldi import read_values
     from speechssl.data.manifest import read_manifest
     from speechssl.embed.networks import load_model
     from speechssl.evaluation.classification.classify import write_results
 
+    remotes = Remotes(args.remote)
     utterances: list[Utterance] = []
     for directory in args.data:
-        utterances.extend(read_manifest(directory))
+        utterances.extend(read_manifest(directory, remotes=remotes))
     measured = finetune.finetune(
         load_model(args.model, allow_code=args.allow_code),
         utterances,

@@ -97,6 +97,18 @@ def add_out(parser: argparse.ArgumentParser, help: str, required: bool = False) 
     parser.add_argument("--out", required=required, type=Path, metavar="DIR", help=help)
 
 
+def add_remote(parser: argparse.ArgumentParser) -> None:
+    """Add ``--remote``, the addresses that data directories may name."""
+    parser.add_argument(
+        "--remote",
+        action="append",
+        default=[],
+        metavar="PREFIX",
+        help="read addresses that begin with this, such as s3://bucket/; may be given again"
+        " (default: none is read)",
+    )
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add ``--device``."""
     parser.add_argument(
@@ -111,8 +123,8 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "float32", "bfloat16"),
         default="float32",
         help=(
-            "of the encoder's matrix products; auto: bfloat16 where the hardware has instructions"
-            " for it (default: float32)"
+            "precision of the encoder's matrix products; auto: bfloat16 where the hardware has"
+            " instructions for it (default: float32)"
         ),
     )
 
@@ -120,7 +132,11 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
 def add_seed(parser: argparse.ArgumentParser) -> None:
     """Add ``--seed``."""
     parser.add_argument(
-        "--seed", type=whole_number, default=0, metavar="N", help="of all random draws (default: 0)"
+        "--seed",
+        type=whole_number,
+        default=0,
+        metavar="N",
+        help="seed of all random draws (default: 0)",
     )
 
 

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from speechssl.text import printable
+
 
 class Parser(argparse.ArgumentParser):
     """An `argparse.ArgumentParser` for `speechssl` and its verbs.
@@ -42,7 +44,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with code 2."""
-        print(f"speechssl: error: {message}; see `{self.prog} --help`", file=sys.stderr)
+        print(f"speechssl: error: {printable(message)}; see `{self.prog} --help`", file=sys.stderr)
         sys.exit(2)
 
 

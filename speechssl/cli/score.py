@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     if args.out == "-":
         sys.stdout.writelines(lines)
         return
-    with writing(args.out), open(args.out, "w", encoding="utf-8") as file:
+    with writing(args.out), open(args.out, "w", encoding="utf-8", errors="surrogateescape") as file:
         file.writelines(lines)
 
 

@@ -32,12 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MB",
         help="size of a full shard (default: 512)",
     )
+    flags.add_remote(parser)
     flags.add_seed(parser)
     flags.add_jobs(parser, "files at a time")
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the shards and their Kaldi directory."""
+    from speechssl.audio.remotes import Remotes
     from speechssl.data.shards import write_shards
 
     write_shards(
@@ -48,4 +50,5 @@ def run(args: argparse.Namespace) -> None:
         megabytes=args.megabytes,
         seed=args.seed,
         jobs=args.jobs,
+        remotes=Remotes(args.remote),
     )

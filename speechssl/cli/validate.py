@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from speechssl.cli import flags
 from speechssl.errors import UserError
+from speechssl.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,8 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--read-audio",
         action="store_true",
-        help="decode every file, and compare its length with the directory's",
+        help="decode every file, and compare its length with utt2dur",
     )
+    flags.add_remote(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -26,14 +29,16 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: there are problems.
     """
+    from speechssl.audio.remotes import Remotes
     from speechssl.data.validation import validate
 
+    remotes = Remotes(args.remote)
     count = 0
     for directory in args.directories:
-        problems = validate(directory, read_audio=args.read_audio)
+        problems = validate(directory, read_audio=args.read_audio, remotes=remotes)
         count += len(problems)
         for problem in problems:
-            print(problem)
+            print(printable(problem))
         if not problems:
             print(f"{directory}: ok")
     if count:

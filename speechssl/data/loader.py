@@ -81,12 +81,12 @@ class Loader:
         if "timed out" in message:
             return (
                 f"data: no batch for {self.timeout:g} s; is the disk reachable? If it is slow,"
-                " raise the loader's time-out or the number of workers"
+                " raise data.timeout or data.workers"
             )
         if "exited unexpectedly" in message or "killed by signal" in message:
             return (
                 "data: a loader worker was killed (out of memory, or of shared memory in"
-                " /dev/shm?); lower train.workers or the batch size"
+                " /dev/shm?); lower data.workers or train.batch_size"
             )
         return ""
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from speechssl.audio import reading
+from speechssl.audio.remotes import Remotes
 from speechssl.audio.tables import OnBadEntry, read_wav_scp, refuse
 from speechssl.data.kaldi import (
     cannot_write,
@@ -38,7 +39,7 @@ class Utterance:
 
     Attributes:
         id: unique in its manifest.
-        path: the file, a member of a tar archive, or a `Pipe`.
+        path: the file, a member of a tar archive, a `Pipe` or a `Remote`.
         start: seconds.
         stop: seconds, or None for the end of the file.
         seconds: its duration; 0 if unknown.
@@ -92,6 +93,7 @@ def read_manifest(
     allow_pipes: bool = False,
     on_bad: Literal["raise", "skip"] = "raise",
     check_files: bool = True,
+    remotes: Remotes | None = None,
 ) -> Manifest:
     """Read a Kaldi directory.
 
@@ -105,6 +107,7 @@ def read_manifest(
         on_bad: what happens at a bad line or unusable utterance: a UserError that names file and
             line, or `"skip"`, an entry of `Manifest.skipped`.
         check_files: look whether each file exists.
+        remotes: addresses that wav.scp may name; None: none.
 
     Raises:
         UserError: a file of the directory is missing, a line is bad (`on_bad="raise"`), or no
@@ -118,7 +121,11 @@ def read_manifest(
 
     report = skip if on_bad == "skip" else refuse
     recordings = read_wav_scp(
-        folder / "wav.scp", report, allow_pipes=allow_pipes, check_files=check_files
+        folder / "wav.scp",
+        report,
+        allow_pipes=allow_pipes,
+        check_files=check_files,
+        remotes=remotes,
     )
     utterances, recording_ids = _read_utterances(folder, recordings, report)
     utterances = _with_durations(utterances, report)

@@ -29,6 +29,7 @@ import soundfile
 from speechssl import processes
 from speechssl.audio import reading
 from speechssl.audio.members import Member
+from speechssl.audio.remotes import Remote, Remotes, is_address
 from speechssl.data.kaldi import report_skipped
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
 from speechssl.errors import Unreadable, UserError, writing
@@ -68,6 +69,7 @@ def write_shards(
     megabytes: int = 512,
     seed: int = 0,
     jobs: int | None = None,
+    remotes: Remotes | None = None,
 ) -> Manifest:
     """Write the utterances of a Kaldi directory into OUT/shard-000000.tar ... and OUT/wav.scp ...
 
@@ -78,18 +80,21 @@ def write_shards(
     Args:
         directory: the Kaldi directory to read.
         out: the Kaldi directory to write.
-        store: where the shards go: a folder or any URL that fsspec knows (s3://bucket/name); else
-            OUT.
+        store: where the shards go: a folder or an address (s3://bucket/name) with a protocol of
+            `remotes.STORES`; else OUT.
         format: flac (half the bytes) or wav (a crop is cut out without decoding).
         megabytes: size at which a shard is full.
         seed: of the order.
         jobs: files at a time; all cores if not given.
+        remotes: addresses that wav.scp of the directory may name; None: none.
 
     Raises:
         UserError: the directory is bad, OUT holds a Kaldi directory or the store shards already,
             the store cannot be written, another process writes, or no utterance can be read.
     """
-    manifest = read_manifest(directory, "all", on_bad="skip")
+    if store is not None and is_address(store):
+        Remotes([store])  # refuses what could not be read again
+    manifest = read_manifest(directory, "all", on_bad="skip", remotes=remotes)
     out = Path(out)
     target = store or os.path.abspath(out)
     with (
@@ -254,7 +259,8 @@ class ShardWriter:
         about = {"id": utterance.id, "seconds": utterance.seconds}
         offset = self._write(f"{key}.{extension}", data)
         self._write(f"{key}.json", json.dumps(about).encode())
-        return str(Member(f"{self.target}/{self._name}", offset, len(data), f".{extension}"))
+        address = str(Member(f"{self.target}/{self._name}", offset, len(data), f".{extension}"))
+        return Remote(address) if is_address(self.target) else address
 
     def close(self) -> None:
         """Complete the shard that is being written."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from speechssl.audio.remotes import Remote
 from speechssl.data.manifest import Utterance
 
 
@@ -23,8 +24,10 @@ class UtteranceTable:
     def __init__(self, utterances: Sequence[Utterance]) -> None:
         texts: list[bytes] = []
         for utterance in utterances:
-            texts.append(utterance.id.encode())
-            texts.append(str(utterance.path).encode())
+            # Names of files may hold bytes that are not UTF-8.
+            texts.append(utterance.id.encode(errors="surrogateescape"))
+            texts.append(str(utterance.path).encode(errors="surrogateescape"))
+        self._is_remote = np.array([isinstance(u.path, Remote) for u in utterances])
         self._text = np.frombuffer(b"".join(texts), dtype=np.uint8)
         self._ends = np.cumsum([0, *map(len, texts)], dtype=np.int64)
         self.start = np.array([u.start or 0.0 for u in utterances])
@@ -38,9 +41,10 @@ class UtteranceTable:
         return self._string(2 * row)
 
     def path(self, row: int) -> str:
-        """Return the path of an utterance."""
-        return self._string(2 * row + 1)
+        """Return the path of an utterance; an address that may be read is a `Remote` again."""
+        path = self._string(2 * row + 1)
+        return Remote(path) if self._is_remote[row] else path
 
     def _string(self, number: int) -> str:
         text = self._text[self._ends[number] : self._ends[number + 1]]
-        return text.tobytes().decode()
+        return text.tobytes().decode(errors="surrogateescape")

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from speechssl.audio.regular import read_text
 from speechssl.data.kaldi import write_table
 from speechssl.errors import UserError
 
@@ -101,7 +102,7 @@ def read_trials(path: str | os.PathLike[str]) -> Trials:
 def _rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
     """Yield line number and fields of every line that is not blank."""
     try:
-        text = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
+        text = read_text(Path(path)).removeprefix("\ufeff")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; give a list of trials") from None
     except OSError as error:

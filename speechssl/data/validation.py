@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from speechssl.audio import reading
+from speechssl.audio.remotes import Remotes
 from speechssl.audio.tables import read_table, read_wav_scp
 from speechssl.data.kaldi import (
     Segment,
@@ -26,7 +27,11 @@ _TOLERANCE = 0.1  # seconds by which utt2dur and segments may disagree with the 
 
 
 def validate(
-    directory: str | os.PathLike[str], read_audio: bool = False, *, allow_pipes: bool = False
+    directory: str | os.PathLike[str],
+    read_audio: bool = False,
+    *,
+    allow_pipes: bool = False,
+    remotes: Remotes | None = None,
 ) -> list[str]:
     """Return every problem of a Kaldi directory, one line each; [] if it can be used as it is.
 
@@ -37,6 +42,7 @@ def validate(
         directory: the Kaldi directory.
         read_audio: decode every file, too, and compare lengths.
         allow_pipes: accept entries of wav.scp that are shell commands; `read_audio` runs them.
+        remotes: addresses that wav.scp may name; None: none.
     """
     folder = Path(directory)
     if not folder.is_dir():
@@ -50,7 +56,7 @@ def validate(
 
     try:
         recordings = read_wav_scp(
-            folder / "wav.scp", note, allow_pipes=allow_pipes, check_files=True
+            folder / "wav.scp", note, allow_pipes=allow_pipes, check_files=True, remotes=remotes
         )
         if (folder / "segments").exists():
             segments = read_segments(folder / "segments", recordings, note)
@@ -130,6 +136,8 @@ def _check_order(folder: Path) -> list[str]:
     problems = []
     for path in sorted(folder.glob("*")):
         if path.name not in ("wav.scp", "segments", "spk2utt") and not path.name.startswith("utt2"):
+            continue
+        if not path.is_file():
             continue
         lines = path.read_bytes().split(b"\n")
         names = [line.split(None, 1)[0] for line in lines if line.strip()]

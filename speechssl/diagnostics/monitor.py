@@ -149,7 +149,7 @@ class Monitor:
         return Alarm(
             f"embeddings use {rank:.1f} of {self.dim} directions",
             "dimensional collapse: the loss is met by a few features",
-            "lower the learning rate, raise teacher momentum or batch size, add koleo_weight=0.1",
+            "lower the learning rate, raise teacher momentum or batch size, or (DINO) koleo_weight",
         )
 
     def _judge_fall(self, what: str, rank: float) -> Alarm | None:
@@ -161,8 +161,8 @@ class Monitor:
         return Alarm(
             f"{what} use {rank:.1f} directions and ever fewer, after {first:.1f} at the first"
             " check",
-            "dimensional collapse on its way: nothing holds the directions apart",
-            "add a predictor, guided stop-gradient or koleo_weight=0.1; lower the learning rate",
+            "a dimensional collapse has begun: nothing holds the directions apart",
+            "lower the learning rate; add a predictor or guided stop-gradient; raise koleo_weight (DINO)",
         )
 
 
@@ -171,7 +171,7 @@ def _judge_centre(norm: float) -> Alarm | None:
         return None
     return Alarm(
         f"all embeddings point one way (centre norm {norm:.3f})",
-        "complete collapse, or an encoder whose mean was never removed by learning",
+        "complete collapse, or an encoder that has not yet learnt away its common mean",
         "check centring and stop-gradient; lower the learning rate",
     )
 

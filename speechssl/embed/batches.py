@@ -91,7 +91,7 @@ def split(index: int, utterance: Utterance, seconds: float, max_seconds: float) 
 
     Args:
         index: of the utterance in the list that is embedded.
-        utterance: it.
+        utterance: what to split.
         seconds: its length.
         max_seconds: greatest length of a piece.
     """

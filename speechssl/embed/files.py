@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from speechssl import compat
+from speechssl.audio.remotes import Remotes
 from speechssl.data.manifest import Utterance
 from speechssl.data.vectors.files import VectorWriter
 from speechssl.embed.batches import Failure
@@ -27,6 +28,7 @@ from speechssl.embed.workers import Group, run_processes
 from speechssl.errors import UserError, writing
 from speechssl.files import atomic_write, remove_partial
 from speechssl.processes import sole_writer
+from speechssl.text import tsv_cell
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +206,10 @@ class _Output:
 
     def _list_failed(self, failed: Sequence[Failure]) -> None:
         """Write the failures to their file, or to standard error if the embeddings go to stdout."""
-        lines = [f"{failure.id}\t{failure.path}\t{failure.reason}\n" for failure in failed]
+        lines = []
+        for failure in failed:
+            cells = (failure.id, failure.path, failure.reason)
+            lines.append("\t".join(tsv_cell(cell) for cell in cells) + "\n")
         if self.failed_list is None:
             sys.stderr.writelines(lines)
         elif lines:
@@ -217,7 +222,7 @@ def _make_plan(
     inputs: Sequence[str | Path], output: _Output, embedder: Embedder, settings: EmbedSettings
 ) -> _Plan:
     """Find the utterances, and what an earlier run has left of them."""
-    utterances, skipped = collect(inputs, settings.allow_pipes)
+    utterances, skipped = collect(inputs, settings.allow_pipes, Remotes(settings.remote))
     if skipped and not settings.keep_going:
         raise UserError(skipped[0].reason)
     done = open_parts(output.parts, _fingerprint(embedder), settings.resume)

@@ -33,6 +33,7 @@ class EmbedSettings:
         keep_going: skip, count and list what cannot be embedded; otherwise the first
             such file ends the run.
         allow_pipes: run the shell pipes in wav.scp.
+        remote: prefixes of the addresses that may be read, such as s3://bucket/.
         resume: go on from what an interrupted run left behind.
         progress: show a progress bar; None: if standard error is a terminal.
     """
@@ -49,6 +50,7 @@ class EmbedSettings:
     every: int = 1
     keep_going: bool = True
     allow_pipes: bool = False
+    remote: tuple[str, ...] = ()
     resume: bool = False
     progress: bool | None = None
 

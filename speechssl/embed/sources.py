@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from speechssl.audio import reading
+from speechssl.audio.remotes import Remotes
 from speechssl.audio.tables import read_wav_scp
 from speechssl.audio.walk import audio_files
 from speechssl.data.manifest import Utterance, read_manifest
@@ -17,7 +18,7 @@ from speechssl.errors import UserError
 
 
 def collect(
-    inputs: Sequence[str | Path], allow_pipes: bool = False
+    inputs: Sequence[str | Path], allow_pipes: bool = False, remotes: Remotes | None = None
 ) -> tuple[list[Utterance], list[Failure]]:
     """Find the utterances that `inputs` name.
 
@@ -34,6 +35,7 @@ def collect(
     Args:
         inputs: names, in any mixture.
         allow_pipes: run the shell pipes in wav.scp.
+        remotes: addresses that wav.scp and standard input may name; None: none.
 
     Returns:
         The utterances in the order given (`seconds` is 0 where it is not known), and
@@ -46,10 +48,11 @@ def collect(
         raise UserError(
             "embed: no input; give audio files, folders, wav.scp files, Kaldi directories, or -"
         )
+    remotes = remotes or Remotes()
     found: list[Utterance] = []
     skipped: list[Failure] = []
     for name in inputs:
-        utterances, bad_lines = _expand(str(name), allow_pipes)
+        utterances, bad_lines = _expand(str(name), allow_pipes, remotes)
         found += utterances
         for identifier, reason in bad_lines:
             skipped.append(Failure(identifier, str(name), reason))
@@ -62,30 +65,34 @@ def utterance_id(path: str) -> str:
     return re.sub(r"\s", "_", os.fsencode(path).decode("utf-8", "replace"))
 
 
-def _expand(name: str, allow_pipes: bool) -> tuple[list[Utterance], list[tuple[str, str]]]:
+def _expand(
+    name: str, allow_pipes: bool, remotes: Remotes
+) -> tuple[list[Utterance], list[tuple[str, str]]]:
     """Return the utterances of one input, and (id, reason) of lines that cannot be used."""
     if name == "-":
-        return _listed(sys.stdin), []
+        return _listed(sys.stdin, remotes), []
     path = Path(name)
     if path.is_dir() and (path / "wav.scp").is_file():
-        manifest = read_manifest(path, labels=(), allow_pipes=allow_pipes, on_bad="skip")
+        manifest = read_manifest(
+            path, labels=(), allow_pipes=allow_pipes, on_bad="skip", remotes=remotes
+        )
         return manifest.utterances, manifest.skipped
     if path.is_dir():
         return _in_folder(path), []
     if not path.exists():
         raise UserError(f"embed: {name}: no such file or folder; check the path")
     if path.suffix == ".scp":
-        return _in_scp(path, allow_pipes)
+        return _in_scp(path, allow_pipes, remotes)
     return [Utterance(utterance_id(path.name), name)], []
 
 
-def _listed(lines: Iterable[str]) -> list[Utterance]:
+def _listed(lines: Iterable[str], remotes: Remotes) -> list[Utterance]:
     """Return the files that `lines` name, one a line."""
     found = []
     for line in lines:
         path = line.rstrip("\r\n")
         if path.strip():
-            found.append(Utterance(utterance_id(os.path.normpath(path)), path))
+            found.append(Utterance(utterance_id(os.path.normpath(path)), remotes.permit(path)))
     if not found:
         raise UserError("embed: standard input holds no paths; pipe one audio file a line into it")
     return found
@@ -102,7 +109,9 @@ def _in_folder(root: Path) -> list[Utterance]:
     return [Utterance(utterance_id(Path(path).as_posix()), str(root / path)) for path in paths]
 
 
-def _in_scp(path: Path, allow_pipes: bool) -> tuple[list[Utterance], list[tuple[str, str]]]:
+def _in_scp(
+    path: Path, allow_pipes: bool, remotes: Remotes
+) -> tuple[list[Utterance], list[tuple[str, str]]]:
     """Return the recordings of a wav.scp, and (id, reason) of lines that cannot be used."""
     bad_lines: list[tuple[str, str]] = []
     recordings = read_wav_scp(
@@ -110,6 +119,7 @@ def _in_scp(path: Path, allow_pipes: bool) -> tuple[list[Utterance], list[tuple[
         lambda identifier, reason: bad_lines.append((identifier, reason)),
         allow_pipes=allow_pipes,
         check_files=True,
+        remotes=remotes,
     )
     return [Utterance(identifier, place) for identifier, place in recordings.items()], bad_lines
 

@@ -16,6 +16,7 @@ import speechssl
 from speechssl import config, parts, weights
 from speechssl.files import ModelFolder, write_text
 from speechssl.model import Model
+from speechssl.text import markdown
 
 _CARD = """\
 ---
@@ -80,16 +81,18 @@ def write(model: Model, out: Path) -> Callable[[Tensor], Tensor]:
 
 def _model_card(model: Model, about: dict[str, Any], name: str) -> str:
     """Return README.md: what the model is, how it is used, how it was trained."""
-    known = "\n".join(f"* {key}: {json.dumps(value)}" for key, value in about.items())
+    known = ""
+    for key, value in about.items():
+        known += f"* {markdown(str(key))}: {markdown(json.dumps(value, ensure_ascii=False))}\n"
     parameters = sum(parameter.numel() for parameter in model.encoder.parameters())
     return _CARD.format(
-        name=name,
-        encoder=model.settings["encoder"]["name"],
+        name=markdown(name),
+        encoder=markdown(model.settings["encoder"]["name"]),
         rate=model.sample_rate,
         dim=model.dim,
         parameters=parameters / 1e6,
         version=speechssl.__version__,
-        about=known or "Nothing is known about it.",
+        about=known.rstrip() or "Nothing is known about it.",
     )
 
 

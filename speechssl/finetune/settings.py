@@ -11,19 +11,19 @@ class FinetuneSettings:
     """How a classifier is trained.
 
     Attributes:
-        affine_steps: optimiser steps of the first step, which trains the layers after
+        affine_steps: optimiser steps of the first stage, which trains the layers after
             pooling.
-        affine_lr: its first learning rate.
-        epochs: of the second step, which trains everything; 0 leaves it out.
-        lr: its first learning rate.
+        affine_lr: learning rate at the start of the first stage.
+        epochs: epochs of the second stage, which trains everything; 0 leaves it out.
+        lr: learning rate at the start of the second stage.
         batch_size: utterances in a batch.
-        seconds: length of the crops of the second step; a shorter utterance is taken
+        seconds: length of the crops of the second stage; a shorter utterance is taken
             whole.
         weight_decay: of AdamW.
         clip: largest norm of the gradient.
-        class_weight: ``balanced``: all classes count alike in the loss; ``none``: as
-            often as they occur.
-        precision: of the encoder's matrix products in the second step.
+        class_weight: ``balanced``: all classes count alike in the loss; ``none``: all
+            utterances do.
+        precision: of the encoder's matrix products in the second stage.
         seed: of the labels that are drawn, their order and the crops.
     """
 

@@ -1,4 +1,4 @@
-"""The two steps that train a classifier with an encoder: the affine layers, then everything."""
+"""The two stages that train a classifier with an encoder: the affine layers, then everything."""
 
 from __future__ import annotations
 

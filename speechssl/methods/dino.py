@@ -103,11 +103,12 @@ class Dino(Method):
         prototypes: K; about 4 to 10 times the classes expected, 65,536 for VoxCeleb2.
         layers, hidden, bottleneck, batchnorm: see ``DinoHead``.
         norm_last_layer: keep the prototypes at unit length, so that logits are cosines.
-        student_temperature, teacher_temperature: tau_s and the final tau_t (ratio to
-            cosine logits).
-        teacher_temperature_start, teacher_temperature_warmup: tau_t rises linearly from
-            the first over this share of the run (none: constant).
-        teacher_momentum, teacher_momentum_end: of the moving average, by half a cosine.
+        student_temperature: tau_s, which divides the student's logits.
+        teacher_temperature: tau_t once it has risen.
+        teacher_temperature_start, teacher_temperature_warmup: tau_t at the start (none:
+            tau_t is constant), and the share of the run over which it rises linearly.
+        teacher_momentum, teacher_momentum_end: momentum of the moving average at the
+            start and at the end; half a cosine in between.
         teacher_buffers: BatchNorm statistics of the teacher (see ``ema_update``).
         centring: ``centre`` (moving mean of teacher logits, ``centre_momentum``) or
             ``sinkhorn``.
@@ -117,7 +118,8 @@ class Dino(Method):
         regularised: width of the layer that RDINO adds to the head (8,192), 0 for none.
         variance_weight, covariance_weight: RDINO's two weights (10 and 1).
         regulariser_start, regulariser_end, regulariser_warmup: RDINO's outer weight,
-            which rises linearly (.05 to .2) over a share of the run; 0 switches it off.
+            which rises linearly from start to end (.05 to .2) over the share `warmup`
+            of the run; 0 for both switches it off.
         mean_entropy_weight: SDPN's term, minus the entropy of the mean student
             assignment.
         cosine_weight: hyperion's 1 - cos(student, teacher embedding) over the same

@@ -94,6 +94,7 @@ class Rounds:
             precision=self.settings.precision,
             jobs=self.settings.processes,
             readers=self.settings.readers,
+            remote=self.settings.remote,
             resume=True,
         )
 
@@ -181,6 +182,7 @@ class Rounds:
         overrides = [
             *overrides,
             f"data.train={json.dumps(list(self.settings.data))}",
+            f"data.remote={json.dumps(list(self.settings.remote))}",
             f"data.pseudo_labels={json.dumps(str(labels))}",
         ]
         if self.settings.processes == 1:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from speechssl import conf, config
+from speechssl.audio.remotes import Remotes
 from speechssl.data.trials import read_trials
 from speechssl.errors import UserError
 from speechssl.model import Model
@@ -23,6 +24,8 @@ class PseudoLabelSettings:
     Attributes:
         start: model folder, of self-supervised training.
         data: Kaldi directories to cluster and to train on; no label file is opened.
+        remote: prefixes of the addresses that these directories and ``heldout`` may
+            name, such as ``[s3://bucket/]``.
         train: YAML file, or the name of a shipped one, of the training on pseudo-labels
             (``method: aam_softmax``). This program sets data.train, data.pseudo_labels
             and train.init.
@@ -55,6 +58,7 @@ class PseudoLabelSettings:
     data: tuple[str, ...]
     train: str
     clusterer: dict[str, Any]
+    remote: tuple[str, ...] = ()
     overrides: list[str] | None = None
     rounds: int = 2
     init: Literal["start", "previous", "random"] = "start"
@@ -97,6 +101,7 @@ def read_settings(path: str, overrides: Sequence[str] = ()) -> PseudoLabelSettin
         raise UserError(f"pseudolabel: processes={settings.processes} must be at least 1")
     if not settings.data:
         raise UserError("pseudolabel: data is empty; name at least one Kaldi directory")
+    Remotes(settings.remote)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
             "pseudolabel: it starts its own processes; set processes=N and leave torchrun out"

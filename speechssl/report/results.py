@@ -11,6 +11,7 @@ from typing import Any
 from speechssl import files, metrics
 from speechssl.errors import UserError, writing
 from speechssl.evaluation.verification import measures
+from speechssl.text import markdown
 
 Results = dict[str, Any]
 
@@ -102,14 +103,14 @@ def format_number(value: float | None, digits: int, missing: str = "-") -> str:
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown; a `|` in a cell is shown as text."""
+    """Return a table in Markdown; whatever is in a cell is shown as text."""
     lines = [_markdown_row(head), "|" + "---|" * len(head)]
     lines += [_markdown_row(row) for row in rows]
     return "\n".join(lines)
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(markdown(cell) for cell in cells) + " |"
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -19,6 +19,7 @@ from speechssl.report.results import (
     read_evaluations,
     write_json,
 )
+from speechssl.text import printable
 
 
 def summarise(experiment: str | Path) -> str:
@@ -75,9 +76,9 @@ def _table(measure: measures.Measure, evaluations: Sequence[Evaluation]) -> str:
     by_model: dict[str, dict[str, Results]] = {}
     for evaluation in evaluations:
         by_model.setdefault(evaluation.name, {})[evaluation.trials] = evaluation.results
-    rows = [[measure.title, *lists]]
+    rows = [[measure.title, *(printable(name) for name in lists)]]
     for model, by_list in by_model.items():
-        rows.append([model, *_cells(measure, by_list, lists)])
+        rows.append([printable(model), *_cells(measure, by_list, lists)])
     widths = [len(max(column, key=len)) for column in zip(*rows, strict=True)]
     return "\n".join(_line(row, widths) for row in rows)
 

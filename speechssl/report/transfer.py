@@ -21,6 +21,7 @@ from speechssl.report.results import (
     write_json,
     write_markdown,
 )
+from speechssl.text import markdown
 
 HEAD = (
     "model",
@@ -81,7 +82,7 @@ def _of_corpus(corpora: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _section(corpus: str, data: Mapping[str, Any]) -> str:
     """Return heading, what was measured, and the tables of one corpus."""
-    lines = [f"## {corpus}", ""]
+    lines = [f"## {markdown(corpus)}", ""]
     rows = sorted(data["rows"], key=lambda row: -row["task"]["macro_f1"])
     if rows:
         task = data["rows"][0]["task"]

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from speechssl.audio.remotes import Remotes
 from speechssl.augment.augment import Augment
 from speechssl.data.crops import CropSpec
 from speechssl.data.dataset import CropBatches
@@ -35,8 +36,9 @@ def read_utterances(data: DataSettings) -> tuple[list[Utterance], list[tuple[str
         clusters = read_mapping(data.pseudo_labels)
     utterances: list[Utterance] = []
     skipped: list[tuple[str, str]] = []
+    remotes = Remotes(data.remote)
     for directory in data.train:
-        manifest = read_manifest(directory, labels=(), on_bad="skip")
+        manifest = read_manifest(directory, labels=(), on_bad="skip", remotes=remotes)
         skipped += manifest.skipped
         for utterance in manifest.utterances:
             reason = _reason_to_skip(utterance, data.min_seconds, clusters)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from speechssl import config, parts
+from speechssl.audio.remotes import Remotes
 from speechssl.augment.augment import Augment
 from speechssl.augment.specaugment import SpecAugment
 from speechssl.compat import choose_precision
@@ -23,6 +24,8 @@ class DataSettings:
 
     Attributes:
         train: Kaldi directories; only their audio is used, no label file is opened.
+        remote: prefixes of the addresses that these directories may name, such as
+            ``[s3://bucket/]``; others are left out.
         crops: the crop plan, a list of ``{count, seconds, augment, to}``.
         overlap: probability of taking the two long crops at the smallest and the
             largest of five random offsets (methods/README.md 1.3).
@@ -45,6 +48,7 @@ class DataSettings:
 
     train: tuple[str, ...]
     crops: tuple[dict[str, Any], ...]
+    remote: tuple[str, ...] = ()
     overlap: float = 0.0
     disjoint: bool = False
     weight_by_duration: bool = False
@@ -59,6 +63,7 @@ class DataSettings:
     def __post_init__(self) -> None:
         if not self.train:
             raise UserError("config: data.train is empty; name at least one Kaldi directory")
+        Remotes(self.remote)
 
 
 @dataclass(frozen=True, kw_only=True)

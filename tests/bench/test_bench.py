@@ -14,17 +14,10 @@ def bench(name, *words):
     return done.stdout
 
 
-def test_encoders_beside_speechbrains():
-    out = bench(
-        "encoder", "--batch", "2", "--seconds", "0.5", "--rounds", "1", "--only", "ecapa-512"
-    )
+def test_encoders_beside_speechbrains_and_a_counterpart_of_the_light_resnet():
+    words = ["--batch", "2", "--seconds", "0.5", "--rounds", "1"]
+    out = bench("encoder", *words, "--only", "ecapa-512", "resnet34-light")
     assert "speechbrain float32" in out and "ours float32 runs at" in out and "inference" in out
-
-
-def test_the_light_resnet_has_a_counterpart():
-    out = bench(
-        "encoder", "--batch", "2", "--seconds", "0.5", "--rounds", "1", "--only", "resnet34-light"
-    )
     assert "resnet34-light" in out
 
 

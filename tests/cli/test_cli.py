@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import make_model, noise, write_audio
 
 from speechssl import parts
 from speechssl.cli import command, main
@@ -266,23 +267,14 @@ def test_embed_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     """A good file and one that is not audio: one embedding, one line in the list of the failed,
     code 0.
     """
-    import soundfile
-    import torch
-
-    from speechssl.model import Model
-
-    torch.manual_seed(0)
-    Model({"n_mels": 20}, {"name": "resnet", "width": 4, "embedding_dim": 8}).save(
-        tmp_path / "model"
-    )
-    noise = np.random.default_rng(0).standard_normal(16000).astype(np.float32) / 10
-    soundfile.write(tmp_path / "good.wav", noise, 16000)
+    make_model("resnet").save(tmp_path / "model")
+    write_audio(tmp_path / "good.wav", noise(1.0))
     (tmp_path / "bad.wav").write_text("no audio")
     argv = ["embed", f"{tmp_path}/model", f"{tmp_path}/good.wav", f"{tmp_path}/bad.wav"]
     argv += ["--out", f"{tmp_path}/emb.npz", "--device", "cpu"]
     assert main(argv) == 0
     assert "embedded 1 of 2 utterances" in capsys.readouterr().err
-    assert np.load(tmp_path / "emb.npz")["embeddings"].shape == (1, 8)
+    assert np.load(tmp_path / "emb.npz")["embeddings"].shape == (1, 12)
     assert "bad.wav" in (tmp_path / "emb.npz.failed").read_text()
     assert "bad.wav" in error_of([*argv, "--strict"], capsys)
 

@@ -2,22 +2,14 @@
 
 import numpy as np
 import pytest
-from builders import readme_code
+from builders import readme_part
 
 from speechssl import config, parts
 from speechssl.errors import UserError
 
-NAMES = [*parts.names("clustering"), "clusterer_example:PART"]
+NAMES = [*parts.names("clustering"), readme_part("clustering")]
 SMALL = {"n_clusters": 4, "n_centroids": 16}
 """Settings for 80 points; a clusterer is built with those of them that it has."""
-
-
-@pytest.fixture(autouse=True)
-def example(tmp_path, monkeypatch):
-    """The README's example as a module that can be imported."""
-    (code,) = readme_code("clustering")
-    (tmp_path / "clusterer_example.py").write_text(code, encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
 
 
 def build(name):

@@ -4,17 +4,14 @@ import math
 
 import pytest
 import torch
-from builders import readme_code
+from builders import readme_part
 
 from speechssl import parts
 from speechssl.interfaces import Diagnostic
 
 N, D = 600, 16
-PARTS = {name: parts.find("diagnostics", name) for name in parts.names("diagnostics")}
-(example,) = readme_code("diagnostics")
-namespace: dict = {}
-exec(example, namespace)
-PARTS["the example of the README"] = namespace["PART"]
+NAMES = [*parts.names("diagnostics"), readme_part("diagnostics")]
+PARTS = {name: parts.find("diagnostics", name) for name in NAMES}
 
 WORDS = {"healthy", "watch", "collapsed", "undefined"}
 

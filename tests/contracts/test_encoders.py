@@ -4,14 +4,14 @@ import inspect
 
 import pytest
 import torch
-from builders import ENCODERS
+from builders import ENCODERS, readme_part
 
 from speechssl import config, parts
 from speechssl.errors import UserError
 from speechssl.interfaces import Encoder
 
 MELS = 24
-NAMES = parts.names("encoders")
+NAMES = [*parts.names("encoders"), readme_part("encoders")]
 
 
 def make(name, seed=0):
@@ -170,3 +170,21 @@ def test_it_is_an_encoder_with_documented_settings(name):
     documented = inspect.getdoc(part)
     for setting in config.schema(part):
         assert f"{setting}:" in documented, setting
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_it_compiles_without_breaks_and_exports_any_batch_and_length(name):
+    encoder, x = settled(name), features(3, 40)
+    with torch.no_grad():
+        compiled = torch.compile(encoder, backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(x), encoder(x), atol=1e-5, rtol=1e-5)
+        batch = torch.export.Dim("batch", min=2, max=64)
+        frames = torch.export.Dim("frames", min=10, max=2000)
+        given = (x, torch.tensor([40, 30, 20]))
+        shapes = ({0: batch, 1: frames}, {0: batch})
+        program = torch.export.export(encoder, given, dynamic_shapes=shapes).module()
+        other, lengths = features(5, 61, seed=1), torch.tensor([61, 12, 40, 33, 60])
+        torch.testing.assert_close(
+            program(other, lengths), encoder(other, lengths), atol=1e-5, rtol=1e-5
+        )

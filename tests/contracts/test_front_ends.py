@@ -2,22 +2,14 @@
 
 import pytest
 import torch
-from builders import ECAPA, noises, readme_code
+from builders import ECAPA, noises, readme_part
 
 from speechssl import parts
 from speechssl.config import schema
 from speechssl.interfaces import FrontEnd
 from speechssl.model import Model
 
-NAMES = [*parts.names("features"), "front_end_example:PART"]
-
-
-@pytest.fixture(autouse=True)
-def example(tmp_path, monkeypatch):
-    """The README's example as a module that can be imported."""
-    (code,) = readme_code("features")
-    (tmp_path / "front_end_example.py").write_text(code, encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
+NAMES = [*parts.names("features"), readme_part("features")]
 
 
 @pytest.fixture(params=NAMES)
@@ -63,7 +55,7 @@ def test_the_settings_are_all_that_a_model_folder_needs(front_end):
 def test_a_model_with_it_is_saved_and_loaded(name, tmp_path):
     model = Model({"name": name}, ECAPA).eval()
     model.save(tmp_path / "model")
-    again = Model.load(tmp_path / "model", allow_code=["front_end_example"])
+    again = Model.load(tmp_path / "model", allow_code=["features_example"])
     waves = noises(2, 16000)
     assert again.settings["features"]["name"] == name
     assert again.sample_rate == model.front_end.sample_rate

@@ -6,13 +6,13 @@ import inspect
 import pytest
 import torch
 from _methods import make, trainable, views
-from builders import ToyEncoder
+from builders import ToyEncoder, readme_part
 
 from speechssl import config, parts
 from speechssl.errors import UserError
 from speechssl.interfaces import Method, Progress
 
-NAMES = parts.names("methods")
+NAMES = [*parts.names("methods"), readme_part("methods")]
 
 
 def steps(method, count, start=0, optimizer=None):

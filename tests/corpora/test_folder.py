@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
+from builders import RATE, noise, write_audio
 
 from speechssl.audio import reading
 from speechssl.corpora.folder import prepare
@@ -16,18 +16,9 @@ from speechssl.data.trials import read_trials
 from speechssl.data.validation import validate
 from speechssl.errors import UserError
 
-RATE = 16000
-
-
-def noise(seconds: float, rate: int = RATE, seed: int = 0) -> np.ndarray:
-    return 0.1 * np.random.default_rng(seed).standard_normal(round(seconds * rate))
-
 
 def put(root: Path, name: str, samples: np.ndarray, rate: int = RATE, **options: str) -> Path:
-    path = root / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, samples, rate, **options)
-    return path
+    return write_audio(root / name, samples, rate, **options)
 
 
 @pytest.fixture

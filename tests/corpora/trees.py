@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
-
-RATE = 16000
+from builders import RATE, noise, write_audio
 
 
 @dataclass
@@ -36,16 +34,9 @@ class Tree:
     directories: tuple[str, ...] = (".",)
 
 
-def noise(seconds: float, rate: int = RATE, seed: int = 0) -> np.ndarray:
-    """Return white noise (T,) at -20 dB."""
-    return 0.1 * np.random.default_rng(seed).standard_normal(round(seconds * rate))
-
-
 def put(path: Path, samples: np.ndarray | None = None, rate: int = RATE, **options: str) -> Path:
     """Write a file of audio (a second of noise if not given) with the folders above it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, noise(1.0) if samples is None else samples, rate, **options)
-    return path
+    return write_audio(path, noise(1.0) if samples is None else samples, rate, **options)
 
 
 def folder(root: Path) -> Tree:

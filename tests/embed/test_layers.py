@@ -5,8 +5,8 @@ command.
 import numpy as np
 import pytest
 import scipy.fft
-import soundfile
 import torch
+from builders import ECAPA, RATE, RESNET, make_model, noise, write_audio
 
 import speechssl
 from speechssl import parts
@@ -16,25 +16,11 @@ from speechssl.embed import Embedder, embed_to_file
 from speechssl.embed.layers import encode_layer, layer_names
 from speechssl.embed.networks import load_model
 from speechssl.errors import UserError
-from speechssl.model import Model
 
 ENCODERS = {
-    "ecapa": {
-        "name": "ecapa",
-        "width": 16,
-        "scale": 4,
-        "embedding_dim": 12,
-        "attention_channels": 8,
-        "se_channels": 8,
-    },
-    "plain": {
-        "name": "ecapa",
-        "width": 16,
-        "scale": 4,
-        "embedding_dim": 12,
-        "pooling": "statistics",
-    },
-    "resnet": {"name": "resnet", "width": 4, "embedding_dim": 12, "attention_channels": 8},
+    "ecapa": ECAPA,
+    "plain": {**ECAPA, "pooling": "statistics"},
+    "resnet": RESNET,
 }
 NAMES = {
     "ecapa": [
@@ -56,14 +42,7 @@ NAMES = {
 
 
 def settled(kind):
-    """A model in evaluation whose BatchNorm statistics are not those of the start."""
-    torch.manual_seed(0)
-    model = Model({"n_mels": 24}, ENCODERS[kind])
-    for module in model.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            module.running_mean.normal_(0.0, 0.2)
-            module.running_var.uniform_(0.5, 1.5)
-    return model.eval()
+    return make_model(ENCODERS[kind])
 
 
 @pytest.mark.parametrize("kind", ["ecapa", "resnet"])
@@ -117,7 +96,7 @@ def test_statistics_are_the_mean_and_deviation_over_valid_frames():
 @torch.no_grad()
 def test_the_last_stage_of_a_resnet_has_the_channels_and_bands_that_it_pools():
     encoder = settled("resnet").encoder
-    assert encode_layer(encoder, torch.randn(1, 40, 24), None, "layer4").shape == (1, 2 * 32 * 3)
+    assert encode_layer(encoder, torch.randn(1, 40, 24), None, "layer4").shape == (1, 2 * 64 * 3)
 
 
 def test_looking_at_a_layer_leaves_no_hook_behind_and_an_unknown_one_is_named():
@@ -162,12 +141,8 @@ def run(tmp_path):
     written = {**models["teacher"].settings, "method": {"name": "dino"}}
     config.write(written, folder / "config.yaml")
     torch.save({"step": 7, "method": {**state, "centre": torch.zeros(3)}}, folder / "last.pt")
-    (tmp_path / "audio").mkdir()
-    rng = np.random.default_rng(0)
     for number in range(3):
-        soundfile.write(
-            tmp_path / "audio" / f"{number}.wav", 0.1 * rng.standard_normal(9000), 16000
-        )
+        write_audio(tmp_path / "audio" / f"{number}.wav", noise(9000 / RATE, seed=number))
     return folder
 
 

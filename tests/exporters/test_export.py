@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from builders import ECAPA, RATE, RESNET, make_model, noises
 
 import speechssl
 from speechssl.__main__ import main
@@ -22,14 +22,6 @@ from speechssl.exporters.waveforms import Spectra, compare
 from speechssl.features.logmel import LogMel
 from speechssl.model import Model
 
-ECAPA = {
-    "name": "ecapa",
-    "width": 16,
-    "embedding_dim": 12,
-    "scale": 2,
-    "se_channels": 8,
-    "attention_channels": 8,
-}
 SMALL = {"kernel_sizes": [5, 3, 1], "dilations": [1, 2, 1]}
 MODELS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "ecapa": ({}, ECAPA | SMALL),
@@ -39,10 +31,7 @@ MODELS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     ),
     "level": ({"normalise": "level", "sample_rate": 8000, "f_max": 3800.0}, ECAPA | SMALL),
     "none": ({"normalise": "none"}, ECAPA | SMALL | {"pooling": "statistics"}),
-    "resnet": (
-        {"n_mels": 40},
-        {"name": "resnet", "width": 4, "blocks": [1, 1, 1, 1], "embedding_dim": 12},
-    ),
+    "resnet": ({"n_mels": 40}, RESNET | {"attention_channels": 128}),
     "light": (
         {"n_mels": 40},
         {
@@ -60,21 +49,10 @@ SLOW = ("sliding", "light")  # the exporter takes half a minute each
 
 
 def make(name: str, folder: Path) -> Path:
-    """A saved model whose batch norms are not as they begin."""
-    torch.manual_seed(0)
-    model = Model(*MODELS[name], {"method": "dino", "step": 70})
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            nn.init.normal_(module.running_mean, std=0.2)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-    model.eval().save(folder / name)
+    features, encoder = MODELS[name]
+    model = make_model(encoder, {"method": "dino", "step": 70}, **features)
+    model.save(folder / name)
     return folder / name
-
-
-def waves(rate: int, seconds: float, batch: int) -> Tensor:
-    return 0.1 * torch.randn(
-        batch, round(seconds * rate), generator=torch.Generator().manual_seed(1)
-    )
 
 
 def agrees(model: Path, run: object) -> None:
@@ -82,7 +60,7 @@ def agrees(model: Path, run: object) -> None:
     embedder = speechssl.load(model)
     rate = embedder.rate
     for seconds, batch in ((0.8, 1), (1.37, 4), (6.0, 2)):
-        x = waves(rate, seconds, batch)
+        x = noises(batch, round(seconds * rate), seed=1)
         expected = np.stack([embedder.embed(wave.numpy(), rate) for wave in x])
         np.testing.assert_allclose(run(x), expected, atol=1e-4 * max(1.0, np.abs(expected).max()))
 
@@ -93,7 +71,7 @@ def agrees(model: Path, run: object) -> None:
 )
 def test_spectra_by_products_are_those_by_fft(settings: dict[str, object]) -> None:
     features = LogMel(**settings, normalise="none")
-    x = waves(16000, 1.0, 2)
+    x = noises(2, RATE, seed=1)
     assert torch.allclose(
         Spectra(features)(x), features(x)[0], atol=1e-3
     )  # of log energies down to -13
@@ -162,8 +140,8 @@ def test_speechbrain(name: str, tmp_path: Path) -> None:
     )
     assert type(loaded.mods.embedding_model).__module__.startswith("speechbrain.lobes")
     agrees(model, lambda x: loaded.encode_batch(x).flatten(1))
-    padded = waves(
-        16000, 2.0, 2
+    padded = noises(
+        2, 2 * RATE, seed=1
     )  # lengths come as shares, and frames are rounded: close, not equal
     lengths = torch.tensor([32000, 19200])
     ours = Model.load(model)(padded, lengths).detach()

@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 import pytest
-import soundfile
 import torch
+from builders import ENCODERS, RATE, make_model, write_audio
 
 from speechssl.cli import main
 from speechssl.data.manifest import Manifest, Utterance, write_manifest
@@ -15,33 +15,13 @@ from speechssl.embed import Embedder
 from speechssl.errors import UserError
 from speechssl.evaluation.classification.classify import evaluate
 from speechssl.finetune import Classifier, FinetuneSettings, draw, finetune
-from speechssl.model import Model
 
-RATE = 16000
 CLASSES = {"low": 500.0, "middle": 1000.0, "high": 2000.0}
-ENCODERS = {
-    "ecapa": {
-        "name": "ecapa",
-        "width": 16,
-        "scale": 4,
-        "embedding_dim": 12,
-        "attention_channels": 8,
-        "se_channels": 8,
-    },
-    "resnet": {
-        "name": "resnet",
-        "width": 4,
-        "embedding_dim": 12,
-        "attention_channels": 8,
-        "blocks": [1, 1, 1, 1],
-    },
-}
 QUICK = FinetuneSettings(affine_steps=60, epochs=2, lr=1e-3, batch_size=8, seconds=0.3)
 
 
 def make(kind="ecapa"):
-    torch.manual_seed(0)
-    return Model({"n_mels": 24, "normalise": "level"}, ENCODERS[kind]).eval()
+    return make_model(kind, normalise="level")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +40,7 @@ def tones(tmp_path_factory):
                 wave += 0.05 * np.sin(2 * np.pi * (3000 + 500 * speaker) * time)
                 wave += 0.01 * rng.standard_normal(len(time))
                 utterance = f"s{speaker}-{name}-{take}"
-                soundfile.write(folder / f"{utterance}.wav", wave, RATE)
+                write_audio(folder / f"{utterance}.wav", wave)
                 utterances.append(
                     Utterance(utterance, str(folder / f"{utterance}.wav"), seconds=seconds)
                 )

@@ -11,48 +11,22 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from builders import ECAPA, make_model
 
 from speechssl.cli import main
-from speechssl.corpora.synthetic import corpus
 from speechssl.data.vectors.files import read_vectors
 from speechssl.errors import UserError
-from speechssl.model import Model
 from speechssl.pseudolabel import PseudoLabelSettings, pseudolabel, stopping
 from speechssl.pseudolabel import rounds as rounds_of
 from speechssl.train.loop import train
 from speechssl.weights import read
 
-FEATURES = {"n_mels": 24}
-ENCODER = {
-    "name": "ecapa",
-    "width": 32,
-    "scale": 4,
-    "embedding_dim": 16,
-    "attention_channels": 8,
-    "se_channels": 8,
-}
-
-
-@pytest.fixture(scope="session")
-def voices(tmp_path_factory):
-    """train/ (32 utterances of 8 speakers) and eval/ with trials."""
-    folder = tmp_path_factory.mktemp("voices")
-    made = {
-        "speakers": 11,
-        "utterances": 4,
-        "evaluation_speakers": 3,
-        "shortest": 1.0,
-        "longest": 1.2,
-    }
-    corpus.prepare(str(folder / "audio"), str(folder), **made)
-    return folder
+ENCODER = {**ECAPA, "width": 32, "embedding_dim": 16}
 
 
 @pytest.fixture
 def start(tmp_path):
-    torch.manual_seed(0)
-    model = Model(FEATURES, ENCODER)
-    model.save(tmp_path / "start")
+    make_model(ENCODER).save(tmp_path / "start")
     return tmp_path / "start"
 
 
@@ -152,7 +126,7 @@ def test_shuffled_speakers_give_the_same_bits(configuration, voices, tmp_path):
         (other / name).write_text("\n".join(rows) + "\n")
     dino = yaml.safe_load((tmp_path / "aam.yaml").read_text())
     dino["method"] = {"name": "dino", "prototypes": 16, "layers": 2, "hidden": 16, "bottleneck": 8}
-    dino |= {"features": FEATURES, "encoder": ENCODER}
+    dino |= {"features": {"n_mels": 24}, "encoder": ENCODER}
     dino["data"]["crops"] = [{"count": 2, "seconds": 0.5}]
     (tmp_path / "dino.yaml").write_text(yaml.safe_dump(dino))
     found = []

@@ -5,12 +5,11 @@ import math
 
 import numpy as np
 import pytest
-import soundfile
 import torch
+from builders import make_model, noise, write_audio
 
 from speechssl.cli import main
 from speechssl.errors import UserError
-from speechssl.model import Model
 from speechssl.report.comparison import compare
 from speechssl.report.diagnosis import agreement, diagnose, rank_models, table, verdict
 
@@ -102,18 +101,11 @@ def test_agreement_is_spearmans():
 def world(tmp_path_factory):
     """Eight files, a run folder with an untrained encoder, and another model."""
     folder = tmp_path_factory.mktemp("world")
-    (folder / "audio").mkdir()
-    rng = np.random.default_rng(0)
     for i in range(8):
-        soundfile.write(
-            folder / "audio" / f"{i}.wav", 0.1 * rng.standard_normal(16000 + 800 * i), 16000
-        )
-    soundfile.write(folder / "audio" / "short.wav", 0.1 * rng.standard_normal(4000), 16000)
+        write_audio(folder / "audio" / f"{i}.wav", noise(1 + i / 20, seed=i))
+    write_audio(folder / "audio" / "short.wav", noise(0.25, seed=8))
     for seed, name in enumerate(("run/model", "run/untrained", "other")):
-        torch.manual_seed(seed)
-        Model({"n_mels": 24}, {"name": "ecapa", "width": 16, "scale": 2, "embedding_dim": 8}).save(
-            folder / name
-        )
+        make_model(seed=seed).save(folder / name)
     return folder
 
 

@@ -3,18 +3,9 @@
 import json
 
 import pytest
+from builders import make_model
 
 from speechssl.cli import main
-from speechssl.model import Model
-
-ENCODER = {
-    "name": "ecapa",
-    "width": 32,
-    "scale": 4,
-    "embedding_dim": 16,
-    "attention_channels": 8,
-    "se_channels": 8,
-}
 
 
 @pytest.fixture
@@ -23,7 +14,7 @@ def experiment(tmp_path):
         "method": "dino", "seed": 3, "commit": "0123456789abcdef+", "labels_used": "none", "step": 9,
         "data": {"utterances": 1200, "hours": 2.5, "fingerprint": "ff"},
     }  # fmt: skip
-    model = Model({"n_mels": 24}, ENCODER, about)
+    model = make_model(about=about)
     model.save(tmp_path / "model")
     found = {
         "eer": 4.381, "eer_interval": [4.1, 4.62], "min_dcf_0.01": 0.4, "min_dcf_0.05": 0.25,
@@ -57,7 +48,7 @@ def test_a_row_holds_what_a_comparison_needs(experiment, capsys):
         "4.38 [4.10, 4.62]",
         "1,200 utterances, 2.5 h",
         "0123456789+",
-        "ecapa, width 32",
+        "ecapa, width 16",
         "| none |",
     ):
         assert cell in line

@@ -2,31 +2,25 @@
 
 import numpy as np
 import pytest
-import soundfile
 import yaml
-
-RATE = 16000
+from builders import ECAPA, RATE, write_audio, write_table
 
 
 def make_corpus(folder, count=20):
     """Kaldi directory of noisy harmonic sounds, 0.8 to 1.4 s, with labels of four speakers."""
     rng = np.random.default_rng(0)
-    wavs = folder / "wavs"
-    wavs.mkdir(parents=True)
-    lines = {"wav.scp": [], "utt2spk": [], "utt2emotion": []}
+    tables = {"wav.scp": {}, "utt2spk": {}, "utt2emotion": {}}
     for number in range(count):
-        name, speaker = f"u{number:02d}", f"s{number % 4}"
+        name = f"u{number:02d}"
         time = np.arange(int((0.8 + 0.6 * rng.random()) * RATE)) / RATE
         pitch = 100 + 40 * (number % 4)
         wave = sum(np.sin(2 * np.pi * pitch * k * time + rng.random()) / k for k in range(1, 8))
-        soundfile.write(
-            wavs / f"{name}.wav", 0.1 * wave + 0.02 * rng.standard_normal(len(time)), RATE
-        )
-        lines["wav.scp"].append(f"{name} {wavs / name}.wav")
-        lines["utt2spk"].append(f"{name} {speaker}")
-        lines["utt2emotion"].append(f"{name} happy")
-    for name, rows in lines.items():
-        (folder / name).write_text("\n".join(rows) + "\n")
+        wave = 0.1 * wave + 0.02 * rng.standard_normal(len(time))
+        tables["wav.scp"][name] = write_audio(folder / "wavs" / f"{name}.wav", wave)
+        tables["utt2spk"][name] = f"s{number % 4}"
+        tables["utt2emotion"][name] = "happy"
+    for name, rows in tables.items():
+        write_table(folder / name, rows)
     return folder
 
 
@@ -47,10 +41,7 @@ def configuration(corpus, tmp_path):
         "features": {"n_mels": 24},
         "augment": {"rir_prob": 0.5, "simulate_prob": 1.0, "filter_prob": 0.3, "gain": [-3, 3]},
         "specaugment": {"time_masks": 1, "time_width": 5},
-        "encoder": {
-            **{"name": "ecapa", "width": 32, "scale": 4},
-            **{"embedding_dim": 16, "attention_channels": 8, "se_channels": 8},
-        },
+        "encoder": {**ECAPA, "width": 32, "embedding_dim": 16},
         "method": {"name": "dino", "prototypes": 16, "layers": 2, "hidden": 16, "bottleneck": 8},
         "optimizer": {"lr": 1e-3},
         "train": {

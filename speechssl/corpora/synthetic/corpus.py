@@ -129,8 +129,8 @@ def prepare(
     (the room).
 
     Args:
-        root: the folder of audio to write.
-        out: where the Kaldi directories are written.
+        root: the folder that the audio is written into.
+        out: the folder that the Kaldi directories are written into.
         speakers: how many there are in all.
         evaluation_speakers: how many of them go to OUT/eval, and not to OUT/train.
         utterances: recordings of each speaker.

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from speechssl.audio.regular import refuse_special_file
 from speechssl.data.vectors.format import AddVectors, Row, Vectors, from_rows, refuse_white_space
 from speechssl.data.vectors.text import read_lines
 from speechssl.errors import UserError
@@ -49,13 +50,13 @@ class Kaldi:
         with (
             atomic_write_together([ark_path, scp_path]) as temporary,
             temporary[ark_path].open("wb") as ark,
-            temporary[scp_path].open("w", encoding="utf-8") as scp,
+            temporary[scp_path].open("w", encoding="utf-8", errors="surrogateescape") as scp,
         ):
 
             def add(ids: list[str], vectors: NDArray[np.float32]) -> None:
                 refuse_white_space(str(ark_path), ids)
                 for name, vector in zip(ids, vectors, strict=True):
-                    ark.write(f"{name} ".encode())
+                    ark.write(f"{name} ".encode(errors="surrogateescape"))
                     scp.write(f"{name} {ark_path}:{ark.tell()}\n")
                     ark.write(pack_vector(vector))
 
@@ -113,7 +114,7 @@ def _read_id(file: BinaryIO) -> str:
         if byte in (b" ", b""):
             break
         name += byte
-    return name.decode("utf-8", "replace")
+    return name.decode("utf-8", "surrogateescape")
 
 
 def read_scp(path: Path) -> Iterator[Row]:
@@ -135,6 +136,7 @@ def read_scp(path: Path) -> Iterator[Row]:
             )
         entries.append((name, ark, int(offset)))
     for ark, group in groupby(entries, key=lambda entry: entry[1]):
+        refuse_special_file(ark)
         try:
             with open(ark, "rb") as file:
                 for name, _, offset_in_ark in group:

@@ -65,8 +65,14 @@ class Parquet:
 def _as_table(arrow: Any, ids: list[str], vectors: NDArray[np.float32]) -> Any:
     dim = vectors.shape[1]
     lists = arrow.FixedSizeListArray.from_arrays(arrow.array(vectors.ravel()), dim)
+    try:
+        names = arrow.array(ids, arrow.string())
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"parquet: the id {error.object!r} is not UTF-8, which this format needs; use .npz"
+        ) from None
     columns = {
-        "id": arrow.array(ids, arrow.string()),
+        "id": names,
         "embedding": lists.cast(arrow.list_(arrow.float32(), dim)),
     }
     return arrow.table(columns)
@@ -81,7 +87,8 @@ def _pyarrow() -> ModuleType:
         raise UserError(
             "parquet files need pyarrow: pip install 'speechssl[scale]', or choose .npz"
         ) from None
-    return pyarrow
+    module: ModuleType = pyarrow
+    return module
 
 
 FORMAT = Parquet()

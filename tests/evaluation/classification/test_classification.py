@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from builders import write_table
 
 from speechssl.cli import main
 from speechssl.errors import UserError
@@ -153,7 +154,7 @@ def test_the_command_writes_what_others_read(tmp_path, capsys):
     ids, x, labels, groups = world()
     np.savez(tmp_path / "e.npz", ids=ids, embeddings=x)
     for name, table in (("utt2emotion", labels), ("utt2spk", groups)):
-        (tmp_path / name).write_text("".join(f"{k} {v}\n" for k, v in table.items()))
+        write_table(tmp_path / name, table)
     words = [
         "evaluate",
         "classification",
@@ -261,7 +262,7 @@ def test_the_command_shows_what_is_beside(tmp_path, capsys):
     np.savez(tmp_path / "e.npz", ids=ids, embeddings=x)
     np.savez(tmp_path / "u.npz", ids=ids, embeddings=x[:, :1])
     for name, table in (("utt2emotion", labels), ("utt2spk", groups)):
-        (tmp_path / name).write_text("".join(f"{k} {v}\n" for k, v in table.items()))
+        write_table(tmp_path / name, table)
     words = [
         "evaluate",
         "classification",

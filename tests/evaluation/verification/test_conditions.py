@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from builders import write_table
 
 from speechssl.cli import main
 from speechssl.data.trials import Trials, write_trials
@@ -67,7 +68,7 @@ def test_the_command_shows_and_writes_the_rows(tmp_path, capsys):
     np.savez(tmp_path / "e.npz", ids=ids, embeddings=x)
     write_trials(trials, tmp_path / "trials", style="voxceleb")
     for name, table in (("utt2emotion", labels), ("utt2spk", speakers)):
-        (tmp_path / name).write_text("".join(f"{k} {v}\n" for k, v in table.items()))
+        write_table(tmp_path / name, table)
     words = [
         "evaluate",
         "verification",

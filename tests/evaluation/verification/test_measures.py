@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from builders import write_table
 
 from speechssl import metrics
 from speechssl.cli import main
@@ -46,8 +47,7 @@ def test_values_are_those_of_the_metrics():
     rng = np.random.default_rng(1)
     target = rng.random(600) < 0.3
     scores = np.round(rng.normal(size=600) + 1.5 * target, 1)  # with ties
-    found = measures.measure_curve(scores, target)
-    assert found == {
+    want = {
         "eer": metrics.eer(scores, target),
         "eer_interval": None,
         "min_dcf_0.01": metrics.min_dcf(scores, target, 0.01),
@@ -55,11 +55,13 @@ def test_values_are_those_of_the_metrics():
         "min_dcf_0.05": metrics.min_dcf(scores, target, 0.05),
         "min_dcf_0.05_interval": None,
     }
-    assert measures.measure_calibrated(scores, target) == {
+    assert measures.measure_curve(scores, target).items() >= want.items()
+    want_calibrated = {
         "act_dcf_0.01": metrics.act_dcf(scores, target, 0.01),
         "act_dcf_0.05": metrics.act_dcf(scores, target, 0.05),
         "cllr": metrics.cllr(scores, target),
     }
+    assert measures.measure_calibrated(scores, target).items() >= want_calibrated.items()
 
 
 def test_intervals_are_those_of_the_bootstrap_of_trials():
@@ -93,7 +95,7 @@ def test_a_new_entry_is_in_the_results_the_text_and_the_reports(tmp_path, capsys
     write_trials(trials, tmp_path / "trials", style="voxceleb")
     words = "".join(f"{name} {'ab'[i % 2]}\n" for i, name in enumerate(ids))
     (tmp_path / "utt2emotion").write_text(words)
-    (tmp_path / "utt2spk").write_text("".join(f"{n} s{s}\n" for n, s in zip(ids, who)))
+    write_table(tmp_path / "utt2spk", {n: f"s{s}" for n, s in zip(ids, who)})
     out = tmp_path / "exp" / "eval" / "ours" / "list"
     command = ["evaluate", "verification", str(tmp_path / "e.npz")]
     command += ["--trials", str(tmp_path / "trials"), "--replicates", "30", "--out", str(out)]

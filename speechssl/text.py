@@ -1,0 +1,62 @@
+"""Names of somebody else's in what people read: ids, labels and paths are text, never markup.
+
+For the terminal (`printable`), Markdown (`markdown`) and tables that a spreadsheet may open
+(`tsv_cell`). Files that programs read again, Kaldi's above all, hold ids as they are.
+"""
+
+from __future__ import annotations
+
+import re
+
+_FORMULA = ("=", "+", "-", "@")
+"""With these a cell begins that a spreadsheet takes for a formula."""
+
+_MARKDOWN = (
+    (re.compile(r"\\(?=[!-/:-@\[-`{-~]|\Z)"), r"\\\\"),  # a backslash that would escape
+    (re.compile(r"[`*|~$]"), r"\\\g<0>"),
+    (re.compile(r"(?<![^\W_])_|_(?![^\W_])"), r"\\_"),  # inside a word it is no emphasis
+    (re.compile(r"\](?=[(\[:])"), r"\\]"),  # links, images and their definitions
+    (re.compile(r"&(?=#?\w+;)"), "&amp;"),
+    (re.compile(r"<"), "&lt;"),
+    (re.compile(r">"), "&gt;"),
+    (re.compile(r"\b(https?|ftp)://", re.IGNORECASE), r"\1:&#47;/"),  # would become links
+    (re.compile(r"\b(www)\.", re.IGNORECASE), r"\1&#46;"),
+    (re.compile(r"@(?=\w)"), "&#64;"),  # addresses and mentions
+)
+
+
+def printable(text: str) -> str:
+    r"""Return text on one line, with what is not seen written out: `\n`, `\x1b`, `\u202e`, `\udcff`.
+
+    That is control characters (a terminal obeys them), characters that change the direction or
+    have no width, and surrogates (bytes that are not UTF-8).
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)
+
+
+def _escaped(letter: str) -> str:
+    return letter.encode("unicode_escape").decode("ascii")
+
+
+def markdown(text: str) -> str:
+    """Return text as Markdown that shows it: in a line, a heading or a cell of a table."""
+    text = printable(text)
+    for pattern, replacement in _MARKDOWN:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def tsv_cell(text: str) -> str:
+    """Return text as a cell of a table that people open and no program reads again.
+
+    A formula (`=cmd()`, `+1`, `@x`, `-2`) begins with an apostrophe, as spreadsheets write text.
+    Bytes of a file's name that are not UTF-8 stay as they are: the file can be found by its name.
+    """
+    shown = ""
+    for letter in text:
+        is_raw_byte = "\udc80" <= letter <= "\udcff"
+        shown += letter if letter.isprintable() or is_raw_byte else _escaped(letter)
+    text = shown
+    return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) else text
