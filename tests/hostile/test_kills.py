@@ -78,7 +78,8 @@ def test_a_command_that_is_asked_to_end_cleans_up(
         found = end(world, verb.words(world), number, after, group=group)
         if found.code != 0:
             ended += 1
-            assert found.code == 128 + number, found.text
+            # After its last line of Python the signal itself ends it; a shell shows the same code.
+            assert found.code in (128 + number, -number), found.text
             assert "Traceback" not in found.text, found.text
             assert found.children == 0
             assert found.leftovers == []
