@@ -15,10 +15,12 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import torch
 import yaml
 
-TIMINGS = {"utterances_per_second", "data_wait"}
+TIMINGS = {"utterances_per_second", "data_wait", "seconds"}
 MARK = "SPEECHSSL_BATTERY"
 """Environment variable that tells the processes of one try, however they were started."""
 
@@ -187,27 +189,68 @@ def clear(world: Path) -> None:
 def digests(world: Path) -> dict[str, str]:
     """Return name -> digest of each file of the output, and of what lies in TMPDIR.
 
-    A log counts without its timings; TensorBoard's files have the time in their names.
+    Timings do not count, nor the commit of the checkout, which may change meanwhile; TensorBoard's
+    files have the time in their names. The state of a run counts by its values: how it is packed
+    depends on which of its strings are one object.
     """
     found = {}
     for folder in ("out", "tmp"):
         for path in sorted((world / folder).rglob("*")):
-            if path.is_dir() or "tensorboard" in path.parts or "torchinductor" in str(path):
+            if path.is_dir() or "tensorboard" in path.parts or is_cache_of_torch(path):
                 continue
-            content = path.read_bytes()
-            if path.name == "log.jsonl":
-                content = without_timings(content)
-            found[str(path.relative_to(world))] = hashlib.sha256(content).hexdigest()[:12]
+            digest = hashlib.sha256(content_of(path)).hexdigest()
+            found[str(path.relative_to(world))] = digest[:12]
     return found
 
 
-def without_timings(log: bytes) -> bytes:
-    """Return a log without the figures that no two runs share."""
-    entries = []
-    for line in log.splitlines():
-        entry = json.loads(line)
-        entries.append({key: value for key, value in entry.items() if key not in TIMINGS})
-    return json.dumps(entries).encode()
+def is_cache_of_torch(path: Path) -> bool:
+    """True for what torch keeps in TMPDIR for later processes."""
+    return any(part.startswith("torchinductor") for part in path.parts)
+
+
+def content_of(path: Path) -> bytes:
+    """Return what must be the same after a kill."""
+    content = path.read_bytes()
+    if path.name == "last.pt":
+        parts: list[bytes] = []
+        collect(torch.load(path, weights_only=True), parts)
+        return b"\0".join(parts)
+    if path.suffix == ".jsonl":
+        entries = [without_timings(json.loads(line)) for line in content.splitlines()]
+        return json.dumps(entries).encode()
+    if path.suffix == ".json":
+        return json.dumps(without_timings(json.loads(content))).encode()
+    if path.suffix == ".yaml":
+        lines = content.splitlines()
+        return b"\n".join(line for line in lines if not line.lstrip().startswith(b"commit:"))
+    return content
+
+
+def collect(value: object, parts: list[bytes]) -> None:
+    """Append all that a state holds."""
+    if isinstance(value, torch.Tensor):
+        parts.append(f"{value.dtype} {tuple(value.shape)}".encode())
+        parts.append(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            parts.append(repr(key).encode())
+            collect(item, parts)
+    elif isinstance(value, list | tuple):
+        parts.append(f"{len(value)}".encode())
+        for item in value:
+            collect(item, parts)
+    else:
+        parts.append(repr(value).encode())
+
+
+def without_timings(value: Any) -> Any:
+    """Return a value of JSON without the figures that no two runs share."""
+    if isinstance(value, dict):
+        kept = {key: item for key, item in value.items() if key not in TIMINGS}
+        return {key: without_timings(item) for key, item in kept.items()}
+    if isinstance(value, list):
+        return [without_timings(item) for item in value]
+    return value
 
 
 def processes_of(mark: str) -> list[int]:
@@ -270,6 +313,8 @@ def leftovers(world: Path) -> list[str]:
     found = []
     for folder in ("out", "tmp"):
         for path in (world / folder).rglob("*"):
+            if is_cache_of_torch(path):
+                continue
             is_hidden = path.name.startswith(".")
             if is_hidden or ".partial" in path.name or folder == "tmp":
                 found.append(str(path.relative_to(world)))
