@@ -116,6 +116,14 @@ class CropBatches(Dataset[Batch]):
         """Return the steps in an epoch; indices may go beyond, into later epochs."""
         return self.steps_per_epoch
 
+    @property
+    def batch_bytes(self) -> int:
+        """Size of the crops of one step, bytes."""
+        samples = 0
+        for group, length in zip(self.plan, self.reader.lengths, strict=True):
+            samples += group.count * (self.context + length)
+        return 4 * self.batch_size * samples
+
     def __getitem__(self, step: int) -> Batch:
         """Return the crops of one step, for this rank.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,6 +15,8 @@ from speechssl.data.crops import Batch
 from speechssl.errors import UserError
 from speechssl.threads import usable_cores
 
+_SHARED_MEMORY = "/dev/shm"  # through which workers hand over their batches
+_PREFETCHED = 2  # batches that each worker has ready
 _MIN_JUDGED = 200  # utterances before the share of unreadable ones is judged
 
 
@@ -34,6 +38,32 @@ def worker_count(workers: int = -1, ranks: int = 1, cuda: bool | None = None) ->
     if cuda:
         return max(1, min(16, share - 1))
     return max(1, share // 4)
+
+
+def workers_that_fit(workers: int, batch_bytes: int, free_bytes: int | None, ranks: int = 1) -> int:
+    """Return how many worker processes the shared memory has room for, at most `workers`.
+
+    A worker holds a batch and has two more ready; one is being used. With too little (Docker gives
+    64 MB unless told otherwise) workers would be killed in the middle of a run.
+
+    Args:
+        workers: that are wanted for each rank.
+        batch_bytes: size of a batch.
+        free_bytes: room in shared memory; None: unknown, and taken as enough.
+        ranks: training processes on this machine.
+    """
+    if free_bytes is None or not batch_bytes:
+        return workers
+    room = free_bytes // (ranks * batch_bytes) - 1
+    return max(0, min(workers, room // (1 + _PREFETCHED)))
+
+
+def free_shared_memory() -> int | None:
+    """Return the free bytes of /dev/shm, or None where there is none."""
+    try:
+        return shutil.disk_usage(_SHARED_MEMORY).free
+    except OSError:
+        return None
 
 
 class Loader:
@@ -109,13 +139,21 @@ def make_loader(
         timeout: seconds without a batch before the run is stopped with a message.
         ranks: training processes on this machine.
     """
-    count = worker_count(workers, ranks)
+    wanted = worker_count(workers, ranks)
+    batch_bytes = getattr(dataset, "batch_bytes", 0)
+    count = workers_that_fit(wanted, batch_bytes, free_shared_memory(), ranks)
+    if count < wanted:
+        warnings.warn(
+            f"data: {_SHARED_MEMORY} has room for {count} of {wanted} loader workers; give it more"
+            " (docker run --shm-size=8g)",
+            stacklevel=2,
+        )
     loader: DataLoader[Batch] = DataLoader(
         dataset,
         batch_size=None,
         sampler=range(start_step, steps),
         num_workers=count,
-        prefetch_factor=2 if count else None,
+        prefetch_factor=_PREFETCHED if count else None,
         persistent_workers=count > 0,
         pin_memory=torch.cuda.is_available(),
         timeout=timeout if count else 0,

@@ -162,6 +162,7 @@ def prepare(
     evaluation = plan(root, eval_speakers, eval_rooms, sizes, seed)
     try:
         out.mkdir(parents=True, exist_ok=True)
+        root.mkdir(parents=True, exist_ok=True)
         with sole_writer_in(root):
             _generate([*train, *evaluation], seed, jobs, expression)
         write_manifest(_manifest(train), out / "train")

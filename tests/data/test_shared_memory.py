@@ -1,0 +1,41 @@
+"""A small /dev/shm: fewer loader workers, and none at all, in place of killed ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from speechssl.data import loader
+from speechssl.data.crops import parse_plan
+from speechssl.data.dataset import CropBatches
+from speechssl.data.manifest import read_manifest
+
+
+@pytest.mark.parametrize(
+    ("free", "ranks", "expected"),
+    [(None, 1, 4), (1300, 1, 4), (1299, 1, 3), (400, 1, 1), (399, 1, 0), (0, 1, 0), (800, 2, 1)],
+)
+def test_so_many_workers_as_there_is_room_for(free: int | None, ranks: int, expected: int) -> None:
+    assert loader.workers_that_fit(4, 100, free, ranks) == expected
+
+
+def test_the_size_of_a_batch_is_that_of_its_crops(voices: Path) -> None:
+    utterances = read_manifest(voices / "train").utterances
+    plan = parse_plan([{"count": 2, "seconds": 0.5}, {"count": 3, "seconds": 0.2}])
+    batches = CropBatches(utterances, plan, batch_size=4)
+    assert batches.batch_bytes == sum(4 * group.numel() for group in batches[0].groups)
+
+
+def test_without_shared_memory_batches_are_read_in_this_process(
+    voices: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    utterances = read_manifest(voices / "train").utterances
+    batches = CropBatches(utterances, parse_plan([{"count": 2, "seconds": 0.5}]), batch_size=4)
+    monkeypatch.setattr(loader, "free_shared_memory", lambda: 1000)
+    with pytest.warns(UserWarning, match="room for 0 of 2 loader workers; give it more"):
+        made = loader.make_loader(batches, 0, 2, workers=2)
+    assert made.loader.num_workers == 0
+    for step, batch in enumerate(made):
+        assert torch.equal(batch.groups[0], batches[step].groups[0])

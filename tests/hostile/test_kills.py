@@ -1,0 +1,89 @@
+"""Commands that are killed at random moments and run again end in the bits of an unbroken run.
+
+    SPEECHSSL_KILLS=20 python -m pytest -m slow -s tests/hostile/test_kills.py
+
+prints a line for each verb; 3 kills each where the variable is not set, from seed SPEECHSSL_SEED.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+from killing_verbs import VERBS, clear, digests, end, make_world, run, unbroken
+
+KILLS = int(os.environ.get("SPEECHSSL_KILLS", "3"))
+SEED = int(os.environ.get("SPEECHSSL_SEED", "0"))
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks into /proc"),
+]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_world(tmp_path_factory.mktemp("kills"))
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_a_killed_command_is_run_again_and_ends_in_the_same_bits(world: Path, name: str) -> None:
+    verb = VERBS[name]
+    whole = unbroken(world, verb)
+    moments = random.Random(f"{SEED} {name}")
+    killed = 0
+    different: list[str] = []
+    children = 0
+    begun = 0
+    for _ in range(2 * KILLS):
+        after = moments.uniform(0.9 * whole.first, whole.seconds)
+        found = end(world, verb.words(world), signal.SIGKILL, after)
+        if found.code == -signal.SIGKILL:
+            killed += 1
+            begun += (world / "out").exists()
+            children += found.children
+            run(world, *verb.words(world), *verb.again)
+            bits = digests(world)
+            changed = {key for key in whole.bits | bits if whole.bits.get(key) != bits.get(key)}
+            if changed:
+                different.append(f"after {after:.2f} s: {sorted(changed)}")
+        clear(world)
+        if killed == KILLS:
+            break
+    same = killed - len(different)
+    print(
+        f"\n{name:<18} killed {killed:3} (while writing {begun:3})  same bits and files {same:3}"
+        f"  children left {children}"
+    )
+    assert killed, "it ended too soon to be killed"
+    assert not different
+    assert children == 0
+
+
+@pytest.mark.parametrize("group", [False, True], ids=["alone", "group"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("name", VERBS)
+def test_a_command_that_is_asked_to_end_cleans_up(
+    world: Path, name: str, number: int, group: bool
+) -> None:
+    verb = VERBS[name]
+    whole = unbroken(world, verb)
+    moments = random.Random(f"{SEED} {name} {number}")
+    ended = 0
+    for _ in range(max(1, KILLS // 3)):
+        after = moments.uniform(0.7, whole.seconds)
+        found = end(world, verb.words(world), number, after, group=group)
+        if found.code != 0:
+            ended += 1
+            # After its last line of Python the signal itself ends it; a shell shows the same code.
+            assert found.code in (128 + number, -number), found.text
+            assert "Traceback" not in found.text, found.text
+            assert found.children == 0
+            assert found.leftovers == []
+            run(world, *verb.words(world), *verb.again)
+            assert digests(world) == whole.bits
+        clear(world)
+    print(f"\n{name:<18} {signal.Signals(number).name} {ended}")
