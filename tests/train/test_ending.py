@@ -49,8 +49,15 @@ def same_bits(one: Path, other: Path) -> bool:
 LENGTH = ("train.steps=60", "train.log_every=3", "data.workers=1")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-@pytest.mark.parametrize("group", [False, True], ids=["alone", "group"])
+@pytest.mark.parametrize(
+    ("number", "group"),
+    [
+        (signal.SIGTERM, True),
+        pytest.param(signal.SIGTERM, False, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, True, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, False, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_that_is_asked_to_end_saves_and_resumes_as_if_unbroken(
     configuration: Path, tmp_path: Path, number: int, group: bool
 ) -> None:
