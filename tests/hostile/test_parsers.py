@@ -1,7 +1,8 @@
 """Parsers under random input: a UserError of one line or a result; what was written is read back."""
 
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,18 @@ from speechssl.data.trials import Trials, read_trials, write_trials
 from speechssl.data.validation import validate
 from speechssl.errors import UserError
 from speechssl.text import markdown, printable, tsv_cell
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_lazy_modules() -> Iterator[None]:
+    """Hide SpeechBrain's lazy modules: hypothesis looks at every module, which would import them."""
+    lazy = {}
+    for name, module in list(sys.modules.items()):
+        if type(module).__module__ == "speechbrain.utils.importutils":
+            lazy[name] = sys.modules.pop(name)
+    yield
+    sys.modules.update(lazy)
+
 
 quick = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
