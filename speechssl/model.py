@@ -169,8 +169,9 @@ class Model(nn.Module):
         if not isinstance(about, Mapping):
             raise UserError(f"model: {config_file}: about must be a mapping, not {about!r}")
         try:
-            _check_sizes(written, weights_file)
-            model = cls.from_config(written, about)
+            current = current_settings(written)
+            _check_sizes(current, weights_file)
+            model = cls(current["features"], current["encoder"], about)
             model.encoder.load_state_dict(weights.read(weights_file))
         except UserError:
             raise
@@ -193,13 +194,16 @@ def _check_format(written: Mapping[str, Any], path: Path) -> None:
 def _check_sizes(written: Mapping[str, Any], weights_file: Path) -> None:
     """Compare the encoder of a configuration with the header of its weights, taking no memory.
 
+    Args:
+        written: the configuration, with today's names.
+        weights_file: the weights.
+
     Raises:
         UserError: the configuration asks for another encoder than the weights are of.
     """
-    current = current_settings(written)
-    features = parts.check("features", current["features"], "features")
+    features = parts.check("features", written["features"], "features")
     front_end: FrontEnd = parts.build("features", features)
-    encoder_settings = parts.check("encoders", current["encoder"], "encoder")
+    encoder_settings = parts.check("encoders", written["encoder"], "encoder")
     with torch.device("meta"):
         encoder: Encoder = parts.build("encoders", encoder_settings, front_end.dim)
     wanted = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}

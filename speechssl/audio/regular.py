@@ -27,18 +27,27 @@ def refuse_special_file(path: str | os.PathLike[str]) -> None:
         raise UserError(f"{os.fspath(path)}: is a device, FIFO or socket; give a regular file")
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, remedy: str, remedy_if_missing: str | None = None) -> str:
     """Return a text file (UTF-8; other bytes become surrogates, which `os.fsencode` undoes).
 
     What the shell hands over (`<(sort list)`, `/dev/stdin`) is read, too.
 
+    Args:
+        path: the file.
+        remedy: what to do about a file that cannot be read.
+        remedy_if_missing: what to do about one that is not there; None: the same.
+
     Raises:
-        OSError: it cannot be read.
-        UserError: it is a device, FIFO or socket, or holds null bytes.
+        UserError: it is not there, cannot be read, is a device, FIFO or socket, or holds null bytes.
     """
     if not _GIVEN_BY_SHELL.fullmatch(str(path)):
         refuse_special_file(path)
-    text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    try:
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and remedy_if_missing is not None:
+            raise UserError(f"{path}: no such file; {remedy_if_missing}") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
     if "\0" in text:
         raise UserError(f"{path}: holds null bytes, so it is no text file; write it again")
     return text

@@ -22,6 +22,8 @@ UTTERANCES_TABLE = "utterances.tsv"
 """Name of the table that may stand in a folder of audio."""
 
 
+_REMEDY = "make it a readable text file"
+
 MAX_ID = 1000
 """Longest id, in characters: arrays of ids have room for the longest one in every row."""
 
@@ -44,14 +46,7 @@ def read_table(path: Path, on_bad: OnBadEntry) -> Iterator[tuple[int, str, str]]
     Raises:
         UserError: the file is missing or cannot be read.
     """
-    try:
-        text = read_text(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; a Kaldi directory needs it") from None
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); make it a readable text file"
-        ) from error
+    text = read_text(path, _REMEDY, "a Kaldi directory needs it")
     for number, line in enumerate(text.split("\n"), start=1):
         line = line.strip(" \t\r")
         name, _, rest = line.partition(" ")
@@ -151,12 +146,7 @@ def read_utterances_table(path: Path) -> list[dict[str, str]]:
         UserError: the file cannot be read, has no column ``path``, or a line has more or fewer
             columns than the header.
     """
-    try:
-        lines = read_text(path).removeprefix("\ufeff").split("\n")
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); make it a readable text file"
-        ) from error
+    lines = read_text(path, _REMEDY).removeprefix("\ufeff").split("\n")
     header = [name.strip() for name in lines[0].rstrip("\r").split("\t")]
     if "path" not in header:
         raise UserError(

@@ -104,14 +104,8 @@ def read_trials(path: str | os.PathLike[str]) -> Trials:
 
 def _rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
     """Yield line number and fields of every line that is not blank."""
-    try:
-        text = read_text(Path(path)).removeprefix("\ufeff")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; give a list of trials") from None
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); give a list of trials"
-        ) from error
+    remedy = "give a list of trials"
+    text = read_text(Path(path), remedy, remedy).removeprefix("\ufeff")
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield number, line.split()
