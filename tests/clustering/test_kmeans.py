@@ -7,8 +7,9 @@ from sklearn.cluster import KMeans
 from torch.nn import functional as F
 
 from speechssl import metrics
-from speechssl.clustering import kmeans
-from speechssl.clustering.kmeans import SphericalKMeans, nearest, spherical_kmeans
+from speechssl.clustering import nearest as nearest_module
+from speechssl.clustering.kmeans import SphericalKMeans, spherical_kmeans
+from speechssl.clustering.nearest import nearest
 from speechssl.errors import UserError
 
 
@@ -64,9 +65,9 @@ def test_neither_tiles_nor_faiss_show(monkeypatch):
     x = F.normalize(torch.randn(100, 8, generator=torch.Generator().manual_seed(0)), dim=1)
     centroids = x[:9]
     products = (x @ centroids.T).max(1)
-    monkeypatch.setattr(kmeans, "TILE", 50)
+    monkeypatch.setattr(nearest_module, "TILE", 50)
     for faiss in (pytest.importorskip("faiss"), None):
-        monkeypatch.setattr(kmeans, "faiss_if_installed", lambda found=faiss: found)
+        monkeypatch.setattr(nearest_module, "faiss_if_installed", lambda found=faiss: found)
         labels, cosines = nearest(x, centroids)
         assert labels.tolist() == products.indices.tolist()
         torch.testing.assert_close(cosines, products.values)

@@ -34,8 +34,11 @@ def test_directpred_gains_of_a_spectrum_of_4_and_1():
     assert gains(torch.zeros(2), 0.0, "relative").tolist() == pytest.approx([1e-4, 1e-4])
 
 
-def test_directcopy_with_spectral_norm():
-    weight = correlated(make("directcopy", 2, epsilon=0.3), torch.diag(torch.tensor([4.0, 1.0])))
+def test_directcopy_as_released_and_with_spectral_norm():
+    f = torch.diag(torch.tensor([4.0, 1.0]))
+    weight = correlated(make("directcopy", 2, epsilon=0.3), f)
+    torch.testing.assert_close(weight, torch.diag(torch.tensor([4.3, 1.3])))
+    weight = correlated(make("directcopy", 2, epsilon=0.3, norm="spectral"), f)
     torch.testing.assert_close(weight, torch.diag(torch.tensor([1.3, 0.55])))
 
 
