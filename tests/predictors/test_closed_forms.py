@@ -144,3 +144,20 @@ def test_the_mlp_is_a_bottleneck_without_norm_at_its_end():
 def test_an_unknown_predictor_is_refused_with_the_nearest():
     with pytest.raises(UserError, match="no 'directpredd' .did you mean 'directpred'"):
         parts.build("predictors", "directpredd", 4)
+
+
+def test_isoloss_sets_its_weight_in_the_forward_pass_where_asked_to():
+    z = batch(64, DIM) * torch.arange(1, DIM + 1)
+    predictor = make("isoloss", timing="forward")
+    late = make("isoloss")
+    predictor.observe(z)
+    late.observe(z)
+    assert torch.equal(late.weight, torch.eye(DIM))
+    late.after_step(0)
+    assert torch.equal(predictor.weight, late.weight)
+    predictor.observe(3 * batch(64, DIM, seed=1))
+    with_this_batch = predictor.weight.clone()
+    predictor.after_step(1)
+    assert torch.equal(predictor.weight, with_this_batch)
+    with pytest.raises(UserError, match="frequency must be 1 with predictor.timing=forward"):
+        make("isoloss", timing="forward", frequency=2)
