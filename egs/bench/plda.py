@@ -1,6 +1,6 @@
 """PLDA on little data: EER beside cosines, for amounts of training embeddings and shrinkages.
 
-python -m egs.bench.plda [--draws 5] [--shrinkage 0 0.03 0.1 0.3 1] [--pca 0 50] [--lda 0 50]
+python -m egs.bench.plda [--draws 5] [--shrinkage 0 0.05 0.1 0.2 0.5 1] [--pca 0 50] [--lda 0 50]
 
 Embeddings of 192 dimensions are drawn from the model of PLDA itself: a speaker's mean and an
 utterance's deviation, both Gaussian, with spectra that decay alike but are not proportional. Five
@@ -107,7 +107,7 @@ def main() -> None:
     )
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--within", type=float, default=2.2)
-    parser.add_argument("--shrinkage", type=float, nargs="+", default=[0, 0.03, 0.1, 0.3, 1])
+    parser.add_argument("--shrinkage", type=float, nargs="+", default=[0, 0.05, 0.1, 0.2, 0.5, 1])
     parser.add_argument("--pca", type=int, nargs="+", default=[0])
     parser.add_argument("--lda", type=int, nargs="+", default=[0])
     args = parser.parse_args()

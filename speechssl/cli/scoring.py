@@ -94,10 +94,10 @@ def _add_plda(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plda-shrinkage",
         type=float,
-        default=0.1,
+        default=0.2,
         metavar="S",
-        help="multiple of the mean variance within classes that PLDA adds in each direction"
-        " (default: 0.1; 0 with much data)",
+        help="weight of a spherical covariance within the classes of PLDA, in embeddings a"
+        " dimension (default: 0.2)",
     )
 
 

@@ -98,7 +98,7 @@ def test_k_means_plus_plus_draws_by_the_squared_distance():
     generator = torch.Generator().manual_seed(0)
     seen = {0: 0, 1: 0, 2: 0}
     for _ in range(3000):
-        first, second = plus_plus(x, 2, generator)
+        first, second = plus_plus(x, 2, generator, candidates=1)
         if torch.equal(first, x[0]):
             seen[next(row for row in range(3) if torch.equal(second, x[row]))] += 1
     assert seen[0] == 0

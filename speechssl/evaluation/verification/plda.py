@@ -9,8 +9,8 @@ by LDA first. The classes are clusters of training embeddings (`speechssl cluste
 gives labels.
 
 W has D (D + 1) / 2 numbers, so PLDA wants some ten times as many embeddings as dimensions. With
-fewer, W is shrunk towards a multiple of the identity in each step (`shrinkage`); how far that helps
-stands in evaluation/README.md.
+fewer, W is shrunk towards a spherical one in each step (`shrinkage`); how far that helps stands in
+evaluation/README.md.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class PLDA:
         classes: (M,) int64, the class of each.
         dim: directions of LDA kept before; 0: no LDA.
         pca: principal directions kept before LDA; 0: all.
-        shrinkage: multiple of W's mean variance that is added to its diagonal in each step.
+        shrinkage: weight of a spherical W, in embeddings a dimension, see `shrunk`.
         iterations: of expectation maximisation.
 
     Attributes:
@@ -78,7 +78,7 @@ class PLDA:
         classes: NDArray[np.int64],
         dim: int = 0,
         pca: int = 0,
-        shrinkage: float = 0.1,
+        shrinkage: float = 0.2,
         iterations: int = 20,
     ) -> None:
         _check_settings(training.shape[1], dim, pca, shrinkage)
@@ -231,14 +231,21 @@ def initial_covariances(statistics: Statistics, shrinkage: float = 0.0) -> tuple
     within = (total - means.T @ sums) / max(1, int(numbers.sum()) - len(numbers))
     between = means.T @ means / len(numbers)
     ridge = 1e-4 * np.trace(total) / numbers.sum() / len(total) * np.eye(len(total))
-    return shrunk(within, shrinkage) + ridge, between + ridge
+    count = int(numbers.sum())
+    return shrunk(within, shrinkage, count) + ridge, between + ridge
 
 
-def shrunk(within: Square, shrinkage: float) -> Square:
-    """Return W (D, D) with `shrinkage` times its mean variance added to the diagonal."""
-    ridge = shrinkage * np.trace(within) / len(within)
-    enlarged: Square = within + ridge * np.eye(len(within))
-    return enlarged
+def shrunk(within: Square, shrinkage: float, count: int) -> Square:
+    """Return the mean of W (D, D), of `count` embeddings, and of a spherical W of equal trace.
+
+    The spherical one has the weight of `shrinkage` embeddings a dimension (the mode under an inverse
+    Wishart prior), so it fades with more data.
+    """
+    size = len(within)
+    weight = shrinkage * size
+    spherical = np.trace(within) / size * np.eye(size)
+    mixed: Square = (count * within + weight * spherical) / (count + weight)
+    return mixed
 
 
 def em_step(
@@ -264,4 +271,5 @@ def em_step(
     within = total - y.T @ sums - sums.T @ y
     within = (within + (n * y).T @ y + np.diag((n * variance).sum(0))) / numbers.sum()
     back = np.linalg.inv(basis)
-    return shrunk(back.T @ within @ back, shrinkage), back.T @ between @ back
+    count = int(numbers.sum())
+    return shrunk(back.T @ within @ back, shrinkage, count), back.T @ between @ back

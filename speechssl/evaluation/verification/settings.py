@@ -51,8 +51,8 @@ class VerificationSettings:
     plda_pca: int = 0
     """Principal directions kept before LDA and PLDA; 0: all."""
 
-    plda_shrinkage: float = 0.1
-    """Multiple of the mean variance within classes that PLDA adds in each direction."""
+    plda_shrinkage: float = 0.2
+    """Weight of a spherical covariance within classes, in embeddings a dimension (`plda.shrunk`)."""
 
     speakers: Mapping[str, str] | None = None
     """Utterance -> speaker, for the bootstrap intervals only. None: utterances that target trials

@@ -183,9 +183,10 @@ def test_no_singular_scatter_ends_in_a_traceback():
     assert np.isfinite(scores).all()
 
 
-def test_shrinkage_adds_to_the_diagonal_of_w():
-    within = np.array([[3.0, 1.0], [1.0, 1.0]])
-    np.testing.assert_allclose(shrunk(within, 0.5), [[4.0, 1.0], [1.0, 2.0]])
+def test_shrinkage_is_the_mean_with_a_sphere_of_so_many_embeddings_a_dimension():
+    within = np.array([[3.0, 1.0], [1.0, 1.0]])  # mean variance 2; a weight of 4 against .5 x 2
+    np.testing.assert_allclose(shrunk(within, 0.5, 4), np.array([[14, 4], [4, 6]]) / 5)
+    np.testing.assert_allclose(shrunk(within, 0.5, 10**9), within, rtol=1e-6)
 
 
 def test_all_principal_directions_change_nothing_and_some_are_plda_on_them():
