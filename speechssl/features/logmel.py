@@ -22,7 +22,8 @@ from speechssl.interfaces import FrontEnd
 _CPU_FRAMES = 1024
 _GPU_FRAMES = 1 << 18
 
-NORMALISATIONS = ("mean", "sliding", "level", "none")
+NORMALISATIONS = ("mean", "standard", "sliding", "level", "none")
+_MIN_VARIANCE = 1e-5  # added to a band's variance, as InstanceNorm does
 WINDOW_TYPES = ("hann", "povey", "hamming")
 
 MAX_SAMPLE_RATE = 1_000_000
@@ -71,7 +72,8 @@ class LogMel(FrontEnd):
         f_min: lower edge of the first band, Hz.
         f_max: upper edge of the last band, Hz (at most sample_rate / 2).
         normalise: "mean" subtracts each band's mean over the valid frames of the utterance (any
-            linear channel and any gain is a constant in the log domain and goes with it); "sliding"
+            linear channel and any gain is a constant in the log domain and goes with it);
+            "standard" divides by each band's deviation as well (3D-Speaker's InstanceNorm); "sliding"
             subtracts the mean over a window of `context` frames around each frame, moved inwards at
             both ends as Kaldi's apply-cmvn-sliding --center does (Cho et al. 2022: 150 frames on
             each side, 301 in all, reflected at the ends, no variance); "level" subtracts one
@@ -128,7 +130,7 @@ class LogMel(FrontEnd):
         n_mels: int = 80,
         f_min: float = 20.0,
         f_max: float = 7600.0,
-        normalise: Literal["mean", "sliding", "level", "none"] = "mean",
+        normalise: Literal["mean", "standard", "sliding", "level", "none"] = "mean",
         context: int = 150,
         window_type: WindowType = "hann",
         preemphasis: float = 0.0,
@@ -284,7 +286,12 @@ class LogMel(FrontEnd):
             if self.normalise == "level":
                 mean = mean.mean(dim=2, keepdim=True)
         features = features - mean
-        return features if padding is None else features.masked_fill(padding, 0.0)
+        if padding is not None:
+            features = features.masked_fill(padding, 0.0)
+        if self.normalise == "standard":
+            variance = features.square().sum(dim=1, keepdim=True) / count
+            features = features * (variance + _MIN_VARIANCE).rsqrt()
+        return features
 
 
 def without_mean(waves: Tensor, lengths: Tensor | None) -> Tensor:

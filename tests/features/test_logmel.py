@@ -103,7 +103,7 @@ def test_the_mean_of_an_utterance_goes_before_preemphasis():
 
 
 @pytest.mark.parametrize("offset", ["none", "frame", "utterance"])
-@pytest.mark.parametrize("normalise", ["mean", "sliding", "level", "none"])
+@pytest.mark.parametrize("normalise", ["mean", "standard", "sliding", "level", "none"])
 def test_batched_equals_alone(normalise, offset):
     model = LogMel(
         normalise=normalise,
@@ -125,6 +125,13 @@ def test_mean_normalisation_cancels_gain():
     model, wave = LogMel(), noise(2, 16000)
     torch.testing.assert_close(model(wave)[0], model(0.25 * wave)[0], atol=1e-3, rtol=0)
     assert model(wave)[0].mean(dim=1).abs().max() < 1e-4
+
+
+def test_standard_normalisation_is_instance_norm():
+    wave = noise(3, 16000)
+    raw = LogMel(normalise="none")(wave)[0]
+    want = torch.nn.InstanceNorm1d(80)(raw.transpose(1, 2)).transpose(1, 2)
+    torch.testing.assert_close(LogMel(normalise="standard")(wave)[0], want, atol=1e-4, rtol=0)
 
 
 def test_level_normalisation_cancels_gain_and_keeps_the_spectrum():
