@@ -51,6 +51,7 @@ class CropBatches(Dataset[Batch]):
             both (hyperion's recipe; the plan then has groups to: teacher and to: student).
         weight_by_duration: an epoch visits utterances in proportion to their duration in place of
             once each; see `EpochOrder`.
+        replacement: draw the utterances of an epoch with replacement; see `EpochOrder`.
         shards_at_once: None, or how many tar shards an epoch mixes at a time; see `EpochOrder`.
             Reading then stays in a few files, as spinning disks and caches of remote stores need.
         positives: partners from the same pseudo-cluster: where an utterance takes one, the second
@@ -77,6 +78,7 @@ class CropBatches(Dataset[Batch]):
         overlap: float = 0.0,
         disjoint: bool = False,
         weight_by_duration: bool = False,
+        replacement: bool = False,
         shards_at_once: int | None = None,
         positives: Positives | None = None,
     ) -> None:
@@ -96,6 +98,7 @@ class CropBatches(Dataset[Batch]):
             self.table.seconds,
             seed,
             weight_by_duration=weight_by_duration,
+            replacement=replacement,
             shard=None if shards_at_once is None else shard_numbers(utterances, shards_at_once),
             shards_at_once=shards_at_once or 1,
         )

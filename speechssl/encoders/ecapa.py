@@ -50,6 +50,8 @@ class ECAPA(Encoder):
         global_context: let attention see the utterance's mean and deviation.
         mfa_channels: channels of the aggregation; none: 3 x `width`.
         pooling: mean and deviation under channel-wise attention, or plain.
+        embedding_norm: BatchNorm after the linear layer, as in wespeaker's DINO recipe
+            (not in the paper, nor in SpeechBrain).
 
     Raises:
         UserError: sizes that do not fit together.
@@ -77,6 +79,7 @@ class ECAPA(Encoder):
         global_context: bool = True,
         mfa_channels: int | None = None,
         pooling: Literal["attentive", "statistics"] = "attentive",
+        embedding_norm: bool = False,
     ) -> None:
         super().__init__()
         _check_sizes(width, scale, kernel_sizes, dilations)
@@ -94,6 +97,9 @@ class ECAPA(Encoder):
             self.asp = AttentiveStatistics(mfa_channels, attention_channels, global_context)
         self.asp_bn = BatchNorm(2 * mfa_channels)
         self.fc = Convolution(2 * mfa_channels, embedding_dim)
+        self.fc_bn: nn.BatchNorm1d | None = None
+        if embedding_norm:
+            self.fc_bn = nn.BatchNorm1d(embedding_dim)
 
     def frame_layers(self) -> dict[str, nn.Module]:
         """Return the blocks and the aggregation; each gives (B, F, C)."""
@@ -104,8 +110,11 @@ class ECAPA(Encoder):
         return layers
 
     def affine_layers(self) -> dict[str, nn.Module]:
-        """Return the BatchNorm of the pooled statistics, and the linear layer."""
-        return {"asp_bn": self.asp_bn, "fc": self.fc}
+        """Return the BatchNorm of the pooled statistics, the linear layer, and its BatchNorm."""
+        layers: dict[str, nn.Module] = {"asp_bn": self.asp_bn, "fc": self.fc}
+        if self.fc_bn is not None:
+            layers["fc_bn"] = self.fc_bn
+        return layers
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Return embeddings (B, D) of features (B, F, M); see `Encoder.forward`."""
@@ -118,7 +127,7 @@ class ECAPA(Encoder):
         x = self.mfa(torch.cat(block_outputs, 2), frames)
         pooled = statistics(x, frames) if self.asp is None else self.asp(x, frames)
         embeddings: Tensor = self.fc(self.asp_bn(pooled))
-        return embeddings
+        return embeddings if self.fc_bn is None else self.fc_bn(embeddings)
 
 
 def _check_sizes(width: int, scale: int, kernel_sizes: list[int], dilations: list[int]) -> None:

@@ -23,7 +23,7 @@ from speechssl.train.checkpoint import save_snapshot, save_state
 from speechssl.train.checks import StepLoss, any_rank, stop_if_not_finite
 from speechssl.train.data import read_utterances
 from speechssl.train.logs import Clock, Log, sync
-from speechssl.train.optimizers import clip_gradients, schedule
+from speechssl.train.optimizers import clip_gradients, clipped_parameters, schedule
 from speechssl.train.rehearsal import print_plan, rehearse, steps_in
 from speechssl.train.resuming import same_data, same_settings
 from speechssl.train.run import Run
@@ -154,7 +154,7 @@ def take_steps(run: Run, folder: RunFolder, request: processes.StopRequest) -> N
             unchecked.append(StepLoss(run.step, batch.indices, loss))
             meter.add({"loss": loss, **output.scalars})
             run.monitor.add(output.embedding, output.projections[0])
-        gradient_norm = clip_gradients(method.parameters(), config.optimizer)
+        gradient_norm = clip_gradients(clipped_parameters(method), config.optimizer)
         method.after_backward(progress)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -33,6 +33,8 @@ class DataSettings:
             that do not overlap.
         weight_by_duration: visit utterances in proportion to their duration, in place
             of once an epoch.
+        replacement: draw the utterances of an epoch with replacement, as many as there
+            are, in place of each once (the sampler of Cho et al. 2022).
         shards_at_once: with shards (`speechssl shard`), how many of them are mixed at a
             time, so that a spinning disk or a remote store reads a few files at once;
             null: all of them.
@@ -52,6 +54,7 @@ class DataSettings:
     overlap: float = 0.0
     disjoint: bool = False
     weight_by_duration: bool = False
+    replacement: bool = False
     shards_at_once: int | None = None
     positives: str | None = None
     positives_prob: float = 0.5
