@@ -114,11 +114,18 @@ class Views(NamedTuple):
         features: (V, B, F, M), V crops of each of B utterances.
         to: which network sees them (`both`, `student` or `teacher`).
         ids: (B,) int64, index of each utterance in the training set.
+        groups: (B,) int64, the group of each utterance (`data.positives`: a session, a
+            cluster), -1 for none. Utterances of one group are no negatives of each
+            other. None: no utterance has a group.
+        per_view: encode one view at a time, so that BatchNorm sees one view
+            (`train.encode`).
     """
 
     features: Tensor
     to: str = "both"
     ids: Tensor | None = None
+    groups: Tensor | None = None
+    per_view: bool = False
 
 
 class Progress(NamedTuple):

@@ -53,7 +53,7 @@ class CropBatches(Dataset[Batch]):
             once each; see `EpochOrder`.
         shards_at_once: None, or how many tar shards an epoch mixes at a time; see `EpochOrder`.
             Reading then stays in a few files, as spinning disks and caches of remote stores need.
-        positives: partners from the same pseudo-cluster: where an utterance takes one, the second
+        positives: partners from the same group: where an utterance takes one, the second
             half of the first group that the teacher sees (all of it, if the student does not see
             it) is the partner's.
 

@@ -99,10 +99,20 @@ def read_pseudo_labels(data: DataSettings, utterances: Sequence[Utterance]) -> T
 
 
 def read_positives(data: DataSettings, utterances: Sequence[Utterance]) -> Positives | None:
-    """Return the source of partners from the same cluster, or None without ``data.positives``."""
+    """Return the source of partners from the same group, or None without ``data.positives``."""
     if data.positives is None:
         return None
     return Positives(data.positives, utterances, data.positives_prob)
+
+
+def groups_to_mask(data: DataSettings, positives: Positives | None) -> Tensor | None:
+    """Return the groups (N,) int64 whose utterances are no negatives of each other.
+
+    None without ``data.positives``, or with ``data.mask_positives=false``.
+    """
+    if positives is None or not data.mask_positives:
+        return None
+    return torch.from_numpy(positives.group)
 
 
 def crop_batches(

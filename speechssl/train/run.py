@@ -22,7 +22,7 @@ from speechssl.errors import UserError
 from speechssl.interfaces import Method, Progress
 from speechssl.model import Model
 from speechssl.train import initial
-from speechssl.train.data import crop_batches, read_pseudo_labels
+from speechssl.train.data import crop_batches, groups_to_mask, read_pseudo_labels
 from speechssl.train.logs import Meter
 from speechssl.train.optimizers import build_optimizer
 from speechssl.train.settings import TrainingConfig, TrainSettings
@@ -91,7 +91,16 @@ class Run:
         if world.device.type != "cpu":
             augment.to(world.device)
         specaugment = SpecAugment(**config.specaugment)
-        self.views = ViewMaker(plan, augment, front_end, specaugment, config.seed, world)
+        self.views = ViewMaker(
+            plan,
+            augment,
+            front_end,
+            specaugment,
+            config.seed,
+            world,
+            per_view=train.encode == "per_view",
+            groups=groups_to_mask(config.data, self.batches.positives),
+        )
 
     def loader(self, start: int, stop: int, workers: int | None = None) -> Loader:
         """Return a loader of batches.

@@ -36,9 +36,14 @@ class DataSettings:
         shards_at_once: with shards (`speechssl shard`), how many of them are mixed at a
             time, so that a spinning disk or a remote store reads a few files at once;
             null: all of them.
-        positives: file of `utterance cluster` lines (pseudo-labels of an earlier model,
-            from `speechssl cluster`): with probability ``positives_prob`` a teacher's
-            crop comes from another recording of the same cluster.
+        positives: file of `utterance group` lines: with probability ``positives_prob``
+            a teacher's crop comes from another recording of the same group.
+        positives_kind: what these groups are: ``cluster``: pseudo-labels of an earlier
+            model, from `speechssl cluster`; ``session``: recordings of one occasion (a
+            call, a video, a chapter; utt2session), which are no labels of speakers.
+            ``about.yaml`` says which were used.
+        mask_positives: two utterances of one group are no negatives of each other, in
+            every method that has negatives.
         pseudo_labels: file of the same kind: the classes that ``method=aam_softmax``
             learns. Utterances that are not in it are left out.
         min_seconds: shorter utterances are left out (and counted).
@@ -55,6 +60,8 @@ class DataSettings:
     shards_at_once: int | None = None
     positives: str | None = None
     positives_prob: float = 0.5
+    positives_kind: Literal["cluster", "session"] = "cluster"
+    mask_positives: bool = True
     pseudo_labels: str | None = None
     min_seconds: float = 0.5
     workers: int = -1
@@ -84,6 +91,9 @@ class TrainSettings:
         init_method: run folder whose whole method (encoder, heads, classes) training
             starts from, with a new optimiser and schedule, as large-margin fine-tuning
             does.
+        encode: which crops BatchNorm of the encoder sees together: ``joint``: all of one
+            length; ``per_view``: one view of each utterance at a time, as in the
+            programs of SimSiam, BYOL, MoCo, Barlow Twins and VICReg.
         sync_batchnorm: compute BatchNorm statistics over all devices.
         compile: ``torch.compile`` the method.
         threads: CPU threads of the training process, a number or ``auto``: the cores
@@ -101,6 +111,7 @@ class TrainSettings:
     keep: int = 10
     init: str | None = None
     init_method: str | None = None
+    encode: Literal["joint", "per_view"] = "joint"
     sync_batchnorm: bool = True
     compile: bool = False
     threads: Any = "auto"
