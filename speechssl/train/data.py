@@ -15,6 +15,7 @@ from speechssl.data.dataset import CropBatches
 from speechssl.data.kaldi import read_mapping
 from speechssl.data.manifest import Utterance, read_manifest
 from speechssl.data.positives import Positives
+from speechssl.data.streaming import DataOrder
 from speechssl.distributed import World
 from speechssl.errors import UserError
 from speechssl.train.settings import DataSettings, TrainingConfig
@@ -122,6 +123,8 @@ def crop_batches(
     augment: Augment,
     sample_rate: int,
     world: World,
+    *,
+    passes: int,
 ) -> CropBatches:
     """Return the batches of crops that this process trains on.
 
@@ -132,6 +135,7 @@ def crop_batches(
         augment: applied by the loader's workers on a CPU, and on the device otherwise.
         sample_rate: of the crops, Hz.
         world: this process among the others.
+        passes: batches of the whole run.
     """
     return CropBatches(
         utterances,
@@ -146,6 +150,7 @@ def crop_batches(
         weight_by_duration=config.data.weight_by_duration,
         shards_at_once=config.data.shards_at_once,
         positives=read_positives(config.data, utterances),
+        order=DataOrder(config.data.order, passes, config.data.single_pass_share),
         augment=augment,
         augment_here=world.device.type == "cpu",
     )

@@ -1,4 +1,4 @@
-"""MIO's released loss: known answers, the formula written anew, value and gradient (methods/README.md 6.5)."""
+"""MIO's released loss: known answers, the formula written anew (methods/README.md 6.5)."""
 
 import math
 
