@@ -135,3 +135,29 @@ def test_a_run_with_positives_from_before_groups_were_masked_goes_on_without_mas
         run(configuration, out, *words, resume=True)
     with pytest.raises(UserError, match=r"data.mask_positives was False .* and is True now"):
         run(configuration, out, *words[:-1], resume=True)
+
+
+ONLINE = "method={name: moco, hidden: 16, projection: 8, queue_size: 1, initial_queue: empty}"
+
+
+def test_online_pairs_batches_of_one_and_a_queue_of_one(configuration, tmp_path):
+    """From a trained model, whose BatchNorm statistics stay as they are."""
+    first = run(configuration, tmp_path / "first", MOCO, "train.steps=2")
+    words = [ONLINE, "train.batch_size=1", f"train.init={first}", "train.steps=5"]
+    with pytest.raises(UserError, match="a batch of one has no statistics for BatchNorm"):
+        run(configuration, tmp_path / "none", *words)
+    out = run(configuration, tmp_path / "online", *words, "train.batchnorm=running")
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert lines[0]["loss"] == 0.0 and all(0 < line["loss"] < 10 for line in lines[1:])
+    before, after = state(first)["method"], state(out)["method"]
+    for key, value in after.items():
+        if "net.encoder" in key and "running" in key:
+            # the teacher is what training starts from
+            assert equal(value, before[key.replace("net.", "teacher.")]), key
+    assert not equal(after["net.encoder.fc.conv.weight"], before["teacher.encoder.fc.conv.weight"])
+
+
+def test_a_method_that_needs_more_than_one_utterance_says_so(configuration, tmp_path):
+    words = ["method={name: simclr}", "train.batch_size=1", "train.batchnorm=running"]
+    with pytest.raises(UserError, match="1 is fewer than the 2 that method simclr needs"):
+        run(configuration, tmp_path / "run", *words)
