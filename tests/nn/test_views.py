@@ -115,7 +115,8 @@ def test_a_whole_step_view_by_view_is_the_plain_loop(name, batch, monkeypatch):
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_jointly_it_is_another_loss(name):
+def test_jointly_it_is_another_loss(name, monkeypatch):
+    float64_everywhere(monkeypatch)
     torch.manual_seed(0)
     method = double(parts.build("methods", {"name": name, "hidden": 9, "projection": 4}, Normed()))
     joint = method([Views(crops())], Progress(0, 10, 5)).loss
