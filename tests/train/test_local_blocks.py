@@ -12,6 +12,8 @@ from builders import ENCODERS
 from speechssl import parts
 from speechssl.errors import UserError
 from speechssl.interfaces import Progress, Views
+from speechssl.methods.simclr import nt_xent
+from speechssl.nn.frames import Frames
 from speechssl.nn.pooling import statistics
 from speechssl.train.local_blocks import LocalBlocks
 from speechssl.train.loop import train
@@ -51,31 +53,19 @@ def gradients(method, loss):
     return found
 
 
+def kept_gradients(encoder, stage):
+    """Copies of the gradients of one stage."""
+    found = []
+    for name in stage.modules:
+        found += [copy.deepcopy(p.grad) for p in encoder.get_submodule(name).parameters()]
+    return found
+
+
 def is_equal(one, two):
     return all(
         (a is None and b is None) or (a is not None and b is not None and torch.equal(a, b))
         for a, b in zip(one, two, strict=True)
     )
-
-
-@pytest.mark.parametrize("name", COUNT)
-def test_the_stages_one_after_the_other_are_the_encoder(name):
-    encoder = encoder_of(name)
-    x = torch.randn(3, 40, MELS)
-    state = copy.deepcopy(encoder.state_dict())
-    want = encoder(x)
-    encoder.load_state_dict(state)
-    chain = encoder.stages()
-    assert len(chain) == COUNT[name]
-    y = x
-    for stage in chain:
-        y = stage.run(y)
-        assert y.shape[-1] >= stage.channels
-    assert torch.equal(y, want)
-    names = [name for stage in chain for name in stage.modules]
-    owned = [p for name in names for p in encoder.get_submodule(name).parameters()]
-    assert {id(p) for p in owned} == {id(p) for p in encoder.parameters()}
-    assert len(owned) == len(list(encoder.parameters()))
 
 
 @pytest.mark.parametrize("per_view", [False, True])
@@ -141,9 +131,6 @@ def test_a_shared_stage_has_the_sum_of_the_gradients_of_its_units(name):
         method.encoder.zero_grad()
 
     # each unit by itself, by hand: stages, pooling, projector, loss
-    from speechssl.methods.simclr import nt_xent
-    from speechssl.nn.frames import Frames
-
     chain = method.encoder.stages()
     rows = x[0].features.flatten(0, 1)
     reset()
@@ -151,23 +138,18 @@ def test_a_shared_stage_has_the_sum_of_the_gradients_of_its_units(name):
     own = middle[..., -chain[1].channels :].flatten(1, -2)
     pooled = statistics(own, Frames.of(own, None)).view(2, 4, -1)
     nt_xent(method.units[0].projector(pooled), 0.1).backward()
-    first = [copy.deepcopy([p.grad for p in method.encoder.get_submodule(m).parameters()])
-             for m in chain[1].modules]  # fmt: skip
+    first = kept_gradients(method.encoder, chain[1])
     reset()
     with torch.no_grad():
         y = chain[0].run(rows)
     for stage in chain[1:]:
         y = stage.run(y)
     nt_xent(method.units[1].projector(y.view(2, 4, -1)), 0.1).backward()
-    second = [copy.deepcopy([p.grad for p in method.encoder.get_submodule(m).parameters()])
-              for m in chain[1].modules]  # fmt: skip
-    first = [g for module in first for g in module]
-    second = [g for module in second for g in module]
+    second = kept_gradients(method.encoder, chain[1])
     for whole, one, two in zip(got[1], first, second, strict=True):
         torch.testing.assert_close(whole, one + two, atol=1e-6, rtol=1e-4)
     # and the first stage hears the first unit alone: the second is cut at its input
-    assert all(p.grad is None for m in chain[0].modules
-               for p in method.encoder.get_submodule(m).parameters())  # fmt: skip
+    assert all(gradient is None for gradient in kept_gradients(method.encoder, chain[0]))
 
 
 @pytest.mark.parametrize("name", COUNT)
