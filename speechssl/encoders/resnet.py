@@ -86,6 +86,7 @@ class ResNet(Encoder):
         if min(blocks) < 1 or max(blocks) > MAX_BLOCKS:
             raise UserError(f"resnet: blocks {blocks} must be between 1 and {MAX_BLOCKS}")
         self.embedding_dim = embedding_dim
+        self.channels = list(channels)
         self.conv1 = nn.Conv2d(1, channels[0], 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels[0])
         stages = _stages(block_type, blocks, channels, se_stages)
@@ -116,7 +117,7 @@ class ResNet(Encoder):
 
     def stages(self) -> list[Stage]:
         """Return the four stages, the first with the convolution before it, the last with pooling."""
-        widths = [stage[-1].conv2.out_channels for stage in self._layers()]
+        widths = self.channels
         top = ["layer4", "norm_stats", "fc_embed", "norm_embed"]
         if self.attention is not None:
             top.append("attention")

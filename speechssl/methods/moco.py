@@ -110,7 +110,7 @@ class MoCo(Method):
         self.has_empty_rows = initial_queue == "empty"
         self.register_buffer("queue_groups", torch.full((queue_size,), state))
         self.register_buffer("place", torch.zeros((), dtype=torch.int64))
-        self.register_load_state_dict_pre_hook(_add_queue_groups)
+        self.register_load_state_dict_pre_hook(_add_queue_groups)  # type: ignore[no-untyped-call]
 
     @property
     def encoder(self) -> Encoder:

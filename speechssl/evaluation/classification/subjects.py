@@ -14,7 +14,7 @@ import numpy as np
 
 from speechssl import files, metrics
 from speechssl.errors import UserError, writing
-from speechssl.evaluation.classification.classify import MEASURES, Classification
+from speechssl.evaluation.classification.classify import MEASURES, Classification, measured
 from speechssl.evaluation.classification.folds import Names
 
 
@@ -103,16 +103,9 @@ def measure(votes: Votes, *, replicates: int = 1000, seed: int = 0) -> dict[str,
     """
     results: dict[str, Any] = {"count": len(votes.subject), "ties": int(votes.tied.sum())}
     for key, function in MEASURES.items():
-        results[key] = function(votes.truth, votes.predicted)
-        interval = None
-        if replicates:
-            interval = metrics.bootstrap_interval(
-                lambda weights, function=function: function(votes.truth, votes.predicted, weights),
-                votes.subject,
-                replicates=replicates,
-                seed=seed,
-            )
-        results[f"{key}_interval"] = None if interval is None else list(interval)
+        results |= measured(
+            key, function, votes.truth, votes.predicted, votes.subject, replicates, seed
+        )
     names, counts = metrics.contingency(votes.truth, votes.predicted)
     recall = {}
     for name, row, right in zip(names.tolist(), counts, counts.diagonal(), strict=True):
