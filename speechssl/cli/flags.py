@@ -195,6 +195,19 @@ def add_folds(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_subjects(parser: argparse.ArgumentParser) -> None:
+    """Add ``--subjects``."""
+    parser.add_argument(
+        "--subjects",
+        type=Path,
+        metavar="FILE",
+        help=(
+            "utt2subject: also count subjects, each by the vote of its utterances, with intervals"
+            " over subjects (a diagnosis)"
+        ),
+    )
+
+
 def read_folds(value: int | Path) -> int | dict[str, str]:
     """Return what ``--folds`` stands for: a number, or utterance -> fold from its file."""
     if isinstance(value, int):

@@ -1,9 +1,10 @@
 """One table and one figure out of many methods trained alike (``recipes/methods``).
 
 Reads ``EXP/eval/NAME/LIST/results.json``, ``EXP/diagnose/NAME/diagnostics.json`` and
-``EXP/runs/NAME/log.jsonl``; writes ``EXP/comparison.md``, ``.json`` and ``.png``. The last lines
-say how well each label-free figure orders the arms by their EER (Spearman's rank correlation, 1 =
-the order is right), which is what choosing a model without labels rests on.
+``EXP/runs/NAME/log.jsonl``; writes ``EXP/comparison.md``, ``.json`` and ``.png``. The second table
+says how well each label-free figure orders the arms by their EER (Spearman's rank correlation, 1 =
+the order is right), which is what choosing a model without labels rests on; the third, how well the
+collapse of the spectrum forecasts the EER itself (`forecast.py`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from speechssl.diagnostics.ranks import diagnostics
 from speechssl.evaluation.verification import measures
 from speechssl.files import RunFolder
 from speechssl.report.diagnosis import agreement, rank_models
+from speechssl.report.forecast import Forecast, forecast
 from speechssl.report.results import (
     format_number,
     markdown_table,
@@ -29,7 +31,13 @@ from speechssl.report.results import (
 )
 from speechssl.report.summary import read_seconds
 
-SHOWN_FIGURES = {"rankme": 0, "effective_rank": 0, "centre_norm": 2, "uniformity": 2}
+SHOWN_FIGURES = {
+    "rankme": 0,
+    "effective_rank": 0,
+    "spectrum_auc": 3,
+    "centre_norm": 2,
+    "uniformity": 2,
+}
 """Diagnostics in the table, and their digits after the point."""
 
 UNTRAINED = "untrained"
@@ -82,11 +90,13 @@ def compare(experiment: str | Path) -> str:
     experiment = Path(experiment)
     arms = _ordered(_read_arms(experiment))
     correlations = _correlations({name: arm for name, arm in arms.items() if arm.figures})
-    text = _markdown(arms, correlations)
+    forecasts = _forecasts(arms)
+    text = "\n\n".join([_markdown(arms, correlations), *_forecast_table(forecasts)])
     write_markdown(experiment / "comparison.md", text)
     data = {
         "arms": {name: arm.as_json() for name, arm in arms.items()},
         "spearman": correlations,
+        "forecast": {trials: line._asdict() for trials, line in forecasts.items()},
     }
     write_json(experiment / "comparison.json", data)
     _draw(arms, experiment / "comparison.png")
@@ -184,6 +194,40 @@ def _correlation(values: Mapping[str, float], arms: Mapping[str, Arm], trials: s
     known = [name for name in arms if trials in arms[name].eer and not math.isnan(values[name])]
     value = agreement([values[name] for name in known], [arms[name].eer[trials] for name in known])
     return None if math.isnan(value) else value
+
+
+def _forecasts(arms: Mapping[str, Arm]) -> dict[str, Forecast]:
+    """Return trial list -> the line through the EERs over the AUC of the spectrum, where there is one."""
+    forecasts = {}
+    for trials in _lists(arms):
+        auc = []
+        errors = []
+        for arm in arms.values():
+            value = arm.figures.get("spectrum_auc")
+            if value is not None and trials in arm.eer:
+                auc.append(value)
+                errors.append(arm.eer[trials])
+        line = forecast(auc, errors)
+        if line is not None:
+            forecasts[trials] = line
+    return forecasts
+
+
+def _forecast_table(forecasts: Mapping[str, Forecast]) -> list[str]:
+    """Return title and table of the forecasts; nothing where there are none."""
+    if not forecasts:
+        return []
+    rows = []
+    for trials, line in forecasts.items():
+        equation = f"{line.intercept:.1f} {line.slope:+.1f} x AUC"
+        numbers = [f"{value:.2f}" for value in (line.r2, line.left_out, line.mean_left_out)]
+        rows.append([trials, str(line.models), equation, *numbers])
+    title = (
+        "EER forecast from spectrum_auc by a line; error in points of EER, each arm left out of the"
+        " fit in turn, beside that of the mean of the others:"
+    )
+    heads = ["", "arms", "EER %", "R2", "error of the line", "error of the mean"]
+    return [title, markdown_table(heads, rows)]
 
 
 def _markdown(arms: Mapping[str, Arm], correlations: Correlations) -> str:

@@ -52,6 +52,9 @@ def _settings_before(folder: RunFolder, allow_code: Collection[str]) -> dict[str
     train = written.get("train")
     if isinstance(train, dict) and train.get("threads") == -1:  # before there was `auto`
         train["threads"] = "auto"
+    data = written.get("data")
+    if isinstance(data, dict) and data.get("positives"):  # before groups were masked
+        data.setdefault("mask_positives", False)
     before: dict[str, Any] = config.thaw(complete(written))
     return before
 
