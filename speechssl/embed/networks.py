@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from speechssl import parts
@@ -46,9 +47,19 @@ def load_model(
         )
     written = read_saved_config(run.config, allow_code)
     saved = read_checkpoint(run.last)
-    about = {"method": written["method"]["name"], "step": saved["step"], "network": network}
-    model = Model.from_config(written, about)
-    method = _method(written["method"], model.encoder, saved["method"], run.last)
+    try:
+        about = {"method": written["method"]["name"], "step": saved["step"], "network": network}
+        _refuse_claims(written, saved["method"], run.last)
+        model = Model.from_config(written, about)
+        method = _method(written["method"], model.encoder, saved["method"], run.last)
+    except UserError:
+        raise
+    except Exception as error:  # what Python and torch say of sections and sizes that make no sense
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"embed: {run.last} does not fit {run.config} ({type(error).__name__}: {reason}); give the"
+            " run folder as training wrote it"
+        ) from error
     networks = method.networks()
     if network == "student" and list(networks) == ["encoder"]:
         network = "encoder"
@@ -58,6 +69,26 @@ def load_model(
         )
     model.encoder.load_state_dict(networks[network].state_dict())
     return model.eval()
+
+
+def _refuse_claims(
+    written: Mapping[str, Any], state: Mapping[str, Tensor], checkpoint: Path
+) -> None:
+    """Refuse a configuration that asks for more memory than its checkpoint is long.
+
+    The networks are built without memory (on the device `meta`) to see how large they are.
+    """
+    with torch.device("meta"):
+        model = Model.from_config(written)
+        section = parts.with_new_names("methods", written["method"])
+        method: Method = parts.build("methods", section, model.encoder)
+    asked = sum(tensor.numel() * tensor.element_size() for tensor in method.parameters())
+    held = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    if asked > held:
+        raise UserError(
+            f"embed: {checkpoint} holds {held} bytes of weights, its configuration asks for {asked};"
+            " give the run folder as training wrote it"
+        )
 
 
 def _method(

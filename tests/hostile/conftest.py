@@ -45,6 +45,7 @@ def runner() -> Iterator[Runner]:
 def cases(request: pytest.FixtureRequest) -> Iterator[Cases]:
     """Counts what a test tries and what held, for the table (`python -m tests.hostile.table`)."""
     counted = Cases()
+    request.node.user_properties.append(("counts cases", True))
     yield counted
     for row in counted.rows():
         request.node.user_properties.append(("cases", row))

@@ -1,8 +1,9 @@
 """Run commands of speechssl in one process of bounded memory, and report what each of them did.
 
 Started by `hostile_runs.Runner`. A line of standard input is a JSON object with `argv`, `cwd` and
-`writable` (paths; one that ends with a dot is the beginning of names); a line of standard output says what came of it. Importing torch takes seconds:
-so hundreds of commands share a process, each with its own peak of memory.
+`writable` (paths; one that ends with a dot is the beginning of names); a line of standard output
+says what came of it. Importing torch takes seconds: so hundreds of commands share a process, each
+with its own peak of memory.
 """
 
 from __future__ import annotations

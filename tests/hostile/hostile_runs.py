@@ -71,7 +71,7 @@ class Runner:
         *,
         out: Path,
         root: Path | None = None,
-        outside: str = "",
+        own: Sequence[Path] = (),
     ) -> Outcome:
         """Run `speechssl ARGV`.
 
@@ -80,20 +80,24 @@ class Runner:
             out: the path given as --out; it and names that begin with it may be written.
             root: a folder around everything, where nothing but `out` may change; by default the
                 one that holds `out`.
-            outside: working directory; by default the root.
+            own: what alone may be written, if it is not `out`.
         """
         root = (root or out.parent).resolve()
         out = out.resolve() if out.parent != root else root / out.name
-        before = tree(root, out)
+        may_change = set(map(str, own or own_names(out)))
+        before = tree(root, may_change)
         words = [str(word) for word in argv]
         scratch = Path(self._folder.name) / "tmp"
+        for path in own:
+            scratch_names = f"{path.parent}/.{path.stem}."
+            may_change.add(scratch_names)
         request = {
             "argv": words,
-            "cwd": outside or str(root),
-            "writable": [str(scratch), *map(str, own_names(out)), f"{out.parent}/.{out.stem}."],
+            "cwd": str(root),
+            "writable": [str(scratch), *may_change, f"{out.parent}/.{out.stem}."],
         }
         answer = self._ask(request)
-        changed = sorted(set(tree(root, out).items()) ^ set(before.items()), key=str)
+        changed = sorted(set(tree(root, may_change).items()) ^ set(before.items()), key=str)
         problems = broken_promises(answer, self.memory)
         problems += [f"changed: {path}" for path, _ in changed[:3]]
         if left_over := [path.name for path in scratch.iterdir() if is_left_over(path)]:
@@ -158,9 +162,8 @@ def is_left_over(path: Path) -> bool:
     return not path.name.startswith(("torchinductor_", "pymp-", "matplotlib"))
 
 
-def tree(root: Path, without: Path) -> dict[str, tuple[int, int, str]]:
-    """Return kind, size and time of every path below `root`, without an output and its like."""
-    own = {str(path) for path in own_names(without)}
+def tree(root: Path, own: set[str]) -> dict[str, tuple[int, int, str]]:
+    """Return kind, size and time of every path below `root`, without outputs and their like."""
     found = {}
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = [name for name in subfolders if os.path.join(folder, name) not in own]

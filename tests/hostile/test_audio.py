@@ -12,7 +12,6 @@ import pytest
 from hostile_runs import Cases, Outcome, Runner
 
 from speechssl.audio import reading
-from speechssl.errors import UserError
 
 GOOD = "good.wav"
 SEEDS = {kind: (ending, data) for kind, ending, data in hostile_audio.seeds()}
