@@ -87,6 +87,8 @@ class AvReader:
         self.container = container
         self.av = av
         self.stream = container.streams.audio[0]
+        if self.stream.codec_context is None:
+            raise ValueError("its coding is unknown")
         self.rate: int = self.stream.codec_context.sample_rate
         self.channels: int = self.stream.codec_context.channels
         # A bare AAC stream (ADTS) has no index: its duration is a guess, and seeking in it is not

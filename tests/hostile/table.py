@@ -53,8 +53,8 @@ class Table:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count a test when it is over, or when it fails."""
-        battery, _, name = report.nodeid.rpartition("/")[2].partition(".py::")
-        battery = battery.removeprefix("test_").replace("_", " ")
+        file, _, name = report.nodeid.partition("::")
+        battery = Path(file).stem.removeprefix("test_").replace("_", " ")
         name = name.partition("[")[0].removeprefix("test_").replace("_", " ")
         properties = dict_of_lists(report.user_properties)
         if report.skipped:
@@ -72,9 +72,8 @@ class Table:
             self.add(battery, name, properties["examples"][0], properties["examples"][0])
         elif report.failed:
             self.add(battery, name, 1, 0)
-        elif report.when == "call" and "counts cases" not in properties:
-            if "hypothesis" not in report.keywords:  # counted by its examples
-                self.add(battery, name, 1, 1)
+        elif report.when == "call" and not counted_later(report):
+            self.add(battery, name, 1, 1)
 
     def add(self, battery: str, attack: str, tried: int, held: int) -> None:
         self.tried[battery, attack] += tried
@@ -93,6 +92,12 @@ class Table:
             for key in own:
                 yield f"| | {key[1]} | {self.tried[key]} | {self.held[key]} |"
         yield f"| **all** | | **{self.tried.total()}** | **{self.held.total()}** |"
+
+
+def counted_later(report: pytest.TestReport) -> bool:
+    """Return True for a test whose cases, or examples, are counted when it is over."""
+    names = [name for name, _ in report.user_properties]
+    return "counts cases" in names or "hypothesis" in report.keywords
 
 
 def dict_of_lists(properties: Iterable[tuple[str, Any]]) -> dict[str, list[Any]]:
