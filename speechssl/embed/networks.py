@@ -14,7 +14,7 @@ from speechssl.embed.mfcc import NAME, mfcc_model
 from speechssl.errors import UserError
 from speechssl.files import RunFolder
 from speechssl.interfaces import Encoder, Method
-from speechssl.model import Model, read_saved_config
+from speechssl.model import Model, current_settings, read_saved_config
 from speechssl.weights import read_checkpoint
 
 
@@ -78,10 +78,12 @@ def _refuse_claims(
 
     The networks are built without memory (on the device `meta`) to see how large they are.
     """
+    current = current_settings(written)
+    front_end = parts.build("features", parts.check("features", current["features"], "features"))
+    section = parts.with_new_names("methods", written["method"])
     with torch.device("meta"):
-        model = Model.from_config(written)
-        section = parts.with_new_names("methods", written["method"])
-        method: Method = parts.build("methods", section, model.encoder)
+        encoder = parts.build("encoders", current["encoder"], front_end.dim)
+        method: Method = parts.build("methods", section, encoder)
     asked = sum(tensor.numel() * tensor.element_size() for tensor in method.parameters())
     held = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     if asked > held:
