@@ -108,7 +108,7 @@ class CropBatches(Dataset[Batch]):
                 shards_at_once=shards_at_once or 1,
             )
         else:
-            _check_order(order, weight_by_duration, shards_at_once)
+            _check_order(order, weight_by_duration, replacement, shards_at_once)
             self.order = StreamOrder(len(self.table), batch_size * world, seed, order)
         self.context = 0
         if augment is not None and any(group.augment != "none" for group in plan):
@@ -277,13 +277,20 @@ def _check_plan(plan: Sequence[CropSpec], overlap: float, disjoint: bool) -> Non
         )
 
 
-def _check_order(order: DataOrder, weight_by_duration: bool, shards_at_once: int | None) -> None:
+def _check_order(
+    order: DataOrder, weight_by_duration: bool, replacement: bool, shards_at_once: int | None
+) -> None:
     """Raise UserError if other options want another order of the data."""
-    if weight_by_duration or shards_at_once is not None:
-        other = "weight_by_duration" if weight_by_duration else "shards_at_once"
-        raise UserError(
-            f"data.order={order.kind} does not go with data.{other}; leave one of them out"
-        )
+    wanted = {
+        "weight_by_duration": weight_by_duration,
+        "replacement": replacement,
+        "shards_at_once": shards_at_once is not None,
+    }
+    for option, is_wanted in wanted.items():
+        if is_wanted:
+            raise UserError(
+                f"data.order={order.kind} does not go with data.{option}; leave one of them out"
+            )
 
 
 def _check_utterances(utterances: Sequence[Utterance], batch_size: int, world: int) -> None:

@@ -93,7 +93,7 @@ def train(
         run = Run(config, world, utterances)
         if resume and folder.last.exists():
             same_data(folder, config, utterances)
-            run.restore(read_checkpoint(folder.last))
+            restore(run, folder)
         if world.first:
             describe(folder, config, utterances, skipped)
             if run.step == 0:
@@ -104,6 +104,23 @@ def train(
             save_model(run, folder, folder.model)
         world.barrier()
     return folder.path
+
+
+def restore(run: Run, folder: RunFolder) -> None:
+    """Continue a run from its last checkpoint.
+
+    Raises:
+        UserError: the checkpoint is damaged, or of another run.
+    """
+    state = read_checkpoint(folder.last)
+    try:
+        run.restore(state)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"train: {folder.last} is not the state of this run ({type(error).__name__}: {reason});"
+            " start again with another --out"
+        ) from error
 
 
 def set_threads(requested: int | str, world: distributed.World) -> None:
