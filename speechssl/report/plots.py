@@ -18,6 +18,7 @@ from scipy.special import ndtri
 
 from speechssl import metrics
 from speechssl.errors import UserError
+from speechssl.files import atomic_write
 
 Scored = tuple[ArrayLike, ArrayLike]
 """Scores (T,) and targets (T,)."""
@@ -187,7 +188,7 @@ def shared_axes(inches: tuple[float, float], count: int) -> tuple[Figure, list[A
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure, in a folder that is made if need be.
+    """Write a figure, whole or not at all, in a folder that is made if need be.
 
     Raises:
         UserError: the file cannot be written, or its suffix names no format.
@@ -195,7 +196,8 @@ def save(figure: Figure, path: str | Path) -> None:
     file = Path(path)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(file)
+        with atomic_write(file) as temporary:
+            figure.savefig(temporary)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{file}: cannot be drawn ({error}); choose a folder that can be written and .png"

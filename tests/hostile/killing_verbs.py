@@ -57,10 +57,12 @@ class Verb:
     Attributes:
         words: its arguments.
         again: what is added when it is run again.
+        given: folder of the world that is copied to `out` first, for a verb that adds to it.
     """
 
     words: Callable[[Path], list[str]]
     again: list[str] = field(default_factory=list)
+    given: str = ""
 
 
 EMBED = "embed {w}/run/model {w}/data/train --out {o}/e"
@@ -87,6 +89,22 @@ VERBS = {
         )
     ),
     "pseudolabel": Verb(words_of("pseudolabel {w}/pseudolabel.yaml --out {o} --device cpu")),
+    "score": Verb(words_of("score {w}/eval.npz --all-pairs --out {o}/scores")),
+    "evaluate verification": Verb(
+        words_of(
+            "evaluate verification {w}/eval.npz --trials {w}/data/eval/trials --replicates 20"
+            " --out {o}"
+        )
+    ),
+    "evaluate classification": Verb(
+        words_of(
+            "evaluate classification {w}/e.npz --labels {w}/data/train/utt2emotion"
+            " --groups {w}/data/train/utt2spk --folds 2 --replicates 20 --out {o}"
+        )
+    ),
+    "diagnose": Verb(words_of("diagnose {w}/e.npz --out {o}")),
+    "report": Verb(words_of("report {o}"), given="experiment"),
+    "report --compare": Verb(words_of("report {o} --compare"), given="experiment"),
     "average": Verb(words_of("average {w}/run --last 2 --out {o}")),
     "export": Verb(words_of("export {w}/run --to huggingface --out {o}")),
 }
@@ -113,8 +131,13 @@ def make_world(folder: Path) -> Path:
     }
     (folder / "pseudolabel.yaml").write_text(yaml.safe_dump(rounds))
     run(folder, "train", str(folder / "train.yaml"), "train.steps=8", "--out", str(folder / "run"))
-    run(folder, "embed", str(folder / "run"), str(folder / "data/train"),
-        "--out", str(folder / "e.npz"))  # fmt: skip
+    for words in (
+        "embed {w}/run {w}/data/train --out {w}/e.npz",
+        "embed {w}/run {w}/data/eval --out {w}/eval.npz",
+        "evaluate verification {w}/eval.npz --trials {w}/data/eval/trials --model run"
+        " --replicates 20 --out {w}/experiment/eval/run/synthetic",
+    ):
+        run(folder, *words_of(words)(folder))
     return folder
 
 
@@ -165,12 +188,13 @@ class Unbroken:
 
 def unbroken(world: Path, verb: Verb) -> Unbroken:
     """Run a verb and remove its output again."""
-    clear(world)
+    begin(world, verb)
+    given = len(list((world / "out").rglob("*"))) if verb.given else -1
     began = time.monotonic()
     process = start(world, *verb.words(world))
     first = 0.0
     while process.poll() is None:
-        if not first and (world / "out").exists():
+        if not first and has_written(world, given):
             first = time.monotonic() - began
         time.sleep(0.005)
     seconds = time.monotonic() - began
@@ -178,6 +202,19 @@ def unbroken(world: Path, verb: Verb) -> Unbroken:
     found = Unbroken(first, seconds, digests(world))
     clear(world)
     return found
+
+
+def has_written(world: Path, given: int) -> bool:
+    """True if the output holds more than the so many files that were there before."""
+    out = world / "out"
+    return out.exists() and len(list(out.rglob("*"))) > given
+
+
+def begin(world: Path, verb: Verb) -> None:
+    """Remove the output; what the verb adds to is put in its place."""
+    clear(world)
+    if verb.given:
+        shutil.copytree(world / verb.given, world / "out")
 
 
 def clear(world: Path) -> None:

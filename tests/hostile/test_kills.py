@@ -13,7 +13,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from killing_verbs import VERBS, clear, digests, end, make_world, run, unbroken
+from killing_verbs import VERBS, begin, clear, digests, end, make_world, run, unbroken
 
 KILLS = int(os.environ.get("SPEECHSSL_KILLS", "3"))
 SEED = int(os.environ.get("SPEECHSSL_SEED", "0"))
@@ -40,6 +40,7 @@ def test_a_killed_command_is_run_again_and_ends_in_the_same_bits(world: Path, na
     begun = 0
     for _ in range(2 * KILLS):
         after = moments.uniform(0.9 * whole.first, whole.seconds)
+        begin(world, verb)
         found = end(world, verb.words(world), signal.SIGKILL, after)
         if found.code == -signal.SIGKILL:
             killed += 1
@@ -50,12 +51,12 @@ def test_a_killed_command_is_run_again_and_ends_in_the_same_bits(world: Path, na
             changed = {key for key in whole.bits | bits if whole.bits.get(key) != bits.get(key)}
             if changed:
                 different.append(f"after {after:.2f} s: {sorted(changed)}")
-        clear(world)
         if killed == KILLS:
             break
+    clear(world)
     same = killed - len(different)
     print(
-        f"\n{name:<18} killed {killed:3} (while writing {begun:3})  same bits and files {same:3}"
+        f"\n{name:<24} killed {killed:3} (while writing {begun:3})  same bits and files {same:3}"
         f"  children left {children}"
     )
     assert killed, "it ended too soon to be killed"
@@ -75,6 +76,7 @@ def test_a_command_that_is_asked_to_end_cleans_up(
     ended = 0
     for _ in range(max(1, KILLS // 3)):
         after = moments.uniform(0.7, whole.seconds)
+        begin(world, verb)
         found = end(world, verb.words(world), number, after, group=group)
         if found.code != 0:
             ended += 1
@@ -85,5 +87,5 @@ def test_a_command_that_is_asked_to_end_cleans_up(
             assert found.leftovers == []
             run(world, *verb.words(world), *verb.again)
             assert digests(world) == whole.bits
-        clear(world)
-    print(f"\n{name:<18} {signal.Signals(number).name} {ended}")
+    clear(world)
+    print(f"\n{name:<24} {signal.Signals(number).name} {ended}")
