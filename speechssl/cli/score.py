@@ -55,6 +55,8 @@ def run(args: argparse.Namespace) -> None:
         with writing(out):
             _write_lines(out, lines)
         return
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
     with sole_writer(out):
         remove_partial(out)
         lines = _lines(args)

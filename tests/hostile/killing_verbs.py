@@ -1,17 +1,11 @@
-"""Every verb that writes, on small data, and what it takes to end one of them at any moment."""
+"""Every verb that writes, on small data, and what of its output must be the same after a kill."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +13,9 @@ from typing import Any
 
 import torch
 import yaml
+from starting import Fork, Process, run
 
 TIMINGS = {"utterances_per_second", "data_wait", "seconds"}
-MARK = "SPEECHSSL_BATTERY"
-"""Environment variable that tells the processes of one try, however they were started."""
 
 TRAINING = {
     "data": {"crops": [{"count": 2, "seconds": 0.5}], "workers": 1},
@@ -141,36 +134,6 @@ def make_world(folder: Path) -> Path:
     return folder
 
 
-def start(world: Path, *words: str, mark: str = "") -> subprocess.Popen[str]:
-    """Start a command in a session of its own; its temporary folders lie in `WORLD/tmp`."""
-    (world / "tmp").mkdir(exist_ok=True)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "TMPDIR": str(world / "tmp"),
-        "OMP_NUM_THREADS": "1",
-        MARK: mark,
-    }
-    return subprocess.Popen(
-        [sys.executable, "-m", "speechssl", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=world,
-        env=environment,
-        start_new_session=True,
-    )
-
-
-def run(world: Path, *words: str) -> float:
-    """Run a command to its end and return the seconds that it took."""
-    began = time.monotonic()
-    process = start(world, *words)
-    text = process.communicate(timeout=600)[0]
-    assert process.returncode == 0, text
-    return time.monotonic() - began
-
-
 @dataclass
 class Unbroken:
     """What a verb writes when nothing happens to it.
@@ -186,35 +149,36 @@ class Unbroken:
     bits: dict[str, str]
 
 
-def unbroken(world: Path, verb: Verb) -> Unbroken:
+def unbroken(world: Path, verb: Verb, kind: type[Process] | type[Fork] = Fork) -> Unbroken:
     """Run a verb and remove its output again."""
-    begin(world, verb)
-    given = len(list((world / "out").rglob("*"))) if verb.given else -1
+    given = begin(world, verb)
     began = time.monotonic()
-    process = start(world, *verb.words(world))
+    command = kind(world, verb.words(world))
     first = 0.0
-    while process.poll() is None:
+    while command.poll() is None:
         if not first and has_written(world, given):
             first = time.monotonic() - began
-        time.sleep(0.005)
+        time.sleep(0.002)
     seconds = time.monotonic() - began
-    assert process.returncode == 0, process.stdout.read()
+    assert command.returncode == 0, command.text()
     found = Unbroken(first, seconds, digests(world))
     clear(world)
     return found
 
 
 def has_written(world: Path, given: int) -> bool:
-    """True if the output holds more than the so many files that were there before."""
+    """True if the output exists, and holds more than the `given` files of before."""
     out = world / "out"
     return out.exists() and len(list(out.rglob("*"))) > given
 
 
-def begin(world: Path, verb: Verb) -> None:
-    """Remove the output; what the verb adds to is put in its place."""
+def begin(world: Path, verb: Verb) -> int:
+    """Remove the output, or put what the verb adds to in its place; return the number of files."""
     clear(world)
-    if verb.given:
-        shutil.copytree(world / verb.given, world / "out")
+    if not verb.given:
+        return -1
+    shutil.copytree(world / verb.given, world / "out")
+    return len(list((world / "out").rglob("*")))
 
 
 def clear(world: Path) -> None:
@@ -288,61 +252,6 @@ def without_timings(value: Any) -> Any:
     if isinstance(value, list):
         return [without_timings(item) for item in value]
     return value
-
-
-def processes_of(mark: str) -> list[int]:
-    """Return the living processes of a try."""
-    wanted = f"{MARK}={mark}".encode()
-    found = []
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        with contextlib.suppress(OSError):
-            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
-            if state != "Z" and wanted in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-    return found
-
-
-@dataclass
-class End:
-    """What was found after a command was ended.
-
-    Attributes:
-        code: its exit code.
-        text: what it printed.
-        children: processes that were alive 10 s later; they are ended.
-        leftovers: temporary files.
-    """
-
-    code: int
-    text: str
-    children: int
-    leftovers: list[str]
-
-
-def end(world: Path, words: list[str], number: int, after: float, *, group: bool = False) -> End:
-    """Start a command and send it a signal after so many seconds."""
-    mark = uuid.uuid4().hex
-    process = start(world, *words, mark=mark)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(after)
-    if process.poll() is None:
-        if group:
-            os.killpg(process.pid, number)
-        else:
-            os.kill(process.pid, number)
-    deadline = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    deadline = time.monotonic() + 10
-    while processes_of(mark) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    alive = processes_of(mark)
-    for pid in alive:
-        os.kill(pid, signal.SIGKILL)
-    text = process.communicate(timeout=60)[0]
-    return End(process.returncode, text, len(alive), leftovers(world))
 
 
 def leftovers(world: Path) -> list[str]:
