@@ -22,6 +22,7 @@ from speechssl.data.vectors.files import VectorWriter
 from speechssl.embed.batches import Failure
 from speechssl.embed.embedder import Embedder
 from speechssl.embed.parts import COPY, PartWriter, merge, open_parts, read_reports, remove_parts
+from speechssl.embed.scratch import scratch_folder
 from speechssl.embed.settings import EmbedSettings
 from speechssl.embed.sources import collect
 from speechssl.embed.workers import Group, run_processes
@@ -162,8 +163,7 @@ class _Output:
     def __enter__(self) -> _Output:
         self._resources.push(self._file)
         if self.name == "-":
-            scratch = self._resources.enter_context(tempfile.TemporaryDirectory())
-            self.parts = Path(scratch) / "parts"
+            self.parts = self._resources.enter_context(scratch_folder()) / "parts"
         else:
             self.parts = Path(f"{self.name}.parts")
         return self

@@ -142,11 +142,13 @@ class Unbroken:
         first: seconds until it began to write.
         seconds: until it ended.
         bits: name of each file -> digest.
+        size: bytes of all files of the output.
     """
 
     first: float
     seconds: float
     bits: dict[str, str]
+    size: int
 
 
 def unbroken(world: Path, verb: Verb, kind: type[Process] | type[Fork] = Fork) -> Unbroken:
@@ -161,7 +163,8 @@ def unbroken(world: Path, verb: Verb, kind: type[Process] | type[Fork] = Fork) -
         time.sleep(0.002)
     seconds = time.monotonic() - began
     assert command.returncode == 0, command.text()
-    found = Unbroken(first, seconds, digests(world))
+    size = sum(path.stat().st_size for path in (world / "out").rglob("*") if path.is_file())
+    found = Unbroken(first, seconds, digests(world), size)
     clear(world)
     return found
 

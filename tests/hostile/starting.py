@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -65,26 +65,33 @@ class Fork:
     battery would take an hour.
     """
 
-    def __init__(self, world: Path, words: Sequence[str]) -> None:
-        self.printed = _printed(world)
+    def __init__(
+        self, world: Path, words: Sequence[str], limit: Callable[[], None] = lambda: None
+    ) -> None:
+        """Start it; `limit` is called in the new process before the command begins."""
         self.returncode: int | None = None
+        # A pipe: a limit on the size of files, or a full disk, does not concern it.
+        self._output, self._input = os.pipe()
+        os.set_blocking(self._output, False)
+        self._text = b""
         self.pid = os.fork()
         if self.pid == 0:
-            self._become(world, words)
+            self._become(world, words, limit)
+        os.close(self._input)
 
-    def _become(self, world: Path, words: Sequence[str]) -> None:
+    def _become(self, world: Path, words: Sequence[str], limit: Callable[[], None]) -> None:
         code = 1
         try:
             os.setsid()
-            file = os.open(self.printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             for standard in (1, 2):
-                os.dup2(file, standard)
+                os.dup2(self._input, standard)
             sys.stdout = os.fdopen(1, "w", closefd=False)
             sys.stderr = os.fdopen(2, "w", closefd=False)
             os.environ.update(_environment(world))
             os.chdir(world)
             sys.argv = ["speechssl", *words]
+            limit()
             code = importlib.import_module("speechssl.cli").main()
         except SystemExit as exit:
             code = int(exit.code or 0)
@@ -115,8 +122,14 @@ class Fork:
         return self.returncode
 
     def text(self) -> str:
-        """Return what it has printed."""
-        return self.printed.read_text(errors="replace")
+        """Return what it has printed so far."""
+        with contextlib.suppress(BlockingIOError):  # its children are alive
+            while more := os.read(self._output, 65536):
+                self._text += more
+        return self._text.decode(errors="replace")
+
+    def __del__(self) -> None:
+        os.close(self._output)
 
 
 def load_everything() -> None:
