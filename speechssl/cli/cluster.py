@@ -101,5 +101,9 @@ def run(args: argparse.Namespace) -> None:
 
 def _print_figures(figures: Mapping[str, Any]) -> None:
     for key, value in figures.items():
-        shown = f"{value:.4f}" if isinstance(value, float) else value
+        if key == "sizes":
+            smallest, median, largest = value
+            shown = f"{smallest} to {largest} utterances, median {median:g}"
+        else:
+            shown = f"{value:.4f}" if isinstance(value, float) else str(value)
         print(f"{key:<12}{shown}")

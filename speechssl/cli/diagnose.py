@@ -143,6 +143,7 @@ def _print_findings(findings: list[Finding]) -> None:
     from speechssl.report import diagnosis
 
     print(diagnosis.table(findings))
+    print(diagnosis.RULE)
     print(f"verdict: {diagnosis.verdict(findings)}")
 
 

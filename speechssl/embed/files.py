@@ -25,7 +25,7 @@ from speechssl.embed.parts import COPY, PartWriter, merge, open_parts, read_repo
 from speechssl.embed.scratch import scratch_folder
 from speechssl.embed.settings import EmbedSettings
 from speechssl.embed.sources import collect
-from speechssl.embed.workers import Group, run_processes
+from speechssl.embed.workers import Group, refuse_unguarded_script, run_processes
 from speechssl.errors import UserError, writing
 from speechssl.files import atomic_write, remove_partial
 from speechssl.processes import sole_writer
@@ -101,6 +101,7 @@ def embed_to_file(
             `keep_going`, the first file that cannot be; another process is writing
             `out`.
     """
+    refuse_unguarded_script()
     started_at = time.monotonic()
     settings = replace(settings or EmbedSettings(), **changes)
     settings.check(str(out))

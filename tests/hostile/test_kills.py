@@ -40,7 +40,7 @@ def test_a_killed_command_is_run_again_and_ends_in_the_same_bits(world: Path, na
     different: list[str] = []
     children = 0
     begun = 0
-    for _ in range(2 * KILLS):
+    for _ in range(10 * KILLS):
         after = moments.uniform(0.9 * whole.first, whole.seconds)
         given = begin(world, verb)
         found = end(Fork(world, verb.words(world)), signal.SIGKILL, after)
