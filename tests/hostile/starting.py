@@ -100,6 +100,7 @@ class Fork:
         finally:
             with contextlib.suppress(BaseException):
                 sys.stdout.flush()
+                sys.stderr.flush()
                 multiprocessing.util._exit_function()  # what the interpreter does at its end
             os._exit(code)
 
