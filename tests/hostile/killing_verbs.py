@@ -26,7 +26,7 @@ TRAINING = {
     },
     "optimizer": {"lr": 1e-3},
     "train": {
-        "steps": 60, "batch_size": 4, "precision": "float32", "log_every": 3,
+        "steps": 24, "batch_size": 4, "precision": "float32", "log_every": 3,
         "save_every": 4, "threads": 1, "keep": 3,
     },
     "monitor": {"every": 9},
