@@ -72,8 +72,8 @@ class Model(nn.Module):
             "encoder": parts.check("encoders", encoder, "encoder"),
         }
         self.about = dict(about or {})
-        self.front_end: FrontEnd = parts.build("features", self.settings["features"])
-        self.encoder: Encoder = parts.build(
+        self.front_end: FrontEnd = parts.construct("features", self.settings["features"])
+        self.encoder: Encoder = parts.construct(
             "encoders", self.settings["encoder"], self.front_end.dim
         )
 
@@ -241,10 +241,10 @@ def _check_sizes(
         UserError: the configuration asks for another encoder than the weights are of.
     """
     features = parts.check("features", written["features"], "features")
-    front_end: FrontEnd = parts.build("features", features)
+    front_end: FrontEnd = parts.construct("features", features)
     encoder_settings = parts.check("encoders", written["encoder"], "encoder")
     with torch.device("meta"):
-        encoder: Encoder = parts.build("encoders", encoder_settings, front_end.dim)
+        encoder: Encoder = parts.construct("encoders", encoder_settings, front_end.dim)
     wanted = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
     for name in sorted(wanted.keys() | held.keys()):
         if wanted.get(name) != held.get(name):

@@ -190,7 +190,7 @@ def shared_axes(inches: tuple[float, float], count: int) -> tuple[Figure, list[A
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure, in a folder that is made if need be.
+    """Write a figure, whole or not at all, in a folder that is made if need be.
 
     Raises:
         UserError: the file cannot be written, or its suffix names no format.
