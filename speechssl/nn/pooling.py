@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from speechssl.nn.convolution import TDNN, Convolution
 from speechssl.nn.frames import Frames, accumulation_dtype
+from speechssl.nn.products import linear
 from speechssl.nn.recording import is_recorded
 
 __all__ = ["AttentiveStatistics", "statistics"]
@@ -179,6 +179,6 @@ class AttentiveStatistics(nn.Module):
         conv = self.tdnn.conv.conv
         weight = conv.weight.flatten(1)
         channels = x.shape[2]
-        frame_part = F.linear(x, weight[:, :channels], conv.bias)
-        utterance_part = F.linear(statistics(x, frames), weight[:, channels:])
+        frame_part = linear(x, weight[:, :channels], conv.bias)
+        utterance_part = linear(statistics(x, frames), weight[:, channels:])
         return frame_part + utterance_part[:, None]
