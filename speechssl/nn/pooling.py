@@ -20,8 +20,11 @@ from speechssl.nn.recording import is_recorded
 
 __all__ = ["AttentiveStatistics", "statistics"]
 
-BLOCK_ELEMENTS = 1 << 20
-"""Elements that are worked on at a time on a CPU: 4 MB in float32."""
+BLOCK_ELEMENTS = 1 << 19
+"""Elements that are worked on at a time on a CPU: 2 MB in float32.
+
+Measured for (8, 300, 1536) in float32 on a Zen 4 core, plain and attentive: 5.1 and 12.4 ms; twice this:
+7.3 and 13.5; half of it: 6.9 and 13.7; eight times: 10.6 and 16.9."""
 
 
 def statistics(
