@@ -25,6 +25,7 @@ from speechssl.interfaces import Encoder, Stage
 from speechssl.nn.batch_norm import normalise
 from speechssl.nn.frames import Frames, accumulation_dtype
 from speechssl.nn.pooling import statistics
+from speechssl.nn.products import linear
 
 __all__ = ["PART", "ResNet"]
 
@@ -312,7 +313,7 @@ def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """
     stride = conv.stride[0]
     if conv.kernel_size == (1, 1) and not torch.compiler.is_compiling():
-        return F.linear(x[:, ::stride, ::stride], conv.weight[:, :, 0, 0])
+        return linear(x[:, ::stride, ::stride], conv.weight[:, :, 0, 0])
     channels_first = x.permute(0, 3, 1, 2)
     y = F.conv2d(channels_first, conv.weight, stride=stride, padding=conv.padding[0])
     return y.permute(0, 2, 3, 1).contiguous()
@@ -355,9 +356,9 @@ class Attention(nn.Sequential):
         squeeze, _, norm, expand = cast(
             "tuple[nn.Conv1d, nn.ReLU, nn.BatchNorm1d, nn.Conv1d]", tuple(self)
         )
-        hidden = torch.relu(F.linear(x, squeeze.weight.flatten(1), squeeze.bias))
+        hidden = torch.relu(linear(x, squeeze.weight.flatten(1), squeeze.bias))
         hidden = normalise(norm, hidden, frames.mask if self.training else None)
-        logits = F.linear(hidden, expand.weight.flatten(1), expand.bias)
+        logits = linear(hidden, expand.weight.flatten(1), expand.bias)
         return statistics(x, frames, logits, min_variance=_MIN_VARIANCE)
 
 

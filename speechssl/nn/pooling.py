@@ -12,16 +12,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from speechssl.nn.convolution import TDNN, Convolution
 from speechssl.nn.frames import Frames, accumulation_dtype
+from speechssl.nn.products import linear
 from speechssl.nn.recording import is_recorded
 
 __all__ = ["AttentiveStatistics", "statistics", "unbiased_statistics"]
 
-BLOCK_ELEMENTS = 1 << 20
-"""Elements that are worked on at a time on a CPU: 4 MB in float32."""
+BLOCK_ELEMENTS = 1 << 19
+"""Elements that are worked on at a time on a CPU: 2 MB in float32.
+
+Measured for (8, 300, 1536) in float32 on a Zen 4 core, plain and attentive: 5.1 and 12.4 ms; twice this:
+7.3 and 13.5; half of it: 6.9 and 13.7; eight times: 10.6 and 16.9."""
 
 
 def statistics(
@@ -202,6 +205,6 @@ class AttentiveStatistics(nn.Module):
         conv = self.tdnn.conv.conv
         weight = conv.weight.flatten(1)
         channels = x.shape[2]
-        frame_part = F.linear(x, weight[:, :channels], conv.bias)
-        utterance_part = F.linear(statistics(x, frames), weight[:, channels:])
+        frame_part = linear(x, weight[:, :channels], conv.bias)
+        utterance_part = linear(statistics(x, frames), weight[:, channels:])
         return frame_part + utterance_part[:, None]

@@ -18,6 +18,7 @@ from speechssl.config import read as read_yaml
 from speechssl.diagnostics.monitor import Alarm
 from speechssl.errors import UserError
 from speechssl.files import ModelFolder, RunFolder
+from speechssl.nn.products import select_kernel
 from speechssl.train.about import describe
 from speechssl.train.checkpoint import save_snapshot, save_state
 from speechssl.train.checks import StepLoss, any_rank, stop_if_not_finite
@@ -27,7 +28,7 @@ from speechssl.train.optimizers import clip_gradients, clipped_parameters, sched
 from speechssl.train.rehearsal import print_plan, rehearse, steps_in
 from speechssl.train.resuming import same_data, same_settings
 from speechssl.train.run import Run
-from speechssl.train.settings import resolve, with_precision, with_train
+from speechssl.train.settings import TrainSettings, resolve, with_precision, with_train
 from speechssl.train.together import ended_early, is_asked_to_end, sole_writer_in_first
 from speechssl.weights import read_checkpoint
 
@@ -82,6 +83,7 @@ def train(
                 f"train: {out} holds a run already; give --resume to continue it, or another --out"
             )
         config = with_precision(config, str(world.device))
+        set_kernel(config.train, world)
         utterances, skipped = read_utterances(config.data)
         if dry_run:
             run = Run(config, world, utterances)
@@ -129,6 +131,14 @@ def set_threads(requested: int | str, world: distributed.World) -> None:
     torch.set_num_threads(count)
     if world.first and world.device.type == "cpu":
         print(threads.describe(count), file=sys.stderr)
+
+
+def set_kernel(train: TrainSettings, world: distributed.World) -> None:
+    """Select the library of float32 products; where it matters, report it on standard error."""
+    assert train.float32_kernel != "auto"  # `with_precision` has chosen
+    select_kernel(train.float32_kernel)
+    if world.first and world.device.type == "cpu" and train.precision == "float32":
+        print(f"float32 products: {train.float32_kernel}", file=sys.stderr)
 
 
 def take_steps(run: Run, folder: RunFolder, request: processes.StopRequest) -> None:

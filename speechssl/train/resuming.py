@@ -26,7 +26,7 @@ def same_settings(
             ``minutes``).
 
     Returns:
-        ``asked``, with the run's precision in place of ``auto``.
+        ``asked``, with the run's precision and kernel in place of ``auto``.
 
     Raises:
         UserError: they differ from those that the run was started with.
@@ -36,6 +36,8 @@ def same_settings(
         asked = with_train(asked, steps=before["train"]["steps"], epochs=None)
     if asked.train.precision == "auto":
         asked = with_train(asked, precision=before["train"]["precision"])
+    if asked.train.float32_kernel == "auto":
+        asked = with_train(asked, float32_kernel=before["train"]["float32_kernel"])
     # Which stores may be read is the user's permission of today, no setting of the run.
     before["data"]["remote"] = config.thaw(asked)["data"]["remote"]
     for section, now in config.thaw(asked).items():
@@ -52,6 +54,8 @@ def _settings_before(folder: RunFolder, allow_code: Collection[str]) -> dict[str
     train = written.get("train")
     if isinstance(train, dict) and train.get("threads") == -1:  # before there was `auto`
         train["threads"] = "auto"
+    if isinstance(train, dict):
+        train.setdefault("float32_kernel", "mkl")  # before there was a choice
     data = written.get("data")
     if isinstance(data, dict) and data.get("positives"):  # before groups were masked
         data.setdefault("mask_positives", False)

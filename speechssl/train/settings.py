@@ -15,6 +15,7 @@ from speechssl.compat import choose_precision
 from speechssl.config import check_above_zero, check_fraction
 from speechssl.errors import UserError
 from speechssl.features import with_default_name
+from speechssl.nn.products import choose_kernel
 from speechssl.train.optimizers import OptimizerSettings
 
 
@@ -93,6 +94,8 @@ class TrainSettings:
         precision: of the encoder's matrix products; ``auto``: bfloat16 where the
             hardware has instructions for it, else float32. Losses and statistics stay
             in float32.
+        float32_kernel: which library computes float32 products on a CPU; ``auto``: the
+            faster one on this processor (`nn.products`).
         log_every, save_every: optimiser steps between two logs and between two saves. A
             save keeps the state to resume from and one snapshot of the encoder.
         keep: how many snapshots stay, the last ones.
@@ -122,6 +125,7 @@ class TrainSettings:
     batch_size: int = 64
     gradient_accumulation_steps: int = 1
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    float32_kernel: Literal["auto", "mkl", "onednn"] = "auto"
     log_every: int = 10
     save_every: int = 500
     keep: int = 10
@@ -277,11 +281,13 @@ def with_train(settings: TrainingConfig, **changes: Any) -> TrainingConfig:
 
 
 def with_precision(settings: TrainingConfig, device: str) -> TrainingConfig:
-    """Return the configuration with the device's precision in place of ``auto``.
+    """Return the configuration with this machine's precision and kernel in place of ``auto``.
 
-    The configuration that is saved then says in which precision the run was made.
+    The configuration that is saved then says how the run was made.
     """
-    return with_train(settings, precision=choose_precision(settings.train.precision, device))
+    precision = choose_precision(settings.train.precision, device)
+    kernel = choose_kernel(settings.train.float32_kernel)
+    return with_train(settings, precision=precision, float32_kernel=kernel)
 
 
 def with_new_names(written: Mapping[str, Any]) -> dict[str, Any]:
