@@ -123,11 +123,15 @@ class FilteredMoCo(MoCo):
         self.memory = Memory(1, utterances, self.queue.shape[1])
         self.register_buffer("assigned", torch.full((utterances,), NO_CLUSTER))
 
-    def contrast(self, query: Tensor, key: Tensor, queue: Tensor) -> Tensor:
+    def contrast(
+        self, query: Tensor, key: Tensor, queue: Tensor, kept: Tensor | None = None
+    ) -> Tensor:
         """Return MoCo's loss, with the corrections once they are on."""
         if not self.corrected:
-            return super().contrast(query, key, queue)
+            return super().contrast(query, key, queue, kept)
         weights = collision_weights(query, queue, self.threshold, self.reweight)
+        if kept is not None:
+            weights = weights * kept
         return moco_loss(query, key, queue, self.temperature, weights)
 
     def cluster(self, step: int, steps_per_epoch: int) -> None:

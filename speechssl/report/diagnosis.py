@@ -125,6 +125,10 @@ def table(findings: Sequence[Finding]) -> str:
     return "\n".join(lines)
 
 
+RULE = "rule: collapsed if the rank says so, or two other figures or more; one is to be watched"
+"""What `verdict` goes by, for readers of the table."""
+
+
 def verdict(findings: Sequence[Finding]) -> str:
     """Return one line for all: collapsed if two figures or more say so, or the rank does.
 

@@ -112,7 +112,9 @@ def world(tmp_path_factory):
 def test_diagnose_an_embeddings_file(tmp_path, capsys):
     np.savez(tmp_path / "e.npz", ids=np.arange(300).astype(str), embeddings=collapsed())
     assert main(["diagnose", str(tmp_path / "e.npz"), "--out", str(tmp_path / "out")]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("verdict: collapsed")
+    *_, rule, last = capsys.readouterr().out.splitlines()
+    assert rule.startswith("rule: collapsed if the rank says so, or two")
+    assert last.startswith("verdict: collapsed")
     written = json.loads((tmp_path / "out" / "diagnostics.json").read_text())
     assert written["figures"]["effective_rank"]["verdict"] == "collapsed"
     assert (tmp_path / "out" / "spectrum.png").exists()
