@@ -134,9 +134,10 @@ def test_k_means_plus_plus_with_restarts_finds_what_random_rows_miss():
 
 
 def test_fewer_tries_are_made_where_they_would_take_long():
-    assert tries(2000, 20) == 10
-    assert tries(100_000, 10_000) == 1
-    assert 1 < tries(30_000, 3000) < 10
+    assert tries(2000, 2000, 20) == 10
+    assert tries(1_000_000, 20_000, 1000) == 10
+    assert tries(1_000_000, 100_000, 10_000) == 4  # 4 x 7 passes over a tenth of the rows
+    assert tries(50_000, 20_000, 700) == 1
 
 
 def test_a_tolerance_ends_the_iterations_early():
