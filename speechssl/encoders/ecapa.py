@@ -9,13 +9,14 @@ the padding.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from speechssl.errors import UserError
-from speechssl.interfaces import Encoder
+from speechssl.interfaces import Encoder, Stage
 from speechssl.nn.batch_norm import BatchNorm
 from speechssl.nn.convolution import TDNN, Convolution
 from speechssl.nn.frames import Frames
@@ -86,6 +87,7 @@ class ECAPA(Encoder):
         if mfa_channels is None:
             mfa_channels = 3 * width
         self.embedding_dim = embedding_dim
+        self.width = width
         self.blocks = nn.ModuleList()
         self.blocks.append(TDNN(input_dim, width, kernel_sizes[0], dilations[0]))
         for size, dilation in zip(kernel_sizes[1:-1], dilations[1:-1], strict=True):
@@ -109,6 +111,42 @@ class ECAPA(Encoder):
         layers["mfa"] = self.mfa
         return layers
 
+    def stages(self) -> list[Stage]:
+        """Return the first layer, each block, and the aggregation with all behind it.
+
+        From the second on, a stage's output holds those of all blocks so far.
+        """
+        width = self.width
+        chain = [Stage(partial(self._run_block, 0), ("blocks.0",), width)]
+        for number in range(1, len(self.blocks)):
+            chain.append(Stage(partial(self._run_block, number), (f"blocks.{number}",), width))
+        top = ["mfa", "asp_bn", "fc"]
+        if self.fc_bn is not None:
+            top.append("fc_bn")
+        if self.asp is not None:
+            top.append("asp")
+        chain.append(Stage(self._run_top, tuple(top), self.embedding_dim))
+        return chain
+
+    def _run_block(self, number: int, x: Tensor) -> Tensor:
+        """Run a block on the last channels of `x` (B, F, C), and put its output behind the others."""
+        frames = Frames.of(x, None)
+        block = self.blocks[number]
+        if number < 2:
+            only: Tensor = block(x, frames)
+            return only
+        return torch.cat([x, block(x[:, :, -self.width :], frames)], 2)
+
+    def _run_top(self, x: Tensor) -> Tensor:
+        """Return embeddings (B, D) of the outputs of all blocks (B, F, C)."""
+        return self._embed(x, Frames.of(x, None))
+
+    def _embed(self, block_outputs: Tensor, frames: Frames) -> Tensor:
+        x = self.mfa(block_outputs, frames)
+        pooled = statistics(x, frames) if self.asp is None else self.asp(x, frames)
+        embeddings: Tensor = self.fc(self.asp_bn(pooled))
+        return embeddings if self.fc_bn is None else self.fc_bn(embeddings)
+
     def affine_layers(self) -> dict[str, nn.Module]:
         """Return the BatchNorm of the pooled statistics, the linear layer, and its BatchNorm."""
         layers: dict[str, nn.Module] = {"asp_bn": self.asp_bn, "fc": self.fc}
@@ -124,10 +162,7 @@ class ECAPA(Encoder):
         for block in self.blocks[1:]:
             x = block(x, frames)
             block_outputs.append(x)
-        x = self.mfa(torch.cat(block_outputs, 2), frames)
-        pooled = statistics(x, frames) if self.asp is None else self.asp(x, frames)
-        embeddings: Tensor = self.fc(self.asp_bn(pooled))
-        return embeddings if self.fc_bn is None else self.fc_bn(embeddings)
+        return self._embed(torch.cat(block_outputs, 2), frames)
 
 
 def _check_sizes(width: int, scale: int, kernel_sizes: list[int], dilations: list[int]) -> None:
