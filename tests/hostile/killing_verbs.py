@@ -18,7 +18,7 @@ from starting import Fork, Process, run
 TIMINGS = {"utterances_per_second", "data_wait", "seconds"}
 
 TRAINING = {
-    "data": {"crops": [{"count": 2, "seconds": 0.5}], "workers": 1},
+    "data": {"crops": [{"count": 2, "seconds": 0.3}], "workers": 1},
     "features": {"n_mels": 24},
     "encoder": {
         "name": "ecapa", "width": 32, "scale": 4, "embedding_dim": 16,
