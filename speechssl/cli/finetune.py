@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_remote(parser)
     flags.add_labels(parser)
     flags.add_folds(parser)
+    flags.add_subjects(parser)
     parser.add_argument(
         "--fractions",
         nargs="+",
@@ -106,6 +107,7 @@ def _finetune(args: argparse.Namespace) -> None:
     from speechssl.data.kaldi import read_values
     from speechssl.data.manifest import read_manifest
     from speechssl.embed.networks import load_model
+    from speechssl.evaluation.classification import subjects
     from speechssl.evaluation.classification.classify import write_results
 
     remotes = Remotes(args.remote)
@@ -126,13 +128,21 @@ def _finetune(args: argparse.Namespace) -> None:
         say=lambda line: print(line, file=sys.stderr, flush=True),
         name=args.name or str(args.model),
     )
+    votes = None
+    if args.subjects:
+        subject_of = read_values(args.subjects, "subject")
+        votes = subjects.add_votes(measured, subject_of, replicates=args.replicates, seed=args.seed)
     if args.out:
         from speechssl.report import plots
 
         write_results(args.out, measured)
         results = measured.results
         plots.confusion_plot(results["labels"], results["confusion"], args.out / "confusion.png")
+        if votes is not None:
+            subjects.write_votes(args.out, votes)
     _print_curve(measured.results)
+    if votes is not None:
+        print(subjects.describe(measured.results["subjects"]))
 
 
 def _settings(args: argparse.Namespace) -> FinetuneSettings:

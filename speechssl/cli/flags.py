@@ -129,16 +129,18 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_precision(parser: argparse.ArgumentParser) -> None:
-    """Add ``--precision``."""
+def add_precision(parser: argparse.ArgumentParser, *, int8: bool = False) -> None:
+    """Add ``--precision``, with a choice of 8 bits if asked."""
+    choices = ["auto", "float32", "bfloat16"]
+    explanation = "auto: bfloat16 where the hardware has instructions for it"
+    if int8:
+        choices.append("int8")
+        explanation += "; int8: large products in 8 bits, on a CPU with VNNI or AMX"
     parser.add_argument(
         "--precision",
-        choices=("auto", "float32", "bfloat16"),
+        choices=choices,
         default="float32",
-        help=(
-            "precision of the encoder's matrix products; auto: bfloat16 where the hardware has"
-            " instructions for it (default: float32)"
-        ),
+        help=f"precision of the encoder's matrix products; {explanation} (default: float32)",
     )
 
 
@@ -205,6 +207,19 @@ def add_folds(parser: argparse.ArgumentParser) -> None:
         default=(),
         metavar="FOLD",
         help="test on these folds, trained on the others (default: each fold in turn)",
+    )
+
+
+def add_subjects(parser: argparse.ArgumentParser) -> None:
+    """Add ``--subjects``."""
+    parser.add_argument(
+        "--subjects",
+        type=Path,
+        metavar="FILE",
+        help=(
+            "utt2subject: also count subjects, each by the vote of its utterances, with intervals"
+            " over subjects (a diagnosis)"
+        ),
     )
 
 

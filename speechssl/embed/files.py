@@ -28,6 +28,7 @@ from speechssl.embed.sources import collect
 from speechssl.embed.workers import Group, refuse_unguarded_script, run_processes
 from speechssl.errors import UserError, writing
 from speechssl.files import atomic_write, remove_partial
+from speechssl.nn.products import choose_kernel
 from speechssl.processes import sole_writer
 from speechssl.text import tsv_cell
 
@@ -319,10 +320,17 @@ def _own_device(device: str, rank: int) -> str:
 def _fingerprint(embedder: Embedder) -> str:
     """Return a digest of what decides the embeddings.
 
-    These are the model's settings and weights, the layer, the precision and the length
-    of pieces.
+    These are the model's settings and weights, the layer, the precision, the kernel of
+    float32 products and the length of pieces.
     """
-    settings = [embedder.model.settings, embedder.precision, embedder.max_seconds, embedder.layer]
+    kernel = choose_kernel() if embedder.device.type == "cpu" else None
+    settings = [
+        embedder.model.settings,
+        embedder.precision,
+        kernel,
+        embedder.max_seconds,
+        embedder.layer,
+    ]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in embedder.model.encoder.state_dict().items():
         digest.update(name.encode())

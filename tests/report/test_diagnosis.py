@@ -11,7 +11,7 @@ from builders import make_model, noise, write_audio
 from speechssl.cli import main
 from speechssl.errors import UserError
 from speechssl.report.comparison import compare
-from speechssl.report.diagnosis import agreement, diagnose, rank_models, table, verdict
+from speechssl.report.diagnosis import Finding, agreement, diagnose, rank_models, table, verdict
 
 
 def spread(*shape, seed=0):
@@ -165,3 +165,9 @@ def test_mistakes_are_one_line(world, words, said, capsys):
 def test_a_comparison_of_nothing_is_refused(tmp_path):
     with pytest.raises(UserError, match="run `speechssl evaluate verification`"):
         compare(tmp_path)
+
+
+def test_a_verdict_needs_a_figure():
+    nothing = [Finding("uniformity", math.nan, -4.5, -1.0, "undefined", "")]
+    assert verdict(nothing).startswith("undefined")
+    assert verdict(diagnose(np.zeros((50, 8), "f4"))).startswith("collapsed")
