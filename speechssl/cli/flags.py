@@ -7,6 +7,7 @@ A function whose default differs between verbs takes it as a parameter; the help
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 
 
@@ -95,6 +96,18 @@ def add_overrides(parser: argparse.ArgumentParser, help: str) -> None:
 def add_out(parser: argparse.ArgumentParser, help: str, required: bool = False) -> None:
     """Add ``--out DIR``."""
     parser.add_argument("--out", required=required, type=Path, metavar="DIR", help=help)
+
+
+def writing_alone(out: Path | None) -> contextlib.AbstractContextManager[None]:
+    """Return the context in which a verb writes into ``--out``, as its only writer.
+
+    See `processes.sole_writer_in`; without ``--out`` nothing is written and nobody is refused.
+    """
+    if out is None:
+        return contextlib.nullcontext()
+    from speechssl.processes import sole_writer_in
+
+    return sole_writer_in(out)
 
 
 def add_remote(parser: argparse.ArgumentParser) -> None:
@@ -194,6 +207,19 @@ def add_folds(parser: argparse.ArgumentParser) -> None:
         default=(),
         metavar="FOLD",
         help="test on these folds, trained on the others (default: each fold in turn)",
+    )
+
+
+def add_subjects(parser: argparse.ArgumentParser) -> None:
+    """Add ``--subjects``."""
+    parser.add_argument(
+        "--subjects",
+        type=Path,
+        metavar="FILE",
+        help=(
+            "utt2subject: also count subjects, each by the vote of its utterances, with intervals"
+            " over subjects (a diagnosis)"
+        ),
     )
 
 

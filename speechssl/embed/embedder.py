@@ -8,6 +8,7 @@ of equal length, whose embeddings are averaged, so memory is bounded; those shor
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -242,7 +243,7 @@ class Embedder:
         def read(piece: Piece) -> Samples | Unreadable:
             return batching.read_piece(piece, self.sample_rate)
 
-        return self._stream(utterances, read, done, progress)
+        return self._stream(utterances, read, done, progress, self.max_seconds)
 
     def encode_batch(
         self, wavs: npt.ArrayLike | Tensor, lengths: npt.ArrayLike | Tensor | None = None
@@ -346,14 +347,24 @@ class Embedder:
         read: Callable[[Piece], Samples | Unreadable],
         done: Collection[str] = frozenset(),
         progress: bool = False,
+        trusted_seconds: float = math.inf,
     ) -> Iterator[tuple[int, float, Matrix | Failure]]:
-        """Do what `stream` says; `read` gives the samples of a piece."""
+        """Do what `stream` says.
+
+        Args:
+            utterances: as for `stream`.
+            read: gives the samples of a piece.
+            done: as for `stream`.
+            progress: as for `stream`.
+            trusted_seconds: see `batches.durations`.
+        """
         from tqdm import tqdm
 
         wanted = [utterance.id not in done for utterance in utterances]
         with tqdm(total=sum(wanted), desc="embed", unit="utt", disable=not progress) as bar:
             pieces: list[Piece] = []
-            for index, seconds in enumerate(batching.durations(utterances, self.readers)):
+            lengths = batching.durations(utterances, self.readers, trusted_seconds)
+            for index, seconds in enumerate(lengths):
                 if not isinstance(seconds, Failure):
                     pieces += batching.split(index, utterances[index], seconds, self.max_seconds)
                 elif wanted[index]:

@@ -18,7 +18,7 @@ from speechssl.nn.frames import Frames, accumulation_dtype
 from speechssl.nn.products import linear
 from speechssl.nn.recording import is_recorded
 
-__all__ = ["AttentiveStatistics", "statistics"]
+__all__ = ["AttentiveStatistics", "statistics", "unbiased_statistics"]
 
 BLOCK_ELEMENTS = 1 << 19
 """Elements that are worked on at a time on a CPU: 2 MB in float32.
@@ -52,6 +52,29 @@ def statistics(
     else:
         mean, variance = _Moments.apply(x, logits, uniform)  # type: ignore[no-untyped-call]
     return torch.cat([mean, variance.clamp(min=min_variance).sqrt()], 1)
+
+
+def unbiased_statistics(x: Tensor, frames: Frames, min_variance: float = 1e-12) -> Tensor:
+    """Return the mean and the unbiased deviation (divided by n - 1) over the valid frames.
+
+    As `torch.std` computes it. One frame alone has the smallest deviation, not NaN.
+
+    Args:
+        x: (B, F, C).
+        frames: the valid ones.
+        min_variance: smallest variance before the correction.
+
+    Returns:
+        (B, 2C), means first, in float32 (float64 for float64).
+    """
+    pooled = statistics(x, frames, min_variance=min_variance)
+    mean, deviation = pooled.chunk(2, 1)
+    count = frames.lengths
+    if count is None:
+        count = torch.full((1,), frames.count, device=x.device)
+    count = count.to(pooled.dtype)
+    correction = (count / (count - 1).clamp(min=1)).sqrt()
+    return torch.cat([mean, deviation * correction[:, None]], 1)
 
 
 def _uniform_weights(frames: Frames, x: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from speechssl.train.checkpoint import save_snapshot, save_state
 from speechssl.train.checks import StepLoss, any_rank, stop_if_not_finite
 from speechssl.train.data import read_utterances
 from speechssl.train.logs import Clock, Log, sync
-from speechssl.train.optimizers import clip_gradients, schedule
+from speechssl.train.optimizers import clip_gradients, clipped_parameters, schedule
 from speechssl.train.rehearsal import print_plan, rehearse, steps_in
 from speechssl.train.resuming import same_data, same_settings
 from speechssl.train.run import Run
@@ -95,7 +95,7 @@ def train(
         run = Run(config, world, utterances)
         if resume and folder.last.exists():
             same_data(folder, config, utterances)
-            run.restore(read_checkpoint(folder.last))
+            restore(run, folder)
         if world.first:
             describe(folder, config, utterances, skipped)
             if run.step == 0:
@@ -106,6 +106,23 @@ def train(
             save_model(run, folder, folder.model)
         world.barrier()
     return folder.path
+
+
+def restore(run: Run, folder: RunFolder) -> None:
+    """Continue a run from its last checkpoint.
+
+    Raises:
+        UserError: the checkpoint is damaged, or of another run.
+    """
+    state = read_checkpoint(folder.last)
+    try:
+        run.restore(state)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"train: {folder.last} is not the state of this run ({type(error).__name__}: {reason});"
+            " start again with another --out"
+        ) from error
 
 
 def set_threads(requested: int | str, world: distributed.World) -> None:
@@ -164,7 +181,7 @@ def take_steps(run: Run, folder: RunFolder, request: processes.StopRequest) -> N
             unchecked.append(StepLoss(run.step, batch.indices, loss))
             meter.add({"loss": loss, **output.scalars})
             run.monitor.add(output.embedding, output.projections[0])
-        gradient_norm = clip_gradients(method.parameters(), config.optimizer)
+        gradient_norm = clip_gradients(clipped_parameters(method), config.optimizer)
         method.after_backward(progress)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -56,6 +56,9 @@ def _settings_before(folder: RunFolder, allow_code: Collection[str]) -> dict[str
         train["threads"] = "auto"
     if isinstance(train, dict):
         train.setdefault("float32_kernel", "mkl")  # before there was a choice
+    data = written.get("data")
+    if isinstance(data, dict) and data.get("positives"):  # before groups were masked
+        data.setdefault("mask_positives", False)
     before: dict[str, Any] = config.thaw(complete(written))
     return before
 
@@ -83,16 +86,18 @@ def same_data(folder: RunFolder, settings: TrainingConfig, utterances: Sequence[
         settings: with which it is resumed.
         utterances: what it would be trained on now.
     """
-    before = foreign_yaml.read(folder.about)["data"]
+    before = foreign_yaml.read(folder.about).get("data")
+    if not isinstance(before, dict):
+        raise UserError(f"train: {folder.about} does not say what the run was trained on")
     for key, digest in class_digests(settings.data).items():
         if before.get(key) != digest:
             raise UserError(
                 f"train: the file of data.{key} is not what it was when the run in {folder.path}"
                 " was started; resume with the same file, or give another --out"
             )
-    if before["fingerprint"] != fingerprint(utterances):
+    if before.get("fingerprint") != fingerprint(utterances):
         raise UserError(
             f"train: the run in {folder.path} was started with other data"
-            f" ({before['utterances']} utterances then, {len(utterances)} now); resume with the"
+            f" ({before.get('utterances')} utterances then, {len(utterances)} now); resume with the"
             " same data or give another --out"
         )

@@ -642,3 +642,22 @@ def test_every_takes_each_nth_utterance_in_order(embedder, corpus, tmp_path):
     (ids, rows), (some, few) = (read_vectors(tmp_path / f"{name}.npz") for name in ("all", "some"))
     assert list(some) == list(ids[::3])
     np.testing.assert_allclose(few, rows[::3], atol=1e-5)
+
+
+def test_jobs_in_a_script_without_the_guard_are_one_line(model_folder, corpus, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from speechssl.embed import embed_to_file\n"
+        f"embed_to_file({str(model_folder)!r}, [{str(corpus)!r}], 'e.npz', jobs=2)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.stderr.count("Traceback") == 1  # that of the script itself: nobody catches it
+    assert "UserError: embed: each of several jobs imports the script" in ended.stderr
+    assert '`if __name__ == "__main__":`' in ended.stderr
+    assert not (tmp_path / "e.npz").exists()
