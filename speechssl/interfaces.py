@@ -203,12 +203,14 @@ class ParameterRule(NamedTuple):
         constant: keep the learning rate at its peak: no warm-up, no decay (SimSiam's
             predictor).
         decay: whether they have weight decay.
+        clip: whether their gradient is clipped.
     """
 
     parameters: Sequence[nn.Parameter]
     scale: float = 1.0
     constant: bool = False
     decay: bool = True
+    clip: bool = True
 
 
 class Method(nn.Module):

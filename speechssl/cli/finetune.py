@@ -7,7 +7,6 @@ repeated for every share of the training labels.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fractions",
         nargs="+",
-        type=float,
+        type=flags.share,
         default=(0.01, 0.05, 0.1, 1.0),
         metavar="SHARE",
         help="shares of the training labels (default: 0.01 0.05 0.1 1)",
@@ -53,42 +52,42 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     """Add the settings of the two training steps."""
     parser.add_argument(
         "--affine-steps",
-        type=int,
+        type=flags.whole_number,
         default=300,
         metavar="N",
         help="batches of the first stage, which trains the layers after pooling (default: 300)",
     )
     parser.add_argument(
         "--affine-lr",
-        type=float,
+        type=flags.positive,
         default=1e-3,
         metavar="RATE",
         help="learning rate of the first stage (default: 1e-3)",
     )
     parser.add_argument(
         "--epochs",
-        type=int,
+        type=flags.whole_number,
         default=5,
         metavar="N",
         help="epochs of the second stage, which trains everything; 0 leaves it out (default: 5)",
     )
     parser.add_argument(
         "--lr",
-        type=float,
+        type=flags.positive,
         default=2e-4,
         metavar="RATE",
         help="learning rate of the second stage (default: 2e-4)",
     )
     parser.add_argument(
         "--batch-size",
-        type=int,
+        type=flags.count,
         default=32,
         metavar="N",
         help="utterances in a batch, in both stages (default: 32)",
     )
     parser.add_argument(
         "--seconds",
-        type=float,
+        type=flags.positive,
         default=3.0,
         metavar="SECONDS",
         help="length of the training crops of the second stage (default: 3)",
@@ -97,9 +96,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Fine-tune; a line per fold on standard error, the table on standard output."""
-    from speechssl.processes import sole_writer_in
-
-    with sole_writer_in(args.out) if args.out else contextlib.nullcontext():
+    with flags.writing_alone(args.out):
         _finetune(args)
 
 

@@ -52,6 +52,7 @@ class CropBatches(Dataset[Batch]):
             both (hyperion's recipe; the plan then has groups to: teacher and to: student).
         weight_by_duration: an epoch visits utterances in proportion to their duration in place of
             once each; see `EpochOrder`.
+        replacement: draw the utterances of an epoch with replacement; see `EpochOrder`.
         shards_at_once: None, or how many tar shards an epoch mixes at a time; see `EpochOrder`.
             Reading then stays in a few files, as spinning disks and caches of remote stores need.
         positives: partners from the same group: where an utterance takes one, the second
@@ -79,6 +80,7 @@ class CropBatches(Dataset[Batch]):
         overlap: float = 0.0,
         disjoint: bool = False,
         weight_by_duration: bool = False,
+        replacement: bool = False,
         shards_at_once: int | None = None,
         positives: Positives | None = None,
         order: DataOrder | None = None,
@@ -101,11 +103,12 @@ class CropBatches(Dataset[Batch]):
                 self.table.seconds,
                 seed,
                 weight_by_duration=weight_by_duration,
+                replacement=replacement,
                 shard=None if shards_at_once is None else shard_numbers(utterances, shards_at_once),
                 shards_at_once=shards_at_once or 1,
             )
         else:
-            _check_order(order, weight_by_duration, shards_at_once)
+            _check_order(order, weight_by_duration, replacement, shards_at_once)
             self.order = StreamOrder(len(self.table), batch_size * world, seed, order)
         self.context = 0
         if augment is not None and any(group.augment != "none" for group in plan):
@@ -274,13 +277,20 @@ def _check_plan(plan: Sequence[CropSpec], overlap: float, disjoint: bool) -> Non
         )
 
 
-def _check_order(order: DataOrder, weight_by_duration: bool, shards_at_once: int | None) -> None:
+def _check_order(
+    order: DataOrder, weight_by_duration: bool, replacement: bool, shards_at_once: int | None
+) -> None:
     """Raise UserError if other options want another order of the data."""
-    if weight_by_duration or shards_at_once is not None:
-        other = "weight_by_duration" if weight_by_duration else "shards_at_once"
-        raise UserError(
-            f"data.order={order.kind} does not go with data.{other}; leave one of them out"
-        )
+    wanted = {
+        "weight_by_duration": weight_by_duration,
+        "replacement": replacement,
+        "shards_at_once": shards_at_once is not None,
+    }
+    for option, is_wanted in wanted.items():
+        if is_wanted:
+            raise UserError(
+                f"data.order={order.kind} does not go with data.{option}; leave one of them out"
+            )
 
 
 def _check_utterances(utterances: Sequence[Utterance], batch_size: int, world: int) -> None:

@@ -51,6 +51,8 @@ class ECAPA(Encoder):
         global_context: let attention see the utterance's mean and deviation.
         mfa_channels: channels of the aggregation; none: 3 x `width`.
         pooling: mean and deviation under channel-wise attention, or plain.
+        embedding_norm: BatchNorm after the linear layer, as in wespeaker's DINO recipe
+            (not in the paper, nor in SpeechBrain).
 
     Raises:
         UserError: sizes that do not fit together.
@@ -78,6 +80,7 @@ class ECAPA(Encoder):
         global_context: bool = True,
         mfa_channels: int | None = None,
         pooling: Literal["attentive", "statistics"] = "attentive",
+        embedding_norm: bool = False,
     ) -> None:
         super().__init__()
         _check_sizes(width, scale, kernel_sizes, dilations)
@@ -96,6 +99,9 @@ class ECAPA(Encoder):
             self.asp = AttentiveStatistics(mfa_channels, attention_channels, global_context)
         self.asp_bn = BatchNorm(2 * mfa_channels)
         self.fc = Convolution(2 * mfa_channels, embedding_dim)
+        self.fc_bn: nn.BatchNorm1d | None = None
+        if embedding_norm:
+            self.fc_bn = nn.BatchNorm1d(embedding_dim)
 
     def frame_layers(self) -> dict[str, nn.Module]:
         """Return the blocks and the aggregation; each gives (B, F, C)."""
@@ -115,6 +121,8 @@ class ECAPA(Encoder):
         for number in range(1, len(self.blocks)):
             chain.append(Stage(partial(self._run_block, number), (f"blocks.{number}",), width))
         top = ["mfa", "asp_bn", "fc"]
+        if self.fc_bn is not None:
+            top.append("fc_bn")
         if self.asp is not None:
             top.append("asp")
         chain.append(Stage(self._run_top, tuple(top), self.embedding_dim))
@@ -137,11 +145,14 @@ class ECAPA(Encoder):
         x = self.mfa(block_outputs, frames)
         pooled = statistics(x, frames) if self.asp is None else self.asp(x, frames)
         embeddings: Tensor = self.fc(self.asp_bn(pooled))
-        return embeddings
+        return embeddings if self.fc_bn is None else self.fc_bn(embeddings)
 
     def affine_layers(self) -> dict[str, nn.Module]:
-        """Return the BatchNorm of the pooled statistics, and the linear layer."""
-        return {"asp_bn": self.asp_bn, "fc": self.fc}
+        """Return the BatchNorm of the pooled statistics, the linear layer, and its BatchNorm."""
+        layers: dict[str, nn.Module] = {"asp_bn": self.asp_bn, "fc": self.fc}
+        if self.fc_bn is not None:
+            layers["fc_bn"] = self.fc_bn
+        return layers
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Return embeddings (B, D) of features (B, F, M); see `Encoder.forward`."""

@@ -4,7 +4,8 @@ With pre-activated blocks (the default), parameter names, shapes and outputs are
 of `speechbrain.lobes.models.ResNet.ResNet` (after Rouvier's), whose channels are given
 by `channels`; by default they double from stage to stage. With basic blocks it is the
 ResNet34 of He et al. 2016; the light ResNet34 of Cho et al. 2022 is `width: 16,
-block_type: basic, se_stages: 0, pooling: statistics`. In a padded batch every
+block_type: basic, se_stages: 0, pooling: statistics, pooled_norm: false,
+embedding_norm: false`. In a padded batch every
 convolution sees zeros behind an utterance's end, as if the utterance stood alone.
 
 Maps are (B, F, M, C): batch, frames, frequencies, channels.
@@ -24,6 +25,7 @@ from speechssl.interfaces import Encoder, Stage
 from speechssl.nn.batch_norm import normalise
 from speechssl.nn.frames import Frames, accumulation_dtype
 from speechssl.nn.pooling import statistics
+from speechssl.nn.products import linear
 
 __all__ = ["PART", "ResNet"]
 
@@ -50,6 +52,10 @@ class ResNet(Encoder):
             (SpeechBrain: 2).
         attention_channels: bottleneck of attention.
         pooling: mean and deviation under attention, or plain.
+        pooled_norm: BatchNorm on the pooled statistics, before the linear layer.
+        embedding_norm: BatchNorm after the linear layer. Without it the embedding is the
+            linear layer's output, as Cho et al. 2022 extract it; their BatchNorm is then
+            the head's (``method.input_batchnorm``).
 
     Raises:
         UserError: there are not four stages.
@@ -74,6 +80,8 @@ class ResNet(Encoder):
         se_stages: int = 2,
         attention_channels: int = 128,
         pooling: Literal["attentive", "statistics"] = "attentive",
+        pooled_norm: bool = True,
+        embedding_norm: bool = True,
     ) -> None:
         super().__init__()
         if channels is None:
@@ -93,12 +101,16 @@ class ResNet(Encoder):
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         frequencies = -(-input_dim // _TOTAL_STRIDE)  # rounded up
         pooled_channels = channels[-1] * frequencies
-        self.norm_stats = nn.BatchNorm1d(2 * pooled_channels)
+        self.norm_stats: nn.Module = nn.Identity()
+        if pooled_norm:
+            self.norm_stats = nn.BatchNorm1d(2 * pooled_channels)
         self.attention: Attention | None = None
         if pooling == "attentive":
             self.attention = Attention(pooled_channels, attention_channels)
         self.fc_embed = nn.Linear(2 * pooled_channels, embedding_dim)
-        self.norm_embed = nn.BatchNorm1d(embedding_dim)
+        self.norm_embed: nn.Module = nn.Identity()
+        if embedding_norm:
+            self.norm_embed = nn.BatchNorm1d(embedding_dim)
         self._initialise_convolutions()
 
     def _initialise_convolutions(self) -> None:
@@ -163,12 +175,13 @@ class ResNet(Encoder):
         return embeddings
 
     def affine_layers(self) -> dict[str, nn.Module]:
-        """Return the linear layer and the BatchNorms before and after it."""
-        return {
+        """Return the linear layer, and the BatchNorms before and after it where there are any."""
+        layers = {
             "norm_stats": self.norm_stats,
             "fc_embed": self.fc_embed,
             "norm_embed": self.norm_embed,
         }
+        return {k: layer for k, layer in layers.items() if not isinstance(layer, nn.Identity)}
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Return embeddings (B, D) of features (B, F, M); see `Encoder.forward`."""
@@ -300,7 +313,7 @@ def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """
     stride = conv.stride[0]
     if conv.kernel_size == (1, 1) and not torch.compiler.is_compiling():
-        return F.linear(x[:, ::stride, ::stride], conv.weight[:, :, 0, 0])
+        return linear(x[:, ::stride, ::stride], conv.weight[:, :, 0, 0])
     channels_first = x.permute(0, 3, 1, 2)
     y = F.conv2d(channels_first, conv.weight, stride=stride, padding=conv.padding[0])
     return y.permute(0, 2, 3, 1).contiguous()
@@ -343,9 +356,9 @@ class Attention(nn.Sequential):
         squeeze, _, norm, expand = cast(
             "tuple[nn.Conv1d, nn.ReLU, nn.BatchNorm1d, nn.Conv1d]", tuple(self)
         )
-        hidden = torch.relu(F.linear(x, squeeze.weight.flatten(1), squeeze.bias))
+        hidden = torch.relu(linear(x, squeeze.weight.flatten(1), squeeze.bias))
         hidden = normalise(norm, hidden, frames.mask if self.training else None)
-        logits = F.linear(hidden, expand.weight.flatten(1), expand.bias)
+        logits = linear(hidden, expand.weight.flatten(1), expand.bias)
         return statistics(x, frames, logits, min_variance=_MIN_VARIANCE)
 
 

@@ -5,8 +5,9 @@ Chen, Xie and He 2021 (ICCV); methods/README.md 6.3.
     L = 2 tau * mean over pairs u != v of CE over the batch of (n(h(z_v)) . n(t_u) / tau)
 
 where t is the moving average's projection and every other utterance of the (joined)
-batch is a negative. The release sums the two directions; here it is their mean. tau is
-1.0 in the released program and 0.2 here, momentum 0.99 rising to 1.
+batch is a negative. The release sums the two directions; here it is their mean, half
+of its loss and gradient. tau is 1.0 in the released program and 0.2 here, momentum 0.99
+rising to 1.
 """
 
 from __future__ import annotations

@@ -9,13 +9,13 @@ collapse of the spectrum forecasts the EER itself (`forecast.py`).
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from speechssl import foreign_json
 from speechssl.diagnostics.ranks import diagnostics
 from speechssl.evaluation.verification import measures
 from speechssl.files import RunFolder
@@ -128,20 +128,24 @@ def _read_diagnosis(path: Path) -> tuple[dict[str, float | None], str | None]:
     """Return the figures and the verdict in a word or two; nothing where there is no file."""
     if not path.exists():
         return {}, None
-    written = json.loads(path.read_text(encoding="utf-8"))
-    figures = {name: row["value"] for name, row in written["figures"].items()}
-    verdict = written["verdict"].partition(" (")[0].partition(";")[0]
-    return figures, verdict
+    written = foreign_json.read(path)
+    with foreign_json.damage(path, "diagnose again"):
+        figures = {name: row["value"] for name, row in written["figures"].items()}
+        for name, value in figures.items():
+            if value is not None and not foreign_json.is_number(value):
+                raise TypeError(f"{name} is no number")
+        verdict = written["verdict"].partition(" (")[0].partition(";")[0]
+        return figures, verdict
 
 
 def _first_alarm(log: Path) -> int | None:
     """Return the step of the first alarm in a log; None if there is none, or no log."""
     if not log.exists():
         return None
-    for line in log.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    for row in foreign_json.lines(log):
         if row.get("alarms"):
-            return int(row["step"])
+            with foreign_json.damage(log):
+                return int(row["step"])
     return None
 
 
@@ -276,24 +280,25 @@ def _row(name: str, arm: Arm, lists: Sequence[str]) -> list[str]:
 
 def _draw(arms: Mapping[str, Arm], path: Path) -> None:
     """Draw bars of the EER on each list, and of the effective rank, for all but the untrained."""
-    from speechssl.report.plots import COLOURS, save, shared_axes
+    from speechssl.report.plots import COLOURS, plain, save, shared_axes
 
     lists = _lists(arms)
     names = [name for name in arms if name != UNTRAINED]
     names.reverse()  # the best at the top
+    shown = [plain(name) for name in names]
     size = (4.2 * (len(lists) + 1), 0.8 + 0.24 * len(names))
     figure, axes = shared_axes(size, len(lists) + 1)
     is_collapsed = [(arms[name].verdict or "").startswith("collapsed") for name in names]
     colours = [COLOURS[1] if collapsed else COLOURS[0] for collapsed in is_collapsed]
     for axis, trials in zip(axes, lists, strict=False):
         values = [arms[name].eer.get(trials, math.nan) for name in names]
-        axis.barh(names, values, color=colours)
-        axis.set(title=f"EER %, {trials}")
+        axis.barh(shown, values, color=colours)
+        axis.set(title=f"EER %, {plain(trials)}")
         if UNTRAINED in arms and trials in arms[UNTRAINED].eer:
             floor = arms[UNTRAINED].eer[trials]
             axis.axvline(floor, color="0.3", linestyle="--", linewidth=1)
     ranks = [arms[name].figures.get("effective_rank") or math.nan for name in names]
-    axes[-1].barh(names, ranks, color=COLOURS[2])
+    axes[-1].barh(shown, ranks, color=COLOURS[2])
     axes[-1].set(title="effective rank")
     figure.suptitle("dashed: untrained encoder; orange: verdict collapsed")
     save(figure, path)

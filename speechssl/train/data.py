@@ -148,6 +148,7 @@ def crop_batches(
         overlap=config.data.overlap,
         disjoint=config.data.disjoint,
         weight_by_duration=config.data.weight_by_duration,
+        replacement=config.data.replacement,
         shards_at_once=config.data.shards_at_once,
         positives=read_positives(config.data, utterances),
         order=DataOrder(config.data.order, passes, config.data.single_pass_share),

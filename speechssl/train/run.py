@@ -158,15 +158,31 @@ class Run:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from what ``state`` returned."""
+        """Continue from what ``state`` returned.
+
+        Raises:
+            Exception: it is damaged, or the state of another run.
+        """
+        if not isinstance(state["step"], int) or state["step"] < 0:
+            raise ValueError(f"step {state['step']!r}")
         self.step = state["step"]
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
+        _refuse_other_shapes(self.optimizer)
         torch.set_rng_state(state["rng"])
         self.monitor.restore(state["monitor"], self.world.device)
         if "meter" in state:  # older versions did not save them
             self.meter.restore(state["meter"], self.world.device)
             self.read_errors.restore(state["read_errors"])
+
+
+def _refuse_other_shapes(optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError if averages of an optimiser have not the shape of their parameters."""
+    for parameter, averages in optimizer.state.items():
+        for name, value in averages.items():
+            has_shape = isinstance(value, torch.Tensor) and value.dim() > 0
+            if has_shape and value.shape != parameter.shape:
+                raise ValueError(f"{name} has shape {tuple(value.shape)}")
 
 
 def run_length(train: TrainSettings, steps_per_epoch: int) -> int:

@@ -15,6 +15,7 @@ from speechssl.compat import choose_precision
 from speechssl.config import check_above_zero, check_fraction
 from speechssl.errors import UserError
 from speechssl.features import with_default_name
+from speechssl.nn.products import choose_kernel
 from speechssl.train.optimizers import OptimizerSettings
 
 
@@ -33,6 +34,8 @@ class DataSettings:
             that do not overlap.
         weight_by_duration: visit utterances in proportion to their duration, in place
             of once an epoch.
+        replacement: draw the utterances of an epoch with replacement, as many as there
+            are, in place of each once (the sampler of Cho et al. 2022).
         order: ``shuffled``: every epoch has all utterances; ``single_pass``,
             ``accumulate``, ``hybrid``: the data as a stream, against the collapse of
             dimensions in small encoders (methods/README.md 4.4).
@@ -61,6 +64,7 @@ class DataSettings:
     overlap: float = 0.0
     disjoint: bool = False
     weight_by_duration: bool = False
+    replacement: bool = False
     order: Literal["shuffled", "single_pass", "accumulate", "hybrid"] = "shuffled"
     single_pass_share: float = 0.4
     shards_at_once: int | None = None
@@ -90,6 +94,8 @@ class TrainSettings:
         precision: of the encoder's matrix products; ``auto``: bfloat16 where the
             hardware has instructions for it, else float32. Losses and statistics stay
             in float32.
+        float32_kernel: which library computes float32 products on a CPU; ``auto``: the
+            faster one on this processor (`nn.products`).
         log_every, save_every: optimiser steps between two logs and between two saves. A
             save keeps the state to resume from and one snapshot of the encoder.
         keep: how many snapshots stay, the last ones.
@@ -119,6 +125,7 @@ class TrainSettings:
     batch_size: int = 64
     gradient_accumulation_steps: int = 1
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    float32_kernel: Literal["auto", "mkl", "onednn"] = "auto"
     log_every: int = 10
     save_every: int = 500
     keep: int = 10
@@ -274,11 +281,13 @@ def with_train(settings: TrainingConfig, **changes: Any) -> TrainingConfig:
 
 
 def with_precision(settings: TrainingConfig, device: str) -> TrainingConfig:
-    """Return the configuration with the device's precision in place of ``auto``.
+    """Return the configuration with this machine's precision and kernel in place of ``auto``.
 
-    The configuration that is saved then says in which precision the run was made.
+    The configuration that is saved then says how the run was made.
     """
-    return with_train(settings, precision=choose_precision(settings.train.precision, device))
+    precision = choose_precision(settings.train.precision, device)
+    kernel = choose_kernel(settings.train.float32_kernel)
+    return with_train(settings, precision=precision, float32_kernel=kernel)
 
 
 def with_new_names(written: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Probe, write into ``--out`` and print the table."""
+    with flags.writing_alone(args.out):
+        _measure(args)
+
+
+def _measure(args: argparse.Namespace) -> None:
     from speechssl.data.kaldi import read_values
     from speechssl.data.vectors.files import read_vectors
     from speechssl.evaluation.classification import classify, subjects
