@@ -49,7 +49,7 @@ def iterative_whitening(z: Tensor, iterations: int, eps: float = 1e-5, channels:
             all D.
     """
     channels = channels or z.shape[1]
-    grouped = (z - z.mean(0)).view(len(z), -1, channels).transpose(0, 1)  # (G, N, C)
+    grouped = (z - z.mean(0)).reshape(len(z), -1, channels).transpose(0, 1)  # (G, N, C)
     identity = torch.eye(channels, device=z.device, dtype=z.dtype)
     covariance = grouped.mT @ grouped / len(z) + eps * identity
     trace = covariance.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]

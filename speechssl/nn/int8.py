@@ -100,10 +100,9 @@ def check_int8(device: torch.device) -> None:
 
     Without VNNI or AMX the kernels add pairs of products in 16 bits, which overflow.
     """
-    supported = torch.backends.mkldnn.is_available() and (
-        torch.cpu._is_vnni_supported() or torch.cpu._is_amx_tile_supported()
-    )
-    if device.type != "cpu" or not supported:
+    has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    has_instructions = torch.cpu._is_vnni_supported() or torch.cpu._is_amx_tile_supported()
+    if device.type != "cpu" or not (has_onednn and has_instructions):
         raise UserError(
             "embed: precision int8 needs a CPU with VNNI or AMX instructions; choose auto,"
             " float32 or bfloat16"

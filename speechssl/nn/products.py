@@ -79,7 +79,7 @@ def kernel_of_processor(cpuinfo: str | Path = "/proc/cpuinfo") -> Kernel:
     Args:
         cpuinfo: the kernel's description of the processors; without it: MKL.
     """
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return "mkl"
     try:
         text = Path(cpuinfo).read_text(encoding="utf-8", errors="replace")
