@@ -15,7 +15,13 @@ from torch.utils.data import Dataset
 
 from speechssl.data.crop_reading import CropReader
 from speechssl.data.crops import Augmenter, Batch, CropSpec
-from speechssl.data.epochs import CROP_STREAM, EpochOrder, random_stream, shard_numbers
+from speechssl.data.epochs import (
+    CROP_STREAM,
+    EpochOrder,
+    random_stream,
+    shard_numbers,
+    visit_weights,
+)
 from speechssl.data.manifest import Utterance
 from speechssl.data.positives import Positives
 from speechssl.data.table import UtteranceTable
@@ -50,7 +56,9 @@ class CropBatches(Dataset[Batch]):
             utterance that do not overlap, whichever comes first, wherever it is long enough for
             both (hyperion's recipe; the plan then has groups to: teacher and to: student).
         weight_by_duration: an epoch visits utterances in proportion to their duration in place of
-            once each; see `EpochOrder`.
+            once each.
+        source_shares: share of the visits that each source gets; see `epochs.visit_weights`.
+        source_temperature: the same by the sizes of the sources.
         shards_at_once: None, or how many tar shards an epoch mixes at a time; see `EpochOrder`.
             Reading then stays in a few files, as spinning disks and caches of remote stores need.
         positives: partners from the same pseudo-cluster: where an utterance takes one, the second
@@ -77,6 +85,8 @@ class CropBatches(Dataset[Batch]):
         overlap: float = 0.0,
         disjoint: bool = False,
         weight_by_duration: bool = False,
+        source_shares: Sequence[float] = (),
+        source_temperature: float = 1.0,
         shards_at_once: int | None = None,
         positives: Positives | None = None,
     ) -> None:
@@ -93,9 +103,15 @@ class CropBatches(Dataset[Batch]):
         self.table = UtteranceTable(utterances)
         self.steps_per_epoch = len(self.table) // (batch_size * world)
         self.order = EpochOrder(
-            self.table.seconds,
+            len(self.table),
             seed,
-            weight_by_duration=weight_by_duration,
+            weights=visit_weights(
+                self.table.seconds,
+                np.array([utterance.source for utterance in utterances]),
+                weight_by_duration=weight_by_duration,
+                source_shares=source_shares,
+                source_temperature=source_temperature,
+            ),
             shard=None if shards_at_once is None else shard_numbers(utterances, shards_at_once),
             shards_at_once=shards_at_once or 1,
         )

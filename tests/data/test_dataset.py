@@ -1,5 +1,7 @@
 """Crops: lengths, purity over workers and ranks, what is read, and broken files."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import soundfile
@@ -206,6 +208,34 @@ def test_duration_weights(ramps):
     data = CropBatches(utterances, [CropSpec(1, 0.1)], batch_size=10, weight_by_duration=True)
     share = torch.cat([data[i].indices for i in range(20)]).eq(9).float().mean()
     assert share == pytest.approx(0.5, abs=0.06)
+
+
+@pytest.mark.parametrize(
+    "settings, want",
+    [
+        ({"source_shares": [3.0, 1.0]}, [75, 25]),
+        ({"source_temperature": 1.0}, [90, 10]),
+        ({"source_temperature": 2.0}, [75, 25]),  # sqrt(90) : sqrt(10) = 3 : 1
+        ({"source_temperature": 1e9}, [50, 50]),
+        ({"source_shares": [0.0, 2.0]}, [0, 100]),
+        # 90 utterances of 1 s and 10 of 9 s are as many seconds
+        ({"source_temperature": 1e9, "weight_by_duration": True}, [50, 50]),
+        ({"source_shares": [1.0, 3.0], "weight_by_duration": True}, [25, 75]),
+    ],
+)
+def test_an_epoch_visits_sources_by_their_shares(settings, want):
+    """Systematic sampling: each source has its share of the 100 visits, give or take one."""
+    utterances = [replace(utterance(i, 1.0), source=0) for i in range(90)]
+    utterances += [replace(utterance(i, 9.0), source=1) for i in range(90, 100)]
+    data = CropBatches(utterances, [CropSpec(1, 0.1)], batch_size=10, seed=3, **settings)
+    for epoch in range(3):
+        rows = data.order.rows(epoch)
+        of_source = [(rows < 90).sum(), (rows >= 90).sum()]
+        assert np.abs(np.subtract(of_source, want)).max() <= 1
+        visits = np.bincount(rows, minlength=100)
+        assert np.ptp(visits[:90]) <= 1 and np.ptp(visits[90:]) <= 1  # alike within a source
+    again = CropBatches(utterances, [CropSpec(1, 0.1)], batch_size=10, seed=3, **settings)
+    assert np.array_equal(again.order.rows(1), data.order.rows(1))
 
 
 def test_unreadable_files_are_replaced_and_reported(files, tmp_path):
