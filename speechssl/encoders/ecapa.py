@@ -50,6 +50,9 @@ class ECAPA(Encoder):
         global_context: let attention see the utterance's mean and deviation.
         mfa_channels: channels of the aggregation; none: 3 x `width`.
         pooling: mean and deviation under channel-wise attention, or plain.
+        early_statistics: pool the features and the output of the first block as well (plain mean
+            and deviation) and put them behind the pooled aggregation. The long-term spectrum then
+            reaches the last layer whatever the blocks between make of it.
 
     Raises:
         UserError: sizes that do not fit together.
@@ -77,6 +80,7 @@ class ECAPA(Encoder):
         global_context: bool = True,
         mfa_channels: int | None = None,
         pooling: Literal["attentive", "statistics"] = "attentive",
+        early_statistics: bool = False,
     ) -> None:
         super().__init__()
         _check_sizes(width, scale, kernel_sizes, dilations)
@@ -92,8 +96,12 @@ class ECAPA(Encoder):
         self.asp: AttentiveStatistics | None = None
         if pooling == "attentive":
             self.asp = AttentiveStatistics(mfa_channels, attention_channels, global_context)
-        self.asp_bn = BatchNorm(2 * mfa_channels)
-        self.fc = Convolution(2 * mfa_channels, embedding_dim)
+        pooled_dim = 2 * mfa_channels
+        if early_statistics:
+            pooled_dim += 2 * (input_dim + width)
+        self.early_statistics = early_statistics
+        self.asp_bn = BatchNorm(pooled_dim)
+        self.fc = Convolution(pooled_dim, embedding_dim)
 
     def frame_layers(self) -> dict[str, nn.Module]:
         """Return the blocks and the aggregation; each gives (B, F, C)."""
@@ -110,13 +118,18 @@ class ECAPA(Encoder):
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Return embeddings (B, D) of features (B, F, M); see `Encoder.forward`."""
         frames = Frames.of(features, lengths)
-        x = self.blocks[0](frames.zero_padding(features), frames)
+        features = frames.zero_padding(features)
+        first = self.blocks[0](features, frames)
+        x = first
         block_outputs = []
         for block in self.blocks[1:]:
             x = block(x, frames)
             block_outputs.append(x)
         x = self.mfa(torch.cat(block_outputs, 2), frames)
         pooled = statistics(x, frames) if self.asp is None else self.asp(x, frames)
+        if self.early_statistics:
+            early = [statistics(features, frames), statistics(first, frames)]
+            pooled = torch.cat([pooled, *early], 1)
         embeddings: Tensor = self.fc(self.asp_bn(pooled))
         return embeddings
 
