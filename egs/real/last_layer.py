@@ -88,11 +88,13 @@ def augmented(
 ) -> tuple[Matrix, Matrix, list[int]]:
     """Return pooled statistics (N, P) of two augmented crops of utterances, and their rows."""
     long_enough = [row for row, one in enumerate(utterances) if one.seconds >= 0.6 * seconds]
+    if not long_enough:
+        long_enough = list(range(len(utterances)))
     batches = CropBatches(
         [utterances[row] for row in long_enough],
         [CropSpec(2, seconds)],
         rate=embedder.sample_rate,
-        batch_size=BATCH,
+        batch_size=min(BATCH, len(long_enough)),
         seed=config.seed + 1,
         augment=Augment(embedder.sample_rate, **thaw(config.augment)),
         source_shares=config.data.source_shares,
@@ -101,7 +103,7 @@ def augmented(
     one = []
     two = []
     rows: list[int] = []
-    for step in range(-(-count // BATCH)):
+    for step in range(-(-count // batches.batch_size)):
         batch = batches[step]
         one.append(embedder.encode_batch(batch.groups[0][0]).numpy())
         two.append(embedder.encode_batch(batch.groups[0][1]).numpy())

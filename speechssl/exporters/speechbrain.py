@@ -116,13 +116,14 @@ def _counterpart(encoder: Mapping[str, Any], mels: int) -> tuple[str, dict[str, 
     Raises:
         UserError: there is none.
     """
-    if encoder["name"] == "ecapa" and encoder["pooling"] == "attentive":
+    has_counterpart = encoder.get("pooling") == "attentive" and not encoder.get("early_statistics")
+    if encoder["name"] == "ecapa" and has_counterpart:
         return "speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN", _ecapa(encoder, mels)
     if encoder["name"] == "resnet" and _is_speechbrain_resnet(encoder):
         return "speechbrain.lobes.models.ResNet.ResNet", _resnet(encoder, mels)
     raise UserError(
         f"export: SpeechBrain has no counterpart of this {encoder['name']} (it has ecapa and"
-        " pre-activated resnet with 2 stages of gates, both with attentive pooling); export to"
+        " pre-activated resnet with 2 stages of gates, both with attentive pooling and no early_statistics); export to"
         " torchscript or onnx"
     )
 
