@@ -123,8 +123,8 @@ def _counterpart(encoder: Mapping[str, Any], mels: int) -> tuple[str, dict[str, 
         return "speechbrain.lobes.models.ResNet.ResNet", _resnet(encoder, mels)
     raise UserError(
         f"export: SpeechBrain has no counterpart of this {encoder['name']} (it has ecapa and"
-        " pre-activated resnet with 2 stages of gates, both with attentive pooling and no early_statistics); export to"
-        " torchscript or onnx"
+        " pre-activated resnet with 2 stages of gates, both with attentive pooling and no"
+        " early_statistics); export to torchscript or onnx"
     )
 
 
