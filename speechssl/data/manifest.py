@@ -43,6 +43,7 @@ class Utterance:
         start: seconds.
         stop: seconds, or None for the end of the file.
         seconds: its duration; 0 if unknown.
+        source: number of the directory it is from, where several are read together.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Utterance:
     start: float = 0.0
     stop: float | None = None
     seconds: float = 0.0
+    source: int = 0
 
 
 @dataclass
