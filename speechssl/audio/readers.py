@@ -34,7 +34,10 @@ _MP3_PREROLL = 16384  # MP3 needs the bit reservoir of about a dozen earlier fra
 _AV_PREROLL = 8192  # AAC overlaps frames, and its encoders' delay is below this
 
 _TIMED_FORMATS = frozenset(
-    "asf ape au avi caf dsf flac flv matroska mov mpc8 mxf nut tta w64 wav webm wv".split()
+    {
+        *{"asf", "ape", "au", "avi", "caf", "dsf", "flac", "flv", "matroska", "mov", "mpc8", "mxf"},
+        *{"nut", "tta", "w64", "wav", "webm", "wv"},
+    }
 )
 """FFmpeg's names of containers with time stamps, or sizes, that say where a sample is.
 
