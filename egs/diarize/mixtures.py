@@ -83,13 +83,27 @@ def conversation(
         speaker = str(rng.choice(others))
         wave = decks[speaker][places[speaker] % len(decks[speaker])]
         places[speaker] += 1
-        turns.append(Turn(position / RATE, (position + len(wave)) / RATE, speaker))
+        for first, last in spoken(wave):
+            turns.append(Turn((position + first) / RATE, (position + last) / RATE, speaker))
         pause = np.zeros(round(rng.uniform(*pauses) * RATE), np.float32)
         parts += [wave, pause]
         position += len(wave) + len(pause)
     samples = np.concatenate(parts)
     samples += NOISE * rng.standard_normal(len(samples)).astype(np.float32)
     return Mixture(samples, turns)
+
+
+def spoken(wave: NDArray[np.float32]) -> list[tuple[int, int]]:
+    """Return (first, last) sample of the speech of a turn: without pauses of 0.5 s and more."""
+    import librosa
+
+    spans: list[list[int]] = []
+    for first, last in librosa.effects.split(wave, top_db=35).tolist():
+        if spans and first - spans[-1][1] < RATE // 2:
+            spans[-1][1] = last
+        else:
+            spans.append([first, last])
+    return [(first, last) for first, last in spans]
 
 
 def pieces_of(path: str) -> list[NDArray[np.float32]]:

@@ -64,9 +64,10 @@ def _add_speakers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threshold",
         type=float,
+        default=0.1,
         metavar="COSINE",
-        help="two groups of windows whose mean cosine is below this are two speakers (default: the"
-        " number is found without a threshold)",
+        help="two groups of windows whose mean cosine is below this are two speakers; higher finds"
+        " more (default: 0.1)",
     )
 
 
@@ -93,9 +94,9 @@ def _add_windows(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--change-penalty",
         type=float,
-        default=5.0,
+        default=2.0,
         metavar="X",
-        help="what a change of speakers costs: higher gives fewer, longer turns (default: 5)",
+        help="what a change of speakers costs: higher gives fewer, longer turns (default: 2)",
     )
 
 

@@ -1,10 +1,13 @@
 """Which windows of a recording have one speaker, and how many speakers there are.
 
-Spectral clustering on cosines (Ng, Jordan and Weiss 2001) with the normalised maximum eigengap of Park
-et al. 2019 (*Auto-Tuning Spectral Clustering for Speaker Diarization Using Normalized Maximum
-Eigengap*): each window keeps its p nearest ones, and p and the number of speakers are those at which
-the gap between two eigenvalues of the Laplacian is largest for the neighbours it takes. No threshold
-depends on the model. With a threshold given, average linkage on cosines instead.
+* `whitened`: windows that overlap have one speaker, nearly always. So the differences of neighbours
+  show in which directions embeddings move while the speaker does not, and these directions are
+  scaled down: the within-class covariance normalisation of Hatch et al. 2006, learnt from the
+  recording itself and without a label. It also makes cosines of different models comparable.
+* `agglomerative`: average linkage on their cosines up to a threshold, which finds the number of
+  speakers; `without_small` gives what is too short for a speaker to the others.
+* `spectral`: where the number is known. Ng, Jordan and Weiss 2001, on the graph of nearest windows,
+  whose size is that of the largest normalised eigengap (Park et al. 2019).
 """
 
 from __future__ import annotations
@@ -15,6 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
+
+_FEWEST_PAIRS = 20  # neighbours from which a covariance is estimated
+_FLOOR = 0.3  # share of the mean variance that is added to every direction
+_DIRECTIONS = 10  # in which speakers of one recording are told apart
 
 _NEIGHBOURS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.13, 0.16, 0.2, 0.25, 0.3)
 """Shares of the windows that are tried for p."""
@@ -37,6 +44,46 @@ def unit(vectors: NDArray[np.floating]) -> Matrix:
     """Return rows (N, D) at length 1."""
     rows = np.asarray(vectors, np.float64)
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def whitened(vectors: Matrix, starts: NDArray[np.float64], stops: NDArray[np.float64]) -> Matrix:
+    """Return windows (N, K), of length 1, centred and with within-speaker directions scaled down.
+
+    Args:
+        vectors: (N, D) of length 1, in the order of time.
+        starts: (N,) seconds.
+        stops: (N,) seconds.
+    """
+    centred = vectors - vectors.mean(0)
+    overlaps = starts[1:] < stops[:-1]
+    if overlaps.sum() < _FEWEST_PAIRS:
+        return unit(centred) if len(vectors) > 1 else vectors
+    steps = np.diff(centred, axis=0)[overlaps]
+    covariance = steps.T @ steps / len(steps)
+    floor = _FLOOR * np.trace(covariance) / len(covariance)
+    values, directions = np.linalg.eigh(covariance + floor * np.eye(len(covariance)))
+    scaled = centred @ directions / np.sqrt(np.maximum(values, 1e-12))
+    left, lengths, _ = np.linalg.svd(scaled, full_matrices=False)
+    return unit((left * lengths)[:, :_DIRECTIONS])
+
+
+def without_small(labels: NDArray[np.int64], vectors: Matrix, least: float) -> NDArray[np.int64]:
+    """Return labels (N,) in which clusters of fewer than `least` windows have joined the others.
+
+    The smallest goes first, each of its windows to the nearest centre; the last cluster stays.
+    """
+    labels = np.unique(labels, return_inverse=True)[1].astype(np.int64)
+    while labels.max() > 0:
+        sizes = np.bincount(labels)
+        smallest = int(sizes.argmin())
+        if sizes[smallest] >= least:
+            break
+        others = [name for name in range(len(sizes)) if name != smallest]
+        centres = unit(np.stack([vectors[labels == name].mean(0) for name in others]))
+        own = labels == smallest
+        labels[own] = np.array(others)[(vectors[own] @ centres.T).argmax(1)]
+        labels = np.unique(labels, return_inverse=True)[1].astype(np.int64)
+    return labels
 
 
 def spectral(cosines: Matrix, count: SpeakerCount, seed: int = 0) -> NDArray[np.int64]:

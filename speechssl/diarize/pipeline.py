@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from speechssl import parts
 from speechssl.data.manifest import Utterance
-from speechssl.diarize.clustering import Matrix, agglomerative, spectral, unit
+from speechssl.diarize.clustering import (
+    Matrix,
+    SpeakerCount,
+    agglomerative,
+    spectral,
+    unit,
+    whitened,
+    without_small,
+)
 from speechssl.diarize.resegmentation import SpeechWindows, resegment
 from speechssl.diarize.settings import DiarizeSettings
 from speechssl.diarize.turns import Turn, seconds_of
@@ -21,6 +29,9 @@ from speechssl.embed.cutting import find_speech
 from speechssl.embed.embedder import Embedder
 from speechssl.embed.windows import window_spans
 from speechssl.errors import UserError
+
+_FEWEST = 3  # windows of a speaker
+_SMALLEST_SHARE = 0.06  # of the speech: a short recording may have short speakers
 
 
 @dataclass(frozen=True)
@@ -70,17 +81,25 @@ def diarize(
 
 
 def cluster(vectors: Matrix, settings: DiarizeSettings) -> NDArray[np.int64]:
-    """Return the speaker (N,) of each window from vectors (N, D) of length 1."""
+    """Return the speaker (N,) of each window from whitened vectors (N, K) of length 1."""
     step = max(1, -(-len(vectors) // settings.max_windows))
     chosen = vectors[::step]
     cosines = chosen @ chosen.T
-    if settings.threshold is None:
-        labels = spectral(cosines, settings.count, settings.seed)
+    count = settings.count
+    if count.smallest == count.largest:
+        labels = spectral(cosines, count, settings.seed)
     else:
-        labels = agglomerative(cosines, settings.count, settings.threshold)
+        labels = agglomerative(cosines, SpeakerCount(1, len(chosen)), settings.threshold)
+        seconds = len(chosen) * settings.hop * step
+        shortest = min(settings.min_speaker_seconds, _SMALLEST_SHARE * seconds)
+        labels = without_small(labels, chosen, max(_FEWEST, shortest / (settings.hop * step)))
+        found = int(labels.max()) + 1
+        wanted = min(max(found, count.smallest), count.largest)
+        if wanted != found:
+            labels = spectral(cosines, SpeakerCount(wanted, wanted), settings.seed)
     if step == 1:
         return labels
-    centres = np.stack([chosen[labels == name].mean(0) for name in range(labels.max() + 1)])
+    centres = np.stack([chosen[labels == name].mean(0) for name in np.unique(labels)])
     nearest: NDArray[np.int64] = (vectors @ unit(centres).T).argmax(1)
     return nearest
 
@@ -91,7 +110,7 @@ def _windows(
     speech: list[tuple[float, float]],
     settings: DiarizeSettings,
 ) -> tuple[SpeechWindows, Matrix]:
-    """Return the windows of the speech, centred, and their vectors (N, D) as the model gives them.
+    """Return the windows of the speech, whitened, and their vectors (N, D) as the model gives them.
 
     Raises:
         UserError: none of them can be embedded.
@@ -112,11 +131,9 @@ def _windows(
         raise UserError(f"{recording.path}: none of its windows can be embedded ({reason})")
     order = sorted(found)
     raw = unit(np.stack([found[index] for index in order]))
-    # The mean holds what all windows share: the channel, and what the model gives to any voice.
-    centred = unit(raw - raw.mean(0)) if len(raw) > 1 else raw
     starts = np.array([utterances[index].start for index in order])
     stops = starts + np.array([utterances[index].seconds for index in order])
-    return SpeechWindows(starts, stops, centred, speech), raw
+    return SpeechWindows(starts, stops, whitened(raw, starts, stops), speech), raw
 
 
 def _with_vectors(turns: list[Turn], windows: SpeechWindows, raw: Matrix) -> Diarization:

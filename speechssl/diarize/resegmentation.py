@@ -43,7 +43,7 @@ def resegment(
     labels: NDArray[np.int64],
     *,
     scale: float = 10.0,
-    change_penalty: float = 5.0,
+    change_penalty: float = 2.0,
     rounds: int = 2,
 ) -> list[Turn]:
     """Return the turns; speakers are named in the order in which they are first heard.

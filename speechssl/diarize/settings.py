@@ -20,8 +20,10 @@ class DiarizeSettings:
         speakers: how many there are, if that is known.
         min_speakers: at least so many.
         max_speakers: at most so many.
-        threshold: mean cosine below which two clusters are two speakers (of vectors whose mean is
-            subtracted); None: the number is found without a threshold.
+        threshold: mean cosine, of whitened windows (`clustering.whitened`), below which two clusters
+            are two speakers. Not asked where the number is known.
+        min_speaker_seconds: who speaks less is taken for one of the others (or less than 6 % of the
+            speech, where that is less).
         change_penalty: what a change of speakers costs on the path through the frames; higher
             gives fewer and longer turns.
         channel: which channel, from 1; None: the mean of all.
@@ -36,8 +38,9 @@ class DiarizeSettings:
     speakers: int | None = None
     min_speakers: int = 1
     max_speakers: int = 8
-    threshold: float | None = None
-    change_penalty: float = 5.0
+    threshold: float = 0.1
+    min_speaker_seconds: float = 20.0
+    change_penalty: float = 2.0
     channel: int | None = None
     max_windows: int = 1500
     seed: int = 0
@@ -51,7 +54,7 @@ class DiarizeSettings:
                 f"diarize: {count.smallest} to {count.largest} speakers: give at least 1, and not"
                 " more at least than at most"
             )
-        if self.threshold is not None and not -1 <= self.threshold <= 1:
+        if not -1 <= self.threshold <= 1:
             raise UserError(f"diarize: threshold {self.threshold:g}: a cosine is from -1 to 1")
         if self.hop > self.window:
             raise UserError(

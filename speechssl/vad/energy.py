@@ -42,9 +42,9 @@ class EnergyDetector:
     def __init__(
         self,
         *,
-        below_loud: float = 30.0,
-        share: float = 0.3,
-        min_silence: float = 0.3,
+        below_loud: float = 35.0,
+        share: float = 0.25,
+        min_silence: float = 0.5,
         min_speech: float = 0.15,
         pad: float = 0.03,
     ) -> None:

@@ -41,7 +41,7 @@ class SileroDetector:
         self,
         *,
         threshold: float = 0.5,
-        min_silence: float = 0.3,
+        min_silence: float = 0.5,
         min_speech: float = 0.15,
         pad: float = 0.03,
     ) -> None:
