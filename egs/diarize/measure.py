@@ -34,7 +34,9 @@ def main() -> None:
     parser.add_argument("--vad", default="energy")
     args = parser.parse_args()
     embedder = speechssl.load(args.model)
-    print("| set | speakers | DER % | missed | false alarm | confusion | number right | DER %, given |")
+    print(
+        "| set | speakers | DER % | missed | false alarm | confusion | number right | DER %, given |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for name in args.sets:
         files = speakers_of(args.data / name)

@@ -10,12 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from builders import ROOT, noise
+from builders import ROOT, noise, readme_code
 
 import speechssl
 from speechssl.cli.command import main
 from speechssl.data.manifest import read_manifest
-from speechssl.diarize.clustering import SpeakerCount, agglomerative, spectral, unit
+from speechssl.diarize.clustering import (
+    SpeakerCount,
+    agglomerative,
+    spectral,
+    unit,
+    whitened,
+    without_small,
+)
 from speechssl.diarize.files import file_names
 from speechssl.diarize.pipeline import diarize
 from speechssl.diarize.resegmentation import SpeechWindows, resegment, viterbi
@@ -258,3 +265,43 @@ def test_real_speech_of_three_people(tmp_path: Path) -> None:
     path = write_mixture(tmp_path / "talk.wav", mixture)
     found = diarize(speechssl.load("mfcc"), path, speakers=3)
     assert diarization_error(mixture.turns, found.turns, 0.25).rate < 0.25
+
+
+def test_the_example_of_the_readme(call: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = readme_code("diarize")
+    names: dict[str, object] = {"path": call}
+    exec(code, names)
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == len(names["found"].turns)
+    assert names["found"].vectors.shape == (len(names["found"].speakers), 40)
+
+
+def test_whitening_takes_away_what_moves_within_a_speaker() -> None:
+    """Speakers differ in the first direction; a second one, ten times as strong, moves all the time."""
+    rng = np.random.default_rng(0)
+    who = np.repeat([0, 1, 0, 1], 30)
+    vectors = 0.05 * rng.standard_normal((120, 6))
+    vectors[:, 0] += np.where(who == 0, 0.3, -0.3)
+    vectors[:, 1] += 3 * rng.standard_normal(120)
+    vectors[:, 2] += 5.0
+    vectors = unit(vectors)
+    starts = 0.75 * np.arange(120)
+    plain = unit(vectors - vectors.mean(0))
+    white = whitened(vectors, starts, starts + 1.5)
+    same = who[:, None] == who
+
+    def gap(rows: np.ndarray) -> float:
+        cosines = rows @ rows.T
+        return float(cosines[same].mean() - cosines[~same].mean())
+
+    assert gap(white) > 1.2 > 0.4 > gap(plain)
+    np.testing.assert_allclose(np.linalg.norm(white, axis=1), 1)
+
+
+def test_small_clusters_join_the_nearest() -> None:
+    vectors = unit(np.array([[1, 0], [1, 0.1], [1, 0.2], [0, 1], [0.1, 1], [0.5, 1]]))
+    labels = np.array([0, 0, 0, 3, 3, 7])
+    assert without_small(labels, vectors, 2).tolist() == [0, 0, 0, 1, 1, 1]
+    assert without_small(labels, vectors, 3).tolist() == [0, 0, 0, 1, 1, 1]
+    assert set(without_small(labels, vectors, 100).tolist()) == {0}
+    assert without_small(labels, vectors, 1).tolist() == [0, 0, 0, 1, 1, 2]

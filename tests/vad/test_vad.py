@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from builders import noise
+from builders import noise, readme_part
 
 from speechssl import parts
 from speechssl.errors import UserError
@@ -91,3 +91,20 @@ def test_looking_for_detectors_imports_no_network() -> None:
 def test_settings_that_cannot_be(name: str) -> None:
     with pytest.raises(UserError, match=name):
         parts.build("vad", {"name": name, "min_silence": -1.0})
+
+
+def test_the_example_of_the_readme() -> None:
+    detector = parts.build("vad", {"name": readme_part("vad"), "skip": 0.5})
+    assert detector.find([noise(1), noise(1)]) == [(0.5, 2.0)]
+    assert detector.find([noise(0.2)]) == []
+
+
+@pytest.mark.parametrize("name", parts.names("vad"))
+def test_blocks_do_not_matter_and_times_lie_in_the_recording(name: str) -> None:
+    if name == "silero":
+        pytest.importorskip("silero_vad", reason="needs the extra vad")
+    wave = np.concatenate([np.zeros(RATE, np.float32), noise(1.3), np.zeros(RATE, np.float32)])
+    detector = parts.build("vad", {"name": name})
+    whole = detector.find([wave])
+    assert detector.find(iter(np.array_split(wave, 11))) == whole
+    assert all(0 <= start < stop <= 3.3 + 0.032 for start, stop in whole)
