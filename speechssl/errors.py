@@ -1,5 +1,6 @@
 """Errors: the exception that a user sees, and the record of a file that could not be read."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,3 +43,39 @@ def writing(path: str | Path) -> Iterator[None]:
         raise UserError(
             f"{path}: cannot be written ({error.strerror or error}); choose another --out"
         ) from None
+
+
+_OF_THE_MACHINE = {
+    errno.EMFILE: "give this process more of them (ulimit -n)",
+    errno.ENFILE: "this machine has none left",
+    errno.ENOMEM: "give it more, or smaller batches",
+    errno.EAGAIN: "this machine starts no more threads or processes (ulimit -u)",
+    errno.ENOSPC: "make room, here or in the temporary folder (TMPDIR), and run it again",
+    errno.EDQUOT: "make room, and run it again",
+    errno.EFBIG: "files may not be as large here (ulimit -f)",
+    errno.EROFS: "choose another place",
+    errno.EIO: "the disk or its network has failed",
+}
+
+
+def what_ran_out(error: BaseException) -> str | None:
+    """Return one line for an error that a small or full machine causes wherever it likes.
+
+    Returns:
+        What ran out and what to do; None for any other error.
+    """
+    if isinstance(error, MemoryError):
+        return f"out of memory; {_OF_THE_MACHINE[errno.ENOMEM]}"
+    if isinstance(error, OSError):
+        remedy = _OF_THE_MACHINE.get(error.errno or 0)
+        where = f"{error.filename}: " if isinstance(error.filename, str) else ""
+        return f"{where}{error.strerror}; {remedy}" if remedy else None
+    if isinstance(error, RuntimeError):
+        text = str(error)
+        if "can't start new thread" in text:
+            return f"{text}; {_OF_THE_MACHINE[errno.EAGAIN]}"
+        if "not enough memory" in text or "can't allocate memory" in text:
+            return f"out of memory; {_OF_THE_MACHINE[errno.ENOMEM]}"
+        if "out of memory" in text:  # torch.OutOfMemoryError, of a GPU
+            return f"out of memory of the GPU; {_OF_THE_MACHINE[errno.ENOMEM]}"
+    return None

@@ -89,9 +89,9 @@ def _read_zip(path: Path, mapped: bool = False) -> Any:
 
 def _check_archive(path: Path) -> None:
     """Refuse an archive that would take more memory than the file is long."""
+    if not path.is_file():  # a FIFO would block
+        raise UserError(f"{path}: no such file; check the path")
     if not zipfile.is_zipfile(path):
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; check the path")
         raise UserError(
             f"{path}: cannot be read (no archive of torch.save); save it again, or give another"
         )
@@ -109,10 +109,30 @@ def _check_archive(path: Path) -> None:
 def _tensors(path: Path, state: Any) -> dict[str, Tensor]:
     if not isinstance(state, Mapping):
         raise UserError(f"{path}: holds no state dict; give the weights of a model")
+    claimed = 0
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise UserError(f"{path}: holds more than tensors ({name!r}); give a model's weights")
+        refuse_empty_shell(path, name, tensor)
+        claimed += tensor.numel() * tensor.element_size()
+    if claimed > os.path.getsize(path):
+        raise UserError(f"{path}: its tensors share their {claimed} bytes; save them one by one")
     return dict(state)
+
+
+def refuse_empty_shell(path: Path, name: str, tensor: Tensor) -> None:
+    """Raise UserError for a tensor whose shape is larger than what is stored of it.
+
+    That is one that is sparse, has no storage (meta), or repeats one number along an axis (stride 0).
+    """
+    is_dense = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    if not is_dense or tensor.is_nested or tensor.is_quantized or 0 in _strides(tensor):
+        raise UserError(f"{path}: {name[:80]!r} is no plain tensor; save its values")
+
+
+def _strides(tensor: Tensor) -> list[int]:
+    """Return the strides of the axes along which there is more than one entry."""
+    return [s for s, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

@@ -10,8 +10,16 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from speechssl import parts
-from speechssl.distributed import CrossProcessBatchNorm, World, start, stop, synchronise_batchnorm
+from speechssl import distributed, parts
+from speechssl.distributed import (
+    CrossProcessBatchNorm,
+    World,
+    mean_over_ranks,
+    start,
+    stop,
+    sum_over_ranks,
+    synchronise_batchnorm,
+)
 from speechssl.errors import UserError
 
 TWO = World(0, 2, torch.device("cpu"))
@@ -85,3 +93,13 @@ def test_a_device_that_is_not_here_is_one_line(monkeypatch):
             start(device)
         assert "\n" not in str(error.value)
     stop()  # without a group this does nothing
+
+
+def test_sums_over_processes_leave_their_argument_alone(monkeypatch):
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", lambda x: x.mul_(2))  # two processes that hold the same
+    x = torch.tensor([1.0, 3.0], requires_grad=True)
+    total = sum_over_ranks(x)
+    mean = mean_over_ranks(x)
+    assert total.tolist() == [2, 6] and mean.tolist() == [1, 3] and x.tolist() == [1, 3]
+    assert not total.requires_grad and not mean.requires_grad

@@ -71,6 +71,11 @@ class Member:
                 f"{self.archive}: truncated: it ends at byte {begin + len(data)}, a member at"
                 f" {self.offset + self.size}; copy or write it again"
             )
+        if len(data) > count:
+            raise UserError(
+                f"{self.archive}: its server sends more than the bytes that were asked for (no ranges);"
+                " use another server"
+            )
         return data
 
 

@@ -48,6 +48,15 @@ _SOUNDFILE_ERRORS = (
     MemoryError,
 )
 
+_RATES = (1000, 1_000_000)
+"""Sampling rates that are read, Hz. Resampled to 16 kHz, a second of 1 Hz would be 16,000 times as long."""
+
+_MOST_SECONDS_PER_BYTE = 1.0
+"""A recording is no longer than this allows: the sparsest codec takes tens of bytes for a second, and
+FLAC of digital silence at least one."""
+
+_NEVER_DOUBTED = 3600.0  # seconds; a header may promise so much, whatever the size of the file
+
 
 @contextmanager
 def open_audio(path: PathLike) -> Iterator[Reader]:
@@ -106,9 +115,38 @@ def _open_source(source: Any, name: str) -> Iterator[Reader]:
     with ExitStack() as opened:
         try:
             reader = _reader(source, name, opened)
+            _refuse_impossible_header(reader, source, name)
             yield reader
         except (*_SOUNDFILE_ERRORS, *_av_errors()) as error:
             raise _error_about(name, error) from error
+
+
+def _refuse_impossible_header(reader: Reader, source: Any, name: str) -> None:
+    """Raise UserError if a header claims what would take time or memory beyond the file's size."""
+    low, high = _RATES
+    if not low <= reader.rate <= high:
+        raise UserError(
+            f"{name}: its header says {reader.rate} Hz; rates from {low} to {high} Hz are read;"
+            " remove or replace it"
+        )
+    if reader.frames is None:
+        return
+    size = _size(source)
+    seconds = reader.frames / reader.rate
+    if seconds > max(_NEVER_DOUBTED, _MOST_SECONDS_PER_BYTE * size):
+        raise UserError(
+            f"{name}: its header promises {seconds / 3600:.0f} h in {size} bytes; remove or replace it"
+        )
+
+
+def _size(source: Any) -> int:
+    """Return the bytes of a path or file object, whose position stays where it is."""
+    if isinstance(source, str):
+        return os.path.getsize(source)
+    position = source.tell()
+    size: int = source.seek(0, os.SEEK_END)
+    source.seek(position)
+    return size
 
 
 def _reader(source: Any, name: str, opened: ExitStack) -> Reader:

@@ -29,6 +29,7 @@ Files with other endings are looked into (`kinds.kind_of`).
 """
 
 _SHORTFALL = 0.25  # seconds that a lossy decoder may deliver less than its header says
+_SURPLUS = 1 << 24  # samples that a file may hold beyond what its header says, read at once (64 MB)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,16 +144,44 @@ def read(
         if frames == 0 or (frames is not None and start * reader.rate >= frames):
             raise _start_beyond_end(path, start, reader)
         excerpt = Excerpt.plan(reader.rate, rate, start, stop)
-        blocks = list(reader.blocks(excerpt.first, excerpt.count, channel))
-        if not blocks:
+        samples = _read_excerpt(path, reader, excerpt, channel)
+        if not len(samples):
             raise _start_beyond_end(path, start, reader)
-        samples = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
         _refuse_truncated(path, reader, excerpt, len(samples))
         _refuse_non_finite(path, samples, excerpt.first / reader.rate)
         samples = excerpt.cut(resample(samples, reader.rate, rate))
         if not len(samples):
             raise _start_beyond_end(path, start, reader)
         return np.ascontiguousarray(samples)
+
+
+def _read_excerpt(path: PathLike, reader: Reader, excerpt: Excerpt, channel: int | None) -> Samples:
+    """Return the samples (T,) of an excerpt at the file's own rate.
+
+    Args:
+        path: for messages.
+        reader: the file.
+        excerpt: what to read.
+        channel: which channel, from 1; None: the mean of all.
+
+    Raises:
+        UserError: they are far more than the header says, as in a file made to fill memory.
+    """
+    most = math.inf if reader.frames is None else reader.frames - excerpt.first + _SURPLUS
+    blocks: list[Samples] = []
+    got = 0
+    for block in reader.blocks(excerpt.first, excerpt.count, channel):
+        blocks.append(block)
+        got += len(block)
+        if got > most:
+            promised = reader.frames / reader.rate if reader.frames else 0.0
+            raise UserError(
+                f"{path}: its header promises {promised:.2f} s, but it holds over"
+                f" {got / reader.rate:.0f} s; write it again"
+            )
+    if len(blocks) == 1:
+        return blocks[0]
+    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
 
 
 def _refuse_empty(path: PathLike, rate: int, frames: int) -> None:

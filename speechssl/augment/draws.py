@@ -34,7 +34,7 @@ DRAW_NAMES: Mapping[str, int] = {
     "codec_kind": 1,
     "cutoff": 1,
     "bits": 1,
-    "spare_1": 1,
+    "dither": 1,
     "gain": 1,
     "spare_2": 1,
     "ripples": EQ_KNOTS,

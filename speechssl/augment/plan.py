@@ -15,6 +15,7 @@ TAPS = 6
 NO_NOISE = -1
 NO_ROOM = -1
 SIMULATED_ROOM = -2
+NO_DITHER = -1
 
 
 class Codec(IntEnum):
@@ -46,6 +47,7 @@ PLAN = np.dtype(
         ("cutoff", np.float32),  # of the low-pass codec, Hz
         ("bits", np.int8),  # of the codec of few bits
         ("gain", np.float32),  # dB
+        ("dither", np.int32),  # place in the table of dither, or NO_DITHER
     ]
 )
 """Augmentation of one crop."""

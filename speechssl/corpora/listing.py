@@ -60,8 +60,8 @@ def all_audio(root: Path, passed_over: list[PassedOver] | None = None) -> list[s
     if not found:
         kinds = " ".join(sorted(extension[1:] for extension in EXTENSIONS))
         raise UserError(
-            f"{root}: no audio in it; files that end in {kinds}, and others that are sound by"
-            " their content, are looked for"
+            f"{root}: no audio in it; give a folder such as {root.name}/SPEAKER/FILE.wav, of any"
+            f" depth, with files that end in {kinds}, or that are sound by their content"
         )
     return found
 

@@ -28,6 +28,9 @@ class EpochOrder:
         seed: of the run.
         weight_by_duration: visit utterances in proportion to their duration (systematic sampling:
             as many visits as utterances) in place of once each.
+        replacement: draw each visit anew, all utterances equally likely (or in proportion to their
+            duration): an epoch has as many visits as utterances, but leaves some out (a share of 1/e)
+            and meets others more than once, as hyperion's sampler does.
         shard: (N,) the number of each utterance's shard, or None.
         shards_at_once: with `shard`: how many shards are mixed at a time. The epoch goes through
             the shards in random order, so many together, and their utterances in random order.
@@ -39,12 +42,14 @@ class EpochOrder:
         seed: int,
         *,
         weight_by_duration: bool = False,
+        replacement: bool = False,
         shard: np.ndarray | None = None,
         shards_at_once: int = 1,
     ) -> None:
         self.seconds = seconds
         self.seed = seed
         self.weight_by_duration = weight_by_duration
+        self.replacement = replacement
         self.shard = shard
         self.shards_at_once = shards_at_once
         self._last: tuple[int, np.ndarray] | None = None
@@ -61,7 +66,11 @@ class EpochOrder:
         if self.weight_by_duration:
             share = np.cumsum(self.seconds) / self.seconds.sum()
             points = (np.arange(count) + rng.random()) / count
+            if self.replacement:
+                points = rng.random(count)
             rows = np.searchsorted(share, points).clip(max=count - 1)
+        elif self.replacement:
+            rows = rng.integers(count, size=count)
         rows = rng.permutation(rows)
         if self.shard is None:
             return rows

@@ -25,11 +25,13 @@ from speechssl.embed.batches import Failure
 from speechssl.embed.cutting import MIX, cut
 from speechssl.embed.embedder import Embedder
 from speechssl.embed.parts import COPY, PartWriter, merge, open_parts, read_reports, remove_parts
+from speechssl.embed.scratch import scratch_folder
 from speechssl.embed.settings import EmbedSettings
 from speechssl.embed.sources import collect
-from speechssl.embed.workers import Group, run_processes
+from speechssl.embed.workers import Group, refuse_unguarded_script, run_processes
 from speechssl.errors import UserError, writing
 from speechssl.files import atomic_write, remove_partial
+from speechssl.nn.products import choose_kernel
 from speechssl.processes import sole_writer
 from speechssl.text import tsv_cell
 
@@ -111,6 +113,7 @@ def embed_to_file(
             `keep_going`, the first file that cannot be; another process is writing
             `out`.
     """
+    refuse_unguarded_script()
     started_at = time.monotonic()
     settings = replace(settings or EmbedSettings(), **changes)
     settings.check(str(out))
@@ -189,8 +192,7 @@ class _Output:
     def __enter__(self) -> _Output:
         self._resources.push(self._file)
         if self.name == "-":
-            scratch = self._resources.enter_context(tempfile.TemporaryDirectory())
-            self.parts = Path(scratch) / "parts"
+            self.parts = self._resources.enter_context(scratch_folder()) / "parts"
         else:
             self.parts = Path(f"{self.name}.parts")
         return self
@@ -320,6 +322,9 @@ def _embed_share(
     interrupted run ends in the bits of one without interruption.
     """
     share = plan.utterances[rank::world]
+    if plan.spans:  # neighbouring windows are read together
+        count = len(plan.utterances)
+        share = plan.utterances[count * rank // world : count * (rank + 1) // world]
     wants_progress = settings.progress
     if wants_progress is None:
         wants_progress = sys.stderr.isatty()
@@ -366,10 +371,18 @@ def _own_device(device: str, rank: int) -> str:
 def _fingerprint(embedder: Embedder, how: EmbedSettings) -> str:
     """Return a digest of what decides the embeddings.
 
-    These are the model's settings and weights, the layer, the precision, the length of
-    pieces, and the speech and channels that count (ids tell windows).
+    These are the model's settings and weights, the layer, the precision, the kernel of
+    float32 products, the length of pieces, and the speech and channels that count (ids
+    tell windows).
     """
-    settings = [embedder.model.settings, embedder.precision, embedder.max_seconds, embedder.layer]
+    kernel = choose_kernel() if embedder.device.type == "cpu" else None
+    settings = [
+        embedder.model.settings,
+        embedder.precision,
+        kernel,
+        embedder.max_seconds,
+        embedder.layer,
+    ]
     if how.vad is not None or how.channels != MIX:
         settings += [how.vad, how.channels]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())

@@ -116,14 +116,15 @@ def _counterpart(encoder: Mapping[str, Any], mels: int) -> tuple[str, dict[str, 
     Raises:
         UserError: there is none.
     """
-    if encoder["name"] == "ecapa" and encoder["pooling"] == "attentive":
+    is_ecapa = encoder["name"] == "ecapa" and encoder["pooling"] == "attentive"
+    if is_ecapa and not encoder["embedding_norm"]:
         return "speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN", _ecapa(encoder, mels)
     if encoder["name"] == "resnet" and _is_speechbrain_resnet(encoder):
         return "speechbrain.lobes.models.ResNet.ResNet", _resnet(encoder, mels)
     raise UserError(
-        f"export: SpeechBrain has no counterpart of this {encoder['name']} (it has ecapa and"
-        " pre-activated resnet with 2 stages of gates, both with attentive pooling); export to"
-        " torchscript or onnx"
+        f"export: SpeechBrain has no counterpart of this {encoder['name']} (it has ecapa"
+        " without embedding_norm and pre-activated resnet with 2 stages of gates, both with"
+        " attentive pooling); export to torchscript or onnx"
     )
 
 
@@ -153,6 +154,8 @@ def _is_speechbrain_resnet(encoder: Mapping[str, Any]) -> bool:
         "se_stages": 2,
         "pooling": "attentive",
         "attention_channels": 128,
+        "pooled_norm": True,
+        "embedding_norm": True,
     }
     return all(encoder[key] == value for key, value in fixed.items())
 

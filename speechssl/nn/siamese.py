@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from speechssl.distributed import gather_with_gradient
 from speechssl.errors import UserError
 from speechssl.interfaces import Encoder, Method, Output, Progress, Views
-from speechssl.nn.views import encode, in_float32
+from speechssl.nn.views import encode, in_float32, joined_groups
 
 __all__ = [
     "Network",
@@ -54,9 +54,10 @@ class Network(nn.Module):
 
 
 def project(net: Network, views: Sequence[Views], long_only: bool = False) -> Projected:
-    """Encode each group in one batch, and project view by view.
+    """Encode each group, and project view by view.
 
-    BatchNorm in the projector sees one view at a time.
+    BatchNorm in the projector sees one view at a time, in the encoder all views of a
+    group or one at a time (`encode`).
 
     Args:
         net: encoder and projector.
@@ -132,15 +133,30 @@ class PairMethod(Method):
         """
         raise NotImplementedError
 
+    def grouped_pair(
+        self, one: Tensor, two: Tensor, groups: Tensor | None, progress: Progress
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return what `pair` does; a loss with negatives leaves out those of one group.
+
+        Args:
+            one: (N, P) projections of one view, of all processes.
+            two: (N, P) projections of the other view.
+            groups: (N,) int64, the group of each utterance, -1 for none; None: there are
+                none.
+            progress: where training stands.
+        """
+        return self.pair(one, two, progress)
+
     def forward(self, views: Sequence[Views], progress: Progress) -> Output:
-        """Return the mean of `pair` over all pairs with a long view."""
+        """Return the mean of `grouped_pair` over all pairs with a long view."""
         embeddings, z, long = project(self.net, views)
         losses = []
         logged: dict[str, list[Tensor]] = {}
         with in_float32(z):
             gathered = gather_with_gradient(z)
+            groups = joined_groups(views[0])
             for u, v in unordered_pairs(long, len(z)):
-                loss, terms = self.pair(gathered[u], gathered[v], progress)
+                loss, terms = self.grouped_pair(gathered[u], gathered[v], groups, progress)
                 losses.append(loss)
                 for name, term in terms.items():
                     logged.setdefault(name, []).append(term)

@@ -35,7 +35,8 @@ def save_snapshot(run: RunFolder, step: int, encoder: Mapping[str, Tensor], keep
 
 def snapshots(run: RunFolder) -> list[Path]:
     """Return the encoder snapshots of a run, oldest first."""
-    return sorted(run.snapshots.glob("step-*.pt"))
+    found = run.snapshots.glob("step-*.pt")
+    return sorted(path for path in found if path.stem.removeprefix("step-").isdecimal())
 
 
 def step_of(snapshot: Path) -> int:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from speechssl.nn.batch_norm import BatchNorm, batch_norm, normalise
+from speechssl.nn.batch_norm import BatchNorm, batch_norm, hold_running_statistics, normalise
 
 
 def test_batch_norm_statistics_are_exact_for_many_rows() -> None:
@@ -48,3 +48,20 @@ def test_a_converted_norm_is_called_as_it_is() -> None:
     layer.norm = Shared()
     x = torch.randn(2, 4, 3)
     torch.testing.assert_close(layer(x), x + 1)
+
+
+def test_held_statistics_stay_and_a_row_does_not_depend_on_the_others():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)).train()
+    net(3 * torch.randn(50, 4) + 1)  # statistics that are not those of the start
+    state = {key: value.clone() for key, value in net.state_dict().items()}
+    hold_running_statistics(net)
+    rows = torch.randn(8, 4)
+    together = net(rows)
+    alone = torch.cat([net(row[None]) for row in rows])
+    torch.testing.assert_close(together, alone)
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, state[key]), key
+    # the weights are still trained
+    together.sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
