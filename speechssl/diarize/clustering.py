@@ -39,7 +39,9 @@ class SpeakerCount:
 def unit(vectors: NDArray[np.floating]) -> Matrix:
     """Return rows (N, D) at length 1."""
     rows = np.asarray(vectors, np.float64)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    scaled: Matrix = rows / np.maximum(lengths, 1e-12)
+    return scaled
 
 
 def whitened(vectors: Matrix, starts: NDArray[np.float64], stops: NDArray[np.float64]) -> Matrix:

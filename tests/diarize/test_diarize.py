@@ -14,6 +14,7 @@ from builders import ROOT, noise, readme_code
 
 import speechssl
 from speechssl.cli.command import main
+from speechssl.corpora import synthetic
 from speechssl.data.manifest import read_manifest
 from speechssl.diarize.clustering import (
     agglomerative,
@@ -107,9 +108,9 @@ def test_rttm_comes_back(tmp_path: Path) -> None:
 def voices_of(
     speakers: int, each: int, spread: float, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors (N, 16) around random centres, in random order, and whose they are (N,)."""
+    """Vectors (N, 16) around orthogonal centres, in random order, and whose they are (N,)."""
     rng = np.random.default_rng(seed)
-    centres = unit(rng.standard_normal((speakers, 16)))
+    centres = np.linalg.qr(rng.standard_normal((16, 16)))[0][:speakers]
     who = rng.permutation(np.repeat(np.arange(speakers), each))
     return unit(centres[who] + spread * rng.standard_normal((len(who), 16))), who
 
@@ -190,14 +191,25 @@ def write_mixture(path: Path, mixture: Mixture) -> Path:
 
 
 @pytest.fixture(scope="module")
-def call(voices: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def call(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A minute of two generated voices, with its RTTM beside it."""
+    folder = tmp_path_factory.mktemp("call")
+    synthetic.prepare(
+        folder / "audio",
+        folder,
+        speakers=3,
+        evaluation_speakers=2,
+        utterances=4,
+        sessions=2,
+        shortest=4.0,
+        longest=5.0,
+    )
     files: dict[str, list[str]] = {}
-    manifest = read_manifest(voices / "eval", labels="spk")
+    manifest = read_manifest(folder / "eval", labels="spk")
     for utterance in manifest:
         files.setdefault(manifest.labels["spk"][utterance.id], []).append(utterance.path)
-    mixture = conversation(files, speakers=2, seed=3, seconds=45)
-    return write_mixture(tmp_path_factory.mktemp("call") / "call.wav", mixture)
+    mixture = conversation(files, speakers=2, seed=3, seconds=50)
+    return write_mixture(folder / "call.wav", mixture)
 
 
 def test_generated_voices_are_told_apart(call: Path) -> None:
@@ -303,7 +315,10 @@ def test_whitening_takes_away_what_moves_within_a_speaker() -> None:
         cosines = rows @ rows.T
         return float(cosines[same].mean() - cosines[~same].mean())
 
-    assert gap(white) > 2 * gap(unit(vectors - vectors.mean(0)))
+    plain = unit(vectors - vectors.mean(0))
+    assert gap(white) > 1.5 > 0.9 > gap(plain)
+    assert agree(kmeans(white, 2, seed=0), who)
+    assert not agree(kmeans(plain, 2, seed=0), who)
     np.testing.assert_allclose(np.linalg.norm(white, axis=1), 1)
 
 
