@@ -67,9 +67,8 @@ class Npz:
             temporary.touch()  # a folder that cannot be written to fails now, not after hours
             yield add
             with temporary.open("wb") as file:
-                arrays = {"ids": np.array(names), "embeddings": np.concatenate(parts)}
-                arrays.update(columns(where))
-                np.savez(file, allow_pickle=False, **arrays)
+                arrays: dict[str, Any] = {"ids": np.array(names), **columns(where)}
+                np.savez(file, embeddings=np.concatenate(parts), **arrays)
 
 
 def columns(spans: Sequence[Span]) -> dict[str, NDArray[Any]]:
