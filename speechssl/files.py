@@ -233,10 +233,33 @@ class RunFolder:
         return self.path / "snapshots"
 
 
+SHIPPED_MODELS = Path(__file__).parent / "models"
+"""The models that come with the package, a folder each; its name is the model's."""
+
+
+def shipped_models() -> dict[str, str]:
+    """Return name -> description of the models that come with the package.
+
+    The description is the first line of the model card's text, `README.md`.
+    """
+    descriptions = {}
+    for folder in sorted(SHIPPED_MODELS.iterdir()):
+        if ModelFolder(folder).existing() is not None:
+            lines = (folder / "README.md").read_text(encoding="utf-8").splitlines()
+            descriptions[folder.name] = next(line for line in lines[1:] if line.strip())
+    return descriptions
+
+
 def model_folder(path: str | Path) -> ModelFolder:
-    """Return the model in `path`: a model folder, or a run folder (its `model/`)."""
+    """Return the model in `path`: a model folder, or a run folder (its `model/`).
+
+    Where there is no such path, the name of a model that comes with the package stands for it.
+    """
     run = RunFolder(path)
     here = ModelFolder(path)
     if here.existing() is None and run.model.existing() is not None:
         return run.model
+    name = str(path)
+    if not Path(path).exists() and Path(name).name == name and name in shipped_models():
+        return ModelFolder(SHIPPED_MODELS / name)
     return here

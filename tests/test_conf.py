@@ -80,3 +80,5 @@ def test_a_wheel_holds_them(tmp_path: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
     assert {f"speechssl/conf/{name}.yaml" for name in conf.names()} <= held
     assert "speechssl/py.typed" in held
+    files = ("config.yaml", "weights.safetensors", "README.md")
+    assert {f"speechssl/models/small/{name}" for name in files} <= held

@@ -10,8 +10,14 @@ from typing import Any
 
 from speechssl import conf, parts
 from speechssl.cli.parsers import plain
+from speechssl.errors import UserError
+from speechssl.files import SHIPPED_MODELS, shipped_models
 
-FOLDERS = {**parts.FOLDERS, "conf": "configurations of `speechssl train` and `pseudolabel`"}
+FOLDERS = {
+    **parts.FOLDERS,
+    "conf": "configurations of `speechssl train` and `pseudolabel`",
+    "models": "trained models, for every command that takes a MODEL",
+}
 """Folders that can be listed, in order, and what they hold."""
 
 
@@ -29,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         metavar="NAME",
         help="a part of that folder, whose settings are printed with their defaults; or a shipped"
-        " configuration, which is printed",
+        " configuration or the card of a shipped model, which is printed",
     )
 
 
@@ -37,6 +43,9 @@ def run(args: argparse.Namespace) -> None:
     """Print the name and description of each part, or the settings of one."""
     if args.name and args.folder == "conf":
         print(Path(conf.locate(args.name)).read_text(encoding="utf-8"), end="")
+        return
+    if args.name and args.folder == "models":
+        _print_card(args.name)
         return
     if args.name:
         _print_settings(args.folder, args.name)
@@ -50,10 +59,28 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _print_entries(folder: str, indent: str = "") -> None:
-    descriptions = conf.descriptions() if folder == "conf" else parts.descriptions(folder)
+    if folder == "conf":
+        descriptions = conf.descriptions()
+    elif folder == "models":
+        descriptions = shipped_models()
+    else:
+        descriptions = parts.descriptions(folder)
     width = max(len(name) for name in descriptions)
     for name, description in descriptions.items():
         print(f"{indent}{name:<{width}}  {description}")
+
+
+def _print_card(name: str) -> None:
+    """Print the card of a shipped model.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    if name not in shipped_models():
+        raise UserError(
+            f"list: no model {name!r} comes with this version; it has {', '.join(shipped_models())}"
+        )
+    print((SHIPPED_MODELS / name / "README.md").read_text(encoding="utf-8"), end="")
 
 
 def _print_settings(folder: str, name: str) -> None:
