@@ -96,7 +96,7 @@ class Estimator:
         """Return the container of this embedder, or else that of scikit-learn's configuration."""
         own = getattr(self, "_sklearn_output_config", {}).get("transform")
         if own is not None:
-            return own
+            return str(own)
         if "sklearn" not in sys.modules:  # nobody can have configured it
             return "default"
         from sklearn import get_config
@@ -182,7 +182,8 @@ class Estimator:
         length = np.linalg.norm(exact, axis=-1, keepdims=True)
         if not (np.isfinite(length) & (length > 0)).all():
             raise UserError("similarity: an embedding is zero or not finite; it has no direction")
-        return exact / length
+        directions: npt.NDArray[np.float64] = exact / length
+        return directions
 
     def __sklearn_is_fitted__(self) -> bool:
         return True

@@ -190,9 +190,10 @@ def _from_mapping(
 
 def _stated_rate(source: Mapping[str, Any], key: str, name: str) -> int:
     """Return the sampling rate that a dictionary holds."""
-    rate = source.get(key)
-    if not isinstance(rate, numbers.Real) or not rate > 0:
-        raise UserError(f"{name}: its {key} is {rate!r}; give the sampling rate in Hz")
+    rate: Any = source.get(key)
+    is_number = isinstance(rate, int | float | np.generic) and np.isreal(rate)
+    if not is_number or not 0 < float(rate) < np.inf:
+        raise UserError(f"{name}: its {key} is {str(rate)[:40]!r}; give the sampling rate in Hz")
     return int(rate)
 
 

@@ -132,7 +132,7 @@ def test_channel_and_span_of_every_form(embedder, stereo):
         (io.BytesIO(b""), "seek"),
         ({}, "no key"),
         ({"text": "hello"}, "text; give"),
-        ({"waveform": np.ones((1, RATE))}, "sample_rate is None"),
+        ({"waveform": np.ones((1, RATE))}, "sample_rate is 'None'"),
         ({"array": np.ones(RATE), "sampling_rate": "16k"}, "sampling_rate is '16k'"),
         ({"audio": {"audio": {"audio": {"audio": "a.wav"}}}}, "give"),
         ({"path": "a.wav", "channel": -1}, "counts from 0"),
