@@ -22,7 +22,7 @@ from speechssl.audio.memory import InMemory
 from speechssl.audio.mp3 import length_is_a_guess
 from speechssl.audio.readers import AvReader, Reader, SoundFileReader
 from speechssl.audio.regular import refuse_special_file
-from speechssl.errors import UserError
+from speechssl.errors import UserError, refuse_without_descriptors
 
 PathLike = str | os.PathLike[str]
 
@@ -216,8 +216,21 @@ def _av_errors() -> tuple[type[Exception], ...]:
     return () if error is None else (error,)
 
 
+def _check_descriptors(path: str) -> None:
+    """Raise MachineError if no file can be opened: libsndfile calls that a system error."""
+    try:
+        with open(path, "rb"):
+            return
+    except OSError as error:
+        refuse_without_descriptors(error)
+
+
 def _error_about(name: str, error: Exception, *, is_path: bool) -> UserError:
-    """Return the UserError, one line, for a file that could not be opened or decoded."""
+    """Return the UserError, one line, for a file that could not be opened or decoded.
+
+    Raises:
+        MachineError: it is not the file's fault.
+    """
     if is_path:
         if not os.path.exists(name):
             return UserError(f"{name}: no such file; check the path")
@@ -227,6 +240,7 @@ def _error_about(name: str, error: Exception, *, is_path: bool) -> UserError:
             return UserError(f"{name}: permission denied; make the file readable")
         if os.path.getsize(name) == 0:
             return UserError(f"{name}: is empty (0 bytes); remove or replace it")
+        _check_descriptors(name)
     reason = str(getattr(error, "error_string", "") or error)
     detail = " ".join(reason.split()).rstrip(".")
     return UserError(

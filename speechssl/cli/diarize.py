@@ -64,10 +64,10 @@ def _add_speakers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threshold",
         type=float,
-        default=0.1,
+        default=0.0,
         metavar="COSINE",
         help="two groups of windows whose mean cosine is below this are two speakers; higher finds"
-        " more (default: 0.1)",
+        " more (default: 0)",
     )
 
 

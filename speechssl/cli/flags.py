@@ -227,15 +227,15 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 def add_precision(parser: argparse.ArgumentParser, *, int8: bool = False) -> None:
     """Add ``--precision``, with a choice of 8 bits if asked."""
     choices = ["auto", "float32", "bfloat16"]
-    explanation = "auto: bfloat16 where the hardware has instructions for it"
     if int8:
         choices.append("int8")
-        explanation += "; int8: large products in 8 bits, on a CPU with VNNI or AMX"
     parser.add_argument(
         "--precision",
         choices=choices,
         default="float32",
-        help=f"precision of the encoder's matrix products; {explanation} (default: float32)",
+        help="precision of the encoder's matrix products; auto: bfloat16 where the hardware has"
+        " instructions for it; int8 (embed alone): large products in 8 bits, on a CPU with VNNI or"
+        " AMX (default: float32)",
     )
 
 

@@ -6,8 +6,7 @@
   recording itself and without a label. It also makes cosines of different models comparable.
 * `agglomerative`: average linkage on their cosines up to a threshold, which finds the number of
   speakers; `without_small` gives what is too short for a speaker to the others.
-* `spectral`: where the number is known. Ng, Jordan and Weiss 2001, on the graph of nearest windows,
-  whose size is that of the largest normalised eigengap (Park et al. 2019).
+* `kmeans`: where the number is known.
 """
 
 from __future__ import annotations
@@ -21,10 +20,7 @@ Matrix = NDArray[np.float64]
 
 _FEWEST_PAIRS = 20  # neighbours from which a covariance is estimated
 _FLOOR = 0.3  # share of the mean variance that is added to every direction
-_DIRECTIONS = 10  # in which speakers of one recording are told apart
-
-_NEIGHBOURS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.13, 0.16, 0.2, 0.25, 0.3)
-"""Shares of the windows that are tried for p."""
+_DIRECTIONS = 20  # in which the windows of a recording differ most
 
 
 @dataclass(frozen=True)
@@ -43,7 +39,9 @@ class SpeakerCount:
 def unit(vectors: NDArray[np.floating]) -> Matrix:
     """Return rows (N, D) at length 1."""
     rows = np.asarray(vectors, np.float64)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    scaled: Matrix = rows / np.maximum(lengths, 1e-12)
+    return scaled
 
 
 def whitened(vectors: Matrix, starts: NDArray[np.float64], stops: NDArray[np.float64]) -> Matrix:
@@ -54,17 +52,20 @@ def whitened(vectors: Matrix, starts: NDArray[np.float64], stops: NDArray[np.flo
         starts: (N,) seconds.
         stops: (N,) seconds.
     """
+    if len(vectors) == 1:
+        return vectors
     centred = vectors - vectors.mean(0)
     overlaps = starts[1:] < stops[:-1]
     if overlaps.sum() < _FEWEST_PAIRS:
-        return unit(centred) if len(vectors) > 1 else vectors
-    steps = np.diff(centred, axis=0)[overlaps]
+        return unit(centred)
+    # A minute has too few windows for the covariance of all D directions.
+    left, lengths, _ = np.linalg.svd(centred, full_matrices=False)
+    reduced = (left * lengths)[:, :_DIRECTIONS]
+    steps = np.diff(reduced, axis=0)[overlaps]
     covariance = steps.T @ steps / len(steps)
     floor = _FLOOR * np.trace(covariance) / len(covariance)
     values, directions = np.linalg.eigh(covariance + floor * np.eye(len(covariance)))
-    scaled = centred @ directions / np.sqrt(np.maximum(values, 1e-12))
-    left, lengths, _ = np.linalg.svd(scaled, full_matrices=False)
-    return unit((left * lengths)[:, :_DIRECTIONS])
+    return unit(reduced @ directions / np.sqrt(np.maximum(values, 1e-12)))
 
 
 def without_small(labels: NDArray[np.int64], vectors: Matrix, least: float) -> NDArray[np.int64]:
@@ -86,63 +87,21 @@ def without_small(labels: NDArray[np.int64], vectors: Matrix, least: float) -> N
     return labels
 
 
-def spectral(cosines: Matrix, count: SpeakerCount, seed: int = 0) -> NDArray[np.int64]:
-    """Return the cluster (N,) of each window from their cosines (N, N)."""
-    largest = min(count.largest, len(cosines))
-    best = (np.inf, 1, np.zeros((len(cosines), 1)))
-    order = np.argsort(-cosines, axis=1, kind="stable")
-    for share in _NEIGHBOURS:
-        neighbours = max(2, round(share * len(cosines)))
-        values, vectors = _eigen(_graph(order, neighbours), largest + 1)
-        gaps = np.diff(values)[count.smallest - 1 : largest]
-        if not len(gaps):
-            continue
-        gap = float(gaps.max()) / max(float(values.max()), 1e-9)
-        ratio = share / max(gap, 1e-9)
-        if ratio < best[0]:
-            best = (ratio, count.smallest + int(gaps.argmax()), vectors)
-    speakers = best[1]
-    if speakers == 1:
-        return np.zeros(len(cosines), np.int64)
-    return kmeans(unit(best[2][:, :speakers]), speakers, seed)
-
-
-def _graph(order: NDArray[np.int64], neighbours: int) -> Matrix:
-    """Return a symmetric graph (N, N): 1 where both are neighbours, 1/2 where one is."""
-    size = len(order)
-    graph = np.zeros((size, size))
-    rows = np.repeat(np.arange(size), neighbours)
-    graph[rows, order[:, :neighbours].ravel()] = 1.0
-    return (graph + graph.T) / 2
-
-
-def _eigen(graph: Matrix, count: int) -> tuple[NDArray[np.float64], Matrix]:
-    """Return the smallest eigenvalues (K,) of the normalised Laplacian, and its eigenvectors (N, K)."""
-    from scipy.linalg import eigh
-
-    degree = graph.sum(1)
-    scale = 1 / np.sqrt(np.maximum(degree, 1e-9))
-    laplacian = np.eye(len(graph)) - graph * scale[:, None] * scale
-    last = min(count, len(graph)) - 1
-    values, vectors = eigh(laplacian, subset_by_index=(0, last))
-    return values, vectors
-
-
 def kmeans(rows: Matrix, clusters: int, seed: int) -> NDArray[np.int64]:
     """Return the cluster (N,) of each row (N, D)."""
     from sklearn.cluster import KMeans
 
+    clusters = min(clusters, len(np.unique(rows, axis=0)))
     found = KMeans(clusters, n_init=10, random_state=seed).fit_predict(rows)
     return np.asarray(found, np.int64)
 
 
-def agglomerative(cosines: Matrix, count: SpeakerCount, threshold: float) -> NDArray[np.int64]:
+def agglomerative(cosines: Matrix, threshold: float) -> NDArray[np.int64]:
     """Return the cluster (N,) of each window by average linkage on cosines (N, N).
 
     Args:
         cosines: of the windows.
-        count: how many clusters there may be.
-        threshold: cosine below which two clusters stay apart.
+        threshold: mean cosine below which two clusters stay apart.
     """
     from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.spatial.distance import squareform
@@ -153,8 +112,4 @@ def agglomerative(cosines: Matrix, count: SpeakerCount, threshold: float) -> NDA
     np.fill_diagonal(distances, 0.0)
     tree = linkage(squareform(distances, checks=False), "average")
     labels = fcluster(tree, max(0.0, 1 - threshold), "distance")
-    found = int(labels.max())
-    wanted = min(max(found, count.smallest), count.largest)
-    if wanted != found:
-        labels = fcluster(tree, wanted, "maxclust")
     return np.asarray(labels, np.int64) - 1

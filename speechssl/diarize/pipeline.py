@@ -14,9 +14,8 @@ from speechssl import parts
 from speechssl.data.manifest import Utterance
 from speechssl.diarize.clustering import (
     Matrix,
-    SpeakerCount,
     agglomerative,
-    spectral,
+    kmeans,
     unit,
     whitened,
     without_small,
@@ -84,19 +83,18 @@ def cluster(vectors: Matrix, settings: DiarizeSettings) -> NDArray[np.int64]:
     """Return the speaker (N,) of each window from whitened vectors (N, K) of length 1."""
     step = max(1, -(-len(vectors) // settings.max_windows))
     chosen = vectors[::step]
-    cosines = chosen @ chosen.T
     count = settings.count
     if count.smallest == count.largest:
-        labels = spectral(cosines, count, settings.seed)
+        labels = kmeans(chosen, count.smallest, settings.seed)
     else:
-        labels = agglomerative(cosines, SpeakerCount(1, len(chosen)), settings.threshold)
+        labels = agglomerative(chosen @ chosen.T, settings.threshold)
         seconds = len(chosen) * settings.hop * step
         shortest = min(settings.min_speaker_seconds, _SMALLEST_SHARE * seconds)
         labels = without_small(labels, chosen, max(_FEWEST, shortest / (settings.hop * step)))
         found = int(labels.max()) + 1
         wanted = min(max(found, count.smallest), count.largest)
         if wanted != found:
-            labels = spectral(cosines, SpeakerCount(wanted, wanted), settings.seed)
+            labels = kmeans(chosen, wanted, settings.seed)
     if step == 1:
         return labels
     centres = np.stack([chosen[labels == name].mean(0) for name in np.unique(labels)])

@@ -38,7 +38,7 @@ class DiarizeSettings:
     speakers: int | None = None
     min_speakers: int = 1
     max_speakers: int = 8
-    threshold: float = 0.1
+    threshold: float = 0.0
     min_speaker_seconds: float = 20.0
     change_penalty: float = 2.0
     channel: int | None = None

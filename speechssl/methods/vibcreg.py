@@ -57,7 +57,7 @@ def iterative_whitening(z: Tensor, iterations: int, eps: float = 1e-5, channels:
     root = identity.expand_as(scaled)
     for _ in range(iterations):
         root = 1.5 * root - 0.5 * torch.linalg.matrix_power(root, 3) @ scaled
-    whitened = grouped @ root * torch.rsqrt(trace)
+    whitened: Tensor = grouped @ root * torch.rsqrt(trace)
     return whitened.transpose(0, 1).flatten(1)
 
 

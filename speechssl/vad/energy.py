@@ -100,7 +100,8 @@ def frame_levels(blocks: Iterable[NDArray[np.float32]], size: int) -> NDArray[np
     if len(power) < _SMOOTHED:
         smooth = np.full(len(power), power.mean())
         covered = np.ones(len(power))
-    return np.maximum(10 * np.log10(np.maximum(smooth / covered, 1e-12)), _QUIETEST)
+    levels: NDArray[np.float64] = 10 * np.log10(np.maximum(smooth / covered, 1e-12))
+    return np.maximum(levels, _QUIETEST)
 
 
 PART = EnergyDetector

@@ -102,7 +102,7 @@ def _load() -> Any:
         raise UserError("vad silero needs silero-vad; pip install 'speechssl[vad]', or take energy")
     weights = Path(spec.origin).parent / "data" / "silero_vad.jit"
     try:
-        return torch.jit.load(str(weights), map_location="cpu").eval()
+        return torch.jit.load(str(weights), map_location="cpu").eval()  # type: ignore[no-untyped-call]
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(

@@ -14,17 +14,17 @@ from builders import ROOT, noise, readme_code
 
 import speechssl
 from speechssl.cli.command import main
+from speechssl.corpora import synthetic
 from speechssl.data.manifest import read_manifest
 from speechssl.diarize.clustering import (
-    SpeakerCount,
     agglomerative,
-    spectral,
+    kmeans,
     unit,
     whitened,
     without_small,
 )
 from speechssl.diarize.files import file_names
-from speechssl.diarize.pipeline import diarize
+from speechssl.diarize.pipeline import cluster, diarize
 from speechssl.diarize.resegmentation import SpeechWindows, resegment, viterbi
 from speechssl.diarize.scoring import diarization_error
 from speechssl.diarize.settings import DiarizeSettings
@@ -108,9 +108,9 @@ def test_rttm_comes_back(tmp_path: Path) -> None:
 def voices_of(
     speakers: int, each: int, spread: float, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors (N, 16) around random centres, in random order, and whose they are (N,)."""
+    """Vectors (N, 16) around orthogonal centres, in random order, and whose they are (N,)."""
     rng = np.random.default_rng(seed)
-    centres = unit(rng.standard_normal((speakers, 16)))
+    centres = np.linalg.qr(rng.standard_normal((16, 16)))[0][:speakers]
     who = rng.permutation(np.repeat(np.arange(speakers), each))
     return unit(centres[who] + spread * rng.standard_normal((len(who), 16))), who
 
@@ -124,26 +124,37 @@ def agree(labels: np.ndarray, who: np.ndarray) -> bool:
 
 @pytest.mark.parametrize("speakers", [2, 3, 4, 5, 7])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_spectral_clustering_finds_the_number_of_voices(speakers: int, seed: int) -> None:
+def test_the_number_of_voices_is_found(speakers: int, seed: int) -> None:
     vectors, who = voices_of(speakers, 40, 0.12, seed)
-    assert agree(spectral(vectors @ vectors.T, SpeakerCount(1, 10)), who)
-    assert agree(agglomerative(vectors @ vectors.T, SpeakerCount(1, 10), 0.45), who)
+    assert agree(agglomerative(vectors @ vectors.T, 0.45), who)
+    assert agree(kmeans(vectors, speakers, seed=0), who)
 
 
-def test_a_number_that_is_given_is_kept() -> None:
-    vectors, _ = voices_of(4, 20, 0.12)
-    cosines = vectors @ vectors.T
-    for count in (1, 2, 3, 6):
-        wanted = SpeakerCount(count, count)
-        assert len(set(spectral(cosines, wanted).tolist())) == count
-        assert len(set(agglomerative(cosines, wanted, 0.45).tolist())) == count
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, 4),
+        ({"speakers": 2}, 2),
+        ({"speakers": 6}, 6),
+        ({"min_speakers": 5}, 5),
+        ({"max_speakers": 3}, 3),
+        ({"max_windows": 40}, 4),
+    ],
+)
+def test_a_number_or_bounds_that_are_given_are_kept(changes: dict[str, int], expected: int) -> None:
+    vectors, who = voices_of(4, 40, 0.08)
+    labels = cluster(vectors, DiarizeSettings(threshold=0.45, **changes))
+    assert len(labels) == len(who)
+    assert len(set(labels.tolist())) == expected
+    if expected == 4:
+        assert agree(labels, who)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_very_few_windows(count: int) -> None:
     vectors, _ = voices_of(1, count, 0.1)
-    assert len(spectral(vectors @ vectors.T, SpeakerCount(1, 8))) == count
-    assert len(agglomerative(vectors @ vectors.T, SpeakerCount(1, 8), 0.2)) == count
+    for changes in ({}, {"speakers": 2}, {"min_speakers": 3}):
+        assert len(cluster(vectors, DiarizeSettings(**changes))) == count
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.5, 2.0, 50.0])
@@ -180,14 +191,25 @@ def write_mixture(path: Path, mixture: Mixture) -> Path:
 
 
 @pytest.fixture(scope="module")
-def call(voices: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def call(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A minute of two generated voices, with its RTTM beside it."""
+    folder = tmp_path_factory.mktemp("call")
+    synthetic.prepare(
+        folder / "audio",
+        folder,
+        speakers=3,
+        evaluation_speakers=2,
+        utterances=4,
+        sessions=2,
+        shortest=4.0,
+        longest=5.0,
+    )
     files: dict[str, list[str]] = {}
-    manifest = read_manifest(voices / "eval", labels="spk")
+    manifest = read_manifest(folder / "eval", labels="spk")
     for utterance in manifest:
         files.setdefault(manifest.labels["spk"][utterance.id], []).append(utterance.path)
-    mixture = conversation(files, speakers=2, seed=3, seconds=45)
-    return write_mixture(tmp_path_factory.mktemp("call") / "call.wav", mixture)
+    mixture = conversation(files, speakers=2, seed=3, seconds=50)
+    return write_mixture(folder / "call.wav", mixture)
 
 
 def test_generated_voices_are_told_apart(call: Path) -> None:
@@ -277,16 +299,15 @@ def test_the_example_of_the_readme(call: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_whitening_takes_away_what_moves_within_a_speaker() -> None:
-    """Speakers differ in the first direction; a second one, ten times as strong, moves all the time."""
+    """Speakers differ in one direction; another one, stronger, moves from window to window."""
     rng = np.random.default_rng(0)
     who = np.repeat([0, 1, 0, 1], 30)
     vectors = 0.05 * rng.standard_normal((120, 6))
-    vectors[:, 0] += np.where(who == 0, 0.3, -0.3)
-    vectors[:, 1] += 3 * rng.standard_normal(120)
+    vectors[:, 0] += np.where(who == 0, 0.5, -0.5)
+    vectors[:, 1] += rng.standard_normal(120)
     vectors[:, 2] += 5.0
     vectors = unit(vectors)
     starts = 0.75 * np.arange(120)
-    plain = unit(vectors - vectors.mean(0))
     white = whitened(vectors, starts, starts + 1.5)
     same = who[:, None] == who
 
@@ -294,7 +315,10 @@ def test_whitening_takes_away_what_moves_within_a_speaker() -> None:
         cosines = rows @ rows.T
         return float(cosines[same].mean() - cosines[~same].mean())
 
-    assert gap(white) > 1.2 > 0.4 > gap(plain)
+    plain = unit(vectors - vectors.mean(0))
+    assert gap(white) > 1.5 > 0.9 > gap(plain)
+    assert agree(kmeans(white, 2, seed=0), who)
+    assert not agree(kmeans(plain, 2, seed=0), who)
     np.testing.assert_allclose(np.linalg.norm(white, axis=1), 1)
 
 

@@ -52,14 +52,14 @@ class Npz:
     @contextmanager
     def writer(self, path: Path) -> Iterator[AddVectors]:
         """Open a file for writing."""
-        ids: list[str] = []
+        names: list[str] = []
         parts: list[NDArray[np.float32]] = []
         where: list[Span] = []
 
         def add(
-            names: list[str], vectors: NDArray[np.float32], spans: Sequence[Span] | None = None
+            ids: list[str], vectors: NDArray[np.float32], spans: Sequence[Span] | None = None
         ) -> None:
-            ids.extend(names)
+            names.extend(ids)
             parts.append(vectors.copy())
             where.extend(spans or ())
 
@@ -67,9 +67,8 @@ class Npz:
             temporary.touch()  # a folder that cannot be written to fails now, not after hours
             yield add
             with temporary.open("wb") as file:
-                np.savez(
-                    file, ids=np.array(ids), embeddings=np.concatenate(parts), **columns(where)
-                )
+                arrays: dict[str, Any] = {"ids": np.array(names), **columns(where)}
+                np.savez(file, embeddings=np.concatenate(parts), **arrays)
 
 
 def columns(spans: Sequence[Span]) -> dict[str, NDArray[Any]]:
