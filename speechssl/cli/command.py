@@ -69,6 +69,7 @@ ORDER = (
     "register",
     "identify",
     "finetune",
+    "predict",
     "cluster",
     "pseudolabel",
     "diagnose",
