@@ -197,7 +197,7 @@ def examples(ids: Sequence[str], rows: Rows, labels: Labels, count: int) -> str:
     nearness = confidences(rows, labels)
     sizes = np.bincount(labels[labels >= 0])
     lines = ["cluster\tsize\tutterance\tcosine\n"]
-    order = np.lexsort([-nearness, labels])
+    order = np.lexsort((-nearness, labels))
     first = np.searchsorted(labels[order], np.arange(len(sizes)))
     for label in np.argsort(-sizes, kind="stable"):
         members = order[first[label] : first[label] + min(count, sizes[label])]

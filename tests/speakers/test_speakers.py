@@ -15,7 +15,7 @@ from speechssl.evaluation.verification.scoring import unit
 from speechssl.metrics import eer
 from speechssl.speakers import calibration, voices
 from speechssl.speakers.calibration import Calibration
-from tests.builders import RATE, make_model, read_json
+from tests.builders import RATE, make_model, read_json, readme_code
 
 HALF = Calibration(10.0, -5.0, 100, 50, 4.0, "a test")
 """Threshold .5 at equal priors."""
@@ -379,3 +379,10 @@ def test_a_calibration_in_the_about_of_a_model_counts(folder, tmp_path, capsys):
     make_model(about={"calibration": "high"}).save(tmp_path / "model")
     assert main(["verify", str(tmp_path / "model"), *files]) == 2
     assert "calibrate again" in capsys.readouterr().err
+
+
+def test_the_example_of_the_readme(folder, capsys):
+    (code,) = readme_code("speakers")
+    files = [folder / "new" / "ben.wav", folder / "new" / "cleo.wav"]
+    exec(code, {"known": folder / "known", "files": files})
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["ben", "cleo"]
