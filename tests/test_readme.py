@@ -17,12 +17,12 @@ from speechssl.corpora import synthetic
 
 SMALLER = (
     (r"--minutes \d+", "--minutes 0.02"),
-    (r"(speechssl train \S+)", r"\1 train.batch_size=8 encoder.width=32 train.workers=0"),
+    (r"(speechssl train \S+)", r"\1 train.batch_size=8 encoder.width=32 data.workers=0"),
     (r"n_clusters=100", "n_clusters=4"),
     (
         r"(speechssl pseudolabel \S+)",
         r"\1 rounds=1 clusterer.n_centroids=0 clusterer.n_clusters=4 min_cluster_size=1"
-        r" 'overrides=[train.steps=2,train.batch_size=8,train.workers=0]'",
+        r" 'overrides=[train.steps=2,train.batch_size=8,data.workers=0]'",
     ),
     (r"(speechssl finetune .*)", r"\1 --affine-steps 5 --epochs 1 --folds 2 --fractions 1"),
 )
@@ -65,16 +65,16 @@ def make_audio(folder: Path) -> None:
         utterances=4, shortest=1.0, longest=1.4,
     )  # fmt: skip
     shutil.rmtree(folder / "tables")
-    files = sorted((folder / "AUDIO").rglob("*.wav"))
+    files = sorted(path for path in (folder / "AUDIO").rglob("*") if path.is_file())
     ids = [path.relative_to(folder / "AUDIO").as_posix() for path in files]
-    voice = {name: Path(name).stem.rpartition("-")[0] or Path(name).parent.name for name in ids}
+    voice = {name: Path(name).parent.name for name in ids}
     pairs = [(a, b) for i, a in enumerate(ids) for b in ids[i + 1 :]]
     words = {True: "target", False: "nontarget"}
     rows = [f"{a} {b} {words[voice[a] == voice[b]]}\n" for a, b in pairs]
     (folder / "TRIALS").write_text("".join(rows))
     assert "target\n" in {row.split(" ")[2] for row in rows}
-    for name in ("A.wav", "B.wav"):
-        shutil.copy(files[0], folder / name)
+    for name, path in (("A.wav", files[0]), ("B.wav", files[-1])):
+        shutil.copy(path, folder / name)
     for place in ("KNOWN/anna", "KNOWN/ben", "NEW"):
         (folder / place).mkdir(parents=True)
     shutil.copy(files[0], folder / "KNOWN" / "anna")

@@ -168,12 +168,12 @@ def nearest(
     columns = unit(others)
     faiss = faiss_if_installed() if top <= _MOST_OF_FAISS else None
     if faiss is not None:
-        yield from _nearest_by_faiss(faiss, rows, columns, top, exclude_self)
+        yield from nearest_by_faiss(faiss, rows, columns, top, exclude_self)
     else:
-        yield from _nearest_by_tiles(rows, columns, top, exclude_self)
+        yield from nearest_by_tiles(rows, columns, top, exclude_self)
 
 
-def _nearest_by_faiss(
+def nearest_by_faiss(
     faiss: Any, rows: Matrix, columns: Matrix, top: int, exclude_self: bool
 ) -> Iterator[tuple[int, Matrix, Index]]:
     """Do what `nearest` says for unit rows."""
@@ -192,7 +192,7 @@ def _nearest_by_faiss(
         yield start, cosines, places
 
 
-def _nearest_by_tiles(
+def nearest_by_tiles(
     rows: Matrix, columns: Matrix, top: int, exclude_self: bool
 ) -> Iterator[tuple[int, Matrix, Index]]:
     """Do what `nearest` says for unit rows."""
