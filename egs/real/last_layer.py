@@ -8,7 +8,8 @@ becomes a model folder. Nothing else of the encoder changes.
 
 Each utterance is its own class, as in contrastive learning, but the optimum is known: linear
 discriminant analysis. With p the pooled statistics, standardised; W the covariance of differences of
-two augmented crops of an utterance, halved and shrunk; T the covariance of whole, clean utterances,
+two augmented crops that do not overlap (crops that do share their words, and W would miss those), halved
+and shrunk; T the covariance of whole, clean utterances,
 
     fc(p) = S U^T (p - mean),  W = L L^T,  L^-1 T L^-T = V diag(d) V^T,  U = L^-T V,  S = diag(d)^(-power / 2)
 
@@ -52,12 +53,18 @@ def main() -> None:
     parser.add_argument("out")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--utterances", type=int, default=4000, help="fitted on (default: 4000)")
-    parser.add_argument("--seconds", type=float, default=2.5, help="of a crop (default: 2.5)")
+    parser.add_argument("--seconds", type=float, default=1.2, help="of a crop (default: 1.2)")
     parser.add_argument(
         "--max-seconds", type=float, default=8.0, help="of a clean one (default: 8)"
     )
-    parser.add_argument("--shrinkage", type=float, default=0.1, help="of W (default: 0.1)")
+    parser.add_argument("--shrinkage", type=float, default=0.3, help="of W (default: 0.3)")
     parser.add_argument("--power", type=float, default=0.5, help="(default: 0.5)")
+    parser.add_argument(
+        "--early-only",
+        action="store_true",
+        help="of an encoder with early_statistics: use those alone, so that training finds the\n"
+        "deep ones at weight 0 and adds what they are worth",
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     config = resolve(args.config, args.overrides)
@@ -70,7 +77,14 @@ def main() -> None:
     deviation = clean.std(0) + 1e-6
     within = 0.5 * np.cov(((one - two) / deviation).T)
     total = np.cov(((clean - mean) / deviation).T)
-    weight = discriminant(within, total, model.dim, args.shrinkage, args.power)
+    used = np.arange(len(mean))
+    if args.early_only:
+        used = used[2 * model.encoder.mfa.conv.conv.out_channels :]
+    chosen = np.ix_(used, used)
+    weight = np.zeros((model.dim, len(mean)))
+    weight[:, used] = discriminant(
+        within[chosen], total[chosen], model.dim, args.shrinkage, args.power
+    )
     set_last_layer(model, mean, deviation, weight)
     model.about = dict(model.about) | {
         "last_layer": f"linear discriminant analysis on {len(rows)} utterances, shrinkage"
@@ -87,12 +101,13 @@ def augmented(
     seconds: float,
 ) -> tuple[Matrix, Matrix, list[int]]:
     """Return pooled statistics (N, P) of two augmented crops of utterances, and their rows."""
-    long_enough = [row for row, one in enumerate(utterances) if one.seconds >= 0.6 * seconds]
+    long_enough = [row for row, one in enumerate(utterances) if one.seconds >= 2 * seconds]
     if not long_enough:
         long_enough = list(range(len(utterances)))
     batches = CropBatches(
         [utterances[row] for row in long_enough],
-        [CropSpec(2, seconds)],
+        [CropSpec(1, seconds, to="teacher"), CropSpec(1, seconds, to="student")],
+        disjoint=True,
         rate=embedder.sample_rate,
         batch_size=min(BATCH, len(long_enough)),
         seed=config.seed + 1,
@@ -106,7 +121,7 @@ def augmented(
     for step in range(-(-count // batches.batch_size)):
         batch = batches[step]
         one.append(embedder.encode_batch(batch.groups[0][0]).numpy())
-        two.append(embedder.encode_batch(batch.groups[0][1]).numpy())
+        two.append(embedder.encode_batch(batch.groups[1][0]).numpy())
         rows += [long_enough[row] for row in batch.indices.tolist()]
     return np.concatenate(one).astype(np.float64), np.concatenate(two).astype(np.float64), rows
 
