@@ -155,17 +155,20 @@ class _Gather(torch.autograd.Function):
         return gradient.narrow(1, rank() * ctx.batch, ctx.batch)
 
 
+@torch.no_grad()
 def sum_over_ranks(x: Tensor) -> Tensor:
-    """Sum `x` over processes, in place and without gradient, and return it."""
-    if world_size() > 1:
-        dist.all_reduce(x)
-    return x
+    """Return the sum of `x` over processes, without gradient; `x` stays as it is."""
+    x = x.detach()
+    if world_size() == 1:
+        return x
+    total = x.clone()
+    dist.all_reduce(total)
+    return total
 
 
 def mean_over_ranks(x: Tensor) -> Tensor:
-    """Return the mean of `x` over processes, without gradient; overwrites `x`."""
-    size = world_size()
-    return sum_over_ranks(x) / size if size > 1 else x
+    """Return the mean of `x` over processes, without gradient; `x` stays as it is."""
+    return sum_over_ranks(x) / world_size()
 
 
 class _Sum(torch.autograd.Function):

@@ -108,14 +108,18 @@ def remove_leftovers(folder: Path, depth: int = 2) -> None:
 def _writer_is_dead(path: Path) -> bool:
     """True for a temporary file of `_temporary` whose process has ended."""
     match = _TEMPORARY.fullmatch(path.name)
-    if match is None or os.name != "posix":  # elsewhere, asking for a process would end it
+    return match is not None and is_dead(int(match["process"]))
+
+
+def is_dead(process: int) -> bool:
+    """True if a process that began to write before this one has ended; False if nobody knows."""
+    if os.name != "posix":  # elsewhere, asking for a process would end it
         return False
-    process = int(match["process"])
     if process == os.getpid():  # an earlier process of our number: we have not begun
         return True
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return True
     except OSError:  # another user's
         return False

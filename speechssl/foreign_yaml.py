@@ -29,6 +29,8 @@ def read(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: is no regular file; not read")
         with open(path, "rb") as file:
             data = file.read(_MOST_BYTES + 1)
         if len(data) > _MOST_BYTES:

@@ -33,6 +33,7 @@ __all__ = [
     "ParameterRule",
     "Predictor",
     "Progress",
+    "Stage",
     "Views",
 ]
 
@@ -67,6 +68,22 @@ class FrontEnd(nn.Module):
         raise NotImplementedError
 
 
+class Stage(NamedTuple):
+    """A link of the chain that an encoder consists of (`Encoder.stages`).
+
+    Attributes:
+        run: function of what the stage before gave, (B, F, C) or (B, F, M, C); of the
+            first stage: of features (B, F, M). The last one gives embeddings (B, D).
+        modules: names of the encoder's submodules that it runs.
+        channels: how many of the last channels of its output it has made itself; the
+            ones before are passed on.
+    """
+
+    run: Callable[[Tensor], Tensor]
+    modules: tuple[str, ...]
+    channels: int
+
+
 class Encoder(nn.Module):
     """Frames of features to one embedding an utterance; a part of `encoders/`.
 
@@ -98,6 +115,13 @@ class Encoder(nn.Module):
         """
         return {}
 
+    def stages(self) -> list[Stage]:
+        """Return the chain that gives the embeddings of whole (not padded) features.
+
+        Local training (`train.local_blocks`) cuts it. None: this encoder cannot be cut.
+        """
+        return []
+
     def affine_layers(self) -> dict[str, nn.Module]:
         """Return the layers after pooling, in their order.
 
@@ -114,11 +138,18 @@ class Views(NamedTuple):
         features: (V, B, F, M), V crops of each of B utterances.
         to: which network sees them (`both`, `student` or `teacher`).
         ids: (B,) int64, index of each utterance in the training set.
+        groups: (B,) int64, the group of each utterance (`data.positives`: a session, a
+            cluster), -1 for none. Utterances of one group are no negatives of each
+            other. None: no utterance has a group.
+        per_view: encode one view at a time, so that BatchNorm sees one view
+            (`train.encode`).
     """
 
     features: Tensor
     to: str = "both"
     ids: Tensor | None = None
+    groups: Tensor | None = None
+    per_view: bool = False
 
 
 class Progress(NamedTuple):
@@ -172,12 +203,14 @@ class ParameterRule(NamedTuple):
         constant: keep the learning rate at its peak: no warm-up, no decay (SimSiam's
             predictor).
         decay: whether they have weight decay.
+        clip: whether their gradient is clipped.
     """
 
     parameters: Sequence[nn.Parameter]
     scale: float = 1.0
     constant: bool = False
     decay: bool = True
+    clip: bool = True
 
 
 class Method(nn.Module):

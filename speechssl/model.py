@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import speechssl
 from speechssl import config, foreign_yaml, parts, weights
-from speechssl.errors import UserError
+from speechssl.errors import UserError, writing
 from speechssl.features import with_default_name
 from speechssl.files import FORMAT, ModelFolder, atomic_write, model_folder
 from speechssl.interfaces import Encoder, FrontEnd
@@ -72,8 +72,8 @@ class Model(nn.Module):
             "encoder": parts.check("encoders", encoder, "encoder"),
         }
         self.about = dict(about or {})
-        self.front_end: FrontEnd = parts.build("features", self.settings["features"])
-        self.encoder: Encoder = parts.build(
+        self.front_end: FrontEnd = parts.construct("features", self.settings["features"])
+        self.encoder: Encoder = parts.construct(
             "encoders", self.settings["encoder"], self.front_end.dim
         )
 
@@ -110,18 +110,23 @@ class Model(nn.Module):
         return embeddings
 
     def save(self, folder: str | Path) -> None:
-        """Write the configuration and the weights into `folder`, each file whole or not at all."""
+        """Write the configuration and the weights into `folder`, each file whole or not at all.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
         files = ModelFolder(folder)
-        files.path.mkdir(parents=True, exist_ok=True)
-        weights.write(files.weights, self.encoder.state_dict())
         written = {
             "speechssl": speechssl.__version__,
             "format": FORMAT,
             **self.settings,
             "about": self.about,
         }
-        with atomic_write(files.config) as temporary:
-            config.write(written, temporary)
+        with writing(files.path):
+            files.path.mkdir(parents=True, exist_ok=True)
+            weights.write(files.weights, self.encoder.state_dict())
+            with atomic_write(files.config) as temporary:
+                config.write(written, temporary)
 
     @classmethod
     def from_config(
@@ -169,17 +174,49 @@ class Model(nn.Module):
         if not isinstance(about, Mapping):
             raise UserError(f"model: {config_file}: about must be a mapping, not {about!r}")
         try:
-            current = current_settings(written)
-            _check_sizes(current, weights_file)
-            model = cls(current["features"], current["encoder"], about)
+            _check_sizes(current_settings(written), weights.shapes(weights_file), weights_file)
+            model = cls.from_config(written, about)
             model.encoder.load_state_dict(weights.read(weights_file))
         except UserError:
             raise
         except Exception as error:  # what Python and torch say of sizes that make no sense
-            raise UserError(
-                f"model: {weights_file} does not fit {config_file.name} ({_reason(error)})"
-            ) from error
+            raise _no_fit(weights_file, config_file, error) from error
         return model.eval()
+
+    @classmethod
+    def from_state(
+        cls,
+        config_file: Path,
+        state: Mapping[str, Tensor],
+        state_file: Path,
+        about: Mapping[str, Any] | None = None,
+        *,
+        allow_code: Collection[str] = (),
+    ) -> Model:
+        """Build the model of a saved configuration around weights that were read already.
+
+        Args:
+            config_file: the configuration, which may be somebody else's.
+            state: of the encoder.
+            state_file: where it is from, for messages.
+            about: what else is known of the weights.
+            allow_code: packages outside this one whose parts the configuration may name.
+
+        Raises:
+            UserError: the weights do not fit the configuration, or it names code that was not
+                allowed.
+        """
+        written = read_saved_config(config_file, allow_code)
+        try:
+            held = {name: tuple(tensor.shape) for name, tensor in state.items()}
+            _check_sizes(current_settings(written), held, state_file)
+            model = cls.from_config(written, about)
+            model.encoder.load_state_dict(state)
+        except UserError:
+            raise
+        except Exception as error:  # what Python and torch say of sizes that make no sense
+            raise _no_fit(state_file, config_file, error) from error
+        return model
 
 
 def _check_format(written: Mapping[str, Any], path: Path) -> None:
@@ -191,23 +228,29 @@ def _check_format(written: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def _check_sizes(written: Mapping[str, Any], weights_file: Path) -> None:
-    """Compare the encoder of a configuration with the header of its weights, taking no memory.
+def _no_fit(weights_file: Path, config_file: Path, error: Exception) -> UserError:
+    return UserError(f"model: {weights_file} does not fit {config_file.name} ({_reason(error)})")
+
+
+def _check_sizes(
+    written: Mapping[str, Any], held: Mapping[str, tuple[int, ...]], weights_file: Path
+) -> None:
+    """Compare the encoder of a configuration with the shapes of its weights, taking no memory.
 
     Args:
         written: the configuration, with today's names.
-        weights_file: the weights.
+        held: shapes of the weights.
+        weights_file: where they are from, for messages.
 
     Raises:
         UserError: the configuration asks for another encoder than the weights are of.
     """
     features = parts.check("features", written["features"], "features")
-    front_end: FrontEnd = parts.build("features", features)
+    front_end: FrontEnd = parts.construct("features", features)
     encoder_settings = parts.check("encoders", written["encoder"], "encoder")
     with torch.device("meta"):
-        encoder: Encoder = parts.build("encoders", encoder_settings, front_end.dim)
+        encoder: Encoder = parts.construct("encoders", encoder_settings, front_end.dim)
     wanted = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
-    held = weights.shapes(weights_file)
     for name in sorted(wanted.keys() | held.keys()):
         if wanted.get(name) != held.get(name):
             raise UserError(

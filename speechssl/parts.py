@@ -220,6 +220,16 @@ def build(folder: str, section: Mapping[str, Any] | str, *supplied: Any) -> Any:
     Raises:
         UserError: no such part, an unknown key, or a value of the wrong type.
     """
-    checked = check(folder, section, folder)
-    name = checked.pop("name")
-    return find(folder, name)(*supplied, **checked)
+    return construct(folder, check(folder, section, folder), *supplied)
+
+
+def construct(folder: str, checked: Mapping[str, Any], *supplied: Any) -> Any:
+    """Construct the part of a section that ``check`` has returned, as ``build`` does.
+
+    Args:
+        folder: where the part lives.
+        checked: name and all settings.
+        supplied: what the program gives the part.
+    """
+    settings = {key: value for key, value in checked.items() if key != "name"}
+    return find(folder, checked["name"])(*supplied, **settings)

@@ -91,11 +91,23 @@ def _lock(path: Path, output: Path) -> IO[str] | None:
             file.close()
             return None
         if _is_still(path, file):
+            _sign(path, file, output)
+            return file
+        file.close()  # its holder removed it while we waited to open it: take the new one
+
+
+def _sign(path: Path, file: IO[str], output: Path) -> None:
+    """Write the number of this process into its lock; on a full disk, the lock is given back."""
+    try:
+        with writing(output):
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
-            return file
-        file.close()  # its holder removed it while we waited to open it: take the new one
+    except UserError:
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it tries to write once more
+            file.close()
+        raise
 
 
 def _is_still(path: Path, file: IO[str]) -> bool:
@@ -285,6 +297,15 @@ def _terminate_after_parent() -> Callable[[], None] | None:
             os._exit(TERMINATED_CODE)
 
     return ask
+
+
+def end_with_torchrun() -> None:
+    """In a process of torchrun: let Linux send SIGTERM to it when torchrun was killed.
+
+    Otherwise the processes would train on, unseen.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h

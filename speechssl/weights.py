@@ -8,13 +8,14 @@ a compressed archive, or one that claims more than it has, is refused.
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -25,10 +26,21 @@ SAFETENSORS = ".safetensors"
 
 
 def write(path: str | Path, state: Mapping[str, Tensor]) -> None:
-    """Write a state dict as safetensors; a reader sees the old file or the new one."""
+    """Write a state dict as safetensors; a reader sees the old file or the new one.
+
+    Raises:
+        OSError: the disk refused.
+    """
     with atomic_write(path) as temporary:
         contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
-        save_file(contiguous, str(temporary), metadata={"format": "pt"})
+        try:
+            save_file(contiguous, str(temporary), metadata={"format": "pt"})
+        except SafetensorError as error:
+            refused = re.search(r"\(os error (\d+)\)", str(error))
+            if refused is None:
+                raise
+            number = int(refused[1])
+            raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
@@ -89,9 +101,9 @@ def _read_zip(path: Path, mapped: bool = False) -> Any:
 
 def _check_archive(path: Path) -> None:
     """Refuse an archive that would take more memory than the file is long."""
+    if not path.is_file():  # a FIFO would block
+        raise UserError(f"{path}: no such file; check the path")
     if not zipfile.is_zipfile(path):
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; check the path")
         raise UserError(
             f"{path}: cannot be read (no archive of torch.save); save it again, or give another"
         )
@@ -109,10 +121,30 @@ def _check_archive(path: Path) -> None:
 def _tensors(path: Path, state: Any) -> dict[str, Tensor]:
     if not isinstance(state, Mapping):
         raise UserError(f"{path}: holds no state dict; give the weights of a model")
+    claimed = 0
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise UserError(f"{path}: holds more than tensors ({name!r}); give a model's weights")
+        refuse_empty_shell(path, name, tensor)
+        claimed += tensor.numel() * tensor.element_size()
+    if claimed > os.path.getsize(path):
+        raise UserError(f"{path}: its tensors share their {claimed} bytes; save them one by one")
     return dict(state)
+
+
+def refuse_empty_shell(path: Path, name: str, tensor: Tensor) -> None:
+    """Raise UserError for a tensor whose shape is larger than what is stored of it.
+
+    That is one that is sparse, has no storage (meta), or repeats one number along an axis (stride 0).
+    """
+    is_dense = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    if not is_dense or tensor.is_nested or tensor.is_quantized or 0 in _strides(tensor):
+        raise UserError(f"{path}: {name[:80]!r} is no plain tensor; save its values")
+
+
+def _strides(tensor: Tensor) -> list[int]:
+    """Return the strides of the axes along which there is more than one entry."""
+    return [s for s, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

@@ -53,7 +53,20 @@ RESNET: dict[str, Any] = {
 }
 """A small ResNet."""
 
-ENCODERS = {"ecapa": ECAPA, "resnet": RESNET}
+CAMPPLUS: dict[str, Any] = {
+    "name": "campplus",
+    "head_channels": 4,
+    "width": 16,
+    "layers": [2, 2, 2],
+    "growth_rate": 8,
+    "embedding_dim": 12,
+}
+"""A small CAM++."""
+
+XVECTOR: dict[str, Any] = {"name": "xvector", "channels": [16, 16, 16, 16, 24], "embedding_dim": 12}
+"""A small x-vector encoder."""
+
+ENCODERS = {"ecapa": ECAPA, "resnet": RESNET, "campplus": CAMPPLUS, "xvector": XVECTOR}
 
 
 def noise(seconds: float, rate: int = RATE, seed: int = 0) -> NDArray[np.float32]:

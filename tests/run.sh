@@ -1,10 +1,20 @@
 #!/usr/bin/env bash
 # Every check of the repository, set-up included: bash tests/run.sh [--slow] [--coverage] [arguments of pytest]
+# bash tests/run.sh --hostile [--quick]: no checks, but the table of what hostile files were tried and what held.
 # --slow adds the tests marked slow. --coverage measures which lines of speechssl/ ran, in the commands that tests
 # start as well, and fails below the floor in pyproject.toml; it takes half as long again, so CI does it.
 # Stops at the first group that fails.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+if [[ ${1:-} == --hostile ]]; then
+    shift
+    # shellcheck source=egs/setup.sh
+    source egs/setup.sh dev,scale,kaldi,av,log,export
+    SPEECHSSL_PYTHON="$(command -v python)"
+    export SPEECHSSL_PYTHON
+    exec env OMP_NUM_THREADS=1 python -m tests.hostile.table "$@"
+fi
 
 options=()
 while [[ ${1:-} == --slow || ${1:-} == --coverage ]]; do

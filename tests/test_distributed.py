@@ -8,10 +8,19 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
+from builders import ENCODERS
 from torch import nn
 
-from speechssl import parts
-from speechssl.distributed import CrossProcessBatchNorm, World, start, stop, synchronise_batchnorm
+from speechssl import distributed, parts
+from speechssl.distributed import (
+    CrossProcessBatchNorm,
+    World,
+    mean_over_ranks,
+    start,
+    stop,
+    sum_over_ranks,
+    synchronise_batchnorm,
+)
 from speechssl.errors import UserError
 
 TWO = World(0, 2, torch.device("cpu"))
@@ -53,8 +62,7 @@ def test_alone_it_is_batchnorm(group, shape):
 @pytest.mark.parametrize("name", parts.names("encoders"))
 def test_every_norm_of_every_encoder_is_converted_and_none_is_passed_over(group, name):
     torch.manual_seed(0)
-    settings = {"name": name, "width": 8, **({"scale": 2} if name == "ecapa" else {})}
-    encoder = parts.build("encoders", settings, 16).train()
+    encoder = parts.build("encoders", ENCODERS.get(name, name), 16).train()
     twin = synchronise_batchnorm(copy.deepcopy(encoder), TWO)
     norms = [m for m in twin.modules() if isinstance(m, CrossProcessBatchNorm)]
     assert norms and not any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in twin.modules())
@@ -85,3 +93,13 @@ def test_a_device_that_is_not_here_is_one_line(monkeypatch):
             start(device)
         assert "\n" not in str(error.value)
     stop()  # without a group this does nothing
+
+
+def test_sums_over_processes_leave_their_argument_alone(monkeypatch):
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", lambda x: x.mul_(2))  # two processes that hold the same
+    x = torch.tensor([1.0, 3.0], requires_grad=True)
+    total = sum_over_ranks(x)
+    mean = mean_over_ranks(x)
+    assert total.tolist() == [2, 6] and mean.tolist() == [1, 3] and x.tolist() == [1, 3]
+    assert not total.requires_grad and not mean.requires_grad

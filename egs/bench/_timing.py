@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from speechssl.nn.products import Kernel, linear, using_kernel
+
 
 def alternate(candidates: Mapping[str, Callable[[], object]], rounds: int = 5) -> dict[str, float]:
     """Median seconds of each, run in turns after one round that does not count."""
@@ -36,8 +38,21 @@ def show(
         print(f"  {name:<44}{value:>10.3f}{amount / value:>16.4g}{ratio:>8}")
 
 
-def product_rate(dtype: torch.dtype, size: int = 2048, device: str = "cpu") -> float:
-    """FLOP/s of a matrix product of that type, the roof under which an encoder works."""
+def product_rates(dtype: torch.dtype, size: int = 2048, device: str = "cpu") -> dict[str, float]:
+    """FLOP/s of a matrix product of that type, by each kernel that can compute it.
+
+    The fastest is the roof under which an encoder works.
+    """
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    seconds = alternate({"product": lambda: a @ b}, rounds=10)["product"]
-    return 2 * size**3 / seconds
+
+    def multiply(kernel: Kernel) -> None:
+        with torch.no_grad(), using_kernel(kernel):
+            linear(a, b)
+
+    candidates: dict[str, Callable[[], object]] = {"mkl": lambda: multiply("mkl")}
+    if dtype != torch.float32 or device != "cpu":
+        candidates = {"torch": lambda: multiply("mkl")}
+    else:
+        candidates["onednn"] = lambda: multiply("onednn")
+    seconds = alternate(candidates, rounds=10)
+    return {name: 2 * size**3 / value for name, value in seconds.items()}

@@ -31,7 +31,7 @@ def main() -> None:
     )
     parser.add_argument("--files", type=int, default=200)
     parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--precision", choices=("float32", "bfloat16", "int8"), default="float32")
     args = parser.parse_args()
     tune_allocator()
     from speechbrain.lobes.features import Fbank

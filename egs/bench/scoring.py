@@ -15,7 +15,7 @@ import torch
 
 from egs.bench._timing import alternate, show
 from speechssl import metrics
-from speechssl.clustering import kmeans
+from speechssl.clustering import nearest
 from speechssl.clustering.kmeans import SphericalKMeans
 from speechssl.evaluation.verification.scoring import as_norm, score_trials
 
@@ -84,7 +84,7 @@ def main() -> None:
     mine = SphericalKMeans(n_clusters=args.clusters, max_iter=10)
 
     def without_faiss() -> None:
-        with patch.object(kmeans, "faiss_if_installed", lambda: None):
+        with patch.object(nearest, "faiss_if_installed", lambda: None):
             mine.fit_predict(data)
 
     candidates: dict[str, Callable[[], object]] = {"scikit-learn MiniBatchKMeans": theirs}

@@ -20,7 +20,7 @@ from torch import nn
 from speechssl import distributed
 from speechssl.compat import tune_allocator
 from speechssl.train.data import read_utterances
-from speechssl.train.optimizers import clip_gradients, schedule
+from speechssl.train.optimizers import clip_gradients, clipped_parameters, schedule
 from speechssl.train.run import Run
 from speechssl.train.settings import TrainingConfig, resolve
 
@@ -94,7 +94,7 @@ def measure(settings: TrainingConfig, steps: int) -> None:
         times.append(time.perf_counter())
         output.loss.backward()
         times.append(time.perf_counter())
-        clip_gradients(run.method.parameters(), settings.optimizer)
+        clip_gradients(clipped_parameters(run.method), settings.optimizer)
         schedule(run.optimizer, settings.optimizer, 0.5, run.batch_size)
         run.optimizer.step()
         run.optimizer.zero_grad(set_to_none=True)

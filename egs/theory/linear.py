@@ -216,7 +216,7 @@ def _directcopy_gain() -> Row:
     predictor = DirectSet(2, epsilon=0.3, alpha=1.0)
     predictor.correlation.value.copy_(torch.diag(torch.tensor([4.0, 1.0])))
     gain = float(predictor.weights()[1, 1])
-    return Row("DirectCopy's gain on the weaker of (4, 1)", gain, 0.55, 1e-6)
+    return Row("DirectCopy's gain (spectral norm) on the weaker of (4, 1)", gain, 0.55, 1e-6)
 
 
 def plot(folder: Path) -> None:

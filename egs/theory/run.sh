@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The known-answer experiments, measured against predicted, with plots:
 #   bash egs/theory/run.sh [--exp DIR] [NAME ...]
-# NAMEs: linear network dino uniformity decorrelation (default: all; some minutes on one core).
+# NAMEs: linear network dino uniformity decorrelation pairwise (default: all; some minutes on one core).
 # Ends with code 1 if a prediction did not come true.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -15,7 +15,7 @@ while (($#)); do
         *) names+=("$1") && shift ;;
     esac
 done
-((${#names[@]})) || names=(linear network dino uniformity decorrelation)
+((${#names[@]})) || names=(linear network dino uniformity decorrelation pairwise)
 # shellcheck source=egs/setup.sh
 source egs/setup.sh log
 mkdir -p "$exp"

@@ -17,7 +17,7 @@ from speechssl.audio import members, pipes, remotes
 from speechssl.audio.mp3 import length_is_a_guess
 from speechssl.audio.readers import AV_EXTENSIONS, AvReader, Reader, SoundFileReader
 from speechssl.audio.regular import refuse_special_file
-from speechssl.errors import UserError
+from speechssl.errors import UserError, refuse_without_descriptors
 
 PathLike = str | os.PathLike[str]
 
@@ -26,6 +26,15 @@ _AV_OPTIONS = {
     "protocol_whitelist": "file",
 }
 """For FFmpeg: containers of sound only. Playlists (HLS, DASH, concat) name other files and hosts."""
+
+_RATES = (1000, 1_000_000)
+"""Sampling rates that are read, Hz. Resampled to 16 kHz, a second of 1 Hz would be 16,000 times as long."""
+
+_MOST_SECONDS_PER_BYTE = 1.0
+"""A recording is no longer than this allows: the sparsest codec takes tens of bytes for a second, and
+FLAC of digital silence at least one."""
+
+_NEVER_DOUBTED = 3600.0  # seconds; a header may promise so much, whatever the size of the file
 
 
 @contextmanager
@@ -84,9 +93,11 @@ def _open_source(source: Any, name: str, extension: str) -> Iterator[Reader]:
     """Open a path or a file object; `name` is what messages call it."""
     if _needs_av(source, extension.lower()):
         with _open_with_av(source, name) as av_reader:
+            _refuse_impossible_header(av_reader, source, name)
             yield av_reader
         return
     with _open_with_soundfile(source, name) as reader:
+        _refuse_impossible_header(reader, source, name)
         if reader.frames is not None:
             yield reader
             return
@@ -94,7 +105,36 @@ def _open_source(source: Any, name: str, extension: str) -> Iterator[Reader]:
     if not isinstance(source, str):
         source.seek(0)
     with _open_with_av(source, name) as av_reader:
+        _refuse_impossible_header(av_reader, source, name)
         yield av_reader
+
+
+def _refuse_impossible_header(reader: Reader, source: Any, name: str) -> None:
+    """Raise UserError if a header claims what would take time or memory beyond the file's size."""
+    low, high = _RATES
+    if not low <= reader.rate <= high:
+        raise UserError(
+            f"{name}: its header says {reader.rate} Hz; rates from {low} to {high} Hz are read;"
+            " remove or replace it"
+        )
+    if reader.frames is None:
+        return
+    size = _size(source)
+    seconds = reader.frames / reader.rate
+    if seconds > max(_NEVER_DOUBTED, _MOST_SECONDS_PER_BYTE * size):
+        raise UserError(
+            f"{name}: its header promises {seconds / 3600:.0f} h in {size} bytes; remove or replace it"
+        )
+
+
+def _size(source: Any) -> int:
+    """Return the bytes of a path or file object, whose position stays where it is."""
+    if isinstance(source, str):
+        return os.path.getsize(source)
+    position = source.tell()
+    size: int = source.seek(0, os.SEEK_END)
+    source.seek(position)
+    return size
 
 
 def _needs_av(source: Any, extension: str) -> bool:
@@ -141,8 +181,21 @@ def _open_with_av(source: Any, name: str) -> Iterator[AvReader]:
         raise _error_about(name, error) from error
 
 
+def _check_descriptors(path: str) -> None:
+    """Raise MachineError if no file can be opened: libsndfile calls that a system error."""
+    try:
+        with open(path, "rb"):
+            return
+    except OSError as error:
+        refuse_without_descriptors(error)
+
+
 def _error_about(name: str, error: Exception) -> UserError:
-    """Return the UserError, one line, for a file that could not be opened or decoded."""
+    """Return the UserError, one line, for a file that could not be opened or decoded.
+
+    Raises:
+        MachineError: it is not the file's fault.
+    """
     is_path = not name.endswith("|") and members.parse(name) is None
     if is_path:
         if not os.path.exists(name):
@@ -153,6 +206,7 @@ def _error_about(name: str, error: Exception) -> UserError:
             return UserError(f"{name}: permission denied; make the file readable")
         if os.path.getsize(name) == 0:
             return UserError(f"{name}: is empty (0 bytes); remove or replace it")
+        _check_descriptors(name)
     reason = str(getattr(error, "error_string", "") or error)
     detail = " ".join(reason.split()).rstrip(".")
     return UserError(

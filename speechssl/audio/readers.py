@@ -20,7 +20,7 @@ AV_EXTENSIONS = frozenset({".m4a", ".mp4", ".aac"})
 
 Samples = npt.NDArray[np.float32]
 
-_BLOCK = 1 << 20  # samples decoded at a time
+_BLOCK = 1 << 20  # samples decoded at a time, of all channels together
 # Samples to decode before the first one that counts, after a seek:
 _MP3_PREROLL = 16384  # MP3 needs the bit reservoir of about a dozen earlier frames
 _AV_PREROLL = 8192  # AAC overlaps frames, and its encoders' delay is below this
@@ -66,8 +66,9 @@ class SoundFileReader:
         if first:
             self.file.seek(first - preroll)
         left = sys.maxsize if count is None else preroll + count
+        most = max(1, _BLOCK // self.channels)
         while left > 0:
-            block = self.file.read(min(left, _BLOCK), dtype="float32", always_2d=True)
+            block = self.file.read(min(left, most), dtype="float32", always_2d=True)
             if not len(block):
                 return
             left -= len(block)
@@ -86,6 +87,8 @@ class AvReader:
         self.container = container
         self.av = av
         self.stream = container.streams.audio[0]
+        if self.stream.codec_context is None:
+            raise ValueError("its coding is unknown")
         self.rate: int = self.stream.codec_context.sample_rate
         self.channels: int = self.stream.codec_context.channels
         # A bare AAC stream (ADTS) has no index: its duration is a guess, and seeking in it is not

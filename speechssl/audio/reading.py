@@ -25,6 +25,7 @@ EXTENSIONS = SOUNDFILE_EXTENSIONS | AV_EXTENSIONS
 """Endings of the files that can be read, in lower case and with their dot."""
 
 _SHORTFALL = 0.25  # seconds that a lossy decoder may deliver less than its header says
+_SURPLUS = 1 << 24  # samples that a file may hold beyond what its header says, read at once (64 MB)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +132,36 @@ def read(path: PathLike, rate: int, start: float = 0.0, stop: float | None = Non
         if frames == 0 or (frames is not None and start * reader.rate >= frames):
             raise _start_beyond_end(path, start, reader)
         excerpt = Excerpt.plan(reader.rate, rate, start, stop)
-        blocks = list(reader.blocks(excerpt.first, excerpt.count))
-        samples = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        samples = _read_excerpt(path, reader, excerpt)
         _refuse_truncated(path, reader, excerpt, len(samples))
         _refuse_non_finite(path, samples, excerpt.first / reader.rate)
         samples = excerpt.cut(resample(samples, reader.rate, rate))
         if not len(samples):
             raise _start_beyond_end(path, start, reader)
         return np.ascontiguousarray(samples)
+
+
+def _read_excerpt(path: PathLike, reader: Reader, excerpt: Excerpt) -> Samples:
+    """Return the samples (T,) of an excerpt at the file's own rate.
+
+    Raises:
+        UserError: they are far more than the header says, as in a file made to fill memory.
+    """
+    most = math.inf if reader.frames is None else reader.frames - excerpt.first + _SURPLUS
+    blocks: list[Samples] = []
+    got = 0
+    for block in reader.blocks(excerpt.first, excerpt.count):
+        blocks.append(block)
+        got += len(block)
+        if got > most:
+            promised = reader.frames / reader.rate if reader.frames else 0.0
+            raise UserError(
+                f"{path}: its header promises {promised:.2f} s, but it holds over"
+                f" {got / reader.rate:.0f} s; write it again"
+            )
+    if len(blocks) == 1:
+        return blocks[0]
+    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
 
 
 def _refuse_empty(path: PathLike, rate: int, frames: int) -> None:

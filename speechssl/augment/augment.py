@@ -5,7 +5,7 @@ the CPU, so that a crop's augmentation is a pure function of its seed. `Augment.
 batch of choices out with batched torch operations wherever the waveforms are: in a loader worker,
 or on the GPU.
 
-The order is that of nature: voice and babble, room, microphone, noise, codec, gain. The crop should
+The order is that of nature: voice and babble, room, microphone, noise, codec, gain, dither. The crop should
 come with `context` seconds of real left context, so that its first samples already carry the tail
 of what was said before; the context is cut after the convolution.
 """
@@ -20,9 +20,19 @@ from torch import Tensor
 
 from speechssl.augment import acoustics, effects
 from speechssl.augment import codecs as coders
+from speechssl.augment.dither import FULL_SCALE, Dither
 from speechssl.augment.draws import DRAW_NAMES, UniformDraws
 from speechssl.augment.noise_bank import KINDS, NoiseBank, load_rirs
-from speechssl.augment.plan import EQ_KNOTS, NO_NOISE, NO_ROOM, PLAN, SIMULATED_ROOM, TAPS, Codec
+from speechssl.augment.plan import (
+    EQ_KNOTS,
+    NO_DITHER,
+    NO_NOISE,
+    NO_ROOM,
+    PLAN,
+    SIMULATED_ROOM,
+    TAPS,
+    Codec,
+)
 from speechssl.errors import UserError
 
 TABLE_SAMPLES = 1 << 18
@@ -61,6 +71,8 @@ class Augment:
         babble_prob: probability of babble: three to six other utterances of the same batch.
         snr_babble: range of the SNR of babble, dB.
         rir_prob: probability of a room.
+        exclusive: give a crop noise from the folder or a room, never both (wespeaker's recipe);
+            `noise_prob` and `rir_prob` must then not add up to more than 1.
         simulate_prob: share of the rooms that are simulated (all of them without a folder): early
             reflections and a Gaussian tail that decays exponentially, twice as fast above 2 kHz.
         t60: range of the reverberation time of simulated rooms, seconds.
@@ -76,10 +88,13 @@ class Augment:
             "gsm", "g721", "opus", "mp3", and with the extra `av` "amr". Those at 8 kHz need a
             sample_rate of 16000.
         gain: range of the final gain, dB.
+        dither: deviation of white Gaussian noise that is added last, to every crop that is augmented
+            at all, in steps of 16 bits (1 in Kaldi's and hyperion's front ends; here it is part of
+            training, and embeddings are computed without it).
         context: seconds of left context that crops carry for the room's tail.
         speed: speed factors, one drawn for each utterance (all its crops share it: speed moves the
             voice's pitch), e.g. [0.9, 1.0, 1.1]; applied by the data set as it reads. Empty: off.
-        seed: of the Gaussian noise for simulated rooms.
+        seed: of the Gaussian noise for simulated rooms and of the dither.
 
     Raises:
         UserError: a probability outside 0..1, a range in the wrong order, or a folder without
@@ -99,6 +114,7 @@ class Augment:
         babble_prob: float = 0.0,
         snr_babble: list[float] = [13.0, 20.0],  # noqa: B006
         rir_prob: float = 0.45,
+        exclusive: bool = False,
         simulate_prob: float = 0.5,
         t60: list[float] = [0.1, 0.8],  # noqa: B006
         rir_seconds: float = 0.5,
@@ -108,6 +124,7 @@ class Augment:
         codec_prob: float = 0.0,
         codecs: list[str] = ["mu_law", "telephone", "low_pass", "bits"],  # noqa: B006
         gain: list[float] = [0.0, 0.0],  # noqa: B006
+        dither: float = 0.0,
         context: float = 0.25,
         speed: list[float] = [],  # noqa: B006
         seed: int = 0,
@@ -120,6 +137,12 @@ class Augment:
         check_probability("band_share", band_share)
         check_probability("codec_prob", codec_prob)
         check_speed(speed)
+        check_dither(dither)
+        if exclusive and noise_prob + rir_prob > 1:
+            raise UserError(
+                f"augment.exclusive: noise_prob={noise_prob:g} and rir_prob={rir_prob:g} must not add"
+                " up to more than 1"
+            )
         self.sample_rate = sample_rate
         self.noise_prob = noise_prob
         self.snr_of_kind = {
@@ -130,6 +153,7 @@ class Augment:
         self.babble_prob = babble_prob
         self.snr_babble = check_range("snr_babble", snr_babble)
         self.rir_prob = rir_prob
+        self.exclusive = exclusive
         self.simulate_prob = simulate_prob
         self.t60 = check_range("t60", t60, above=0.0)
         self.filter_prob = filter_prob
@@ -138,6 +162,7 @@ class Augment:
         self.codec_prob = codec_prob
         self.codecs = np.array(check_codecs(codecs, sample_rate), dtype=np.int8)
         self.gain = check_range("gain", gain)
+        self.dither = Dither(dither, seed)
         self.context_samples = round(context * sample_rate) if rir_prob else 0
         self.speed = tuple(speed)
         self.bank = NoiseBank(noise, sample_rate) if noise and noise_prob else None
@@ -150,6 +175,7 @@ class Augment:
     def to(self, device: torch.device | str) -> Augment:
         """Move noises and rooms to a device, where `apply` will find the waveforms; return self."""
         self.rooms.to(device)
+        self.dither.to(device)
         if self.noise_samples is not None:
             self.noise_samples = self.noise_samples.to(device)
         return self
@@ -172,6 +198,7 @@ class Augment:
         plan = np.zeros(count, dtype=PLAN)
         plan["noise"] = NO_NOISE
         plan["rir"] = NO_ROOM
+        plan["dither"] = NO_DITHER
         if level == "none":
             return plan
         draws = UniformDraws(rng, count, DRAW_NAMES)
@@ -181,6 +208,7 @@ class Augment:
         self._draw_filter(plan, draws, LEVELS[level])
         self._draw_codec(plan, draws, LEVELS[level])
         plan["gain"] = draws.between("gain", *self.gain)
+        self.dither.draw(plan, draws)
         return plan
 
     def _draw_noise(
@@ -207,6 +235,12 @@ class Augment:
 
     def _draw_room(self, plan: np.ndarray, draws: UniformDraws, level: Level) -> None:
         wanted = draws.happens("room", level.share * self.rir_prob)
+        if self.exclusive:
+            # The number that decides on noise decides on the room as well: noise has the lowest
+            # share of 0..1, the room the next.
+            of_noise = level.share * self.noise_prob
+            number = draws.uniform("noise")
+            wanted = (number >= of_noise) & (number < of_noise + level.share * self.rir_prob)
         recorded = self.rooms.recorded
         if recorded is None:
             room = np.full(len(plan), SIMULATED_ROOM)
@@ -252,8 +286,8 @@ class Augment:
             context: samples of left context, cut from the result.
 
         Returns:
-            (..., B, T). Silent crops stay silent (an SNR is undefined there): no value is ever made
-            non-finite.
+            (..., B, T). Silent crops get nothing but dither (an SNR is undefined there): no value
+            is ever made non-finite.
         """
         shape = waves.shape[:-1]
         waves = effects.with_babble(waves, plan, context).reshape(-1, waves.shape[-1])
@@ -262,6 +296,7 @@ class Augment:
         waves = effects.add_noise(waves, plan, self.noise_samples)
         waves = effects.code(waves, plan, self.sample_rate)
         waves = effects.with_gain(waves, plan)
+        waves = self.dither.add(waves, plan)
         return waves.reshape(*shape, -1)
 
 
@@ -278,6 +313,15 @@ def check_range(name: str, pair: list[float], above: float = float("-inf")) -> t
     if pair[0] <= above:
         raise UserError(f"augment.{name}: must be above {above:g}, not {list(pair)}")
     return pair[0], pair[1]
+
+
+def check_dither(deviation: float) -> None:
+    """Raise UserError for a negative deviation, or one as large as full scale."""
+    if not 0.0 <= deviation < FULL_SCALE:
+        raise UserError(
+            f"augment.dither: must be at least 0 and below {FULL_SCALE:g} steps of 16 bits, not"
+            f" {deviation:g}"
+        )
 
 
 def check_speed(factors: list[float]) -> None:

@@ -34,9 +34,9 @@ DRAW_NAMES: Mapping[str, int] = {
     "codec_kind": 1,
     "cutoff": 1,
     "bits": 1,
-    "bit_rate": 1,
+    "dither": 1,
     "gain": 1,
-    "spare_2": 1,
+    "bit_rate": 1,
     "ripples": EQ_KNOTS,
     "taps": 2 * TAPS,
 }

@@ -15,6 +15,7 @@ TAPS = 6
 NO_NOISE = -1
 NO_ROOM = -1
 SIMULATED_ROOM = -2
+NO_DITHER = -1
 
 
 class Codec(IntEnum):
@@ -63,6 +64,7 @@ PLAN = np.dtype(
         ("bits", np.int8),  # of the codec of few bits
         ("rate", np.float32),  # of a coder of several bit rates: 0 the lowest, 1 the highest
         ("gain", np.float32),  # dB
+        ("dither", np.int32),  # place in the table of dither, or NO_DITHER
     ]
 )
 """Augmentation of one crop."""

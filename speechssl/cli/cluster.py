@@ -77,7 +77,6 @@ def run(args: argparse.Namespace) -> None:
     from speechssl import config
     from speechssl.data.kaldi import read_values
     from speechssl.evaluation import clusters
-    from speechssl.processes import sole_writer_in
     from speechssl.report.plots import size_plot
 
     section = {"name": args.name, **config.read("", args.overrides)}
@@ -91,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
         "max_cluster_size": args.max_cluster_size,
         "keep_fraction": args.keep_fraction,
     }
-    with sole_writer_in(args.out):
+    with flags.writing_alone(args.out):
         ids, labels, figures = clusters.cluster(
             args.embeddings, clusterer, reference=reference, **filters
         )
@@ -102,5 +101,9 @@ def run(args: argparse.Namespace) -> None:
 
 def _print_figures(figures: Mapping[str, Any]) -> None:
     for key, value in figures.items():
-        shown = f"{value:.4f}" if isinstance(value, float) else value
+        if key == "sizes":
+            smallest, median, largest = value
+            shown = f"{smallest} to {largest} utterances, median {median:g}"
+        else:
+            shown = f"{value:.4f}" if isinstance(value, float) else str(value)
         print(f"{key:<12}{shown}")

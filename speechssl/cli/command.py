@@ -50,7 +50,7 @@ from typing import Any
 import speechssl
 from speechssl import processes
 from speechssl.cli.parsers import Parser, summary
-from speechssl.errors import UserError
+from speechssl.errors import MachineError, UserError, what_ran_out
 from speechssl.text import printable
 from speechssl.threads import respect_quota, wait_passively
 
@@ -88,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     code = 0
     with processes.raise_on_signals(ends_process=argv is None) as arrived:
         try:
+            processes.end_with_torchrun()
             code = _run_command_line(argv)
         except processes.Terminated as ended:
             if str(ended):
@@ -123,6 +124,12 @@ def _run_command_line(argv: Sequence[str] | None) -> int:
         # `| head` has closed its end. Python flushes stdout once more at exit: let that go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except (MachineError, OSError, MemoryError, RuntimeError) as error:
+        reason = what_ran_out(error)
+        if reason is None:
+            raise
+        print(f"speechssl: error: {printable(reason)}", file=sys.stderr)
+        return 2
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

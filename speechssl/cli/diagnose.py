@@ -77,17 +77,18 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: the subjects are neither of the three combinations.
     """
-    if args.rank:
-        _rank_models(args)
-    elif len(args.subjects) == 1 and Path(args.subjects[0]).is_file():
-        _diagnose_file(args)
-    elif len(args.subjects) == 2:
-        _diagnose_model(args)
-    else:
-        raise UserError(
-            "diagnose: give an embeddings file, or a model folder and audio; several models need"
-            " --rank"
-        )
+    with flags.writing_alone(args.out):
+        if args.rank:
+            _rank_models(args)
+        elif len(args.subjects) == 1 and Path(args.subjects[0]).is_file():
+            _diagnose_file(args)
+        elif len(args.subjects) == 2:
+            _diagnose_model(args)
+        else:
+            raise UserError(
+                "diagnose: give an embeddings file, or a model folder and audio; several models"
+                " need --rank"
+            )
 
 
 def _diagnose_file(args: argparse.Namespace) -> None:
@@ -142,6 +143,7 @@ def _print_findings(findings: list[Finding]) -> None:
     from speechssl.report import diagnosis
 
     print(diagnosis.table(findings))
+    print(diagnosis.RULE)
     print(f"verdict: {diagnosis.verdict(findings)}")
 
 

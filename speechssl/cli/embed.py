@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_hardware(parser: argparse.ArgumentParser) -> None:
     """Add what decides how fast it goes."""
     flags.add_device(parser)
-    flags.add_precision(parser)
+    flags.add_precision(parser, int8=True)
     flags.add_jobs(parser, "processes that share the files", default=1)
     parser.add_argument(
         "--readers",

@@ -7,7 +7,6 @@ repeated for every share of the training labels.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,10 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_remote(parser)
     flags.add_labels(parser)
     flags.add_folds(parser)
+    flags.add_subjects(parser)
     parser.add_argument(
         "--fractions",
         nargs="+",
-        type=float,
+        type=flags.share,
         default=(0.01, 0.05, 0.1, 1.0),
         metavar="SHARE",
         help="shares of the training labels (default: 0.01 0.05 0.1 1)",
@@ -52,42 +52,42 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     """Add the settings of the two training steps."""
     parser.add_argument(
         "--affine-steps",
-        type=int,
+        type=flags.whole_number,
         default=300,
         metavar="N",
         help="batches of the first stage, which trains the layers after pooling (default: 300)",
     )
     parser.add_argument(
         "--affine-lr",
-        type=float,
+        type=flags.positive,
         default=1e-3,
         metavar="RATE",
         help="learning rate of the first stage (default: 1e-3)",
     )
     parser.add_argument(
         "--epochs",
-        type=int,
+        type=flags.whole_number,
         default=5,
         metavar="N",
         help="epochs of the second stage, which trains everything; 0 leaves it out (default: 5)",
     )
     parser.add_argument(
         "--lr",
-        type=float,
+        type=flags.positive,
         default=2e-4,
         metavar="RATE",
         help="learning rate of the second stage (default: 2e-4)",
     )
     parser.add_argument(
         "--batch-size",
-        type=int,
+        type=flags.count,
         default=32,
         metavar="N",
         help="utterances in a batch, in both stages (default: 32)",
     )
     parser.add_argument(
         "--seconds",
-        type=float,
+        type=flags.positive,
         default=3.0,
         metavar="SECONDS",
         help="length of the training crops of the second stage (default: 3)",
@@ -96,9 +96,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Fine-tune; a line per fold on standard error, the table on standard output."""
-    from speechssl.processes import sole_writer_in
-
-    with sole_writer_in(args.out) if args.out else contextlib.nullcontext():
+    with flags.writing_alone(args.out):
         _finetune(args)
 
 
@@ -109,6 +107,7 @@ def _finetune(args: argparse.Namespace) -> None:
     from speechssl.data.kaldi import read_values
     from speechssl.data.manifest import read_manifest
     from speechssl.embed.networks import load_model
+    from speechssl.evaluation.classification import subjects
     from speechssl.evaluation.classification.classify import write_results
 
     remotes = Remotes(args.remote)
@@ -129,13 +128,21 @@ def _finetune(args: argparse.Namespace) -> None:
         say=lambda line: print(line, file=sys.stderr, flush=True),
         name=args.name or str(args.model),
     )
+    votes = None
+    if args.subjects:
+        subject_of = read_values(args.subjects, "subject")
+        votes = subjects.add_votes(measured, subject_of, replicates=args.replicates, seed=args.seed)
     if args.out:
         from speechssl.report import plots
 
         write_results(args.out, measured)
         results = measured.results
         plots.confusion_plot(results["labels"], results["confusion"], args.out / "confusion.png")
+        if votes is not None:
+            subjects.write_votes(args.out, votes)
     _print_curve(measured.results)
+    if votes is not None:
+        print(subjects.describe(measured.results["subjects"]))
 
 
 def _settings(args: argparse.Namespace) -> FinetuneSettings:

@@ -7,6 +7,7 @@ A function whose default differs between verbs takes it as a parameter; the help
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 
 
@@ -97,6 +98,18 @@ def add_out(parser: argparse.ArgumentParser, help: str, required: bool = False) 
     parser.add_argument("--out", required=required, type=Path, metavar="DIR", help=help)
 
 
+def writing_alone(out: Path | None) -> contextlib.AbstractContextManager[None]:
+    """Return the context in which a verb writes into ``--out``, as its only writer.
+
+    See `processes.sole_writer_in`; without ``--out`` nothing is written and nobody is refused.
+    """
+    if out is None:
+        return contextlib.nullcontext()
+    from speechssl.processes import sole_writer_in
+
+    return sole_writer_in(out)
+
+
 def add_remote(parser: argparse.ArgumentParser) -> None:
     """Add ``--remote``, the addresses that data directories may name."""
     parser.add_argument(
@@ -116,16 +129,18 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_precision(parser: argparse.ArgumentParser) -> None:
-    """Add ``--precision``."""
+def add_precision(parser: argparse.ArgumentParser, *, int8: bool = False) -> None:
+    """Add ``--precision``, with a choice of 8 bits if asked."""
+    choices = ["auto", "float32", "bfloat16"]
+    if int8:
+        choices.append("int8")
     parser.add_argument(
         "--precision",
-        choices=("auto", "float32", "bfloat16"),
+        choices=choices,
         default="float32",
-        help=(
-            "precision of the encoder's matrix products; auto: bfloat16 where the hardware has"
-            " instructions for it (default: float32)"
-        ),
+        help="precision of the encoder's matrix products; auto: bfloat16 where the hardware has"
+        " instructions for it; int8 (embed alone): large products in 8 bits, on a CPU with VNNI or"
+        " AMX (default: float32)",
     )
 
 
@@ -192,6 +207,19 @@ def add_folds(parser: argparse.ArgumentParser) -> None:
         default=(),
         metavar="FOLD",
         help="test on these folds, trained on the others (default: each fold in turn)",
+    )
+
+
+def add_subjects(parser: argparse.ArgumentParser) -> None:
+    """Add ``--subjects``."""
+    parser.add_argument(
+        "--subjects",
+        type=Path,
+        metavar="FILE",
+        help=(
+            "utt2subject: also count subjects, each by the vote of its utterances, with intervals"
+            " over subjects (a diagnosis)"
+        ),
     )
 
 

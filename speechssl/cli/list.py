@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import inspect
+from pathlib import Path
+from typing import Any
 
 from speechssl import conf, parts
+from speechssl.cli.parsers import plain
 
 FOLDERS = {**parts.FOLDERS, "conf": "configurations of `speechssl train` and `pseudolabel`"}
 """Folders that can be listed, in order, and what they hold."""
@@ -19,10 +24,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help=f"one of {', '.join(FOLDERS)} (default: all of them)",
     )
+    parser.add_argument(
+        "name",
+        nargs="?",
+        metavar="NAME",
+        help="a part of that folder, whose settings are printed with their defaults; or a shipped"
+        " configuration, which is printed",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the name and description of each part."""
+    """Print the name and description of each part, or the settings of one."""
+    if args.name and args.folder == "conf":
+        print(Path(conf.locate(args.name)).read_text(encoding="utf-8"), end="")
+        return
+    if args.name:
+        _print_settings(args.folder, args.name)
+        return
     if args.folder:
         _print_entries(args.folder)
         return
@@ -36,3 +54,38 @@ def _print_entries(folder: str, indent: str = "") -> None:
     width = max(len(name) for name in descriptions)
     for name, description in descriptions.items():
         print(f"{indent}{name:<{width}}  {description}")
+
+
+def _print_settings(folder: str, name: str) -> None:
+    """Print a line for each setting of a part: name, default, and what it is."""
+    from speechssl import config
+    from speechssl.cli.signature import argument_helps
+
+    part = parts.find(folder, name)
+    if not callable(part):
+        part = type(part)
+    print(parts.descriptions(folder).get(name, name))
+    schema = config.schema(part)
+    helps = argument_helps(inspect.getdoc(part) or "")
+    rows = []
+    for key, (_kind, default) in schema.items():
+        rows.append((key, _shown(default), plain(helps.get(key, ""))))
+    if not rows:
+        print("no settings")
+        return
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for key, default, text in rows:
+        print(f"  {key:<{widths[0]}}  {default:<{widths[1]}}  {text}".rstrip())
+
+
+def _shown(default: Any) -> str:
+    """Return a default as it is written in a YAML file."""
+    if default is dataclasses.MISSING:
+        return "(needed)"
+    if default is None:
+        return "null"
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, tuple):
+        return str(list(default))
+    return str(default)

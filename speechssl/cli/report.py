@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from speechssl.cli import flags
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `speechssl report`."""
@@ -34,19 +36,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the table and print it."""
+    experiment = args.experiment if args.experiment.is_dir() else None
+    with flags.writing_alone(experiment):
+        print(_write_table(args))
+
+
+def _write_table(args: argparse.Namespace) -> str:
     if args.compare:
         from speechssl.report.comparison import compare
 
-        print(compare(args.experiment))
-    elif args.record:
+        return compare(args.experiment)
+    if args.record:
         from speechssl.report.record import record
 
-        print(record(args.experiment))
-    elif args.transfer:
+        return record(args.experiment)
+    if args.transfer:
         from speechssl.report.transfer import transfer
 
-        print(transfer(args.experiment))
-    else:
-        from speechssl.report.summary import summarise
+        return transfer(args.experiment)
+    from speechssl.report.summary import summarise
 
-        print(summarise(args.experiment))
+    return summarise(args.experiment)

@@ -84,6 +84,21 @@ def _add_plda(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="directions of LDA before PLDA (default: 0, no LDA)",
     )
+    parser.add_argument(
+        "--plda-pca",
+        type=flags.whole_number,
+        default=0,
+        metavar="N",
+        help="principal directions kept before LDA and PLDA (default: 0, all)",
+    )
+    parser.add_argument(
+        "--plda-shrinkage",
+        type=float,
+        default=0.1,
+        metavar="S",
+        help="weight of a spherical covariance within the classes of PLDA, in embeddings a"
+        " dimension (default: 0.1)",
+    )
 
 
 def _add_calibration(parser: argparse.ArgumentParser) -> None:
@@ -125,6 +140,8 @@ def scoring_settings(args: argparse.Namespace) -> VerificationSettings:
         top=args.top,
         plda=plda,
         plda_dim=args.plda_dim,
+        plda_pca=args.plda_pca,
+        plda_shrinkage=args.plda_shrinkage,
         calibration=_calibration(args),
         keep_going=args.keep_going,
         labels_used=labels_used,

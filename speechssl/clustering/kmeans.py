@@ -3,13 +3,13 @@
 Dhillon and Modha 2001. Embeddings are L2-normalised here; one iteration assigns every one of them
 to the centroid of the largest cosine (in tiles, so memory stays at one tile) and sets each centroid
 to the normalised mean of its members. A centroid without members is moved to the embedding whose
-cosine with its own centroid is lowest.
+cosine with its own centroid is lowest. The initial centroids are those of k-means++, the best of
+several tries (`starts.py`).
 """
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any, ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -17,11 +17,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from speechssl.clustering.nearest import nearest
+from speechssl.clustering.starts import plus_plus
 from speechssl.errors import UserError
 from speechssl.interfaces import Clusterer
 
-TILE = 1 << 22
-"""Similarities held at a time: 16 MB in float32."""
+ROWS_OF_A_TRY = 20_000
+"""Rows that a try looks at, at least (or all); and ten a cluster."""
+
+LITTLE_WORK = 2_000_000
+"""Rows times clusters up to which all tries are made."""
+
+MOST_TRIES = 10
+
+SHORT_RUN = 5
+"""Iterations of k-means after which tries are compared."""
 
 
 class SphericalKMeans(Clusterer):
@@ -29,8 +39,12 @@ class SphericalKMeans(Clusterer):
 
     Args:
         n_clusters: K.
-        max_iter: iterations at most; fewer where no embedding changes its cluster any more.
-        seed: of the initial centroids, which are K random embeddings.
+        max_iter: iterations at most; fewer where no embedding changes its cluster any more, or by
+            ``tol``.
+        tol: stop where an iteration raises the mean cosine by less than this.
+        init: of the centroids: ``k-means++``, or K ``random`` embeddings.
+        n_init: tries of k-means++, of which the best is kept; 0: 10, fewer where N and K are large.
+        seed: of the initial centroids.
         sample_size: fit on so many embeddings, drawn at random; 0 = all. All of them are assigned
             in the end.
 
@@ -53,13 +67,21 @@ class SphericalKMeans(Clusterer):
         *,
         n_clusters: int = 100,
         max_iter: int = 20,
+        tol: float = 1e-4,
+        init: Literal["k-means++", "random"] = "k-means++",
+        n_init: int = 0,
         seed: int = 0,
         sample_size: int = 0,
     ) -> None:
         if n_clusters < 1:
             raise UserError(f"kmeans: n_clusters={n_clusters}; give at least 1")
+        if n_init < 0 or tol < 0:
+            raise UserError(f"kmeans: n_init={n_init}, tol={tol:g}; give 0 or more")
         self.n_clusters = n_clusters
         self.max_iter = max_iter
+        self.tol = tol
+        self.init = init
+        self.n_init = n_init
         self.seed = seed
         self.sample_size = sample_size
         self.centroids = np.zeros((0, 0), dtype=np.float32)
@@ -77,14 +99,27 @@ class SphericalKMeans(Clusterer):
         if 0 < self.sample_size < len(x):
             order = torch.randperm(len(x), generator=generator)
             sample = x[order[: self.sample_size].sort().values]
+        check_count(len(sample), self.n_clusters)
+        start = None
+        if self.init == "k-means++":
+            start = best_start(sample, self.n_clusters, self.n_init, generator)
         centroids, labels, cosines = spherical_kmeans(
-            sample, self.n_clusters, self.max_iter, generator
+            sample, self.n_clusters, self.max_iter, generator, start, self.tol
         )
         if sample is not x:
             labels, cosines = nearest(x, centroids)
         self.centroids = centroids.numpy()
         self.objective = float(cosines.mean())
         return labels.numpy()
+
+
+def check_count(rows: int, n_clusters: int) -> None:
+    """Raise UserError where there are fewer embeddings than clusters."""
+    if rows < n_clusters:
+        raise UserError(
+            f"kmeans: {rows} embeddings cannot make {n_clusters} clusters; lower n_clusters"
+            " (kmeans_ahc: n_centroids)"
+        )
 
 
 @torch.no_grad()
@@ -94,6 +129,7 @@ def spherical_kmeans(
     max_iter: int,
     generator: torch.Generator | None = None,
     start: Tensor | None = None,
+    tol: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Cluster unit vectors.
 
@@ -103,6 +139,7 @@ def spherical_kmeans(
         max_iter: iterations at most.
         generator: for the initial centroids; not used where ``start`` gives them.
         start: (K, D) initial centroids; None: K random rows of ``x``.
+        tol: stop where an iteration raises the mean cosine by less than this.
 
     Returns:
         Centroids (K, D), labels (N,), and the cosine of each row with its centroid (N,).
@@ -110,11 +147,7 @@ def spherical_kmeans(
     Raises:
         UserError: fewer rows than clusters.
     """
-    if len(x) < n_clusters:
-        raise UserError(
-            f"kmeans: {len(x)} embeddings cannot make {n_clusters} clusters; lower n_clusters"
-            " (kmeans_ahc: n_centroids)"
-        )
+    check_count(len(x), n_clusters)
     if start is None:
         order = torch.randperm(len(x), generator=generator)
         centroids = x[order[:n_clusters].to(x.device)].clone()
@@ -130,56 +163,59 @@ def spherical_kmeans(
             sums[empty] = x[worst]
         centroids = F.normalize(sums, dim=1)
         before = labels
+        objective_before = cosines.mean()
         labels, cosines = nearest(x, centroids)
         if torch.equal(before, labels):
+            break
+        if tol and cosines.mean() - objective_before < tol:
             break
     return centroids, labels, cosines
 
 
-@torch.no_grad()
-def nearest(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the nearest centroid (K, D) of each unit vector x (N, D).
+def best_start(
+    x: Tensor, n_clusters: int, n_init: int, generator: torch.Generator | None
+) -> Tensor:
+    """Return centroids (K, D): the best of several tries after a short run of k-means each.
 
-    On a CPU faiss does it where it is installed: its fused product and maximum took 2/3 of torch's
-    time here.
+    A try looks at a random sample of ten rows a cluster, at least 20,000.
 
-    Returns:
-        Index (N,) int64 and cosine (N,) of the nearest centroid.
+    Args:
+        x: (N, D) unit vectors, at least K.
+        n_clusters: K.
+        n_init: number of tries; 0: `tries`.
+        generator: of all random numbers.
     """
-    faiss = faiss_if_installed()
-    if faiss is not None and x.device.type == "cpu":
-        return _nearest_by_faiss(faiss, x, centroids)
-    return _nearest_by_tiles(x, centroids)
+    size = min(len(x), max(ROWS_OF_A_TRY, 10 * n_clusters))
+    best = x[:0]
+    highest = -2.0
+    for _ in range(n_init or tries(len(x), size, n_clusters)):
+        sample = x
+        if size < len(x):
+            rows = torch.randperm(len(x), generator=generator)[:size]
+            sample = x[rows.sort().values.to(x.device)]
+        start = plus_plus(sample, n_clusters, generator)
+        centroids, _, cosines = spherical_kmeans(sample, n_clusters, SHORT_RUN, start=start)
+        objective = float(cosines.mean())
+        if objective > highest:
+            highest = objective
+            best = centroids
+    return best
 
 
-def _nearest_by_faiss(faiss: Any, x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    faiss.omp_set_num_threads(torch.get_num_threads())
-    index = faiss.IndexFlatIP(x.shape[1])
-    index.add(centroids.contiguous().numpy())
-    cosines, labels = index.search(x.contiguous().numpy(), 1)
-    return torch.from_numpy(labels[:, 0]), torch.from_numpy(cosines[:, 0])
+def tries(rows: int, sample: int, n_clusters: int) -> int:
+    """Return how many tries are made, at least one.
 
+    Ten where that is quick, else as many as take no longer than three iterations over all rows.
 
-def _nearest_by_tiles(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    labels = torch.empty(len(x), dtype=torch.int64, device=x.device)
-    cosines = torch.empty(len(x), dtype=x.dtype, device=x.device)
-    step = max(1, TILE // len(centroids))
-    tile = x.new_empty(step, len(centroids))
-    for start in range(0, len(x), step):
-        stop = min(start + step, len(x))
-        products = torch.mm(x[start:stop], centroids.T, out=tile[: stop - start])
-        torch.max(products, dim=1, out=(cosines[start:stop], labels[start:stop]))
-    return labels, cosines
-
-
-@cache
-def faiss_if_installed() -> Any:
-    """Return the module faiss, or None."""
-    try:
-        import faiss
-    except ImportError:
-        return None
-    return faiss
+    Args:
+        rows: N.
+        sample: rows that a try looks at.
+        n_clusters: K.
+    """
+    if sample * n_clusters <= LITTLE_WORK:
+        return MOST_TRIES
+    passes_of_a_try = SHORT_RUN + 2  # k-means++, and the assignment before the first iteration
+    return max(1, min(MOST_TRIES, 3 * rows // (passes_of_a_try * sample)))
 
 
 PART = SphericalKMeans

@@ -58,7 +58,10 @@ def all_audio(root: Path) -> list[str]:
     found = sorted(audio_files(root))
     if not found:
         kinds = " ".join(sorted(extension[1:] for extension in EXTENSIONS))
-        raise UserError(f"{root}: no audio in it; files that end in {kinds} are looked for")
+        raise UserError(
+            f"{root}: no audio in it; give a folder such as {root.name}/SPEAKER/FILE.wav, of any"
+            f" depth, with files that end in {kinds}"
+        )
     return found
 
 

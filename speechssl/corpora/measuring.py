@@ -183,7 +183,8 @@ def write(manifest: Manifest, root: Path, out: Path) -> None:
         count = len(manifest.skipped)
         raise UserError(f"{root}: none of {count} files can be used; the first, {path}: {reason}")
     manifest.utterances.sort(key=lambda utterance: utterance.id)
-    outdated = ["trials", *(f"utt2{label}" for label in label_names(out))]
+    outdated = ["trials", *(path.name for path in out.glob("trials-*"))]
+    outdated += [f"utt2{label}" for label in label_names(out)]
     write_manifest(manifest, out, outdated=outdated)
     left_out = report_skipped(manifest.skipped, out)
     hours = manifest.seconds / 3600

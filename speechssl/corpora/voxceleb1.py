@@ -109,8 +109,6 @@ def prepare(
         _with_audio(trials, files.keys(), out, partial)
     manifest = prepare_files(sorted(files.items()), root, out, check=check, jobs=jobs)
     usable = _with_audio(trials, set(manifest.ids), out, partial)
-    for name in LISTS:
-        (out / f"trials-{name}").unlink(missing_ok=True)
     for name, kept in usable.items():
         write_trials(kept, out / f"trials-{name}", style="voxceleb")
     return manifest

@@ -24,6 +24,7 @@ from speechssl.data.epochs import (
 )
 from speechssl.data.manifest import Utterance
 from speechssl.data.positives import Positives
+from speechssl.data.streaming import DataOrder, StreamOrder
 from speechssl.data.table import UtteranceTable
 from speechssl.errors import UserError
 
@@ -56,14 +57,16 @@ class CropBatches(Dataset[Batch]):
             utterance that do not overlap, whichever comes first, wherever it is long enough for
             both (hyperion's recipe; the plan then has groups to: teacher and to: student).
         weight_by_duration: an epoch visits utterances in proportion to their duration in place of
-            once each.
+            once each; see `EpochOrder`.
+        replacement: draw the utterances of an epoch with replacement; see `EpochOrder`.
         source_shares: share of the visits that each source gets; see `epochs.visit_weights`.
         source_temperature: the same by the sizes of the sources.
         shards_at_once: None, or how many tar shards an epoch mixes at a time; see `EpochOrder`.
             Reading then stays in a few files, as spinning disks and caches of remote stores need.
-        positives: partners from the same pseudo-cluster: where an utterance takes one, the second
+        positives: partners from the same group: where an utterance takes one, the second
             half of the first group that the teacher sees (all of it, if the student does not see
             it) is the partner's.
+        order: None, or how the run goes through its data; see `streaming.py`.
 
     Raises:
         UserError: no utterances, a batch larger than the data set, or options that do not fit the
@@ -85,10 +88,12 @@ class CropBatches(Dataset[Batch]):
         overlap: float = 0.0,
         disjoint: bool = False,
         weight_by_duration: bool = False,
+        replacement: bool = False,
         source_shares: Sequence[float] = (),
         source_temperature: float = 1.0,
         shards_at_once: int | None = None,
         positives: Positives | None = None,
+        order: DataOrder | None = None,
     ) -> None:
         _check_plan(plan, overlap, disjoint)
         _check_utterances(utterances, batch_size, world)
@@ -102,19 +107,26 @@ class CropBatches(Dataset[Batch]):
         self.positives = positives
         self.table = UtteranceTable(utterances)
         self.steps_per_epoch = len(self.table) // (batch_size * world)
-        self.order = EpochOrder(
-            len(self.table),
-            seed,
-            weights=visit_weights(
-                self.table.seconds,
-                np.array([utterance.source for utterance in utterances]),
-                weight_by_duration=weight_by_duration,
-                source_shares=source_shares,
-                source_temperature=source_temperature,
-            ),
-            shard=None if shards_at_once is None else shard_numbers(utterances, shards_at_once),
-            shards_at_once=shards_at_once or 1,
+        self.order: EpochOrder | StreamOrder
+        weights = visit_weights(
+            self.table.seconds,
+            np.array([utterance.source for utterance in utterances]),
+            weight_by_duration=weight_by_duration,
+            source_shares=source_shares,
+            source_temperature=source_temperature,
         )
+        if order is None or order.kind == "shuffled":
+            self.order = EpochOrder(
+                self.table.seconds,
+                seed,
+                weights=weights,
+                replacement=replacement,
+                shard=None if shards_at_once is None else shard_numbers(utterances, shards_at_once),
+                shards_at_once=shards_at_once or 1,
+            )
+        else:
+            _check_order(order, weights is not None, replacement, shards_at_once)
+            self.order = StreamOrder(len(self.table), batch_size * world, seed, order)
         self.context = 0
         if augment is not None and any(group.augment != "none" for group in plan):
             self.context = augment.context_samples
@@ -280,6 +292,22 @@ def _check_plan(plan: Sequence[CropSpec], overlap: float, disjoint: bool) -> Non
             "data: disjoint needs a crop plan with groups to: teacher and to: student, and none"
             " to: both"
         )
+
+
+def _check_order(
+    order: DataOrder, weighted: bool, replacement: bool, shards_at_once: int | None
+) -> None:
+    """Raise UserError if other options want another order of the data."""
+    wanted = {
+        "weight_by_duration, source_shares or source_temperature": weighted,
+        "replacement": replacement,
+        "shards_at_once": shards_at_once is not None,
+    }
+    for option, is_wanted in wanted.items():
+        if is_wanted:
+            raise UserError(
+                f"data.order={order.kind} does not go with data.{option}; leave one of them out"
+            )
 
 
 def _check_utterances(utterances: Sequence[Utterance], batch_size: int, world: int) -> None:

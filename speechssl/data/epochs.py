@@ -63,10 +63,14 @@ class EpochOrder:
     """A random order of N utterances for each epoch, a function of the seed and the epoch.
 
     Args:
-        count: N.
+        seconds: (N,) durations.
         seed: of the run.
-        weights: (N,) of `visit_weights`: how often an utterance is visited, relative to the others
-            (systematic sampling: as many visits as utterances); None: once each.
+        weight_by_duration: visit utterances in proportion to their duration (systematic sampling:
+            as many visits as utterances) in place of once each.
+        weights: (N,) of `visit_weights`, in place of the durations.
+        replacement: draw each visit anew, all utterances equally likely (or by their weights): an
+            epoch has as many visits as utterances, but leaves some out (a share of 1/e) and meets
+            others more than once, as hyperion's sampler does.
         shard: (N,) the number of each utterance's shard, or None.
         shards_at_once: with `shard`: how many shards are mixed at a time. The epoch goes through
             the shards in random order, so many together, and their utterances in random order.
@@ -74,16 +78,19 @@ class EpochOrder:
 
     def __init__(
         self,
-        count: int,
+        seconds: np.ndarray,
         seed: int,
         *,
+        weight_by_duration: bool = False,
         weights: np.ndarray | None = None,
+        replacement: bool = False,
         shard: np.ndarray | None = None,
         shards_at_once: int = 1,
     ) -> None:
-        self.count = count
+        self.count = len(seconds)
         self.seed = seed
-        self.weights = weights
+        self.weights = seconds if weight_by_duration and weights is None else weights
+        self.replacement = replacement
         self.shard = shard
         self.shards_at_once = shards_at_once
         self._last: tuple[int, np.ndarray] | None = None
@@ -99,7 +106,11 @@ class EpochOrder:
         if self.weights is not None:
             share = np.cumsum(self.weights) / self.weights.sum()
             points = (np.arange(self.count) + rng.random()) / self.count
+            if self.replacement:
+                points = rng.random(self.count)
             rows = np.searchsorted(share, points).clip(max=self.count - 1)
+        elif self.replacement:
+            rows = rng.integers(self.count, size=self.count)
         rows = rng.permutation(rows)
         if self.shard is None:
             return rows

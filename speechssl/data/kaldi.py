@@ -200,7 +200,7 @@ def are_clusters(path: str | Path) -> bool:
     try:
         written = json.loads((Path(path).parent / "clusters.json").read_text(encoding="utf-8"))
         return bool(written.get("sha256") == digest(path))
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return False
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 
+from speechssl.diagnostics.directions import directions
 from speechssl.interfaces import Diagnostic
 
 
@@ -13,7 +13,7 @@ def centre_norm(embeddings: Tensor) -> float:
 
     It is about 1 / sqrt(N) when spread evenly, 1 when collapsed.
     """
-    return float(F.normalize(embeddings.float(), dim=-1).mean(0).norm())
+    return float(directions(embeddings.float()).mean(0).norm())
 
 
 PART = Diagnostic(

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from speechssl.diagnostics.directions import directions
 from speechssl.interfaces import Diagnostic
 
 
@@ -24,7 +25,7 @@ def uniformity(z: Tensor, t: float = 2.0) -> Tensor:
 
 
 PART = Diagnostic(
-    lambda x: float(uniformity(x.float()[:4096])),
+    lambda x: float(uniformity(directions(x.float()[:4096]))),
     healthy=lambda n, d: (-4.5, -1.0),
     collapsed=lambda value, n, d: value > -0.1,
     tells="how evenly embeddings cover the sphere; -4 even, 0 = one point",

@@ -19,12 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from speechssl.diagnostics.directions import directions
 from speechssl.interfaces import Diagnostic
 
 
 def uniformity_indicator(embeddings: Tensor) -> float:
     """Return U of (N, D)."""
-    return float(F.normalize(embeddings.float(), dim=-1).mean(0).square().sum())
+    return float(directions(embeddings.float()).mean(0).square().sum())
 
 
 def uniformity_rate(z: Tensor, loss: Callable[[Tensor], Tensor]) -> float:

@@ -67,20 +67,36 @@ class Piece:
     seconds: float
 
 
-def durations(utterances: Sequence[Utterance], readers: int) -> list[float | Failure]:
+def durations(
+    utterances: Sequence[Utterance], readers: int, trusted_seconds: float = math.inf
+) -> list[float | Failure]:
     """Return the seconds of each utterance, or why they are unknown.
 
-    They come from the manifest or else from the header of the file, read by `readers`
-    threads.
+    They come from the manifest or else from the header of the file.
+
+    Args:
+        utterances: what is embedded.
+        readers: threads that read headers.
+        trusted_seconds: a manifest that says more is compared with the header: a wrong
+            utt2dur could ask for any number of pieces.
     """
 
     def duration(utterance: Utterance) -> float | Failure:
-        if utterance.seconds:
-            return utterance.seconds
+        stated = utterance.seconds
+        if stated and stated <= trusted_seconds:
+            return stated
         try:
-            return reading.info(utterance.path).seconds - utterance.start
+            found = reading.info(utterance.path).seconds - utterance.start
         except (UserError, OSError, ValueError, RuntimeError) as error:
             return Failure.of(utterance, str(error))
+        if not stated:
+            return found
+        if stated > found + trusted_seconds:
+            reason = (
+                f"lasts {found:.2f} s, not {stated:g} s as utt2dur or segments say; correct them"
+            )
+            return Failure.of(utterance, reason)
+        return stated
 
     with ThreadPoolExecutor(readers) as pool:
         return list(pool.map(duration, utterances))

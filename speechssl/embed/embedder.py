@@ -8,10 +8,11 @@ of equal length, whose embeddings are averaged, so memory is bounded; those shor
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +29,9 @@ from speechssl.embed.layers import EMBEDDING, encode_layer
 from speechssl.embed.networks import load_model
 from speechssl.errors import Unreadable, UserError
 from speechssl.model import Model
+from speechssl.nn.int8 import check_int8, with_int8_products
 
-Precision = Literal["auto", "float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16", "int8"]
 Matrix = npt.NDArray[np.float32]
 Source = str | os.PathLike[str] | npt.ArrayLike
 
@@ -65,8 +67,9 @@ class Embedder:
             mode.
         device: "cpu", "cuda", "cuda:1" ..., or "auto": a GPU where there is one.
         precision: of the encoder; "auto" takes the faster one of this hardware;
-            "bfloat16" is good to about 2 digits. Features and pooling are float32 in
-            both.
+            "bfloat16" is good to about 2 digits; "int8" (a CPU with VNNI or AMX) has the
+            large products in 8 bits and the rest as with "auto". Features are float32
+            in all of them, and so are the sums of pooling and norms.
         batch_seconds: padded seconds of audio encoded at once.
         max_seconds: longer recordings are embedded in equal pieces of at most this, and
             averaged.
@@ -89,9 +92,9 @@ class Embedder:
         readers: int = 2,
         layer: str = EMBEDDING,
     ) -> None:
-        if precision not in ("auto", "float32", "bfloat16"):
+        if precision not in get_args(Precision):
             raise UserError(
-                f"embed: unknown precision {precision!r}; choose auto, float32 or bfloat16"
+                f"embed: unknown precision {precision!r}; choose {', '.join(get_args(Precision))}"
             )
         if not (batch_seconds > 0 and max_seconds >= 1 and readers >= 1):
             raise UserError(
@@ -99,12 +102,24 @@ class Embedder:
                 f" readers={readers}: need more than 0, at least 1 and at least 1"
             )
         self.device = find_device(device)
-        self.precision = choose_precision(precision, str(self.device))
+        self.precision: Literal["float32", "bfloat16", "int8"]
+        rest: Literal["auto", "float32", "bfloat16"]  # of all but the products in 8 bits
+        if precision == "int8":
+            check_int8(self.device)
+            self.precision = "int8"
+            rest = "auto"
+        else:
+            rest = precision
+            self.precision = choose_precision(precision, str(self.device))
+        self._uses_bfloat16 = choose_precision(rest, str(self.device)) == "bfloat16"
         self.batch_seconds = batch_seconds
         self.max_seconds = max_seconds
         self.readers = readers
         self.layer = layer
         self.model = model.to(self.device).eval()
+        self._encoder = self.model.encoder
+        if self.precision == "int8":
+            self._encoder = with_int8_products(self.model.encoder)
         self._dim = model.dim
         if layer != EMBEDDING:
             quarter_second = torch.zeros(1, self.sample_rate // 4)
@@ -228,7 +243,7 @@ class Embedder:
         def read(piece: Piece) -> Samples | Unreadable:
             return batching.read_piece(piece, self.sample_rate)
 
-        return self._stream(utterances, read, done, progress)
+        return self._stream(utterances, read, done, progress, self.max_seconds)
 
     def encode_batch(
         self, wavs: npt.ArrayLike | Tensor, lengths: npt.ArrayLike | Tensor | None = None
@@ -257,9 +272,8 @@ class Embedder:
             samples = in_samples(torch.as_tensor(lengths, device=self.device), waves)
         with torch.no_grad():
             features, frames = self.model.features(waves, samples)
-            bfloat16 = self.precision == "bfloat16"
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
-                return encode_layer(self.model.encoder, features, frames, self.layer)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._uses_bfloat16):
+                return encode_layer(self._encoder, features, frames, self.layer)
 
     def fit(self, X: Any = None, y: Any = None) -> Embedder:
         """Return the embedder; it is trained already."""
@@ -333,14 +347,24 @@ class Embedder:
         read: Callable[[Piece], Samples | Unreadable],
         done: Collection[str] = frozenset(),
         progress: bool = False,
+        trusted_seconds: float = math.inf,
     ) -> Iterator[tuple[int, float, Matrix | Failure]]:
-        """Do what `stream` says; `read` gives the samples of a piece."""
+        """Do what `stream` says.
+
+        Args:
+            utterances: as for `stream`.
+            read: gives the samples of a piece.
+            done: as for `stream`.
+            progress: as for `stream`.
+            trusted_seconds: see `batches.durations`.
+        """
         from tqdm import tqdm
 
         wanted = [utterance.id not in done for utterance in utterances]
         with tqdm(total=sum(wanted), desc="embed", unit="utt", disable=not progress) as bar:
             pieces: list[Piece] = []
-            for index, seconds in enumerate(batching.durations(utterances, self.readers)):
+            lengths = batching.durations(utterances, self.readers, trusted_seconds)
+            for index, seconds in enumerate(lengths):
                 if not isinstance(seconds, Failure):
                     pieces += batching.split(index, utterances[index], seconds, self.max_seconds)
                 elif wanted[index]:
@@ -358,8 +382,7 @@ class Embedder:
 
     def _batches(self, pieces: Sequence[Piece], wanted: Sequence[bool]) -> list[list[Piece]]:
         """Return those batches of all pieces that hold a piece of a wanted utterance."""
-        by_bucket = self.precision == "bfloat16"
-        batches = batching.make_batches(pieces, self.batch_seconds, by_bucket=by_bucket)
+        batches = batching.make_batches(pieces, self.batch_seconds, by_bucket=self._uses_bfloat16)
         return [batch for batch in batches if any(wanted[piece.index] for piece in batch)]
 
     def _vectors(
@@ -391,7 +414,7 @@ class Embedder:
         waves = [wave if len(wave) >= shortest else np.resize(wave, shortest) for wave in waves]
         lengths = torch.tensor([len(wave) for wave in waves])
         longest = int(lengths.max())
-        if self.precision == "bfloat16":
+        if self._uses_bfloat16:
             edge = batching.bucket_edge(longest / self.sample_rate)
             longest = max(longest, round(edge * self.sample_rate))
         padded = torch.zeros(len(waves), longest)

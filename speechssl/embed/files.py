@@ -22,11 +22,13 @@ from speechssl.data.vectors.files import VectorWriter
 from speechssl.embed.batches import Failure
 from speechssl.embed.embedder import Embedder
 from speechssl.embed.parts import COPY, PartWriter, merge, open_parts, read_reports, remove_parts
+from speechssl.embed.scratch import scratch_folder
 from speechssl.embed.settings import EmbedSettings
 from speechssl.embed.sources import collect
-from speechssl.embed.workers import Group, run_processes
+from speechssl.embed.workers import Group, refuse_unguarded_script, run_processes
 from speechssl.errors import UserError, writing
 from speechssl.files import atomic_write, remove_partial
+from speechssl.nn.products import choose_kernel
 from speechssl.processes import sole_writer
 from speechssl.text import tsv_cell
 
@@ -100,6 +102,7 @@ def embed_to_file(
             `keep_going`, the first file that cannot be; another process is writing
             `out`.
     """
+    refuse_unguarded_script()
     started_at = time.monotonic()
     settings = replace(settings or EmbedSettings(), **changes)
     settings.check(str(out))
@@ -162,8 +165,7 @@ class _Output:
     def __enter__(self) -> _Output:
         self._resources.push(self._file)
         if self.name == "-":
-            scratch = self._resources.enter_context(tempfile.TemporaryDirectory())
-            self.parts = Path(scratch) / "parts"
+            self.parts = self._resources.enter_context(scratch_folder()) / "parts"
         else:
             self.parts = Path(f"{self.name}.parts")
         return self
@@ -318,10 +320,17 @@ def _own_device(device: str, rank: int) -> str:
 def _fingerprint(embedder: Embedder) -> str:
     """Return a digest of what decides the embeddings.
 
-    These are the model's settings and weights, the layer, the precision and the length
-    of pieces.
+    These are the model's settings and weights, the layer, the precision, the kernel of
+    float32 products and the length of pieces.
     """
-    settings = [embedder.model.settings, embedder.precision, embedder.max_seconds, embedder.layer]
+    kernel = choose_kernel() if embedder.device.type == "cpu" else None
+    settings = [
+        embedder.model.settings,
+        embedder.precision,
+        kernel,
+        embedder.max_seconds,
+        embedder.layer,
+    ]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in embedder.model.encoder.state_dict().items():
         digest.update(name.encode())

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from speechssl import parts
@@ -13,7 +14,7 @@ from speechssl.embed.mfcc import NAME, mfcc_model
 from speechssl.errors import UserError
 from speechssl.files import RunFolder
 from speechssl.interfaces import Encoder, Method
-from speechssl.model import Model, read_saved_config
+from speechssl.model import Model, current_settings, read_saved_config
 from speechssl.weights import read_checkpoint
 
 
@@ -46,9 +47,19 @@ def load_model(
         )
     written = read_saved_config(run.config, allow_code)
     saved = read_checkpoint(run.last)
-    about = {"method": written["method"]["name"], "step": saved["step"], "network": network}
-    model = Model.from_config(written, about)
-    method = _method(written["method"], model.encoder, saved["method"], run.last)
+    try:
+        about = {"method": written["method"]["name"], "step": saved["step"], "network": network}
+        _refuse_claims(written, saved["method"], run.last)
+        model = Model.from_config(written, about)
+        method = _method(written["method"], model.encoder, saved["method"], run.last)
+    except UserError:
+        raise
+    except Exception as error:  # what Python and torch say of sections and sizes that make no sense
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"embed: {run.last} does not fit {run.config} ({type(error).__name__}: {reason}); give the"
+            " run folder as training wrote it"
+        ) from error
     networks = method.networks()
     if network == "student" and list(networks) == ["encoder"]:
         network = "encoder"
@@ -58,6 +69,28 @@ def load_model(
         )
     model.encoder.load_state_dict(networks[network].state_dict())
     return model.eval()
+
+
+def _refuse_claims(
+    written: Mapping[str, Any], state: Mapping[str, Tensor], checkpoint: Path
+) -> None:
+    """Refuse a configuration that asks for more memory than its checkpoint is long.
+
+    The networks are built without memory (on the device `meta`) to see how large they are.
+    """
+    current = current_settings(written)
+    front_end = parts.build("features", parts.check("features", current["features"], "features"))
+    section = parts.with_new_names("methods", written["method"])
+    with torch.device("meta"):
+        encoder = parts.build("encoders", current["encoder"], front_end.dim)
+        method: Method = parts.build("methods", section, encoder)
+    asked = sum(tensor.numel() * tensor.element_size() for tensor in method.parameters())
+    held = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    if asked > held:
+        raise UserError(
+            f"embed: {checkpoint} holds {held} bytes of weights, its configuration asks for {asked};"
+            " give the run folder as training wrote it"
+        )
 
 
 def _method(

@@ -8,6 +8,7 @@ behind, and `--resume` goes on from them. A process that is done writes
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import time
@@ -22,7 +23,7 @@ import numpy.typing as npt
 
 from speechssl.data.vectors.files import VectorWriter
 from speechssl.embed.batches import Failure
-from speechssl.errors import UserError
+from speechssl.errors import UserError, writing
 from speechssl.files import atomic_write, remove_leftovers, write_text
 
 _MADE_BY = "made_by.json"
@@ -115,9 +116,13 @@ class PartWriter:
         if not self._ids:
             return
         name = uuid.uuid4().hex
-        with atomic_write(self.folder / f"{name}.npy") as temporary:
-            np.save(temporary, np.stack(self._vectors))
-        write_json(self.folder / f"{name}{_IDS}", self._ids)
+        # Not by np.save into a file: on a full disk it drops the end of a small array silently.
+        array = io.BytesIO()
+        np.save(array, np.stack(self._vectors))
+        with writing(self.folder):
+            with atomic_write(self.folder / f"{name}.npy") as temporary:
+                temporary.write_bytes(array.getbuffer())
+            write_json(self.folder / f"{name}{_IDS}", self._ids)
         self._ids = []
         self._vectors = []
 

@@ -16,8 +16,8 @@ class EmbedSettings:
     Attributes:
         device: cpu, cuda, cuda:1 ..., or auto; several processes share the GPUs among
             them.
-        precision: of the encoder: float32, bfloat16, or auto (the faster one on this
-            hardware).
+        precision: of the encoder: float32, bfloat16, auto (the faster one of these on
+            this hardware), or int8 (large products in 8 bits, on a CPU).
         batch_seconds: padded seconds of audio that are encoded at once.
         max_seconds: longer recordings are embedded in equal pieces of at most this many
             seconds, and averaged.

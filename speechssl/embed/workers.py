@@ -23,6 +23,11 @@ from speechssl.threads import choose
 
 T = TypeVar("T")
 
+_NAME = "speechssl-embed-"
+"""Beginning of the names of worker processes."""
+_UNGUARDED_CODE = 78
+"""Exit code of a worker that would embed while it imports the script."""
+
 
 class Group:
     """The processes that torchrun started (RANK and WORLD_SIZE in the environment), or this one.
@@ -95,7 +100,8 @@ def run_processes(jobs: int, folder: Path, work: Callable[..., None], *arguments
     workers: list[BaseProcess] = []
     for rank in range(jobs):
         inputs = (folder, rank, threads, work, arguments)
-        workers.append(context.Process(target=_run_worker, args=inputs))
+        name = f"{_NAME}{rank}"
+        workers.append(context.Process(target=_run_worker, args=inputs, name=name))
     try:
         with processes.starting_workers():
             for worker in workers:
@@ -107,6 +113,17 @@ def run_processes(jobs: int, folder: Path, work: Callable[..., None], *arguments
                 worker.kill()  # at once, even while it is importing; its parts are whole
             if worker.pid is not None:
                 worker.join()
+
+
+def refuse_unguarded_script() -> None:
+    """End a worker of `run_processes` that has come here by importing the script of its parent.
+
+    Each worker imports that script. Without `if __name__ == "__main__":` it would embed all again.
+    """
+    process = multiprocessing.current_process()
+    is_importing = getattr(process, "_inheriting", False)
+    if is_importing and process.name.startswith(_NAME):
+        os._exit(_UNGUARDED_CODE)  # no traceback: the parent says what is wrong
 
 
 def _wait_for(workers: list[BaseProcess], folder: Path) -> None:
@@ -136,6 +153,11 @@ def _run_worker(
 
 def _failure(folder: Path, rank: int, code: int) -> UserError:
     """Return the error of a worker that ended with an exit code that is not 0."""
+    if code == _UNGUARDED_CODE:
+        return UserError(
+            "embed: each of several jobs imports the script that calls this; put the call under `if"
+            ' __name__ == "__main__":`'
+        )
     written = _error_file(folder, rank)
     if written.exists():
         return UserError(json.loads(written.read_text(encoding="utf-8")))

@@ -9,13 +9,14 @@ the padding.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from speechssl.errors import UserError
-from speechssl.interfaces import Encoder
+from speechssl.interfaces import Encoder, Stage
 from speechssl.nn.batch_norm import BatchNorm
 from speechssl.nn.convolution import TDNN, Convolution
 from speechssl.nn.frames import Frames
@@ -53,6 +54,8 @@ class ECAPA(Encoder):
         early_statistics: pool the features and the output of the first block as well (plain mean
             and deviation) and put them behind the pooled aggregation. The long-term spectrum then
             reaches the last layer whatever the blocks between make of it.
+        embedding_norm: BatchNorm after the linear layer, as in wespeaker's DINO recipe
+            (not in the paper, nor in SpeechBrain).
 
     Raises:
         UserError: sizes that do not fit together.
@@ -81,12 +84,14 @@ class ECAPA(Encoder):
         mfa_channels: int | None = None,
         pooling: Literal["attentive", "statistics"] = "attentive",
         early_statistics: bool = False,
+        embedding_norm: bool = False,
     ) -> None:
         super().__init__()
         _check_sizes(width, scale, kernel_sizes, dilations)
         if mfa_channels is None:
             mfa_channels = 3 * width
         self.embedding_dim = embedding_dim
+        self.width = width
         self.blocks = nn.ModuleList()
         self.blocks.append(TDNN(input_dim, width, kernel_sizes[0], dilations[0]))
         for size, dilation in zip(kernel_sizes[1:-1], dilations[1:-1], strict=True):
@@ -102,6 +107,9 @@ class ECAPA(Encoder):
         self.early_statistics = early_statistics
         self.asp_bn = BatchNorm(pooled_dim)
         self.fc = Convolution(pooled_dim, embedding_dim)
+        self.fc_bn: nn.BatchNorm1d | None = None
+        if embedding_norm:
+            self.fc_bn = nn.BatchNorm1d(embedding_dim)
 
     def frame_layers(self) -> dict[str, nn.Module]:
         """Return the blocks and the aggregation; each gives (B, F, C)."""
@@ -111,9 +119,56 @@ class ECAPA(Encoder):
         layers["mfa"] = self.mfa
         return layers
 
+    def stages(self) -> list[Stage]:
+        """Return the first layer, each block, and the aggregation with all behind it.
+
+        From the second on, a stage's output holds those of all blocks so far.
+
+        Raises:
+            UserError: early_statistics, which reach past the stages between.
+        """
+        if self.early_statistics:
+            raise UserError("ecapa: early_statistics cannot be trained block by block")
+        width = self.width
+        chain = [Stage(partial(self._run_block, 0), ("blocks.0",), width)]
+        for number in range(1, len(self.blocks)):
+            chain.append(Stage(partial(self._run_block, number), (f"blocks.{number}",), width))
+        top = ["mfa", "asp_bn", "fc"]
+        if self.fc_bn is not None:
+            top.append("fc_bn")
+        if self.asp is not None:
+            top.append("asp")
+        chain.append(Stage(self._run_top, tuple(top), self.embedding_dim))
+        return chain
+
+    def _run_block(self, number: int, x: Tensor) -> Tensor:
+        """Run a block on the last channels of `x` (B, F, C), and put its output behind the others."""
+        frames = Frames.of(x, None)
+        block = self.blocks[number]
+        if number < 2:
+            only: Tensor = block(x, frames)
+            return only
+        return torch.cat([x, block(x[:, :, -self.width :], frames)], 2)
+
+    def _run_top(self, x: Tensor) -> Tensor:
+        """Return embeddings (B, D) of the outputs of all blocks (B, F, C)."""
+        return self._embed(x, Frames.of(x, None))
+
+    def _embed(self, block_outputs: Tensor, frames: Frames, *early: Tensor) -> Tensor:
+        """Return embeddings of the outputs of all blocks; `early` is used by early_statistics."""
+        x = self.mfa(block_outputs, frames)
+        pooled = statistics(x, frames) if self.asp is None else self.asp(x, frames)
+        if self.early_statistics:
+            pooled = torch.cat([pooled, *(statistics(each, frames) for each in early)], 1)
+        embeddings: Tensor = self.fc(self.asp_bn(pooled))
+        return embeddings if self.fc_bn is None else self.fc_bn(embeddings)
+
     def affine_layers(self) -> dict[str, nn.Module]:
-        """Return the BatchNorm of the pooled statistics, and the linear layer."""
-        return {"asp_bn": self.asp_bn, "fc": self.fc}
+        """Return the BatchNorm of the pooled statistics, the linear layer, and its BatchNorm."""
+        layers: dict[str, nn.Module] = {"asp_bn": self.asp_bn, "fc": self.fc}
+        if self.fc_bn is not None:
+            layers["fc_bn"] = self.fc_bn
+        return layers
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Return embeddings (B, D) of features (B, F, M); see `Encoder.forward`."""
@@ -125,13 +180,7 @@ class ECAPA(Encoder):
         for block in self.blocks[1:]:
             x = block(x, frames)
             block_outputs.append(x)
-        x = self.mfa(torch.cat(block_outputs, 2), frames)
-        pooled = statistics(x, frames) if self.asp is None else self.asp(x, frames)
-        if self.early_statistics:
-            early = [statistics(features, frames), statistics(first, frames)]
-            pooled = torch.cat([pooled, *early], 1)
-        embeddings: Tensor = self.fc(self.asp_bn(pooled))
-        return embeddings
+        return self._embed(torch.cat(block_outputs, 2), frames, features, first)
 
 
 def _check_sizes(width: int, scale: int, kernel_sizes: list[int], dilations: list[int]) -> None:

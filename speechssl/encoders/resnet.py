@@ -4,7 +4,8 @@ With pre-activated blocks (the default), parameter names, shapes and outputs are
 of `speechbrain.lobes.models.ResNet.ResNet` (after Rouvier's), whose channels are given
 by `channels`; by default they double from stage to stage. With basic blocks it is the
 ResNet34 of He et al. 2016; the light ResNet34 of Cho et al. 2022 is `width: 16,
-block_type: basic, se_stages: 0, pooling: statistics`. In a padded batch every
+block_type: basic, se_stages: 0, pooling: statistics, pooled_norm: false,
+embedding_norm: false`. In a padded batch every
 convolution sees zeros behind an utterance's end, as if the utterance stood alone.
 
 Maps are (B, F, M, C): batch, frames, frequencies, channels.
@@ -12,6 +13,7 @@ Maps are (B, F, M, C): batch, frames, frequencies, channels.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar, Literal, cast
 
 import torch
@@ -19,10 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechssl.errors import UserError
-from speechssl.interfaces import Encoder
+from speechssl.interfaces import Encoder, Stage
 from speechssl.nn.batch_norm import normalise
 from speechssl.nn.frames import Frames, accumulation_dtype
 from speechssl.nn.pooling import statistics
+from speechssl.nn.products import linear
 
 __all__ = ["PART", "ResNet"]
 
@@ -49,6 +52,10 @@ class ResNet(Encoder):
             (SpeechBrain: 2).
         attention_channels: bottleneck of attention.
         pooling: mean and deviation under attention, or plain.
+        pooled_norm: BatchNorm on the pooled statistics, before the linear layer.
+        embedding_norm: BatchNorm after the linear layer. Without it the embedding is the
+            linear layer's output, as Cho et al. 2022 extract it; their BatchNorm is then
+            the head's (``method.input_batchnorm``).
 
     Raises:
         UserError: there are not four stages.
@@ -73,6 +80,8 @@ class ResNet(Encoder):
         se_stages: int = 2,
         attention_channels: int = 128,
         pooling: Literal["attentive", "statistics"] = "attentive",
+        pooled_norm: bool = True,
+        embedding_norm: bool = True,
     ) -> None:
         super().__init__()
         if channels is None:
@@ -85,18 +94,23 @@ class ResNet(Encoder):
         if min(blocks) < 1 or max(blocks) > MAX_BLOCKS:
             raise UserError(f"resnet: blocks {blocks} must be between 1 and {MAX_BLOCKS}")
         self.embedding_dim = embedding_dim
+        self.channels = list(channels)
         self.conv1 = nn.Conv2d(1, channels[0], 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels[0])
         stages = _stages(block_type, blocks, channels, se_stages)
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         frequencies = -(-input_dim // _TOTAL_STRIDE)  # rounded up
         pooled_channels = channels[-1] * frequencies
-        self.norm_stats = nn.BatchNorm1d(2 * pooled_channels)
+        self.norm_stats: nn.Module = nn.Identity()
+        if pooled_norm:
+            self.norm_stats = nn.BatchNorm1d(2 * pooled_channels)
         self.attention: Attention | None = None
         if pooling == "attentive":
             self.attention = Attention(pooled_channels, attention_channels)
         self.fc_embed = nn.Linear(2 * pooled_channels, embedding_dim)
-        self.norm_embed = nn.BatchNorm1d(embedding_dim)
+        self.norm_embed: nn.Module = nn.Identity()
+        if embedding_norm:
+            self.norm_embed = nn.BatchNorm1d(embedding_dim)
         self._initialise_convolutions()
 
     def _initialise_convolutions(self) -> None:
@@ -113,22 +127,44 @@ class ResNet(Encoder):
             "layer4": self.layer4[-1],
         }
 
-    def affine_layers(self) -> dict[str, nn.Module]:
-        """Return the linear layer and the BatchNorms before and after it."""
-        return {
-            "norm_stats": self.norm_stats,
-            "fc_embed": self.fc_embed,
-            "norm_embed": self.norm_embed,
-        }
+    def stages(self) -> list[Stage]:
+        """Return the four stages, the first with the convolution before it, the last with pooling."""
+        widths = self.channels
+        top = ["layer4", "norm_stats", "fc_embed", "norm_embed"]
+        if self.attention is not None:
+            top.append("attention")
+        return [
+            Stage(self._run_first, ("conv1", "bn1", "layer1"), widths[0]),
+            Stage(partial(self._run_layer, 1), ("layer2",), widths[1]),
+            Stage(partial(self._run_layer, 2), ("layer3",), widths[2]),
+            Stage(self._run_top, tuple(top), self.embedding_dim),
+        ]
 
-    def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Return embeddings (B, D) of features (B, F, M); see `Encoder.forward`."""
-        frames = Frames.of(features, lengths)
+    def _layers(self) -> tuple[nn.ModuleList, ...]:
+        return self.layer1, self.layer2, self.layer3, self.layer4
+
+    def _run_first(self, features: Tensor) -> Tensor:
+        """Return the maps (B, F, M, C) of the first stage."""
+        return self._run_layer(0, self._begin(features, Frames.of(features, None)))
+
+    def _run_layer(self, index: int, maps: Tensor) -> Tensor:
+        """Run one of the four stages on maps (B, F, M, C)."""
+        return self._run_blocks(index, maps, Frames.of(maps, None))[0]
+
+    def _run_top(self, maps: Tensor) -> Tensor:
+        """Return embeddings (B, D) of the third stage's maps (B, F, M, C)."""
+        return self._embed(*self._run_blocks(3, maps, Frames.of(maps, None)))
+
+    def _begin(self, features: Tensor, frames: Frames) -> Tensor:
         maps = frames.zero_padding(features)[:, :, :, None]
-        maps = normalise(self.bn1, _convolve(self.conv1, maps), frames.mask, relu=True)
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            for block in stage:
-                maps, frames = block(maps, frames)
+        return normalise(self.bn1, _convolve(self.conv1, maps), frames.mask, relu=True)
+
+    def _run_blocks(self, index: int, maps: Tensor, frames: Frames) -> tuple[Tensor, Frames]:
+        for block in self._layers()[index]:
+            maps, frames = block(maps, frames)
+        return maps, frames
+
+    def _embed(self, maps: Tensor, frames: Frames) -> Tensor:
         # channels before frequencies, as the weights have them
         x = maps.transpose(2, 3).flatten(2)
         if self.attention is None:
@@ -137,6 +173,23 @@ class ResNet(Encoder):
             pooled = self.attention(x, frames)
         embeddings: Tensor = self.norm_embed(self.fc_embed(self.norm_stats(pooled)))
         return embeddings
+
+    def affine_layers(self) -> dict[str, nn.Module]:
+        """Return the linear layer, and the BatchNorms before and after it where there are any."""
+        layers = {
+            "norm_stats": self.norm_stats,
+            "fc_embed": self.fc_embed,
+            "norm_embed": self.norm_embed,
+        }
+        return {k: layer for k, layer in layers.items() if not isinstance(layer, nn.Identity)}
+
+    def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Return embeddings (B, D) of features (B, F, M); see `Encoder.forward`."""
+        frames = Frames.of(features, lengths)
+        maps = self._begin(features, frames)
+        for index in range(len(self._layers())):
+            maps, frames = self._run_blocks(index, maps, frames)
+        return self._embed(maps, frames)
 
 
 def _stages(
@@ -260,7 +313,7 @@ def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """
     stride = conv.stride[0]
     if conv.kernel_size == (1, 1) and not torch.compiler.is_compiling():
-        return F.linear(x[:, ::stride, ::stride], conv.weight[:, :, 0, 0])
+        return linear(x[:, ::stride, ::stride], conv.weight[:, :, 0, 0])
     channels_first = x.permute(0, 3, 1, 2)
     y = F.conv2d(channels_first, conv.weight, stride=stride, padding=conv.padding[0])
     return y.permute(0, 2, 3, 1).contiguous()
@@ -303,9 +356,9 @@ class Attention(nn.Sequential):
         squeeze, _, norm, expand = cast(
             "tuple[nn.Conv1d, nn.ReLU, nn.BatchNorm1d, nn.Conv1d]", tuple(self)
         )
-        hidden = torch.relu(F.linear(x, squeeze.weight.flatten(1), squeeze.bias))
+        hidden = torch.relu(linear(x, squeeze.weight.flatten(1), squeeze.bias))
         hidden = normalise(norm, hidden, frames.mask if self.training else None)
-        logits = F.linear(hidden, expand.weight.flatten(1), expand.bias)
+        logits = linear(hidden, expand.weight.flatten(1), expand.bias)
         return statistics(x, frames, logits, min_variance=_MIN_VARIANCE)
 
 

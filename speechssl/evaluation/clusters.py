@@ -56,7 +56,7 @@ def build(section: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     name = str(section.get("name", ""))
     if ":" not in name:
         settings = parts.check("clustering", section, "clusterer")
-        return parts.build("clustering", settings), settings
+        return parts.construct("clustering", settings), settings
     settings = {key: value for key, value in section.items() if key != "name"}
     try:
         clusterer = parts.find("clustering", name)(**settings)

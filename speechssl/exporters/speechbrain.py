@@ -116,15 +116,15 @@ def _counterpart(encoder: Mapping[str, Any], mels: int) -> tuple[str, dict[str, 
     Raises:
         UserError: there is none.
     """
-    has_counterpart = encoder.get("pooling") == "attentive" and not encoder.get("early_statistics")
-    if encoder["name"] == "ecapa" and has_counterpart:
+    is_ecapa = encoder["name"] == "ecapa" and encoder["pooling"] == "attentive"
+    if is_ecapa and not encoder["embedding_norm"] and not encoder["early_statistics"]:
         return "speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN", _ecapa(encoder, mels)
     if encoder["name"] == "resnet" and _is_speechbrain_resnet(encoder):
         return "speechbrain.lobes.models.ResNet.ResNet", _resnet(encoder, mels)
     raise UserError(
-        f"export: SpeechBrain has no counterpart of this {encoder['name']} (it has ecapa and"
-        " pre-activated resnet with 2 stages of gates, both with attentive pooling and no"
-        " early_statistics); export to torchscript or onnx"
+        f"export: SpeechBrain has no counterpart of this {encoder['name']} (it has ecapa"
+        " without embedding_norm and early_statistics, and pre-activated resnet with 2 stages of"
+        " gates, both with attentive pooling); export to torchscript or onnx"
     )
 
 
@@ -154,6 +154,8 @@ def _is_speechbrain_resnet(encoder: Mapping[str, Any]) -> bool:
         "se_stages": 2,
         "pooling": "attentive",
         "attention_channels": 128,
+        "pooled_norm": True,
+        "embedding_norm": True,
     }
     return all(encoder[key] == value for key, value in fixed.items())
 

@@ -43,14 +43,20 @@ class Spectra(nn.Module):
         angle = 2 * math.pi / features.n_fft * bins[:, None] * time
         sinusoids = torch.cat([angle.cos(), angle.sin()])
         kernel = sinusoids * features.window.double()
+        self.preemphasis = features.preemphasis
+        self.removes_mean = features.remove_dc_offset == "utterance"
+        if features.remove_dc_offset == "frame":
+            kernel = kernel @ _frame_filter(features.win_length, features.preemphasis)
+            self.preemphasis = 0.0
         self.register_buffer("kernel", kernel.float()[:, None])
         self.register_buffer("filters", features.filters.clone())
-        self.preemphasis = features.preemphasis
         self.floor = features.floor
         self.hop = features.hop_length
 
     def forward(self, waves: Tensor) -> Tensor:
         """Return log-mel energies (B, F, M) of samples (B, T)."""
+        if self.removes_mean:
+            waves = waves - waves.mean(dim=1, keepdim=True)
         if self.preemphasis:
             filtered = waves[:, 1:] - self.preemphasis * waves[:, :-1]
             waves = torch.cat([waves[:, :1], filtered], dim=1)
@@ -58,6 +64,13 @@ class Spectra(nn.Module):
         real, imaginary = spectrum.chunk(2, dim=2)
         power = real.square() + imaginary.square()
         return (power @ self.filters + self.floor).log()
+
+
+def _frame_filter(samples: int, preemphasis: float) -> Tensor:
+    """Return the matrix (T, T) that subtracts a frame's mean and then applies pre-emphasis."""
+    identity = torch.eye(samples, dtype=torch.float64)
+    previous = torch.cat([identity[:1], identity[:-1]])
+    return (identity - preemphasis * previous) @ (identity - 1.0 / samples)
 
 
 class Waveforms(nn.Module):

@@ -7,13 +7,13 @@ has by itself.
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from speechssl.errors import UserError
+from speechssl.features.filters import FilterScale, WindowType, analysis_window, mel_filters
 from speechssl.interfaces import FrontEnd
 
 # Frames worked on at once. On a CPU the spectra of one block stay in the cache (measured: 384 crops
@@ -22,8 +22,9 @@ from speechssl.interfaces import FrontEnd
 _CPU_FRAMES = 1024
 _GPU_FRAMES = 1 << 18
 
-NORMALISATIONS = ("mean", "sliding", "level", "none")
-WINDOW_TYPES = ("hann", "povey")
+NORMALISATIONS = ("mean", "standard", "sliding", "level", "none")
+_MIN_VARIANCE = 1e-5  # added to a band's variance, as InstanceNorm does
+WINDOW_TYPES = ("hann", "povey", "hamming")
 
 MAX_SAMPLE_RATE = 1_000_000
 MAX_N_MELS = 1_000
@@ -71,19 +72,29 @@ class LogMel(FrontEnd):
         f_min: lower edge of the first band, Hz.
         f_max: upper edge of the last band, Hz (at most sample_rate / 2).
         normalise: "mean" subtracts each band's mean over the valid frames of the utterance (any
-            linear channel and any gain is a constant in the log domain and goes with it); "sliding"
+            linear channel and any gain is a constant in the log domain and goes with it);
+            "standard" divides by each band's deviation as well (3D-Speaker's InstanceNorm); "sliding"
             subtracts the mean over a window of `context` frames around each frame, moved inwards at
-            both ends as Kaldi's apply-cmvn-sliding --center does (Cho et al. 2022 use 150 frames,
-            no variance); "level" subtracts one number, the mean over frames and bands: the gain
-            goes, the long-term spectrum stays, which tells voices apart and recording channels too;
-            "none" keeps both.
+            both ends as Kaldi's apply-cmvn-sliding --center does (Cho et al. 2022: 150 frames on
+            each side, 301 in all, reflected at the ends, no variance); "level" subtracts one
+            number, the mean over frames and bands: the gain goes, the long-term spectrum stays,
+            which tells voices apart and recording channels too; "none" keeps both.
         context: frames of the sliding mean.
-        window_type: "hann" (periodic, as librosa's) or "povey" (symmetric Hann to the power 0.85,
-            Kaldi's).
+        window_type: "hann" (periodic, as librosa's), "povey" (symmetric Hann to the power 0.85,
+            Kaldi's) or "hamming" (symmetric, as Kaldi's).
         preemphasis: coefficient a of x[t] - a x[t-1]; 0 = off (under mean normalisation a fixed
             filter all but cancels).
+        remove_dc_offset: subtract the mean of the samples of each "frame", as Kaldi does
+            (pre-emphasis then stays within the frame, too), or of the whole "utterance", as
+            hyperion does; "none": keep it.
+        filter_scale: the sides of the triangles are straight over "hertz", as librosa's, or over
+            "mel", as Kaldi's.
         floor: added to the mel energies before the logarithm (waveforms in -1..1), so silence is
             finite.
+
+    Kaldi's fbank is `window_type: povey, preemphasis: 0.97, remove_dc_offset: frame, filter_scale:
+    mel, normalise: none`, up to the scale of the samples. Dither is part of training
+    (`augment.dither`), not of the features.
 
     The mel scale is HTK's, 2595 log10(1 + f/700), with triangles of height 1; the FFT length is the
     next power of two (512 at 16 kHz: on the CPUs measured five times faster than 400).
@@ -119,10 +130,12 @@ class LogMel(FrontEnd):
         n_mels: int = 80,
         f_min: float = 20.0,
         f_max: float = 7600.0,
-        normalise: Literal["mean", "sliding", "level", "none"] = "mean",
+        normalise: Literal["mean", "standard", "sliding", "level", "none"] = "mean",
         context: int = 150,
-        window_type: Literal["hann", "povey"] = "hann",
+        window_type: WindowType = "hann",
         preemphasis: float = 0.0,
+        remove_dc_offset: Literal["none", "frame", "utterance"] = "none",
+        filter_scale: FilterScale = "hertz",
         floor: float = 1e-7,
     ) -> None:
         super().__init__()
@@ -161,9 +174,10 @@ class LogMel(FrontEnd):
         self.normalise = normalise
         self.context = context
         self.preemphasis = preemphasis
+        self.remove_dc_offset = remove_dc_offset
         self.floor = floor
         window = analysis_window(window_type, self.win_length)
-        filters = mel_filters(sample_rate, self.n_fft, n_mels, f_min, f_max)
+        filters = mel_filters(sample_rate, self.n_fft, n_mels, f_min, f_max, filter_scale)
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("filters", filters, persistent=False)
 
@@ -187,7 +201,11 @@ class LogMel(FrontEnd):
             raise ValueError(f"expected waves (B, T) with T > 0, got {tuple(waves.shape)}")
         with torch.autocast(device_type=waves.device.type, enabled=False):
             waves = self._at_least_a_frame(waves.float(), lengths)
-            features = self._log_mel(preemphasised(waves, self.preemphasis))
+            if self.remove_dc_offset == "utterance":
+                waves = without_mean(waves, self._samples_that_count(lengths))
+            if self.remove_dc_offset != "frame":
+                waves = preemphasised(waves, self.preemphasis)
+            features = self._log_mel(waves)
             count = features.shape[1]
             if lengths is None:
                 valid = torch.full((len(features),), count, device=waves.device)
@@ -210,6 +228,10 @@ class LogMel(FrontEnd):
         index = torch.where(size[:, None] < self.win_length, index % size[:, None], index)
         return waves.gather(1, index.clamp(max=samples - 1))
 
+    def _samples_that_count(self, lengths: Tensor | None) -> Tensor | None:
+        """Return the lengths (B,) after short rows were repeated to one frame; None: all samples."""
+        return None if lengths is None else lengths.clamp(min=self.win_length)
+
     def _log_mel(self, waves: Tensor) -> Tensor:
         """Return log-mel energies (B, F, M) of waves (B, T), not normalised.
 
@@ -227,6 +249,12 @@ class LogMel(FrontEnd):
         return groups[0] if len(groups) == 1 else torch.cat(groups)
 
     def _block(self, frames: Tensor) -> Tensor:
+        """Return log-mel energies (b, f, M) of frames of samples (b, f, win_length)."""
+        if self.remove_dc_offset == "frame":
+            frames = frames - frames.mean(dim=-1, keepdim=True)
+            if self.preemphasis:
+                previous = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
+                frames = frames - self.preemphasis * previous
         spectrum = torch.fft.rfft(frames * self.window, n=self.n_fft)
         power = spectrum.real.square() + spectrum.imag.square()
         energies: Tensor = power @ self.filters
@@ -258,7 +286,23 @@ class LogMel(FrontEnd):
             if self.normalise == "level":
                 mean = mean.mean(dim=2, keepdim=True)
         features = features - mean
-        return features if padding is None else features.masked_fill(padding, 0.0)
+        if padding is not None:
+            features = features.masked_fill(padding, 0.0)
+        if self.normalise == "standard":
+            variance = features.square().sum(dim=1, keepdim=True) / count
+            features = features * (variance + _MIN_VARIANCE).rsqrt()
+        return features
+
+
+def without_mean(waves: Tensor, lengths: Tensor | None) -> Tensor:
+    """Return waves (B, T) without the mean of each row's samples, of which `lengths` (B,) count."""
+    index = torch.arange(waves.shape[1], device=waves.device)
+    size = torch.full((len(waves), 1), waves.shape[1], device=waves.device)
+    if lengths is not None:
+        size = lengths.to(waves.device)[:, None]
+    # In float64, so that a padded row has the mean that it has alone to the last bit but one.
+    total = waves.masked_fill(index >= size, 0.0).sum(dim=1, keepdim=True, dtype=torch.float64)
+    return waves - (total / size).to(waves.dtype)
 
 
 def preemphasised(waves: Tensor, coefficient: float) -> Tensor:
@@ -266,48 +310,6 @@ def preemphasised(waves: Tensor, coefficient: float) -> Tensor:
     if not coefficient:
         return waves
     return torch.cat([waves[:, :1], waves[:, 1:] - coefficient * waves[:, :-1]], dim=1)
-
-
-def analysis_window(kind: Literal["hann", "povey"], length: int) -> Tensor:
-    """Return a window (length,) in float32; see `LogMel`'s setting `window_type`."""
-    if kind == "povey":
-        return (torch.hann_window(length, periodic=False, dtype=torch.float64) ** 0.85).float()
-    return torch.hann_window(length, periodic=True, dtype=torch.float64).float()
-
-
-def mel_filters(sample_rate: int, n_fft: int, n_mels: int, f_min: float, f_max: float) -> Tensor:
-    """Return triangular filters of height 1, equally spaced on HTK's mel scale.
-
-    A band too narrow to hold a bin of the FFT (many bands at a low rate) takes the nearest bin.
-
-    Args:
-        sample_rate: Hz.
-        n_fft: samples of the FFT.
-        n_mels: number of bands.
-        f_min: lower edge of the first band, Hz.
-        f_max: upper edge of the last band, Hz.
-
-    Returns:
-        (n_fft // 2 + 1, n_mels) float32.
-    """
-    edges_mel = torch.linspace(mel(f_min), mel(f_max), n_mels + 2, dtype=torch.float64)
-    edges = 700.0 * (10.0 ** (edges_mel / 2595.0) - 1.0)
-    bins = torch.linspace(0.0, sample_rate / 2, n_fft // 2 + 1, dtype=torch.float64)[:, None]
-    left = edges[:-2]
-    centre = edges[1:-1]
-    right = edges[2:]
-    rising = (bins - left) / (centre - left)
-    falling = (right - bins) / (right - centre)
-    filters = torch.minimum(rising, falling).clamp(min=0.0)
-    for band in torch.nonzero(filters.sum(dim=0) == 0).flatten().tolist():
-        nearest = (bins[:, 0] - centre[band]).abs().argmin()
-        filters[nearest, band] = 1.0
-    return filters.float()
-
-
-def mel(frequency: float) -> float:
-    """Return a frequency in Hz on HTK's mel scale."""
-    return 2595.0 * math.log10(1.0 + frequency / 700.0)
 
 
 def sliding_mean(features: Tensor, context: int, valid: Tensor | None = None) -> Tensor:

@@ -3,8 +3,8 @@
 methods/README.md 3.
 
 Two utterances are paired. Of the four distances between a projection of one and a
-projection of the other, the smallest names the two *sources*, which go through the
-predictor and get the gradient; their partners are the targets:
+projection of the other, the smallest names the two *sources*, whose predictions get the
+gradient; their partners are the targets:
 
     L = -1/2 [cos(h(z1a), sg z1a') + cos(h(z2b), sg z2b')],   (a, b) = argmin |z1a - z2b|.
 
@@ -45,14 +45,30 @@ def guided_loss(
         predictor: h.
     """
     a, b = _nearest_views(one_targets, two_targets)
-    rows = torch.arange(one.shape[1], device=one.device)
-    source_one = one[a, rows]
-    source_two = two[b, rows]
-    prediction_one = predictor(source_one)
-    prediction_two = predictor(source_two)
-    cosine_one = predictor.cosine(source_one, prediction_one, one_targets[1 - a, rows])
-    cosine_two = predictor.cosine(source_two, prediction_two, two_targets[1 - b, rows])
+    cosine_one = _cosine_of_sources(one, one_targets, a, predictor)
+    cosine_two = _cosine_of_sources(two, two_targets, b, predictor)
     return -(cosine_one + cosine_two).mean() / 2
+
+
+def _cosine_of_sources(
+    views: Tensor, targets: Tensor, sources: Tensor, predictor: Predictor
+) -> Tensor:
+    """Return the cosine (N,) of the sources' predictions and their partners.
+
+    Both views pass the predictor whole, and the sources are chosen afterwards: a
+    BatchNorm in the predictor sees one view at a time, as in the released program.
+
+    Args:
+        views: (2, N, P) projections, with gradient.
+        targets: (2, N, P), detached.
+        sources: (N,) which of the two views is the source.
+        predictor: h.
+    """
+    predictions = torch.stack([predictor(view) for view in views])
+    rows = torch.arange(views.shape[1], device=views.device)
+    return predictor.cosine(
+        views[sources, rows], predictions[sources, rows], targets[1 - sources, rows]
+    )
 
 
 @torch.no_grad()

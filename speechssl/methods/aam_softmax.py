@@ -11,10 +11,18 @@ methods/README.md 17. Labels are the clusters of `data.pseudo_labels` (made by
 * a gate on the loss: samples above it have, most likely, a wrong label. The loss that
   is compared is the one that is trained, margin included. The dynamic gate is fitted to
   every utterance's last loss once an epoch,
-* correction of what the gate stops: where the mean prediction of an utterance's crops
-  (without margin) is confident, its sharpened form is the target (DLG-LC: sharpened by
-  0.1, confidence above 0.5). The released program takes the prediction of an
-  unaugmented crop; here it is that of all crops of the first group.
+* correction of what the gate stops (DLG-LC), in one of two forms:
+
+  - `soft`: where the mean prediction of an utterance's crops (without margin) is
+    confident, that prediction, sharpened by 0.1, is the target, without margin. The
+    loss is the mean over the samples that are kept or corrected.
+  - `hard`, as released (wavlm_ssl_sv): raw logits, x . w of vectors that are not
+    normalised, divided by 0.1; where their softmax is confident, its largest class is
+    the target, with the labelled class's margin as it stands. Once correction has
+    begun, the loss is the mean over the whole batch, stopped samples counting as 0. The
+    released program predicts from an unaugmented crop: give a group of the crop plan
+    `to: teacher`, without augmentation, which then is only predicted from. Without one
+    the crops of the first group are averaged.
 
 Large-margin fine-tuning is a second run: `train.init_method=RUN`, longer crops, margin
 0.5.
@@ -33,7 +41,7 @@ from torch import Tensor, nn
 from speechssl.distributed import gather_without_gradient, sum_over_ranks, world_size
 from speechssl.errors import UserError
 from speechssl.interfaces import Encoder, Method, Output, Progress, Views
-from speechssl.losses.margin import aam_logits, centre_cosines, dynamic_gate
+from speechssl.losses.margin import Beyond, aam_logits, centre_cosines, dynamic_gate
 from speechssl.nn.views import encode, in_float32
 
 
@@ -49,7 +57,10 @@ class AAMSoftmax(Method):
         intertop_k: how many of the nearest wrong classes are penalised, 0 for none (5
             in the paper).
         intertop_margin: angle, in radians, by which they are brought nearer (0.1 in the
-            paper).
+            paper); it rises from 0 together with the margin, as in wespeaker and
+            hyperion.
+        beyond: the target's logit beyond pi - m: ``arcface``, ``wespeaker`` or ``none``
+            (see ``losses.margin.aam_logits``).
         affine_first: share of the run in which only centres and the layers after
             pooling move.
         gate: which samples count: all, those with a loss up to ``gate_loss``, or up to
@@ -58,6 +69,7 @@ class AAMSoftmax(Method):
         gate_after: share of the run from which the gate holds.
         correct_after: share of the run from which stopped samples are corrected; 1:
             never.
+        correction: ``soft`` or ``hard`` targets, see above.
         confidence: probability above which a prediction is a target.
         sharpening: temperature that a prediction is sharpened with before it is a
             target.
@@ -93,11 +105,13 @@ class AAMSoftmax(Method):
         margin_warmup: float = 0.1,
         intertop_k: int = 0,
         intertop_margin: float = 0.1,
+        beyond: Beyond = "arcface",
         affine_first: float = 0.0,
         gate: Literal["none", "fixed", "dynamic"] = "none",
         gate_loss: float = 3.0,
         gate_after: float = 0.2,
         correct_after: float = 1.0,
+        correction: Literal["soft", "hard"] = "soft",
         confidence: float = 0.5,
         sharpening: float = 0.1,
     ) -> None:
@@ -124,11 +138,13 @@ class AAMSoftmax(Method):
         self.margin_warmup = margin_warmup
         self.intertop_k = intertop_k
         self.intertop_margin = intertop_margin
+        self.beyond: Beyond = beyond
         self.affine_first = affine_first
         self.gate_kind = gate
         self.gate_loss = gate_loss
         self.gate_after = gate_after
         self.correct_after = correct_after
+        self.correction = correction
         self.confidence = confidence
         self.sharpening = sharpening
 
@@ -168,25 +184,44 @@ class AAMSoftmax(Method):
         ids = views[0].ids
         if ids is None:
             raise UserError("method aam_softmax: it needs the utterances' ids; give Views ids")
-        embeddings = torch.cat([encode(self.net, group) for group in views])  # (V, B, D)
+        trained = [group for group in views if group.to != "teacher"]
+        if not trained:
+            raise UserError(
+                "method aam_softmax: every group of data.crops is `to: teacher`, which is only"
+                " predicted from; leave `to` out of one"
+            )
+        embeddings = torch.cat([encode(self.net, group) for group in trained])  # (V, B, D)
         num_views = len(embeddings)
-        num_long = len(views[0].features)
+        num_long = len(trained[0].features)
         margin = self._margin(progress)
+        correcting = progress.fraction >= self.correct_after
         with in_float32(embeddings):
             labels = self.labels[ids].repeat(num_views)  # (V B,)
-            cosines = centre_cosines(embeddings.float().flatten(0, 1), self.centres)
-            losses = self._losses(cosines, labels, margin)
+            rows = embeddings.float().flatten(0, 1)
+            cosines = centre_cosines(rows, self.centres)
+            logits = self._logits(cosines, labels, margin)
+            losses = F.cross_entropy(logits, labels, reduction="none")
             if self.training and self.gate_kind == "dynamic":
                 utterance_losses = losses.detach().view(num_views, -1).mean(0)
                 self._remember(ids, utterance_losses, progress)
             kept = self._kept(losses, progress)
             corrected = torch.zeros_like(kept)
-            if progress.fraction >= self.correct_after:
-                targets, confident = self._prediction(cosines, num_views, num_long)
-                corrected = ~kept & confident
-                correction = self._correction_losses(cosines, targets)
+            if correcting:
+                seen = self._predicted_from(views, embeddings[:num_long])
+                if self.correction == "hard":
+                    targets, confident = self._hard_targets(seen)
+                    correction = F.cross_entropy(
+                        logits, targets.repeat(num_views), reduction="none"
+                    )
+                else:
+                    targets, confident = self._soft_targets(seen)
+                    correction = F.cross_entropy(
+                        self.scale * cosines, targets.repeat(num_views, 1), reduction="none"
+                    )
+                corrected = ~kept & confident.repeat(num_views)
                 losses = torch.where(corrected, correction, losses)
-            loss = _mean_over_ranks(losses, kept | corrected)
+            counted = torch.ones_like(kept) if correcting and self.correction == "hard" else None
+            loss = _mean_over_ranks(losses, kept | corrected, counted)
         scalars = {
             "kept": kept.float().mean(),
             "accuracy": (cosines.detach().argmax(1) == labels).float().mean(),
@@ -198,21 +233,17 @@ class AAMSoftmax(Method):
             scalars["corrected"] = corrected.float().mean()
         return Output(loss, scalars, embeddings[:num_long].flatten(0, 1).detach(), embeddings)
 
-    def _losses(self, cosines: Tensor, labels: Tensor, margin: float) -> Tensor:
-        """Return the cross-entropies (V B,) with the margin on the labelled class."""
-        logits = aam_logits(
-            cosines,
-            labels,
-            self.scale,
-            margin,
-            self.intertop_k,
-            self.intertop_margin,
-        )
-        return F.cross_entropy(logits, labels, reduction="none")
+    def _logits(self, cosines: Tensor, labels: Tensor, margin: float) -> Tensor:
+        """Return logits (V B, C) with the margin on the labelled class, and the penalty.
 
-    def _correction_losses(self, cosines: Tensor, targets: Tensor) -> Tensor:
-        """Return the cross-entropies (V B,) with class probabilities, without a margin."""
-        return F.cross_entropy(self.scale * cosines, targets, reduction="none")
+        The penalty has the share of its full size that the margin has.
+        """
+        penalty = self.intertop_margin
+        if self.margin:
+            penalty *= margin / self.margin
+        return aam_logits(
+            cosines, labels, self.scale, margin, self.intertop_k, penalty, self.beyond
+        )
 
     def _margin(self, progress: Progress) -> float:
         """Return the margin, which rises linearly from 0 over ``margin_warmup`` of the run."""
@@ -227,22 +258,39 @@ class AAMSoftmax(Method):
         return losses.detach() <= self.gate
 
     @torch.no_grad()
-    def _prediction(self, cosines: Tensor, num_views: int, num_long: int) -> tuple[Tensor, Tensor]:
-        """Return the mean prediction over an utterance's long views, once for each of its views.
+    def _predicted_from(self, views: Sequence[Views], long: Tensor) -> Tensor:
+        """Return the embeddings (U, B, D) that classes are predicted from.
 
         Args:
-            cosines: (V B, C) with the classes.
-            num_views: V.
-            num_long: how many of the V views are long.
-
-        Returns:
-            Sharpened class probabilities (V B, C), and which are confident (V B,) bool.
+            views: all groups; those `to: teacher` are taken if there are any.
+            long: (U, B, D) embeddings of the first group, taken otherwise.
         """
-        logits = (self.scale * cosines).view(num_views, -1, cosines.shape[1])[:num_long]
-        mean = logits.softmax(-1).mean(0)  # (B, C)
+        clean = [encode(self.net, group) for group in views if group.to == "teacher"]
+        return torch.cat(clean).float() if clean else long.detach().float()
+
+    @torch.no_grad()
+    def _soft_targets(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Return sharpened class probabilities (B, C), and which are confident, (B,) bool.
+
+        Args:
+            seen: (U, B, D) embeddings whose predictions, without margin, are averaged.
+        """
+        cosines = centre_cosines(seen.flatten(0, 1), self.centres).view(*seen.shape[:2], -1)
+        mean = (self.scale * cosines).softmax(-1).mean(0)  # (B, C)
         sharpened = (mean.clamp(min=1e-30).log() / self.sharpening).softmax(-1)
-        confident = mean.amax(-1) > self.confidence
-        return sharpened.repeat(num_views, 1), confident.repeat(num_views)
+        return sharpened, mean.amax(-1) > self.confidence
+
+    @torch.no_grad()
+    def _hard_targets(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the most likely class (B,) of sharpened raw logits, and which are confident.
+
+        Args:
+            seen: (U, B, D) embeddings whose predictions are averaged.
+        """
+        raw = torch.einsum("ubd,csd->ubcs", seen, self.centres).amax(-1)
+        mean = (raw / self.sharpening).softmax(-1).mean(0)  # (B, C)
+        largest, targets = mean.max(-1)
+        return targets, largest > self.confidence
 
     def _remember(self, ids: Tensor, losses: Tensor, progress: Progress) -> None:
         """Keep the last loss (B,) of each utterance (B,); once an epoch fit the gate to them."""
@@ -271,9 +319,16 @@ def _require(name: str, value: float, holds: bool, range_: str) -> None:
         raise UserError(f"method aam_softmax: {name} must be {range_}, not {value:g}")
 
 
-def _mean_over_ranks(losses: Tensor, counts: Tensor) -> Tensor:
-    """Return this process's share of the mean of the losses that count, over all processes."""
-    total = sum_over_ranks(counts.sum()) / world_size()
+def _mean_over_ranks(losses: Tensor, counts: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Return this process's share of a mean of losses over all processes.
+
+    Args:
+        losses: (N,).
+        counts: (N,) bool, which losses are summed.
+        counted: (N,) bool, what the sum is divided by the number of; None: ``counts``.
+    """
+    number = (counts if counted is None else counted).sum()
+    total = sum_over_ranks(number) / world_size()
     return (losses * counts).sum() / total.clamp(min=1e-6)
 
 

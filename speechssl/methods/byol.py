@@ -5,23 +5,23 @@
 t comes from the moving average of encoder and projector; h is any of ``predictors/``.
 The paper's h widens to 4,096 units; the default here is SimSiam's bottleneck of a
 quarter of the projection (``predictor: {name: mlp, hidden: 4096}`` is the paper's).
-Some programs sum the two directions; here it is the mean. The teacher moves after the
-optimiser's step, and its embedding is what users get. Its momentum rises from 0.996 to
-1 by half a cosine (take 0.99 for short runs on small data). ``gsg``: see
+Some programs sum the two directions, so their loss, from 0 to 8, and its gradient are
+twice what they are here: double a weight of another term beside it. The teacher moves
+after the optimiser's step, and its embedding is what users get. Its momentum rises from
+0.996 to 1 by half a cosine (take 0.99 for short runs on small data). ``gsg``: see
 losses/guided_stop_gradient.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from speechssl.interfaces import Encoder, Progress, Views
 from speechssl.methods.simsiam import SimSiam
-from speechssl.nn.mlp import mlp
 from speechssl.nn.moving_average import cosine_schedule, ema_update, teacher_of
 from speechssl.nn.siamese import Projected, project
 
@@ -38,6 +38,8 @@ class Byol(SimSiam):
         teacher_momentum, teacher_momentum_end: of the moving average, by half a cosine.
         teacher_buffers: BatchNorm statistics of the teacher (see ``ema_update``).
     """
+
+    HIDDEN_LAYERS: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -60,8 +62,6 @@ class Byol(SimSiam):
             predictor=predictor,
             gsg=gsg,
         )
-        sizes = [encoder.embedding_dim, hidden, projection]
-        self.net.projector = mlp(sizes, output_norm=output_norm)
         self.teacher = teacher_of(self.net)
         self.teacher_momentum = teacher_momentum
         self.teacher_momentum_end = teacher_momentum_end

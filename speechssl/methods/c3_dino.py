@@ -62,20 +62,27 @@ def collision_weights(query: Tensor, queue: Tensor, threshold: float, reweight: 
 def concentrations(z: Tensor, centroids: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """Return tau_c (K,) of each cluster, scaled to a mean of ``temperature``.
 
-    This is PCL's form with alpha = 10 (Li et al. 2021).
+    This is PCL's form with alpha = 10 (Li et al. 2021): the mean distance to the
+    centroid over log(n + alpha); clusters of one member, or none, get the largest of the
+    others; what is outside the 10th to 90th percentile is moved to it.
 
     Args:
         z: (N, P) of unit length.
         centroids: (K, P).
         labels: (N,) cluster of each row of ``z``.
-        temperature: mean of the result; no cluster gets less than a tenth of it.
+        temperature: mean of the result. No cluster gets less than a hundredth of it,
+            where the released program divides by 0: members that are all equal.
     """
     distance = (z - centroids[labels]).norm(dim=1)
-    sums = torch.zeros(len(centroids), device=z.device).index_add_(0, labels, distance)
-    count = torch.bincount(labels, minlength=len(centroids)).float()
+    sums = distance.new_zeros(len(centroids)).index_add_(0, labels, distance)
+    count = torch.bincount(labels, minlength=len(centroids)).to(sums.dtype)
     tau = sums / (count * torch.log(count + 10)).clamp(min=1e-8)
+    tau = torch.where(count > 1, tau, 0)
+    if not bool(tau.any()):
+        return torch.full_like(tau, temperature)
     tau = torch.where(count > 1, tau, tau.max())
-    return (tau / tau.mean().clamp(min=1e-8) * temperature).clamp(min=temperature / 10)
+    tau = tau.clamp(tau.quantile(0.1), tau.quantile(0.9))
+    return (tau / tau.mean() * temperature).clamp(min=temperature / 100)
 
 
 class FilteredMoCo(MoCo):
@@ -116,11 +123,15 @@ class FilteredMoCo(MoCo):
         self.memory = Memory(1, utterances, self.queue.shape[1])
         self.register_buffer("assigned", torch.full((utterances,), NO_CLUSTER))
 
-    def contrast(self, query: Tensor, key: Tensor, queue: Tensor) -> Tensor:
+    def contrast(
+        self, query: Tensor, key: Tensor, queue: Tensor, kept: Tensor | None = None
+    ) -> Tensor:
         """Return MoCo's loss, with the corrections once they are on."""
         if not self.corrected:
-            return super().contrast(query, key, queue)
+            return super().contrast(query, key, queue, kept)
         weights = collision_weights(query, queue, self.threshold, self.reweight)
+        if kept is not None:
+            weights = weights * kept
         return moco_loss(query, key, queue, self.temperature, weights)
 
     def cluster(self, step: int, steps_per_epoch: int) -> None:

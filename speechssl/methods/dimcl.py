@@ -1,12 +1,14 @@
 """DimCL: any method, with dimensional contrastive learning as a regulariser (Nguyen et al. 2023).
 
-    L = (1 - weight) L_base + weight L_dim         (methods/README.md 5.5)
+    L = (1 - weight) base_scale L_base + weight L_dim         (methods/README.md 5.5)
 
 L_dim is NT-Xent over dimensions: the projections of two views are standardised over the
 batch and transposed to 2 D vectors of length B; the same dimension of the other view is
 the positive, all others are negatives. weight 0.1, temperature 0.1. A batch of B holds
 at most B - 1 orthogonal dimensions, so D should not exceed B. For DINO the embedding
-takes the place of the projection.
+takes the place of the projection. The released program has BYOL's loss as the sum of
+the two directions, from 0 to 8, where this package has their mean: ``base_scale`` makes
+up for that.
 
     method={name: dimcl, base: {name: byol, predictor: mlp}}
 """
@@ -38,6 +40,10 @@ def dimension_contrast(one: Tensor, two: Tensor, temperature: float = 0.1) -> Te
     return nt_xent(dimensions, temperature)
 
 
+SUMMED = ("byol", "moco_v3")
+"""Methods whose programs sum the two directions of a pair; here they are averaged."""
+
+
 class DimCL(Method):
     """A base method and the regulariser.
 
@@ -48,6 +54,8 @@ class DimCL(Method):
         base: the base method, a name or a section of its own.
         weight: lambda, 0 to 1.
         temperature: tau.
+        base_scale: factor of the base's loss; 0 = what its program has: 2 where it sums
+            the two directions and this package takes their mean (`SUMMED`), else 1.
 
     Raises:
         UserError: the base method learns pseudo-labels.
@@ -62,6 +70,7 @@ class DimCL(Method):
         base: Any = "byol",
         weight: float = 0.1,
         temperature: float = 0.1,
+        base_scale: float = 0.0,
     ) -> None:
         super().__init__()
         self.base: Method = parts.build("methods", base, encoder)
@@ -71,6 +80,7 @@ class DimCL(Method):
                 " learns pseudo-labels does not; choose another base"
             )
         self.weight = weight
+        self.base_scale = base_scale or _released_scale(base)
         self.temperature = temperature
         self.teacher_prototypes = self.base.teacher_prototypes
         self.min_batch = max(4, self.base.min_batch)
@@ -97,7 +107,8 @@ class DimCL(Method):
             for u, v in unordered_pairs(len(views[0].features), len(z)):
                 terms.append(dimension_contrast(z[u], z[v], self.temperature))
             regulariser = torch.stack(terms).mean()
-            loss = (1 - self.weight) * output.loss + self.weight * regulariser
+            base_loss = self.base_scale * output.loss
+            loss = (1 - self.weight) * base_loss + self.weight * regulariser
         scalars = dict(output.scalars)
         scalars["base"] = output.loss.detach()
         scalars["dimcl"] = regulariser.detach()
@@ -114,6 +125,16 @@ class DimCL(Method):
     def after_step(self, progress: Progress) -> None:
         """Call the hook of the base method."""
         self.base.after_step(progress)
+
+
+def _released_scale(base: Any) -> float:
+    """Return the factor from this package's loss of a base method to its program's.
+
+    Args:
+        base: name or section of the method.
+    """
+    name = base if isinstance(base, str) else base["name"]
+    return 2.0 if name in SUMMED else 1.0
 
 
 PART = DimCL

@@ -11,9 +11,11 @@ The centre c keeps one prototype from winning, the low tau_t keeps q from being 
 (methods/README.md 1). Defaults are the paper's for a large set, except ``prototypes``
 (65,536 there). The optional terms are those of recipes/README.md section 2: Sinkhorn in
 place of the centre (DINOv2, SDPN), KoLeo (DINOv2, SDPN), variance and covariance
-(RDINO), mean entropy (SDPN), and the cosine of embeddings (hyperion). The diagonal of
-KoLeo is masked with minus infinity; the released -1 lets an antipodal sample be its own
-neighbour.
+(RDINO), mean entropy (SDPN), and the cosine of embeddings (hyperion).
+
+The pair of one view with itself (u = v) never counts. hyperion's program keeps it where
+the teacher has a single chunk, so its loss is another one there. The teacher's
+temperature rises by the step; the programs raise it once an epoch.
 """
 
 from __future__ import annotations
@@ -26,73 +28,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from speechssl.diagnostics.assignments import assignment_figures
-from speechssl.distributed import mean_over_ranks, sum_over_ranks, world_size
+from speechssl.distributed import (
+    gather_with_gradient,
+    gather_without_gradient,
+    mean_over_ranks,
+)
 from speechssl.errors import UserError
-from speechssl.interfaces import Encoder, Method, Output, Progress, Views
+from speechssl.interfaces import Encoder, Method, Output, ParameterRule, Progress, Views
+from speechssl.losses.distillation import (
+    cosine_distance,
+    dino_loss,
+    koleo_of_views,
+    mean_entropy,
+    sinkhorn,
+)
 from speechssl.methods.vicreg import variance_covariance
 from speechssl.nn.dino_head import DinoHead, DinoNetwork
+from speechssl.nn.frames import accumulation_dtype
 from speechssl.nn.moving_average import cosine_schedule, ema_update, teacher_of
 from speechssl.nn.views import encode, in_float32
-
-
-def dino_loss(student: Tensor, teacher: Tensor, pairs: Tensor) -> Tensor:
-    """Return the mean cross-entropy over the chosen pairs of views.
-
-    Args:
-        student: (V, B, K) log-probabilities.
-        teacher: (U, B, K) probabilities, no gradient.
-        pairs: (U, V) bool, the pairs that count (not the same view on both sides).
-    """
-    log_likelihoods = torch.einsum("ubk,vbk->uv", teacher, student) / student.shape[1]
-    return -(log_likelihoods * pairs).sum() / pairs.sum()
-
-
-@torch.no_grad()
-def sinkhorn(logits: Tensor, temperature: float, iterations: int = 3) -> Tensor:
-    """Return Sinkhorn-Knopp assignments (N, K): rows sum to 1, columns to N / K.
-
-    The columns are those of the joined batch of all processes. Computed on logarithms,
-    so no row or column can vanish.
-
-    Args:
-        logits: (N, K) teacher logits.
-        temperature: tau_t.
-        iterations: normalisations of columns and rows.
-    """
-    x = logits / temperature
-    for _ in range(iterations):
-        largest = x.max(0).values
-        if world_size() > 1:
-            torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
-        x = x - largest - sum_over_ranks((x - largest).exp().sum(0)).log()
-        x = x - x.logsumexp(1, keepdim=True)
-    return x.exp()
-
-
-def koleo(embeddings: Tensor) -> Tensor:
-    """Return DINOv2's Kozachenko-Leonenko term: -mean log distance to the nearest other sample.
-
-    Args:
-        embeddings: (B, D), normalised here, so distances lie between 0 and 2.
-    """
-    x = F.normalize(embeddings.float(), dim=-1)
-    with torch.no_grad():
-        nearest = (x @ x.T).fill_diagonal_(-torch.inf).argmax(1)
-    return -(F.pairwise_distance(x, x[nearest], eps=0.0) + 1e-8).log().mean()
-
-
-def mean_entropy(log_p: Tensor) -> Tensor:
-    """Return the entropy of the mean assignment, for log-probabilities (V, B, K)."""
-    mean = log_p.exp().mean((0, 1))
-    return -(mean * mean.clamp_min(1e-12).log()).sum()
-
-
-def cosine_distance(student: Tensor, teacher: Tensor, pairs: Tensor) -> Tensor:
-    """Return 1 - the mean cosine of embeddings (V, B, D) and (U, B, D) over ``pairs`` (U, V)."""
-    s = F.normalize(student.float(), dim=-1)
-    t = F.normalize(teacher.float(), dim=-1)
-    cosines = torch.einsum("ubd,vbd->uv", t, s) / s.shape[1]
-    return 1 - (cosines * pairs).sum() / pairs.sum()
 
 
 class Dino(Method):
@@ -101,7 +55,7 @@ class Dino(Method):
     Args:
         encoder: the student's; the teacher is a copy of it.
         prototypes: K; about 4 to 10 times the classes expected, 65,536 for VoxCeleb2.
-        layers, hidden, bottleneck, batchnorm: see ``DinoHead``.
+        layers, hidden, bottleneck, batchnorm, input_batchnorm: see ``DinoHead``.
         norm_last_layer: keep the prototypes at unit length, so that logits are cosines.
         student_temperature: tau_s, which divides the student's logits.
         teacher_temperature: tau_t once it has risen.
@@ -112,16 +66,31 @@ class Dino(Method):
         teacher_buffers: BatchNorm statistics of the teacher (see ``ema_update``).
         centring: ``centre`` (moving mean of teacher logits, ``centre_momentum``) or
             ``sinkhorn``.
-        sinkhorn_iterations: 3 in DINOv2.
+        sinkhorn_iterations: 3 in DINOv2 and SDPN.
+        sinkhorn_on: what Sinkhorn starts from: exp(``logits`` / tau_t), as in DINOv2, or
+            the ``probabilities`` softmax(logits / tau_t), as in SDPN.
+        target_prototypes: whose prototypes the teacher's output is compared with: the
+            ``teacher``'s moving average of them, or the ``student``'s of this step
+            (SDPN).
         freeze_last_layer: epochs during which the prototypes do not move.
-        koleo_weight: per global view, on the student's embedding (0.1 in DINOv2).
+        prototype_decay, prototype_clip: whether weight decay and gradient clipping
+            apply to the prototypes (SDPN: neither).
+        prototype_lr_scale: factor of their learning rate. SDPN sums their gradient over
+            its GPUs, where everything else is averaged: with SGD, the number of GPUs.
+        koleo_weight: of the sum over crops of the student's KoLeo (0.1 in DINOv2 and
+            SDPN).
+        koleo_over: the crops that it sums over: the ``long`` ones, which are those of
+            the student's first group in the crop plan, or ``all`` of the student's.
         regularised: width of the layer that RDINO adds to the head (8,192), 0 for none.
-        variance_weight, covariance_weight: RDINO's two weights (10 and 1).
+        variance_weight, covariance_weight: of the mean of student's and teacher's
+            variance terms, and of the sum of their covariance terms (10 and 1, in
+            VICReg's form). RDINO's program divides its covariance by K in place of
+            ``regularised``: its 1 is ``regularised`` / K here (0.125).
         regulariser_start, regulariser_end, regulariser_warmup: RDINO's outer weight,
             which rises linearly from start to end (.05 to .2) over the share `warmup`
             of the run; 0 for both switches it off.
         mean_entropy_weight: SDPN's term, minus the entropy of the mean student
-            assignment.
+            assignment, over all views and processes.
         cosine_weight: hyperion's 1 - cos(student, teacher embedding) over the same
             pairs, rising linearly over ``cosine_warmup`` of the run.
 
@@ -143,6 +112,7 @@ class Dino(Method):
         hidden: int = 2048,
         bottleneck: int = 256,
         batchnorm: bool = False,
+        input_batchnorm: bool = False,
         norm_last_layer: bool = True,
         student_temperature: float = 0.1,
         teacher_temperature: float = 0.04,
@@ -154,8 +124,14 @@ class Dino(Method):
         centring: Literal["centre", "sinkhorn"] = "centre",
         centre_momentum: float = 0.9,
         sinkhorn_iterations: int = 3,
+        sinkhorn_on: Literal["logits", "probabilities"] = "logits",
+        target_prototypes: Literal["teacher", "student"] = "teacher",
         freeze_last_layer: float = 1.0,
+        prototype_decay: bool = True,
+        prototype_clip: bool = True,
+        prototype_lr_scale: float = 1.0,
         koleo_weight: float = 0.0,
+        koleo_over: Literal["long", "all"] = "long",
         regularised: int = 0,
         variance_weight: float = 10.0,
         covariance_weight: float = 1.0,
@@ -184,6 +160,7 @@ class Dino(Method):
             batchnorm,
             regularised,
             norm_last_layer,
+            input_batchnorm,
         )
         self.student = DinoNetwork(encoder, head)
         self.teacher = teacher_of(self.student)
@@ -199,8 +176,14 @@ class Dino(Method):
         self.centring = centring
         self.centre_momentum = centre_momentum
         self.sinkhorn_iterations = sinkhorn_iterations
+        self.sinkhorn_on = sinkhorn_on
+        self.target_prototypes = target_prototypes
         self.freeze_last_layer = freeze_last_layer
+        self.prototype_decay = prototype_decay
+        self.prototype_clip = prototype_clip
+        self.prototype_lr_scale = prototype_lr_scale
         self.koleo_weight = koleo_weight
+        self.koleo_over = koleo_over
         self.variance_weight = variance_weight
         self.covariance_weight = covariance_weight
         self.regulariser_weight = LinearRamp(regulariser_start, regulariser_end, regulariser_warmup)
@@ -220,7 +203,9 @@ class Dino(Method):
         """Return the loss of a batch, computed with the centre as it was before this batch."""
         _check_plan(views)
         with torch.no_grad():
-            teacher = _run(self.teacher, views, "teacher")
+            shared = self.target_prototypes == "student"
+            prototypes = self.student.head.prototypes() if shared else None
+            teacher = _run(self.teacher, views, "teacher", prototypes)
         student = _run(self.student, views, "student")
         with in_float32(student.logits):
             temperature = self.teacher_temperature.at(progress.fraction)
@@ -239,8 +224,10 @@ class Dino(Method):
     def _assign(self, logits: Tensor, temperature: float) -> Tensor:
         """Return the teacher's probabilities (U, B, K); while training, move the centre."""
         if self.centring == "sinkhorn":
-            rows = logits.flatten(0, 1)
-            return sinkhorn(rows, temperature, self.sinkhorn_iterations).view_as(logits)
+            rows = logits.flatten(0, 1) / temperature
+            if self.sinkhorn_on == "probabilities":
+                rows = F.log_softmax(rows, dim=-1)
+            return sinkhorn(rows, 1.0, self.sinkhorn_iterations).view_as(logits)
         probabilities = F.softmax((logits - self.centre) / temperature, dim=-1)
         if self.training:
             mean = mean_over_ranks(logits.mean((0, 1)))
@@ -252,9 +239,10 @@ class Dino(Method):
     ) -> list[_Term]:
         """Return the terms of DINOv2, RDINO, SDPN and hyperion whose weights are not 0."""
         terms = []
-        long = len(teacher.embeddings)
+        long = student.first_group
         if self.koleo_weight:
-            value = torch.stack([koleo(view) for view in student.embeddings[:long]]).mean()
+            chosen = None if self.koleo_over == "all" else long
+            value = koleo_of_views(student.embeddings[:chosen])
             terms.append(_Term(self.koleo_weight, value, {"koleo": value.detach()}))
         regulariser_weight = self.regulariser_weight.at(progress.fraction)
         if regulariser_weight:
@@ -270,14 +258,28 @@ class Dino(Method):
         return terms
 
     def _regulariser(self, weight: float, student: Tensor, teacher: Tensor) -> _Term:
-        """Return RDINO's variance and covariance of a layer (V, B, R), averaged over the views."""
-        student_variance, student_covariance = variance_covariance(student.float().mean(0))
-        teacher_variance, teacher_covariance = variance_covariance(teacher.float().mean(0))
-        variance = torch.stack([student_variance, teacher_variance]).mean()
-        covariance = torch.stack([student_covariance, teacher_covariance]).mean()
+        """Return RDINO's terms of a layer (V, B, R), averaged over views, of all processes."""
+        dtype = accumulation_dtype(student.dtype)
+        student_layer = gather_with_gradient(student.to(dtype).mean(0, keepdim=True))[0]
+        teacher_layer = gather_without_gradient(teacher.to(dtype).mean(0, keepdim=True))[0]
+        student_variance, student_covariance = variance_covariance(student_layer)
+        teacher_variance, teacher_covariance = variance_covariance(teacher_layer)
+        variance = (student_variance + teacher_variance) / 2
+        covariance = student_covariance + teacher_covariance
         value = self.variance_weight * variance + self.covariance_weight * covariance
         scalars = {"variance": variance.detach(), "covariance": covariance.detach()}
         return _Term(weight, value, scalars)
+
+    def parameter_rules(self) -> list[ParameterRule]:
+        """Return the rule of the prototypes, where they are not treated like all else."""
+        rule = ParameterRule(
+            [self.student.head.weight_v],
+            scale=self.prototype_lr_scale,
+            decay=self.prototype_decay,
+            clip=self.prototype_clip,
+        )
+        ordinary = ParameterRule(rule.parameters)
+        return [] if rule == ordinary else [rule]
 
     def after_backward(self, progress: Progress) -> None:
         """Remove the prototypes' gradient during the first ``freeze_last_layer`` epochs.
@@ -327,12 +329,15 @@ class _Seen(NamedTuple):
         layer: (V, B, R), the layer that RDINO regularises.
         views: for each of the V views its group in the crop plan and its number in the
             group.
+        first_group: how many of the V views are in the first of their groups, which has
+            the longest crops.
     """
 
     embeddings: Tensor
     logits: Tensor
     layer: Tensor
     views: list[tuple[int, int]]
+    first_group: int
 
 
 def _pairs(teacher: _Seen, student: _Seen) -> Tensor:
@@ -369,17 +374,25 @@ def _check_plan(views: Sequence[Views]) -> None:
         )
 
 
-def _run(net: DinoNetwork, views: Sequence[Views], role: str) -> _Seen:
+def _run(
+    net: DinoNetwork, views: Sequence[Views], role: str, prototypes: Tensor | None = None
+) -> _Seen:
     """Encode each group in one batch and run the head once, on all views together.
 
     A teacher sees only the first group that is addressed to it (the long chunks).
+
+    Args:
+        net: encoder and head.
+        views: the groups of the crop plan.
+        role: ``student`` or ``teacher``.
+        prototypes: (K, P) to compare with in place of the head's own.
     """
     numbered = [(i, group) for i, group in enumerate(views) if group.to in ("both", role)]
     if role == "teacher":
         numbered = numbered[:1]
     embeddings = torch.cat([encode(net.encoder, group) for _, group in numbered])
     num_views, batch_size = embeddings.shape[:2]
-    logits, layer = net.head(embeddings.flatten(0, 1))
+    logits, layer = net.head(embeddings.flatten(0, 1), prototypes)
     names = []
     for i, group in numbered:
         names += [(i, view) for view in range(len(group.features))]
@@ -388,6 +401,7 @@ def _run(net: DinoNetwork, views: Sequence[Views], role: str) -> _Seen:
         logits.view(num_views, batch_size, -1),
         layer.view(num_views, batch_size, -1),
         names,
+        first_group=len(numbered[0][1].features),
     )
 
 

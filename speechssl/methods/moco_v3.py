@@ -5,8 +5,9 @@ Chen, Xie and He 2021 (ICCV); methods/README.md 6.3.
     L = 2 tau * mean over pairs u != v of CE over the batch of (n(h(z_v)) . n(t_u) / tau)
 
 where t is the moving average's projection and every other utterance of the (joined)
-batch is a negative. The release sums the two directions; here it is their mean. tau is
-1.0 in the released program and 0.2 here, momentum 0.99 rising to 1.
+batch is a negative. The release sums the two directions; here it is their mean, half
+of its loss and gradient. tau is 1.0 in the released program and 0.2 here, momentum 0.99
+rising to 1.
 """
 
 from __future__ import annotations
@@ -32,10 +33,16 @@ from speechssl.interfaces import (
 from speechssl.nn.mlp import mlp
 from speechssl.nn.moving_average import cosine_schedule, ema_update, teacher_of
 from speechssl.nn.siamese import Network, ordered_pairs, project
-from speechssl.nn.views import in_float32
+from speechssl.nn.views import in_float32, joined_groups, same_group
 
 
-def batch_contrast(query: Tensor, keys: Tensor, temperature: float, first: int = 0) -> Tensor:
+def batch_contrast(
+    query: Tensor,
+    keys: Tensor,
+    temperature: float,
+    first: int = 0,
+    groups: Tensor | None = None,
+) -> Tensor:
     """Return 2 tau times the cross-entropy of each query with its own key.
 
     Args:
@@ -43,9 +50,16 @@ def batch_contrast(query: Tensor, keys: Tensor, temperature: float, first: int =
         keys: (N, P) of unit length, without gradient.
         temperature: tau.
         first: row of ``keys`` that belongs to the first query.
+        groups: (N,) int64, or None; keys of a query's own group are no negatives of it
+            (-1: of no group).
     """
     labels = torch.arange(len(query), device=query.device) + first
-    return 2 * temperature * F.cross_entropy(query @ keys.T / temperature, labels)
+    logits = query @ keys.T / temperature
+    if groups is not None:
+        is_own = labels[:, None] == torch.arange(len(keys), device=keys.device)
+        is_of_group = same_group(groups[first : first + len(query)], groups)
+        logits = logits.masked_fill(is_of_group & ~is_own, torch.finfo(logits.dtype).min)
+    return 2 * temperature * F.cross_entropy(logits, labels)
 
 
 class MoCoV3(Method):
@@ -103,9 +117,10 @@ class MoCoV3(Method):
             queries = F.normalize(predictions, dim=-1)
             keys = gather_without_gradient(F.normalize(target.z, dim=-1))
             first = rank() * queries.shape[1]
+            groups = joined_groups(views[0])
             terms = []
             for u, v in ordered_pairs(len(keys), len(queries)):
-                terms.append(batch_contrast(queries[v], keys[u], self.temperature, first))
+                terms.append(batch_contrast(queries[v], keys[u], self.temperature, first, groups))
             loss = torch.stack(terms).mean()
         return Output(loss, {}, target.embeddings.flatten(0, 1).detach(), online.z)
 

@@ -10,7 +10,8 @@ With two views this is the paper's loss over 2B samples. With more (crops of sev
 lengths) every pair of views of an utterance is a positive in turn, and the other
 positives are left out of its denominator. Defaults: temperature 0.1 and a two-layer
 projector without BatchNorm; the paper has BatchNorm in it. The embedding is the
-encoder's, before the projector. Negatives are gathered from all processes.
+encoder's, before the projector. Negatives are gathered from all processes. Other
+utterances of an utterance's own group (`Views.groups`) are no negatives of it.
 """
 
 from __future__ import annotations
@@ -24,11 +25,15 @@ from torch import Tensor, nn
 from speechssl.distributed import gather_with_gradient, rank
 from speechssl.interfaces import Encoder, Method, Output, Progress, Views
 from speechssl.nn.mlp import mlp
-from speechssl.nn.views import encode, in_float32
+from speechssl.nn.views import encode, in_float32, joined_groups, same_group
 
 
 def nt_xent(
-    views: Tensor, temperature: float, all_views: Tensor | None = None, first: int = 0
+    views: Tensor,
+    temperature: float,
+    all_views: Tensor | None = None,
+    first: int = 0,
+    groups: Tensor | None = None,
 ) -> Tensor:
     """Return the mean of l(i, j) over all anchors and positives.
 
@@ -38,6 +43,8 @@ def nt_xent(
         all_views: (V, N, D) of all processes, of which ``views`` are the utterances
             from ``first`` on; none: ``views`` are all there are.
         first: number of the first utterance of ``views`` in ``all_views``.
+        groups: (N,) int64 of ``all_views``, or None; two utterances of one group are no
+            negatives of each other (-1: of no group).
     """
     if all_views is None:
         all_views = views
@@ -56,7 +63,13 @@ def nt_xent(
     same_view = anchor_view[:, None] == other_view
     same_utterance = anchor_utterance[:, None] == other_utterance
 
-    negatives = similarity.masked_fill(same_utterance, -torch.inf).logsumexp(1, keepdim=True)
+    is_no_negative = same_utterance
+    if groups is not None:
+        own = groups[first : first + batch_size].repeat(num_views)
+        is_no_negative = same_utterance | same_group(own, groups.repeat(num_views))
+    # Not minus infinity: an anchor without negatives would have a gradient of NaN.
+    least = torch.finfo(similarity.dtype).min
+    negatives = similarity.masked_fill(is_no_negative, least).logsumexp(1, keepdim=True)
     return F.softplus(negatives - similarity)[same_utterance & ~same_view].mean()
 
 
@@ -97,7 +110,8 @@ class SimCLR(Method):
         with in_float32(projections):
             gathered = gather_with_gradient(projections.float())
             first = rank() * projections.shape[1]
-            loss = nt_xent(projections, self.temperature, gathered, first)
+            groups = joined_groups(views[0])
+            loss = nt_xent(projections, self.temperature, gathered, first, groups)
         long = len(views[0].features)
         return Output(loss, {}, embeddings[:long].flatten(0, 1).detach(), projections)
 

@@ -62,6 +62,9 @@ class SimSiam(Method):
     """
 
     PARTS: ClassVar[dict[str, str]] = {"predictor": "predictors"}
+    HIDDEN_LAYERS: ClassVar[int] = 2
+    """Hidden layers of the projector."""
+
     min_batch = 2
 
     def __init__(
@@ -75,7 +78,7 @@ class SimSiam(Method):
         gsg: Literal[0, 2, 4] = 0,
     ) -> None:
         super().__init__()
-        sizes = [encoder.embedding_dim, hidden, hidden, projection]
+        sizes = [encoder.embedding_dim, *[hidden] * self.HIDDEN_LAYERS, projection]
         self.net = Network(encoder, mlp(sizes, output_norm=output_norm))
         self.predictor: Predictor = parts.build("predictors", predictor, projection)
         self.gsg = gsg

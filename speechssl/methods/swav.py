@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from speechssl.distributed import gather_without_gradient
 from speechssl.interfaces import Encoder, Method, Output, Progress, Views
-from speechssl.methods.dino import sinkhorn
+from speechssl.losses.distillation import sinkhorn
 from speechssl.nn.mlp import mlp
 from speechssl.nn.siamese import Network, ordered_pairs, project
 from speechssl.nn.views import in_float32

@@ -22,22 +22,41 @@ from torch import Tensor
 from speechssl.interfaces import Encoder, Progress
 from speechssl.nn.mlp import mlp
 from speechssl.nn.siamese import PairMethod
+from speechssl.nn.views import same_group
 
 
 def triplet_terms(
-    one: Tensor, two: Tensor, margin: float = 1.0, temperature: float = 0.5
+    one: Tensor,
+    two: Tensor,
+    margin: float = 1.0,
+    temperature: float = 0.5,
+    groups: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return hinge (mean over active terms) and softplus (mean over all) of two views (N, P)."""
+    """Return hinge (mean over active terms) and softplus (mean over all).
+
+    Args:
+        one: (N, P) projections of one view; normalised here.
+        two: (N, P) of the other view.
+        margin: of the hinge.
+        temperature: tau of the softplus.
+        groups: (N,) int64; utterances of an anchor's own group are none of its others
+            (-1: of no group).
+    """
     count = len(one)
     z = F.normalize(torch.cat([one, two]), dim=-1)
     cosines = z @ z.T
     utterance = torch.arange(count, device=z.device).repeat(2)
     same_utterance = utterance[:, None] == utterance
     positive = (z * z.roll(count, 0)).sum(-1)
-    gaps = (cosines - positive[:, None])[~same_utterance]
+    is_other = ~same_utterance
+    if groups is not None:
+        doubled = groups.repeat(2)
+        is_other = is_other & ~same_group(doubled, doubled)
+    gaps = (cosines - positive[:, None])[is_other]
     hinge = F.relu(margin + gaps)
     active = (hinge > 0).sum()
-    return hinge.sum() / active.clamp(min=1), F.softplus(gaps / temperature).mean()
+    softplus = F.softplus(gaps / temperature).sum() / max(1, gaps.numel())
+    return hinge.sum() / active.clamp(min=1), softplus
 
 
 class TripRoma(PairMethod):
@@ -84,11 +103,17 @@ class TripRoma(PairMethod):
         self, one: Tensor, two: Tensor, progress: Progress
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and both terms of two views (N, P), through the random map."""
+        return self.grouped_pair(one, two, None, progress)
+
+    def grouped_pair(
+        self, one: Tensor, two: Tensor, groups: Tensor | None, progress: Progress
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """As `pair`, without others of an anchor's own group (N,)."""
         if self.map.numel():
             self._redraw(int(progress.epoch / self.redraw_every))
             one = one @ self.map
             two = two @ self.map
-        hinge, softplus = triplet_terms(one, two, self.margin, self.temperature)
+        hinge, softplus = triplet_terms(one, two, self.margin, self.temperature, groups)
         return hinge + self.weight * softplus, {"hinge": hinge, "softplus": softplus}
 
     def _redraw(self, period: int) -> None:

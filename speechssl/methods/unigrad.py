@@ -6,8 +6,8 @@ average of E[t tᵀ] over the views,
     L = -z_v . t_u + (lambda / 2) z_vᵀ F z_v,   dL/dz = -t + lambda F z   (methods/README.md 4.5)
 
 averaged over pairs u != v. The published lambda is 100 at 2,048 dimensions with
-momentum 0.99 of F; here it is 0.05 D unless given. The released program's loss has
-lambda in place of lambda / 2, with the same gradient.
+momentum 0.99 of F; here it is 0.05 D unless given. The released program logs a value
+with lambda in place of lambda / 2; the gradients are the same.
 """
 
 from __future__ import annotations

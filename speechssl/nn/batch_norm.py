@@ -7,10 +7,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from speechssl.nn.frames import accumulation_dtype
 
-__all__ = ["BatchNorm", "batch_norm", "normalise"]
+__all__ = ["BatchNorm", "batch_norm", "hold_running_statistics", "normalise"]
 
 # worked on at a time on a CPU: 1 MB in float32, which stays in the cache
 _BLOCK_ELEMENTS = 1 << 18
@@ -55,8 +56,10 @@ def batch_norm(norm: nn.Module, rows: Tensor) -> Tensor:
         rows, norm.weight, norm.bias, norm.eps
     )
     count = rows.shape[0]
-    running_mean.lerp_(mean, momentum)
-    running_variance.lerp_(variance * (count / (count - 1)), momentum)
+    # Through `data`: an earlier pass with few rows went to F.batch_norm, which keeps the running
+    # statistics for its backward pass (without using them there) and would find them changed.
+    running_mean.data.lerp_(mean, momentum)
+    running_variance.data.lerp_(variance * (count / (count - 1)), momentum)
     return y
 
 
@@ -106,6 +109,16 @@ class _ExactBatchNorm(torch.autograd.Function):
             [True, True, True],
         )
         return d_rows, d_weight, d_bias, None
+
+
+def hold_running_statistics(module: nn.Module) -> None:
+    """Let every BatchNorm in `module` normalise by its running statistics, which stay as they are.
+
+    They are put into evaluation mode; `module.train()` ends it.
+    """
+    for inner in module.modules():
+        if isinstance(inner, _BatchNorm):
+            inner.eval()
 
 
 def normalise(norm: nn.Module, x: Tensor, mask: Tensor | None = None, relu: bool = False) -> Tensor:

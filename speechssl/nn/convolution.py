@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from speechssl.nn.batch_norm import BatchNorm
 from speechssl.nn.frames import Frames
+from speechssl.nn.products import linear
 
 __all__ = ["TDNN", "Convolution"]
 
@@ -58,7 +59,7 @@ class Convolution(nn.Module):
 
     def _product(self, x: Tensor, relu: bool) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        y = F.linear(rows, self.conv.weight.flatten(1), self.conv.bias)
+        y = linear(rows, self.conv.weight.flatten(1), self.conv.bias)
         if relu:
             y = y.relu_()
         return y.view(*x.shape[:-1], -1)

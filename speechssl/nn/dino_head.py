@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechssl.errors import UserError
 from speechssl.interfaces import Encoder
+from speechssl.nn.frames import accumulation_dtype
 
 __all__ = ["DinoHead", "DinoNetwork"]
 
@@ -30,6 +33,12 @@ class DinoHead(nn.Module):
         regularised: size of an extra layer before the bottleneck (RDINO: 8192), 0:
             none.
         frozen_gain: keep g_k = 1, so that logits are cosines.
+        input_batchnorm: BatchNorm on the embedding, before the first layer (hyperion's
+            x-vector head, whose embedding is what comes before it).
+
+    The prototypes start uniform between +-1 / sqrt(bottleneck), as ``nn.Linear`` does:
+    the released program leaves them at that (row norm 1 / sqrt(3) = 0.577). The rate at
+    which SGD turns them depends on it.
 
     Raises:
         UserError: the sizes make no head.
@@ -45,6 +54,7 @@ class DinoHead(nn.Module):
         batchnorm: bool,
         regularised: int,
         frozen_gain: bool,
+        input_batchnorm: bool = False,
     ) -> None:
         super().__init__()
         if layers < 0 or prototypes < 2 or (regularised and not layers):
@@ -57,13 +67,17 @@ class DinoHead(nn.Module):
         if layers:
             sizes += [hidden] * (layers - 1)
             sizes += [regularised or bottleneck]
+        self.input_norm: nn.Module = nn.Identity()
+        if input_batchnorm:
+            self.input_norm = nn.BatchNorm1d(embedding_dim)
         self.mlp = _mlp(sizes, batchnorm)
         self.bottleneck: nn.Module = nn.Identity()
         if regularised:
             self.bottleneck = nn.Linear(regularised, bottleneck)
         self._initialise_layers()
-        directions = torch.empty(prototypes, bottleneck if layers else embedding_dim)
-        nn.init.trunc_normal_(directions, std=_INITIAL_DEVIATION)
+        size = bottleneck if layers else embedding_dim
+        largest = 1 / math.sqrt(size)
+        directions = torch.empty(prototypes, size).uniform_(-largest, largest)
         self.weight_v = nn.Parameter(directions)
         self.weight_g = nn.Parameter(torch.ones(prototypes, 1), requires_grad=not frozen_gain)
 
@@ -75,20 +89,28 @@ class DinoHead(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def prototypes(self) -> Tensor:
+        """Return the prototypes (K, P): unit vectors times their gain."""
+        return F.normalize(self.weight_v, dim=-1) * self.weight_g
+
+    def forward(self, x: Tensor, prototypes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Compare embeddings with the prototypes.
 
         Args:
             x: (N, D).
+            prototypes: (K, P) to compare with in place of this head's own.
 
         Returns:
-            Logits (N, K), float32, and what the MLP gives, (N, R), which RDINO
-            regularises.
+            Logits (N, K), float32 (float64 for float64), and what the MLP gives,
+            (N, R), which RDINO regularises.
         """
-        hidden = self.mlp(x)
-        z = F.normalize(self.bottleneck(hidden).float(), dim=-1)
-        prototypes = F.normalize(self.weight_v, dim=-1) * self.weight_g
-        return F.linear(z, prototypes).float(), hidden
+        hidden = self.mlp(self.input_norm(x))
+        bottleneck = self.bottleneck(hidden)
+        dtype = accumulation_dtype(bottleneck.dtype)
+        z = F.normalize(bottleneck.to(dtype), dim=-1)
+        if prototypes is None:
+            prototypes = self.prototypes()
+        return F.linear(z, prototypes).to(dtype), hidden
 
 
 def _mlp(sizes: list[int], batchnorm: bool) -> nn.Sequential:

@@ -12,16 +12,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from speechssl.nn.convolution import TDNN, Convolution
 from speechssl.nn.frames import Frames, accumulation_dtype
+from speechssl.nn.products import linear
 from speechssl.nn.recording import is_recorded
 
-__all__ = ["AttentiveStatistics", "statistics"]
+__all__ = ["AttentiveStatistics", "statistics", "unbiased_statistics"]
 
-BLOCK_ELEMENTS = 1 << 20
-"""Elements that are worked on at a time on a CPU: 4 MB in float32."""
+BLOCK_ELEMENTS = 1 << 19
+"""Elements that are worked on at a time on a CPU: 2 MB in float32.
+
+Measured for (8, 300, 1536) in float32 on a Zen 4 core, plain and attentive: 5.1 and 12.4 ms; twice this:
+7.3 and 13.5; half of it: 6.9 and 13.7; eight times: 10.6 and 16.9."""
 
 
 def statistics(
@@ -49,6 +52,29 @@ def statistics(
     else:
         mean, variance = _Moments.apply(x, logits, uniform)  # type: ignore[no-untyped-call]
     return torch.cat([mean, variance.clamp(min=min_variance).sqrt()], 1)
+
+
+def unbiased_statistics(x: Tensor, frames: Frames, min_variance: float = 1e-12) -> Tensor:
+    """Return the mean and the unbiased deviation (divided by n - 1) over the valid frames.
+
+    As `torch.std` computes it. One frame alone has the smallest deviation, not NaN.
+
+    Args:
+        x: (B, F, C).
+        frames: the valid ones.
+        min_variance: smallest variance before the correction.
+
+    Returns:
+        (B, 2C), means first, in float32 (float64 for float64).
+    """
+    pooled = statistics(x, frames, min_variance=min_variance)
+    mean, deviation = pooled.chunk(2, 1)
+    count = frames.lengths
+    if count is None:
+        count = torch.full((1,), frames.count, device=x.device)
+    count = count.to(pooled.dtype)
+    correction = (count / (count - 1).clamp(min=1)).sqrt()
+    return torch.cat([mean, deviation * correction[:, None]], 1)
 
 
 def _uniform_weights(frames: Frames, x: Tensor) -> Tensor:
@@ -179,6 +205,6 @@ class AttentiveStatistics(nn.Module):
         conv = self.tdnn.conv.conv
         weight = conv.weight.flatten(1)
         channels = x.shape[2]
-        frame_part = F.linear(x, weight[:, :channels], conv.bias)
-        utterance_part = F.linear(statistics(x, frames), weight[:, channels:])
+        frame_part = linear(x, weight[:, :channels], conv.bias)
+        utterance_part = linear(statistics(x, frames), weight[:, channels:])
         return frame_part + utterance_part[:, None]

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from speechssl.distributed import gather_with_gradient
 from speechssl.errors import UserError
 from speechssl.interfaces import Encoder, Method, Output, Progress, Views
-from speechssl.nn.views import encode, in_float32
+from speechssl.nn.frames import accumulation_dtype
+from speechssl.nn.views import encode, in_float32, joined_groups
 
 __all__ = [
     "Network",
@@ -29,7 +30,7 @@ class Projected(NamedTuple):
 
     Attributes:
         embeddings: (V, B, D).
-        z: (V, B, P) projections, float32.
+        z: (V, B, P) projections, float32 (float64 for float64).
         long: how many of the V views are long (those of the first group of the crop
             plan).
     """
@@ -54,9 +55,10 @@ class Network(nn.Module):
 
 
 def project(net: Network, views: Sequence[Views], long_only: bool = False) -> Projected:
-    """Encode each group in one batch, and project view by view.
+    """Encode each group, and project view by view.
 
-    BatchNorm in the projector sees one view at a time.
+    BatchNorm in the projector sees one view at a time, in the encoder all views of a
+    group or one at a time (`encode`).
 
     Args:
         net: encoder and projector.
@@ -70,7 +72,8 @@ def project(net: Network, views: Sequence[Views], long_only: bool = False) -> Pr
     long = len(views[0].features)
     groups = views[:1] if long_only else views
     embeddings = torch.cat([encode(net.encoder, group) for group in groups])
-    z = torch.stack([net.projector(view).float() for view in embeddings])
+    projections = torch.stack([net.projector(view) for view in embeddings])
+    z = projections.to(accumulation_dtype(projections.dtype))
     return Projected(embeddings, z, long)
 
 
@@ -132,15 +135,30 @@ class PairMethod(Method):
         """
         raise NotImplementedError
 
+    def grouped_pair(
+        self, one: Tensor, two: Tensor, groups: Tensor | None, progress: Progress
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return what `pair` does; a loss with negatives leaves out those of one group.
+
+        Args:
+            one: (N, P) projections of one view, of all processes.
+            two: (N, P) projections of the other view.
+            groups: (N,) int64, the group of each utterance, -1 for none; None: there are
+                none.
+            progress: where training stands.
+        """
+        return self.pair(one, two, progress)
+
     def forward(self, views: Sequence[Views], progress: Progress) -> Output:
-        """Return the mean of `pair` over all pairs with a long view."""
+        """Return the mean of `grouped_pair` over all pairs with a long view."""
         embeddings, z, long = project(self.net, views)
         losses = []
         logged: dict[str, list[Tensor]] = {}
         with in_float32(z):
             gathered = gather_with_gradient(z)
+            groups = joined_groups(views[0])
             for u, v in unordered_pairs(long, len(z)):
-                loss, terms = self.pair(gathered[u], gathered[v], progress)
+                loss, terms = self.grouped_pair(gathered[u], gathered[v], groups, progress)
                 losses.append(loss)
                 for name, term in terms.items():
                     logged.setdefault(name, []).append(term)

@@ -1,6 +1,7 @@
-"""DirectCopy: the predictor is the correlation itself, W = F / ||F|| + epsilon I.
+"""DirectCopy: the predictor is the correlation itself, W = F + epsilon I.
 
-Wang, Chen, Du and Tian 2021 (arXiv 2110.04947); methods/README.md 2.5.
+Wang, Chen, Du and Tian 2021 (arXiv 2110.04947); methods/README.md 2.5. As released, F is
+not normalised; ``norm`` divides it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ class DirectCopy(DirectSet):
         dim: D, size of a projection.
         momentum: rho, the weight of the old correlation.
         epsilon: weight of the identity that is added.
-        norm: `spectral`, `frobenius` or `none`, as in DirectSet.
+        norm: `none`, as released, or what F is divided by: its `spectral` norm (largest
+            eigenvalue), or its `frobenius` norm.
         frequency: set W after every so many steps.
     """
 
@@ -27,7 +29,7 @@ class DirectCopy(DirectSet):
         *,
         momentum: float = 0.99,
         epsilon: float = 0.3,
-        norm: Literal["spectral", "frobenius", "none"] = "spectral",
+        norm: Literal["spectral", "frobenius", "none"] = "none",
         frequency: int = 1,
     ) -> None:
         super().__init__(

@@ -10,13 +10,21 @@ taken to be the one with respect to p,
 so all eigenmodes learn at the same speed. No moving-average target is needed.
 
     W = U diag((s / max s + epsilon)^power) U^T    for F = U diag(s) U^T, the correlation of z
+
+The released program sets W within the forward pass, from a moment that holds this batch:
+that is ``timing: forward``. By default W is set after the optimiser's step, as those of
+the other predictors, and so is one batch older. The program's value is a surrogate whose
+gradient is this one; here it is the cosine itself.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor
 
+from speechssl.errors import UserError
 from speechssl.predictors.closed_form import (
     ClosedForm,
     relative_to_largest,
@@ -33,6 +41,11 @@ class IsoLoss(ClosedForm):
         epsilon: lifts small gains.
         power: exponent of the gains.
         frequency: set W after every so many steps.
+        timing: set W after the optimiser's `step`, or in the `forward` pass, with this
+            batch (`frequency` then has to be 1).
+
+    Raises:
+        UserError: `frequency` is below 1, or not 1 with `timing: forward`.
     """
 
     def __init__(
@@ -43,8 +56,14 @@ class IsoLoss(ClosedForm):
         epsilon: float = 0.1,
         power: float = 0.5,
         frequency: int = 1,
+        timing: Literal["step", "forward"] = "step",
     ) -> None:
         super().__init__(dim, momentum, frequency)
+        if timing == "forward" and frequency != 1:
+            raise UserError(
+                f"predictor.frequency must be 1 with predictor.timing=forward, not {frequency}"
+            )
+        self.timing = timing
         self.epsilon = epsilon
         self.power = power
 
@@ -53,6 +72,17 @@ class IsoLoss(ClosedForm):
         eigenvalues, eigenvectors = self.correlation.spectrum()
         gains = (relative_to_largest(eigenvalues) + self.epsilon).pow(self.power)
         return spectral_map(gains, eigenvectors)
+
+    def observe(self, z: Tensor) -> None:
+        """Update the correlation by projections `z` (N, D), and W where this is its time."""
+        super().observe(z)
+        if self.timing == "forward":
+            super().after_step(0)
+
+    def after_step(self, step: int) -> None:
+        """Set W, if it is due after this step and was not set in the forward pass."""
+        if self.timing == "step":
+            super().after_step(step)
 
     def cosine(self, z: Tensor, p: Tensor, target: Tensor) -> Tensor:
         """Return the cosine (N,) of `p` and `target`, whose gradient in p is handed to `z`.

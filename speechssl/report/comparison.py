@@ -1,24 +1,26 @@
 """One table and one figure out of many methods trained alike (``recipes/methods``).
 
 Reads ``EXP/eval/NAME/LIST/results.json``, ``EXP/diagnose/NAME/diagnostics.json`` and
-``EXP/runs/NAME/log.jsonl``; writes ``EXP/comparison.md``, ``.json`` and ``.png``. The last lines
-say how well each label-free figure orders the arms by their EER (Spearman's rank correlation, 1 =
-the order is right), which is what choosing a model without labels rests on.
+``EXP/runs/NAME/log.jsonl``; writes ``EXP/comparison.md``, ``.json`` and ``.png``. The second table
+says how well each label-free figure orders the arms by their EER (Spearman's rank correlation, 1 =
+the order is right), which is what choosing a model without labels rests on; the third, how well the
+collapse of the spectrum forecasts the EER itself (`forecast.py`).
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from speechssl import foreign_json
 from speechssl.diagnostics.ranks import diagnostics
 from speechssl.evaluation.verification import measures
 from speechssl.files import RunFolder
 from speechssl.report.diagnosis import agreement, rank_models
+from speechssl.report.forecast import Forecast, forecast
 from speechssl.report.results import (
     format_number,
     markdown_table,
@@ -29,7 +31,13 @@ from speechssl.report.results import (
 )
 from speechssl.report.summary import read_seconds
 
-SHOWN_FIGURES = {"rankme": 0, "effective_rank": 0, "centre_norm": 2, "uniformity": 2}
+SHOWN_FIGURES = {
+    "rankme": 0,
+    "effective_rank": 0,
+    "spectrum_auc": 3,
+    "centre_norm": 2,
+    "uniformity": 2,
+}
 """Diagnostics in the table, and their digits after the point."""
 
 UNTRAINED = "untrained"
@@ -82,11 +90,13 @@ def compare(experiment: str | Path) -> str:
     experiment = Path(experiment)
     arms = _ordered(_read_arms(experiment))
     correlations = _correlations({name: arm for name, arm in arms.items() if arm.figures})
-    text = _markdown(arms, correlations)
+    forecasts = _forecasts(arms)
+    text = "\n\n".join([_markdown(arms, correlations), *_forecast_table(forecasts)])
     write_markdown(experiment / "comparison.md", text)
     data = {
         "arms": {name: arm.as_json() for name, arm in arms.items()},
         "spearman": correlations,
+        "forecast": {trials: line._asdict() for trials, line in forecasts.items()},
     }
     write_json(experiment / "comparison.json", data)
     _draw(arms, experiment / "comparison.png")
@@ -118,20 +128,24 @@ def _read_diagnosis(path: Path) -> tuple[dict[str, float | None], str | None]:
     """Return the figures and the verdict in a word or two; nothing where there is no file."""
     if not path.exists():
         return {}, None
-    written = json.loads(path.read_text(encoding="utf-8"))
-    figures = {name: row["value"] for name, row in written["figures"].items()}
-    verdict = written["verdict"].partition(" (")[0].partition(";")[0]
-    return figures, verdict
+    written = foreign_json.read(path)
+    with foreign_json.damage(path, "diagnose again"):
+        figures = {name: row["value"] for name, row in written["figures"].items()}
+        for name, value in figures.items():
+            if value is not None and not foreign_json.is_number(value):
+                raise TypeError(f"{name} is no number")
+        verdict = written["verdict"].partition(" (")[0].partition(";")[0]
+        return figures, verdict
 
 
 def _first_alarm(log: Path) -> int | None:
     """Return the step of the first alarm in a log; None if there is none, or no log."""
     if not log.exists():
         return None
-    for line in log.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    for row in foreign_json.lines(log):
         if row.get("alarms"):
-            return int(row["step"])
+            with foreign_json.damage(log):
+                return int(row["step"])
     return None
 
 
@@ -186,6 +200,40 @@ def _correlation(values: Mapping[str, float], arms: Mapping[str, Arm], trials: s
     return None if math.isnan(value) else value
 
 
+def _forecasts(arms: Mapping[str, Arm]) -> dict[str, Forecast]:
+    """Return trial list -> the line through the EERs over the AUC of the spectrum, where there is one."""
+    forecasts = {}
+    for trials in _lists(arms):
+        auc = []
+        errors = []
+        for arm in arms.values():
+            value = arm.figures.get("spectrum_auc")
+            if value is not None and trials in arm.eer:
+                auc.append(value)
+                errors.append(arm.eer[trials])
+        line = forecast(auc, errors)
+        if line is not None:
+            forecasts[trials] = line
+    return forecasts
+
+
+def _forecast_table(forecasts: Mapping[str, Forecast]) -> list[str]:
+    """Return title and table of the forecasts; nothing where there are none."""
+    if not forecasts:
+        return []
+    rows = []
+    for trials, line in forecasts.items():
+        equation = f"{line.intercept:.1f} {line.slope:+.1f} x AUC"
+        numbers = [f"{value:.2f}" for value in (line.r2, line.left_out, line.mean_left_out)]
+        rows.append([trials, str(line.models), equation, *numbers])
+    title = (
+        "EER forecast from spectrum_auc by a line; error in points of EER, each arm left out of the"
+        " fit in turn, beside that of the mean of the others:"
+    )
+    heads = ["", "arms", "EER %", "R2", "error of the line", "error of the mean"]
+    return [title, markdown_table(heads, rows)]
+
+
 def _markdown(arms: Mapping[str, Arm], correlations: Correlations) -> str:
     lists = _lists(arms)
     head = ["", *_error_columns(lists), *SHOWN_FIGURES, "verdict", "alarm at step", "seconds"]
@@ -232,24 +280,25 @@ def _row(name: str, arm: Arm, lists: Sequence[str]) -> list[str]:
 
 def _draw(arms: Mapping[str, Arm], path: Path) -> None:
     """Draw bars of the EER on each list, and of the effective rank, for all but the untrained."""
-    from speechssl.report.plots import COLOURS, save, shared_axes
+    from speechssl.report.plots import COLOURS, plain, save, shared_axes
 
     lists = _lists(arms)
     names = [name for name in arms if name != UNTRAINED]
     names.reverse()  # the best at the top
+    shown = [plain(name) for name in names]
     size = (4.2 * (len(lists) + 1), 0.8 + 0.24 * len(names))
     figure, axes = shared_axes(size, len(lists) + 1)
     is_collapsed = [(arms[name].verdict or "").startswith("collapsed") for name in names]
     colours = [COLOURS[1] if collapsed else COLOURS[0] for collapsed in is_collapsed]
     for axis, trials in zip(axes, lists, strict=False):
         values = [arms[name].eer.get(trials, math.nan) for name in names]
-        axis.barh(names, values, color=colours)
-        axis.set(title=f"EER %, {trials}")
+        axis.barh(shown, values, color=colours)
+        axis.set(title=f"EER %, {plain(trials)}")
         if UNTRAINED in arms and trials in arms[UNTRAINED].eer:
             floor = arms[UNTRAINED].eer[trials]
             axis.axvline(floor, color="0.3", linestyle="--", linewidth=1)
     ranks = [arms[name].figures.get("effective_rank") or math.nan for name in names]
-    axes[-1].barh(names, ranks, color=COLOURS[2])
+    axes[-1].barh(shown, ranks, color=COLOURS[2])
     axes[-1].set(title="effective rank")
     figure.suptitle("dashed: untrained encoder; orange: verdict collapsed")
     save(figure, path)

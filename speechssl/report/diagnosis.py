@@ -125,14 +125,23 @@ def table(findings: Sequence[Finding]) -> str:
     return "\n".join(lines)
 
 
+RULE = "rule: collapsed if the rank says so, or two other figures or more; one is to be watched"
+"""What `verdict` goes by, for readers of the table."""
+
+
 def verdict(findings: Sequence[Finding]) -> str:
-    """Return one line for all: collapsed if two figures or more say so, or the rank does."""
+    """Return one line for all: collapsed if two figures or more say so, or the rank does.
+
+    It is undefined if every figure is.
+    """
     collapsed = [finding.name for finding in findings if finding.verdict == "collapsed"]
     watch = [finding.name for finding in findings if finding.verdict == "watch"]
     if len(collapsed) > 1 or "effective_rank" in collapsed or "rankme" in collapsed:
         return f"collapsed ({', '.join(collapsed)})"
     if collapsed or watch:
         return f"not collapsed; to be watched: {', '.join(collapsed + watch)}"
+    if all(finding.verdict == "undefined" for finding in findings):
+        return "undefined: no figure could be computed"
     return "healthy"
 
 

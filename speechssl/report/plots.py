@@ -18,6 +18,8 @@ from scipy.special import ndtri
 
 from speechssl import metrics
 from speechssl.errors import UserError
+from speechssl.files import atomic_write
+from speechssl.text import printable
 
 Scored = tuple[ArrayLike, ArrayLike]
 """Scores (T,) and targets (T,)."""
@@ -45,7 +47,7 @@ def det_plot(systems: Mapping[str, Scored], path: str | Path) -> None:
         axes.plot(x, y, color=colour, lw=1.6)
         eer = metrics.eer(scores, target)
         place = ndtri(np.clip(eer / 100, EDGES[0], EDGES[1]))
-        label = f"{name}: EER {eer:.2f} %"
+        label = f"{plain(name)}: EER {eer:.2f} %"
         axes.plot(place, place, "o", color=colour, mfc="white", ms=6, label=label)
     _probit_axes(axes)
     axes.set(title="Detection error trade-off")
@@ -127,7 +129,7 @@ def spectrum_plot(systems: Mapping[str, ArrayLike], path: str | Path) -> None:
         if values[0] > 0:
             values = values / values[0]
         numbers = np.arange(1, len(values) + 1)
-        axes.semilogy(numbers, np.maximum(values, 1e-8), color=colour, lw=1.6, label=name)
+        axes.semilogy(numbers, np.maximum(values, 1e-8), color=colour, lw=1.6, label=plain(name))
     axes.set(xlabel="dimension", ylabel="singular value / largest")
     axes.set(title="Spectrum of the embeddings")
     axes.set_ylim(top=2)
@@ -172,8 +174,9 @@ def confusion_plot(labels: list[str], counts: ArrayLike, path: str | Path) -> No
         text = axes.text(column, row, f"{count:g}", color=colour, fontsize=8)
         text.set(ha="center", va="center")
     ticks = range(len(labels))
-    axes.set_xticks(ticks, labels, rotation=45, ha="right")
-    axes.set_yticks(ticks, labels)
+    names = [plain(label) for label in labels]
+    axes.set_xticks(ticks, names, rotation=45, ha="right")
+    axes.set_yticks(ticks, names)
     axes.set(xlabel="predicted", ylabel="true")
     save(figure, path)
 
@@ -187,7 +190,7 @@ def shared_axes(inches: tuple[float, float], count: int) -> tuple[Figure, list[A
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure, in a folder that is made if need be.
+    """Write a figure, whole or not at all, in a folder that is made if need be.
 
     Raises:
         UserError: the file cannot be written, or its suffix names no format.
@@ -195,11 +198,17 @@ def save(figure: Figure, path: str | Path) -> None:
     file = Path(path)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(file)
+        with atomic_write(file) as temporary:  # a link that lies there is replaced, not followed
+            figure.savefig(temporary)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{file}: cannot be drawn ({error}); choose a folder that can be written and .png"
         ) from None
+
+
+def plain(name: str) -> str:
+    """Return a name as matplotlib shows it: text, not mathematics (`$x$`)."""
+    return printable(name).replace("$", r"\$")
 
 
 def _colours(count: int) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from speechssl.errors import UserError
+from speechssl import foreign_json
 from speechssl.evaluation.verification import measures
 from speechssl.files import model_folder
 from speechssl.model import Model
@@ -84,14 +84,16 @@ def _describe(path: str) -> Row:
     Raises:
         UserError: the folder is damaged.
     """
-    folder = model_folder(path)
-    if folder.existing() is None:
-        return {}
     try:
-        model = Model.load(path)
+        folder = model_folder(path)
+        is_there = folder.existing() is not None
+    except (OSError, ValueError):  # no path of this machine
+        is_there = False
+    if not is_there:
+        return {}
+    model = Model.load(path)
+    with foreign_json.damage(folder.config):
         return _described(model, model.about)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"report: {folder.config} is damaged ({error})") from error
 
 
 def _described(model: Model, about: Mapping[str, Any]) -> Row:
@@ -100,6 +102,9 @@ def _described(model: Model, about: Mapping[str, Any]) -> Row:
     if "width" in encoder:
         encoder_name += f", width {encoder['width']}"
     data = about.get("data", {})
+    for key in ("method", "labels_used", "seed", "commit", "step", "speechssl"):
+        if isinstance(about.get(key), list | dict):
+            raise TypeError(f"about.{key} is a list or mapping")
     amount = None
     if data:
         amount = f"{data['utterances']:,} utterances, {data['hours']:.4g} h"
@@ -110,7 +115,7 @@ def _described(model: Model, about: Mapping[str, Any]) -> Row:
         "parameters": sum(p.numel() for p in model.encoder.parameters()),
         "data": amount,
         "data_fingerprint": data.get("fingerprint"),
-        "labels": about.get("labels_used", "not known"),
+        "labels": str(about.get("labels_used", "not known")),
         "steps": about.get("step"),
         "seed": about.get("seed"),
         "commit": about.get("commit"),
@@ -147,6 +152,7 @@ def _cell(row: Row, key: str) -> str:
     if key == "parameters":
         return f"{value / 1e6:.2f} M"
     if key == "commit":
-        changed = "+" if value.endswith("+") else ""
-        return f"{value[:10]}{changed}"
+        commit = str(value)
+        changed = "+" if commit.endswith("+") else ""
+        return f"{commit[:10]}{changed}"
     return str(value)

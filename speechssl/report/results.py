@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from speechssl import files, metrics
+from speechssl import files, foreign_json, metrics
 from speechssl.errors import UserError, writing
 from speechssl.evaluation.verification import measures
 from speechssl.text import markdown
@@ -35,15 +35,12 @@ def read_results(path: Path) -> Results:
     """Return what a results.json holds.
 
     Raises:
-        UserError: it is not JSON, or no object.
+        UserError: it is not JSON, no object, or too long.
     """
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"report: {path} is damaged ({error}); evaluate again") from error
-    if not isinstance(results, dict):
-        raise UserError(f"report: {path} is damaged (not a JSON object); evaluate again")
-    return results
+        return foreign_json.read(path)
+    except UserError as error:
+        raise UserError(f"report: {error}; evaluate again") from error
 
 
 def read_evaluations(experiment: Path) -> list[Evaluation]:
@@ -53,7 +50,7 @@ def read_evaluations(experiment: Path) -> list[Evaluation]:
         UserError: there is none, or a results file is damaged.
     """
     paths = experiment.glob("eval/*/*/results.json")
-    found = [_read_evaluation(path) for path in sorted(paths, key=lambda p: p.stat().st_mtime)]
+    found = [_read_evaluation(path) for path in sorted(paths, key=lambda p: p.lstat().st_mtime)]
     if not found:
         raise UserError(
             f"report: no eval/NAME/LIST/results.json in {experiment}; run `speechssl evaluate"
@@ -64,11 +61,37 @@ def read_evaluations(experiment: Path) -> list[Evaluation]:
 
 def _read_evaluation(path: Path) -> Evaluation:
     results = read_results(path)
-    try:
-        float(results["eer"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"report: {path} is damaged (no eer: {error}); evaluate again") from error
+    if not foreign_json.is_number(results.get("eer")):
+        raise UserError(f"report: {path} is damaged (no eer); evaluate again")
+    for key in _wrong_types(results):
+        raise UserError(
+            f"report: {path} is damaged ({key} is {str(results[key])[:60]!r}); evaluate again"
+        )
     return Evaluation(path.parents[1].name, path.parent.name, results)
+
+
+def _wrong_types(results: Results) -> Iterator[str]:
+    """Yield the keys that reports read, and whose values are not what an evaluation writes."""
+    for measure in measures.MEASURES:
+        if not _is_number_or_none(results.get(measure.name)):
+            yield measure.name
+        interval = results.get(f"{measure.name}_interval")
+        is_pair = isinstance(interval, list) and len(interval) == 2
+        if interval is not None and not (is_pair and all(map(foreign_json.is_number, interval))):
+            yield f"{measure.name}_interval"
+    for key in ("trials", "trials_skipped"):
+        if not _is_number_or_none(results.get(key)):
+            yield key
+    for key in ("model", "scoring"):
+        if not isinstance(results.get(key), str | None):
+            yield key
+    labels = results.get("labels_used") or []
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        yield "labels_used"
+
+
+def _is_number_or_none(value: Any) -> bool:
+    return value is None or foreign_json.is_number(value)
 
 
 def measured(results: Results) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from speechssl import foreign_json
+from speechssl.audio.regular import read_text
 from speechssl.evaluation.verification import measures
 from speechssl.report.results import (
     Evaluation,
@@ -46,10 +48,12 @@ def read_seconds(path: Path) -> dict[str, float]:
     if not path.exists():
         return {}
     seconds = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        stage, tab, value = line.partition("\t")
-        if tab:
-            seconds[stage] = float(value)
+    text = read_text(path, "remove it, or write it again")
+    with foreign_json.damage(path):
+        for line in text.splitlines():
+            stage, tab, value = line.partition("\t")
+            if tab:
+                seconds[stage] = float(value)
     return seconds
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from speechssl import foreign_json
 from speechssl.errors import UserError
 from speechssl.metrics import format_interval
 from speechssl.report.results import (
@@ -48,7 +49,8 @@ def transfer(experiment: str | Path) -> str:
     """
     experiment = Path(experiment)
     corpora = _read(experiment)
-    text = "\n\n".join(_section(name, corpora[name]) for name in sorted(corpora))
+    with foreign_json.damage(experiment, "one of its results.json is no result; probe again"):
+        text = "\n\n".join(_section(name, corpora[name]) for name in sorted(corpora))
     write_markdown(experiment / "transfer.md", text)
     write_json(experiment / "transfer.json", corpora)
     return text
@@ -71,7 +73,8 @@ def _read(experiment: Path) -> dict[str, Any]:
         _of_corpus(corpora, corpus)["rows"].append(row)
     for path in sorted((experiment / "finetune").glob("*/*/results.json")):
         corpus, model = path.parts[-3:-1]
-        _of_corpus(corpora, corpus)["finetune"][model] = read_results(path)["curve"]
+        with foreign_json.damage(path, "fine-tune again"):
+            _of_corpus(corpora, corpus)["finetune"][model] = read_results(path)["curve"]
     return corpora
 
 
@@ -88,7 +91,7 @@ def _section(corpus: str, data: Mapping[str, Any]) -> str:
         task = data["rows"][0]["task"]
         majority = _task_cells("majority class", "", task["majority"]) + [""] * 5
         lines += [
-            f"{task['utterances']} utterances, {task['groups']} speakers, {len(task['labels'])}"
+            f"{int(task['utterances'])} utterances, {int(task['groups'])} speakers, {len(task['labels'])}"
             f" classes, {len(task['tested'])} speaker-disjoint folds; intervals over speakers, 95"
             " %.",
             "",

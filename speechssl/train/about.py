@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from speechssl import foreign_yaml
 from speechssl.config import write
 from speechssl.data import kaldi
 from speechssl.data.manifest import Utterance
+from speechssl.errors import UserError
 from speechssl.files import RunFolder, atomic_write, model_folder, write_skipped
 from speechssl.train.settings import DataSettings, TrainingConfig
 
@@ -34,13 +36,16 @@ def describe(
         skipped: (id, reason) of the utterances that are left out.
     """
     folder.path.mkdir(parents=True, exist_ok=True)
+    labels = labels_used(config)
+    if "speaker labels" in labels:
+        warnings.warn(f"train: {labels}; about.yaml says so", stacklevel=2)
     about: dict[str, Any] = {
         "method": config.method["name"],
         "speechssl": speechssl.__version__,
         "torch": str(torch.__version__),
         "commit": commit(),
         "seed": config.seed,
-        "labels_used": labels_used(config),
+        "labels_used": labels,
         "data": {
             "directories": list(config.data.train),
             "utterances": len(utterances),
@@ -49,6 +54,8 @@ def describe(
             **class_digests(config.data),
         },
     }
+    if config.data.positives:
+        about["data"]["positives_kind"] = config.data.positives_kind
     with atomic_write(folder.config) as temporary:
         write(config, temporary)
     with atomic_write(folder.about) as temporary:
@@ -70,19 +77,59 @@ def class_digests(data: DataSettings) -> dict[str, str]:
 def labels_used(config: TrainingConfig) -> str:
     """List every labelled source behind a run, or return "none".
 
-    These are class files that no clusterer wrote, and what the initial model was
-    trained with.
+    These are sessions, class files that no clusterer wrote, and what the initial model
+    was trained with.
     """
+    data = config.data
     used = []
-    for file in (config.data.pseudo_labels, config.data.positives):
-        if file and not kaldi.are_clusters(file):
-            used.append(f"classes of unknown origin ({file})")
+    if data.pseudo_labels:
+        used.append(origin_of_groups(data.pseudo_labels, "cluster", data.train))
+    if data.positives:
+        used.append(origin_of_groups(data.positives, data.positives_kind, data.train))
+    used = [origin for origin in used if origin]
     start = config.train.init or config.train.init_method
     if start:
         before = labels_used_by(start)
         if before != "none":
             used.append(f"{before}, in {start}")
     return "; ".join(used) or "none"
+
+
+def origin_of_groups(file: str, kind: str, directories: Sequence[str]) -> str:
+    """Return what the groups of a file are, "" for what a clusterer found.
+
+    Whatever the user calls them, groups that are the speakers of the training data are
+    called speaker labels.
+
+    Args:
+        file: lines `utterance group`.
+        kind: what the user calls them: ``cluster`` or ``session``.
+        directories: of the training data; only here is their utt2spk opened.
+    """
+    if kaldi.are_clusters(file):
+        return ""
+    if _are_speakers(kaldi.read_mapping(file), directories):
+        return f"speaker labels ({file}: its groups are those of utt2spk)"
+    if kind == "session":
+        return f"sessions ({file})"
+    return f"classes of unknown origin ({file})"
+
+
+def _are_speakers(group_of: Mapping[str, str], directories: Sequence[str]) -> bool:
+    """True if two utterances have one group just where they have one speaker."""
+    pairs: set[tuple[str, str]] = set()
+    compared = 0
+    for directory in directories:
+        try:
+            speaker_of = kaldi.read_mapping(Path(directory) / "utt2spk")
+        except UserError:
+            continue
+        common = [name for name in speaker_of if name in group_of]
+        compared += len(common)
+        pairs.update((group_of[name], speaker_of[name]) for name in common)
+    groups = {group for group, _ in pairs}
+    speakers = {speaker for _, speaker in pairs}
+    return len(groups) == len(speakers) == len(pairs) < compared
 
 
 def labels_used_by(folder: str) -> str:

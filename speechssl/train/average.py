@@ -8,13 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from speechssl import foreign_yaml
+from speechssl import foreign_yaml, weights
 from speechssl.errors import UserError
 from speechssl.files import RunFolder
-from speechssl.model import Model, read_saved_config
+from speechssl.model import Model
 from speechssl.processes import sole_writer_in
 from speechssl.train.checkpoint import snapshots, step_of
-from speechssl.weights import read_checkpoint
 
 
 def average(
@@ -52,16 +51,24 @@ def average(
             f"average: no snapshots{bound} in {folder.snapshots}; give a run folder of 'speechssl"
             " train' (train.save_every and train.keep say which there are)"
         )
-    written = read_saved_config(folder.config, allow_code)
     about = foreign_yaml.read(folder.about) | {"averaged": [path.stem for path in paths]}
-    model = Model.from_config(written, about)
-    model.encoder.load_state_dict(mean_state([read_checkpoint(path) for path in paths]))
+    states = [weights.read(path) for path in paths]
+    for path, state in zip(paths, states, strict=True):
+        if _shapes(state) != _shapes(states[-1]):
+            raise UserError(f"average: {path} is of another encoder than {paths[-1]}; remove it")
+    model = Model.from_state(
+        folder.config, mean_state(states), paths[-1], about, allow_code=allow_code
+    )
     target = folder.path / f"model-average{len(paths)}"
     if out is not None:
         target = Path(out)
     with sole_writer_in(target):
         model.save(target)
     return target
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def mean_state(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

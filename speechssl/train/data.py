@@ -16,6 +16,7 @@ from speechssl.data.dataset import CropBatches
 from speechssl.data.kaldi import read_mapping
 from speechssl.data.manifest import Utterance, read_manifest
 from speechssl.data.positives import Positives
+from speechssl.data.streaming import DataOrder
 from speechssl.distributed import World
 from speechssl.errors import UserError
 from speechssl.train.settings import DataSettings, TrainingConfig
@@ -100,10 +101,20 @@ def read_pseudo_labels(data: DataSettings, utterances: Sequence[Utterance]) -> T
 
 
 def read_positives(data: DataSettings, utterances: Sequence[Utterance]) -> Positives | None:
-    """Return the source of partners from the same cluster, or None without ``data.positives``."""
+    """Return the source of partners from the same group, or None without ``data.positives``."""
     if data.positives is None:
         return None
     return Positives(data.positives, utterances, data.positives_prob)
+
+
+def groups_to_mask(data: DataSettings, positives: Positives | None) -> Tensor | None:
+    """Return the groups (N,) int64 whose utterances are no negatives of each other.
+
+    None without ``data.positives``, or with ``data.mask_positives=false``.
+    """
+    if positives is None or not data.mask_positives:
+        return None
+    return torch.from_numpy(positives.group)
 
 
 def crop_batches(
@@ -113,6 +124,8 @@ def crop_batches(
     augment: Augment,
     sample_rate: int,
     world: World,
+    *,
+    passes: int,
 ) -> CropBatches:
     """Return the batches of crops that this process trains on.
 
@@ -123,6 +136,7 @@ def crop_batches(
         augment: applied by the loader's workers on a CPU, and on the device otherwise.
         sample_rate: of the crops, Hz.
         world: this process among the others.
+        passes: batches of the whole run.
     """
     return CropBatches(
         utterances,
@@ -135,10 +149,12 @@ def crop_batches(
         overlap=config.data.overlap,
         disjoint=config.data.disjoint,
         weight_by_duration=config.data.weight_by_duration,
+        replacement=config.data.replacement,
         source_shares=config.data.source_shares,
         source_temperature=config.data.source_temperature,
         shards_at_once=config.data.shards_at_once,
         positives=read_positives(config.data, utterances),
+        order=DataOrder(config.data.order, passes, config.data.single_pass_share),
         augment=augment,
         augment_here=world.device.type == "cpu",
     )

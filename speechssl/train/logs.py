@@ -185,8 +185,8 @@ class Log:
 def _cut_back(path: Path, step: int) -> None:
     """Keep the lines of a log up to ``step``; a run that starts at step 0 gets an empty log."""
     kept = []
-    if step and path.exists():
-        lines = path.read_text().splitlines()
+    if step and path.is_file():
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         kept = [line for line in lines if _step_of(line) <= step]
     write_text(path, "".join(line + "\n" for line in kept))  # whole: a kill loses no line
 
@@ -202,7 +202,7 @@ def _step_of(line: str) -> int:
     """Return the step of a line of the log, or a huge number if the line is broken."""
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return sys.maxsize
 
 

@@ -18,16 +18,17 @@ from speechssl.config import read as read_yaml
 from speechssl.diagnostics.monitor import Alarm
 from speechssl.errors import UserError
 from speechssl.files import ModelFolder, RunFolder
+from speechssl.nn.products import select_kernel
 from speechssl.train.about import describe
 from speechssl.train.checkpoint import save_snapshot, save_state
 from speechssl.train.checks import StepLoss, any_rank, stop_if_not_finite
 from speechssl.train.data import read_utterances
 from speechssl.train.logs import Clock, Log, sync
-from speechssl.train.optimizers import clip_gradients, schedule
+from speechssl.train.optimizers import clip_gradients, clipped_parameters, schedule
 from speechssl.train.rehearsal import print_plan, rehearse, steps_in
 from speechssl.train.resuming import same_data, same_settings
 from speechssl.train.run import Run
-from speechssl.train.settings import resolve, with_precision, with_train
+from speechssl.train.settings import TrainSettings, resolve, with_precision, with_train
 from speechssl.train.together import ended_early, is_asked_to_end, sole_writer_in_first
 from speechssl.weights import read_checkpoint
 
@@ -82,6 +83,7 @@ def train(
                 f"train: {out} holds a run already; give --resume to continue it, or another --out"
             )
         config = with_precision(config, str(world.device))
+        set_kernel(config.train, world)
         utterances, skipped = read_utterances(config.data)
         if dry_run:
             run = Run(config, world, utterances)
@@ -93,7 +95,7 @@ def train(
         run = Run(config, world, utterances)
         if resume and folder.last.exists():
             same_data(folder, config, utterances)
-            run.restore(read_checkpoint(folder.last))
+            restore(run, folder)
         if world.first:
             describe(folder, config, utterances, skipped)
             if run.step == 0:
@@ -106,12 +108,37 @@ def train(
     return folder.path
 
 
+def restore(run: Run, folder: RunFolder) -> None:
+    """Continue a run from its last checkpoint.
+
+    Raises:
+        UserError: the checkpoint is damaged, or of another run.
+    """
+    state = read_checkpoint(folder.last)
+    try:
+        run.restore(state)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"train: {folder.last} is not the state of this run ({type(error).__name__}: {reason});"
+            " start again with another --out"
+        ) from error
+
+
 def set_threads(requested: int | str, world: distributed.World) -> None:
     """Set the number of threads to ``train.threads``; on a CPU, report it on standard error."""
     count = threads.choose(requested, distributed.processes_here())
     torch.set_num_threads(count)
     if world.first and world.device.type == "cpu":
         print(threads.describe(count), file=sys.stderr)
+
+
+def set_kernel(train: TrainSettings, world: distributed.World) -> None:
+    """Select the library of float32 products; where it matters, report it on standard error."""
+    assert train.float32_kernel != "auto"  # `with_precision` has chosen
+    select_kernel(train.float32_kernel)
+    if world.first and world.device.type == "cpu" and train.precision == "float32":
+        print(f"float32 products: {train.float32_kernel}", file=sys.stderr)
 
 
 def take_steps(run: Run, folder: RunFolder, request: processes.StopRequest) -> None:
@@ -154,7 +181,7 @@ def take_steps(run: Run, folder: RunFolder, request: processes.StopRequest) -> N
             unchecked.append(StepLoss(run.step, batch.indices, loss))
             meter.add({"loss": loss, **output.scalars})
             run.monitor.add(output.embedding, output.projections[0])
-        gradient_norm = clip_gradients(method.parameters(), config.optimizer)
+        gradient_norm = clip_gradients(clipped_parameters(method), config.optimizer)
         method.after_backward(progress)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -25,6 +25,9 @@ class OptimizerSettings:
         reference_batch_size: the learning rate is multiplied by the utterances of a
             step over this number (linear scaling); null: it is used as it is.
         final_lr_ratio: learning rate at the end of the run over that after the warm-up.
+        min_lr: learning rate at the end of the run, in absolute terms, whatever the
+            batch (DINO's and hyperion's programs state it so); null: by
+            ``final_lr_ratio``.
         warmup: share of the run, 0 to 1, in which the learning rate rises.
         weight_decay: at the start of the run; biases and norms have none.
         weight_decay_end: at the end of the run, reached by half a cosine; null: it is
@@ -40,6 +43,7 @@ class OptimizerSettings:
     lr: float = 1e-3
     reference_batch_size: int | None = None
     final_lr_ratio: float = 0.01
+    min_lr: float | None = None
     warmup: float = 0.1
     weight_decay: float = 0.01
     weight_decay_end: float | None = None
@@ -59,6 +63,7 @@ class OptimizerSettings:
     def __post_init__(self) -> None:
         check_above_zero("optimizer.lr", self.lr)
         check_above_zero("optimizer.reference_batch_size", self.reference_batch_size)
+        check_above_zero("optimizer.min_lr", self.min_lr)
         check_above_zero("optimizer.clip", self.clip)
         check_fraction("optimizer.warmup", self.warmup)
 
@@ -130,7 +135,8 @@ def schedule(
     peak = settings.lr
     if settings.reference_batch_size:
         peak *= batch / settings.reference_batch_size
-    rate = warmup_cosine(fraction, peak, peak * settings.final_lr_ratio, settings.warmup)
+    final_rate = peak * settings.final_lr_ratio if settings.min_lr is None else settings.min_lr
+    rate = warmup_cosine(fraction, peak, final_rate, settings.warmup)
     final_decay = settings.weight_decay_end
     if final_decay is None:
         final_decay = settings.weight_decay
@@ -141,6 +147,15 @@ def schedule(
         if group["decay"]:
             group["weight_decay"] = decay
     return rate
+
+
+def clipped_parameters(method: Method) -> list[nn.Parameter]:
+    """Return the parameters whose gradients are clipped: all but those of rules without it."""
+    exempt: set[int] = set()
+    for rule in method.parameter_rules():
+        if not rule.clip:
+            exempt |= {id(p) for p in rule.parameters}
+    return [p for p in method.parameters() if id(p) not in exempt]
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ def same_settings(
             ``minutes``).
 
     Returns:
-        ``asked``, with the run's precision in place of ``auto``.
+        ``asked``, with the run's precision and kernel in place of ``auto``.
 
     Raises:
         UserError: they differ from those that the run was started with.
@@ -36,6 +36,8 @@ def same_settings(
         asked = with_train(asked, steps=before["train"]["steps"], epochs=None)
     if asked.train.precision == "auto":
         asked = with_train(asked, precision=before["train"]["precision"])
+    if asked.train.float32_kernel == "auto":
+        asked = with_train(asked, float32_kernel=before["train"]["float32_kernel"])
     # Which stores may be read is the user's permission of today, no setting of the run.
     before["data"]["remote"] = config.thaw(asked)["data"]["remote"]
     for section, now in config.thaw(asked).items():
@@ -52,6 +54,11 @@ def _settings_before(folder: RunFolder, allow_code: Collection[str]) -> dict[str
     train = written.get("train")
     if isinstance(train, dict) and train.get("threads") == -1:  # before there was `auto`
         train["threads"] = "auto"
+    if isinstance(train, dict):
+        train.setdefault("float32_kernel", "mkl")  # before there was a choice
+    data = written.get("data")
+    if isinstance(data, dict) and data.get("positives"):  # before groups were masked
+        data.setdefault("mask_positives", False)
     before: dict[str, Any] = config.thaw(complete(written))
     return before
 
@@ -79,16 +86,18 @@ def same_data(folder: RunFolder, settings: TrainingConfig, utterances: Sequence[
         settings: with which it is resumed.
         utterances: what it would be trained on now.
     """
-    before = foreign_yaml.read(folder.about)["data"]
+    before = foreign_yaml.read(folder.about).get("data")
+    if not isinstance(before, dict):
+        raise UserError(f"train: {folder.about} does not say what the run was trained on")
     for key, digest in class_digests(settings.data).items():
         if before.get(key) != digest:
             raise UserError(
                 f"train: the file of data.{key} is not what it was when the run in {folder.path}"
                 " was started; resume with the same file, or give another --out"
             )
-    if before["fingerprint"] != fingerprint(utterances):
+    if before.get("fingerprint") != fingerprint(utterances):
         raise UserError(
             f"train: the run in {folder.path} was started with other data"
-            f" ({before['utterances']} utterances then, {len(utterances)} now); resume with the"
+            f" ({before.get('utterances')} utterances then, {len(utterances)} now); resume with the"
             " same data or give another --out"
         )

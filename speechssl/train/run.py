@@ -19,10 +19,12 @@ from speechssl.data.loader import Loader, ReadErrors, make_loader
 from speechssl.data.manifest import Utterance
 from speechssl.diagnostics.monitor import Monitor
 from speechssl.errors import UserError
-from speechssl.interfaces import Method, Progress
+from speechssl.interfaces import Encoder, Method, Progress
 from speechssl.model import Model
+from speechssl.nn.batch_norm import hold_running_statistics
 from speechssl.train import initial
-from speechssl.train.data import crop_batches, read_pseudo_labels
+from speechssl.train.data import crop_batches, groups_to_mask, read_pseudo_labels
+from speechssl.train.local_blocks import LocalBlocks
 from speechssl.train.logs import Meter
 from speechssl.train.optimizers import build_optimizer
 from speechssl.train.settings import TrainingConfig, TrainSettings
@@ -69,6 +71,8 @@ class Run:
         if config.train.sync_batchnorm:
             distributed.synchronise_batchnorm(self.method, world)
         self.method.to(world.device).train()
+        if config.train.batchnorm == "running":
+            hold_running_statistics(self.method)
         front_end = self.model.front_end.to(world.device)
         self.optimizer = build_optimizer(self.method, config.optimizer)
         self.monitor = Monitor(
@@ -86,12 +90,27 @@ class Run:
         plan = parse_plan(thaw(config.data.crops))
         augment = Augment(self.model.sample_rate, **thaw(config.augment))
         self.batches = crop_batches(
-            config, utterances, plan, augment, self.model.sample_rate, world
+            config,
+            utterances,
+            plan,
+            augment,
+            self.model.sample_rate,
+            world,
+            passes=self.steps * train.gradient_accumulation_steps,
         )
         if world.device.type != "cpu":
             augment.to(world.device)
         specaugment = SpecAugment(**config.specaugment)
-        self.views = ViewMaker(plan, augment, front_end, specaugment, config.seed, world)
+        self.views = ViewMaker(
+            plan,
+            augment,
+            front_end,
+            specaugment,
+            config.seed,
+            world,
+            per_view=train.encode == "per_view",
+            groups=groups_to_mask(config.data, self.batches.positives),
+        )
 
     def loader(self, start: int, stop: int, workers: int | None = None) -> Loader:
         """Return a loader of batches.
@@ -139,15 +158,31 @@ class Run:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from what ``state`` returned."""
+        """Continue from what ``state`` returned.
+
+        Raises:
+            Exception: it is damaged, or the state of another run.
+        """
+        if not isinstance(state["step"], int) or state["step"] < 0:
+            raise ValueError(f"step {state['step']!r}")
         self.step = state["step"]
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
+        _refuse_other_shapes(self.optimizer)
         torch.set_rng_state(state["rng"])
         self.monitor.restore(state["monitor"], self.world.device)
         if "meter" in state:  # older versions did not save them
             self.meter.restore(state["meter"], self.world.device)
             self.read_errors.restore(state["read_errors"])
+
+
+def _refuse_other_shapes(optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError if averages of an optimiser have not the shape of their parameters."""
+    for parameter, averages in optimizer.state.items():
+        for name, value in averages.items():
+            has_shape = isinstance(value, torch.Tensor) and value.dim() > 0
+            if has_shape and value.shape != parameter.shape:
+                raise ValueError(f"{name} has shape {tuple(value.shape)}")
 
 
 def run_length(train: TrainSettings, steps_per_epoch: int) -> int:
@@ -159,7 +194,7 @@ def run_length(train: TrainSettings, steps_per_epoch: int) -> int:
 
 
 def build_method(
-    config: TrainingConfig, encoder: nn.Module, utterances: Sequence[Utterance]
+    config: TrainingConfig, encoder: Encoder, utterances: Sequence[Utterance]
 ) -> Method:
     """Return the method around ``encoder``, prepared for the utterances.
 
@@ -168,7 +203,11 @@ def build_method(
             weights of ``train.init_method`` that do not fit.
     """
     name = config.method["name"]
-    method: Method = parts.build("methods", config.method, encoder)
+    method: Method
+    if config.train.local_blocks:
+        method = LocalBlocks(encoder, config.method, config.train.local_blocks)
+    else:
+        method = parts.build("methods", config.method, encoder)
     if config.data.pseudo_labels and not method.NEEDS_LABELS:
         raise UserError(
             f"data.pseudo_labels: method {name} learns no labels; leave it out, or set"
@@ -181,5 +220,10 @@ def build_method(
         raise UserError(
             f"train.batch_size: {config.train.batch_size} is fewer than the {method.min_batch}"
             f" that method {name} needs; raise it"
+        )
+    if config.train.batch_size == 1 and config.train.batchnorm == "batch":
+        raise UserError(
+            "train.batch_size: a batch of one has no statistics for BatchNorm; raise it, or set"
+            " train.batchnorm=running and train.init to a trained model"
         )
     return method

@@ -9,7 +9,9 @@ def warmup_cosine(fraction: float, base: float, final: float, warmup: float) -> 
     """Return the value of a linear warm-up followed by half a cosine.
 
     It rises from 0 to ``base`` over the first ``warmup`` share of the run and then
-    falls (or rises) to ``final``.
+    falls (or rises) to ``final``. The programs of DINO and its relatives build the rise
+    with ``numpy.linspace``, whose last step is the peak already: theirs reaches it one
+    step earlier.
 
     Args:
         fraction: share of the run that is done, 0 to 1.

@@ -15,6 +15,7 @@ from speechssl.compat import choose_precision
 from speechssl.config import check_above_zero, check_fraction
 from speechssl.errors import UserError
 from speechssl.features import with_default_name
+from speechssl.nn.products import choose_kernel
 from speechssl.train.optimizers import OptimizerSettings
 
 
@@ -33,6 +34,12 @@ class DataSettings:
             that do not overlap.
         weight_by_duration: visit utterances in proportion to their duration, in place
             of once an epoch.
+        replacement: draw the utterances of an epoch with replacement, as many as there
+            are, in place of each once (the sampler of Cho et al. 2022).
+        order: ``shuffled``: every epoch has all utterances; ``single_pass``,
+            ``accumulate``, ``hybrid``: the data as a stream, against the collapse of
+            dimensions in small encoders (methods/README.md 4.4).
+        single_pass_share: share of the run that ``hybrid`` begins with.
         source_shares: share of the visits that each directory of ``train`` gets, such as
             ``[1, 2, 1]``; empty: by ``source_temperature``.
         source_temperature: a directory of n utterances (seconds, with
@@ -41,9 +48,14 @@ class DataSettings:
         shards_at_once: with shards (`speechssl shard`), how many of them are mixed at a
             time, so that a spinning disk or a remote store reads a few files at once;
             null: all of them.
-        positives: file of `utterance cluster` lines (pseudo-labels of an earlier model,
-            from `speechssl cluster`): with probability ``positives_prob`` a teacher's
-            crop comes from another recording of the same cluster.
+        positives: file of `utterance group` lines: with probability ``positives_prob``
+            a teacher's crop comes from another recording of the same group.
+        positives_kind: what these groups are: ``cluster``: pseudo-labels of an earlier
+            model, from `speechssl cluster`; ``session``: recordings of one occasion (a
+            call, a video, a chapter; utt2session), which are no labels of speakers.
+            ``about.yaml`` says which were used.
+        mask_positives: two utterances of one group are no negatives of each other, in
+            every method that has negatives.
         pseudo_labels: file of the same kind: the classes that ``method=aam_softmax``
             learns. Utterances that are not in it are left out.
         min_seconds: shorter utterances are left out (and counted).
@@ -57,11 +69,16 @@ class DataSettings:
     overlap: float = 0.0
     disjoint: bool = False
     weight_by_duration: bool = False
+    replacement: bool = False
+    order: Literal["shuffled", "single_pass", "accumulate", "hybrid"] = "shuffled"
+    single_pass_share: float = 0.4
     source_shares: tuple[float, ...] = ()
     source_temperature: float = 1.0
     shards_at_once: int | None = None
     positives: str | None = None
     positives_prob: float = 0.5
+    positives_kind: Literal["cluster", "session"] = "cluster"
+    mask_positives: bool = True
     pseudo_labels: str | None = None
     min_seconds: float = 0.5
     workers: int = -1
@@ -102,6 +119,8 @@ class TrainSettings:
         precision: of the encoder's matrix products; ``auto``: bfloat16 where the
             hardware has instructions for it, else float32. Losses and statistics stay
             in float32.
+        float32_kernel: which library computes float32 products on a CPU; ``auto``: the
+            faster one on this processor (`nn.products`).
         log_every, save_every: optimiser steps between two logs and between two saves. A
             save keeps the state to resume from and one snapshot of the encoder.
         keep: how many snapshots stay, the last ones.
@@ -109,6 +128,16 @@ class TrainSettings:
         init_method: run folder whose whole method (encoder, heads, classes) training
             starts from, with a new optimiser and schedule, as large-margin fine-tuning
             does.
+        encode: which crops BatchNorm of the encoder sees together: ``joint``: all of one
+            length; ``per_view``: one view of each utterance at a time, as in the
+            programs of SimSiam, BYOL, MoCo, Barlow Twins and VICReg.
+        local_blocks: local training (LoCo): a list of runs of the encoder's stages, such as
+            ``[[1, 2], [2, 3], [3, 4]]``, each with a loss of its own; empty: one loss for
+            all. ECAPA-TDNN has its first layer, each block, and the aggregation with all
+            behind it as stages (5), ResNet its four.
+        batchnorm: which statistics BatchNorm normalises by: ``batch``, or ``running``:
+            those of the model in ``train.init``, which then stay as they are, so that a
+            batch of one utterance is possible.
         sync_batchnorm: compute BatchNorm statistics over all devices.
         compile: ``torch.compile`` the method.
         threads: CPU threads of the training process, a number or ``auto``: the cores
@@ -121,11 +150,15 @@ class TrainSettings:
     batch_size: int = 64
     gradient_accumulation_steps: int = 1
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    float32_kernel: Literal["auto", "mkl", "onednn"] = "auto"
     log_every: int = 10
     save_every: int = 500
     keep: int = 10
     init: str | None = None
     init_method: str | None = None
+    encode: Literal["joint", "per_view"] = "joint"
+    local_blocks: tuple[tuple[int, ...], ...] = ()
+    batchnorm: Literal["batch", "running"] = "batch"
     sync_batchnorm: bool = True
     compile: bool = False
     threads: Any = "auto"
@@ -143,6 +176,10 @@ class TrainSettings:
         check_above_zero("train.save_every", self.save_every)
         check_above_zero("train.keep", self.keep)
         _check_threads(self.threads)
+        if self.local_blocks and self.compile:
+            raise UserError(
+                "config: train.local_blocks does not go with train.compile; switch one of them off"
+            )
         if self.init and self.init_method:
             raise UserError(
                 "config: give train.init (the encoder) or train.init_method (everything), one of"
@@ -269,11 +306,13 @@ def with_train(settings: TrainingConfig, **changes: Any) -> TrainingConfig:
 
 
 def with_precision(settings: TrainingConfig, device: str) -> TrainingConfig:
-    """Return the configuration with the device's precision in place of ``auto``.
+    """Return the configuration with this machine's precision and kernel in place of ``auto``.
 
-    The configuration that is saved then says in which precision the run was made.
+    The configuration that is saved then says how the run was made.
     """
-    return with_train(settings, precision=choose_precision(settings.train.precision, device))
+    precision = choose_precision(settings.train.precision, device)
+    kernel = choose_kernel(settings.train.float32_kernel)
+    return with_train(settings, precision=precision, float32_kernel=kernel)
 
 
 def with_new_names(written: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,9 @@ class ViewMaker:
             none.
         seed: of the run.
         world: this process among the others.
+        per_view: whether the encoder is to see one view at a time.
+        groups: (N,) int64, the group of each utterance of the training set (`Views.groups`);
+            None: they have none.
     """
 
     def __init__(
@@ -36,6 +39,9 @@ class ViewMaker:
         specaugment: SpecAugment,
         seed: int,
         world: World,
+        *,
+        per_view: bool = False,
+        groups: Tensor | None = None,
     ) -> None:
         self.plan = plan
         self.augment = augment
@@ -43,6 +49,8 @@ class ViewMaker:
         self.specaugment = specaugment
         self.seed = seed
         self.world = world
+        self.per_view = per_view
+        self.groups = groups
 
     @torch.no_grad()
     def __call__(self, batch: Batch, index: int) -> list[Views]:
@@ -54,6 +62,9 @@ class ViewMaker:
                 it.
         """
         ids = batch.indices.to(self.world.device)
+        group_of_row = None
+        if self.groups is not None:
+            group_of_row = self.groups[batch.indices].to(self.world.device)
         views = []
         groups = batch.on(self.world.device, self.augment)
         for number, (waves, spec) in enumerate(zip(groups, self.plan, strict=True)):
@@ -64,7 +75,7 @@ class ViewMaker:
                 rows, total = self._rows_of_all(crops, utterances)
                 features = self.specaugment(features, generator, rows, total)
             features = features.view(crops, utterances, *features.shape[1:])
-            views.append(Views(features, spec.to, ids))
+            views.append(Views(features, spec.to, ids, group_of_row, self.per_view))
         return views
 
     def _generator(self, device: torch.device, index: int, group: int) -> torch.Generator:

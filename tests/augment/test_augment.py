@@ -134,12 +134,64 @@ def test_a_seed_means_what_it_always_meant(noises, deltas, seed, level, half, ea
         "codec": np.where(coded, 1 + (u[:, 21] * 4).astype(int), 0),
         "cutoff": 3000.0 + 4000.0 * u[:, 22],
         "bits": 7 + (u[:, 23] * 5).astype(int),
-        "rate": u[:, 24],
+        "rate": u[:, 26],
         "gain": -6.0 + u[:, 25] * 12.0,
+        "dither": np.full(32, -1),  # off; its number is the 25th of each crop
     }
     assert set(want) == set(plan.dtype.names)
     for name, values in want.items():
         assert np.array_equal(plan[name], values.astype(plan[name].dtype)), name
+
+
+def test_dither_is_white_noise_of_its_level_and_a_function_of_the_seed():
+    augment = only(dither=1.0, seed=3)
+    silence = torch.zeros(4, RATE)
+    plan = draw(augment)
+    noise = augment.apply(silence, plan) * 32768
+    assert noise.std(dim=1).tolist() == pytest.approx([1.0] * 4, abs=0.03)
+    assert noise.mean(dim=1).abs().max() < 0.05
+    lagged = (noise[:, 1:] * noise[:, :-1]).mean(dim=1)
+    assert lagged.abs().max() < 0.05  # white
+    assert len({tuple(row[:4].tolist()) for row in noise}) == 4  # each crop has its own
+    again = only(dither=1.0, seed=3)
+    assert torch.equal(again.apply(silence, draw(again)) * 32768, noise)
+    assert not torch.equal(only(dither=1.0, seed=4).apply(silence, plan) * 32768, noise)
+    one_by_one = torch.cat([augment.apply(silence[i : i + 1], plan[i : i + 1]) for i in range(4)])
+    assert torch.equal(one_by_one * 32768, noise)
+
+
+def test_dither_is_for_crops_that_are_augmented_and_changes_no_other_choice(noises):
+    assert torch.equal(
+        only(dither=1.0).apply(voices(), draw(only(dither=1.0), level="none")), voices()
+    )
+    plain = draw(Augment(RATE, noise=noises), 32)
+    dithered = draw(Augment(RATE, noise=noises, dither=2.0), 32)
+    assert (dithered["dither"] >= 0).all()
+    for name in set(plain.dtype.names) - {"dither"}:
+        assert np.array_equal(plain[name], dithered[name]), name
+    for wrong in (-1.0, 32768.0, float("nan")):
+        with pytest.raises(UserError, match="dither"):
+            only(dither=wrong)
+
+
+def test_dither_of_crops_longer_than_its_table_goes_round():
+    augment = only(dither=1.0)
+    noise = augment.apply(torch.zeros(1, 2**18 + 100), draw(augment, 1, 2**18 + 100))
+    assert torch.equal(noise[0, :100], noise[0, 2**18 :])
+
+
+def test_exclusive_crops_have_noise_or_a_room_with_the_stated_shares(noises, deltas):
+    both = {"noise": noises, "rir": deltas, "noise_prob": 0.5, "rir_prob": 0.3}
+    plan = draw(Augment(RATE, **both, exclusive=True), 4000)
+    has_noise = plan["noise"] >= 0
+    has_room = plan["rir"] != -1
+    assert not (has_noise & has_room).any()
+    assert (has_noise.mean(), has_room.mean()) == pytest.approx((0.5, 0.3), abs=0.03)
+    independent = draw(Augment(RATE, **both), 4000)
+    together = (independent["noise"] >= 0) & (independent["rir"] != -1)
+    assert together.mean() == pytest.approx(0.15, abs=0.03)
+    with pytest.raises(UserError, match="exclusive"):
+        Augment(RATE, noise_prob=0.7, rir_prob=0.4, exclusive=True)
 
 
 def test_noise_has_the_drawn_snr(noises):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from builders import make_model, noise, write_audio
 
-from speechssl import parts
+from speechssl import config, parts
 from speechssl.cli import command, main
 from speechssl.errors import UserError
 
@@ -307,3 +307,48 @@ def test_training_needs_a_folder_unless_it_is_a_rehearsal(capsys, tmp_path, monk
     assert main(["train", "nowhere.yaml", "--dry-run"]) == 2
     assert "nowhere.yaml" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_list_prints_the_settings_of_a_part(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "clustering", "kmeans"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("Spherical k-means")
+    rows = {line.split()[0]: line.split(None, 2)[1:] for line in lines[1:]}
+    assert rows["max_iter"][0] == "20"
+    assert rows["max_iter"][1].startswith("iterations at most")
+    assert rows["sample_size"][0] == "0"
+
+
+def test_list_prints_a_shipped_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "conf", "dino-small"]) == 0
+    assert capsys.readouterr().out.startswith("# speechssl train dino-small ")
+
+
+@pytest.mark.parametrize("folder", parts.FOLDERS)
+def test_list_prints_every_setting_of_every_part(
+    folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in parts.names(folder):
+        part = parts.find(folder, name)
+        assert main(["list", folder, name]) == 0
+        shown = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
+        settings = list(config.schema(part if callable(part) else type(part)))
+        assert shown == (settings or ["no"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--epochs -1",
+        "--affine-steps x",
+        "--lr 0",
+        "--seconds -3",
+        "--batch-size 0",
+        "--fractions 2",
+    ],
+)
+def test_numbers_of_finetune_are_checked_before_anything_is_read(
+    words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["finetune", "M", "D", "--labels", "L", "--groups", "G", *words.split()]
+    assert words.split()[0] in error_of(argv, capsys)

@@ -24,6 +24,7 @@ SMALL = {
     "deepcluster": {**PAIR, "prototypes": 4, "heads": 2},
     "moco": {**PAIR, "queue_size": 32},
     "moco_v3": PAIR,
+    "mio": PAIR,
     "trip_roma": {**PAIR, "random_dim": 8},
     "unigrad": PAIR,
     "c3_dino": {

@@ -188,3 +188,20 @@ def test_it_compiles_without_breaks_and_exports_any_batch_and_length(name):
         torch.testing.assert_close(
             program(other, lengths), encoder(other, lengths), atol=1e-5, rtol=1e-5
         )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_stages_one_after_the_other_are_the_encoder(name):
+    encoder = settled(name)
+    chain = encoder.stages()
+    if not chain:
+        return
+    y = x = features(3, 50)
+    with torch.no_grad():
+        for stage in chain:
+            y = stage.run(y)
+            assert y.shape[-1] >= stage.channels > 0
+        torch.testing.assert_close(y, encoder(x), atol=0, rtol=0)
+    modules = [encoder.get_submodule(path) for stage in chain for path in stage.modules]
+    owned = [id(p) for module in modules for p in module.parameters()]
+    assert sorted(owned) == sorted(id(p) for p in encoder.parameters())

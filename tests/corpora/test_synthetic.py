@@ -100,6 +100,22 @@ class TestCorpus:
             assert len(manifest) == 5 * speakers
             assert Counter(manifest.labels["emotion"].values()) == dict.fromkeys(STYLES, speakers)
 
+    def test_a_killed_run_leaves_no_trials_of_an_earlier_corpus(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        small = {**SMALL, "utterances": 2, "jobs": 1}
+        prepare(tmp_path / "audio", tmp_path, **{**small, "speakers": 4})
+        assert (tmp_path / "eval/trials").exists()
+
+        def killed(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("speechssl.corpora.synthetic.corpus.write_trials", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(tmp_path / "audio", tmp_path, **small)
+        assert len(read_manifest(tmp_path / "eval")) == 4
+        assert not (tmp_path / "eval/trials").exists()
+
     def test_speakers_and_rooms_are_disjoint(self, corpus: Path) -> None:
         train, test = (
             read_manifest(corpus / part, labels="all").labels for part in ("train", "eval")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from builders import ECAPA
 
 from speechssl.data import loader
 from speechssl.data.crops import parse_plan
@@ -39,3 +44,36 @@ def test_without_shared_memory_batches_are_read_in_this_process(
     assert made.loader.num_workers == 0
     for step, batch in enumerate(made):
         assert torch.equal(batch.groups[0], batches[step].groups[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["64k", "16m"])
+def test_training_where_shared_memory_is_small(voices: Path, tmp_path: Path, size: str) -> None:
+    """With a real small /dev/shm, in a mount namespace; a batch is 3.9 MiB."""
+    settings = {
+        "data": {
+            "train": [str(voices / "train")],
+            "crops": [{"count": 2, "seconds": 1.0}],
+            "workers": 2,
+        },
+        "encoder": ECAPA,
+        "method": {"name": "simclr"},
+        "train": {"steps": 4, "batch_size": 32, "precision": "float32", "threads": 1},
+    }
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(settings))
+    small = f'mount -t tmpfs -o size={size} none /dev/shm && exec "$@"'
+    isolated = ["unshare", "--mount", "--map-root-user", "sh", "-c", small, "sh"]
+    if subprocess.run([*isolated, "true"], capture_output=True).returncode:
+        pytest.skip("needs a mount namespace")
+    command = ["train", str(tmp_path / "train.yaml"), "--out", str(tmp_path / "run")]
+    ended = subprocess.run(
+        [*isolated, sys.executable, "-m", "speechssl", *command, "--device", "cpu"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "/dev/shm has room for" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert (tmp_path / "run/model/weights.safetensors").exists()

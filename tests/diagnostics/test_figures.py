@@ -7,9 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from speechssl import parts
 from speechssl.diagnostics.acr import acr, arc
 from speechssl.diagnostics.alignment import alignment
+from speechssl.diagnostics.centre_norm import centre_norm
 from speechssl.diagnostics.deviation import deviation
+from speechssl.diagnostics.directions import directions
 from speechssl.diagnostics.ema_gap import ema_gap
 from speechssl.diagnostics.garc import generalised_acr
 from speechssl.diagnostics.offdiagonal_correlation import offdiagonal_correlation
@@ -156,3 +159,22 @@ def test_the_gap_of_a_moving_average():
         one.weight.fill_(2.0)
         two.weight.fill_(1.0)
     assert ema_gap(one, two) == pytest.approx(0.5) and ema_gap(one, one) == 0.0
+
+
+@pytest.mark.parametrize("name", parts.names("diagnostics"))
+def test_no_figure_calls_all_zero_embeddings_healthy(name):
+    diagnostic = parts.find("diagnostics", name)
+    shape = (3, 64, 16) if diagnostic.needs == "views" else (64, 16)
+    value = diagnostic.measure(torch.zeros(*shape))
+    assert diagnostic.verdict(value, 64, 16) in ("collapsed", "undefined", "watch")
+
+
+def test_zeros_are_one_point_of_the_sphere():
+    assert float(uniformity(directions(torch.zeros(5, 3)))) == pytest.approx(0, abs=1e-6)
+    assert centre_norm(torch.zeros(5, 3)) == pytest.approx(1)
+    assert uniformity_indicator(torch.zeros(5, 3)) == pytest.approx(1)
+    # half zeros, half one direction: two orthogonal points, mean (1/2, 1/2)
+    half = torch.tensor([[0.0, 0], [0, 0], [0, 3], [0, 4]])
+    assert centre_norm(half) == pytest.approx(0.5**0.5)
+    x = spread(9, 4)
+    assert torch.equal(directions(x), F.normalize(x, dim=-1))

@@ -20,6 +20,7 @@ from speechssl.embed import batches as batching
 from speechssl.embed.parts import PartWriter, merge, open_parts
 from speechssl.embed.sources import collect
 from speechssl.errors import UserError
+from speechssl.model import Model
 from speechssl.processes import sole_writer
 
 ARABIC = "\u0633\u0644\u0627\u0645"
@@ -186,9 +187,24 @@ def test_bfloat16_is_close_and_blind_to_padding(tmp_path):
     assert cosine.min() > 0.99
 
 
+@pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="8 bits need VNNI")
+def test_int8_is_close_blind_to_padding_and_leaves_the_model_as_it_is(tmp_path):
+    paths = [write(tmp_path / f"{i}.wav", 0.5 + 0.2 * i, i) for i in range(4)]
+    model = Model({}, {"name": "ecapa", "width": 256})
+    exact = Embedder(model).embed_files(paths)[1]
+    in_8_bits = Embedder(model, precision="int8")
+    rough = in_8_bits.embed_files(paths)[1]
+    cosine = (exact * rough).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rough, axis=1)
+    assert cosine.min() > 0.99
+    assert not np.array_equal(exact, rough)
+    in_8_bits.save_pretrained(tmp_path / "saved")
+    assert np.array_equal(load(tmp_path / "saved").embed_files(paths)[1], exact)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
+        {"precision": "int8"},  # its small encoder has no large products
         {"precision": "float16"},
         {"device": "abacus"},
         {"batch_seconds": 0.0},
@@ -626,3 +642,22 @@ def test_every_takes_each_nth_utterance_in_order(embedder, corpus, tmp_path):
     (ids, rows), (some, few) = (read_vectors(tmp_path / f"{name}.npz") for name in ("all", "some"))
     assert list(some) == list(ids[::3])
     np.testing.assert_allclose(few, rows[::3], atol=1e-5)
+
+
+def test_jobs_in_a_script_without_the_guard_are_one_line(model_folder, corpus, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from speechssl.embed import embed_to_file\n"
+        f"embed_to_file({str(model_folder)!r}, [{str(corpus)!r}], 'e.npz', jobs=2)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.stderr.count("Traceback") == 1  # that of the script itself: nobody catches it
+    assert "UserError: embed: each of several jobs imports the script" in ended.stderr
+    assert '`if __name__ == "__main__":`' in ended.stderr
+    assert not (tmp_path / "e.npz").exists()

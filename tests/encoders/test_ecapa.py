@@ -205,6 +205,16 @@ def test_options_and_output_shape(pooling: str) -> None:
     assert model(torch.randn(3, 30, MELS)).shape == (3, 10)
 
 
+def test_a_batch_norm_of_the_embedding_where_asked() -> None:
+    torch.manual_seed(0)
+    model = small(embedding_norm=True)
+    assert list(model.affine_layers()) == ["asp_bn", "fc", "fc_bn"]
+    embeddings = model.train()(torch.randn(6, 30, MELS))
+    assert embeddings.mean(0).abs().max() < 1e-5
+    assert torch.allclose(embeddings.var(0, unbiased=False), torch.ones(1), atol=0.05)
+    assert not any(name.startswith("fc_bn") for name in small().state_dict())
+
+
 def test_sizes_that_do_not_fit_are_user_errors() -> None:
     with pytest.raises(UserError, match="multiple of scale"):
         ECAPA(MELS, width=30)

@@ -159,6 +159,18 @@ def test_basic_blocks_in_a_padded_batch_equal_single_utterances() -> None:
     torch.testing.assert_close(model(features, lengths), alone, rtol=0, atol=1e-5)
 
 
+def test_without_its_batch_norms_the_embedding_is_the_linear_layers_output() -> None:
+    model = small(pooling="statistics", pooled_norm=False, embedding_norm=False)
+    assert list(model.affine_layers()) == ["fc_embed"]
+    assert not any(name.startswith(("norm_stats", "norm_embed")) for name in model.state_dict())
+    pooled = []
+    model.fc_embed.register_forward_pre_hook(lambda module, inputs: pooled.append(inputs[0]))
+    embeddings = model(torch.randn(3, 40, MELS))
+    want = pooled[0] @ model.fc_embed.weight.T + model.fc_embed.bias
+    assert torch.allclose(embeddings, want, atol=1e-6)
+    assert list(small().affine_layers()) == ["norm_stats", "fc_embed", "norm_embed"]
+
+
 def test_light_resnet34_has_the_papers_size() -> None:
     model = ResNet(80, width=16, block_type="basic", se_stages=0, pooling="statistics")
     assert model.embedding_dim == 256

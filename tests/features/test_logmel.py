@@ -4,6 +4,7 @@ import librosa
 import numpy as np
 import pytest
 import torch
+from torchaudio.compliance import kaldi
 
 from speechssl.errors import UserError
 from speechssl.features.logmel import LogMel, mel_filters, sliding_mean
@@ -64,9 +65,52 @@ def test_matches_direct_computation(preemphasis):
         np.testing.assert_allclose(got[:, frame].numpy(), want, atol=1e-4)
 
 
-@pytest.mark.parametrize("normalise", ["mean", "sliding", "level", "none"])
-def test_batched_equals_alone(normalise):
-    model = LogMel(normalise=normalise, context=30)
+@pytest.mark.parametrize("window_type", ["povey", "hamming"])
+def test_kaldis_settings_are_torchaudios_kaldi_fbank(window_type):
+    wave = noise(1, 8000) + 0.3  # a constant offset, which Kaldi takes from each frame
+    model = LogMel(
+        window_type=window_type,
+        preemphasis=0.97,
+        remove_dc_offset="frame",
+        filter_scale="mel",
+        normalise="none",
+        floor=1e-10,
+    )
+    want = kaldi.fbank(
+        wave.double(),
+        window_type=window_type,
+        num_mel_bins=80,
+        low_freq=20.0,
+        high_freq=7600.0,
+        dither=0.0,
+    )
+    got = model(wave)[0][0]
+    assert got.shape == want.shape
+    # Ours gives the band that is narrower than a bin its nearest bin; theirs is empty.
+    nonempty = want.exp().mean(0) > 1e-6
+    assert nonempty.sum() >= 79
+    torch.testing.assert_close(got[:, nonempty].double(), want[:, nonempty], atol=2e-3, rtol=0)
+
+
+def test_the_mean_of_an_utterance_goes_before_preemphasis():
+    wave = noise(2, 4000, seed=3)
+    model = LogMel(normalise="none", preemphasis=0.97, remove_dc_offset="utterance")
+    plain = LogMel(normalise="none", preemphasis=0.97)
+    offset = torch.tensor([[0.5], [-2.0]])
+    centred = wave - wave.mean(1, keepdim=True)
+    torch.testing.assert_close(model(wave + offset)[0], plain(centred)[0], atol=2e-3, rtol=0)
+    assert (plain(wave + offset)[0] - plain(centred)[0]).abs().max() > 0.5
+
+
+@pytest.mark.parametrize("offset", ["none", "frame", "utterance"])
+@pytest.mark.parametrize("normalise", ["mean", "standard", "sliding", "level", "none"])
+def test_batched_equals_alone(normalise, offset):
+    model = LogMel(
+        normalise=normalise,
+        context=30,
+        remove_dc_offset=offset,
+        preemphasis=0.97 * (offset != "none"),
+    )
     sizes = torch.tensor([16000, 9123, 400, 399, 7, 5000])
     waves = 5.0 * noise(6, 16000, seed=2)  # what lies beyond the lengths is loud
     features, lengths = model(waves, sizes)
@@ -81,6 +125,13 @@ def test_mean_normalisation_cancels_gain():
     model, wave = LogMel(), noise(2, 16000)
     torch.testing.assert_close(model(wave)[0], model(0.25 * wave)[0], atol=1e-3, rtol=0)
     assert model(wave)[0].mean(dim=1).abs().max() < 1e-4
+
+
+def test_standard_normalisation_is_instance_norm():
+    wave = noise(3, 16000)
+    raw = LogMel(normalise="none")(wave)[0]
+    want = torch.nn.InstanceNorm1d(80)(raw.transpose(1, 2)).transpose(1, 2)
+    torch.testing.assert_close(LogMel(normalise="standard")(wave)[0], want, atol=1e-4, rtol=0)
 
 
 def test_level_normalisation_cancels_gain_and_keeps_the_spectrum():

@@ -1,4 +1,4 @@
-"""Processes that tests of leftovers need."""
+"""Processes that hostile tests need, and the count of their cases."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
+from hostile_runs import Cases, Runner
 
 
 @pytest.fixture
@@ -30,3 +31,21 @@ def living_process() -> Iterator[Callable[[], int]]:
     for process in started:
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[Runner]:
+    """Runs commands in a process of their own; one for the tests of a file."""
+    runner = Runner()
+    yield runner
+    runner.close()
+
+
+@pytest.fixture
+def cases(request: pytest.FixtureRequest) -> Iterator[Cases]:
+    """Counts what a test tries and what held, for the table (`python -m tests.hostile.table`)."""
+    counted = Cases()
+    request.node.user_properties.append(("counts cases", True))
+    yield counted
+    for row in counted.rows():
+        request.node.user_properties.append(("cases", row))

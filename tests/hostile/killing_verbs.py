@@ -1,17 +1,11 @@
-"""Every verb that writes, on small data, and what it takes to end one of them at any moment."""
+"""Every verb that writes, on small data, and what of its output must be the same after a kill."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +13,12 @@ from typing import Any
 
 import torch
 import yaml
+from starting import Fork, Process, run
 
 TIMINGS = {"utterances_per_second", "data_wait", "seconds"}
-MARK = "SPEECHSSL_BATTERY"
-"""Environment variable that tells the processes of one try, however they were started."""
 
 TRAINING = {
-    "data": {"crops": [{"count": 2, "seconds": 0.5}], "workers": 1},
+    "data": {"crops": [{"count": 2, "seconds": 0.3}], "workers": 1},
     "features": {"n_mels": 24},
     "encoder": {
         "name": "ecapa", "width": 32, "scale": 4, "embedding_dim": 16,
@@ -33,7 +26,7 @@ TRAINING = {
     },
     "optimizer": {"lr": 1e-3},
     "train": {
-        "steps": 60, "batch_size": 4, "precision": "float32", "log_every": 3,
+        "steps": 24, "batch_size": 4, "precision": "float32", "log_every": 3,
         "save_every": 4, "threads": 1, "keep": 3,
     },
     "monitor": {"every": 9},
@@ -57,10 +50,12 @@ class Verb:
     Attributes:
         words: its arguments.
         again: what is added when it is run again.
+        given: folder of the world that is copied to `out` first, for a verb that adds to it.
     """
 
     words: Callable[[Path], list[str]]
     again: list[str] = field(default_factory=list)
+    given: str = ""
 
 
 EMBED = "embed {w}/run/model {w}/data/train --out {o}/e"
@@ -87,6 +82,22 @@ VERBS = {
         )
     ),
     "pseudolabel": Verb(words_of("pseudolabel {w}/pseudolabel.yaml --out {o} --device cpu")),
+    "score": Verb(words_of("score {w}/eval.npz --all-pairs --out {o}/scores")),
+    "evaluate verification": Verb(
+        words_of(
+            "evaluate verification {w}/eval.npz --trials {w}/data/eval/trials --replicates 20"
+            " --out {o}"
+        )
+    ),
+    "evaluate classification": Verb(
+        words_of(
+            "evaluate classification {w}/e.npz --labels {w}/data/train/utt2emotion"
+            " --groups {w}/data/train/utt2spk --folds 2 --replicates 20 --out {o}"
+        )
+    ),
+    "diagnose": Verb(words_of("diagnose {w}/e.npz --out {o}")),
+    "report": Verb(words_of("report {o}"), given="experiment"),
+    "report --compare": Verb(words_of("report {o} --compare"), given="experiment"),
     "average": Verb(words_of("average {w}/run --last 2 --out {o}")),
     "export": Verb(words_of("export {w}/run --to huggingface --out {o}")),
 }
@@ -113,39 +124,14 @@ def make_world(folder: Path) -> Path:
     }
     (folder / "pseudolabel.yaml").write_text(yaml.safe_dump(rounds))
     run(folder, "train", str(folder / "train.yaml"), "train.steps=8", "--out", str(folder / "run"))
-    run(folder, "embed", str(folder / "run"), str(folder / "data/train"),
-        "--out", str(folder / "e.npz"))  # fmt: skip
+    for words in (
+        "embed {w}/run {w}/data/train --out {w}/e.npz",
+        "embed {w}/run {w}/data/eval --out {w}/eval.npz",
+        "evaluate verification {w}/eval.npz --trials {w}/data/eval/trials --model run"
+        " --replicates 20 --out {w}/experiment/eval/run/synthetic",
+    ):
+        run(folder, *words_of(words)(folder))
     return folder
-
-
-def start(world: Path, *words: str, mark: str = "") -> subprocess.Popen[str]:
-    """Start a command in a session of its own; its temporary folders lie in `WORLD/tmp`."""
-    (world / "tmp").mkdir(exist_ok=True)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "TMPDIR": str(world / "tmp"),
-        "OMP_NUM_THREADS": "1",
-        MARK: mark,
-    }
-    return subprocess.Popen(
-        [sys.executable, "-m", "speechssl", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=world,
-        env=environment,
-        start_new_session=True,
-    )
-
-
-def run(world: Path, *words: str) -> float:
-    """Run a command to its end and return the seconds that it took."""
-    began = time.monotonic()
-    process = start(world, *words)
-    text = process.communicate(timeout=600)[0]
-    assert process.returncode == 0, text
-    return time.monotonic() - began
 
 
 @dataclass
@@ -156,28 +142,48 @@ class Unbroken:
         first: seconds until it began to write.
         seconds: until it ended.
         bits: name of each file -> digest.
+        size: bytes of all files of the output.
+        largest: bytes of the largest.
     """
 
     first: float
     seconds: float
     bits: dict[str, str]
+    size: int
+    largest: int
 
 
-def unbroken(world: Path, verb: Verb) -> Unbroken:
+def unbroken(world: Path, verb: Verb, kind: type[Process] | type[Fork] = Fork) -> Unbroken:
     """Run a verb and remove its output again."""
-    clear(world)
+    given = begin(world, verb)
     began = time.monotonic()
-    process = start(world, *verb.words(world))
+    command = kind(world, verb.words(world))
     first = 0.0
-    while process.poll() is None:
-        if not first and (world / "out").exists():
+    while command.poll() is None:
+        if not first and has_written(world, given):
             first = time.monotonic() - began
-        time.sleep(0.005)
+        time.sleep(0.002)
     seconds = time.monotonic() - began
-    assert process.returncode == 0, process.stdout.read()
-    found = Unbroken(first, seconds, digests(world))
+    assert command.returncode == 0, command.text()
+    sizes = [path.stat().st_size for path in (world / "out").rglob("*") if path.is_file()]
+    found = Unbroken(first, seconds, digests(world), sum(sizes), max(sizes))
     clear(world)
     return found
+
+
+def has_written(world: Path, given: int) -> bool:
+    """True if the output exists, and holds more than the `given` files of before."""
+    out = world / "out"
+    return out.exists() and len(list(out.rglob("*"))) > given
+
+
+def begin(world: Path, verb: Verb) -> int:
+    """Remove the output, or put what the verb adds to in its place; return the number of files."""
+    clear(world)
+    if not verb.given:
+        return -1
+    shutil.copytree(world / verb.given, world / "out")
+    return len(list((world / "out").rglob("*")))
 
 
 def clear(world: Path) -> None:
@@ -251,61 +257,6 @@ def without_timings(value: Any) -> Any:
     if isinstance(value, list):
         return [without_timings(item) for item in value]
     return value
-
-
-def processes_of(mark: str) -> list[int]:
-    """Return the living processes of a try."""
-    wanted = f"{MARK}={mark}".encode()
-    found = []
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        with contextlib.suppress(OSError):
-            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
-            if state != "Z" and wanted in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-    return found
-
-
-@dataclass
-class End:
-    """What was found after a command was ended.
-
-    Attributes:
-        code: its exit code.
-        text: what it printed.
-        children: processes that were alive 10 s later; they are ended.
-        leftovers: temporary files.
-    """
-
-    code: int
-    text: str
-    children: int
-    leftovers: list[str]
-
-
-def end(world: Path, words: list[str], number: int, after: float, *, group: bool = False) -> End:
-    """Start a command and send it a signal after so many seconds."""
-    mark = uuid.uuid4().hex
-    process = start(world, *words, mark=mark)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(after)
-    if process.poll() is None:
-        if group:
-            os.killpg(process.pid, number)
-        else:
-            os.kill(process.pid, number)
-    deadline = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    deadline = time.monotonic() + 10
-    while processes_of(mark) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    alive = processes_of(mark)
-    for pid in alive:
-        os.kill(pid, signal.SIGKILL)
-    text = process.communicate(timeout=60)[0]
-    return End(process.returncode, text, len(alive), leftovers(world))
 
 
 def leftovers(world: Path) -> list[str]:

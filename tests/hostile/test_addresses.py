@@ -6,12 +6,13 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from builders import make_model
+from hostile_runs import Cases
 
 from speechssl import conf, config
 from speechssl.audio import members, reading
@@ -165,31 +166,111 @@ def test_a_playlist_in_the_place_of_audio_asks_nobody(tmp_path: Path, name: str)
         assert connections == []
 
 
-def test_a_host_cannot_send_on_to_another(tmp_path: Path) -> None:
-    pytest.importorskip("fsspec")
-    pytest.importorskip("aiohttp")
+@contextlib.contextmanager
+def server(answer: Callable[[http.server.BaseHTTPRequestHandler], None]) -> Iterator[int]:
+    """A web server of this machine, and its port; `answer` writes what it says to GET and HEAD."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer(self)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    try:
+        yield running.server_port
+    finally:
+        running.shutdown()
+        running.server_close()
+
+
+ELSEWHERE = [
+    "http://127.0.0.1:{port}/a.tar",
+    "//127.0.0.1:{port}/a.tar",
+    "http://user@127.0.0.1:{port}/a.tar",
+    "ftp://127.0.0.1:{port}/a.tar",
+]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_host_cannot_send_on_to_another(status: int, cases: Cases) -> None:
+    pytest.importorskip("aiohttp", reason="http needs the extra scale")
+    for location in ELSEWHERE:
+        with listener() as (port, connections):
+
+            def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+                handler.send_response(status)
+                handler.send_header("Location", location.format(port=port))  # noqa: B023
+                handler.send_header("Content-Length", "0")
+                handler.end_headers()
+
+            with server(answer) as own_port:
+                address = f"http://127.0.0.1:{own_port}/a.tar"
+                problem = refused(lambda: members.archive_size(Remote(address)))  # noqa: B023
+                problem += refused(lambda: reading.info(Remote(f"{address}:0:9.flac")))  # noqa: B023
+            problem += "".join(f"a request from {who}" for who in connections)
+        cases.record("redirects", f"{status} to {location}", problem)
+    cases.hold()
+
+
+def refused(read: Callable[[], object]) -> str:
+    """Return "" if a UserError of one line is raised, and otherwise what happened."""
+    try:
+        read()
+    except UserError as error:
+        said = "sends on to another address" in str(error) and "\n" not in str(error)
+        return "" if said else f"says {error}"
+    return "it was read"
+
+
+@pytest.mark.parametrize("verb", ["validate", "embed", "shard", "train"])
+def test_no_verb_follows_a_host_that_was_named(verb: str, tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp", reason="http needs the extra scale")
+    asked: list[str] = []
     with listener() as (port, connections):
 
-        class Redirect(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(302)
-                self.send_header("Location", f"http://127.0.0.1:{port}/a.tar")
-                self.end_headers()
+        def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+            asked.append(handler.path)
+            handler.send_response(302)
+            handler.send_header("Location", f"http://127.0.0.1:{port}{handler.path}")
+            handler.end_headers()
 
-            do_HEAD = do_GET
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Redirect)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}/a.tar"
-        with pytest.raises(UserError):
-            members.archive_size(Remote(address))
-        with pytest.raises(UserError):
-            reading.info(Remote(f"{address}:0:9.flac"))
-        server.shutdown()
+        with server(answer) as own_port:
+            store = f"http://127.0.0.1:{own_port}/"
+            data = tmp_path / "data"
+            data.mkdir()
+            (data / "wav.scp").write_text(
+                "".join(f"u{i} {store}a.tar:{i}:9.flac\n" for i in range(4))
+            )
+            (data / "utt2dur").write_text("".join(f"u{i} 3.0\n" for i in range(4)))
+            (data / "utt2spk").write_text("".join(f"u{i} {i}\n" for i in range(4)))
+            allowed = [f"data.remote=[{store}]"] if verb == "train" else ["--remote", store]
+            done = run([*VERBS[verb], *allowed], {"DATA": data, "OUT": tmp_path / "out"})
         assert connections == []
+    assert asked, "the store that was named was not even asked"
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_a_store_without_ranges_is_refused() -> None:
+    """As `python -m http.server`: it answers with the whole archive, which is not the member."""
+    pytest.importorskip("aiohttp", reason="http needs the extra scale")
+
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000")
+        handler.end_headers()
+        handler.wfile.write(bytes(1000))
+
+    with (
+        server(answer) as port,
+        pytest.raises(UserError, match="more than the bytes that were asked for"),
+    ):
+        members.Member(Remote(f"http://127.0.0.1:{port}/a.tar"), 10, 20, ".flac").open()
 
 
 def test_the_listener_would_have_noticed() -> None:

@@ -52,6 +52,13 @@ COMMANDS = {
         " --out {w}/out"
     ),
     "pseudolabel": "pseudolabel {w}/pseudolabel.yaml --out {w}/out --device cpu",
+    "evaluate verification": "evaluate verification {w}/e.npz --trials {w}/no --out {w}/out",
+    "evaluate classification": (
+        "evaluate classification {w}/e.npz --labels {w}/data/utt2emotion --groups {w}/data/utt2spk"
+        " --out {w}/out"
+    ),
+    "diagnose": "diagnose {w}/e.npz --out {w}/out",
+    "report": "report {w}/out",
     "export": "export {w}/model --to huggingface --out {w}/out",
 }
 
@@ -78,6 +85,16 @@ def test_a_second_embedding_into_one_file_is_refused(
     with sole_writer(out):
         assert main(["embed", str(world / "model"), str(world / "data"), "--out", str(out)]) == 2
         assert [path.name for path in (world / "out").iterdir()] == [f".{name}.lock"]
+    assert "is writing it" in capsys.readouterr().err
+
+
+def test_a_second_list_of_scores_is_refused(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = world / "out/scores"
+    with sole_writer(out):
+        assert main(["score", str(world / "e.npz"), "--all-pairs", "--out", str(out)]) == 2
+        assert not out.exists()
     assert "is writing it" in capsys.readouterr().err
 
 

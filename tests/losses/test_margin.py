@@ -2,19 +2,21 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.stats import norm
 
+from speechssl.losses import margin
 from speechssl.losses.margin import aam_logits, centre_cosines, dynamic_gate
 
 
 def test_the_margin_turns_the_targets_angle():
     angle = 0.7
-    margin = 0.3
     cosines = torch.tensor([[math.cos(angle), 0.1, -0.2]])
-    logits = aam_logits(cosines, torch.tensor([0]), scale=30.0, margin=margin)
-    torch.testing.assert_close(logits, torch.tensor([[30 * math.cos(angle + margin), 3.0, -6.0]]))
+    logits = aam_logits(cosines, torch.tensor([0]), scale=30.0, margin=0.3)
+    torch.testing.assert_close(logits, torch.tensor([[30 * math.cos(angle + 0.3), 3.0, -6.0]]))
 
 
 def test_beyond_pi_minus_m_the_target_goes_on_falling():
@@ -69,3 +71,30 @@ def test_samples_without_any_loss_do_not_take_the_gate_for_themselves(zeros):
 def test_losses_that_are_all_alike_have_no_gate():
     assert dynamic_gate(torch.full((100,), 0.3)) == math.inf
     assert dynamic_gate(torch.tensor([0.1, 2.0])) == math.inf
+
+
+def overlapping(count, wrong):
+    """Log-normal losses of right and wrong labels, and where their densities cross between means."""
+    rng = np.random.default_rng(0)
+    right = rng.lognormal(-1.5, 1.3, int(count * (1 - wrong)))
+    bad = rng.lognormal(2.2, 0.35, int(count * wrong))
+    grid = np.linspace(-1.5, 2.2, 10_000)
+    ratio = (1 - wrong) * norm.pdf(grid, -1.5, 1.3) / (wrong * norm.pdf(grid, 2.2, 0.35))
+    crossing = float(np.exp(grid[(ratio >= 1).sum() - 1]))
+    return torch.tensor(right), torch.tensor(bad), crossing
+
+
+@pytest.mark.parametrize("wrong", [0.1, 0.3])
+def test_the_mixture_converges_so_few_right_labels_are_stopped(wrong):
+    right, bad, crossing = overlapping(20_000, wrong)
+    gate = dynamic_gate(torch.cat([right, bad]))
+    assert gate == pytest.approx(crossing, rel=0.15)
+    assert (right > gate).double().mean() < 0.03 and (bad <= gate).double().mean() < 0.03
+
+
+def test_a_sample_of_many_losses_gives_the_same_gate(monkeypatch):
+    right, bad, crossing = overlapping(20_000, 0.1)
+    losses = torch.cat([right, bad])
+    monkeypatch.setattr(margin, "MOST_LOSSES", 5000)
+    assert dynamic_gate(losses) == pytest.approx(crossing, rel=0.2)
+    assert dynamic_gate(losses) == dynamic_gate(losses)

@@ -133,7 +133,7 @@ def test_dimcl_mixes_the_base_loss_and_its_own():
     output = mixed(views(), at(0))
     torch.testing.assert_close(output.scalars["base"], base.detach())
     torch.testing.assert_close(
-        output.loss.detach(), 0.75 * base.detach() + 0.25 * output.scalars["dimcl"]
+        output.loss.detach(), 0.75 * 2 * base.detach() + 0.25 * output.scalars["dimcl"]
     )
 
 

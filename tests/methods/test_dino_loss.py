@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from speechssl.methods.dino import DinoHead, dino_loss, koleo, sinkhorn, variance_covariance
+from speechssl.losses.distillation import dino_loss, koleo, sinkhorn
+from speechssl.methods.vicreg import variance_covariance
+from speechssl.nn.dino_head import DinoHead
 from speechssl.nn.moving_average import cosine_schedule
 
 

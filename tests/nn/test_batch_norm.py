@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from speechssl.nn.batch_norm import BatchNorm, batch_norm, normalise
+from speechssl.nn.batch_norm import BatchNorm, batch_norm, hold_running_statistics, normalise
 
 
 def test_batch_norm_statistics_are_exact_for_many_rows() -> None:
@@ -48,3 +48,35 @@ def test_a_converted_norm_is_called_as_it_is() -> None:
     layer.norm = Shared()
     x = torch.randn(2, 4, 3)
     torch.testing.assert_close(layer(x), x + 1)
+
+
+def test_held_statistics_stay_and_a_row_does_not_depend_on_the_others():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)).train()
+    net(3 * torch.randn(50, 4) + 1)  # statistics that are not those of the start
+    state = {key: value.clone() for key, value in net.state_dict().items()}
+    hold_running_statistics(net)
+    rows = torch.randn(8, 4)
+    together = net(rows)
+    alone = torch.cat([net(row[None]) for row in rows])
+    torch.testing.assert_close(together, alone)
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, state[key]), key
+    # the weights are still trained
+    together.sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_a_pass_of_few_rows_before_one_of_many_can_be_differentiated():
+    torch.manual_seed(0)
+    norm, plain = nn.BatchNorm1d(4), nn.BatchNorm1d(4)
+    weights = torch.randn(4)
+    for module, apply in ((norm, lambda x: batch_norm(norm, x)), (plain, plain)):
+        torch.manual_seed(1)
+        few, many = torch.randn(100, 4), torch.randn(3000, 4)
+        loss = (apply(few).square() * weights).sum() + (apply(many).relu() * weights).sum()
+        loss.backward()
+        assert module.weight.grad.isfinite().all()
+    torch.testing.assert_close(norm.weight.grad, plain.weight.grad, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(norm.running_mean, plain.running_mean)
+    torch.testing.assert_close(norm.running_var, plain.running_var)

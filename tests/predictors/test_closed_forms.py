@@ -34,8 +34,11 @@ def test_directpred_gains_of_a_spectrum_of_4_and_1():
     assert gains(torch.zeros(2), 0.0, "relative").tolist() == pytest.approx([1e-4, 1e-4])
 
 
-def test_directcopy_with_spectral_norm():
-    weight = correlated(make("directcopy", 2, epsilon=0.3), torch.diag(torch.tensor([4.0, 1.0])))
+def test_directcopy_as_released_and_with_spectral_norm():
+    f = torch.diag(torch.tensor([4.0, 1.0]))
+    weight = correlated(make("directcopy", 2, epsilon=0.3), f)
+    torch.testing.assert_close(weight, torch.diag(torch.tensor([4.3, 1.3])))
+    weight = correlated(make("directcopy", 2, epsilon=0.3, norm="spectral"), f)
     torch.testing.assert_close(weight, torch.diag(torch.tensor([1.3, 0.55])))
 
 
@@ -141,3 +144,20 @@ def test_the_mlp_is_a_bottleneck_without_norm_at_its_end():
 def test_an_unknown_predictor_is_refused_with_the_nearest():
     with pytest.raises(UserError, match="no 'directpredd' .did you mean 'directpred'"):
         parts.build("predictors", "directpredd", 4)
+
+
+def test_isoloss_sets_its_weight_in_the_forward_pass_where_asked_to():
+    z = batch(64, DIM) * torch.arange(1, DIM + 1)
+    predictor = make("isoloss", timing="forward")
+    late = make("isoloss")
+    predictor.observe(z)
+    late.observe(z)
+    assert torch.equal(late.weight, torch.eye(DIM))
+    late.after_step(0)
+    assert torch.equal(predictor.weight, late.weight)
+    predictor.observe(3 * batch(64, DIM, seed=1))
+    with_this_batch = predictor.weight.clone()
+    predictor.after_step(1)
+    assert torch.equal(predictor.weight, with_this_batch)
+    with pytest.raises(UserError, match="frequency must be 1 with predictor.timing=forward"):
+        make("isoloss", timing="forward", frequency=2)

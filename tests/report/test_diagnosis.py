@@ -11,7 +11,7 @@ from builders import make_model, noise, write_audio
 from speechssl.cli import main
 from speechssl.errors import UserError
 from speechssl.report.comparison import compare
-from speechssl.report.diagnosis import agreement, diagnose, rank_models, table, verdict
+from speechssl.report.diagnosis import Finding, agreement, diagnose, rank_models, table, verdict
 
 
 def spread(*shape, seed=0):
@@ -112,7 +112,9 @@ def world(tmp_path_factory):
 def test_diagnose_an_embeddings_file(tmp_path, capsys):
     np.savez(tmp_path / "e.npz", ids=np.arange(300).astype(str), embeddings=collapsed())
     assert main(["diagnose", str(tmp_path / "e.npz"), "--out", str(tmp_path / "out")]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("verdict: collapsed")
+    *_, rule, last = capsys.readouterr().out.splitlines()
+    assert rule.startswith("rule: collapsed if the rank says so, or two")
+    assert last.startswith("verdict: collapsed")
     written = json.loads((tmp_path / "out" / "diagnostics.json").read_text())
     assert written["figures"]["effective_rank"]["verdict"] == "collapsed"
     assert (tmp_path / "out" / "spectrum.png").exists()
@@ -163,3 +165,9 @@ def test_mistakes_are_one_line(world, words, said, capsys):
 def test_a_comparison_of_nothing_is_refused(tmp_path):
     with pytest.raises(UserError, match="run `speechssl evaluate verification`"):
         compare(tmp_path)
+
+
+def test_a_verdict_needs_a_figure():
+    nothing = [Finding("uniformity", math.nan, -4.5, -1.0, "undefined", "")]
+    assert verdict(nothing).startswith("undefined")
+    assert verdict(diagnose(np.zeros((50, 8), "f4"))).startswith("collapsed")

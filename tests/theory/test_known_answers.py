@@ -1,5 +1,5 @@
 """The known-answer experiments of egs/theory come out as predicted (methods/README.md 1.6, 2.8, 2.9, 4.2,
-4.6).
+4.6, 14.5).
 """
 
 import math
@@ -14,9 +14,15 @@ import decorrelation
 import dino
 import linear
 import network
+import pairwise
 import uniformity
 
-FAST = [*linear.EXPERIMENTS, *uniformity.EXPERIMENTS, *decorrelation.EXPERIMENTS]
+FAST = [
+    *linear.EXPERIMENTS,
+    *uniformity.EXPERIMENTS,
+    *decorrelation.EXPERIMENTS,
+    *pairwise.EXPERIMENTS,
+]
 SLOW = [*network.EXPERIMENTS, *dino.EXPERIMENTS]
 
 

@@ -14,7 +14,7 @@ from speechssl.model import Model
 from speechssl.train import about, checkpoint
 from speechssl.train.average import average
 from speechssl.train.resuming import same_settings
-from speechssl.train.settings import resolve
+from speechssl.train.settings import resolve, with_precision
 from speechssl.weights import read_checkpoint
 
 ENCODER = {
@@ -158,6 +158,27 @@ def test_a_run_from_before_auto_is_resumed_as_it_was(configuration, tmp_path):
     asked = resolve(str(configuration), ["train.threads=auto", "train.precision=float32"])
     with pytest.raises(UserError, match="train.precision was 'bfloat16'"):
         same_settings(RunFolder(tmp_path), asked)
+
+
+@pytest.mark.parametrize("kernel", ["mkl", "onednn"])
+def test_a_run_goes_on_with_the_kernel_that_it_began_with(
+    kernel, configuration, tmp_path, monkeypatch
+):
+    """Also on another processor, or under another SPEECHSSL_FLOAT32_KERNEL."""
+    asked = resolve(str(configuration))
+    monkeypatch.setenv("SPEECHSSL_FLOAT32_KERNEL", kernel)
+    config.write(config.thaw(with_precision(asked, "cpu")), RunFolder(tmp_path).config)
+    monkeypatch.setenv("SPEECHSSL_FLOAT32_KERNEL", "mkl" if kernel == "onednn" else "onednn")
+    resumed = with_precision(same_settings(RunFolder(tmp_path), asked), "cpu")
+    assert resumed.train.float32_kernel == kernel
+
+
+def test_a_run_from_before_there_was_a_choice_of_kernels_goes_on_with_mkl(configuration, tmp_path):
+    asked = resolve(str(configuration))
+    before = config.thaw(asked)
+    del before["train"]["float32_kernel"]
+    config.write(before, RunFolder(tmp_path).config)
+    assert same_settings(RunFolder(tmp_path), asked).train.float32_kernel == "mkl"
 
 
 def test_a_run_from_before_settings_were_renamed_is_resumed(configuration, tmp_path):

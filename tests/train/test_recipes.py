@@ -75,7 +75,10 @@ def test_cho2022_is_the_published_recipe():
         0.025,
         0.010,
     )
-    assert (f["normalise"], f["context"]) == ("sliding", 150)
+    assert (f["normalise"], f["context"]) == ("sliding", 301)  # 150 on each side and the middle
+    assert (f["window_type"], f["preemphasis"]) == ("povey", 0.97)
+    assert (f["remove_dc_offset"], f["filter_scale"]) == ("utterance", "mel")
+    assert s.data.min_seconds == 4 and s.data.replacement
     e = s.encoder
     assert (e["name"], e["width"], e["embedding_dim"], e["pooling"]) == (
         "resnet",
@@ -84,9 +87,11 @@ def test_cho2022_is_the_published_recipe():
         "statistics",
     )
     assert tuple(e["blocks"]) == (3, 4, 6, 3)
+    assert not e["pooled_norm"] and not e["embedding_norm"]
     m = s.method
     assert (m["prototypes"], m["layers"], m["hidden"], m["bottleneck"]) == (65536, 3, 2048, 256)
     assert (m["batchnorm"], m["norm_last_layer"], m["centring"]) == (False, True, "centre")
+    assert m["input_batchnorm"]
     assert (m["student_temperature"], m["teacher_temperature"], m["teacher_temperature_start"]) == (
         0.1,
         0.04,
@@ -111,7 +116,10 @@ def test_cho2022_is_the_published_recipe():
     assert [tuple(a[k]) for k in ("snr", "snr_music", "snr_speech")] == [(0, 18), (3, 18), (3, 18)]
     for extra in ("babble_prob", "filter_prob", "codec_prob"):
         assert a[extra] == 0
-    assert s.optimizer.name == "adam" and s.optimizer.clip is None
+    assert (a["dither"], a["context"], a["exclusive"]) == (1.0, 0.5, False)
+    o = s.optimizer
+    assert o.name == "adam" and o.clip is None
+    assert (o.beta1, o.beta2, o.amsgrad) == (0.9, 0.95, True)
     assert s.train.epochs == 70
 
 
@@ -122,15 +130,15 @@ def test_the_schedule_of_cho2022():
     optimizer = build_optimizer(net, o)
     batch = s.train.batch_size * 2
     peak = 0.005 * batch / 256
-    assert 96 <= batch <= 128
+    assert batch == 96 and peak == 0.001875
     for epoch, want in (
         (0, 0.0),
         (5, peak / 2),
         (10, peak),
-        (40, (peak + peak * o.final_lr_ratio) / 2),
+        (40, (peak + 1e-6) / 2),
+        (70, 1e-6),
     ):
         assert schedule(optimizer, o, epoch / 70, batch) == pytest.approx(want, rel=1e-4), epoch
-    assert schedule(optimizer, o, 1.0, batch) < 1e-3 * peak
     decay, plain = optimizer.param_groups
     assert (decay["weight_decay"], plain["weight_decay"]) == (1e-4, 0.0)
     assert math.isclose(o.warmup * 70, 10, rel_tol=1e-6)
@@ -149,13 +157,31 @@ def test_examples_need_nothing_but_the_audio_and_warm_up(path):
 
 
 VOXCELEB = {
-    # width, embedding, devices, crops, K, peak lr, epochs, teacher temperature at the start, 20 %
-    # and the end
-    "dino": (1024, 192, 8, [(2, 3.0), (4, 2.0)], 65536, 0.4, 150, (0.04, 0.07, 0.07)),
-    "ecapa512": (512, 192, 8, [(2, 3.0), (4, 2.0)], 65536, 0.4, 150, (0.04, 0.07, 0.07)),
-    "gpu24": (512, 192, 1, [(2, 3.0), (4, 2.0)], 65536, 0.2, 60, (0.04, 0.07, 0.07)),
-    "rdino": (1024, 512, 4, [(2, 4.0), (4, 2.0)], 65536, 0.325, 70, (0.04, 0.04, 0.04)),
-    "sdpn": (1024, 512, 4, [(1, 4.0), (4, 2.0)], 1024, 0.6, 150, (0.25, 0.25, 0.25)),
+    # width, embedding, devices, crops, K, epochs, teacher temperature at the start, 20 % and the end
+    "dino": (1024, 192, 8, [(2, 3.0), (4, 2.0)], 65536, 150, (0.04, 0.07, 0.07)),
+    "ecapa512": (512, 192, 8, [(2, 3.0), (4, 2.0)], 65536, 150, (0.04, 0.07, 0.07)),
+    "gpu24": (512, 192, 1, [(2, 3.0), (4, 2.0)], 65536, 60, (0.04, 0.07, 0.07)),
+    "rdino": (1024, 512, 4, [(2, 4.0), (4, 2.0)], 65536, 70, (0.04, 0.04, 0.04)),
+    "sdpn": (1024, 512, 4, [(1, 4.0), (4, 2.0)], 1024, 150, (0.025, 0.025, 0.025)),
+}
+
+SCHEDULES = {
+    # warm-up in epochs, rate after it, lowest rate; wespeaker scales the lowest with the batch, too
+    "dino": (20, 0.2 * 512 / 256, 5e-5 * 512 / 256),
+    "ecapa512": (20, 0.2 * 512 / 256, 5e-5 * 512 / 256),
+    "gpu24": (8, 0.2, 5e-5),
+    "rdino": (10, 0.4 * 208 / 256, 1e-5),
+    "sdpn": (10, 0.4 * 384 / 256, 1e-5),
+}
+
+AUGMENTATION = {
+    # probabilities of noise and of a room, SNR of music and of speech, either noise or a room, dither
+    "dino": (1 / 2, 1 / 2, (5, 15), (10, 30), True, 1.0),
+    "ecapa512": (1 / 2, 1 / 2, (5, 15), (10, 30), True, 1.0),
+    "gpu24": (1 / 2, 1 / 2, (5, 15), (10, 30), True, 1.0),
+    # nothing in 1 of 6; one of them in 3 of 6, a quarter of these a room; both in 2 of 6
+    "rdino": (3 / 6 * 3 / 4 + 2 / 6, 3 / 6 / 4 + 2 / 6, (5, 15), (13, 20), False, 0.0),
+    "sdpn": (3 / 6 * 3 / 4 + 2 / 6, 3 / 6 / 4 + 2 / 6, (5, 15), (13, 20), False, 0.0),
 }
 
 
@@ -168,7 +194,7 @@ class Tiny(torch.nn.Linear):
 
 @pytest.mark.parametrize("name", VOXCELEB)
 def test_voxceleb_configurations_are_what_they_say(name):
-    width, embedding, devices, crops, prototypes, peak, epochs, temperatures = VOXCELEB[name]
+    width, embedding, devices, crops, prototypes, epochs, temperatures = VOXCELEB[name]
     s = settings(conf.find(name) or f"recipes/voxceleb/conf/{name}.yaml")
     assert [(c["count"], c["seconds"]) for c in s.data.crops] == crops
     assert (s.encoder["name"], s.encoder["width"], s.encoder["embedding_dim"]) == (
@@ -181,13 +207,43 @@ def test_voxceleb_configurations_are_what_they_say(name):
     o = s.optimizer
     optimizer = build_optimizer(torch.nn.Linear(2, 2), o)
     batch = s.train.batch_size * devices
-    rates = [schedule(optimizer, o, fraction, batch) for fraction in (0.0, o.warmup, 1.0)]
-    assert rates[0] == 0 and rates[1] == pytest.approx(peak)
-    assert rates[2] / batch * 256 == pytest.approx(1e-5)  # in absolute terms at batch 256
+    warmup_epochs, peak, lowest = SCHEDULES[name]
+    fractions = (0.0, warmup_epochs / epochs / 2, warmup_epochs / epochs, 1.0)
+    rates = [schedule(optimizer, o, fraction, batch) for fraction in fractions]
+    assert rates == pytest.approx([0, peak / 2, peak, lowest], rel=1e-6)
     assert (o.name, o.clip, o.clip_mode, o.weight_decay) == ("sgd", 3.0, "tensor", 5e-5)
     method = parts.build("methods", {**s.method, "prototypes": 8, "hidden": 8}, Tiny())
     got = [method.teacher_temperature.at(fraction) for fraction in (0.0, 0.2, 1.0)]
     assert got == pytest.approx(temperatures)
+
+
+@pytest.mark.parametrize("name", VOXCELEB)
+def test_voxceleb_augmentation_and_features_are_the_programs(name):
+    noise, room, music, speech, exclusive, dither = AUGMENTATION[name]
+    s = settings(conf.find(name) or f"recipes/voxceleb/conf/{name}.yaml")
+    a = s.augment
+    assert (a["noise_prob"], a["rir_prob"]) == pytest.approx((noise, room), abs=1e-4)
+    assert (tuple(a["snr"]), tuple(a["snr_music"]), tuple(a["snr_speech"])) == (
+        (0, 15),
+        music,
+        speech,
+    )
+    assert (a["exclusive"], a["dither"], a["simulate_prob"]) == (exclusive, dither, 0.0)
+    f = s.features
+    if exclusive:  # wespeaker: torchaudio's kaldi.fbank with a Hamming window
+        assert (f["window_type"], f["preemphasis"], f["f_min"], f["f_max"]) == (
+            "hamming", 0.97, 20, 8000,
+        )  # fmt: skip
+        assert (f["remove_dc_offset"], f["filter_scale"], f["normalise"]) == (
+            "frame",
+            "mel",
+            "mean",
+        )
+        assert s.encoder["embedding_norm"] and s.encoder["mfa_channels"] in (None, 1536)
+    else:  # 3D-Speaker: torchaudio's MelSpectrogram and an InstanceNorm
+        assert (f["window_type"], f["preemphasis"], f["f_min"], f["f_max"]) == ("hann", 0, 0, 8000)
+        assert (f["filter_scale"], f["normalise"]) == ("hertz", "standard")
+        assert not s.encoder["embedding_norm"]
 
 
 def test_sdpn_gives_the_teacher_a_clean_crop_and_the_student_augmented_ones():
@@ -201,12 +257,24 @@ def test_sdpn_gives_the_teacher_a_clean_crop_and_the_student_augmented_ones():
     assert (m["centring"], m["sinkhorn_iterations"], m["mean_entropy_weight"], m["koleo_weight"]) == (
         "sinkhorn", 3, 1.0, 0.1,
     )  # fmt: skip
+    assert (m["sinkhorn_on"], m["target_prototypes"], m["koleo_over"]) == (
+        "probabilities", "student", "all",
+    )  # fmt: skip
+    assert not m["prototype_decay"] and not m["prototype_clip"]
+    assert m["freeze_last_layer"] == 0 and m["prototype_lr_scale"] == 4  # on 4 GPUs
 
 
 def test_rdino_regularises_its_wide_layer():
     m = settings("recipes/voxceleb/conf/rdino.yaml").method
-    assert (m["regularised"], m["variance_weight"], m["covariance_weight"]) == (8192, 10.0, 1.0)
+    assert (m["regularised"], m["variance_weight"]) == (8192, 10.0)
+    assert m["covariance_weight"] == 8192 / 65536  # the program divides by the prototypes
     assert (m["regulariser_start"], m["regulariser_end"]) == (0.05, 0.2)
+    method = parts.build(
+        "methods", {**m, "prototypes": 8, "hidden": 8, "regularised": 8, "bottleneck": 4}, Tiny()
+    )
+    at_epochs = [method.regulariser_weight.at(epoch / 70) for epoch in range(12)]
+    want = [0.05 + 0.15 * min(epoch, 9) / 9 for epoch in range(12)]  # linspace(.05, .2, 10)
+    assert at_epochs == pytest.approx(want)
 
 
 def test_pseudo_label_stages():

@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_embeddings(parser)
     flags.add_labels(parser)
     flags.add_folds(parser)
+    flags.add_subjects(parser)
     parser.add_argument(
         "--beside",
         nargs="+",
@@ -47,9 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Probe, write into ``--out`` and print the table."""
+    with flags.writing_alone(args.out):
+        _measure(args)
+
+
+def _measure(args: argparse.Namespace) -> None:
     from speechssl.data.kaldi import read_values
     from speechssl.data.vectors.files import read_vectors
-    from speechssl.evaluation.classification import classify
+    from speechssl.evaluation.classification import classify, subjects
 
     options = {
         "labels": read_values(args.labels, "label"),
@@ -67,13 +73,21 @@ def run(args: argparse.Namespace) -> None:
     for name, path in others:
         beside = measured.results.setdefault("beside", {})
         beside[name] = _compare(measured, path, options)
+    votes = None
+    if args.subjects:
+        subject_of = read_values(args.subjects, "subject")
+        votes = subjects.add_votes(measured, subject_of, replicates=args.replicates, seed=args.seed)
     if args.out:
         from speechssl.report import plots
 
         classify.write_results(args.out, measured)
         results = measured.results
         plots.confusion_plot(results["labels"], results["confusion"], args.out / "confusion.png")
+        if votes is not None:
+            subjects.write_votes(args.out, votes)
     print(_table(measured.results))
+    if votes is not None:
+        print(subjects.describe(measured.results["subjects"]))
 
 
 def _named_path(word: str) -> tuple[str, Path]:

@@ -44,6 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure, write into ``--out`` and print the table."""
+    with flags.writing_alone(args.out):
+        _measure(args)
+
+
+def _measure(args: argparse.Namespace) -> None:
     from speechssl.data.kaldi import read_mapping, read_values
     from speechssl.data.trials import read_trials
     from speechssl.evaluation.verification.conditions import split_by_label

@@ -166,7 +166,7 @@ def prepare(
         with sole_writer_in(root):
             _generate([*train, *evaluation], seed, jobs, expression)
         write_manifest(_manifest(train), out / "train")
-        write_manifest(_manifest(evaluation), out / "eval")
+        write_manifest(_manifest(evaluation), out / "eval", outdated=["trials"])
         pairs = choose_trials(evaluation, trials, np.random.default_rng([seed, TRIALS]))
         write_trials(pairs, out / "eval" / "trials", style="voxceleb")
     except BrokenProcessPool:

@@ -77,6 +77,8 @@ def read_vectors(path: str | Path) -> Vectors:
         raise UserError(f"{path}: no such file; give the embeddings written by `speechssl embed`")
     ids, embeddings = chosen.read(Path(path))
     _refuse_repeated(where, ids)
+    if not embeddings.shape[1]:
+        raise UserError(f"{where}: its vectors have no numbers; write it again")
     return ids, embeddings
 
 

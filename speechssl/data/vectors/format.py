@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from speechssl.audio.tables import MAX_ID
 from speechssl.errors import UserError
 
 Vectors = tuple[NDArray[np.str_], NDArray[np.float32]]
@@ -23,6 +24,14 @@ AddVectors = Callable[[list[str], NDArray[np.float32]], None]
 
 STANDARD_STREAM = "-"
 """The name of standard input and output, in place of a file's."""
+
+_ALWAYS_READ = 64 << 20  # bytes
+_MOST_COMPRESSION = 50  # times; vectors compress to a half, padded ids to a twentieth
+
+
+def most_bytes(path: Path) -> int:
+    """Return how many bytes may come out of a file: far more is an archive made to fill memory."""
+    return _ALWAYS_READ + _MOST_COMPRESSION * path.stat().st_size
 
 
 class Format(Protocol):
@@ -52,7 +61,7 @@ def from_rows(where: str, rows: Iterable[Row]) -> Vectors:
     """Collect rows.
 
     Raises:
-        UserError: a row has no numbers, or not as many as those before it.
+        UserError: a row has no numbers, or not as many as those before it, or an id is too long.
     """
     ids: list[str] = []
     vectors: list[NDArray[Any]] = []
@@ -64,9 +73,16 @@ def from_rows(where: str, rows: Iterable[Row]) -> Vectors:
                 f"{where}: {name!r} has {len(vector)} numbers where those before have"
                 f" {len(vectors[0])}"
             )
+        refuse_long_id(where, name)
         ids.append(name)
         vectors.append(vector)
     return np.array(ids, dtype=str), np.array(vectors, dtype=np.float32)
+
+
+def refuse_long_id(where: str, name: str) -> None:
+    """Raise UserError for an id so long that an array with room for it in every row fills memory."""
+    if len(name) > MAX_ID:
+        raise UserError(f"{where}: the id {name[:40]!r}... has {len(name)} characters; shorten it")
 
 
 def refuse_white_space(where: str, ids: Iterable[str]) -> None:

@@ -9,8 +9,10 @@ with a screenful.
 
 from __future__ import annotations
 
+import os
+import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -26,6 +28,7 @@ from speechssl.errors import UserError
 from speechssl.files import atomic_write_together
 
 _DTYPES = {b"FV ": "<f4", b"DV ": "<f8"}
+_OFFSET = re.compile("[0-9]{1,18}")
 _LOOK = 4096  # bytes in which a binary archive has its first vector, and an id ends
 
 
@@ -83,10 +86,10 @@ def unpack_vector(file: BinaryIO, where: str) -> NDArray[Any]:
         )
     (dim,) = struct.unpack("<i", header[6:])
     size = dim * np.dtype(dtype).itemsize
-    data = file.read(max(size, 0))
-    if dim < 0 or len(data) != size:
+    left = os.fstat(file.fileno()).st_size - file.tell()
+    if not 0 <= size <= left:
         raise UserError(f"{where}: cut off in the vector that ends the file; write it again")
-    return np.frombuffer(data, dtype)
+    return np.frombuffer(file.read(size), dtype)
 
 
 def read_ark(path: Path) -> Iterator[Row]:
@@ -129,21 +132,49 @@ def read_scp(path: Path) -> Iterator[Row]:
     for number, line in enumerate(_lines(path), start=1):
         name, _, place = line.strip().partition(" ")
         ark, _, offset = place.strip().rpartition(":")
-        if not ark or not offset.isdigit():
+        if not ark or not _OFFSET.fullmatch(offset):
             raise UserError(
                 f"{path}, line {number}: not `id archive.ark:offset` (pipes are not run):"
                 f" {line[:80]!r}"
             )
         entries.append((name, ark, int(offset)))
+    bytes_left: dict[str, int] = {}
     for ark, group in groupby(entries, key=lambda entry: entry[1]):
         refuse_special_file(ark)
         try:
             with open(ark, "rb") as file:
-                for name, _, offset_in_ark in group:
-                    file.seek(offset_in_ark)
-                    yield name, unpack_vector(file, ark)
-        except OSError as error:
-            raise UserError(f"{path}: {ark} cannot be read ({error.strerror})") from None
+                bytes_left.setdefault(ark, os.fstat(file.fileno()).st_size)
+                yield from _vectors_at(file, ark, group, bytes_left)
+        except (OSError, ValueError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"{path}: {ark[:200]} cannot be read ({reason})") from None
+
+
+def _vectors_at(
+    file: BinaryIO,
+    ark: str,
+    entries: Iterable[tuple[str, str, int]],
+    bytes_left: dict[str, int],
+) -> Iterator[Row]:
+    """Yield the vectors at some offsets of an archive.
+
+    Args:
+        file: the archive.
+        ark: its path.
+        entries: id, path and offset of each vector.
+        bytes_left: archive -> bytes of it that may still be read; is counted down.
+
+    Raises:
+        UserError: they have more bytes than the archive: offsets that name the same vector again
+            and again could ask for any amount of memory.
+    """
+    for name, _, offset in entries:
+        file.seek(offset)
+        vector = unpack_vector(file, ark)
+        bytes_left[ark] -= vector.nbytes
+        if bytes_left[ark] < 0:
+            raise UserError(f"{ark}: the scp names its vectors more than once; write it again")
+        yield name, vector
 
 
 def _lines(path: Path) -> list[str]:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from speechssl.data.vectors.format import AddVectors, Vectors
+from speechssl.data.vectors.format import AddVectors, Vectors, most_bytes
 from speechssl.errors import UserError
 from speechssl.files import atomic_write
 
-_UNREADABLE = (
-    OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile,
-)  # fmt: skip
+_KINDS = {"ids.npy": "USiu", "embeddings.npy": "fiu"}
+"""Member -> kinds of NumPy types that it may hold: strings and numbers."""
 
 
 class Npz:
@@ -27,10 +28,13 @@ class Npz:
     def read(self, path: Path) -> Vectors:
         """Read a file; objects in it are never unpickled."""
         try:
+            _refuse_claims(path)
             with np.load(path, allow_pickle=False) as data:
                 ids = data["ids"]
                 vectors = np.asarray(data["embeddings"], dtype=np.float32)
-        except _UNREADABLE:
+        except UserError:
+            raise
+        except Exception:  # zipfile, zlib and NumPy have a dozen kinds for damage
             raise UserError(
                 f"{path}: not a readable .npz with `ids` (strings) and `embeddings` (numbers)"
             ) from None
@@ -56,6 +60,40 @@ class Npz:
             yield add
             with temporary.open("wb") as file:
                 np.savez(file, ids=np.array(ids), embeddings=np.concatenate(parts))
+
+
+def _refuse_claims(path: Path) -> None:
+    """Refuse arrays of other types, and more bytes than the file can hold, before they are read."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.getinfo(name) for name in _KINDS}
+        claimed = sum(member.file_size for member in members.values())
+        if claimed > most_bytes(path):
+            raise UserError(
+                f"{path}: claims {claimed >> 20} MB, too many for a file of"
+                f" {path.stat().st_size} bytes; write it again"
+            )
+        for name, member in members.items():
+            with archive.open(member) as file:
+                shape, dtype = _header(file)
+            size = math.prod(shape) * dtype.itemsize
+            if dtype.kind not in _KINDS[name] or min(shape, default=0) < 0:
+                raise ValueError(f"an array of {dtype}")
+            if size > member.file_size:
+                raise UserError(
+                    f"{path}: {name} is cut off, or claims {size} bytes; write it again"
+                )
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return shape and type of a .npy file."""
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    elif version == (2, 0):
+        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+    else:
+        raise ValueError(f"version {version}")
+    return shape, dtype
 
 
 FORMAT = Npz()

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechssl.data.vectors.format import AddVectors, Vectors
+from speechssl.data.vectors.format import AddVectors, Vectors, most_bytes, refuse_long_id
 from speechssl.errors import UserError
 from speechssl.files import atomic_write
+
+_ROWS = 256  # read at a time
 
 
 class Parquet:
@@ -24,21 +26,30 @@ class Parquet:
     def read(self, path: Path) -> Vectors:
         """Read a file."""
         arrow = _pyarrow()
+        ids: list[str] = []
+        parts: list[NDArray[np.float32]] = []
+        size = 0
         try:
-            table = arrow.parquet.read_table(path, columns=["id", "embedding"]).combine_chunks()
-            ids = np.array(table["id"].to_pylist(), dtype=str)
-            lists = table["embedding"]
-            numbers = lists.combine_chunks().flatten().to_numpy().astype(np.float32)
-            vectors = numbers.reshape(len(ids), -1)
-            sizes = arrow.compute.list_value_length(lists).to_numpy()
+            with arrow.parquet.ParquetFile(path) as file:
+                _refuse_claims(path, file.metadata)
+                for batch in file.iter_batches(_ROWS, columns=["id", "embedding"]):
+                    names, vectors = _rows(path, arrow, batch)
+                    ids += names
+                    parts.append(vectors)
+                    size += vectors.nbytes
+                    if size > most_bytes(path):
+                        raise _bomb(path)
+        except UserError:
+            raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError, arrow.ArrowException):
             raise UserError(
                 f"{path}: not a parquet file with `id` (string) and `embedding` (equally long"
                 " lists)"
             ) from None
-        if len(sizes) and (sizes != vectors.shape[1]).any():
-            raise UserError(f"{path}: the lists in `embedding` are not all equally long")
-        return ids, vectors
+        if len({vectors.shape[1] for vectors in parts}) > 1:
+            raise _unequal(path)
+        vectors = np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+        return np.array(ids, dtype=str), vectors
 
     @contextmanager
     def writer(self, path: Path) -> Iterator[AddVectors]:
@@ -60,6 +71,46 @@ class Parquet:
             finally:
                 if writer is not None:
                     writer.close()
+
+
+def _refuse_claims(path: Path, metadata: Any) -> None:
+    """Refuse a file of which repeated values would become more than `most_bytes`."""
+    claimed = 0
+    for group in range(metadata.num_row_groups):
+        for column in range(metadata.num_columns):
+            chunk = metadata.row_group(group).column(column)
+            claimed += max(4 * chunk.num_values, chunk.total_uncompressed_size)
+    if claimed > most_bytes(path):
+        raise _bomb(path)
+
+
+def _rows(path: Path, arrow: Any, batch: Any) -> tuple[list[str], NDArray[np.float32]]:
+    """Return the ids and vectors (N, D) of some rows."""
+    column = batch.column("id")
+    if column.null_count or not (
+        arrow.types.is_string(column.type) or arrow.types.is_large_string(column.type)
+    ):
+        raise ValueError("ids are strings")
+    ids: list[str] = column.to_pylist()
+    for name in ids:
+        refuse_long_id(str(path), name)
+    lists = batch.column("embedding")
+    numbers = lists.flatten().to_numpy().astype(np.float32)
+    sizes = arrow.compute.list_value_length(lists).to_numpy()
+    if len(sizes) and (sizes != sizes[0]).any():
+        raise _unequal(path)
+    return ids, numbers.reshape(len(ids), -1)
+
+
+def _unequal(path: Path) -> UserError:
+    return UserError(f"{path}: the lists in `embedding` are not all equally long")
+
+
+def _bomb(path: Path) -> UserError:
+    return UserError(
+        f"{path}: holds far more numbers than a file of {path.stat().st_size} bytes should; write"
+        " it again"
+    )
 
 
 def _as_table(arrow: Any, ids: list[str], vectors: NDArray[np.float32]) -> Any:

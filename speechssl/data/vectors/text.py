@@ -20,6 +20,8 @@ from speechssl.data.vectors.format import (
 )
 from speechssl.errors import UserError
 
+_LONGEST_LINE = 4_000_000  # characters, of some 300,000 numbers
+
 
 class Text:
     """Numbers have nine digits, which float32 needs to come back unchanged."""
@@ -53,6 +55,8 @@ def read_lines(lines: Iterable[str], where: str) -> Iterator[Row]:
         UserError: a line is something else; `where` and its number are named.
     """
     for number, line in enumerate(lines, start=1):
+        if len(line) > _LONGEST_LINE:
+            raise UserError(f"{where}, line {number}: has {len(line)} characters; not an embedding")
         name, *fields = line.split() or [""]
         try:
             values = [float(field) for field in fields if field not in "[]"]

@@ -155,7 +155,7 @@ def summarise(
     group = table.group[kept]
     results: dict[str, Any] = {}
     for key, measure in MEASURES.items():
-        results |= _measured(key, measure, truth, predicted[kept], group, replicates, seed)
+        results |= measured(key, measure, truth, predicted[kept], group, replicates, seed)
         results |= _over_folds(key, measure, truth, predicted[kept], table.fold[kept])
     results |= _per_class(truth, predicted[kept])
     results["majority"] = {key: measure(truth, majority[kept]) for key, measure in MEASURES.items()}
@@ -188,7 +188,7 @@ def _groups_of_folds(table: Table) -> dict[str, list[str]]:
     }
 
 
-def _measured(
+def measured(
     key: str,
     measure: Callable[..., float],
     truth: Names,
@@ -320,7 +320,7 @@ def compare_predictions(
     other = np.array([predicted[name] for name in run.ids.tolist()])
     row: dict[str, Any] = {}
     for key, measure in MEASURES.items():
-        row |= _measured(key, measure, run.truth, other, run.group, replicates, seed)
+        row |= measured(key, measure, run.truth, other, run.group, replicates, seed)
         row |= _gain(key, measure, run, other, replicates, seed)
     return row
 

@@ -113,7 +113,7 @@ def fit_backend(settings: VerificationSettings, ids: Ids, matrix: Matrix) -> Bac
     if settings.plda is not None:
         source, classes = settings.plda
         names, training = load_apart(source, ids, matrix, "the training set of PLDA")
-        return fit_plda(names, training, classes, settings.plda_dim)
+        return fit_plda(names, training, classes, settings)
     return fit_cosine(settings, ids, matrix)
 
 
@@ -132,14 +132,16 @@ def fit_cosine(settings: VerificationSettings, ids: Ids, matrix: Matrix) -> Cosi
     )
 
 
-def fit_plda(ids: Ids, training: Matrix, classes: Mapping[str, str], dim: int) -> PLDA:
+def fit_plda(
+    ids: Ids, training: Matrix, classes: Mapping[str, str], settings: VerificationSettings
+) -> PLDA:
     """Fit PLDA to the training embeddings that have a class.
 
     Args:
         ids: (M,) of the training embeddings.
         training: (M, D).
         classes: utterance -> class.
-        dim: directions of LDA before; 0: no LDA.
+        settings: have the directions and the shrinkage of PLDA.
 
     Raises:
         UserError: no training embedding has a class, or PLDA cannot be fitted.
@@ -153,4 +155,10 @@ def fit_plda(ids: Ids, training: Matrix, classes: Mapping[str, str], dim: int) -
         )
     class_names = [classes[names[row]] for row in rows]
     numbers = np.unique(class_names, return_inverse=True)[1]
-    return PLDA(training[rows], numbers.astype(np.int64), dim)
+    return PLDA(
+        training[rows],
+        numbers.astype(np.int64),
+        dim=settings.plda_dim,
+        pca=settings.plda_pca,
+        shrinkage=settings.plda_shrinkage,
+    )

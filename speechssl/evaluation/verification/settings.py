@@ -48,6 +48,12 @@ class VerificationSettings:
     plda_dim: int = 0
     """Directions of LDA before PLDA; 0: no LDA."""
 
+    plda_pca: int = 0
+    """Principal directions kept before LDA and PLDA; 0: all."""
+
+    plda_shrinkage: float = 0.1
+    """Weight of a spherical covariance within classes, in embeddings a dimension (`plda.shrunk`)."""
+
     speakers: Mapping[str, str] | None = None
     """Utterance -> speaker, for the bootstrap intervals only. None: utterances that target trials
     join are taken for one speaker.

@@ -2,6 +2,8 @@
 serves.
 """
 
+import warnings
+
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
@@ -9,7 +11,13 @@ from scipy.stats import multivariate_normal
 from speechssl import metrics
 from speechssl.data.trials import Trials
 from speechssl.errors import UserError
-from speechssl.evaluation.verification.plda import PLDA, Statistics, em_step, initial_covariances
+from speechssl.evaluation.verification.plda import (
+    PLDA,
+    Statistics,
+    em_step,
+    initial_covariances,
+    shrunk,
+)
 from speechssl.evaluation.verification.verify import evaluate
 
 
@@ -117,9 +125,90 @@ def test_what_cannot_be_is_one_line(noisy):
         PLDA(training[1], np.zeros(1800, np.int64))
     with pytest.raises(UserError, match="two classes"):
         PLDA(training[1], np.arange(1800))
-    with pytest.raises(UserError, match="dim=21"):
+    with pytest.raises(UserError, match="--plda-dim 21"):
         PLDA(training[1], np.arange(1800) // 2, dim=21)
     with pytest.raises(UserError, match="test embeddings"):
         evaluate(
             embeddings, trials, plda=(embeddings, {"t0": "a", "t1": "a", "t2": "b"}), replicates=0
         )
+
+
+def decaying(count, seed, each=5):
+    """Embeddings of 32 dimensions with decaying spectra, and their speakers."""
+    spectrum = np.exp(-np.arange(32) / 10.0)
+    return voices(count // each, each, np.diag(spectrum**2), np.diag(spectrum**2 * 1.5), seed)
+
+
+def error_of(model, test, who):
+    rows = np.triu_indices(len(who), 1)
+    return metrics.eer(model(test, *rows), who[rows[0]] == who[rows[1]])
+
+
+def test_below_the_dimension_it_is_refused_and_below_ten_times_it_warns():
+    few, who = decaying(30, 0)
+    with pytest.raises(UserError, match=r"30 training embeddings for 32 dimensions; at least 32"):
+        PLDA(few, who)
+    some, who = decaying(300, 0)
+    with pytest.warns(UserWarning, match="below some 320 cosines may be better"):
+        PLDA(some, who)
+    enough, who = decaying(320, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PLDA(enough, who)
+
+
+def test_shrinkage_helps_where_embeddings_are_few():
+    test, speakers = decaying(200, 9)
+    without = []
+    shrunken = []
+    for seed in range(4):
+        x, who = decaying(45, seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            without.append(error_of(PLDA(x, who, shrinkage=0), test, speakers))
+            shrunken.append(error_of(PLDA(x, who), test, speakers))
+    assert np.mean(shrunken) < np.mean(without) - 2
+    assert max(shrunken) < 40  # far from chance
+
+
+@pytest.mark.filterwarnings("ignore:plda")
+def test_no_singular_scatter_ends_in_a_traceback():
+    x, who = decaying(40, 0)
+    with pytest.raises(UserError, match="vary in at most 32 directions"):
+        PLDA(np.pad(x, ((0, 0), (0, 1)))[:, :33], who, shrinkage=0)
+    flat = np.repeat(decaying(8, 1, each=1)[0], 5, 0)  # classes of five equal embeddings
+    with pytest.raises(UserError, match="raise --plda-shrinkage above 0"):
+        PLDA(np.tile(flat, (2, 1)), np.repeat(np.arange(16) % 8, 5), shrinkage=0)
+    scores = PLDA(np.pad(x, ((0, 0), (0, 3))), who, dim=5)(x[:, :1] * np.ones(35, "f4"), [0], [1])
+    assert np.isfinite(scores).all()
+
+
+def test_shrinkage_is_the_mean_with_a_sphere_of_so_many_embeddings_a_dimension():
+    within = np.array([[3.0, 1.0], [1.0, 1.0]])  # mean variance 2; a weight of 4 against .5 x 2
+    np.testing.assert_allclose(shrunk(within, 0.5, 4), np.array([[14, 4], [4, 6]]) / 5)
+    np.testing.assert_allclose(shrunk(within, 0.5, 10**9), within, rtol=1e-6)
+
+
+def test_all_principal_directions_change_nothing_and_some_are_plda_on_them():
+    x, who = decaying(2000, 0)
+    test, _ = decaying(20, 1)
+    rows = np.array([0, 3]), np.array([1, 9])
+    np.testing.assert_allclose(
+        PLDA(x, who, pca=32)(test, *rows), PLDA(x, who)(test, *rows), rtol=1e-3, atol=1e-3
+    )
+    model = PLDA(x, who, pca=8)
+    assert model.basis.shape == (32, 8) and "PCA 8" in model.name
+    centred = model.scale(x) - model.centre
+    kept = np.linalg.eigh(np.cov(centred.T))[1][:, -8:]
+    # the basis lies in the span of the principal directions
+    np.testing.assert_allclose(kept @ (kept.T @ model.basis), model.basis, rtol=1e-2, atol=1e-2)
+
+
+def test_plda_settings_out_of_range_are_one_line():
+    x, who = decaying(400, 0)
+    with pytest.raises(UserError, match="--plda-pca 33"):
+        PLDA(x, who, pca=33)
+    with pytest.raises(UserError, match="--plda-dim 9 .* 8, the directions of --plda-pca"):
+        PLDA(x, who, pca=8, dim=9)
+    with pytest.raises(UserError, match="--plda-shrinkage -1"):
+        PLDA(x, who, shrinkage=-1)

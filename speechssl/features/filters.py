@@ -1,0 +1,68 @@
+"""Analysis windows and mel filters, for front ends."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+WindowType = Literal["hann", "povey", "hamming"]
+FilterScale = Literal["hertz", "mel"]
+
+
+def analysis_window(kind: WindowType, length: int) -> Tensor:
+    """Return a window (length,) in float32; see `LogMel`'s setting `window_type`."""
+    if kind == "povey":
+        return (torch.hann_window(length, periodic=False, dtype=torch.float64) ** 0.85).float()
+    if kind == "hamming":
+        return torch.hamming_window(length, periodic=False, dtype=torch.float64).float()
+    return torch.hann_window(length, periodic=True, dtype=torch.float64).float()
+
+
+def mel_filters(
+    sample_rate: int,
+    n_fft: int,
+    n_mels: int,
+    f_min: float,
+    f_max: float,
+    scale: FilterScale = "hertz",
+) -> Tensor:
+    """Return triangular filters of height 1, equally spaced on HTK's mel scale.
+
+    A band too narrow to hold a bin of the FFT (many bands at a low rate) takes the nearest bin.
+
+    Args:
+        sample_rate: Hz.
+        n_fft: samples of the FFT.
+        n_mels: number of bands.
+        f_min: lower edge of the first band, Hz.
+        f_max: upper edge of the last band, Hz.
+        scale: on which frequencies the sides of a triangle are straight: "hertz" (librosa's
+            filters) or "mel" (Kaldi's).
+
+    Returns:
+        (n_fft // 2 + 1, n_mels) float32.
+    """
+    edges = torch.linspace(mel(f_min), mel(f_max), n_mels + 2, dtype=torch.float64)
+    bins = torch.linspace(0.0, sample_rate / 2, n_fft // 2 + 1, dtype=torch.float64)[:, None]
+    if scale == "mel":
+        bins = 2595.0 * (1.0 + bins / 700.0).log10()
+    else:
+        edges = 700.0 * (10.0 ** (edges / 2595.0) - 1.0)
+    left = edges[:-2]
+    centre = edges[1:-1]
+    right = edges[2:]
+    rising = (bins - left) / (centre - left)
+    falling = (right - bins) / (right - centre)
+    filters = torch.minimum(rising, falling).clamp(min=0.0)
+    for band in torch.nonzero(filters.sum(dim=0) == 0).flatten().tolist():
+        nearest = (bins[:, 0] - centre[band]).abs().argmin()
+        filters[nearest, band] = 1.0
+    return filters.float()
+
+
+def mel(frequency: float) -> float:
+    """Return a frequency in Hz on HTK's mel scale."""
+    return 2595.0 * math.log10(1.0 + frequency / 700.0)

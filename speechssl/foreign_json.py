@@ -1,0 +1,88 @@
+"""JSON that somebody else wrote: data of a bounded size, in which whatever is wrong is one line.
+
+Results, logs and figures of a downloaded experiment are read by `speechssl report` and its like.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from speechssl.errors import UserError
+
+_MOST_BYTES = 8 << 20  # of `{},{},...` Python makes 25 times as much
+_LONGEST_LINE = 1 << 20  # bytes of a line of a log
+
+_DAMAGE = (
+    KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RecursionError,
+)  # fmt: skip
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Raises:
+        UserError: it is not there, no regular file, no such object, too deep, or over 8 MiB.
+    """
+    try:
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; check the path")
+        with open(path, "rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    if len(data) > _MOST_BYTES:
+        raise UserError(f"{path}: is longer than {_MOST_BYTES} bytes; not read")
+    return _object(path, data)
+
+
+def lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the object on each line of a log; a last line that a kill has cut is passed over.
+
+    Raises:
+        UserError: it cannot be read, or a line is no such object or over 1 MiB.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; check the path")
+    try:
+        with open(path, "rb") as file:
+            while line := file.readline(_LONGEST_LINE + 1):
+                if len(line) > _LONGEST_LINE:
+                    raise UserError(
+                        f"{path}: a line is longer than {_LONGEST_LINE} bytes; not read"
+                    )
+                if line.endswith(b"\n") and line.strip():
+                    yield _object(path, line)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _object(path: Path, data: bytes) -> dict[str, Any]:
+    with damage(path):
+        found = json.loads(data)
+        if not isinstance(found, dict):
+            raise TypeError("not a JSON object")
+    return found
+
+
+@contextmanager
+def damage(path: Path, remedy: str = "write it again") -> Iterator[None]:
+    """Turn what wrong types and missing keys raise into a UserError that names the file.
+
+    For a block that only looks at what was read from `path`.
+    """
+    try:
+        yield
+    except _DAMAGE as error:
+        detail = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"{path}: is damaged ({type(error).__name__}: {detail}); {remedy}"
+        ) from error
+
+
+def is_number(value: Any) -> bool:
+    """Return True for an int or float (NaN and infinity, too), and not for a bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
