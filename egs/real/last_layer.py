@@ -35,6 +35,7 @@ from speechssl.data.manifest import Utterance
 from speechssl.embed.embedder import Embedder
 from speechssl.embed.layers import POOLED
 from speechssl.embed.networks import load_model
+from speechssl.evaluation.verification.scoring import whitening
 from speechssl.model import Model
 from speechssl.train.data import read_utterances
 from speechssl.train.settings import TrainingConfig, resolve
@@ -65,6 +66,14 @@ def main() -> None:
         help="of an encoder with early_statistics: use those alone, so that training finds the\n"
         "deep ones at weight 0 and adds what they are worth",
     )
+    parser.add_argument(
+        "--beside",
+        type=float,
+        default=0.0,
+        metavar="WEIGHT",
+        help="put the closed form of the early statistics, times WEIGHT, beside the embedding that\n"
+        "was trained, whitened, and keep the principal directions of both",
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     config = resolve(args.config, args.overrides)
@@ -77,18 +86,22 @@ def main() -> None:
     deviation = clean.std(0) + 1e-6
     within = 0.5 * np.cov(((one - two) / deviation).T)
     total = np.cov(((clean - mean) / deviation).T)
-    used = np.arange(len(mean))
-    if args.early_only:
-        used = used[2 * model.encoder.mfa.conv.conv.out_channels :]
+    early = 2 * model.encoder.mfa.conv.conv.out_channels
+    used = np.arange(early if args.early_only or args.beside else 0, len(mean))
     chosen = np.ix_(used, used)
     weight = np.zeros((model.dim, len(mean)))
     weight[:, used] = discriminant(
         within[chosen], total[chosen], model.dim, args.shrinkage, args.power
     )
+    if args.beside:
+        standardised = (clean - mean) / deviation
+        trained = whitened(standardised, trained_map(model, deviation))
+        weight = beside(standardised, trained, weight, args.beside, model.dim)
     set_last_layer(model, mean, deviation, weight)
     model.about = dict(model.about) | {
         "last_layer": f"linear discriminant analysis on {len(rows)} utterances, shrinkage"
-        f" {args.shrinkage:g}, power {args.power:g}; no labels"
+        f" {args.shrinkage:g}, power {args.power:g}, beside the trained one: {args.beside:g};"
+        " no labels"
     }
     model.save(args.out)
 
@@ -154,6 +167,40 @@ def discriminant(within: Matrix, total: Matrix, dim: int, shrinkage: float, powe
     directions = directions[:, ::-1][:, :dim]
     weight: Matrix = ((half @ directions) * spread ** (-power / 2)).T
     return weight
+
+
+def trained_map(model: Model, deviation: Matrix) -> Matrix:
+    """Return the affine layers as they are, (dim, P), on standardised statistics, less the bias."""
+    norm = model.encoder.asp_bn.norm
+    gain = (norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach().double().numpy()
+    weight: Matrix = model.encoder.fc.conv.weight[:, :, 0].detach().double().numpy()
+    return weight * gain * deviation
+
+
+def whitened(standardised: Matrix, weight: Matrix) -> Matrix:
+    """Return a linear map (dim, P) followed by the whitening of its outputs for (N, P)."""
+    embeddings = (standardised @ weight.T).astype(np.float32)
+    return whitening(embeddings).T.astype(np.float64) @ weight
+
+
+def beside(standardised: Matrix, one: Matrix, two: Matrix, share: float, dim: int) -> Matrix:
+    """Return the principal directions (dim, P) of two maps beside each other.
+
+    Args:
+        standardised: (N, P) statistics.
+        one: (D, P); its outputs are scaled to a mean square length of 1.
+        two: (E, P); likewise, and times ``share``.
+        share: see ``two``.
+        dim: of the result; with D + E of them no cosine changes.
+    """
+    scaled = []
+    for weight, factor in ((one, 1.0), (two, share)):
+        squares = np.square(standardised @ weight.T).sum(axis=1)
+        scaled.append(weight * (factor / np.sqrt(squares.mean())))
+    joined = np.concatenate(scaled)
+    directions = np.linalg.eigh(np.cov((standardised @ joined.T).T))[1][:, ::-1]
+    rotated: Matrix = directions[:, :dim].T @ joined
+    return rotated
 
 
 def set_last_layer(model: Model, mean: Matrix, deviation: Matrix, weight: Matrix) -> None:
