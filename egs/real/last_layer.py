@@ -74,7 +74,7 @@ def main() -> None:
         help="put the closed form of the early statistics, times WEIGHT, beside the embedding that\n"
         "was trained, whitened, and keep the principal directions of both",
     )
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     torch.set_num_threads(1)
     config = resolve(args.config, args.overrides)
     model = load_model(args.model)
