@@ -61,6 +61,7 @@ ORDER = (
     "train",
     "average",
     "embed",
+    "diarize",
     "score",
     "evaluate",
     "finetune",

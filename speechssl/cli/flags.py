@@ -122,6 +122,28 @@ def add_remote(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_vad(parser: argparse.ArgumentParser, what: str, default: str | None = None) -> None:
+    """Add ``--vad``; `what` begins its help."""
+    parser.add_argument(
+        "--vad",
+        default=default,
+        metavar="NAME",
+        help=f"{what}, found by its level (energy) or a network (silero, extra vad) (default:"
+        f" {default or 'everything counts'})",
+    )
+
+
+def add_channels(parser: argparse.ArgumentParser) -> None:
+    """Add ``--channels``."""
+    parser.add_argument(
+        "--channels",
+        default="mix",
+        metavar="WHICH",
+        help="mix, each (every channel for itself, as in a stereo call), first, or a number from 1"
+        " (default: mix)",
+    )
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add ``--device``."""
     parser.add_argument(

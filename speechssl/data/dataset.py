@@ -6,7 +6,7 @@ its slice of the batch that one process would have read. No label is looked at.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ class CropBatches(Dataset[Batch]):
             utterance that do not overlap, whichever comes first, wherever it is long enough for
             both (hyperion's recipe; the plan then has groups to: teacher and to: student).
         weight_by_duration: an epoch visits utterances in proportion to their duration in place of
-            once each; see `EpochOrder`.
+            once each.
         replacement: draw the utterances of an epoch with replacement; see `EpochOrder`.
         source_shares: share of the visits that each source gets; see `epochs.visit_weights`.
         source_temperature: the same by the sizes of the sources.
@@ -108,16 +108,16 @@ class CropBatches(Dataset[Batch]):
         self.table = UtteranceTable(utterances)
         self.steps_per_epoch = len(self.table) // (batch_size * world)
         self.order: EpochOrder | StreamOrder
-        weights = visit_weights(
-            self.table.seconds,
-            np.array([utterance.source for utterance in utterances]),
-            weight_by_duration=weight_by_duration,
-            source_shares=source_shares,
-            source_temperature=source_temperature,
-        )
         if order is None or order.kind == "shuffled":
-            self.order = EpochOrder(
+            weights = visit_weights(
                 self.table.seconds,
+                np.array([utterance.source for utterance in utterances]),
+                weight_by_duration=weight_by_duration,
+                source_shares=source_shares,
+                source_temperature=source_temperature,
+            )
+            self.order = EpochOrder(
+                len(self.table),
                 seed,
                 weights=weights,
                 replacement=replacement,
@@ -125,7 +125,14 @@ class CropBatches(Dataset[Batch]):
                 shards_at_once=shards_at_once or 1,
             )
         else:
-            _check_order(order, weights is not None, replacement, shards_at_once)
+            wanted = {
+                "weight_by_duration": weight_by_duration,
+                "replacement": replacement,
+                "source_shares": bool(source_shares),
+                "source_temperature": source_temperature != 1.0,
+                "shards_at_once": shards_at_once is not None,
+            }
+            _check_order(order, wanted)
             self.order = StreamOrder(len(self.table), batch_size * world, seed, order)
         self.context = 0
         if augment is not None and any(group.augment != "none" for group in plan):
@@ -294,15 +301,8 @@ def _check_plan(plan: Sequence[CropSpec], overlap: float, disjoint: bool) -> Non
         )
 
 
-def _check_order(
-    order: DataOrder, weighted: bool, replacement: bool, shards_at_once: int | None
-) -> None:
-    """Raise UserError if other options want another order of the data."""
-    wanted = {
-        "weight_by_duration, source_shares or source_temperature": weighted,
-        "replacement": replacement,
-        "shards_at_once": shards_at_once is not None,
-    }
+def _check_order(order: DataOrder, wanted: Mapping[str, bool]) -> None:
+    """Raise UserError if another option, of those `wanted`, asks for another order of the data."""
     for option, is_wanted in wanted.items():
         if is_wanted:
             raise UserError(

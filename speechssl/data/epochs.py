@@ -63,14 +63,13 @@ class EpochOrder:
     """A random order of N utterances for each epoch, a function of the seed and the epoch.
 
     Args:
-        seconds: (N,) durations.
+        count: N.
         seed: of the run.
-        weight_by_duration: visit utterances in proportion to their duration (systematic sampling:
-            as many visits as utterances) in place of once each.
-        weights: (N,) of `visit_weights`, in place of the durations.
-        replacement: draw each visit anew, all utterances equally likely (or by their weights): an
-            epoch has as many visits as utterances, but leaves some out (a share of 1/e) and meets
-            others more than once, as hyperion's sampler does.
+        weights: (N,) of `visit_weights`: how often an utterance is visited, relative to the others
+            (systematic sampling: as many visits as utterances); None: once each.
+        replacement: draw each visit anew, all utterances equally likely (or in proportion to their
+            weights): an epoch has as many visits as utterances, but leaves some out (a share of 1/e)
+            and meets others more than once, as hyperion's sampler does.
         shard: (N,) the number of each utterance's shard, or None.
         shards_at_once: with `shard`: how many shards are mixed at a time. The epoch goes through
             the shards in random order, so many together, and their utterances in random order.
@@ -78,18 +77,17 @@ class EpochOrder:
 
     def __init__(
         self,
-        seconds: np.ndarray,
+        count: int,
         seed: int,
         *,
-        weight_by_duration: bool = False,
         weights: np.ndarray | None = None,
         replacement: bool = False,
         shard: np.ndarray | None = None,
         shards_at_once: int = 1,
     ) -> None:
-        self.count = len(seconds)
+        self.count = count
         self.seed = seed
-        self.weights = seconds if weight_by_duration and weights is None else weights
+        self.weights = weights
         self.replacement = replacement
         self.shard = shard
         self.shards_at_once = shards_at_once

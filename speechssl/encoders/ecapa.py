@@ -51,11 +51,11 @@ class ECAPA(Encoder):
         global_context: let attention see the utterance's mean and deviation.
         mfa_channels: channels of the aggregation; none: 3 x `width`.
         pooling: mean and deviation under channel-wise attention, or plain.
+        embedding_norm: BatchNorm after the linear layer, as in wespeaker's DINO recipe
+            (not in the paper, nor in SpeechBrain).
         early_statistics: pool the features and the output of the first block as well (plain mean
             and deviation) and put them behind the pooled aggregation. The long-term spectrum then
             reaches the last layer whatever the blocks between make of it.
-        embedding_norm: BatchNorm after the linear layer, as in wespeaker's DINO recipe
-            (not in the paper, nor in SpeechBrain).
 
     Raises:
         UserError: sizes that do not fit together.
@@ -83,8 +83,8 @@ class ECAPA(Encoder):
         global_context: bool = True,
         mfa_channels: int | None = None,
         pooling: Literal["attentive", "statistics"] = "attentive",
-        early_statistics: bool = False,
         embedding_norm: bool = False,
+        early_statistics: bool = False,
     ) -> None:
         super().__init__()
         _check_sizes(width, scale, kernel_sizes, dilations)
@@ -125,10 +125,10 @@ class ECAPA(Encoder):
         From the second on, a stage's output holds those of all blocks so far.
 
         Raises:
-            UserError: early_statistics, which reach past the stages between.
+            UserError: the early statistics would have to pass through every stage.
         """
         if self.early_statistics:
-            raise UserError("ecapa: early_statistics cannot be trained block by block")
+            raise UserError("ecapa: early_statistics does not go with train.local_blocks")
         width = self.width
         chain = [Stage(partial(self._run_block, 0), ("blocks.0",), width)]
         for number in range(1, len(self.blocks)):
@@ -154,12 +154,11 @@ class ECAPA(Encoder):
         """Return embeddings (B, D) of the outputs of all blocks (B, F, C)."""
         return self._embed(x, Frames.of(x, None))
 
-    def _embed(self, block_outputs: Tensor, frames: Frames, *early: Tensor) -> Tensor:
-        """Return embeddings of the outputs of all blocks; `early` is used by early_statistics."""
+    def _embed(self, block_outputs: Tensor, frames: Frames, early: Tensor | None = None) -> Tensor:
         x = self.mfa(block_outputs, frames)
         pooled = statistics(x, frames) if self.asp is None else self.asp(x, frames)
-        if self.early_statistics:
-            pooled = torch.cat([pooled, *(statistics(each, frames) for each in early)], 1)
+        if early is not None:
+            pooled = torch.cat([pooled, early], 1)
         embeddings: Tensor = self.fc(self.asp_bn(pooled))
         return embeddings if self.fc_bn is None else self.fc_bn(embeddings)
 
@@ -180,7 +179,10 @@ class ECAPA(Encoder):
         for block in self.blocks[1:]:
             x = block(x, frames)
             block_outputs.append(x)
-        return self._embed(torch.cat(block_outputs, 2), frames, features, first)
+        early = None
+        if self.early_statistics:
+            early = torch.cat([statistics(features, frames), statistics(first, frames)], 1)
+        return self._embed(torch.cat(block_outputs, 2), frames, early)
 
 
 def _check_sizes(width: int, scale: int, kernel_sizes: list[int], dilations: list[int]) -> None:

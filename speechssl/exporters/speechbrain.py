@@ -116,8 +116,9 @@ def _counterpart(encoder: Mapping[str, Any], mels: int) -> tuple[str, dict[str, 
     Raises:
         UserError: there is none.
     """
-    is_ecapa = encoder["name"] == "ecapa" and encoder["pooling"] == "attentive"
-    if is_ecapa and not encoder["embedding_norm"] and not encoder["early_statistics"]:
+    is_attentive = encoder.get("pooling") == "attentive"
+    is_plain = not encoder.get("embedding_norm") and not encoder.get("early_statistics")
+    if encoder["name"] == "ecapa" and is_attentive and is_plain:
         return "speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN", _ecapa(encoder, mels)
     if encoder["name"] == "resnet" and _is_speechbrain_resnet(encoder):
         return "speechbrain.lobes.models.ResNet.ResNet", _resnet(encoder, mels)

@@ -211,6 +211,31 @@ def test_duration_weights(ramps):
     assert share == pytest.approx(0.5, abs=0.06)
 
 
+def test_drawing_with_replacement_leaves_a_share_of_1_over_e_out(ramps):
+    seconds = np.r_[np.full(2000, 1.0), np.full(2000, 3.0)]
+    order = EpochOrder(4000, 5, replacement=True)
+    rows = order.rows(0)
+    assert len(rows) == 4000 and rows.min() >= 0 and rows.max() < 4000
+    assert len(np.unique(rows)) / 4000 == pytest.approx(1 - np.exp(-1), abs=0.03)
+    counts = np.bincount(rows, minlength=4000)
+    assert counts.mean() == 1 and counts.var() == pytest.approx(1, abs=0.1)  # Poisson's
+    assert np.array_equal(rows, EpochOrder(4000, 5, replacement=True).rows(0))
+    assert not np.array_equal(rows, order.rows(1))
+    weighted = EpochOrder(4000, 5, replacement=True, weights=seconds).rows(0)
+    assert (weighted >= 2000).mean() == pytest.approx(0.75, abs=0.03)
+    assert len(np.unique(weighted)) < 0.7 * 4000
+
+
+def test_workers_and_resume_change_nothing_with_replacement(files):
+    def batches(workers, first):
+        data = CropBatches(files, PLAN, batch_size=8, seed=3, replacement=True)
+        return list(make_loader(data, first, 6, workers=workers, timeout=60))
+
+    alone = batches(0, 0)
+    for a, b in zip(alone[3:], batches(1, 3), strict=True):
+        same(a, b)
+
+
 @pytest.mark.parametrize(
     "settings, want",
     [
@@ -237,31 +262,6 @@ def test_an_epoch_visits_sources_by_their_shares(settings, want):
         assert np.ptp(visits[:90]) <= 1 and np.ptp(visits[90:]) <= 1  # alike within a source
     again = CropBatches(utterances, [CropSpec(1, 0.1)], batch_size=10, seed=3, **settings)
     assert np.array_equal(again.order.rows(1), data.order.rows(1))
-
-
-def test_drawing_with_replacement_leaves_a_share_of_1_over_e_out(ramps):
-    seconds = np.r_[np.full(2000, 1.0), np.full(2000, 3.0)]
-    order = EpochOrder(seconds, 5, replacement=True)
-    rows = order.rows(0)
-    assert len(rows) == 4000 and rows.min() >= 0 and rows.max() < 4000
-    assert len(np.unique(rows)) / 4000 == pytest.approx(1 - np.exp(-1), abs=0.03)
-    counts = np.bincount(rows, minlength=4000)
-    assert counts.mean() == 1 and counts.var() == pytest.approx(1, abs=0.1)  # Poisson's
-    assert np.array_equal(rows, EpochOrder(seconds, 5, replacement=True).rows(0))
-    assert not np.array_equal(rows, order.rows(1))
-    weighted = EpochOrder(seconds, 5, replacement=True, weight_by_duration=True).rows(0)
-    assert (weighted >= 2000).mean() == pytest.approx(0.75, abs=0.03)
-    assert len(np.unique(weighted)) < 0.7 * 4000
-
-
-def test_workers_and_resume_change_nothing_with_replacement(files):
-    def batches(workers, first):
-        data = CropBatches(files, PLAN, batch_size=8, seed=3, replacement=True)
-        return list(make_loader(data, first, 6, workers=workers, timeout=60))
-
-    alone = batches(0, 0)
-    for a, b in zip(alone[3:], batches(1, 3), strict=True):
-        same(a, b)
 
 
 def test_unreadable_files_are_replaced_and_reported(files, tmp_path):
