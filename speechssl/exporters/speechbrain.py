@@ -117,7 +117,8 @@ def _counterpart(encoder: Mapping[str, Any], mels: int) -> tuple[str, dict[str, 
         UserError: there is none.
     """
     is_ecapa = encoder["name"] == "ecapa" and encoder["pooling"] == "attentive"
-    if is_ecapa and not encoder["embedding_norm"]:
+    is_theirs = encoder.get("padding") == "reflect" and encoder.get("mfa_norm") is True
+    if is_ecapa and is_theirs and not encoder["embedding_norm"]:
         return "speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN", _ecapa(encoder, mels)
     if encoder["name"] == "resnet" and _is_speechbrain_resnet(encoder):
         return "speechbrain.lobes.models.ResNet.ResNet", _resnet(encoder, mels)
