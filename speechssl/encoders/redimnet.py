@@ -235,10 +235,7 @@ class Stage(nn.Sequential):
         maps = x.view(*x.shape[:2], -1, self.channels)
         maps = frames.zero_padding(_apply(cast(nn.Conv2d, conv), maps))
         for block in blocks:
-            if isinstance(block, Reshape):
-                maps = maps.flatten(2)
-            else:
-                maps = block(maps, frames)
+            maps = maps.flatten(2) if isinstance(block, Reshape) else block(maps, frames)
         return maps
 
 
