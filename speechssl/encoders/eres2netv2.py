@@ -190,7 +190,7 @@ class Block(nn.Module):
         frames = frames.strided(y.shape[1], self.stride)
         y = normalise(self.bn1, y, frames.mask).clamp(0.0, _HIGHEST)
         outputs: list[Tensor] = []
-        for index, group in enumerate(y.split(self.group, dim=3)):
+        for index, group in enumerate(torch.split(y, self.group, dim=3)):
             if index and self.fuse_models is not None:
                 group = self.fuse_models[index - 1](outputs[-1], group, frames)
             elif index:

@@ -232,7 +232,7 @@ class Stage(nn.Sequential):
         """Map the outputs so far, each (B, F, M x C), to one more."""
         weights, _, conv, *blocks = self
         x = weights(outputs)
-        maps = x.view(*x.shape[:2], -1, self.channels)
+        maps: Tensor = x.view(*x.shape[:2], -1, self.channels)
         maps = frames.zero_padding(_apply(cast(nn.Conv2d, conv), maps))
         for block in blocks:
             maps = maps.flatten(2) if isinstance(block, Reshape) else block(maps, frames)
@@ -422,7 +422,8 @@ class Positions(nn.Module):
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
         """Map `x` (B, F, C), zero in the padding, to the same shape."""
-        return x + self.norm(convolve_frames(self.conv, x))
+        y: Tensor = self.norm(convolve_frames(self.conv, x))
+        return x + y
 
 
 class Attention(nn.Module):
@@ -441,15 +442,17 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
         """Map `x` (B, F, C) to the same shape; what it has in the padding means nothing."""
         mask = None if frames.mask is None else frames.mask[:, None, None, :]
-        heads = []
-        for name in ("q_proj", "k_proj", "v_proj"):
-            projected = self.attention[name](x)
-            heads.append(projected.unflatten(2, (_HEADS, -1)).transpose(1, 2))
-        context = F.scaled_dot_product_attention(*heads, attn_mask=mask)
+        query, key, value = (self._heads(name, x) for name in ("q_proj", "k_proj", "v_proj"))
+        context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         x = self.layer_norm(x + self.attention["out_proj"](context.transpose(1, 2).flatten(2)))
         hidden = F.gelu(self.feed_forward["intermediate_dense"](x), approximate="tanh")
         y: Tensor = self.final_layer_norm(x + self.feed_forward["output_dense"](hidden))
         return y
+
+    def _heads(self, name: str, x: Tensor) -> Tensor:
+        """Return a projection of `x` (B, F, C) as heads (B, 4, F, C / 4)."""
+        projected: Tensor = self.attention[name](x)
+        return projected.view(*x.shape[:2], _HEADS, -1).transpose(1, 2)
 
 
 def _apply(conv: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:

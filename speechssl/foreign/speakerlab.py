@@ -96,13 +96,13 @@ def _campplus(state: Mapping[str, Tensor]) -> tuple[int, dict[str, Any]]:
 def _eres2netv2(state: Mapping[str, Tensor]) -> tuple[int, dict[str, Any]]:
     width = state["conv1.weight"].shape[0]
     expansion = state["layer1.0.conv3.weight"].shape[0] // width
-    group = state["layer1.0.convs.0.weight"].shape[0]
+    group = state["layer4.0.convs.0.weight"].shape[0]  # 8 x width channels
     embedding_dim, pooled = state["seg_1.weight"].shape
     encoder = {
         "name": "eres2netv2",
         "width": width,
         "blocks": [_count(state, rf"layer{n}\.(\d+)\.") for n in (1, 2, 3, 4)],
-        "base_width": -(-group * _WIDEST // width),  # rounded up
+        "base_width": -(-group * _WIDEST // (8 * width)),  # rounded up
         "scale": _count(state, r"layer1\.0\.convs\.(\d+)\."),
         "expansion": expansion,
         "embedding_dim": embedding_dim,
