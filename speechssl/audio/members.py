@@ -118,13 +118,25 @@ def _file_system(address: str) -> tuple[Any, str]:
     options: dict[str, Any] = {}
     if address.startswith("http"):
         options["allow_redirects"] = False  # the host that the user named, and no other
+        options["client_kwargs"] = {"raise_for_status": _refuse_redirect}
     files, path = fsspec.core.url_to_fs(address, **options)
     return files, path
+
+
+async def _refuse_redirect(response: Any) -> None:
+    """Raise UserError if an answer of aiohttp sends on to another address: its body is no audio."""
+    if response.status in (301, 302, 303, 307, 308):
+        raise UserError(
+            f"{response.url}: its server sends on to another address, which is not followed; name the"
+            " store that holds it"
+        )
 
 
 def _unreadable(archive: str, error: Exception) -> UserError:
     if isinstance(error, UserError):
         return error
+    if isinstance(error.__cause__, UserError):  # fsspec says that there is no such file
+        return error.__cause__
     if isinstance(error, FileNotFoundError):
         return UserError(f"{archive}: no such file; check the path, or write the shards again")
     detail = " ".join(str(error).split()) or type(error).__name__

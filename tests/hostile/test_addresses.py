@@ -222,7 +222,8 @@ def refused(read: Callable[[], object]) -> str:
     try:
         read()
     except UserError as error:
-        return "" if "\n" not in str(error) else f"several lines: {error}"
+        said = "sends on to another address" in str(error) and "\n" not in str(error)
+        return "" if said else f"says {error}"
     return "it was read"
 
 

@@ -154,6 +154,7 @@ def report(runner: Runner, root: Path, kind: str) -> str:
         for ending in (".md", ".json", ".png"):
             (root / f"{name}{ending}").unlink(missing_ok=True)
     own = [root / f"{name}{ending}" for name in OUTPUTS for ending in (".md", ".json", ".png")]
+    own.append(root / ".lock")
     outcome = runner.run(["report", root, *KINDS[kind]], out=root, root=root.parent, own=own)
     problem = outcome.problem()
     for path in own:
