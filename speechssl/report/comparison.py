@@ -283,13 +283,13 @@ def _row(name: str, arm: Arm, lists: Sequence[str]) -> list[str]:
 
 def _draw(arms: Mapping[str, Arm], path: Path) -> None:
     """Draw the EER on each list with its interval, and the effective rank; the best at the top."""
-    from speechssl.report.plots import COLOURS, plain, save, shared_axes
+    from speechssl.report.plots import COLOURS, panels, plain, save
 
     lists = _lists(arms)
     names = [name for name in arms if name != UNTRAINED]
     names.reverse()
     size = (3.4 * (len(lists) + 1), 1.5 + 0.26 * len(names))
-    figure, axes = shared_axes(size, len(lists) + 1)
+    figure, axes = panels(size, len(lists) + 1, share_y=True)
     is_collapsed = [(arms[name].verdict or "").startswith("collapsed") for name in names]
     colours = [COLOURS[1] if collapsed else COLOURS[0] for collapsed in is_collapsed]
     for axis, trials in zip(axes, lists, strict=False):

@@ -64,8 +64,8 @@ def det_plot(
         path: file to write.
         bands: name -> 95 % band of the curve, where it is known (`det.band`).
     """
-    figure, axes = _figure((5.8, 6.2))
-    for style, (name, (scores, target)) in zip(_styles(len(systems)), systems.items()):
+    figure, (axes,) = panels((5.8, 6.2), 1)
+    for style, (name, (scores, target)) in zip(line_styles(len(systems)), systems.items()):
         fpr, fnr, _ = metrics.det_curve(scores, target)
         x, y = _det_points(fpr, fnr)
         label = f"{plain(name)}: EER {metrics.curve_eer(fpr, fnr):.2f} %"
@@ -77,7 +77,7 @@ def det_plot(
     axes.set(title="Detection error trade-off")
     for marker, label in (("o", "EER"), ("s", "minDCF 0.01"), ("D", "minDCF 0.05")):
         axes.plot([], [], marker, color="0.3", mfc="white", ms=6, label=label)
-    _legend_below(figure, 2)
+    legend_below(figure, 2)
     save(figure, path)
 
 
@@ -139,7 +139,7 @@ def score_histogram(
     scores = np.asarray(scores, float)
     target = np.asarray(target, bool)
     eer, threshold = metrics.eer_point(scores, target)
-    figure, axes = _figure((6.4, 4.2))
+    figure, (axes,) = panels((6.4, 4.2), 1)
     edges, densities = histogram(scores, [~target, target])
     kinds = ((COLOURS[1], ~target, "non-target"), (COLOURS[0], target, "target"))
     for (colour, kind, name), density in zip(kinds, densities, strict=True):
@@ -149,7 +149,7 @@ def score_histogram(
     label = f"EER {eer:.2f} % at {threshold:.3g}"
     axes.axvline(threshold, color="0.25", lw=1, ls="--", label=label)
     axes.set(xlabel="score", ylabel="density", title=title)
-    _legend_below(figure, 3)
+    legend_below(figure, 3)
     save(figure, path)
 
 
@@ -161,8 +161,8 @@ def spectrum_plot(systems: Mapping[str, ArrayLike], path: str | Path) -> None:
         systems: name -> embeddings (N, D); min(N - 1, D) values are drawn (`spectra.spectrum`).
         path: file to write.
     """
-    figure, axes = _figure((6.4, 4.2))
-    for style, (name, embeddings) in zip(_styles(len(systems)), systems.items()):
+    figure, (axes,) = panels((6.4, 4.2), 1)
+    for style, (name, embeddings) in zip(line_styles(len(systems)), systems.items()):
         values = spectrum(embeddings)
         numbers = np.arange(1, len(values) + 1)
         shown = np.maximum(values, SMALLEST_VALUE)
@@ -170,7 +170,7 @@ def spectrum_plot(systems: Mapping[str, ArrayLike], path: str | Path) -> None:
     axes.set(xlabel="dimension", ylabel="singular value / largest")
     axes.set(title="Spectrum of the embeddings")
     axes.set_ylim(top=1.5)
-    _legend_below(figure, 2)
+    legend_below(figure, 2)
     save(figure, path)
 
 
@@ -183,7 +183,7 @@ def size_plot(labels: ArrayLike, path: str | Path) -> None:
         labels: (N,) cluster of each utterance, whole numbers from 0.
         path: file to write.
     """
-    figure, axes = _figure((6.4, 4.2))
+    figure, (axes,) = panels((6.4, 4.2), 1)
     sizes = np.bincount(np.asarray(labels, np.int64))
     order = np.argsort(-sizes, kind="stable")
     order = order[sizes[order] > 0]
@@ -197,7 +197,7 @@ def size_plot(labels: ArrayLike, path: str | Path) -> None:
         axes.loglog(places, sizes, color=COLOURS[0], lw=1.6)
     axes.axhline(median, color="0.25", lw=1, ls="--", label=f"median {median:g}")
     axes.set(xlabel="cluster", ylabel="members", title=f"{len(sizes)} clusters")
-    _legend_below(figure, 1)
+    legend_below(figure, 1)
     save(figure, path)
 
 
@@ -213,7 +213,7 @@ def confusion_plot(labels: list[str], counts: ArrayLike, path: str | Path) -> No
     share = table / np.maximum(table.sum(1, keepdims=True), 1)
     f1 = 2 * table.diagonal() / np.maximum(table.sum(0) + table.sum(1), 1)
     side = 2.2 + 0.72 * len(labels)
-    figure, axes = _figure((side + 0.6, side))
+    figure, (axes,) = panels((side + 0.6, side), 1)
     axes.grid(False)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(table):
@@ -229,13 +229,17 @@ def confusion_plot(labels: list[str], counts: ArrayLike, path: str | Path) -> No
     save(figure, path)
 
 
-def shared_axes(inches: tuple[float, float], count: int) -> tuple[Figure, list[Axes]]:
-    """Return a figure with ``count`` axes side by side that share the vertical one."""
+def panels(
+    inches: tuple[float, float], count: int, share_y: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with `count` axes side by side, in the style of all plots here."""
     figure = Figure(figsize=inches, dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = list(figure.subplots(1, count, sharey=True, squeeze=False)[0])
+    axes = list(figure.subplots(1, count, sharey=share_y, squeeze=False)[0])
     for axis in axes:
-        _style(axis)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(color="0.92", lw=0.6)
+        axis.set_axisbelow(True)
     return figure, axes
 
 
@@ -268,7 +272,7 @@ def plain(name: str) -> str:
     return name.replace("$", r"\$")
 
 
-def _styles(count: int) -> list[dict[str, Any]]:
+def line_styles(count: int) -> list[dict[str, Any]]:
     """Return colour and dash of each of so many lines."""
     styles: list[dict[str, Any]] = []
     for index in range(count):
@@ -277,21 +281,6 @@ def _styles(count: int) -> list[dict[str, Any]]:
     return styles
 
 
-def _legend_below(figure: Figure, columns: int) -> None:
+def legend_below(figure: Figure, columns: int) -> None:
     """Add a legend below the axes, where it hides nothing."""
     figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize="small")
-
-
-def _figure(inches: tuple[float, float]) -> tuple[Figure, Axes]:
-    """Return a figure with one axes, in the style of all plots here."""
-    figure = Figure(figsize=inches, dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    _style(axes)
-    return figure, axes
-
-
-def _style(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="0.92", lw=0.6)
-    axes.set_axisbelow(True)

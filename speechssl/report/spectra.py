@@ -14,12 +14,9 @@ def spectrum(embeddings: ArrayLike) -> NDArray[np.float64]:
     """
     matrix = np.asarray(embeddings, np.float64)
     values: NDArray[np.float64] = np.linalg.svd(matrix - matrix.mean(0), compute_uv=False)
-    count = max(1, min(len(matrix) - 1, matrix.shape[1]))
-    values = values[:count]
+    values = values[: max(1, min(len(matrix) - 1, matrix.shape[1]))]
     # What is left of equal rows after rounding is no direction.
-    scale = float(np.abs(matrix).max(initial=0.0)) * np.sqrt(matrix.size)
-    if values[0] <= 1e-12 * scale:
-        values = np.zeros(count)
-    else:
-        values = values / values[0]
+    rounding = 1e-12 * float(np.abs(matrix).max(initial=0.0)) * np.sqrt(matrix.size)
+    largest = values[0] if values[0] > rounding else np.inf
+    values = values / largest
     return values

@@ -42,7 +42,7 @@ def build(material: Material) -> Sequence[Block]:
     }
     caption = "Share of the true class (a row sums to 100 %), below it the number of utterances."
     largest = max(len(traces[0]["y"]) for traces in variants.values())
-    height = min(800, 200 + 46 * largest)
+    height = min(800, 150 + 52 * largest)
     return [table, Chart("Confusion of the classes", caption, variants, layout, height=height)]
 
 
@@ -81,9 +81,10 @@ def _traces(held: Mapping[str, Any]) -> list[Trace]:
             "zmax": 1,
             "text": texts,
             "texttemplate": "%{text}" if len(labels) <= 12 else "",
-            "colorscale": "Blues",
-            "reversescale": False,
-            "colorbar": {"tickformat": ".0%"},
+            "colorscale": [[0, "#f4f8fc"], [0.5, "#6aaed6"], [1, "#08306b"]],
+            "showscale": False,
+            "xgap": 2,
+            "ygap": 2,
             "hovertemplate": "true %{y}<br>predicted %{x}<br>%{text}<extra></extra>",
         }
     ]

@@ -38,8 +38,15 @@ def build(material: Material) -> Sequence[Block]:
         variants.setdefault(one.results.trials, []).extend(_traces(one, one.scored, styles))
     ticks = [tick for tick in TICKS if EDGES[0] < tick / 100 < EDGES[1]]
     layout = {
-        "xaxis": probit_axis("false positives (%)", ticks, *EDGES),
-        "yaxis": probit_axis("false negatives (%)", ticks, *EDGES),
+        "xaxis": {
+            **probit_axis("false positives (%)", ticks, *EDGES),
+            "constrain": "domain",
+        },
+        "yaxis": {
+            **probit_axis("false negatives (%)", ticks, *EDGES),
+            "constrain": "domain",
+            "scaleanchor": "x",
+        },
         "hovermode": "closest",
     }
     caption = (
@@ -47,7 +54,7 @@ def build(material: Material) -> Sequence[Block]:
         " diamond: minDCF at a target prior of 0.01 and 0.05; shaded: 95 % band over speakers,"
         " where the evaluation kept one."
     )
-    return [Chart("Detection error trade-off", caption, variants, layout, height=560)]
+    return [Chart("Detection error trade-off", caption, variants, layout, height=680)]
 
 
 def _traces(one: Evaluated, scored: Scored, styles: Styles) -> list[Trace]:

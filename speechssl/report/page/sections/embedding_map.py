@@ -65,8 +65,8 @@ def _fields(material: Material) -> dict[str, Mapping[str, str]]:
     fields: dict[str, Mapping[str, str]] = {}
     for name, values in clusters_of(material).items():
         fields[f"cluster ({name})"] = values
-    for name, values in material.labels.items():
-        fields[SHOWN_AS.get(name, name)] = values
+    for name in sorted(material.labels, key=lambda name: (name != "spk", name)):
+        fields[SHOWN_AS.get(name, name)] = material.labels[name]
     return fields
 
 

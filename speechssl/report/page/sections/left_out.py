@@ -17,7 +17,7 @@ def build(material: Material) -> Sequence[Block]:
     reasons += [f"{name}: {reason}" for name, reason in material.clips.failed.items()]
     if not reasons:
         return []
-    caption = f"{len(reasons)} files were left out"
+    caption = f"Files that could not be shown: {len(reasons)}"
     return [Table(caption, ["file and reason"], [Row([reason]) for reason in reasons[:MOST]])]
 
 

@@ -15,6 +15,9 @@ from speechssl.train.settings import complete
 
 NOT_SET = "-"
 
+WITHOUT_DEFAULT = (("data", "crops"), ("train", "steps"), ("train", "epochs"))
+"""Settings that every run must give: they are taken as they are."""
+
 
 def build(material: Material) -> Sequence[Block]:
     """Return a table of the runs, one of their differences, and one of the seconds."""
@@ -99,10 +102,11 @@ def _defaults(settings: Mapping[str, Any]) -> dict[str, str]:
     Raises:
         UserError: the run names parts that this package does not have.
     """
-    data = {"train": ["-"], "crops": foreign.mapping(settings, "data").get("crops")}
-    written: dict[str, Any] = {"data": data}
-    train = foreign.mapping(settings, "train")
-    written["train"] = {key: train.get(key) for key in ("steps", "epochs")}
+    written: dict[str, Any] = {"data": {"train": ["-"]}, "train": {}}
+    for section, key in WITHOUT_DEFAULT:
+        value = foreign.mapping(settings, section).get(key)
+        if value is not None:
+            written[section][key] = value
     for section in ("method", "encoder", "features"):
         name = foreign.mapping(settings, section).get("name")
         if isinstance(name, str):

@@ -44,7 +44,7 @@
       height, autosize: true, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: variable("--ink"), size: narrow ? 11 : 12, family: "system-ui, sans-serif" },
       margin: { l: narrow ? 45 : 60, r: 12, t: 10, b: 45 },
-      legend: { orientation: "h", y: -0.2, yanchor: "top", x: 0 },
+      legend: { orientation: "h", y: -58 / height, yanchor: "top", x: 0 },
       hoverlabel: { align: "left" }, xaxis: axis, yaxis: axis,
     };
   }
@@ -75,7 +75,9 @@
     const chosen = () => data.variants[names[menu ? Number(menu.value) : 0]];
     const draw = () => {
       const shown = chosen().filter((trace) => !hidden.has(trace.meta));
-      const layout = merged(shared(data.height), data.layout);
+      const square = data.layout.yaxis && data.layout.yaxis.scaleanchor;
+      const height = square ? Math.min(data.height, figure.clientWidth + 110) : data.height;
+      const layout = merged(shared(height), data.layout);
       return Plotly.react(plot, coloured(shown), layout, CONFIG);
     };
     if (menu) menu.addEventListener("change", draw);
