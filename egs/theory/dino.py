@@ -141,6 +141,7 @@ def plot(folder: Path) -> None:
         axes.set(title=title, xlabel="step")
         if key != "mean_assignment_entropy":
             axes.set_yscale("log")
+    all_axes[0].set_ylabel("nats")
     legend_below(figure, len(arms))
     save(figure, folder / "dino.png")
 

@@ -53,7 +53,14 @@ def evaluate(root: Path, system: str, names: list[str], matrix: np.ndarray) -> N
 def run(root: Path, name: str, alarm: str | None = None, **settings: object) -> None:
     folder = root / name
     folder.mkdir(parents=True)
-    written = {"seed": 0, "method": {"name": "dino", **settings}, "data": {"train": ["data"]}}
+    data_settings = {"train": ["data"], "crops": [{"count": 2, "seconds": 2.0}]}
+    written = {
+        "seed": 0,
+        "method": {"name": "dino", **settings},
+        "encoder": {"name": "ecapa", "width": 128},
+        "data": data_settings,
+        "train": {"steps": 100},
+    }
     (folder / "config.yaml").write_text(yaml.safe_dump(written))
     about = {
         "method": "dino",

@@ -1,13 +1,18 @@
 """The page: one file without a network, whose figures are the experiments' and whose names are text."""
 
+import base64
+import io
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import page_experiment as made
 import plotly.graph_objects
 import pytest
+import soundfile
 from page_experiment import experiment
 
 from speechssl import metrics
@@ -142,6 +147,14 @@ def test_only_settings_that_differ_are_listed(page):
     assert "method.name" not in page.text and "data.train" not in page.text
 
 
+def test_of_a_single_run_what_is_no_default_is_listed(tmp_path):
+    made.run(tmp_path / "exp", "only", prototypes=77)
+    write_page([tmp_path / "exp"], tmp_path / "page.html")
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "method.prototypes" in page.words and "encoder.width" in page.words
+    assert "method.hidden" not in page.text and "method.name" not in page.text
+
+
 def test_alarms_are_explained(page):
     for word in ("one way", "no centre", "raise it"):
         assert word in page.words
@@ -159,11 +172,6 @@ def test_labels_clusters_and_sets_colour_the_map(page):
 
 
 def test_clips_are_opus_of_the_right_length(world):
-    import base64
-    import io
-
-    import soundfile
-
     addresses = world["material"].clips.addresses
     assert len(addresses) >= 5
     for address in addresses.values():
@@ -263,3 +271,13 @@ def test_a_map_keeps_groups_together_and_takes_a_collapsed_model():
     assert (nearest == np.arange(30) // made.EACH).all() and made_by.startswith("t-SNE")
     assert np.isfinite(project(np.ones((20, 4), np.float32), "tsne")[0]).all()
     assert np.isfinite(project(np.ones((1, 4), np.float32), "pca")[0]).all()
+
+
+def test_the_section_of_the_readme_is_shown(world):
+    readme = (Path(write.__file__).parent / "README.md").read_text(encoding="utf-8")
+    example = re.search(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert example
+    names: dict[str, Any] = {}
+    exec(example[1], names)
+    (table,) = names["SECTION"].build(world["material"])
+    assert [list(row.cells) for row in table.rows] == [["dino", "100"], ["other", "100"]]

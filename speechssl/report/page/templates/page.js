@@ -44,7 +44,7 @@
       height, autosize: true, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: variable("--ink"), size: narrow ? 11 : 12, family: "system-ui, sans-serif" },
       margin: { l: narrow ? 45 : 60, r: 12, t: 10, b: 45 },
-      legend: { orientation: "h", y: -58 / height, yanchor: "top", x: 0 },
+      legend: { orientation: "h", y: -50 / (height - 90), yanchor: "top", x: 0 },
       hoverlabel: { align: "left" }, xaxis: axis, yaxis: axis,
     };
   }
