@@ -15,6 +15,13 @@ class UserError(Exception):
     """
 
 
+class MachineError(Exception):
+    """The machine has run out of something, which is no fault of the file that is being read.
+
+    So no file is left out for it: the command ends. The message is one line.
+    """
+
+
 @dataclass(frozen=True)
 class Unreadable:
     """A recording that could not be read, and why.
@@ -40,8 +47,9 @@ def writing(path: str | Path) -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
+        remedy = _OF_THE_MACHINE.get(error.errno or 0, "choose another --out")
         raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); choose another --out"
+            f"{path}: cannot be written ({error.strerror or error}); {remedy}"
         ) from None
 
 
@@ -53,7 +61,7 @@ _OF_THE_MACHINE = {
     errno.ENOSPC: "make room, here or in the temporary folder (TMPDIR), and run it again",
     errno.EDQUOT: "make room, and run it again",
     errno.EFBIG: "files may not be as large here (ulimit -f)",
-    errno.EROFS: "choose another place",
+    errno.EROFS: "choose another --out",
     errno.EIO: "the disk or its network has failed",
 }
 
@@ -64,6 +72,8 @@ def what_ran_out(error: BaseException) -> str | None:
     Returns:
         What ran out and what to do; None for any other error.
     """
+    if isinstance(error, MachineError):
+        return str(error)
     if isinstance(error, MemoryError):
         return f"out of memory; {_OF_THE_MACHINE[errno.ENOMEM]}"
     if isinstance(error, OSError):
@@ -79,3 +89,9 @@ def what_ran_out(error: BaseException) -> str | None:
         if "out of memory" in text:  # torch.OutOfMemoryError, of a GPU
             return f"out of memory of the GPU; {_OF_THE_MACHINE[errno.ENOMEM]}"
     return None
+
+
+def refuse_without_descriptors(error: BaseException) -> None:
+    """Raise MachineError if an OSError says that no file at all can be opened at the moment."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        raise MachineError(what_ran_out(error)) from error

@@ -11,7 +11,7 @@ samples, F frames, M features of a frame, D numbers of an embedding, P of a proj
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
@@ -33,6 +33,7 @@ __all__ = [
     "ParameterRule",
     "Predictor",
     "Progress",
+    "SpeechDetector",
     "Stage",
     "Views",
 ]
@@ -368,6 +369,25 @@ class Clusterer(Protocol):
 
         Returns:
             (N,) the cluster of each row, 0 to C - 1, or -1 for an outlier.
+        """
+        ...
+
+
+class SpeechDetector(Protocol):
+    """Finds the speech in a recording; a part of `vad/`.
+
+    A part's constructor takes its keyword-only settings.
+    """
+
+    sample_rate: int
+    """Sampling rate of the blocks that it takes, Hz."""
+
+    def find(self, blocks: Iterable[NDArray[np.float32]]) -> list[tuple[float, float]]:
+        """Return (start, stop) in seconds of each span of speech, in the order of time.
+
+        Args:
+            blocks: samples (T,) in -1..1, consecutive, of any lengths: the recording is
+                never held in memory as a whole. They are taken once.
         """
         ...
 

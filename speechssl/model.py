@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import speechssl
 from speechssl import config, foreign_yaml, parts, weights
-from speechssl.errors import UserError
+from speechssl.errors import UserError, writing
 from speechssl.features import with_default_name
 from speechssl.files import FORMAT, ModelFolder, atomic_write, model_folder
 from speechssl.interfaces import Encoder, FrontEnd
@@ -110,18 +110,23 @@ class Model(nn.Module):
         return embeddings
 
     def save(self, folder: str | Path) -> None:
-        """Write the configuration and the weights into `folder`, each file whole or not at all."""
+        """Write the configuration and the weights into `folder`, each file whole or not at all.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
         files = ModelFolder(folder)
-        files.path.mkdir(parents=True, exist_ok=True)
-        weights.write(files.weights, self.encoder.state_dict())
         written = {
             "speechssl": speechssl.__version__,
             "format": FORMAT,
             **self.settings,
             "about": self.about,
         }
-        with atomic_write(files.config) as temporary:
-            config.write(written, temporary)
+        with writing(files.path):
+            files.path.mkdir(parents=True, exist_ok=True)
+            weights.write(files.weights, self.encoder.state_dict())
+            with atomic_write(files.config) as temporary:
+                config.write(written, temporary)
 
     @classmethod
     def from_config(

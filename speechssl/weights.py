@@ -8,13 +8,14 @@ a compressed archive, or one that claims more than it has, is refused.
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -25,10 +26,21 @@ SAFETENSORS = ".safetensors"
 
 
 def write(path: str | Path, state: Mapping[str, Tensor]) -> None:
-    """Write a state dict as safetensors; a reader sees the old file or the new one."""
+    """Write a state dict as safetensors; a reader sees the old file or the new one.
+
+    Raises:
+        OSError: the disk refused.
+    """
     with atomic_write(path) as temporary:
         contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
-        save_file(contiguous, str(temporary), metadata={"format": "pt"})
+        try:
+            save_file(contiguous, str(temporary), metadata={"format": "pt"})
+        except SafetensorError as error:
+            refused = re.search(r"\(os error (\d+)\)", str(error))
+            if refused is None:
+                raise
+            number = int(refused[1])
+            raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def shapes(path: str | Path) -> dict[str, tuple[int, ...]]:

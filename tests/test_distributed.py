@@ -8,6 +8,7 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
+from builders import ENCODERS
 from torch import nn
 
 from speechssl import distributed, parts
@@ -61,8 +62,7 @@ def test_alone_it_is_batchnorm(group, shape):
 @pytest.mark.parametrize("name", parts.names("encoders"))
 def test_every_norm_of_every_encoder_is_converted_and_none_is_passed_over(group, name):
     torch.manual_seed(0)
-    settings = {"name": name, "width": 8, **({"scale": 2} if name == "ecapa" else {})}
-    encoder = parts.build("encoders", settings, 16).train()
+    encoder = parts.build("encoders", ENCODERS.get(name, name), 16).train()
     twin = synchronise_batchnorm(copy.deepcopy(encoder), TWO)
     norms = [m for m in twin.modules() if isinstance(m, CrossProcessBatchNorm)]
     assert norms and not any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in twin.modules())

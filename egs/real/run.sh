@@ -1,23 +1,28 @@
 #!/usr/bin/env bash
-# DINO on real speech, from scratch, and what it is worth on speaker verification:
-#   bash egs/real/run.sh --data DIR [--minutes M] [--config NAME|FILE] [--warm-up NAME|FILE|none] [--exp DIR]
-#                        [--train "SET ..."] [--eval "SET ..."] [--noise DIR] [--rir DIR] [--device D]
-#                        [--at "STEP ..."] [--stage N] [--stop-stage N] [key=value ...]
-# DIR holds folders of audio. Those of --train (default: librispeech_train unlabelled, else DIR itself) are trained
-# on without labels; those of --eval that have a `trials` file are evaluated. DIR/noise and DIR/rir, where they
-# exist, augment. --minutes chooses the numbers of steps by timing a few, a quarter of the time for the warm-up;
-# without it the configurations' counts. key=value goes to the training after the warm-up.
-# --at evaluates the model as it was after those steps, too (multiples of train.save_every).
-# Stages: 1 prepare, 2 train, 3 embed, 4 evaluate, 5 report. A finished stage 2 is resumed, not repeated.
+# Embeddings of real speech, from scratch, and what they are worth on speaker verification:
+#   bash egs/real/run.sh [--data DIR] [--minutes M] [--config NAME|FILE] [--warm-up NAME|FILE|none] [--exp DIR]
+#                        [--train "SET ..."] [--publishable] [--eval "SET ..."] [--telephone] [--noise DIR] [--rir DIR]
+#                        [--device D] [--at "STEP ..."] [--stage N] [--stop-stage N] [key=value ...]
+# DIR (default: $SPEECHSSL_DATA) holds folders of audio. Those of --train (default: every training set of
+# README.md that is there, with --publishable those whose licence lets weights be published; else DIR itself) are
+# trained on without labels; those of --eval that have a `trials` file are evaluated, with --telephone as telephones
+# would hand them on, too. DIR/noise and DIR/rir, where they exist, augment. --minutes chooses the numbers of steps by
+# timing a few, a quarter of the time for the warm-up; without it the configurations' counts. key=value goes to the
+# training after the warm-up. --at evaluates the model as it was after those steps, too (multiples of
+# train.save_every). After training the last layer is fitted in closed form (last_layer.py), of the untrained
+# encoder as well; $exp/fitted is the model.
+# Stages: 1 prepare, 2 train, 3 fit, 4 embed, 5 evaluate, 6 report. A finished stage 2 is resumed, not repeated.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 data=${SPEECHSSL_DATA:-} minutes="" config=dino-small warm_up=simclr-small
 exp=exp/real device=auto
-train_sets="librispeech_train unlabelled" eval_sets="librispeech_test arabic_commands ravdess"
-noise="" rir="" at="" stage=1 stop_stage=5
+publishable="librispeech_train unlabelled speechocean_train emogator_train dspspeech_train small_train"
+train_sets="$publishable game_dialogue_train debian_voices_train indian_commands_train"
+eval_sets="librispeech_test arabic_commands ravdess speechocean_eval alphanumeric_eval emogator_eval"
+telephone=false noise="" rir="" at="" stage=1 stop_stage=6
 overrides=()
-usage() { sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2; }
+usage() { sed -n '2,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2; }
 while (($#)); do
     case $1 in
         --data) data=$2 && shift 2 ;;
@@ -26,6 +31,8 @@ while (($#)); do
         --warm-up) warm_up=$2 && shift 2 ;;
         --exp) exp=$2 && shift 2 ;;
         --train) train_sets=$2 && shift 2 ;;
+        --publishable) train_sets=$publishable && shift ;;
+        --telephone) telephone=true && shift ;;
         --eval) eval_sets=$2 && shift 2 ;;
         --noise) noise=$2 && shift 2 ;;
         --rir) rir=$2 && shift 2 ;;
@@ -59,6 +66,14 @@ if wanted 1; then
     for set in "${train[@]}" "${evals[@]}"; do
         run 1 "prepare-$set" speechssl prepare folder "$data/$set" "$(directory "$set")" --trim 35
     done
+    if $telephone; then
+        for set in "${evals[@]}"; do
+            run 1 "telephone-$set" python egs/real/telephone.py "$(directory "$set")" "$exp/data/$set-telephone"
+        done
+    fi
+fi
+if $telephone; then
+    for set in "${evals[@]}"; do evals+=("$set-telephone"); done
 fi
 
 # fit NAME CONFIG SHARE key=value...: train into $exp/NAME, going on with what is there
@@ -80,21 +95,32 @@ elif wanted 2; then
     fit dino "$config" 1 "${overrides[@]}"
 fi
 
-# The models to evaluate: the encoder before any training, after the warm-up, at the steps of --at, at the end.
-names=(untrained)
+if wanted 3; then
+    for name in untrained model; do
+        fitted=fitted
+        [[ $name == model ]] || fitted=fitted-untrained
+        run 3 "$fitted" python egs/real/last_layer.py "$exp/dino/$name" "$exp/dino/config.yaml" "$exp/$fitted"
+    done
+fi
+
+# The models to evaluate: MFCC statistics, the encoder before any training, after the warm-up, at the steps of --at,
+# at the end, and with the last layer fitted.
+names=(mfcc untrained)
 [[ -z $warm_up ]] || names+=(warm-up)
 for step in $at; do names+=("step-$step"); done
-names+=(trained)
+names+=(trained fitted-untrained fitted)
 folder() {
     case $1 in
+        mfcc) echo mfcc ;;
         untrained) [[ -n $warm_up ]] && echo "$exp/warm-up/untrained" || echo "$exp/dino/untrained" ;;
         warm-up) echo "$exp/warm-up/model" ;;
         trained) echo "$exp/dino/model" ;;
+        fitted*) echo "$exp/$1" ;;
         *) echo "$exp/dino/$1" ;;
     esac
 }
 
-if wanted 3; then
+if wanted 4; then
     directories=()
     for set in "${train[@]}"; do directories+=("$(directory "$set")"); done
     for step in $at; do
@@ -102,28 +128,28 @@ if wanted 3; then
     done
     for name in "${names[@]}"; do
         embed=(speechssl embed "$(folder "$name")" --device "$device" --precision auto)
-        run 3 "embed-$name-train" "${embed[@]}" "${directories[@]}" --out "$exp/embeddings/$name/train.npz"
+        run 4 "embed-$name-train" "${embed[@]}" "${directories[@]}" --out "$exp/embeddings/$name/train.npz"
         for set in "${evals[@]}"; do
-            run 3 "embed-$name-$set" "${embed[@]}" "$(directory "$set")" --out "$exp/embeddings/$name/$set.npz"
+            run 4 "embed-$name-$set" "${embed[@]}" "$(directory "$set")" --out "$exp/embeddings/$name/$set.npz"
         done
     done
 fi
-if wanted 4; then
+if wanted 5; then
     # Cosines twice: with the mean of the training embeddings subtracted, and whitened on them as well.
     for name in "${names[@]}"; do
         for set in "${evals[@]}"; do
             for scoring in subtract-mean whiten; do
                 row=$name
                 [[ $scoring == subtract-mean ]] || row=$name-whitened
-                run 4 "evaluate-$row-$set" speechssl evaluate verification "$exp/embeddings/$name/$set.npz" \
+                run 5 "evaluate-$row-$set" speechssl evaluate verification "$exp/embeddings/$name/$set.npz" \
                     --trials "$(directory "$set")/trials" --speakers "$(directory "$set")" --model "$name" \
                     "--$scoring" "$exp/embeddings/$name/train.npz" --out "$exp/eval/$row/$set"
             done
         done
     done
 fi
-if wanted 5 && ((${#evals[@]})); then
-    echo "[stage 5] speechssl report $exp" >&2
+if wanted 6 && ((${#evals[@]})); then
+    echo "[stage 6] speechssl report $exp" >&2
     speechssl report "$exp"
 fi
-echo "model: $exp/dino/model (speechssl embed $exp/dino/model FOLDER --out FILE.npz)" >&2
+echo "model: $exp/fitted (speechssl embed $exp/fitted FOLDER --out FILE.npz)" >&2

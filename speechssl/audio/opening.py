@@ -1,5 +1,7 @@
 """Opening audio: a path, a member of a tar archive or a shell pipe, with the library that knows it.
 
+The library is chosen by the first bytes, not by the name.
+
 Whatever the library raises becomes a UserError of one line.
 """
 
@@ -7,25 +9,44 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import soundfile
 
 from speechssl.audio import members, pipes, remotes
+from speechssl.audio.kinds import LOOK, Kind, kind_of
 from speechssl.audio.mp3 import length_is_a_guess
-from speechssl.audio.readers import AV_EXTENSIONS, AvReader, Reader, SoundFileReader
+from speechssl.audio.readers import AvReader, Reader, SoundFileReader
 from speechssl.audio.regular import refuse_special_file
-from speechssl.errors import UserError
+from speechssl.errors import UserError, refuse_without_descriptors
 
 PathLike = str | os.PathLike[str]
 
-_AV_OPTIONS = {
-    "format_whitelist": "aac,aiff,caf,flac,loas,matroska,mov,mp3,mp4,mpegts,ogg,w64,wav,webm",
-    "protocol_whitelist": "file",
-}
-"""For FFmpeg: containers of sound only. Playlists (HLS, DASH, concat) name other files and hosts."""
+_AV_FORMATS = (
+    "aac ac3 adx aea aiff alaw amr amrnb amrwb ape asf asf_o ast au avi bonk brstm caf codec2 dff"
+    " dsf dts dtshd eac3 flac flv gsm gxf hca ilbc ircam kvag lc3 live_flv loas m4v matroska mlp mov"
+    " mp3 mp4 mpc mpc8 mpeg mpegts mulaw mxf nistsphere nut oga ogg oma osq qcp qoa rm rso shn sol"
+    " sox svx tak truehd tta voc vqf w64 wav webm wsd wtv wv xa xwma"
+)
+_AV_OPTIONS = {"format_whitelist": _AV_FORMATS.replace(" ", ","), "protocol_whitelist": "file"}
+"""For FFmpeg: containers that hold the sound themselves.
+
+Playlists and the like (HLS, DASH, concat, SDP, image sequences) name other files and hosts: they
+are not in the list, whatever a file is called. Data outside a MOV file are not followed either,
+which is FFmpeg's own default.
+"""
+
+_SOUNDFILE_ERRORS = (
+    soundfile.SoundFileError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    OSError,
+    MemoryError,
+)
 
 _RATES = (1000, 1_000_000)
 """Sampling rates that are read, Hz. Resampled to 16 kHz, a second of 1 Hz would be 16,000 times as long."""
@@ -56,7 +77,7 @@ def open_audio(path: PathLike) -> Iterator[Reader]:
         with _open_member(member) as reader:
             yield reader
     elif isinstance(path, pipes.Pipe):
-        with _open_source(io.BytesIO(pipes.run(path)), name, "") as reader:
+        with _open_source(io.BytesIO(pipes.run(path)), name) as reader:
             yield reader
     elif name.rstrip().endswith("|"):
         raise UserError(
@@ -70,7 +91,7 @@ def open_audio(path: PathLike) -> Iterator[Reader]:
         raise UserError(f"{name}: {remotes.refusal(name)}")
     else:
         refuse_special_file(name)
-        with _open_source(name, name, os.path.splitext(name)[1]) as reader:
+        with _open_source(name, name) as reader:
             yield reader
 
 
@@ -78,7 +99,7 @@ def open_audio(path: PathLike) -> Iterator[Reader]:
 def _open_member(member: members.Member) -> Iterator[Reader]:
     file = member.open()
     try:
-        with _open_source(file, str(member), member.extension) as reader:
+        with _open_source(file, str(member)) as reader:
             yield reader
     except UserError:
         # What the decoder takes for the end of the file may be an archive that cannot be read.
@@ -89,24 +110,15 @@ def _open_member(member: members.Member) -> Iterator[Reader]:
 
 
 @contextmanager
-def _open_source(source: Any, name: str, extension: str) -> Iterator[Reader]:
+def _open_source(source: Any, name: str) -> Iterator[Reader]:
     """Open a path or a file object; `name` is what messages call it."""
-    if _needs_av(source, extension.lower()):
-        with _open_with_av(source, name) as av_reader:
-            _refuse_impossible_header(av_reader, source, name)
-            yield av_reader
-        return
-    with _open_with_soundfile(source, name) as reader:
-        _refuse_impossible_header(reader, source, name)
-        if reader.frames is not None:
+    with ExitStack() as opened:
+        try:
+            reader = _reader(source, name, opened)
+            _refuse_impossible_header(reader, source, name)
             yield reader
-            return
-    # libsndfile cannot read a FLAC stream that leaves its length open.
-    if not isinstance(source, str):
-        source.seek(0)
-    with _open_with_av(source, name) as av_reader:
-        _refuse_impossible_header(av_reader, source, name)
-        yield av_reader
+        except (*_SOUNDFILE_ERRORS, *_av_errors()) as error:
+            raise _error_about(name, error) from error
 
 
 def _refuse_impossible_header(reader: Reader, source: Any, name: str) -> None:
@@ -137,52 +149,82 @@ def _size(source: Any) -> int:
     return size
 
 
-def _needs_av(source: Any, extension: str) -> bool:
-    if extension in AV_EXTENSIONS:
-        return True
-    if extension != ".mp3" or not isinstance(source, str):
-        return False
+def _reader(source: Any, name: str, opened: ExitStack) -> Reader:
+    """Return a reader of the library that knows the container: by its first bytes.
+
+    libsndfile is asked for what it knows and for what nobody knows, and FFmpeg for the rest, for
+    what libsndfile refuses (a wav file with a rare codec), and for lengths that libsndfile guesses.
+    """
+    kind = kind_of(_head(source))
+    refused: Exception | None = None
+    if (kind is None or kind.soundfile) and not _length_is_a_guess(source, kind):
+        try:
+            file = soundfile.SoundFile(os.fsencode(source) if isinstance(source, str) else source)
+        except _SOUNDFILE_ERRORS as error:
+            refused = error
+        else:
+            opened.enter_context(file)
+            reader = SoundFileReader(file)
+            # libsndfile cannot read a FLAC stream that leaves its length open.
+            if reader.frames is not None:
+                return reader
     try:
-        return length_is_a_guess(source)
-    except OSError as error:
-        raise _error_about(source, error) from error
+        return _av_reader(source, name, opened)
+    except (UserError, *_SOUNDFILE_ERRORS, *_av_errors()):
+        if refused is None:
+            raise
+        raise refused from None
 
 
-@contextmanager
-def _open_with_soundfile(source: Any, name: str) -> Iterator[SoundFileReader]:
+def _head(source: Any) -> bytes:
+    """Return the first bytes of a path or of a file object, which is back at its beginning."""
     if isinstance(source, str):
-        source = os.fsencode(source)
-    try:
-        with soundfile.SoundFile(source) as file:
-            yield SoundFileReader(file)
-    except (
-        soundfile.SoundFileError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-        OSError,
-        MemoryError,
-    ) as error:
-        raise _error_about(name, error) from error
+        with open(source, "rb", buffering=0) as file:
+            return file.read(LOOK)
+    head: bytes = source.read(LOOK)
+    source.seek(0)
+    return head
 
 
-@contextmanager
-def _open_with_av(source: Any, name: str) -> Iterator[AvReader]:
+def _length_is_a_guess(source: Any, kind: Kind | None) -> bool:
+    is_mp3 = kind is not None and kind.name == "mp3"
+    return is_mp3 and isinstance(source, str) and length_is_a_guess(source)
+
+
+def _av_reader(source: Any, name: str, opened: ExitStack) -> AvReader:
     try:
         import av
     except ImportError as error:
         raise UserError(f"{name}: reading it needs PyAV; pip install 'speechssl[av]'") from error
-    try:
+    if isinstance(source, str):
         # FFmpeg takes `concat:a|b` and the like for addresses; `file:` makes it a path.
-        where = f"file:{source}" if isinstance(source, str) else source
-        with av.open(where, options=_AV_OPTIONS) as container:
-            yield AvReader(container, av)
-    except (av.FFmpegError, ValueError, OSError, MemoryError) as error:
-        raise _error_about(name, error) from error
+        source = f"file:{source}"
+    else:
+        source.seek(0)
+    return AvReader(opened.enter_context(av.open(source, options=dict(_AV_OPTIONS))), av)
+
+
+def _av_errors() -> tuple[type[Exception], ...]:
+    """Return FFmpeg's errors, if it was asked for anything."""
+    av = sys.modules.get("av")
+    return () if av is None else (av.FFmpegError,)
+
+
+def _check_descriptors(path: str) -> None:
+    """Raise MachineError if no file can be opened: libsndfile calls that a system error."""
+    try:
+        with open(path, "rb"):
+            return
+    except OSError as error:
+        refuse_without_descriptors(error)
 
 
 def _error_about(name: str, error: Exception) -> UserError:
-    """Return the UserError, one line, for a file that could not be opened or decoded."""
+    """Return the UserError, one line, for a file that could not be opened or decoded.
+
+    Raises:
+        MachineError: it is not the file's fault.
+    """
     is_path = not name.endswith("|") and members.parse(name) is None
     if is_path:
         if not os.path.exists(name):
@@ -193,6 +235,7 @@ def _error_about(name: str, error: Exception) -> UserError:
             return UserError(f"{name}: permission denied; make the file readable")
         if os.path.getsize(name) == 0:
             return UserError(f"{name}: is empty (0 bytes); remove or replace it")
+        _check_descriptors(name)
     reason = str(getattr(error, "error_string", "") or error)
     detail = " ".join(reason.split()).rstrip(".")
     return UserError(

@@ -1,7 +1,8 @@
 """Reading audio: any format, any rate, any piece of a file, as mono float32.
 
-wav, flac, ogg, opus, mp3 and aiff go through libsndfile; m4a, mp4 and aac, and the rare mp3 and
-flac files that do not say how long they are, through PyAV (`pip install 'speechssl[av]'`). A piece
+wav, flac, ogg, opus, mp3 and aiff go through libsndfile; m4a, mp4, webm, wma, amr and whatever else
+FFmpeg reads, and the rare mp3 and flac files that do not say how long they are, through PyAV (`pip
+install 'speechssl[av]'`). The content decides, not the name. A piece
 of a file is sought, never read from the start, and the sample at `start` is the same one whether
 the whole file is read or only the piece: the decoder and the resampler get a little context before
 and after it. A path may be the address of a file inside a tar archive (`speechssl.audio.members`)
@@ -22,7 +23,10 @@ from speechssl.audio.silence import is_silent_range
 from speechssl.errors import UserError
 
 EXTENSIONS = SOUNDFILE_EXTENSIONS | AV_EXTENSIONS
-"""Endings of the files that can be read, in lower case and with their dot."""
+"""Endings, in lower case and with their dot, of files that are always taken for audio.
+
+Files with other endings are looked into (`kinds.kind_of`).
+"""
 
 _SHORTFALL = 0.25  # seconds that a lossy decoder may deliver less than its header says
 _SURPLUS = 1 << 24  # samples that a file may hold beyond what its header says, read at once (64 MB)
@@ -82,7 +86,7 @@ def info(path: PathLike) -> AudioInfo:
     with open_audio(path) as reader:
         frames = reader.frames
         if frames is None:
-            frames = sum(len(block) for block in reader.blocks(0, None))
+            frames = sum(len(block) for block in reader.blocks(0, None, None))
         _refuse_empty(path, reader.rate, frames)
         return AudioInfo(reader.rate, reader.channels, frames)
 
@@ -97,7 +101,7 @@ def check(path: PathLike) -> Content:
         frames = 0
         lowest = math.inf
         highest = -math.inf
-        for block in reader.blocks(0, None):
+        for block in reader.blocks(0, None, None):
             _refuse_non_finite(path, block, frames / reader.rate)
             frames += len(block)
             lowest = min(lowest, float(block.min()))
@@ -107,7 +111,13 @@ def check(path: PathLike) -> Content:
         return Content(AudioInfo(reader.rate, reader.channels, frames), lowest, highest)
 
 
-def read(path: PathLike, rate: int, start: float = 0.0, stop: float | None = None) -> Samples:
+def read(
+    path: PathLike,
+    rate: int,
+    start: float = 0.0,
+    stop: float | None = None,
+    channel: int | None = None,
+) -> Samples:
     """Read a piece of an audio file.
 
     Args:
@@ -115,24 +125,28 @@ def read(path: PathLike, rate: int, start: float = 0.0, stop: float | None = Non
         rate: wanted sampling rate, Hz; the file is resampled if it has another.
         start: where the piece begins, seconds.
         stop: where it ends, seconds; None, or what lies beyond the end, means the end.
+        channel: which channel, from 1; None: the mean of all.
 
     Returns:
-        Samples (T,) of the mono mix: those from round(start * rate) to round(stop * rate) of the
+        Samples (T,) of the channel or mix: those from round(start * rate) to round(stop * rate) of the
         whole file, so neighbouring pieces tile. Integer formats are scaled to [-1, 1).
 
     Raises:
         UserError: the file is missing, a directory, not audio, truncated or empty; a sample that
-            was asked for is NaN or infinite; `start` lies beyond the end, or `stop` does not lie
-            behind `start`.
+            was asked for is NaN or infinite; `start` lies beyond the end, `stop` does not lie behind
+            `start`, or there is no such channel.
     """
     if not (math.isfinite(start) and start >= 0 and (stop is None or stop > start)):
         raise UserError(f"{path}: cannot read from {start:g} s to {stop} s; give 0 <= start < stop")
     with open_audio(path) as reader:
+        _refuse_missing_channel(path, reader, channel)
         frames = reader.frames
         if frames == 0 or (frames is not None and start * reader.rate >= frames):
             raise _start_beyond_end(path, start, reader)
         excerpt = Excerpt.plan(reader.rate, rate, start, stop)
-        samples = _read_excerpt(path, reader, excerpt)
+        samples = _read_excerpt(path, reader, excerpt, channel)
+        if not len(samples):
+            raise _start_beyond_end(path, start, reader)
         _refuse_truncated(path, reader, excerpt, len(samples))
         _refuse_non_finite(path, samples, excerpt.first / reader.rate)
         samples = excerpt.cut(resample(samples, reader.rate, rate))
@@ -141,8 +155,14 @@ def read(path: PathLike, rate: int, start: float = 0.0, stop: float | None = Non
         return np.ascontiguousarray(samples)
 
 
-def _read_excerpt(path: PathLike, reader: Reader, excerpt: Excerpt) -> Samples:
+def _read_excerpt(path: PathLike, reader: Reader, excerpt: Excerpt, channel: int | None) -> Samples:
     """Return the samples (T,) of an excerpt at the file's own rate.
+
+    Args:
+        path: for messages.
+        reader: the file.
+        excerpt: what to read.
+        channel: which channel, from 1; None: the mean of all.
 
     Raises:
         UserError: they are far more than the header says, as in a file made to fill memory.
@@ -150,7 +170,7 @@ def _read_excerpt(path: PathLike, reader: Reader, excerpt: Excerpt) -> Samples:
     most = math.inf if reader.frames is None else reader.frames - excerpt.first + _SURPLUS
     blocks: list[Samples] = []
     got = 0
-    for block in reader.blocks(excerpt.first, excerpt.count):
+    for block in reader.blocks(excerpt.first, excerpt.count, channel):
         blocks.append(block)
         got += len(block)
         if got > most:
@@ -167,6 +187,12 @@ def _read_excerpt(path: PathLike, reader: Reader, excerpt: Excerpt) -> Samples:
 def _refuse_empty(path: PathLike, rate: int, frames: int) -> None:
     if frames <= 0 or rate <= 0:
         raise UserError(f"{path}: is empty (no samples); remove or replace it")
+
+
+def _refuse_missing_channel(path: PathLike, reader: Reader, channel: int | None) -> None:
+    if channel is not None and not 1 <= channel <= reader.channels:
+        count = "1 channel" if reader.channels == 1 else f"{reader.channels} channels"
+        raise UserError(f"{path}: has {count}, so no channel {channel}; channels count from 1")
 
 
 def _refuse_truncated(path: PathLike, reader: Reader, excerpt: Excerpt, got: int) -> None:

@@ -4,12 +4,36 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from speechssl.audio.readers import Samples
 
 _CONTEXT = 0.05  # seconds on each side of an excerpt for the resampler's filter
+
+
+class Periods(NamedTuple):
+    """How often the samples of two rates fall together.
+
+    Attributes:
+        source_period: samples of the source between two such places.
+        period: samples of the result between them.
+        context: of these periods on each side that the resampler's filter needs.
+    """
+
+    source_period: int
+    period: int
+    context: int
+
+
+def periods(source_rate: int, rate: int) -> Periods:
+    """Return how often the samples of two rates (Hz) fall together."""
+    common = math.gcd(source_rate, rate)
+    source_period = source_rate // common
+    # The filter is as long as 0.05 s at the lower one of the two rates asks for.
+    context = _CONTEXT * max(source_rate, source_rate * source_rate / rate)
+    return Periods(source_period, rate // common, math.ceil(context / source_period))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +71,14 @@ class Excerpt:
         length = None if end is None else end - begin
         if source_rate == rate:
             return cls(begin, length, 0, None)
-        common = math.gcd(source_rate, rate)
-        source_period = source_rate // common
-        period = rate // common
-        # The filter is as long as 0.05 s at the lower one of the two rates asks for.
-        context = _CONTEXT * max(source_rate, source_rate * source_rate / rate)
-        context_periods = math.ceil(context / source_period)
-        first_period = max(0, begin // period - context_periods)
+        size = periods(source_rate, rate)
+        first_period = max(0, begin // size.period - size.context)
         count = None
         if end is not None:
-            last_period = math.ceil(end / period) + context_periods
-            count = (last_period - first_period) * source_period
-        return cls(first_period * source_period, count, begin - first_period * period, length)
+            last_period = math.ceil(end / size.period) + size.context
+            count = (last_period - first_period) * size.source_period
+        skip = begin - first_period * size.period
+        return cls(first_period * size.source_period, count, skip, length)
 
     def cut(self, samples: Samples) -> Samples:
         """Return the samples (T,) of the excerpt from what was read and resampled."""

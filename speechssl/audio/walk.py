@@ -4,17 +4,43 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+from speechssl.audio.kinds import LOOK, kind_of, not_audio
 from speechssl.audio.reading import EXTENSIONS
+from speechssl.audio.regular import is_special
+
+HIDDEN = "hidden (its name begins with a dot)"
 
 
-def audio_files(root: str | Path) -> Iterator[str]:
+@dataclass(frozen=True, slots=True)
+class PassedOver:
+    """A file or folder that a walk did not take for audio.
+
+    Attributes:
+        path: from the folder that was walked.
+        reason: in a few words.
+    """
+
+    path: str
+    reason: str
+
+
+def audio_files(root: str | Path, passed_over: list[PassedOver] | None = None) -> Iterator[str]:
     """Yield the audio files below `root` as relative paths, a folder at a time.
 
-    What counts is the ending (`EXTENSIONS`, in either case). Names that begin with a dot are passed
-    over; links are followed, each folder is visited once. Sort the paths if their order matters.
+    What counts is the ending (`EXTENSIONS`, in either case) or, where that says nothing, the first
+    bytes of the file (`kinds.kind_of`): m4a, webm, wma, amr, mkv and the like by whatever name.
+    Names that begin with a dot are passed over; links are followed, each folder is visited once.
+    Sort the paths if their order matters.
+
+    Args:
+        root: the folder.
+        passed_over: gets an entry for everything that is not yielded, with the reason.
     """
+    if passed_over is None:
+        passed_over = []
     visited = set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -22,8 +48,32 @@ def audio_files(root: str | Path) -> Iterator[str]:
             subfolders.clear()
             continue
         visited.add(real)
+        for name in sorted(subfolders + names):
+            path = os.path.relpath(os.path.join(folder, name), root)
+            if name.startswith("."):
+                passed_over.append(PassedOver(path, HIDDEN))
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in sorted(names):
-            extension = os.path.splitext(name)[1].lower()
-            if extension in EXTENSIONS and not name.startswith("."):
-                yield os.path.relpath(os.path.join(folder, name), root)
+            if name.startswith("."):
+                continue
+            file = os.path.join(folder, name)
+            reason = _not_audio(file)
+            path = os.path.relpath(file, root)
+            if reason:
+                passed_over.append(PassedOver(path, reason))
+            else:
+                yield path
+
+
+def _not_audio(path: str) -> str:
+    """Return why a file is not taken for audio, or "" if it is."""
+    if os.path.splitext(path)[1].lower() in EXTENSIONS:
+        return ""
+    if is_special(path):
+        return "a device, FIFO or socket"
+    try:
+        with open(path, "rb", buffering=0) as file:
+            head = file.read(LOOK)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return "" if kind_of(head) else not_audio(head)

@@ -1,4 +1,4 @@
-"""The acoustics behind augmentation: rooms, channel filters, mu-law, levels, babble.
+"""The acoustics behind augmentation: rooms, channel filters, companding, levels, babble.
 
 Pure functions of tensors; all work on any device, in float32, a batch at a time.
 """
@@ -15,6 +15,9 @@ from torch import Tensor
 
 MU = 255.0
 """Of mu-law."""
+
+A = 87.6
+"""Of A-law."""
 
 CROSSOVER = 2000.0
 """Hz; above it a simulated tail decays twice as fast."""
@@ -131,6 +134,44 @@ def mu_law(waves: Tensor) -> Tensor:
     scale = math.log1p(MU)
     code = torch.round(torch.log1p(MU * waves.abs()) * (127.0 / scale)) / 127.0
     return torch.sign(waves) * torch.expm1(code * scale) / MU
+
+
+def a_law(waves: Tensor) -> Tensor:
+    """Quantise samples in -1..1 to 256 levels of A-law and back (the curve of ITU-T G.711).
+
+    Each sign has 128 steps of the compressed amplitude, and a sample becomes the middle of its step.
+    An exact 0 stays 0, so silence stays silent.
+    """
+    scale = 1.0 + math.log(A)
+    size = waves.abs()
+    compressed = torch.where(size < 1.0 / A, A * size, 1.0 + torch.log((A * size).clamp(min=1.0)))
+    code = (torch.floor(compressed / scale * 128.0).clamp(max=127.0) + 0.5) / 128.0 * scale
+    expanded = torch.where(code < 1.0, code / A, torch.exp(code - 1.0) / A)
+    coded: Tensor = torch.sign(waves) * expanded
+    return coded
+
+
+def to_half_rate(waves: Tensor, size: int) -> Tensor:
+    """Resample to half the rate, with all above the new Nyquist frequency cut off.
+
+    Args:
+        waves: (n, T).
+        size: samples of the FFT, a multiple of 4, at least T.
+
+    Returns:
+        (n, size / 2).
+    """
+    spectrum = torch.fft.rfft(waves, n=size)[:, : size // 4 + 1].clone()
+    spectrum[:, -1] = 0.0  # half of the new rate
+    half: Tensor = torch.fft.irfft(spectrum, n=size // 2) * 0.5
+    return half
+
+
+def to_double_rate(waves: Tensor, samples: int) -> Tensor:
+    """Resample (n, size / 2) of `to_half_rate` to the rate before: (n, samples)."""
+    size = 2 * waves.shape[-1]
+    double: Tensor = torch.fft.irfft(torch.fft.rfft(waves), n=size)[:, :samples] * 2.0
+    return double
 
 
 def fft_length(samples: int) -> int:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from speechssl.augment import acoustics, effects
+from speechssl.augment import codecs as coders
 from speechssl.augment.dither import FULL_SCALE, Dither
 from speechssl.augment.draws import DRAW_NAMES, UniformDraws
 from speechssl.augment.noise_bank import KINDS, NoiseBank, load_rirs
@@ -36,9 +37,6 @@ from speechssl.errors import UserError
 
 TABLE_SAMPLES = 1 << 18
 """Places in the table of Gaussian noise from which simulated tails are cut."""
-
-BAND_SHARE = 0.3
-"""Share of the channel filters that limit the band as well."""
 
 
 class Level(NamedTuple):
@@ -79,11 +77,16 @@ class Augment:
             reflections and a Gaussian tail that decays exponentially, twice as fast above 2 kHz.
         t60: range of the reverberation time of simulated rooms, seconds.
         rir_seconds: length to which responses are cut; their energy is normalised to 1.
-        filter_prob: probability of a channel filter: a smooth random equaliser, and with
-            probability 0.3 the limits of a band (low edge 50-400 Hz, high edge 3-8 kHz).
+        filter_prob: probability of a channel filter: a smooth random equaliser, as of a microphone.
         filter_db: largest gain or loss of the equaliser, dB.
-        codec_prob: probability of a codec: mu-law, telephone (300-3400 Hz and mu-law), low-pass or
-            few bits.
+        band_share: share of the channel filters that limit the band as well (low edge 50-400 Hz,
+            high edge 3-8 kHz).
+        codec_prob: probability of a codec.
+        codecs: the codecs, all equally likely; one that stands twice is twice as likely. Formulas:
+            "mu_law", "telephone" (300-3400 Hz and mu-law), "low_pass" (3-7 kHz), "bits" (7 to 11),
+            "narrow_band" (through 8 kHz), "g711_mu" and "g711_a" (8 kHz, 8 bits). Libraries, slower:
+            "gsm", "g721", "opus", "mp3", and with the extra `av` "amr". Those at 8 kHz need a
+            sample_rate of 16000.
         gain: range of the final gain, dB.
         dither: deviation of white Gaussian noise that is added last, to every crop that is augmented
             at all, in steps of 16 bits (1 in Kaldi's and hyperion's front ends; here it is part of
@@ -117,7 +120,9 @@ class Augment:
         rir_seconds: float = 0.5,
         filter_prob: float = 0.0,
         filter_db: float = 12.0,
+        band_share: float = 0.3,
         codec_prob: float = 0.0,
+        codecs: list[str] = ["mu_law", "telephone", "low_pass", "bits"],  # noqa: B006
         gain: list[float] = [0.0, 0.0],  # noqa: B006
         dither: float = 0.0,
         context: float = 0.25,
@@ -129,6 +134,7 @@ class Augment:
         check_probability("rir_prob", rir_prob)
         check_probability("simulate_prob", simulate_prob)
         check_probability("filter_prob", filter_prob)
+        check_probability("band_share", band_share)
         check_probability("codec_prob", codec_prob)
         check_speed(speed)
         check_dither(dither)
@@ -152,7 +158,9 @@ class Augment:
         self.t60 = check_range("t60", t60, above=0.0)
         self.filter_prob = filter_prob
         self.filter_db = filter_db
+        self.band_share = band_share
         self.codec_prob = codec_prob
+        self.codecs = np.array(check_codecs(codecs, sample_rate), dtype=np.int8)
         self.gain = check_range("gain", gain)
         self.dither = Dither(dither, seed)
         self.context_samples = round(context * sample_rate) if rir_prob else 0
@@ -254,7 +262,7 @@ class Augment:
         ripples = 0.7 * draws.between("ripples", -1.0, 1.0)
         eq = np.clip(tilt + ripples, -1.0, 1.0) * (level.share * self.filter_db)
         plan["eq"] = np.where(wanted[:, None], eq, 0.0)
-        limited = wanted & draws.happens("band_limited", BAND_SHARE)
+        limited = wanted & draws.happens("band_limited", self.band_share)
         low_edge = 50.0 * 8.0 ** draws.uniform("low_edge")
         high_edge = 3000.0 * (8.0 / 3.0) ** draws.uniform("high_edge")
         plan["band"][:, 0] = np.where(limited, low_edge, 0.0)
@@ -262,10 +270,11 @@ class Augment:
 
     def _draw_codec(self, plan: np.ndarray, draws: UniformDraws, level: Level) -> None:
         wanted = draws.happens("codec", level.share * self.codec_prob)
-        codec = draws.integers("codec_kind", Codec.MU_LAW, len(Codec))
+        codec = self.codecs[draws.integers("codec_kind", 0, len(self.codecs))]
         plan["codec"] = np.where(wanted, codec, Codec.NONE)
         plan["cutoff"] = draws.between("cutoff", 3000.0, 7000.0)
         plan["bits"] = draws.integers("bits", 7, 12)
+        plan["rate"] = draws.uniform("bit_rate")
 
     def apply(self, waves: Tensor, plan: np.ndarray, context: int = 0) -> Tensor:
         """Carry out a plan.
@@ -322,3 +331,24 @@ def check_speed(factors: list[float]) -> None:
             f"augment.speed: factors must be between 0.5 and 2, such as [0.9, 1.0, 1.1], not"
             f" {list(factors)}"
         )
+
+
+def check_codecs(names: list[str], sample_rate: int) -> list[Codec]:
+    """Return the codecs of a setting; UserError for an unknown one or one that cannot work here."""
+    chosen: list[Codec] = []
+    for name in names:
+        codec = (
+            Codec.__members__.get(name.upper(), Codec.NONE) if name == name.lower() else Codec.NONE
+        )
+        if codec == Codec.NONE:
+            known = ", ".join(member.name.lower() for member in Codec if member)
+            raise UserError(f"augment.codecs: unknown {name!r}; known are {known}")
+        if codec in effects.AT_8_KHZ and sample_rate != 2 * coders.NARROW_RATE:
+            raise UserError(
+                f"augment.codecs: {name} needs crops at 16000 Hz, not {sample_rate}; leave it out"
+            )
+        coders.check_installed(codec)
+        chosen.append(codec)
+    if not chosen:
+        raise UserError("augment.codecs: is empty; name a codec, or set codec_prob to 0")
+    return chosen

@@ -36,7 +36,7 @@ DRAW_NAMES: Mapping[str, int] = {
     "bits": 1,
     "dither": 1,
     "gain": 1,
-    "spare_2": 1,
+    "bit_rate": 1,
     "ripples": EQ_KNOTS,
     "taps": 2 * TAPS,
 }

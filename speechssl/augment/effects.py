@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from speechssl.augment import acoustics
+from speechssl.augment import acoustics, codecs
 from speechssl.augment.plan import EQ_KNOTS, NO_NOISE, NO_ROOM, SIMULATED_ROOM, Codec
 
 BABBLE_BLOCK = 8
@@ -20,6 +20,16 @@ BABBLE_BLOCK = 8
 # Crops convolved at a time: on a CPU their spectra stay in the cache, on a GPU they bound memory.
 _CPU_ROWS = 8
 _GPU_ROWS = 512
+
+AT_8_KHZ = (
+    Codec.NARROW_BAND,
+    Codec.G711_MU,
+    Codec.G711_A,
+    Codec.GSM,
+    Codec.G721,
+    Codec.AMR,
+)
+"""Codecs that work at half of 16 kHz."""
 
 
 class Rooms:
@@ -148,45 +158,87 @@ def add_noise(waves: Tensor, plan: np.ndarray, bank: Tensor | None) -> Tensor:
 
 
 def code(waves: Tensor, plan: np.ndarray, sample_rate: int) -> Tensor:
-    """Pass crops through their codecs, in place: mu-law, telephone, low-pass or few bits."""
+    """Pass crops through their codecs (`plan.Codec`), in place.
+
+    Crops are brought to a peak of 1 before they are quantised or coded, and back to their level.
+    """
     rows = np.flatnonzero(plan["codec"] != Codec.NONE)
     if not len(rows):
         return waves
     index = to_index(rows, waves)
     part = plan[rows]
     crops = waves[index]
-    telephone = part["codec"] == Codec.TELEPHONE
-    narrow = np.flatnonzero(telephone | (part["codec"] == Codec.LOW_PASS))
-    if len(narrow):
-        chosen = to_index(narrow, crops)
-        crops[chosen] = _limit_band(crops[chosen], part[narrow], sample_rate)
+    _limit_band(crops, part, sample_rate)
     peak = crops.abs().amax(dim=-1, keepdim=True).clamp(min=1e-8)
-    companded = np.flatnonzero(telephone | (part["codec"] == Codec.MU_LAW))
-    if len(companded):
-        chosen = to_index(companded, crops)
-        crops[chosen] = acoustics.mu_law(crops[chosen] / peak[chosen]) * peak[chosen]
-    coarse = np.flatnonzero(part["codec"] == Codec.BITS)
-    if len(coarse):
-        chosen = to_index(coarse, crops)
-        levels = to_tensor(2.0 ** (part["bits"][coarse] - 1.0), crops)[:, None]
-        step = peak[chosen] / levels
-        crops[chosen] = torch.round(crops[chosen] / step) * step
-    waves[index] = crops
+    crops /= peak
+    for kinds, effect in _CODED_TOGETHER:
+        concerned = np.flatnonzero(np.isin(part["codec"], kinds))
+        if len(concerned):
+            chosen = to_index(concerned, crops)
+            crops[chosen] = effect(crops[chosen], part[concerned])
+    _code_one_by_one(crops, part, sample_rate)
+    waves[index] = crops * peak
     return waves
 
 
-def _limit_band(crops: Tensor, plan: np.ndarray, sample_rate: int) -> Tensor:
-    """Limit crops to the band of a telephone, or to frequencies below their cutoff."""
-    telephone = plan["codec"] == Codec.TELEPHONE
-    low = np.where(telephone, 300.0, 0.0)
-    high = np.where(telephone, 3400.0, plan["cutoff"])
-    band = to_tensor(np.stack([low, high], axis=-1), crops)
-    flat = crops.new_zeros(len(crops), EQ_KNOTS)
+def _few_bits(crops: Tensor, plan: np.ndarray) -> Tensor:
+    levels = to_tensor(2.0 ** (plan["bits"] - 1.0), crops)[:, None]
+    return torch.round(crops * levels) / levels
+
+
+def _at_half_rate(crops: Tensor, plan: np.ndarray) -> Tensor:
+    """Resample to 8 kHz (half of 16 kHz), compand there as the codec says, and resample back."""
+    narrow = acoustics.to_half_rate(crops, acoustics.fft_length(crops.shape[1] + 1024))
+    for codec, curve in ((Codec.G711_MU, acoustics.mu_law), (Codec.G711_A, acoustics.a_law)):
+        concerned = np.flatnonzero(plan["codec"] == codec)
+        if len(concerned):
+            chosen = to_index(concerned, crops)
+            narrow[chosen] = curve(narrow[chosen])
+    return acoustics.to_double_rate(narrow, crops.shape[1])
+
+
+_CODED_TOGETHER = (
+    ((Codec.MU_LAW, Codec.TELEPHONE), lambda crops, plan: acoustics.mu_law(crops)),
+    ((Codec.BITS,), _few_bits),
+    ((Codec.NARROW_BAND, Codec.G711_MU, Codec.G711_A), _at_half_rate),
+)
+"""Codecs that are formulas, and the function (n, T), plan (n,) -> (n, T) of each."""
+
+
+def _code_one_by_one(crops: Tensor, plan: np.ndarray, sample_rate: int) -> None:
+    """Pass crops through the coders that are libraries, in place; silent ones stay silent."""
     size = acoustics.fft_length(crops.shape[1] + 1024)
-    spectrum = torch.fft.rfft(crops, n=size)
+    for row in np.flatnonzero(np.isin(plan["codec"], list(codecs.CODERS))).tolist():
+        if not crops[row].any():
+            continue
+        codec = Codec(plan["codec"][row])
+        rate = float(plan["rate"][row])
+        wave = crops[row : row + 1]
+        if codecs.CODERS[codec].sample_rate is None:
+            coded = codecs.through(wave[0].cpu().numpy(), codec, sample_rate, rate)
+            crops[row] = torch.from_numpy(coded).to(crops.device)
+        else:
+            narrow = acoustics.to_half_rate(wave, size)
+            coded = codecs.through(narrow[0].cpu().numpy(), codec, sample_rate // 2, rate)
+            back = torch.from_numpy(coded).to(crops.device)
+            crops[row] = acoustics.to_double_rate(back[None], crops.shape[1])[0]
+
+
+def _limit_band(crops: Tensor, plan: np.ndarray, sample_rate: int) -> None:
+    """Limit crops to the band of a telephone, or to frequencies below their cutoff, in place."""
+    telephone = plan["codec"] == Codec.TELEPHONE
+    rows = np.flatnonzero(telephone | (plan["codec"] == Codec.LOW_PASS))
+    if not len(rows):
+        return
+    low = np.where(telephone[rows], 300.0, 0.0)
+    high = np.where(telephone[rows], 3400.0, plan["cutoff"][rows])
+    band = to_tensor(np.stack([low, high], axis=-1), crops)
+    flat = crops.new_zeros(len(rows), EQ_KNOTS)
+    size = acoustics.fft_length(crops.shape[1] + 1024)
+    chosen = to_index(rows, crops)
+    spectrum = torch.fft.rfft(crops[chosen], n=size)
     spectrum *= acoustics.channel_gain(flat, band, size, sample_rate)
-    limited: Tensor = torch.fft.irfft(spectrum, n=size)[:, : crops.shape[1]]
-    return limited
+    crops[chosen] = torch.fft.irfft(spectrum, n=size)[:, : crops.shape[1]]
 
 
 def with_gain(waves: Tensor, plan: np.ndarray) -> Tensor:

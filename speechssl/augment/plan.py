@@ -27,6 +27,22 @@ class Codec(IntEnum):
     """300 to 3400 Hz, and mu-law."""
     LOW_PASS = 3
     BITS = 4
+    NARROW_BAND = 5
+    """Through 8 kHz: nothing is left above 4 kHz."""
+    G711_MU = 6
+    """Through 8 kHz and the 8 bits of mu-law."""
+    G711_A = 7
+    """Through 8 kHz and the 8 bits of A-law."""
+    GSM = 8
+    """GSM 06.10 full rate, 13 kb/s at 8 kHz."""
+    AMR = 9
+    """AMR narrow-band, 4.75 to 12.2 kb/s at 8 kHz."""
+    G721 = 10
+    """ADPCM, 32 kb/s at 8 kHz (now part of G.726)."""
+    OPUS = 11
+    """7 to 35 kb/s."""
+    MP3 = 12
+    """24 to 60 kb/s."""
 
 
 PLAN = np.dtype(
@@ -46,6 +62,7 @@ PLAN = np.dtype(
         ("codec", np.int8),  # a Codec
         ("cutoff", np.float32),  # of the low-pass codec, Hz
         ("bits", np.int8),  # of the codec of few bits
+        ("rate", np.float32),  # of a coder of several bit rates: 0 the lowest, 1 the highest
         ("gain", np.float32),  # dB
         ("dither", np.int32),  # place in the table of dither, or NO_DITHER
     ]

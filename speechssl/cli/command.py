@@ -50,7 +50,7 @@ from typing import Any
 import speechssl
 from speechssl import processes
 from speechssl.cli.parsers import Parser, summary
-from speechssl.errors import UserError, what_ran_out
+from speechssl.errors import MachineError, UserError, what_ran_out
 from speechssl.text import printable
 from speechssl.threads import respect_quota, wait_passively
 
@@ -61,6 +61,7 @@ ORDER = (
     "train",
     "average",
     "embed",
+    "diarize",
     "score",
     "evaluate",
     "finetune",
@@ -124,7 +125,7 @@ def _run_command_line(argv: Sequence[str] | None) -> int:
         # `| head` has closed its end. Python flushes stdout once more at exit: let that go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (OSError, MemoryError, RuntimeError) as error:
+    except (MachineError, OSError, MemoryError, RuntimeError) as error:
         reason = what_ran_out(error)
         if reason is None:
             raise

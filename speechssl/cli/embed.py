@@ -1,6 +1,8 @@
 """Compute one embedding per utterance.
 
-Files that cannot be embedded are counted, listed in FILE.failed and left out.
+Files that cannot be embedded are counted, listed in FILE.failed and left out; files of a folder
+that are no audio are counted and listed in FILE.passed_over. With `--window` every window of a
+recording has an embedding, whose id ends in its start and stop in milliseconds.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_hardware(parser)
     _add_policy(parser)
+    _add_cutting(parser)
     _add_choices(parser)
 
 
@@ -90,6 +93,24 @@ def _add_policy(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_cutting(parser: argparse.ArgumentParser) -> None:
+    """Add what long and stereo recordings are cut into."""
+    parser.add_argument(
+        "--window",
+        type=flags.positive,
+        metavar="SECONDS",
+        help="one embedding for each window of this length (default: one for each recording)",
+    )
+    parser.add_argument(
+        "--hop",
+        type=flags.positive,
+        metavar="SECONDS",
+        help="from one window to the next (default: half a window)",
+    )
+    flags.add_vad(parser, "embed speech only")
+    flags.add_channels(parser)
+
+
 def _add_choices(parser: argparse.ArgumentParser) -> None:
     """Add what is embedded, and by which layer and network."""
     parser.add_argument(
@@ -134,6 +155,10 @@ def run(args: argparse.Namespace) -> None:
         layer=args.layer,
         network=args.network,
         allow_code=tuple(args.allow_code),
+        window=args.window,
+        hop=args.hop,
+        vad=args.vad,
+        channels=args.channels,
     )
     if summary is not None:
         print(summary, file=sys.stderr)

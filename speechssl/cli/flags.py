@@ -122,6 +122,28 @@ def add_remote(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_vad(parser: argparse.ArgumentParser, what: str, default: str | None = None) -> None:
+    """Add ``--vad``; `what` begins its help."""
+    parser.add_argument(
+        "--vad",
+        default=default,
+        metavar="NAME",
+        help=f"{what}, found by its level (energy) or a network (silero, extra vad) (default:"
+        f" {default or 'everything counts'})",
+    )
+
+
+def add_channels(parser: argparse.ArgumentParser) -> None:
+    """Add ``--channels``."""
+    parser.add_argument(
+        "--channels",
+        default="mix",
+        metavar="WHICH",
+        help="mix, each (every channel for itself, as in a stereo call), first, or a number from 1"
+        " (default: mix)",
+    )
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add ``--device``."""
     parser.add_argument(
@@ -132,15 +154,15 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 def add_precision(parser: argparse.ArgumentParser, *, int8: bool = False) -> None:
     """Add ``--precision``, with a choice of 8 bits if asked."""
     choices = ["auto", "float32", "bfloat16"]
-    explanation = "auto: bfloat16 where the hardware has instructions for it"
     if int8:
         choices.append("int8")
-        explanation += "; int8: large products in 8 bits, on a CPU with VNNI or AMX"
     parser.add_argument(
         "--precision",
         choices=choices,
         default="float32",
-        help=f"precision of the encoder's matrix products; {explanation} (default: float32)",
+        help="precision of the encoder's matrix products; auto: bfloat16 where the hardware has"
+        " instructions for it; int8 (embed alone): large products in 8 bits, on a CPU with VNNI or"
+        " AMX (default: float32)",
     )
 
 

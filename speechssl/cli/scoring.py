@@ -94,10 +94,10 @@ def _add_plda(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plda-shrinkage",
         type=float,
-        default=0.2,
+        default=0.1,
         metavar="S",
         help="weight of a spherical covariance within the classes of PLDA, in embeddings a"
-        " dimension (default: 0.2)",
+        " dimension (default: 0.1)",
     )
 
 

@@ -25,10 +25,11 @@ from speechssl.interfaces import Clusterer
 ROWS_OF_A_TRY = 20_000
 """Rows that a try looks at, at least (or all); and ten a cluster."""
 
-WORK = 200_000_000
-"""Rows times clusters of all tries together, above which fewer than ten are made."""
+LITTLE_WORK = 2_000_000
+"""Rows times clusters up to which all tries are made."""
 
 MOST_TRIES = 10
+
 SHORT_RUN = 5
 """Iterations of k-means after which tries are compared."""
 
@@ -187,7 +188,7 @@ def best_start(
     size = min(len(x), max(ROWS_OF_A_TRY, 10 * n_clusters))
     best = x[:0]
     highest = -2.0
-    for _ in range(n_init or tries(size, n_clusters)):
+    for _ in range(n_init or tries(len(x), size, n_clusters)):
         sample = x
         if size < len(x):
             rows = torch.randperm(len(x), generator=generator)[:size]
@@ -201,9 +202,20 @@ def best_start(
     return best
 
 
-def tries(rows: int, n_clusters: int) -> int:
-    """Return how many tries are made: ten, fewer where they would take long, at least one."""
-    return max(1, min(MOST_TRIES, WORK // (rows * n_clusters)))
+def tries(rows: int, sample: int, n_clusters: int) -> int:
+    """Return how many tries are made, at least one.
+
+    Ten where that is quick, else as many as take no longer than three iterations over all rows.
+
+    Args:
+        rows: N.
+        sample: rows that a try looks at.
+        n_clusters: K.
+    """
+    if sample * n_clusters <= LITTLE_WORK:
+        return MOST_TRIES
+    passes_of_a_try = SHORT_RUN + 2  # k-means++, and the assignment before the first iteration
+    return max(1, min(MOST_TRIES, 3 * rows // (passes_of_a_try * sample)))
 
 
 PART = SphericalKMeans

@@ -79,7 +79,7 @@ class KMeansAHC(Clusterer):
                 centroids than clusters, or fewer embeddings than centroids.
         """
         count = self.n_centroids or max(2, len(embeddings) // 4)
-        self._check_count(count)
+        self._check_count(count, len(embeddings))
         first = SphericalKMeans(
             n_clusters=count,
             max_iter=self.max_iter,
@@ -90,8 +90,20 @@ class KMeansAHC(Clusterer):
         cluster_of_centroid = self._merge(first.centroids.astype(np.float64))
         return cluster_of_centroid[centroid_of_row]
 
-    def _check_count(self, count: int) -> None:
-        """Refuse a number of centroids that is too small for the clusters or too large."""
+    def _check_count(self, count: int, rows: int) -> None:
+        """Refuse a number of centroids that is too small for the clusters, or too large.
+
+        Args:
+            count: centroids.
+            rows: embeddings.
+        """
+        quarter = max(2, rows // 4)
+        if count > rows or quarter < self.n_clusters > count:
+            raise UserError(
+                f"kmeans_ahc: {rows} embeddings cannot make {self.n_clusters} clusters of {count}"
+                f" centroids; n_centroids=0 makes {quarter} centroids, give"
+                f" n_clusters={max(1, quarter // 2)} or so beside it"
+            )
         if count < self.n_clusters:
             raise UserError(
                 f"kmeans_ahc: {count} centroids cannot make {self.n_clusters} clusters; raise"

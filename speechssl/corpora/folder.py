@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from speechssl.audio.walk import PassedOver
 from speechssl.corpora.listing import Found, ids_of, labels_of, listing, path_labels
 from speechssl.corpora.measuring import Skip, Usable, add_utterance, measure, refuse_file, write
 from speechssl.data.manifest import Manifest, Utterance
@@ -40,11 +41,11 @@ def prepare(
     If the folder holds utterances.tsv, that says which files there are (column `path`),
     their speakers (`speaker`) and other labels (any other column, but not `utt` and
     `seconds`); if it holds `trials`, they are checked and copied. Corrupt, empty,
-    silent (below -80 dBFS), non-finite and too short files are left out, counted on
-    standard error, and listed with their reasons in OUT/skipped.tsv.
+    silent (below -80 dBFS), non-finite and too short files, and those that are no audio,
+    are left out, counted on standard error, and listed with their reasons in OUT/skipped.tsv.
 
     Args:
-        root: the folder of audio (wav flac ogg opus mp3 m4a mp4 aac).
+        root: the folder of audio (wav flac ogg opus mp3, and with PyAV m4a webm wma amr ...).
         out: the Kaldi directory to write.
         speaker: where a path names the speaker: a pattern such as
             '{speaker}/{session}/*.wav', whose other names become labels, or a regular
@@ -68,11 +69,13 @@ def prepare(
     root = Path(root)
     _check_numbers(trim, min_seconds, max_seconds, jobs)
     expression = None if speaker is None else path_labels(speaker)
+    passed_over: list[PassedOver] = []
     return write_directory(
-        listing(root),
+        listing(root, passed_over),
         root,
         Path(out),
         expression,
+        passed_over=passed_over,
         trim=trim,
         min_seconds=min_seconds,
         max_seconds=max_seconds,
@@ -87,6 +90,7 @@ def write_directory(
     out: Path,
     expression: re.Pattern[str] | None = None,
     *,
+    passed_over: Sequence[PassedOver] = (),
     trim: float | None = None,
     min_seconds: float = 0.5,
     max_seconds: float | None = None,
@@ -100,6 +104,7 @@ def write_directory(
         root: the folder of the corpus.
         out: the directory to write.
         expression: finds labels in paths (`listing.path_labels`).
+        passed_over: files that are no audio, to be listed.
         trim: as in `prepare`, and so are the other settings.
         min_seconds: as in `prepare`.
         max_seconds: as in `prepare`.
@@ -121,6 +126,8 @@ def write_directory(
         jobs=jobs,
     )
     manifest = _manifest(found, results, max_seconds)
+    for item in passed_over:
+        manifest.skipped.append((item.path, f"not audio: {item.reason}"))
     trials = None
     if manifest.utterances and (root / "trials").exists():
         trials = read_trials(root / "trials")  # before anything is written

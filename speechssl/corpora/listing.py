@@ -9,7 +9,7 @@ from pathlib import Path
 
 from speechssl.audio.reading import EXTENSIONS
 from speechssl.audio.tables import UTTERANCES_TABLE, read_utterances_table
-from speechssl.audio.walk import audio_files
+from speechssl.audio.walk import PassedOver, audio_files
 from speechssl.data.kaldi import NOT_LABELS
 from speechssl.errors import UserError
 
@@ -30,37 +30,38 @@ class Found:
     labels: dict[str, str] = field(default_factory=dict)
 
 
-def listing(root: Path) -> list[Found]:
+def listing(root: Path, passed_over: list[PassedOver] | None = None) -> list[Found]:
     """Return the rows of ROOT/utterances.tsv if it exists, else every audio file below ROOT.
 
     They are sorted by path. Names that begin with a dot are left out; links to
-    directories are followed, once each.
+    directories are followed, once each. `passed_over` gets an entry for each file below
+    ROOT that is not audio.
 
     Raises:
         UserError: ROOT is not a directory, or there is nothing in it.
     """
     check_folder(root)
     if not (root / UTTERANCES_TABLE).exists():
-        return [Found(path) for path in all_audio(root)]
+        return [Found(path) for path in all_audio(root, passed_over)]
     found = _read_table(root / UTTERANCES_TABLE)
     if not found:
         raise UserError(f"{root}: no audio in it; {UTTERANCES_TABLE} has no rows")
     return sorted(found, key=lambda item: item.path)
 
 
-def all_audio(root: Path) -> list[str]:
+def all_audio(root: Path, passed_over: list[PassedOver] | None = None) -> list[str]:
     """Return the paths, from ROOT, of every audio file below it, sorted.
 
     Raises:
         UserError: ROOT is not a directory, or there is no audio in it.
     """
     check_folder(root)
-    found = sorted(audio_files(root))
+    found = sorted(audio_files(root, passed_over))
     if not found:
         kinds = " ".join(sorted(extension[1:] for extension in EXTENSIONS))
         raise UserError(
             f"{root}: no audio in it; give a folder such as {root.name}/SPEAKER/FILE.wav, of any"
-            f" depth, with files that end in {kinds}"
+            f" depth, with files that end in {kinds}, or that are sound by their content"
         )
     return found
 

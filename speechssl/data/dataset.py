@@ -6,7 +6,7 @@ its slice of the batch that one process would have read. No label is looked at.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,7 +15,13 @@ from torch.utils.data import Dataset
 
 from speechssl.data.crop_reading import CropReader
 from speechssl.data.crops import Augmenter, Batch, CropSpec
-from speechssl.data.epochs import CROP_STREAM, EpochOrder, random_stream, shard_numbers
+from speechssl.data.epochs import (
+    CROP_STREAM,
+    EpochOrder,
+    random_stream,
+    shard_numbers,
+    visit_weights,
+)
 from speechssl.data.manifest import Utterance
 from speechssl.data.positives import Positives
 from speechssl.data.streaming import DataOrder, StreamOrder
@@ -51,8 +57,10 @@ class CropBatches(Dataset[Batch]):
             utterance that do not overlap, whichever comes first, wherever it is long enough for
             both (hyperion's recipe; the plan then has groups to: teacher and to: student).
         weight_by_duration: an epoch visits utterances in proportion to their duration in place of
-            once each; see `EpochOrder`.
+            once each.
         replacement: draw the utterances of an epoch with replacement; see `EpochOrder`.
+        source_shares: share of the visits that each source gets; see `epochs.visit_weights`.
+        source_temperature: the same by the sizes of the sources.
         shards_at_once: None, or how many tar shards an epoch mixes at a time; see `EpochOrder`.
             Reading then stays in a few files, as spinning disks and caches of remote stores need.
         positives: partners from the same group: where an utterance takes one, the second
@@ -81,6 +89,8 @@ class CropBatches(Dataset[Batch]):
         disjoint: bool = False,
         weight_by_duration: bool = False,
         replacement: bool = False,
+        source_shares: Sequence[float] = (),
+        source_temperature: float = 1.0,
         shards_at_once: int | None = None,
         positives: Positives | None = None,
         order: DataOrder | None = None,
@@ -99,16 +109,30 @@ class CropBatches(Dataset[Batch]):
         self.steps_per_epoch = len(self.table) // (batch_size * world)
         self.order: EpochOrder | StreamOrder
         if order is None or order.kind == "shuffled":
-            self.order = EpochOrder(
+            weights = visit_weights(
                 self.table.seconds,
-                seed,
+                np.array([utterance.source for utterance in utterances]),
                 weight_by_duration=weight_by_duration,
+                source_shares=source_shares,
+                source_temperature=source_temperature,
+            )
+            self.order = EpochOrder(
+                len(self.table),
+                seed,
+                weights=weights,
                 replacement=replacement,
                 shard=None if shards_at_once is None else shard_numbers(utterances, shards_at_once),
                 shards_at_once=shards_at_once or 1,
             )
         else:
-            _check_order(order, weight_by_duration, replacement, shards_at_once)
+            wanted = {
+                "weight_by_duration": weight_by_duration,
+                "replacement": replacement,
+                "source_shares": bool(source_shares),
+                "source_temperature": source_temperature != 1.0,
+                "shards_at_once": shards_at_once is not None,
+            }
+            _check_order(order, wanted)
             self.order = StreamOrder(len(self.table), batch_size * world, seed, order)
         self.context = 0
         if augment is not None and any(group.augment != "none" for group in plan):
@@ -277,15 +301,8 @@ def _check_plan(plan: Sequence[CropSpec], overlap: float, disjoint: bool) -> Non
         )
 
 
-def _check_order(
-    order: DataOrder, weight_by_duration: bool, replacement: bool, shards_at_once: int | None
-) -> None:
-    """Raise UserError if other options want another order of the data."""
-    wanted = {
-        "weight_by_duration": weight_by_duration,
-        "replacement": replacement,
-        "shards_at_once": shards_at_once is not None,
-    }
+def _check_order(order: DataOrder, wanted: Mapping[str, bool]) -> None:
+    """Raise UserError if another option, of those `wanted`, asks for another order of the data."""
     for option, is_wanted in wanted.items():
         if is_wanted:
             raise UserError(

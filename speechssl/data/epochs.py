@@ -20,16 +20,55 @@ def random_stream(seed: int, kind: int, *key: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence([seed, kind, *key]))
 
 
+def visit_weights(
+    seconds: np.ndarray,
+    source: np.ndarray,
+    *,
+    weight_by_duration: bool = False,
+    source_shares: Sequence[float] = (),
+    source_temperature: float = 1.0,
+) -> np.ndarray | None:
+    """Return how often an epoch visits each utterance, relative to the others.
+
+    A source of size n (its utterances, or its seconds with `weight_by_duration`) gets visits in
+    proportion to n ** (1 / temperature): all sources alike as the temperature grows, by their size
+    at 1 (the temperature of multilingual models, Arivazhagan et al. 2019, section 3).
+
+    Args:
+        seconds: (N,) durations.
+        source: (N,) number of the source of each utterance, from 0.
+        weight_by_duration: weight the utterances of a source by their duration.
+        source_shares: share of the visits of each source, in place of the temperature; need not
+            sum to 1.
+        source_temperature: see above.
+
+    Returns:
+        (N,), or None if all are visited once.
+    """
+    if not weight_by_duration and not len(source_shares) and source_temperature == 1.0:
+        return None
+    weights: np.ndarray = np.ones(len(seconds))
+    if weight_by_duration:
+        weights = np.asarray(seconds, dtype=np.float64)
+    size: np.ndarray = np.bincount(source, weights)
+    wanted: np.ndarray = size ** (1.0 / source_temperature)
+    if len(source_shares):
+        wanted = np.asarray(source_shares, dtype=np.float64)[: len(size)]
+    share = wanted / np.where(size > 0, size, 1.0)
+    visits: np.ndarray = weights * share[source]
+    return visits
+
+
 class EpochOrder:
     """A random order of N utterances for each epoch, a function of the seed and the epoch.
 
     Args:
-        seconds: (N,) durations.
+        count: N.
         seed: of the run.
-        weight_by_duration: visit utterances in proportion to their duration (systematic sampling:
-            as many visits as utterances) in place of once each.
+        weights: (N,) of `visit_weights`: how often an utterance is visited, relative to the others
+            (systematic sampling: as many visits as utterances); None: once each.
         replacement: draw each visit anew, all utterances equally likely (or in proportion to their
-            duration): an epoch has as many visits as utterances, but leaves some out (a share of 1/e)
+            weights): an epoch has as many visits as utterances, but leaves some out (a share of 1/e)
             and meets others more than once, as hyperion's sampler does.
         shard: (N,) the number of each utterance's shard, or None.
         shards_at_once: with `shard`: how many shards are mixed at a time. The epoch goes through
@@ -38,17 +77,17 @@ class EpochOrder:
 
     def __init__(
         self,
-        seconds: np.ndarray,
+        count: int,
         seed: int,
         *,
-        weight_by_duration: bool = False,
+        weights: np.ndarray | None = None,
         replacement: bool = False,
         shard: np.ndarray | None = None,
         shards_at_once: int = 1,
     ) -> None:
-        self.seconds = seconds
+        self.count = count
         self.seed = seed
-        self.weight_by_duration = weight_by_duration
+        self.weights = weights
         self.replacement = replacement
         self.shard = shard
         self.shards_at_once = shards_at_once
@@ -61,16 +100,15 @@ class EpochOrder:
         return self._last[1]
 
     def _draw(self, rng: np.random.Generator) -> np.ndarray:
-        count = len(self.seconds)
-        rows = np.arange(count)
-        if self.weight_by_duration:
-            share = np.cumsum(self.seconds) / self.seconds.sum()
-            points = (np.arange(count) + rng.random()) / count
+        rows = np.arange(self.count)
+        if self.weights is not None:
+            share = np.cumsum(self.weights) / self.weights.sum()
+            points = (np.arange(self.count) + rng.random()) / self.count
             if self.replacement:
-                points = rng.random(count)
-            rows = np.searchsorted(share, points).clip(max=count - 1)
+                points = rng.random(self.count)
+            rows = np.searchsorted(share, points).clip(max=self.count - 1)
         elif self.replacement:
-            rows = rng.integers(count, size=count)
+            rows = rng.integers(self.count, size=self.count)
         rows = rng.permutation(rows)
         if self.shard is None:
             return rows

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from speechssl import processes
 from speechssl.data.crops import Batch
-from speechssl.errors import UserError
+from speechssl.errors import MachineError, UserError
 from speechssl.threads import usable_cores
 
 _SHARED_MEMORY = "/dev/shm"  # through which workers hand over their batches
@@ -96,10 +96,11 @@ class Loader:
             for batch in batches:
                 self.errors.add(batch)
                 yield batch
-        except UserError as error:
+        except (UserError, MachineError) as error:
             # Workers send their error with its traceback; its last line is the message.
             lines = [line for line in str(error).splitlines() if line.strip()]
-            raise UserError(lines[-1].rpartition("UserError: ")[2]) from None
+            kind = type(error)
+            raise kind(lines[-1].rpartition(f"{kind.__name__}: ")[2]) from None
         except RuntimeError as error:
             reason = self._reason(str(error))
             if not reason:

@@ -43,6 +43,10 @@ class Utterance:
         start: seconds.
         stop: seconds, or None for the end of the file.
         seconds: its duration; 0 if unknown.
+        source: number of the directory it is from, where several are read together.
+        channel: which channel, from 1; None: the mean of all. No Kaldi file holds it.
+        speech: spans of the file (start, stop) in seconds outside which nothing counts;
+            None: all counts.
     """
 
     id: str
@@ -50,6 +54,9 @@ class Utterance:
     start: float = 0.0
     stop: float | None = None
     seconds: float = 0.0
+    source: int = 0
+    channel: int | None = None
+    speech: tuple[tuple[float, float], ...] | None = None
 
 
 @dataclass

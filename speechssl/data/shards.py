@@ -32,7 +32,13 @@ from speechssl.audio.members import Member
 from speechssl.audio.remotes import Remote, Remotes, is_address
 from speechssl.data.kaldi import report_skipped
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
-from speechssl.errors import Unreadable, UserError, writing
+from speechssl.errors import (
+    MachineError,
+    Unreadable,
+    UserError,
+    refuse_without_descriptors,
+    writing,
+)
 from speechssl.files import write_text
 from speechssl.threads import usable_cores
 
@@ -110,7 +116,7 @@ def write_shards(
         try:
             packed = _pack(utterances, shards, format, jobs, skipped)
             shards.close()
-        except UserError:
+        except (UserError, MachineError):
             raise
         except Exception as error:  # stores have errors of their own
             raise UserError(
@@ -338,6 +344,7 @@ def _encode(utterance: Utterance, format: Format) -> bytes | Unreadable:
             return Path(path).read_bytes()
         samples = reading.read(path, rate, utterance.start, utterance.stop)
     except (UserError, OSError) as error:
+        refuse_without_descriptors(error)
         return Unreadable(path, str(error))
     # libsndfile would multiply by 32,767 when it writes floats, and divides by 32,768 when it reads.
     steps = np.round(samples * 32768.0).clip(-32768, 32767).astype(np.int16)

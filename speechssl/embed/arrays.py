@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,13 @@ def in_samples(lengths: Tensor, waves: Tensor) -> Tensor:
     return samples
 
 
-def mono_wave(samples: Any, sample_rate: int | None, model_rate: int, name: str) -> Samples:
+def mono_wave(
+    samples: Any,
+    sample_rate: int | None,
+    model_rate: int,
+    name: str,
+    channel: int | None = None,
+) -> Samples:
     """Return samples mixed down, scaled to -1..1 and resampled: (T,) float32 at `model_rate` Hz.
 
     Args:
@@ -69,10 +76,11 @@ def mono_wave(samples: Any, sample_rate: int | None, model_rate: int, name: str)
         sample_rate: its sampling rate, Hz.
         model_rate: the sampling rate wanted, Hz.
         name: what messages call it.
+        channel: which channel, from 1; None: the mean of all.
 
     Raises:
-        UserError: the array is empty, not of numbers, not finite, of another shape, or
-            without a sampling rate.
+        UserError: there is no such channel; the array is empty, not of numbers, not
+            finite, of another shape, or without a sampling rate.
     """
     array = np.asarray(samples)
     if sample_rate is None or not sample_rate > 0:
@@ -81,8 +89,13 @@ def mono_wave(samples: Any, sample_rate: int | None, model_rate: int, name: str)
         )
     _check_array(array, name)
     wave = _scaled(array)
+    channels = wave.shape[1] if wave.ndim == 2 else 1
+    if channel is not None and not 1 <= channel <= channels:
+        raise UserError(
+            f"{name}: has {channels} channels, so no channel {channel}; channels count from 1"
+        )
     if wave.ndim == 2:
-        wave = wave.mean(axis=1)
+        wave = wave.mean(axis=1) if channel is None else wave[:, channel - 1]
     wave = np.asarray(wave, dtype=np.float32)
     if not np.isfinite(wave).all():
         raise UserError(f"{name}: holds NaN or infinite samples; repair it or leave it out")
@@ -94,6 +107,31 @@ def mono_wave(samples: Any, sample_rate: int | None, model_rate: int, name: str)
     if not len(wave):
         raise UserError(f"{name}: is empty after resampling to {model_rate} Hz; leave it out")
     return wave
+
+
+def cut_out(
+    wave: Samples, sample_rate: int, start: float, stop: float | None, name: str
+) -> Samples:
+    """Return the samples of a span of `wave` (T,).
+
+    Args:
+        wave: samples.
+        sample_rate: of them, Hz.
+        start: seconds.
+        stop: seconds, or None for the end.
+        name: what messages call the array.
+
+    Raises:
+        UserError: there is no such span.
+    """
+    last = None if stop is None else round(stop * sample_rate)
+    is_span = 0 <= start < math.inf and (stop is None or start < stop)
+    if not is_span or round(start * sample_rate) >= len(wave):
+        raise UserError(
+            f"{name}: cannot read from {start:g} s to {stop} s of {len(wave) / sample_rate:.3f} s;"
+            " give 0 <= start < stop"
+        )
+    return wave[round(start * sample_rate) : last]
 
 
 def _check_array(array: npt.NDArray[Any], name: str) -> None:

@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +57,8 @@ class Piece:
         start: where the piece begins in the file, seconds.
         stop: where it ends, or None for the end of the file.
         seconds: its length.
+        channel: which channel, from 1; None: the mean of all.
+        speech: spans of the file (start, stop), seconds, that are kept; None: all is.
     """
 
     index: int
@@ -65,6 +67,8 @@ class Piece:
     start: float
     stop: float | None
     seconds: float
+    channel: int | None = None
+    speech: tuple[tuple[float, float], ...] | None = None
 
 
 def durations(
@@ -116,7 +120,18 @@ def split(index: int, utterance: Utterance, seconds: float, max_seconds: float) 
     stops = [*starts[1:], utterance.stop]
     pieces = []
     for start, stop in zip(starts, stops, strict=True):
-        pieces.append(Piece(index, count, utterance.path, start, stop, seconds / count))
+        pieces.append(
+            Piece(
+                index,
+                count,
+                utterance.path,
+                start,
+                stop,
+                seconds / count,
+                utterance.channel,
+                utterance.speech,
+            )
+        )
     return pieces
 
 
@@ -157,17 +172,78 @@ def make_batches(
 
 
 def read_piece(piece: Piece, sample_rate: int) -> Samples | Unreadable:
-    """Return samples (T,) of a piece at `sample_rate` Hz, or why it cannot be read."""
+    """Return samples (T,) of a piece at `sample_rate` Hz, or why it cannot be read.
+
+    There are none, (0,), if no speech of the utterance lies in it.
+    """
     try:
-        return reading.read(piece.path, sample_rate, piece.start, piece.stop)
+        samples = reading.read(piece.path, sample_rate, piece.start, piece.stop, piece.channel)
     except (UserError, OSError, ValueError, RuntimeError, MemoryError) as error:
         return Unreadable(piece.path, str(error) or type(error).__name__)
+    return speech_of(piece, samples, sample_rate)
+
+
+def speech_of(piece: Piece, samples: Samples, sample_rate: int) -> Samples:
+    """Return what of a piece's samples (T,) is speech, joined (T',)."""
+    if piece.speech is None:
+        return samples
+    kept = [np.zeros(0, np.float32)]
+    for start, stop in piece.speech:
+        first = max(0, round((start - piece.start) * sample_rate))
+        last = max(0, round((stop - piece.start) * sample_rate))
+        kept.append(samples[first:last])
+    return np.concatenate(kept)
+
+
+def runs(batch: Sequence[Piece]) -> list[list[Piece]]:
+    """Group the consecutive pieces of a batch that overlap or touch in a file, as windows do."""
+    grouped: list[list[Piece]] = []
+    for piece in batch:
+        before = grouped[-1][-1] if grouped else None
+        if (
+            before is not None
+            and before.stop is not None
+            and piece.stop is not None
+            and (piece.path, piece.channel) == (before.path, before.channel)
+            and before.start <= piece.start <= before.stop <= piece.stop
+        ):
+            grouped[-1].append(piece)
+        else:
+            grouped.append([piece])
+    return grouped
+
+
+def read_run(
+    run: Sequence[Piece], read: Callable[[Piece], Samples | Unreadable], sample_rate: int
+) -> list[Samples | Unreadable]:
+    """Return the samples of pieces that overlap or touch; the file is read once for all of them.
+
+    Args:
+        run: one of `runs`.
+        read: gives the samples of a piece.
+        sample_rate: Hz.
+    """
+    if len(run) == 1:
+        return [read(run[0])]
+    span = replace(run[0], stop=run[-1].stop, speech=None)
+    samples = read(span)
+    if isinstance(samples, Unreadable):
+        return [read(piece) for piece in run]  # a damaged place is no matter to those beside it
+    offset = round(span.start * sample_rate)
+    pieces: list[Samples | Unreadable] = []
+    for piece in run:
+        first = round(piece.start * sample_rate) - offset
+        last = round((piece.stop or 0.0) * sample_rate) - offset
+        cut = samples[first:last]
+        pieces.append(speech_of(piece, cut, sample_rate) if len(cut) else read(piece))
+    return pieces
 
 
 def read_ahead(
     batches: Sequence[Sequence[Piece]],
     read: Callable[[Piece], Samples | Unreadable],
     readers: int,
+    sample_rate: int,
 ) -> Iterator[list[tuple[Piece, Samples | Unreadable]]]:
     """Yield each batch with its samples, while threads read the next three.
 
@@ -177,12 +253,16 @@ def read_ahead(
         batches: in the order in which they are encoded.
         read: gives the samples of a piece.
         readers: number of threads.
+        sample_rate: of the samples, Hz.
     """
-    waiting: deque[list[tuple[Piece, Future[Samples | Unreadable]]]] = deque()
+    waiting: deque[list[tuple[list[Piece], Future[list[Samples | Unreadable]]]]] = deque()
     with ThreadPoolExecutor(readers) as pool:
         try:
             for batch in batches:
-                waiting.append([(piece, pool.submit(read, piece)) for piece in batch])
+                reads = []
+                for run in runs(batch):
+                    reads.append((run, pool.submit(read_run, run, read, sample_rate)))
+                waiting.append(reads)
                 if len(waiting) > _BATCHES_AHEAD:
                     yield _results(waiting.popleft())
             while waiting:
@@ -192,9 +272,12 @@ def read_ahead(
 
 
 def _results(
-    batch: Sequence[tuple[Piece, Future[Samples | Unreadable]]],
+    reads: Sequence[tuple[list[Piece], Future[list[Samples | Unreadable]]]],
 ) -> list[tuple[Piece, Samples | Unreadable]]:
-    return [(piece, future.result()) for piece, future in batch]
+    results: list[tuple[Piece, Samples | Unreadable]] = []
+    for run, future in reads:
+        results += zip(run, future.result(), strict=True)
+    return results
 
 
 class Averages:
@@ -239,6 +322,8 @@ class Averages:
             return Failure.of(utterance, total.failure)
         if not total.samples:
             reason = "is silent (all its samples are the same); remove or replace it"
+            if utterance.speech is not None:
+                reason = "its speech is silent; leave out --vad, or remove it"
             return Failure.of(utterance, reason)
         return np.asarray(total.vector / total.samples, dtype=np.float32)
 

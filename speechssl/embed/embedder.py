@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,13 +21,15 @@ import torch
 from torch import Tensor
 
 from speechssl.audio.silence import is_silent
+from speechssl.audio.streaming import blocks
 from speechssl.compat import choose_precision
 from speechssl.data.manifest import Utterance
 from speechssl.embed import batches as batching
-from speechssl.embed.arrays import find_device, in_samples, mono_wave
+from speechssl.embed.arrays import cut_out, find_device, in_samples, mono_wave
 from speechssl.embed.batches import MIN_SECONDS, Failure, Piece, Samples
 from speechssl.embed.layers import EMBEDDING, encode_layer
 from speechssl.embed.networks import load_model
+from speechssl.embed.windows import LiveWindows, Windows, joined
 from speechssl.errors import Unreadable, UserError
 from speechssl.model import Model
 from speechssl.nn.int8 import check_int8, with_int8_products
@@ -174,7 +177,14 @@ class Embedder:
         return self.sample_rate
 
     def embed(
-        self, source: Source, sample_rate: int | None = None, *, rate: int | None = None
+        self,
+        source: Source,
+        sample_rate: int | None = None,
+        *,
+        start: float = 0.0,
+        stop: float | None = None,
+        channel: int | None = None,
+        rate: int | None = None,
     ) -> Matrix:
         """Return one embedding (D,) float32.
 
@@ -182,16 +192,70 @@ class Embedder:
             source: path of an audio file, or samples: (T,), or (T, channels) as
                 soundfile gives them (mixed down). Integers are scaled to -1..1.
             sample_rate: of the samples, Hz; needed with an array, ignored with a file.
+            start: where to begin, seconds.
+            stop: where to end, seconds; None: at the end.
+            channel: which channel, from 1 as in RTTM and sox; None: the mean of all.
             rate: the earlier name of `sample_rate`.
 
         Raises:
             UserError: the file cannot be read, or the samples are empty, silent, not
-                finite, or without a sampling rate.
+                finite, or without a sampling rate; there is no such span or channel.
         """
         if sample_rate is None:
             sample_rate = rate
-        vector: Matrix = self._embed_each([source], sample_rate)[0]
+        span = Utterance("0", "", start, stop, channel=channel)
+        vector: Matrix = self._embed_each([source], sample_rate, span)[0]
         return vector
+
+    def windows(
+        self,
+        source: Source,
+        sample_rate: int | None = None,
+        *,
+        window: float = 3.0,
+        hop: float = 1.5,
+        start: float = 0.0,
+        stop: float | None = None,
+        channel: int | None = None,
+    ) -> Windows:
+        """Return one embedding a window that slides over a recording.
+
+        A file is decoded once, in bounded memory. `speechssl.embed.windows.window_spans`
+        says where windows lie; silent ones have no embedding and are left out.
+
+        Args:
+            source: as for `embed`, and so are the others.
+            sample_rate: of the samples, Hz; needed with an array.
+            window: length of a window, seconds.
+            hop: from one window to the next, seconds.
+            start: seconds; times that are returned count from the beginning of the
+                source.
+            stop: seconds, or None for the end.
+            channel: which channel, from 1; None: the mean of all.
+
+        Raises:
+            UserError: as `embed`, and a window or hop that cannot be.
+        """
+        live = LiveWindows(self, self.sample_rate, window=window, hop=hop, start=start)
+        if isinstance(source, str | os.PathLike):
+            wave_blocks = blocks(source, self.sample_rate, start, stop, channel)
+        else:
+            wave = mono_wave(source, sample_rate, self.sample_rate, "array", channel)
+            wave_blocks = iter([cut_out(wave, self.sample_rate, start, stop, "array")])
+        found = [live.feed(block) for block in wave_blocks]
+        return joined([*found, live.finish()])
+
+    def live(self, sample_rate: int, *, window: float = 3.0, hop: float = 1.5) -> LiveWindows:
+        """Return a stream: feed it samples as they come, and get the windows that are complete.
+
+        The numbers are those of `windows` over the whole.
+
+        Args:
+            sample_rate: of the samples that are fed, Hz.
+            window: length of a window, seconds.
+            hop: from one window to the next, seconds.
+        """
+        return LiveWindows(self, sample_rate, window=window, hop=hop)
 
     def embed_files(
         self, paths: Sequence[str | os.PathLike[str]], *, progress: bool = False
@@ -314,25 +378,38 @@ class Embedder:
     def __sklearn_clone__(self) -> Embedder:
         return self
 
-    def _embed_each(self, sources: Sequence[Source], sample_rate: int | None) -> Matrix:
-        """Return embeddings (N, D) of paths and arrays; raise the first failure."""
+    def _embed_each(
+        self,
+        sources: Sequence[Source],
+        sample_rate: int | None,
+        span: Utterance | None = None,
+    ) -> Matrix:
+        """Return embeddings (N, D) of paths and arrays; raise the first failure.
+
+        `span` says which part of each, and which channel; None: all.
+        """
+        span = span or Utterance("0", "")
+        start = span.start
+        stop = span.stop
         utterances = []
         waves: dict[int, Samples] = {}
         for index, source in enumerate(sources):
             if isinstance(source, str | os.PathLike):
-                utterances.append(Utterance(str(index), os.fspath(source)))
+                place = os.fspath(source)
+                utterances.append(replace(span, id=str(index), path=place, seconds=_length(span)))
                 continue
             name = f"array {index}"
-            waves[index] = mono_wave(source, sample_rate, self.sample_rate, name)
+            wave = mono_wave(source, sample_rate, self.sample_rate, name, span.channel)
+            waves[index] = cut_out(wave, self.sample_rate, start, stop, name)
             seconds = len(waves[index]) / self.sample_rate
             utterances.append(Utterance(str(index), name, seconds=seconds))
 
         def read(piece: Piece) -> Samples | Unreadable:
             if piece.index not in waves:
                 return batching.read_piece(piece, self.sample_rate)
-            start = round(piece.start * self.sample_rate)
-            stop = None if piece.stop is None else round(piece.stop * self.sample_rate)
-            return waves[piece.index][start:stop]
+            first = round(piece.start * self.sample_rate)
+            last = None if piece.stop is None else round(piece.stop * self.sample_rate)
+            return waves[piece.index][first:last]
 
         vectors = np.zeros((len(utterances), self.dim), np.float32)
         for index, _seconds, result in self._stream(utterances, read):
@@ -371,7 +448,9 @@ class Embedder:
                     bar.update()
                     yield index, 0.0, seconds
             averages = batching.Averages(utterances)
-            for batch in batching.read_ahead(self._batches(pieces, wanted), read, self.readers):
+            for batch in batching.read_ahead(
+                self._batches(pieces, wanted), read, self.readers, self.sample_rate
+            ):
                 for piece, samples, vector in self._vectors(batch):
                     if not wanted[piece.index]:
                         continue
@@ -391,22 +470,22 @@ class Embedder:
         """Yield each piece, its samples, and its vector (D,); None for a silent one."""
         audible = []
         for _piece, wave in batch:
-            if not isinstance(wave, Unreadable) and not is_silent(wave):
+            if not isinstance(wave, Unreadable) and len(wave) and not is_silent(wave):
                 audible.append(wave)
-        vectors = iter(self._encode(audible))
+        vectors = iter(self.encode(audible))
         for piece, wave in batch:
             if isinstance(wave, Unreadable):
                 yield piece, 0, wave
-            elif is_silent(wave):
+            elif not len(wave) or is_silent(wave):
                 yield piece, 0, None
             else:
                 yield piece, len(wave), next(vectors)
 
-    def _encode(self, waves: Sequence[Samples]) -> Matrix:
-        """Return embeddings (B, D) of waves of any lengths, padded to the longest.
+    def encode(self, waves: Sequence[Samples]) -> Matrix:
+        """Return embeddings (B, D) of waves (T,) of any lengths at `sample_rate` Hz, as one batch.
 
-        In bfloat16 they are padded to the edge of its bucket: each new shape costs a
-        set-up.
+        They are padded to the longest. In bfloat16 they are padded to the edge of its
+        bucket: each new shape costs a set-up.
         """
         if not waves:
             return np.zeros((0, self.dim), np.float32)
@@ -422,3 +501,8 @@ class Embedder:
             row[: len(wave)] = torch.from_numpy(wave)
         all_full = bool((lengths == longest).all())
         return self.encode_batch(padded, None if all_full else lengths).cpu().numpy()
+
+
+def _length(span: Utterance) -> float:
+    """Return the seconds of a span whose end is known, else 0: the header will say."""
+    return 0.0 if span.stop is None else span.stop - span.start

@@ -17,9 +17,12 @@ import torch
 
 from speechssl import compat
 from speechssl.audio.remotes import Remotes
+from speechssl.audio.walk import PassedOver
 from speechssl.data.manifest import Utterance
 from speechssl.data.vectors.files import VectorWriter
+from speechssl.data.vectors.format import Span
 from speechssl.embed.batches import Failure
+from speechssl.embed.cutting import MIX, cut
 from speechssl.embed.embedder import Embedder
 from speechssl.embed.parts import COPY, PartWriter, merge, open_parts, read_reports, remove_parts
 from speechssl.embed.scratch import scratch_folder
@@ -44,6 +47,8 @@ class Summary:
         failed_list: the file that lists them, if there is one.
         audio_seconds: audio that was embedded, seconds.
         wall_seconds: time it took, seconds.
+        passed_over: number of files in the folders that are no audio.
+        passed_over_list: the file that lists them, if there is one.
     """
 
     out: str
@@ -52,6 +57,8 @@ class Summary:
     failed_list: str | None
     audio_seconds: float
     wall_seconds: float
+    passed_over: int = 0
+    passed_over_list: str | None = None
 
     def __str__(self) -> str:
         text = (
@@ -62,6 +69,10 @@ class Summary:
             text += f"; {len(self.failed)} failed"
         if self.failed_list:
             text += f", listed in {self.failed_list}"
+        if self.passed_over:
+            text += f"; {self.passed_over} other files passed over"
+        if self.passed_over_list:
+            text += f", listed in {self.passed_over_list}"
         return text
 
 
@@ -126,8 +137,19 @@ def embed_to_file(
             return None
         embedded, failed, audio_seconds = output.finish(plan)
     failed_list = str(output.failed_list) if failed and output.failed_list else None
-    wall_seconds = time.monotonic() - started_at
-    return Summary(output.name, embedded, failed, failed_list, audio_seconds, wall_seconds)
+    passed_over_list = None
+    if plan.passed_over and output.passed_over_list:
+        passed_over_list = str(output.passed_over_list)
+    return Summary(
+        output.name,
+        embedded,
+        failed,
+        failed_list,
+        audio_seconds,
+        wall_seconds=time.monotonic() - started_at,
+        passed_over=len(plan.passed_over),
+        passed_over_list=passed_over_list,
+    )
 
 
 @dataclass(frozen=True)
@@ -139,12 +161,16 @@ class _Plan:
         skipped: lines of Kaldi files that name nothing that can be embedded.
         parts: the folder of parts.
         done: ids of the utterances whose embeddings lie there already.
+        spans: id -> where it lies in its recording, for windows.
+        passed_over: files in the folders that are no audio.
     """
 
     utterances: list[Utterance]
     skipped: list[Failure]
     parts: Path
     done: set[str]
+    spans: dict[str, Span]
+    passed_over: list[PassedOver]
 
 
 class _Output:
@@ -159,6 +185,7 @@ class _Output:
     def __init__(self, name: str) -> None:
         self.name = name
         self.failed_list = None if name == "-" else Path(f"{name}.failed")
+        self.passed_over_list = None if name == "-" else Path(f"{name}.passed_over")
         self._resources = ExitStack()
         self._file = ExitStack()
 
@@ -196,7 +223,7 @@ class _Output:
         failed, audio_seconds = read_reports(self.parts, order)
         failed = [*plan.skipped, *failed]
         self._list_failed(failed)
-        embedded = merge(self.parts, order, self._writer)
+        embedded = merge(self.parts, order, self._writer, plan.spans)
         if not embedded:
             remove_parts(self.parts)
             first = failed[0]
@@ -217,22 +244,43 @@ class _Output:
         if self.failed_list is None:
             sys.stderr.writelines(lines)
         elif lines:
-            with writing(self.failed_list), atomic_write(self.failed_list) as temporary:
-                # Paths may hold bytes that are not UTF-8.
-                temporary.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+            _write_lines(self.failed_list, lines)
+
+    def list_passed_over(self, passed_over: Sequence[PassedOver]) -> None:
+        """Write what is no audio to its file, a path and a reason a line; remove an older one."""
+        if self.passed_over_list is None:
+            return
+        self.passed_over_list.unlink(missing_ok=True)
+        if passed_over:
+            lines = [f"{tsv_cell(item.path)}\t{tsv_cell(item.reason)}\n" for item in passed_over]
+            _write_lines(self.passed_over_list, lines)
+
+
+def _write_lines(path: Path, lines: Sequence[str]) -> None:
+    with writing(path), atomic_write(path) as temporary:
+        # Paths may hold bytes that are not UTF-8.
+        temporary.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
 
 
 def _make_plan(
     inputs: Sequence[str | Path], output: _Output, embedder: Embedder, settings: EmbedSettings
 ) -> _Plan:
     """Find the utterances, and what an earlier run has left of them."""
-    utterances, skipped = collect(inputs, settings.allow_pipes, Remotes(settings.remote))
+    passed_over: list[PassedOver] = []
+    recordings, skipped = collect(
+        inputs, settings.allow_pipes, Remotes(settings.remote), passed_over
+    )
     if skipped and not settings.keep_going:
         raise UserError(skipped[0].reason)
-    done = open_parts(output.parts, _fingerprint(embedder), settings.resume)
+    done = open_parts(output.parts, _fingerprint(embedder, settings), settings.resume)
+    output.list_passed_over(passed_over)
     if output.failed_list is not None:
         output.failed_list.unlink(missing_ok=True)
-    return _Plan(utterances[:: settings.every], skipped, output.parts, done)
+    found = cut(recordings[:: settings.every], settings.cutting, settings.readers)
+    if found.failures and not settings.keep_going:
+        raise UserError(f"{found.failures[0].path}: {found.failures[0].reason}")
+    skipped += found.failures
+    return _Plan(found.utterances, skipped, output.parts, done, found.spans, passed_over)
 
 
 def _load_in_parent(model: str | Path, settings: EmbedSettings, local_rank: int) -> Embedder:
@@ -274,6 +322,9 @@ def _embed_share(
     interrupted run ends in the bits of one without interruption.
     """
     share = plan.utterances[rank::world]
+    if plan.spans:  # neighbouring windows are read together
+        count = len(plan.utterances)
+        share = plan.utterances[count * rank // world : count * (rank + 1) // world]
     wants_progress = settings.progress
     if wants_progress is None:
         wants_progress = sys.stderr.isatty()
@@ -317,11 +368,12 @@ def _own_device(device: str, rank: int) -> str:
     return device
 
 
-def _fingerprint(embedder: Embedder) -> str:
+def _fingerprint(embedder: Embedder, how: EmbedSettings) -> str:
     """Return a digest of what decides the embeddings.
 
     These are the model's settings and weights, the layer, the precision, the kernel of
-    float32 products and the length of pieces.
+    float32 products, the length of pieces, and the speech and channels that count (ids
+    tell windows).
     """
     kernel = choose_kernel() if embedder.device.type == "cpu" else None
     settings = [
@@ -331,6 +383,8 @@ def _fingerprint(embedder: Embedder) -> str:
         embedder.max_seconds,
         embedder.layer,
     ]
+    if how.vad is not None or how.channels != MIX:
+        settings += [how.vad, how.channels]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in embedder.model.encoder.state_dict().items():
         digest.update(name.encode())

@@ -8,11 +8,12 @@ behind, and `--resume` goes on from them. A process that is done writes
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from speechssl.data.vectors.files import VectorWriter
+from speechssl.data.vectors.format import Span
 from speechssl.embed.batches import Failure
-from speechssl.errors import UserError
+from speechssl.errors import UserError, writing
 from speechssl.files import atomic_write, remove_leftovers, write_text
 
 _MADE_BY = "made_by.json"
@@ -115,9 +117,13 @@ class PartWriter:
         if not self._ids:
             return
         name = uuid.uuid4().hex
-        with atomic_write(self.folder / f"{name}.npy") as temporary:
-            np.save(temporary, np.stack(self._vectors))
-        write_json(self.folder / f"{name}{_IDS}", self._ids)
+        # Not by np.save into a file: on a full disk it drops the end of a small array silently.
+        array = io.BytesIO()
+        np.save(array, np.stack(self._vectors))
+        with writing(self.folder):
+            with atomic_write(self.folder / f"{name}.npy") as temporary:
+                temporary.write_bytes(array.getbuffer())
+            write_json(self.folder / f"{name}{_IDS}", self._ids)
         self._ids = []
         self._vectors = []
 
@@ -147,10 +153,21 @@ def read_reports(folder: Path, order: Sequence[str]) -> tuple[list[Failure], flo
     return failed, seconds
 
 
-def merge(folder: Path, order: Sequence[str], writer: VectorWriter) -> int:
-    """Write the embeddings of all parts in the order of the ids `order`; return their number.
+def merge(
+    folder: Path,
+    order: Sequence[str],
+    writer: VectorWriter,
+    spans: Mapping[str, Span] | None = None,
+) -> int:
+    """Write the embeddings of all parts; return their number.
 
     The parts are mapped into memory, not loaded: memory stays that of the writer.
+
+    Args:
+        folder: the folder of parts.
+        order: ids in the order in which they are written.
+        writer: of the file.
+        spans: id -> where it lies in its recording, if they are windows.
     """
     row_of: dict[str, tuple[int, int]] = {}
     parts: list[npt.NDArray[np.float32]] = []
@@ -166,7 +183,8 @@ def merge(folder: Path, order: Sequence[str], writer: VectorWriter) -> int:
         for identifier in ids:
             part, row = row_of[identifier]
             vectors.append(parts[part][row])
-        writer.write(ids, np.stack(vectors))
+        where = [spans[identifier] for identifier in ids] if spans else None
+        writer.write(ids, np.stack(vectors), where)
     return len(present)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from speechssl.embed.cutting import Cutting
 from speechssl.embed.embedder import Embedder, Precision
 from speechssl.embed.layers import EMBEDDING
 from speechssl.errors import UserError
@@ -27,6 +28,12 @@ class EmbedSettings:
         network: which network of a run embeds, such as student or teacher
             (`speechssl.embed.networks`); None: the one that the run saved.
         allow_code: packages outside this one whose parts the model's folder may name.
+        window: embed windows of this many seconds that slide over each recording; None:
+            each recording whole.
+        hop: seconds from one window to the next; None: half a window.
+        vad: which part of `vad/` finds the speech that is embedded (energy, silero);
+            None: all is.
+        channels: mix, each, first, or the number of a channel from 1.
         jobs: processes on this machine; they share its cores or its GPUs.
         every: embed each N-th utterance only (a training mean or a cohort needs no
             more).
@@ -46,6 +53,10 @@ class EmbedSettings:
     layer: str = EMBEDDING
     network: str | None = None
     allow_code: tuple[str, ...] = ()
+    window: float | None = None
+    hop: float | None = None
+    vad: str | None = None
+    channels: str = "mix"
     jobs: int = 1
     every: int = 1
     keep_going: bool = True
@@ -60,8 +71,14 @@ class EmbedSettings:
             raise UserError(f"embed: jobs={self.jobs}: give 1 process or more")
         if self.every < 1:
             raise UserError(f"embed: every={self.every}: give 1 (every utterance) or more")
+        self.cutting.check()
         if self.resume and out == "-":
             raise UserError("embed: resume=True needs a file; standard output cannot be resumed")
+
+    @property
+    def cutting(self) -> Cutting:
+        """How recordings become utterances."""
+        return Cutting(self.channels, self.vad, self.window, self.hop)
 
     def like(self, embedder: Embedder) -> EmbedSettings:
         """Return these settings with those that an `Embedder` already has."""

@@ -11,14 +11,17 @@ from pathlib import Path
 from speechssl.audio import reading
 from speechssl.audio.remotes import Remotes
 from speechssl.audio.tables import read_wav_scp
-from speechssl.audio.walk import audio_files
+from speechssl.audio.walk import PassedOver, audio_files
 from speechssl.data.manifest import Utterance, read_manifest
 from speechssl.embed.batches import Failure
 from speechssl.errors import UserError
 
 
 def collect(
-    inputs: Sequence[str | Path], allow_pipes: bool = False, remotes: Remotes | None = None
+    inputs: Sequence[str | Path],
+    allow_pipes: bool = False,
+    remotes: Remotes | None = None,
+    passed_over: list[PassedOver] | None = None,
 ) -> tuple[list[Utterance], list[Failure]]:
     """Find the utterances that `inputs` name.
 
@@ -36,6 +39,7 @@ def collect(
         inputs: names, in any mixture.
         allow_pipes: run the shell pipes in wav.scp.
         remotes: addresses that wav.scp and standard input may name; None: none.
+        passed_over: gets an entry for each file of a folder that is no audio.
 
     Returns:
         The utterances in the order given (`seconds` is 0 where it is not known), and
@@ -51,8 +55,10 @@ def collect(
     remotes = remotes or Remotes()
     found: list[Utterance] = []
     skipped: list[Failure] = []
+    if passed_over is None:
+        passed_over = []
     for name in inputs:
-        utterances, bad_lines = _expand(str(name), allow_pipes, remotes)
+        utterances, bad_lines = _expand(str(name), allow_pipes, remotes, passed_over)
         found += utterances
         for identifier, reason in bad_lines:
             skipped.append(Failure(identifier, str(name), reason))
@@ -66,7 +72,7 @@ def utterance_id(path: str) -> str:
 
 
 def _expand(
-    name: str, allow_pipes: bool, remotes: Remotes
+    name: str, allow_pipes: bool, remotes: Remotes, passed_over: list[PassedOver]
 ) -> tuple[list[Utterance], list[tuple[str, str]]]:
     """Return the utterances of one input, and (id, reason) of lines that cannot be used."""
     if name == "-":
@@ -78,7 +84,7 @@ def _expand(
         )
         return manifest.utterances, manifest.skipped
     if path.is_dir():
-        return _in_folder(path), []
+        return _in_folder(path, passed_over), []
     if not path.exists():
         raise UserError(f"embed: {name}: no such file or folder; check the path")
     if path.suffix == ".scp":
@@ -98,13 +104,16 @@ def _listed(lines: Iterable[str], remotes: Remotes) -> list[Utterance]:
     return found
 
 
-def _in_folder(root: Path) -> list[Utterance]:
+def _in_folder(root: Path, passed_over: list[PassedOver]) -> list[Utterance]:
     """Return the audio files below `root` in the order of their paths."""
-    paths = sorted(audio_files(root))
+    here: list[PassedOver] = []
+    paths = sorted(audio_files(root, here))
+    passed_over += [PassedOver(str(root / item.path), item.reason) for item in here]
     if not paths:
         known = " ".join(sorted(reading.EXTENSIONS))
         raise UserError(
-            f"embed: {root} holds no audio files ({known}) and no wav.scp; give another folder"
+            f"embed: {root} holds no audio files ({known}, or others by their content) and no"
+            " wav.scp; give another folder"
         )
     return [Utterance(utterance_id(Path(path).as_posix()), str(root / path)) for path in paths]
 

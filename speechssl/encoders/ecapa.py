@@ -53,6 +53,9 @@ class ECAPA(Encoder):
         pooling: mean and deviation under channel-wise attention, or plain.
         embedding_norm: BatchNorm after the linear layer, as in wespeaker's DINO recipe
             (not in the paper, nor in SpeechBrain).
+        early_statistics: pool the features and the output of the first block as well (plain mean
+            and deviation) and put them behind the pooled aggregation. The long-term spectrum then
+            reaches the last layer whatever the blocks between make of it.
 
     Raises:
         UserError: sizes that do not fit together.
@@ -81,6 +84,7 @@ class ECAPA(Encoder):
         mfa_channels: int | None = None,
         pooling: Literal["attentive", "statistics"] = "attentive",
         embedding_norm: bool = False,
+        early_statistics: bool = False,
     ) -> None:
         super().__init__()
         _check_sizes(width, scale, kernel_sizes, dilations)
@@ -97,8 +101,12 @@ class ECAPA(Encoder):
         self.asp: AttentiveStatistics | None = None
         if pooling == "attentive":
             self.asp = AttentiveStatistics(mfa_channels, attention_channels, global_context)
-        self.asp_bn = BatchNorm(2 * mfa_channels)
-        self.fc = Convolution(2 * mfa_channels, embedding_dim)
+        pooled_dim = 2 * mfa_channels
+        if early_statistics:
+            pooled_dim += 2 * (input_dim + width)
+        self.early_statistics = early_statistics
+        self.asp_bn = BatchNorm(pooled_dim)
+        self.fc = Convolution(pooled_dim, embedding_dim)
         self.fc_bn: nn.BatchNorm1d | None = None
         if embedding_norm:
             self.fc_bn = nn.BatchNorm1d(embedding_dim)
@@ -115,7 +123,12 @@ class ECAPA(Encoder):
         """Return the first layer, each block, and the aggregation with all behind it.
 
         From the second on, a stage's output holds those of all blocks so far.
+
+        Raises:
+            UserError: the early statistics would have to pass through every stage.
         """
+        if self.early_statistics:
+            raise UserError("ecapa: early_statistics does not go with train.local_blocks")
         width = self.width
         chain = [Stage(partial(self._run_block, 0), ("blocks.0",), width)]
         for number in range(1, len(self.blocks)):
@@ -141,9 +154,11 @@ class ECAPA(Encoder):
         """Return embeddings (B, D) of the outputs of all blocks (B, F, C)."""
         return self._embed(x, Frames.of(x, None))
 
-    def _embed(self, block_outputs: Tensor, frames: Frames) -> Tensor:
+    def _embed(self, block_outputs: Tensor, frames: Frames, early: Tensor | None = None) -> Tensor:
         x = self.mfa(block_outputs, frames)
         pooled = statistics(x, frames) if self.asp is None else self.asp(x, frames)
+        if early is not None:
+            pooled = torch.cat([pooled, early], 1)
         embeddings: Tensor = self.fc(self.asp_bn(pooled))
         return embeddings if self.fc_bn is None else self.fc_bn(embeddings)
 
@@ -157,12 +172,17 @@ class ECAPA(Encoder):
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Return embeddings (B, D) of features (B, F, M); see `Encoder.forward`."""
         frames = Frames.of(features, lengths)
-        x = self.blocks[0](frames.zero_padding(features), frames)
+        features = frames.zero_padding(features)
+        first = self.blocks[0](features, frames)
+        x = first
         block_outputs = []
         for block in self.blocks[1:]:
             x = block(x, frames)
             block_outputs.append(x)
-        return self._embed(torch.cat(block_outputs, 2), frames)
+        early = None
+        if self.early_statistics:
+            early = torch.cat([statistics(features, frames), statistics(first, frames)], 1)
+        return self._embed(torch.cat(block_outputs, 2), frames, early)
 
 
 def _check_sizes(width: int, scale: int, kernel_sizes: list[int], dilations: list[int]) -> None:

@@ -1,4 +1,4 @@
-"""x-vector, the plain TDNN with statistics pooling (Snyder et al. 2018).
+"""Plain TDNN with statistics pooling: the x-vector (Snyder et al. 2018).
 
 Parameter names, shapes and outputs are those of `speechbrain.lobes.models.Xvector.Xvector`,
 which adds noise of 1e-5 to the pooled means; here there is none. The embedding is that of the

@@ -116,15 +116,16 @@ def _counterpart(encoder: Mapping[str, Any], mels: int) -> tuple[str, dict[str, 
     Raises:
         UserError: there is none.
     """
-    is_ecapa = encoder["name"] == "ecapa" and encoder["pooling"] == "attentive"
-    if is_ecapa and not encoder["embedding_norm"]:
+    is_attentive = encoder.get("pooling") == "attentive"
+    is_plain = not encoder.get("embedding_norm") and not encoder.get("early_statistics")
+    if encoder["name"] == "ecapa" and is_attentive and is_plain:
         return "speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN", _ecapa(encoder, mels)
     if encoder["name"] == "resnet" and _is_speechbrain_resnet(encoder):
         return "speechbrain.lobes.models.ResNet.ResNet", _resnet(encoder, mels)
     raise UserError(
         f"export: SpeechBrain has no counterpart of this {encoder['name']} (it has ecapa"
-        " without embedding_norm and pre-activated resnet with 2 stages of gates, both with"
-        " attentive pooling); export to torchscript or onnx"
+        " without embedding_norm and early_statistics, and pre-activated resnet with 2 stages of"
+        " gates, both with attentive pooling); export to torchscript or onnx"
     )
 
 

@@ -49,7 +49,7 @@ def iterative_whitening(z: Tensor, iterations: int, eps: float = 1e-5, channels:
             all D.
     """
     channels = channels or z.shape[1]
-    grouped = (z - z.mean(0)).unflatten(1, (-1, channels)).transpose(0, 1)  # (G, N, C)
+    grouped = (z - z.mean(0)).reshape(len(z), -1, channels).transpose(0, 1)  # (G, N, C)
     identity = torch.eye(channels, device=z.device, dtype=z.dtype)
     covariance = grouped.mT @ grouped / len(z) + eps * identity
     trace = covariance.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
@@ -57,7 +57,7 @@ def iterative_whitening(z: Tensor, iterations: int, eps: float = 1e-5, channels:
     root = identity.expand_as(scaled)
     for _ in range(iterations):
         root = 1.5 * root - 0.5 * torch.linalg.matrix_power(root, 3) @ scaled
-    whitened = grouped @ root * torch.rsqrt(trace)
+    whitened: Tensor = grouped @ root * torch.rsqrt(trace)
     return whitened.transpose(0, 1).flatten(1)
 
 

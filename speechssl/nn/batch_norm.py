@@ -56,8 +56,10 @@ def batch_norm(norm: nn.Module, rows: Tensor) -> Tensor:
         rows, norm.weight, norm.bias, norm.eps
     )
     count = rows.shape[0]
-    running_mean.lerp_(mean, momentum)
-    running_variance.lerp_(variance * (count / (count - 1)), momentum)
+    # Through `data`: an earlier pass with few rows went to F.batch_norm, which keeps the running
+    # statistics for its backward pass (without using them there) and would find them changed.
+    running_mean.data.lerp_(mean, momentum)
+    running_variance.data.lerp_(variance * (count / (count - 1)), momentum)
     return y
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from speechssl.distributed import gather_with_gradient
 from speechssl.errors import UserError
 from speechssl.interfaces import Encoder, Method, Output, Progress, Views
+from speechssl.nn.frames import accumulation_dtype
 from speechssl.nn.views import encode, in_float32, joined_groups
 
 __all__ = [
@@ -29,7 +30,7 @@ class Projected(NamedTuple):
 
     Attributes:
         embeddings: (V, B, D).
-        z: (V, B, P) projections, float32.
+        z: (V, B, P) projections, float32 (float64 for float64).
         long: how many of the V views are long (those of the first group of the crop
             plan).
     """
@@ -71,7 +72,8 @@ def project(net: Network, views: Sequence[Views], long_only: bool = False) -> Pr
     long = len(views[0].features)
     groups = views[:1] if long_only else views
     embeddings = torch.cat([encode(net.encoder, group) for group in groups])
-    z = torch.stack([net.projector(view).float() for view in embeddings])
+    projections = torch.stack([net.projector(view) for view in embeddings])
+    z = projections.to(accumulation_dtype(projections.dtype))
     return Projected(embeddings, z, long)
 
 

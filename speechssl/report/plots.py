@@ -234,6 +234,7 @@ def panels(
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure with `count` axes side by side, in the style of all plots here."""
     figure = Figure(figsize=inches, dpi=120, layout="constrained")
+    figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.08)
     FigureCanvasAgg(figure)
     axes = list(figure.subplots(1, count, sharey=share_y, squeeze=False)[0])
     for axis in axes:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from speechssl.errors import writing
 from speechssl.files import RunFolder, atomic_write, remove_partial
 
 
@@ -17,10 +18,18 @@ def save_state(value: Any, path: Path) -> None:
     """Write with ``torch.save``, and flush to disk before the new file replaces the old one.
 
     What a save of `path` that was killed has left behind is removed.
+
+    Raises:
+        UserError: the disk refused; what `path` held before stays.
     """
     remove_partial(path)
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        torch.save(value, file)
+    with writing(path), atomic_write(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(value, file)
+        except RuntimeError as error:  # torch's, of an archive that is cut off, hides the disk's
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
         file.flush()
         os.fsync(file.fileno())
 

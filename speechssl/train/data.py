@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -25,9 +26,9 @@ def read_utterances(data: DataSettings) -> tuple[list[Utterance], list[tuple[str
     """Read the utterances of all ``data.train`` directories; no label file is opened.
 
     Returns:
-        The utterances to train on, and (id, reason) of those that are left out:
-        unusable, shorter than ``data.min_seconds``, or, with ``data.pseudo_labels``,
-        without a pseudo-label.
+        The utterances to train on (`source` is the number of their directory), and (id,
+        reason) of those that are left out: unusable, shorter than ``data.min_seconds``,
+        or, with ``data.pseudo_labels``, without a pseudo-label.
 
     Raises:
         UserError: no utterance is left, or two that have classes share an id.
@@ -38,7 +39,7 @@ def read_utterances(data: DataSettings) -> tuple[list[Utterance], list[tuple[str
     utterances: list[Utterance] = []
     skipped: list[tuple[str, str]] = []
     remotes = Remotes(data.remote)
-    for directory in data.train:
+    for number, directory in enumerate(data.train):
         manifest = read_manifest(directory, labels=(), on_bad="skip", remotes=remotes)
         skipped += manifest.skipped
         for utterance in manifest.utterances:
@@ -46,7 +47,7 @@ def read_utterances(data: DataSettings) -> tuple[list[Utterance], list[tuple[str
             if reason:
                 skipped.append((utterance.id, reason))
             else:
-                utterances.append(utterance)
+                utterances.append(dataclasses.replace(utterance, source=number))
     if data.pseudo_labels or data.positives:
         _refuse_shared_ids(utterances)
     if clusters is not None and not utterances:
@@ -149,6 +150,8 @@ def crop_batches(
         disjoint=config.data.disjoint,
         weight_by_duration=config.data.weight_by_duration,
         replacement=config.data.replacement,
+        source_shares=config.data.source_shares,
+        source_temperature=config.data.source_temperature,
         shards_at_once=config.data.shards_at_once,
         positives=read_positives(config.data, utterances),
         order=DataOrder(config.data.order, passes, config.data.single_pass_share),

@@ -40,6 +40,11 @@ class DataSettings:
             ``accumulate``, ``hybrid``: the data as a stream, against the collapse of
             dimensions in small encoders (methods/README.md 4.4).
         single_pass_share: share of the run that ``hybrid`` begins with.
+        source_shares: share of the visits that each directory of ``train`` gets, such as
+            ``[1, 2, 1]``; empty: by ``source_temperature``.
+        source_temperature: a directory of n utterances (seconds, with
+            ``weight_by_duration``) gets visits in proportion to n ** (1 / temperature): 1: by
+            its size, 2: by its root, the larger the more alike.
         shards_at_once: with shards (`speechssl shard`), how many of them are mixed at a
             time, so that a spinning disk or a remote store reads a few files at once;
             null: all of them.
@@ -67,6 +72,8 @@ class DataSettings:
     replacement: bool = False
     order: Literal["shuffled", "single_pass", "accumulate", "hybrid"] = "shuffled"
     single_pass_share: float = 0.4
+    source_shares: tuple[float, ...] = ()
+    source_temperature: float = 1.0
     shards_at_once: int | None = None
     positives: str | None = None
     positives_prob: float = 0.5
@@ -80,7 +87,25 @@ class DataSettings:
     def __post_init__(self) -> None:
         if not self.train:
             raise UserError("config: data.train is empty; name at least one Kaldi directory")
+        _check_sources(self)
         Remotes(self.remote)
+
+
+def _check_sources(data: DataSettings) -> None:
+    """Raise UserError if the shares of the directories do not fit ``train``."""
+    check_above_zero("data.source_temperature", data.source_temperature)
+    if not data.source_shares:
+        return
+    if len(data.source_shares) != len(data.train):
+        raise UserError(
+            f"config: data.source_shares has {len(data.source_shares)} numbers, data.train"
+            f" {len(data.train)} directories; give one for each"
+        )
+    if min(data.source_shares) < 0 or max(data.source_shares) <= 0:
+        raise UserError(
+            f"config: data.source_shares must be numbers of at least 0, one above 0, not"
+            f" {list(data.source_shares)}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -327,4 +327,5 @@ def test_pipes_run_only_with_permission(tmp_path: Path) -> None:
 def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(UserError, match=r"speechssl\[av\]"):
+        (tmp_path / "a.m4a").write_bytes(bytes(4) + b"ftypM4A ")
         reading.read(tmp_path / "a.m4a", RATE)

@@ -134,6 +134,7 @@ def test_a_seed_means_what_it_always_meant(noises, deltas, seed, level, half, ea
         "codec": np.where(coded, 1 + (u[:, 21] * 4).astype(int), 0),
         "cutoff": 3000.0 + 4000.0 * u[:, 22],
         "bits": 7 + (u[:, 23] * 5).astype(int),
+        "rate": u[:, 26],
         "gain": -6.0 + u[:, 25] * 12.0,
         "dither": np.full(32, -1),  # off; its number is the 25th of each crop
     }
@@ -355,9 +356,13 @@ def test_user_errors(tmp_path):
         ({"snr": [9.0, 3.0]}, "augment.snr: must be .lowest, highest."),
         ({"t60": [0.0, 0.3]}, "augment.t60: must be above 0"),
         ({"speed": [0.0]}, "speed"),
+        ({"codecs": ["mp3", "gms"]}, "augment.codecs: unknown 'gms'; known are mu_law, "),
+        ({"codecs": []}, "augment.codecs: is empty"),
     ]:
         with pytest.raises(UserError, match=word):
             Augment(RATE, **keywords)
+    with pytest.raises(UserError, match="gsm needs crops at 16000 Hz, not 8000"):
+        Augment(8000, codecs=["gsm"])
 
 
 def test_specaugment_masks_within_its_widths():

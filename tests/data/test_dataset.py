@@ -1,5 +1,7 @@
 """Crops: lengths, purity over workers and ranks, what is read, and broken files."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import soundfile
@@ -211,15 +213,15 @@ def test_duration_weights(ramps):
 
 def test_drawing_with_replacement_leaves_a_share_of_1_over_e_out(ramps):
     seconds = np.r_[np.full(2000, 1.0), np.full(2000, 3.0)]
-    order = EpochOrder(seconds, 5, replacement=True)
+    order = EpochOrder(4000, 5, replacement=True)
     rows = order.rows(0)
     assert len(rows) == 4000 and rows.min() >= 0 and rows.max() < 4000
     assert len(np.unique(rows)) / 4000 == pytest.approx(1 - np.exp(-1), abs=0.03)
     counts = np.bincount(rows, minlength=4000)
     assert counts.mean() == 1 and counts.var() == pytest.approx(1, abs=0.1)  # Poisson's
-    assert np.array_equal(rows, EpochOrder(seconds, 5, replacement=True).rows(0))
+    assert np.array_equal(rows, EpochOrder(4000, 5, replacement=True).rows(0))
     assert not np.array_equal(rows, order.rows(1))
-    weighted = EpochOrder(seconds, 5, replacement=True, weight_by_duration=True).rows(0)
+    weighted = EpochOrder(4000, 5, replacement=True, weights=seconds).rows(0)
     assert (weighted >= 2000).mean() == pytest.approx(0.75, abs=0.03)
     assert len(np.unique(weighted)) < 0.7 * 4000
 
@@ -232,6 +234,34 @@ def test_workers_and_resume_change_nothing_with_replacement(files):
     alone = batches(0, 0)
     for a, b in zip(alone[3:], batches(1, 3), strict=True):
         same(a, b)
+
+
+@pytest.mark.parametrize(
+    "settings, want",
+    [
+        ({"source_shares": [3.0, 1.0]}, [75, 25]),
+        ({"source_temperature": 1.0}, [90, 10]),
+        ({"source_temperature": 2.0}, [75, 25]),  # sqrt(90) : sqrt(10) = 3 : 1
+        ({"source_temperature": 1e9}, [50, 50]),
+        ({"source_shares": [0.0, 2.0]}, [0, 100]),
+        # 90 utterances of 1 s and 10 of 9 s are as many seconds
+        ({"source_temperature": 1e9, "weight_by_duration": True}, [50, 50]),
+        ({"source_shares": [1.0, 3.0], "weight_by_duration": True}, [25, 75]),
+    ],
+)
+def test_an_epoch_visits_sources_by_their_shares(settings, want):
+    """Systematic sampling: each source has its share of the 100 visits, give or take one."""
+    utterances = [replace(utterance(i, 1.0), source=0) for i in range(90)]
+    utterances += [replace(utterance(i, 9.0), source=1) for i in range(90, 100)]
+    data = CropBatches(utterances, [CropSpec(1, 0.1)], batch_size=10, seed=3, **settings)
+    for epoch in range(3):
+        rows = data.order.rows(epoch)
+        of_source = [(rows < 90).sum(), (rows >= 90).sum()]
+        assert np.abs(np.subtract(of_source, want)).max() <= 1
+        visits = np.bincount(rows, minlength=100)
+        assert np.ptp(visits[:90]) <= 1 and np.ptp(visits[90:]) <= 1  # alike within a source
+    again = CropBatches(utterances, [CropSpec(1, 0.1)], batch_size=10, seed=3, **settings)
+    assert np.array_equal(again.order.rows(1), data.order.rows(1))
 
 
 def test_unreadable_files_are_replaced_and_reported(files, tmp_path):

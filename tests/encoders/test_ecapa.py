@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from speechssl.encoders.ecapa import ECAPA
 from speechssl.errors import UserError
+from speechssl.nn.frames import Frames
 
 WIDTH, MELS = 32, 20
 
@@ -108,8 +109,9 @@ def test_training_outputs_statistics_and_gradients_are_speechbrains() -> None:
     assert relative(ours_grad, theirs_grad) < 1e-5
 
 
-def test_padded_batch_equals_single_utterances() -> None:
-    model = small().eval()
+@pytest.mark.parametrize("early", [False, True])
+def test_padded_batch_equals_single_utterances(early: bool) -> None:
+    model = small(early_statistics=early).eval()
     randomise_norms(model)
     lengths = torch.tensor(
         [50, 31, 6, 3, 50]
@@ -140,6 +142,26 @@ def test_padding_changes_neither_training_statistics_nor_gradients() -> None:
         assert torch.allclose(a.float(), b.float(), atol=1e-5), name
     for (name, a), (_, b) in zip(model.named_parameters(), longer.named_parameters(), strict=True):
         assert torch.allclose(a.grad, b.grad, atol=1e-3 * (1 + float(a.grad.abs().max()))), name
+
+
+def test_early_statistics_are_those_of_the_features_and_the_first_block() -> None:
+    model = small(early_statistics=True).eval()
+    plain = small().eval()
+    features = torch.randn(3, 30, MELS)
+    seen: list[Tensor] = []
+    model.asp_bn.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0]))
+    plain.asp_bn.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0]))
+    blocks = {name: value for name, value in model.state_dict().items() if "bn" not in name}
+    plain.load_state_dict(
+        {k: v for k, v in blocks.items() if k in plain.state_dict() and "fc" not in k}, strict=False
+    )
+    model(features)
+    plain(features)
+    first = model.blocks[0](features, Frames.of(features, None))
+    want = [seen[1]]
+    for frames in (features, first):
+        want += [frames.mean(1), frames.std(1, correction=0)]
+    torch.testing.assert_close(seen[0], torch.cat(want, 1), atol=1e-4, rtol=1e-4)
 
 
 def test_initialisation_is_torchs() -> None:
@@ -181,6 +203,16 @@ def test_options_and_output_shape(pooling: str) -> None:
     )
     assert model.embedding_dim == 10
     assert model(torch.randn(3, 30, MELS)).shape == (3, 10)
+
+
+def test_a_batch_norm_of_the_embedding_where_asked() -> None:
+    torch.manual_seed(0)
+    model = small(embedding_norm=True)
+    assert list(model.affine_layers()) == ["asp_bn", "fc", "fc_bn"]
+    embeddings = model.train()(torch.randn(6, 30, MELS))
+    assert embeddings.mean(0).abs().max() < 1e-5
+    assert torch.allclose(embeddings.var(0, unbiased=False), torch.ones(1), atol=0.05)
+    assert not any(name.startswith("fc_bn") for name in small().state_dict())
 
 
 def test_sizes_that_do_not_fit_are_user_errors() -> None:

@@ -165,7 +165,7 @@ def test_without_its_batch_norms_the_embedding_is_the_linear_layers_output() -> 
     assert not any(name.startswith(("norm_stats", "norm_embed")) for name in model.state_dict())
     pooled = []
     model.fc_embed.register_forward_pre_hook(lambda module, inputs: pooled.append(inputs[0]))
-    embeddings = model(torch.randn(3, 40, 16))
+    embeddings = model(torch.randn(3, 40, MELS))
     want = pooled[0] @ model.fc_embed.weight.T + model.fc_embed.bias
     assert torch.allclose(embeddings, want, atol=1e-6)
     assert list(small().affine_layers()) == ["norm_stats", "fc_embed", "norm_embed"]

@@ -18,7 +18,7 @@ from starting import Fork, Process, run
 TIMINGS = {"utterances_per_second", "data_wait", "seconds"}
 
 TRAINING = {
-    "data": {"crops": [{"count": 2, "seconds": 0.5}], "workers": 1},
+    "data": {"crops": [{"count": 2, "seconds": 0.3}], "workers": 1},
     "features": {"n_mels": 24},
     "encoder": {
         "name": "ecapa", "width": 32, "scale": 4, "embedding_dim": 16,
@@ -143,12 +143,14 @@ class Unbroken:
         seconds: until it ended.
         bits: name of each file -> digest.
         size: bytes of all files of the output.
+        largest: bytes of the largest.
     """
 
     first: float
     seconds: float
     bits: dict[str, str]
     size: int
+    largest: int
 
 
 def unbroken(world: Path, verb: Verb, kind: type[Process] | type[Fork] = Fork) -> Unbroken:
@@ -163,8 +165,8 @@ def unbroken(world: Path, verb: Verb, kind: type[Process] | type[Fork] = Fork) -
         time.sleep(0.002)
     seconds = time.monotonic() - began
     assert command.returncode == 0, command.text()
-    size = sum(path.stat().st_size for path in (world / "out").rglob("*") if path.is_file())
-    found = Unbroken(first, seconds, digests(world), size)
+    sizes = [path.stat().st_size for path in (world / "out").rglob("*") if path.is_file()]
+    found = Unbroken(first, seconds, digests(world), sum(sizes), max(sizes))
     clear(world)
     return found
 

@@ -227,7 +227,7 @@ def test_a_link_in_the_place_of_a_file_is_not_written_through(
 
 
 SHELLS: dict[str, Callable[[tuple[int, ...]], torch.Tensor]] = {
-    "one number repeated": lambda shape: torch.zeros(1).expand(shape),
+    "one number repeated": lambda shape: torch.zeros(()).expand(shape),
     "no storage": lambda shape: torch.empty(shape, device="meta"),
     "sparse": lambda shape: torch.sparse_coo_tensor(size=shape),
 }  # fmt: skip

@@ -156,6 +156,7 @@ def report(runner: Runner, root: Path, kind: str) -> str:
     own = [
         root / f"{name}{ending}" for name in OUTPUTS for ending in (".md", ".json", ".png", ".svg")
     ]
+    own.append(root / ".lock")
     outcome = runner.run(["report", root, *KINDS[kind]], out=root, root=root.parent, own=own)
     problem = outcome.problem()
     for path in own:

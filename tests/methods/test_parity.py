@@ -189,7 +189,9 @@ def same_value_and_gradients(method, loss_of_twin, batch, progress, twin=None):
         if ours.requires_grad:
             assert (ours.grad is None) == (theirs.grad is None), name
             if ours.grad is not None:
-                torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-9, rtol=1e-9)
+                # On constant input a gradient that is 0 holds rounding errors of the cancelled
+                # repulsion, which is 1e8 times a distance of 0.
+                torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-8, rtol=1e-8)
                 compared += 1
     assert compared > 3
 

@@ -65,3 +65,18 @@ def test_held_statistics_stay_and_a_row_does_not_depend_on_the_others():
     # the weights are still trained
     together.sum().backward()
     assert all(p.grad is not None for p in net.parameters())
+
+
+def test_a_pass_of_few_rows_before_one_of_many_can_be_differentiated():
+    torch.manual_seed(0)
+    norm, plain = nn.BatchNorm1d(4), nn.BatchNorm1d(4)
+    weights = torch.randn(4)
+    for module, apply in ((norm, lambda x: batch_norm(norm, x)), (plain, plain)):
+        torch.manual_seed(1)
+        few, many = torch.randn(100, 4), torch.randn(3000, 4)
+        loss = (apply(few).square() * weights).sum() + (apply(many).relu() * weights).sum()
+        loss.backward()
+        assert module.weight.grad.isfinite().all()
+    torch.testing.assert_close(norm.weight.grad, plain.weight.grad, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(norm.running_mean, plain.running_mean)
+    torch.testing.assert_close(norm.running_var, plain.running_var)

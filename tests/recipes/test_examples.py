@@ -41,12 +41,16 @@ def speech(tmp_path):
 def test_real_speech_from_folders_to_the_table_and_on(speech):
     words = ["--data", speech / "speech", "--exp", speech / "exp", "--train", "mine"]
     words += ["--eval", "test", "--config", speech / "dino.yaml", "--at", "2"]
-    words += ["--warm-up", speech / "warm.yaml"]
+    words += ["--warm-up", speech / "warm.yaml", "--telephone"]
     done = run("real", *words)
     results = read_json(speech / "exp" / "results.json")
-    rows = ["untrained", "warm-up", "step-2", "trained"]
+    rows = ["mfcc", "untrained", "warm-up", "step-2", "trained", "fitted-untrained", "fitted"]
     assert set(results["eer"]) == {*rows, *(f"{row}-whitened" for row in rows)}
-    assert all(0 <= row["test"] <= 100 for row in results["eer"].values())
+    for row in results["eer"].values():
+        assert set(row) == {"test", "test-telephone"} and all(
+            0 <= eer <= 100 for eer in row.values()
+        )
+    assert results["eer"]["mfcc"]["test"] != results["eer"]["mfcc"]["test-telephone"]
     assert "trained-whitened" in done.stdout
     assert {"train-warm-up", "train-dino"} <= set(results["seconds_per_stage"])
     begun = (speech / "exp" / "dino" / "config.yaml").read_text()
@@ -62,7 +66,13 @@ def test_real_speech_without_a_warm_up_and_nothing_to_evaluate(speech):
     given = ["--data", speech / "speech", "--exp", speech / "exp", "--train", "mine", "--eval", ""]
     run("real", *given, "--config", speech / "dino.yaml", "--warm-up", "none", "train.steps=2")
     exp = speech / "exp"
-    assert {path.name for path in (exp / "embeddings").iterdir()} == {"untrained", "trained"}
+    assert {path.name for path in (exp / "embeddings").iterdir()} == {
+        "mfcc",
+        "untrained",
+        "trained",
+        "fitted-untrained",
+        "fitted",
+    }
     assert "init: null" in (exp / "dino" / "config.yaml").read_text()
     assert not (exp / "warm-up").exists() and not (exp / "results.json").exists()
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from speechssl.errors import UserError
 from speechssl.train.optimizers import (
     OptimizerSettings,
     build_optimizer,
@@ -103,6 +104,16 @@ def test_a_constant_weight_decay_stays():
     for fraction in (0.0, 0.3, 1.0):
         schedule(optimizer, settings, fraction, 64)
         assert optimizer.param_groups[0]["weight_decay"] == pytest.approx(1e-4)
+
+
+def test_the_lowest_rate_is_absolute_whatever_the_batch():
+    settings = OptimizerSettings(lr=0.4, reference_batch_size=256, min_lr=1e-5, warmup=0.1)
+    optimizer = build_optimizer(module(), settings)
+    for batch in (64, 256, 1024):
+        assert schedule(optimizer, settings, 0.1, batch) == pytest.approx(0.4 * batch / 256)
+        assert schedule(optimizer, settings, 1.0, batch) == pytest.approx(1e-5)
+    with pytest.raises(UserError, match="min_lr"):
+        OptimizerSettings(min_lr=-1.0)
 
 
 def test_clipping_each_tensor_leaves_the_small_ones_alone():

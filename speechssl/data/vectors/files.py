@@ -7,6 +7,10 @@
 | `x.parquet`| columns `id` (string) and `embedding` (list of D float32); needs the extra `[scale]` |
 | `-`        | standard output (or input): a line is the id and D numbers, separated by spaces    |
 
+Where each vector is a window of a recording, `x.npz` and `x.parquet` also hold `recording`, `start`,
+`stop` (seconds) and `channel` (from 1; 0 is the mean of all), and `x.segments` lies beside `x.ark`: Kaldi's
+`id recording start stop`. The ids say it in milliseconds in every format.
+
 A format is a module of this folder that names ``FORMAT`` (`speechssl.data.vectors.format.Format`);
 adding one is adding a file. Files are written under a temporary name and renamed when they are
 complete, so a broken run leaves no half file.
@@ -16,6 +20,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from speechssl.data import vectors as folder
-from speechssl.data.vectors.format import STANDARD_STREAM, AddVectors, Format, Vectors
+from speechssl.data.vectors.format import STANDARD_STREAM, AddVectors, Format, Span, Vectors
 from speechssl.errors import UserError, writing
 from speechssl.files import remove_partial
 
@@ -129,8 +134,15 @@ class VectorWriter:
             self._add = self._file.__enter__()
         return self
 
-    def write(self, ids: ArrayLike, vectors: ArrayLike) -> None:
+    def write(
+        self, ids: ArrayLike, vectors: ArrayLike, spans: Sequence[Span] | None = None
+    ) -> None:
         """Add ids (N,) and vectors (N, D).
+
+        Args:
+            ids: (N,).
+            vectors: (N, D).
+            spans: where each lies in its recording; every call gives them, or none does.
 
         Raises:
             UserError: an id was written before, a vector has another length than those before, or
@@ -155,7 +167,10 @@ class VectorWriter:
         if names:
             self._dim = matrix.shape[1]
             with writing(self.path):
-                self._add(names, matrix)
+                if spans is None:
+                    self._add(names, matrix)
+                else:
+                    self._add(names, matrix, spans)
 
     def __exit__(
         self,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,39 @@ Vectors = tuple[NDArray[np.str_], NDArray[np.float32]]
 Row = tuple[str, NDArray[Any]]
 """One id and its embedding (D,)."""
 
-AddVectors = Callable[[list[str], NDArray[np.float32]], None]
-"""Adds ids and embeddings (N, D) to the file that is being written."""
+
+class Span(NamedTuple):
+    """Where an utterance lies in a recording.
+
+    Attributes:
+        recording: id of the recording.
+        start: seconds.
+        stop: seconds.
+        channel: from 1; None: the mean of all.
+    """
+
+    recording: str
+    start: float
+    stop: float
+    channel: int | None = None
+
+
+class AddVectors(Protocol):
+    """Adds ids and embeddings (N, D) to the file that is being written."""
+
+    def __call__(
+        self, ids: list[str], vectors: NDArray[np.float32], spans: Sequence[Span] | None = None
+    ) -> None:
+        """Add them.
+
+        Args:
+            ids: N of them.
+            vectors: (N, D).
+            spans: where each of them lies, for windows of recordings: every call gives them, or
+                none does. A format that cannot hold them leaves them out: the ids say it, too.
+        """
+        ...
+
 
 STANDARD_STREAM = "-"
 """The name of standard input and output, in place of a file's."""

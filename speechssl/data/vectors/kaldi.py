@@ -1,5 +1,7 @@
 """Kaldi's `.ark` and `.scp`: float vectors, and an index of where each one is.
 
+For windows `.segments` lies beside them: id, recording, start and stop in seconds.
+
 The format (Kaldi's `Vector<Real>::Write`): the id, a space, `\\0B`, `FV ` (float) or `DV `
 (double), the byte 4, the length as int32, the numbers, little-endian. A line of an scp is `id
 archive.ark:offset`, the offset that of `\\0B`. These few bytes are read here, without
@@ -12,7 +14,7 @@ from __future__ import annotations
 import os
 import re
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -22,10 +24,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechssl.audio.regular import refuse_special_file
-from speechssl.data.vectors.format import AddVectors, Row, Vectors, from_rows, refuse_white_space
+from speechssl.data.vectors.format import (
+    AddVectors,
+    Row,
+    Span,
+    Vectors,
+    from_rows,
+    refuse_white_space,
+)
 from speechssl.data.vectors.text import read_lines
 from speechssl.errors import UserError
-from speechssl.files import atomic_write_together
+from speechssl.files import atomic_write_together, write_text
 
 _DTYPES = {b"FV ": "<f4", b"DV ": "<f8"}
 _OFFSET = re.compile("[0-9]{1,18}")
@@ -50,20 +59,38 @@ class Kaldi:
         """
         ark_path = path.with_suffix(".ark")
         scp_path = path.with_suffix(".scp")
+        where: dict[str, Span] = {}
         with (
             atomic_write_together([ark_path, scp_path]) as temporary,
             temporary[ark_path].open("wb") as ark,
             temporary[scp_path].open("w", encoding="utf-8", errors="surrogateescape") as scp,
         ):
 
-            def add(ids: list[str], vectors: NDArray[np.float32]) -> None:
+            def add(
+                ids: list[str],
+                vectors: NDArray[np.float32],
+                spans: Sequence[Span] | None = None,
+            ) -> None:
                 refuse_white_space(str(ark_path), ids)
                 for name, vector in zip(ids, vectors, strict=True):
                     ark.write(f"{name} ".encode(errors="surrogateescape"))
                     scp.write(f"{name} {ark_path}:{ark.tell()}\n")
                     ark.write(pack_vector(vector))
+                where.update(zip(ids, spans or ()))
 
             yield add
+            _write_segments(path.with_suffix(".segments"), where)
+
+
+def _write_segments(path: Path, spans: Mapping[str, Span]) -> None:
+    """Write Kaldi's `segments` of windows; without any an old file is removed."""
+    if not spans:
+        path.unlink(missing_ok=True)
+        return
+    lines = []
+    for name, span in spans.items():
+        lines.append(f"{name} {span.recording} {span.start:.3f} {span.stop:.3f}\n")
+    write_text(path, "".join(lines))
 
 
 def pack_vector(vector: NDArray[np.float32]) -> bytes:

@@ -1,10 +1,14 @@
-"""NumPy's `.npz`: `ids` (N,) strings and `embeddings` (N, D) float32."""
+"""NumPy's `.npz`: `ids` (N,) strings and `embeddings` (N, D) float32.
+
+For windows also `recording` (N,) strings, `start` and `stop` (N,) seconds, and `channel` (N,), 0 for
+the mean of all.
+"""
 
 from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -12,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechssl.data.vectors.format import AddVectors, Vectors, most_bytes
+from speechssl.data.vectors.format import AddVectors, Span, Vectors, most_bytes
 from speechssl.errors import UserError
 from speechssl.files import atomic_write
 
@@ -48,18 +52,35 @@ class Npz:
     @contextmanager
     def writer(self, path: Path) -> Iterator[AddVectors]:
         """Open a file for writing."""
-        ids: list[str] = []
+        names: list[str] = []
         parts: list[NDArray[np.float32]] = []
+        where: list[Span] = []
 
-        def add(names: list[str], vectors: NDArray[np.float32]) -> None:
-            ids.extend(names)
+        def add(
+            ids: list[str], vectors: NDArray[np.float32], spans: Sequence[Span] | None = None
+        ) -> None:
+            names.extend(ids)
             parts.append(vectors.copy())
+            where.extend(spans or ())
 
         with atomic_write(path) as temporary:
             temporary.touch()  # a folder that cannot be written to fails now, not after hours
             yield add
             with temporary.open("wb") as file:
-                np.savez(file, ids=np.array(ids), embeddings=np.concatenate(parts))
+                arrays: dict[str, Any] = {"ids": np.array(names), **columns(where)}
+                np.savez(file, embeddings=np.concatenate(parts), **arrays)
+
+
+def columns(spans: Sequence[Span]) -> dict[str, NDArray[Any]]:
+    """Return spans as columns (N,) by their names; none if there are no spans."""
+    if not spans:
+        return {}
+    return {
+        "recording": np.array([span.recording for span in spans]),
+        "start": np.array([span.start for span in spans]),
+        "stop": np.array([span.stop for span in spans]),
+        "channel": np.array([span.channel or 0 for span in spans], dtype=np.int32),
+    }
 
 
 def _refuse_claims(path: Path) -> None:

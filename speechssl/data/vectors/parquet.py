@@ -1,8 +1,11 @@
-"""Parquet: columns `id` (string) and `embedding` (list of D float32); needs the extra `[scale]`."""
+"""Parquet: columns `id` (string) and `embedding` (list of D float32); needs the extra `[scale]`.
+
+For windows also `recording`, `start`, `stop` (seconds) and `channel`, as in `npz`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechssl.data.vectors.format import AddVectors, Vectors, most_bytes, refuse_long_id
+from speechssl.data.vectors.format import (
+    AddVectors,
+    Span,
+    Vectors,
+    most_bytes,
+    refuse_long_id,
+)
+from speechssl.data.vectors.npz import columns
 from speechssl.errors import UserError
 from speechssl.files import atomic_write
 
@@ -57,9 +67,13 @@ class Parquet:
         arrow = _pyarrow()
         writer: Any = None
 
-        def add(ids: list[str], vectors: NDArray[np.float32]) -> None:
+        def add(
+            ids: list[str], vectors: NDArray[np.float32], spans: Sequence[Span] | None = None
+        ) -> None:
             nonlocal writer
             table = _as_table(arrow, ids, vectors)
+            for name, values in columns(spans or ()).items():
+                table = table.append_column(name, arrow.array(values.tolist()))
             if writer is None:
                 writer = arrow.parquet.ParquetWriter(temporary, table.schema)
             writer.write_table(table)

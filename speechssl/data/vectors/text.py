@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from speechssl.data.vectors.format import (
     STANDARD_STREAM,
     AddVectors,
     Row,
+    Span,
     Vectors,
     from_rows,
     refuse_white_space,
@@ -36,7 +37,9 @@ class Text:
     def writer(self, path: Path) -> Iterator[AddVectors]:
         """Write to standard output, as the vectors come."""
 
-        def add(ids: list[str], vectors: NDArray[np.float32]) -> None:
+        def add(
+            ids: list[str], vectors: NDArray[np.float32], spans: Sequence[Span] | None = None
+        ) -> None:
             refuse_white_space(STANDARD_STREAM, ids)
             numbers = " ".join(["%.9g"] * vectors.shape[1])
             for name, vector in zip(ids, vectors, strict=True):

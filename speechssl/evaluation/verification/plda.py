@@ -28,7 +28,7 @@ from speechssl.evaluation.verification.scoring import BLOCK, Index, Matrix, unit
 Square = NDArray[np.float64]
 
 ENOUGH = 10
-"""Embeddings a dimension below which a warning says that cosines are likely better."""
+"""Embeddings a dimension below which a warning says that cosines may be better."""
 
 
 class Statistics(NamedTuple):
@@ -78,7 +78,7 @@ class PLDA:
         classes: NDArray[np.int64],
         dim: int = 0,
         pca: int = 0,
-        shrinkage: float = 0.2,
+        shrinkage: float = 0.1,
         iterations: int = 20,
     ) -> None:
         _check_settings(training.shape[1], dim, pca, shrinkage)
@@ -186,7 +186,7 @@ def _check_amount(classes: NDArray[np.int64], size: int, shrinkage: float) -> No
     if count < ENOUGH * size:
         warnings.warn(
             f"plda: {count} training embeddings for {size} dimensions; below some {ENOUGH * size}"
-            " cosines are likely better",
+            " cosines may be better",
             stacklevel=4,
         )
 

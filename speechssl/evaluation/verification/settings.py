@@ -51,7 +51,7 @@ class VerificationSettings:
     plda_pca: int = 0
     """Principal directions kept before LDA and PLDA; 0: all."""
 
-    plda_shrinkage: float = 0.2
+    plda_shrinkage: float = 0.1
     """Weight of a spherical covariance within classes, in embeddings a dimension (`plda.shrunk`)."""
 
     speakers: Mapping[str, str] | None = None

@@ -17,6 +17,9 @@ from speechssl.text import printable
 LONGEST_TEXT = 120
 """Characters of an id or label that are shown; the middle of longer ones is left out."""
 
+LONGEST_TABLE = 30
+"""Rows of a table that is shown at once; longer ones open with a click."""
+
 Trace = dict[str, Any]
 """A trace of Plotly; `meta` names the run or system that it belongs to."""
 
@@ -55,6 +58,11 @@ class Table:
     caption: str
     head: Sequence[str]
     rows: Sequence[Row]
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it is folded away at first."""
+        return len(self.rows) > LONGEST_TABLE
 
     def data(self) -> Any:
         """Return nothing: it is HTML alone."""

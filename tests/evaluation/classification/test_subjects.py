@@ -131,7 +131,7 @@ def test_the_command_counts_subjects_beside_utterances(tmp_path, capsys):
     folder = diagnosis(tmp_path)
     files = [f"--labels={folder}/utt2diagnosis", f"--groups={folder}/utt2spk"]
     votes = [f"--subjects={folder}/utt2subject", "--replicates=200", f"--out={tmp_path}/out"]
-    main.main(["evaluate", "classification", str(folder / "e.npz"), *files, *votes])
+    main(["evaluate", "classification", str(folder / "e.npz"), *files, *votes])
     printed = capsys.readouterr().out
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["utterances"] == 144 and results["subjects"]["count"] == 24

@@ -149,7 +149,7 @@ def test_below_the_dimension_it_is_refused_and_below_ten_times_it_warns():
     with pytest.raises(UserError, match=r"30 training embeddings for 32 dimensions; at least 32"):
         PLDA(few, who)
     some, who = decaying(300, 0)
-    with pytest.warns(UserWarning, match="below some 320 cosines are likely better"):
+    with pytest.warns(UserWarning, match="below some 320 cosines may be better"):
         PLDA(some, who)
     enough, who = decaying(320, 0)
     with warnings.catch_warnings():

@@ -82,10 +82,7 @@ def _map(
     order = order[: material.chosen.map_points]
     names = ids[order].tolist()
     points, made = project(rows[order], method, material.chosen.seed)
-    columns = {
-        name: _column([values.get(one, "") for one in names]) for name, values in fields.items()
-    }
-    columns = {name: column for name, column in columns.items() if any(column["names"])}
+    columns = _columns(names, fields)
     if len(files) > 1:
         columns["set"] = _column(sets[order].tolist())
     drawn = {
@@ -97,6 +94,16 @@ def _map(
         "total": total,
     }
     return drawn, made
+
+
+def _columns(names: Sequence[str], fields: Fields) -> dict[str, dict[str, Any]]:
+    """Return the column of each field that knows some of the names, the fullest first."""
+    known = {name: sum(one in values for one in names) for name, values in fields.items()}
+    columns = {}
+    for name in sorted(fields, key=lambda name: -known[name]):
+        if known[name]:
+            columns[name] = _column([fields[name].get(one, "") for one in names])
+    return columns
 
 
 def _read(files: Sequence[Named]) -> tuple[NDArray[Any], NDArray[Any], Rows]:

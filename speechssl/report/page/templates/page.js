@@ -174,7 +174,7 @@
       const ink = variable("--ink");
       const traces = groups(rows).map(([code, members]) => ({
         type: "scatter", mode: "markers",
-        name: code < 0 ? "others" : plain(column() ? column().names[code] : "utterances"),
+        name: code < 0 ? "others, or not known" : plain(column() ? column().names[code] : "utterances"),
         x: members.map((i) => map.x[i]), y: members.map((i) => map.y[i]),
         customdata: members, text: members.map(about), hovertemplate: "%{text}<extra></extra>",
         marker: {

@@ -1,0 +1,161 @@
+"""Fit the last layer of a model in closed form, on speech without labels.
+
+    python egs/real/last_layer.py MODEL CONFIG OUT [--utterances 4000] [key=value ...]
+
+CONFIG is the configuration of a training run (its `data.train` and `augment`; key=value as for
+`speechssl train`). MODEL is a model or run folder of an ECAPA encoder, trained or `untrained`; OUT
+becomes a model folder. Nothing else of the encoder changes.
+
+Each utterance is its own class, as in contrastive learning, but the optimum is known: linear
+discriminant analysis. With p the pooled statistics, standardised; W the covariance of differences of
+two augmented crops of an utterance, halved and shrunk; T the covariance of whole, clean utterances,
+
+    fc(p) = S U^T (p - mean),  W = L L^T,  L^-1 T L^-T = V diag(d) V^T,  U = L^-T V,  S = diag(d)^(-power / 2)
+
+for the largest d. `--power 0` is LDA, under which W becomes the identity; 1 whitens T as well; between
+them directions of large variance (speaker, but also source) count less than in LDA. Cosines of fc(p)
+then need no mean and no whitening.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from speechssl.audio import reading
+from speechssl.augment.augment import Augment
+from speechssl.config import thaw
+from speechssl.data.crops import CropSpec
+from speechssl.data.dataset import CropBatches
+from speechssl.data.manifest import Utterance
+from speechssl.embed.embedder import Embedder
+from speechssl.embed.layers import POOLED
+from speechssl.embed.networks import load_model
+from speechssl.model import Model
+from speechssl.train.data import read_utterances
+from speechssl.train.settings import TrainingConfig, resolve
+
+BATCH = 32
+Matrix = NDArray[np.float64]
+
+
+def main() -> None:
+    """Fit and save."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("model")
+    parser.add_argument("config")
+    parser.add_argument("out")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--utterances", type=int, default=4000, help="fitted on (default: 4000)")
+    parser.add_argument("--seconds", type=float, default=2.5, help="of a crop (default: 2.5)")
+    parser.add_argument(
+        "--max-seconds", type=float, default=8.0, help="of a clean one (default: 8)"
+    )
+    parser.add_argument("--shrinkage", type=float, default=0.1, help="of W (default: 0.1)")
+    parser.add_argument("--power", type=float, default=0.5, help="(default: 0.5)")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    config = resolve(args.config, args.overrides)
+    model = load_model(args.model)
+    embedder = Embedder(model, precision="auto", layer=POOLED)
+    utterances = read_utterances(config.data)[0]
+    one, two, rows = augmented(embedder, config, utterances, args.utterances, args.seconds)
+    clean = pooled(embedder, [utterances[row] for row in rows], args.max_seconds)
+    mean = clean.mean(0)
+    deviation = clean.std(0) + 1e-6
+    within = 0.5 * np.cov(((one - two) / deviation).T)
+    total = np.cov(((clean - mean) / deviation).T)
+    weight = discriminant(within, total, model.dim, args.shrinkage, args.power)
+    set_last_layer(model, mean, deviation, weight)
+    model.about = dict(model.about) | {
+        "last_layer": f"linear discriminant analysis on {len(rows)} utterances, shrinkage"
+        f" {args.shrinkage:g}, power {args.power:g}; no labels"
+    }
+    model.save(args.out)
+
+
+def augmented(
+    embedder: Embedder,
+    config: TrainingConfig,
+    utterances: list[Utterance],
+    count: int,
+    seconds: float,
+) -> tuple[Matrix, Matrix, list[int]]:
+    """Return pooled statistics (N, P) of two augmented crops of utterances, and their rows."""
+    long_enough = [row for row, one in enumerate(utterances) if one.seconds >= 0.6 * seconds]
+    if not long_enough:
+        long_enough = list(range(len(utterances)))
+    batches = CropBatches(
+        [utterances[row] for row in long_enough],
+        [CropSpec(2, seconds)],
+        rate=embedder.sample_rate,
+        batch_size=min(BATCH, len(long_enough)),
+        seed=config.seed + 1,
+        augment=Augment(embedder.sample_rate, **thaw(config.augment)),
+        source_shares=config.data.source_shares,
+        source_temperature=config.data.source_temperature,
+    )
+    one = []
+    two = []
+    rows: list[int] = []
+    for step in range(-(-count // batches.batch_size)):
+        batch = batches[step]
+        one.append(embedder.encode_batch(batch.groups[0][0]).numpy())
+        two.append(embedder.encode_batch(batch.groups[0][1]).numpy())
+        rows += [long_enough[row] for row in batch.indices.tolist()]
+    return np.concatenate(one).astype(np.float64), np.concatenate(two).astype(np.float64), rows
+
+
+def pooled(embedder: Embedder, utterances: list[Utterance], max_seconds: float) -> Matrix:
+    """Return pooled statistics (N, P) of the beginnings of clean utterances."""
+    rate = embedder.sample_rate
+    order = sorted(range(len(utterances)), key=lambda row: utterances[row].seconds)
+    out: list[NDArray[np.float32]] = []
+    for start in range(0, len(order), BATCH):
+        waves = []
+        for row in order[start : start + BATCH]:
+            one = utterances[row]
+            stop = one.start + min(one.seconds, max_seconds)
+            waves.append(torch.from_numpy(reading.read(one.path, rate, one.start, stop)))
+        lengths = torch.tensor([len(wave) for wave in waves])
+        padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
+        out.append(embedder.encode_batch(padded, lengths).numpy())
+    return np.concatenate(out).astype(np.float64)
+
+
+def discriminant(within: Matrix, total: Matrix, dim: int, shrinkage: float, power: float) -> Matrix:
+    """Return the linear map (dim, P) of the module's equation, for standardised statistics."""
+    size = len(within)
+    shrunk = within + shrinkage * np.trace(within) / size * np.eye(size)
+    values, vectors = np.linalg.eigh(shrunk)
+    half = vectors / np.sqrt(values)
+    spread, directions = np.linalg.eigh(half.T @ total @ half)
+    spread = spread[::-1][:dim].clip(min=1e-9)
+    directions = directions[:, ::-1][:, :dim]
+    weight: Matrix = ((half @ directions) * spread ** (-power / 2)).T
+    return weight
+
+
+def set_last_layer(model: Model, mean: Matrix, deviation: Matrix, weight: Matrix) -> None:
+    """Make the affine layers of an ECAPA encoder (asp_bn, fc) standardise, and then map."""
+    norm = model.encoder.asp_bn.norm
+    convolution = model.encoder.fc.conv
+    scale = np.sqrt(np.square(deviation) + norm.eps) / deviation
+    with torch.no_grad():
+        norm.running_mean.copy_(torch.from_numpy(mean))
+        norm.running_var.copy_(torch.from_numpy(np.square(deviation)))
+        norm.weight.fill_(1.0)
+        norm.bias.zero_()
+        # A scale of the embedding changes no cosine; training goes on from lengths of about 10.
+        length = np.sqrt(np.trace(weight @ weight.T) / 100.0)
+        convolution.weight.copy_(torch.from_numpy(weight * scale / length)[:, :, None])
+        convolution.bias.zero_()
+
+
+if __name__ == "__main__":
+    main()

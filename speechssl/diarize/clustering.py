@@ -1,0 +1,115 @@
+"""Which windows of a recording have one speaker, and how many speakers there are.
+
+* `whitened`: windows that overlap have one speaker, nearly always. So the differences of neighbours
+  show in which directions embeddings move while the speaker does not, and these directions are
+  scaled down: the within-class covariance normalisation of Hatch et al. 2006, learnt from the
+  recording itself and without a label. It also makes cosines of different models comparable.
+* `agglomerative`: average linkage on their cosines up to a threshold, which finds the number of
+  speakers; `without_small` gives what is too short for a speaker to the others.
+* `kmeans`: where the number is known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Matrix = NDArray[np.float64]
+
+_FEWEST_PAIRS = 20  # neighbours from which a covariance is estimated
+_FLOOR = 0.3  # share of the mean variance that is added to every direction
+_DIRECTIONS = 20  # in which the windows of a recording differ most
+
+
+@dataclass(frozen=True)
+class SpeakerCount:
+    """How many speakers may be found.
+
+    Attributes:
+        smallest: at least so many.
+        largest: at most so many.
+    """
+
+    smallest: int = 1
+    largest: int = 8
+
+
+def unit(vectors: NDArray[np.floating]) -> Matrix:
+    """Return rows (N, D) at length 1."""
+    rows = np.asarray(vectors, np.float64)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    scaled: Matrix = rows / np.maximum(lengths, 1e-12)
+    return scaled
+
+
+def whitened(vectors: Matrix, starts: NDArray[np.float64], stops: NDArray[np.float64]) -> Matrix:
+    """Return windows (N, K), of length 1, centred and with within-speaker directions scaled down.
+
+    Args:
+        vectors: (N, D) of length 1, in the order of time.
+        starts: (N,) seconds.
+        stops: (N,) seconds.
+    """
+    if len(vectors) == 1:
+        return vectors
+    centred = vectors - vectors.mean(0)
+    overlaps = starts[1:] < stops[:-1]
+    if overlaps.sum() < _FEWEST_PAIRS:
+        return unit(centred)
+    # A minute has too few windows for the covariance of all D directions.
+    left, lengths, _ = np.linalg.svd(centred, full_matrices=False)
+    reduced = (left * lengths)[:, :_DIRECTIONS]
+    steps = np.diff(reduced, axis=0)[overlaps]
+    covariance = steps.T @ steps / len(steps)
+    floor = _FLOOR * np.trace(covariance) / len(covariance)
+    values, directions = np.linalg.eigh(covariance + floor * np.eye(len(covariance)))
+    return unit(reduced @ directions / np.sqrt(np.maximum(values, 1e-12)))
+
+
+def without_small(labels: NDArray[np.int64], vectors: Matrix, least: float) -> NDArray[np.int64]:
+    """Return labels (N,) in which clusters of fewer than `least` windows have joined the others.
+
+    The smallest goes first, each of its windows to the nearest centre; the last cluster stays.
+    """
+    labels = np.unique(labels, return_inverse=True)[1].astype(np.int64)
+    while labels.max() > 0:
+        sizes = np.bincount(labels)
+        smallest = int(sizes.argmin())
+        if sizes[smallest] >= least:
+            break
+        others = [name for name in range(len(sizes)) if name != smallest]
+        centres = unit(np.stack([vectors[labels == name].mean(0) for name in others]))
+        own = labels == smallest
+        labels[own] = np.array(others)[(vectors[own] @ centres.T).argmax(1)]
+        labels = np.unique(labels, return_inverse=True)[1].astype(np.int64)
+    return labels
+
+
+def kmeans(rows: Matrix, clusters: int, seed: int) -> NDArray[np.int64]:
+    """Return the cluster (N,) of each row (N, D)."""
+    from sklearn.cluster import KMeans
+
+    clusters = min(clusters, len(np.unique(rows, axis=0)))
+    found = KMeans(clusters, n_init=10, random_state=seed).fit_predict(rows)
+    return np.asarray(found, np.int64)
+
+
+def agglomerative(cosines: Matrix, threshold: float) -> NDArray[np.int64]:
+    """Return the cluster (N,) of each window by average linkage on cosines (N, N).
+
+    Args:
+        cosines: of the windows.
+        threshold: mean cosine below which two clusters stay apart.
+    """
+    from scipy.cluster.hierarchy import fcluster, linkage
+    from scipy.spatial.distance import squareform
+
+    if len(cosines) < 2:
+        return np.zeros(len(cosines), np.int64)
+    distances = np.maximum(1 - cosines, 0.0)
+    np.fill_diagonal(distances, 0.0)
+    tree = linkage(squareform(distances, checks=False), "average")
+    labels = fcluster(tree, max(0.0, 1 - threshold), "distance")
+    return np.asarray(labels, np.int64) - 1

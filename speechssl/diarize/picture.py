@@ -1,0 +1,57 @@
+"""A picture of who speaks when: a row a speaker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from speechssl.diarize.turns import Turn, seconds_of
+from speechssl.errors import UserError
+from speechssl.files import atomic_write
+from speechssl.text import printable
+
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#666666", "#8c510a")
+"""Told apart by colour-blind people, too (Okabe and Ito 2008)."""
+
+
+def draw_timeline(
+    turns: Sequence[Turn], path: str | Path, title: str, reference: Sequence[Turn] = ()
+) -> None:
+    """Draw turns.
+
+    Args:
+        turns: what was found.
+        path: file to write; its ending chooses the format (.png, .svg, .pdf).
+        title: of the figure.
+        reference: true turns, drawn below.
+
+    Raises:
+        UserError: the file cannot be written, or its ending names no format.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = [(name, turns, name) for name in seconds_of(turns)]
+    rows += [(f"{name} (true)", reference, name) for name in seconds_of(reference)]
+    figure = Figure(figsize=(10, 1.2 + 0.35 * len(rows)), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for row, (_label, source, name) in enumerate(rows):
+        bars = [(turn.start, turn.stop - turn.start) for turn in source if turn.speaker == name]
+        colour = _COLOURS[row % len(_COLOURS)] if source is turns else "0.6"
+        axes.broken_barh(bars, (row - 0.4, 0.8), color=colour)
+    # Names come from files of others: a dollar sign would begin a formula.
+    labels = [printable(label).replace("$", r"\$") for label, _, _ in rows]
+    axes.set_yticks(range(len(rows)), labels)
+    axes.invert_yaxis()
+    axes.set(xlabel="seconds", title=printable(title).replace("$", r"\$"))
+    axes.spines[["top", "right"]].set_visible(False)
+    file = Path(path)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(file) as temporary:
+            figure.savefig(temporary)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{file}: cannot be drawn ({error}); choose a folder that can be written and .png"
+        ) from None

@@ -1,0 +1,149 @@
+"""`diarize`: a recording to who speaks when."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechssl import parts
+from speechssl.data.manifest import Utterance
+from speechssl.diarize.clustering import (
+    Matrix,
+    agglomerative,
+    kmeans,
+    unit,
+    whitened,
+    without_small,
+)
+from speechssl.diarize.resegmentation import SpeechWindows, resegment
+from speechssl.diarize.settings import DiarizeSettings
+from speechssl.diarize.turns import Turn, seconds_of
+from speechssl.embed.batches import Failure
+from speechssl.embed.cutting import find_speech
+from speechssl.embed.embedder import Embedder
+from speechssl.embed.windows import window_spans
+from speechssl.errors import UserError
+
+_FEWEST = 3  # windows of a speaker
+_SMALLEST_SHARE = 0.06  # of the speech: a short recording may have short speakers
+
+
+@dataclass(frozen=True)
+class Diarization:
+    """Who speaks when in a recording.
+
+    Attributes:
+        turns: in the order of time; they do not overlap. Speakers are `speaker1`, `speaker2` ... in
+            the order in which they are first heard.
+        vectors: (S, D), the mean embedding of each speaker's windows, of length 1 each.
+        speakers: S names, in the order of `vectors`.
+    """
+
+    turns: list[Turn]
+    vectors: NDArray[np.float32]
+    speakers: list[str]
+
+
+def diarize(
+    embedder: Embedder,
+    path: str | os.PathLike[str],
+    settings: DiarizeSettings | None = None,
+    **changes: Any,
+) -> Diarization:
+    """Find who speaks when.
+
+    Speech is found, windows of it are embedded, clustered, and resegmented. The recording is never
+    in memory as a whole. Where people speak at once, the louder one is found.
+
+    Args:
+        embedder: the model.
+        path: the recording.
+        settings: how; `DiarizeSettings()` if not given.
+        changes: settings by their names, such as ``speakers=2``.
+
+    Raises:
+        UserError: the file cannot be read or holds no speech, or a setting that cannot be.
+    """
+    settings = replace(settings or DiarizeSettings(), **changes)
+    settings.check()
+    recording = Utterance(Path(path).name, os.fspath(path), channel=settings.channel)
+    speech = find_speech(recording, parts.build("vad", {"name": settings.vad}))
+    windows, raw = _windows(embedder, recording, speech, settings)
+    labels = cluster(windows.vectors, settings)
+    turns = resegment(windows, labels, change_penalty=settings.change_penalty)
+    return _with_vectors(turns, windows, raw)
+
+
+def cluster(vectors: Matrix, settings: DiarizeSettings) -> NDArray[np.int64]:
+    """Return the speaker (N,) of each window from whitened vectors (N, K) of length 1."""
+    step = max(1, -(-len(vectors) // settings.max_windows))
+    chosen = vectors[::step]
+    count = settings.count
+    if count.smallest == count.largest:
+        labels = kmeans(chosen, count.smallest, settings.seed)
+    else:
+        labels = agglomerative(chosen @ chosen.T, settings.threshold)
+        seconds = len(chosen) * settings.hop * step
+        shortest = min(settings.min_speaker_seconds, _SMALLEST_SHARE * seconds)
+        labels = without_small(labels, chosen, max(_FEWEST, shortest / (settings.hop * step)))
+        found = int(labels.max()) + 1
+        wanted = min(max(found, count.smallest), count.largest)
+        if wanted != found:
+            labels = kmeans(chosen, wanted, settings.seed)
+    if step == 1:
+        return labels
+    centres = np.stack([chosen[labels == name].mean(0) for name in np.unique(labels)])
+    nearest: NDArray[np.int64] = (vectors @ unit(centres).T).argmax(1)
+    return nearest
+
+
+def _windows(
+    embedder: Embedder,
+    recording: Utterance,
+    speech: list[tuple[float, float]],
+    settings: DiarizeSettings,
+) -> tuple[SpeechWindows, Matrix]:
+    """Return the windows of the speech, whitened, and their vectors (N, D) as the model gives them.
+
+    Raises:
+        UserError: none of them can be embedded.
+    """
+    utterances = []
+    for first, last in speech:
+        for start, stop in window_spans(first, last, settings.window, settings.hop):
+            window = replace(recording, start=start, stop=stop, seconds=stop - start)
+            utterances.append(window)
+    found: dict[int, NDArray[np.float32]] = {}
+    reason = "is silent"
+    for index, _seconds, result in embedder.stream(utterances):
+        if isinstance(result, Failure):
+            reason = result.reason
+        else:
+            found[index] = result
+    if not found:
+        raise UserError(f"{recording.path}: none of its windows can be embedded ({reason})")
+    order = sorted(found)
+    raw = unit(np.stack([found[index] for index in order]))
+    starts = np.array([utterances[index].start for index in order])
+    stops = starts + np.array([utterances[index].seconds for index in order])
+    return SpeechWindows(starts, stops, whitened(raw, starts, stops), speech), raw
+
+
+def _with_vectors(turns: list[Turn], windows: SpeechWindows, raw: Matrix) -> Diarization:
+    """Return the diarization with the mean vector of each speaker."""
+    speakers = list(seconds_of(turns))
+    bounds = np.array([turn.start for turn in turns])
+    middles = (windows.starts + windows.stops) / 2
+    of_window = np.maximum(np.searchsorted(bounds, middles, "right") - 1, 0)
+    names = np.array([turns[index].speaker for index in of_window.tolist()])
+    vectors = np.zeros((len(speakers), raw.shape[1]), np.float32)
+    for row, speaker in enumerate(speakers):
+        own = raw[names == speaker]
+        if len(own):
+            vectors[row] = unit(own.mean(0, keepdims=True))[0]
+    return Diarization(turns, vectors, speakers)

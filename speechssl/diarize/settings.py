@@ -1,0 +1,72 @@
+"""How `speechssl diarize` works: one frozen record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from speechssl.diarize.clustering import SpeakerCount
+from speechssl.embed.windows import check_window
+from speechssl.errors import UserError
+
+
+@dataclass(frozen=True)
+class DiarizeSettings:
+    """Settings of `diarize`.
+
+    Attributes:
+        vad: which part of `vad/` finds the speech.
+        window: length of a window, seconds.
+        hop: from one window to the next, seconds.
+        speakers: how many there are, if that is known.
+        min_speakers: at least so many.
+        max_speakers: at most so many.
+        threshold: mean cosine, of whitened windows (`clustering.whitened`), below which two clusters
+            are two speakers. Not asked where the number is known.
+        min_speaker_seconds: who speaks less is taken for one of the others (or less than 6 % of the
+            speech, where that is less).
+        change_penalty: what a change of speakers costs on the path through the frames; higher
+            gives fewer and longer turns.
+        channel: which channel, from 1; None: the mean of all.
+        max_windows: so many windows, evenly spread, are clustered; others follow their nearest
+            centre. Time and memory grow with its square.
+        seed: of k-means.
+    """
+
+    vad: str = "energy"
+    window: float = 1.5
+    hop: float = 0.75
+    speakers: int | None = None
+    min_speakers: int = 1
+    max_speakers: int = 8
+    threshold: float = 0.0
+    min_speaker_seconds: float = 20.0
+    change_penalty: float = 2.0
+    channel: int | None = None
+    max_windows: int = 1500
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise UserError if these settings cannot be."""
+        check_window(self.window, self.hop)
+        count = self.count
+        if not 1 <= count.smallest <= count.largest:
+            raise UserError(
+                f"diarize: {count.smallest} to {count.largest} speakers: give at least 1, and not"
+                " more at least than at most"
+            )
+        if not -1 <= self.threshold <= 1:
+            raise UserError(f"diarize: threshold {self.threshold:g}: a cosine is from -1 to 1")
+        if self.hop > self.window:
+            raise UserError(
+                f"diarize: hop {self.hop:g} leaves gaps between windows of {self.window:g} s; give"
+                " at most the window"
+            )
+        if self.change_penalty < 0 or self.max_windows < 10:
+            raise UserError("diarize: change_penalty from 0, and max_windows from 10")
+
+    @property
+    def count(self) -> SpeakerCount:
+        """How many speakers may be found."""
+        if self.speakers is not None:
+            return SpeakerCount(self.speakers, self.speakers)
+        return SpeakerCount(self.min_speakers, self.max_speakers)

@@ -1,0 +1,92 @@
+"""Who speaks when: turns, and the RTTM files that hold them.
+
+RTTM (NIST, Rich Transcription Time Marked): `SPEAKER file channel start duration <NA> <NA> speaker
+<NA> <NA>`, times in seconds.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from speechssl.audio.regular import read_text
+from speechssl.errors import UserError, writing
+from speechssl.files import atomic_write
+
+
+class Turn(NamedTuple):
+    """A span in which one speaker speaks.
+
+    Attributes:
+        start: seconds.
+        stop: seconds.
+        speaker: a name without white space.
+    """
+
+    start: float
+    stop: float
+    speaker: str
+
+
+def rttm_lines(recording: str, turns: Iterable[Turn], channel: int = 1) -> list[str]:
+    """Return the lines of an RTTM file; white space in the recording's id becomes `_`."""
+    name = re.sub(r"\s", "_", recording) or "_"
+    lines = []
+    for turn in turns:
+        times = f"{turn.start:.3f} {turn.stop - turn.start:.3f}"
+        lines.append(f"SPEAKER {name} {channel} {times} <NA> <NA> {turn.speaker} <NA> <NA>\n")
+    return lines
+
+
+def write_text_file(path: Path, lines: Sequence[str]) -> None:
+    """Write lines, whole or not at all; names of files may hold bytes that are not UTF-8."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as temporary:
+            temporary.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+
+
+def read_rttm(path: str | Path) -> dict[str, list[Turn]]:
+    """Read an RTTM file: recording -> its turns in the order of time. Other lines are passed over.
+
+    Raises:
+        UserError: the file cannot be read, or a SPEAKER line is not one.
+    """
+    text = read_text(Path(path), "give an RTTM file")
+    recordings: dict[str, list[Turn]] = {}
+    for number, line in enumerate(text.split("\n"), start=1):
+        fields = line.split()
+        if not fields or fields[0] != "SPEAKER":
+            continue
+        turn = _turn(fields)
+        if turn is None:
+            raise UserError(
+                f"{path}:{number}: not `SPEAKER file channel start duration <NA> <NA> speaker`;"
+                " correct the line"
+            )
+        recordings.setdefault(fields[1], []).append(turn)
+    return {name: sorted(turns) for name, turns in recordings.items()}
+
+
+def _turn(fields: Sequence[str]) -> Turn | None:
+    """Return the turn of a SPEAKER line's fields, or None."""
+    try:
+        start = float(fields[3])
+        seconds = float(fields[4])
+        speaker = fields[7]
+    except (IndexError, ValueError):
+        return None
+    if not (0 <= start < math.inf and 0 <= seconds < math.inf):
+        return None
+    return Turn(start, start + seconds, speaker)
+
+
+def seconds_of(turns: Iterable[Turn]) -> Mapping[str, float]:
+    """Return speaker -> seconds of speech, in the order of the first turns."""
+    total: dict[str, float] = {}
+    for turn in turns:
+        total[turn.speaker] = total.get(turn.speaker, 0.0) + turn.stop - turn.start
+    return total

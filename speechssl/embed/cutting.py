@@ -1,0 +1,178 @@
+"""Long and stereo recordings to utterances: channels, speech, windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from speechssl import parts
+from speechssl.audio import reading
+from speechssl.audio.streaming import blocks
+from speechssl.data.manifest import Utterance
+from speechssl.data.vectors.format import Span
+from speechssl.embed.batches import Failure, durations
+from speechssl.embed.windows import check_window, window_spans
+from speechssl.errors import UserError
+from speechssl.interfaces import SpeechDetector
+
+MIX = "mix"
+EACH = "each"
+FIRST = "first"
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """How recordings become utterances.
+
+    Attributes:
+        channels: `mix` (their mean), `each` (every channel an utterance of its own), `first`, or a
+            number from 1.
+        vad: which part of `vad/` finds the speech; None: all counts.
+        window: length of a window, seconds; None: a recording is one utterance.
+        hop: from one window to the next, seconds; None: half a window.
+    """
+
+    channels: str = MIX
+    vad: str | None = None
+    window: float | None = None
+    hop: float | None = None
+
+    def check(self) -> None:
+        """Raise UserError if these settings cannot be."""
+        number = self.channels.isdecimal() and int(self.channels) >= 1
+        if self.channels not in (MIX, EACH, FIRST) and not number:
+            raise UserError(
+                f"embed: channels {self.channels!r}: give {MIX}, {EACH}, {FIRST} or a number from 1"
+            )
+        if self.window is not None:
+            check_window(self.window, self.step)
+        elif self.hop is not None:
+            raise UserError("embed: a hop needs a window; give both, such as --window 3 --hop 1.5")
+        if self.vad is not None:
+            parts.find("vad", self.vad)
+
+    @property
+    def step(self) -> float:
+        """Seconds from one window to the next."""
+        return self.hop or (self.window or 0.0) / 2
+
+
+@dataclass
+class Cut:
+    """What recordings were cut into.
+
+    Attributes:
+        utterances: in the order of the recordings, and of time.
+        failures: recordings that could not be cut.
+        spans: id -> where it lies, for utterances that are windows or channels.
+    """
+
+    utterances: list[Utterance] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    spans: dict[str, Span] = field(default_factory=dict)
+
+
+def cut(recordings: Sequence[Utterance], how: Cutting, readers: int = 2) -> Cut:
+    """Cut recordings into utterances.
+
+    An id gets `-ch2` behind it for a channel of `each`, and `-START-STOP` in milliseconds for a
+    window. Without windows, `vad` leaves an utterance whole: only its speech is embedded.
+
+    Args:
+        recordings: files, or segments of them.
+        how: what to cut.
+        readers: threads that read headers.
+
+    Returns:
+        The utterances. With windows, or `vad`, every recording's length is known afterwards.
+    """
+    how.check()
+    result = Cut()
+    by_channel: list[tuple[str, Utterance]] = []
+    for recording in recordings:
+        try:
+            by_channel += _channels(recording, how.channels)
+        except UserError as error:
+            result.failures.append(Failure.of(recording, str(error)))
+    detector = None if how.vad is None else parts.build("vad", {"name": how.vad})
+    lengths: Iterable[float | Failure] = [0.0] * len(by_channel)
+    if how.window is not None:
+        lengths = durations([utterance for _, utterance in by_channel], readers)
+    for (name, utterance), seconds in zip(by_channel, lengths, strict=True):
+        if isinstance(seconds, Failure):
+            result.failures.append(seconds)
+            continue
+        try:
+            spans = None if detector is None else find_speech(utterance, detector)
+        except UserError as error:
+            result.failures.append(Failure.of(utterance, str(error)))
+            continue
+        _add(result, name, replace(utterance, seconds=seconds or utterance.seconds), spans, how)
+    return result
+
+
+def _channels(recording: Utterance, channels: str) -> list[tuple[str, Utterance]]:
+    """Return the utterances of a recording, each with the recording's id."""
+    if channels == MIX:
+        return [(recording.id, recording)]
+    if channels == EACH:
+        count = reading.info(recording.path).channels
+        if count == 1:
+            return [(recording.id, recording)]
+        each = []
+        for channel in range(1, count + 1):
+            one = replace(recording, id=f"{recording.id}-ch{channel}", channel=channel)
+            each.append((recording.id, one))
+        return each
+    channel = 1 if channels == FIRST else int(channels)
+    return [(recording.id, replace(recording, channel=channel))]
+
+
+def find_speech(utterance: Utterance, detector: SpeechDetector) -> list[tuple[float, float]]:
+    """Return the spans of speech of an utterance, in seconds of its file.
+
+    Raises:
+        UserError: the file cannot be read, or there is no speech in it.
+    """
+    found = detector.find(
+        blocks(
+            utterance.path,
+            detector.sample_rate,
+            utterance.start,
+            utterance.stop,
+            utterance.channel,
+        )
+    )
+    if not found:
+        raise UserError(f"{utterance.path}: no speech was found; leave out --vad, or remove it")
+    return [(start + utterance.start, stop + utterance.start) for start, stop in found]
+
+
+def _add(
+    result: Cut,
+    recording: str,
+    utterance: Utterance,
+    speech: list[tuple[float, float]] | None,
+    how: Cutting,
+) -> None:
+    """Add an utterance, or its windows.
+
+    Args:
+        result: what is added to.
+        recording: id of the recording.
+        utterance: with its length, if there are windows.
+        speech: its spans of speech, or None: all is.
+        how: what to cut.
+    """
+    if how.window is None:
+        if speech is not None:
+            utterance = replace(utterance, speech=tuple(speech))
+        result.utterances.append(utterance)
+        return
+    whole = (utterance.start, utterance.start + utterance.seconds)
+    for first, last in [whole] if speech is None else speech:
+        for start, stop in window_spans(first, last, how.window, how.step):
+            name = f"{utterance.id}-{round(start * 1000):08d}-{round(stop * 1000):08d}"
+            window = replace(utterance, id=name, start=start, stop=stop, seconds=stop - start)
+            result.utterances.append(window)
+            result.spans[name] = Span(recording, start, stop, utterance.channel)

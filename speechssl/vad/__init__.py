@@ -1,0 +1,1 @@
+"""Finders of speech in recordings: one file a part."""
