@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import page_experiment as made
 import plotly.graph_objects
 import pytest
 import soundfile
+import yaml
 from page_experiment import experiment
 
 from speechssl import metrics
@@ -21,7 +23,7 @@ from speechssl.data.trials import read_trials
 from speechssl.errors import UserError
 from speechssl.report.page import write
 from speechssl.report.page.blocks import plotly_text, shortened
-from speechssl.report.page.material import Chosen
+from speechssl.report.page.material import Chosen, collect
 from speechssl.report.page.projection import project
 from speechssl.report.page.section import sections
 from speechssl.report.page.write import script_json, write_page
@@ -281,3 +283,68 @@ def test_the_section_of_the_readme_is_shown(world):
     exec(example[1], names)
     (table,) = names["SECTION"].build(world["material"])
     assert [list(row.cells) for row in table.rows] == [["dino", "100"], ["other", "100"]]
+
+
+WRONG = (
+    None,
+    True,
+    -1,
+    10**400,
+    float("nan"),
+    float("inf"),
+    "",
+    "<b>x",
+    [],
+    [1, "a"],
+    {},
+    {"a": []},
+)
+
+
+def places(held, path=()):
+    """Yield the way to every value of a JSON document."""
+    yield path
+    inside = held.items() if isinstance(held, dict) else ()
+    if isinstance(held, list):
+        inside = enumerate(held[:2])
+    for key, value in inside:
+        yield from places(value, (*path, key))
+
+
+def replaced(held, path, value):
+    if not path:
+        return value
+    changed = held.copy()
+    changed[path[0]] = replaced(held[path[0]], path[1:], value)
+    return changed
+
+
+FILES = (
+    "eval/trained/list/results.json",
+    "eval/trained/list/det.json",
+    "rounds/pseudolabel.json",
+    "probe/emotion/results.json",
+    "diagnose/dino/diagnostics.json",
+    "dino/log.jsonl",
+    "dino/about.yaml",
+    "dino/config.yaml",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
+def test_a_wrong_value_anywhere_is_a_note_or_nothing(tmp_path, name):
+    exp = experiment(tmp_path / "exp")
+    for folder in ("embeddings", "rounds/round-0", "rounds/round-1"):
+        shutil.rmtree(exp / folder)
+    path = exp / name
+    good = path.read_text()
+    held = yaml.safe_load(good.splitlines()[0] if name.endswith(".jsonl") else good)
+    if name.endswith(".jsonl"):
+        held["alarms"] = ["collapse alarm: x"]
+    for place in places(held):
+        for value in WRONG:
+            path.write_text(json.dumps(replaced(held, place, value)) + "\n")
+            material = collect([exp], [], Chosen(), 0)
+            for section in sections().values():
+                script_json([block.data() for block in section.build(material)])

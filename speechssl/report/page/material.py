@@ -19,7 +19,9 @@ from speechssl.data.kaldi import read_mapping
 from speechssl.data.manifest import Utterance, read_manifest
 from speechssl.data.trials import Trials, read_trials
 from speechssl.errors import UserError
+from speechssl.evaluation.verification.measures import MEASURES
 from speechssl.files import RunFolder
+from speechssl.report.page import foreign
 from speechssl.report.page.clips import Clips
 from speechssl.report.page.finding import Found, find
 from speechssl.report.results import Evaluation, Results, read_evaluation, read_results
@@ -205,7 +207,7 @@ def _read_experiment(material: Material, root: Path, prefix: str, found: Found) 
         if run is not None:
             material.runs.append(run)
     for path in found.evaluations:
-        evaluation = material.attempt(partial(read_evaluation, path))
+        evaluation = material.attempt(partial(_read_evaluation, path))
         if evaluation is not None:
             system = prefix + evaluation.name
             scored = _read_scored(material, path.parent)
@@ -222,6 +224,22 @@ def _read_experiment(material: Material, root: Path, prefix: str, found: Found) 
     seconds = material.attempt(lambda: read_seconds(root / "seconds.tsv"))
     if seconds:
         material.seconds[name] = seconds
+
+
+def _read_evaluation(path: Path) -> Evaluation:
+    """Return an evaluation whose measures and intervals can be drawn.
+
+    Raises:
+        UserError: the file is damaged, or a measure is not finite.
+    """
+    evaluation = read_evaluation(path)
+    for measure in MEASURES:
+        value = evaluation.results.get(measure.name)
+        ends = evaluation.results.get(f"{measure.name}_interval") or []
+        for one in [*ends, value]:
+            if one is not None and foreign.number({"": one}, "") is None:
+                raise UserError(f"report: {path}: {measure.name} is not finite; evaluate again")
+    return evaluation
 
 
 def _read_objects(

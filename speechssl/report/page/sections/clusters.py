@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from speechssl.clustering.steps import confidences, prepared
 from speechssl.data.vectors.files import read_vectors
@@ -16,6 +16,9 @@ from speechssl.report.page.material import Material, clusters_of
 from speechssl.report.page.section import Section
 
 MOST_POINTS = 2000
+MOST_FILES = 24
+"""Files of embeddings that are looked at for those of a clustering."""
+
 FEW = 40
 """So many clusters or fewer are drawn as bars, each with its name."""
 
@@ -26,11 +29,9 @@ def build(material: Material) -> Sequence[Block]:
     cohesion: dict[str, list[Trace]] = {}
     for name, cluster_of in clusters_of(material).items():
         sizes[name] = _sizes(cluster_of)
-        embeddings = _embeddings(material, name)
+        embeddings = _embeddings(material, name, cluster_of)
         if embeddings is not None:
-            found = material.attempt(partial(_cohesion, embeddings, cluster_of))
-            if found:
-                cohesion[name] = found
+            cohesion[name] = _cohesion(*embeddings, cluster_of)
     if not sizes:
         return []
     blocks: list[Block] = [
@@ -83,24 +84,31 @@ def _sizes(cluster_of: Mapping[str, str]) -> list[Trace]:
     return [trace]
 
 
-def _embeddings(material: Material, name: str) -> Path | None:
-    """Return the embeddings of the folder above that of the clusters (a round's), if any."""
-    for file in material.clusters:
-        beside = file.path.parent.parent / "embeddings.npz"
-        if file.name == name and beside.is_file():
-            return beside
+def _embeddings(
+    material: Material, name: str, cluster_of: Mapping[str, str]
+) -> tuple[NDArray[np.str_], NDArray[np.float32]] | None:
+    """Return ids and embeddings of a clustering, if a file of the experiments has them all.
+
+    That of a round's own folder comes first.
+    """
+    folder = next(file.path.parent.parent for file in material.clusters if file.name == name)
+    paths = [file.path for file in material.embeddings[:MOST_FILES]]
+    paths.sort(key=lambda path: path.parent != folder)
+    for path in paths:
+        read = material.attempt(partial(read_vectors, path))
+        if read is not None and cluster_of.keys() <= set(read[0].tolist()):
+            return read if np.isfinite(read[1]).all() else None
     return None
 
 
-def _cohesion(embeddings: Path, cluster_of: Mapping[str, str]) -> list[Trace]:
-    ids, matrix = read_vectors(embeddings)
+def _cohesion(
+    ids: NDArray[np.str_], matrix: NDArray[np.float32], cluster_of: Mapping[str, str]
+) -> list[Trace]:
     names, codes = np.unique([cluster_of.get(one, "") for one in ids.tolist()], return_inverse=True)
     labels = codes.astype(np.int64)
     if names[0] == "":
         names = names[1:]
         labels -= 1
-    if not len(names):
-        return []
     cosines = confidences(prepared(matrix), labels)
     kept = labels >= 0
     counts = np.bincount(labels[kept], minlength=len(names))

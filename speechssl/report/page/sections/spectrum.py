@@ -43,7 +43,8 @@ def build(material: Material) -> Sequence[Block]:
         }
         caption = (
             "Singular values of the centred embeddings, the largest at 1, as many as min(N - 1, D)."
-            " An early fall is a collapse: few directions carry everything."
+            " An early fall is a collapse: few directions carry everything. Of files with more than"
+            f" {MOST_ROWS:,} embeddings, so many are drawn by lot."
         )
         blocks.append(Chart("Spectrum of the embeddings", caption, variants, layout))
     blocks += _diagnoses(material.diagnoses)
