@@ -44,7 +44,7 @@
       height, autosize: true, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: variable("--ink"), size: narrow ? 11 : 12, family: "system-ui, sans-serif" },
       margin: { l: narrow ? 45 : 60, r: 12, t: 10, b: 45 },
-      legend: { orientation: "h", y: -50 / (height - 90), yanchor: "top", x: 0 },
+      legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
       hoverlabel: { align: "left" }, xaxis: axis, yaxis: axis,
     };
   }
@@ -187,7 +187,7 @@
       const bare = { visible: false };
       const layout = merged(shared(innerWidth < 760 ? 460 : 620), {
         xaxis: bare, yaxis: { ...bare, scaleanchor: "x" }, hovermode: "closest",
-        showlegend: traces.length > 1, legend: { y: -0.02, itemsizing: "constant" },
+        showlegend: traces.length > 1, legend: { y: -0.02, yanchor: "top", itemsizing: "constant" },
       });
       find(".count").textContent = `${rows.length} of ${map.ids.length} points`;
       list(rows);
