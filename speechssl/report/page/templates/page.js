@@ -77,6 +77,7 @@
       const shown = chosen().filter((trace) => !hidden.has(trace.meta));
       const square = data.layout.yaxis && data.layout.yaxis.scaleanchor;
       const height = square ? Math.min(data.height, figure.clientWidth + 110) : data.height;
+      plot.style.minHeight = `${height}px`;
       const layout = merged(shared(height), data.layout);
       return Plotly.react(plot, coloured(shown), layout, CONFIG);
     };
