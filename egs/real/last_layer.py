@@ -41,6 +41,9 @@ from speechssl.train.data import read_utterances
 from speechssl.train.settings import TrainingConfig, resolve
 
 BATCH = 32
+MAX_VISITS = 4
+"""Times that a small set is gone through."""
+
 Matrix = NDArray[np.float64]
 
 
@@ -131,7 +134,8 @@ def augmented(
     one = []
     two = []
     rows: list[int] = []
-    for step in range(-(-count // batches.batch_size)):
+    visits = min(count, MAX_VISITS * len(long_enough))
+    for step in range(-(-visits // batches.batch_size)):
         batch = batches[step]
         one.append(embedder.encode_batch(batch.groups[0][0]).numpy())
         two.append(embedder.encode_batch(batch.groups[1][0]).numpy())
