@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from speechssl.model import Model
     from speechssl.speakers.calibration import Calibration
 
 
@@ -99,15 +99,15 @@ def add_prior(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
-def read_calibration(args: argparse.Namespace, about: Mapping[str, Any]) -> Calibration | None:
+def read_calibration(args: argparse.Namespace, model: Model) -> Calibration | None:
     """Return the calibration of ``--calibration``, or else that of the model, or None.
 
     Args:
         args: with ``model`` and what `add_calibration` adds.
-        about: what the model says of itself.
+        model: the one that was loaded.
 
     Raises:
-        UserError: a file that cannot be read, or flags that do not go together.
+        UserError: a file that cannot be read or is of another model, or flags that do not go together.
     """
     from speechssl.errors import UserError
     from speechssl.speakers import calibration
@@ -115,7 +115,7 @@ def read_calibration(args: argparse.Namespace, about: Mapping[str, Any]) -> Cali
     if args.trials is not None and args.calibration is None:
         raise UserError("--trials are the answers to the scores of --calibration; give both")
     if args.calibration is None:
-        return calibration.of_model(args.model, about)
+        return calibration.of_model(args.model, model)
     if args.trials is not None:
         return calibration.from_scores(args.calibration, args.trials)
     if args.calibration.suffix != ".json":
@@ -123,7 +123,7 @@ def read_calibration(args: argparse.Namespace, about: Mapping[str, Any]) -> Cali
             f"--calibration {args.calibration}: scores need their answers; give --trials, too (or a"
             " calibration.json)"
         )
-    return calibration.read(args.calibration)
+    return calibration.read(args.calibration, model)
 
 
 def add_allow_code(parser: argparse.ArgumentParser) -> None:

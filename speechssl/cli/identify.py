@@ -57,17 +57,18 @@ def run(args: argparse.Namespace) -> None:
     from speechssl.errors import UserError, writing
     from speechssl.files import write_text
     from speechssl.speakers import voices
+    from speechssl.speakers.models import digest
     from speechssl.text import printable
 
     known = voices.read(args.voices)
     embedder = Embedder.from_pretrained(
         args.model, args.device, args.precision, allow_code=tuple(args.allow_code)
     )
-    if voices.digest(embedder.model, embedder.layer) != known.model:
+    if digest(embedder.model, embedder.layer) != known.model:
         raise UserError(
             f"identify: {args.voices} was registered with another model; register again"
         )
-    calibration = flags.read_calibration(args, embedder.model.about) or known.self_calibration()
+    calibration = flags.read_calibration(args, embedder.model) or known.self_calibration()
     utterances, failed = collect(args.inputs)
     kept, matrix, unreadable = gather(embedder, utterances)
     answers = known.identify(matrix, calibration, prior=args.prior, threshold=args.threshold)

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     embedder = Embedder.from_pretrained(
         args.model, args.device, args.precision, allow_code=tuple(args.allow_code)
     )
-    calibration = flags.read_calibration(args, embedder.model.about)
+    calibration = flags.read_calibration(args, embedder.model)
     rows = unit(embedder.embed(args.recordings))
     enrolled = unit(rows[:-1].mean(axis=0, keepdims=True))[0]
     score = float(np.clip(enrolled @ rows[-1], -1, 1))

@@ -60,9 +60,13 @@ class SavedClassifier:
         return found
 
     def save(self, folder: Path) -> None:
-        """Write the folder; the list of classes last, so that what is whole can be read."""
+        """Write the folder; without the list of classes, written last, nobody reads the rest.
+
+        So a writer that is killed leaves no mixture with what was there before.
+        """
         state = self.classifier.state_dict()
         with writing(folder):
+            (folder / ABOUT).unlink(missing_ok=True)
             self.model.save(folder)
             weights.write(folder / WEIGHTS, {name: state[name].cpu() for name in _TENSORS})
             written = {"format": 1, "labels": list(self.labels), **self.about}

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,8 @@ from speechssl.data.trials import read_trials
 from speechssl.errors import UserError, writing
 from speechssl.evaluation.verification.scoring import fit_calibration
 from speechssl.files import model_folder, write_text
+from speechssl.model import Model
+from speechssl.speakers.models import digest
 
 FILE = "calibration.json"
 """Its name in a model folder."""
@@ -44,6 +45,7 @@ class Calibration:
         targets: how many of them are of one speaker.
         eer: equal error rate of these trials, percent.
         source: which trials, for people.
+        model: digest of the model whose scores these are (`models.digest`); "": not known.
     """
 
     slope: float
@@ -52,6 +54,7 @@ class Calibration:
     targets: int
     eer: float
     source: str
+    model: str = ""
 
     def log_ratio(self, scores: ArrayLike) -> np.ndarray:
         """Return natural-log likelihood ratios (T,) of scores (T,)."""
@@ -130,30 +133,37 @@ def from_scores(scores_file: Path, trials_file: Path, prior: float = 0.05) -> Ca
     return fit(scores, trials.target, f"{scores_file}, {trials_file}", prior)
 
 
-def read(path: Path) -> Calibration:
+def read(path: Path, model: Model | None = None) -> Calibration:
     """Read a calibration file.
 
+    Args:
+        path: the file.
+        model: whose scores are to be judged.
+
     Raises:
-        UserError: it is not there, or not such a file.
+        UserError: it is not there, not such a file, or of another model.
     """
-    return _checked(foreign_json.read(path), path)
+    found = _checked(foreign_json.read(path), path)
+    if model is not None and found.model not in ("", digest(model)):
+        raise UserError(f"{path}: is a calibration of other weights; calibrate again")
+    return found
 
 
-def of_model(model: str | Path, about: Mapping[str, Any]) -> Calibration | None:
+def of_model(folder: str | Path, model: Model) -> Calibration | None:
     """Return the calibration that a model brings: its file, or else ``about: calibration``.
 
     Args:
-        model: a model or run folder, or a name.
-        about: what the model says of itself.
+        folder: a model or run folder, or a name.
+        model: what was loaded from it.
 
     Raises:
-        UserError: there is one, and it is damaged.
+        UserError: there is one, and it is damaged or of other weights.
     """
-    beside = model_folder(model).path / FILE
+    beside = model_folder(folder).path / FILE
     if beside.is_file():
-        return read(beside)
-    stated = about.get("calibration")
-    return None if stated is None else _checked(stated, Path(model))
+        return read(beside, model)
+    stated = model.about.get("calibration")
+    return None if stated is None else _checked(stated, Path(folder))
 
 
 def _checked(written: Any, path: Path) -> Calibration:
@@ -176,4 +186,5 @@ def _checked(written: Any, path: Path) -> Calibration:
             targets=targets,
             eer=float(written["eer"]),
             source=str(written.get("source", "not known"))[:300],
+            model=str(written.get("model", "")),
         )

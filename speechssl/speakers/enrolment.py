@@ -12,7 +12,8 @@ from speechssl.embed.embedder import Embedder
 from speechssl.embed.gather import gather
 from speechssl.embed.sources import collect
 from speechssl.errors import UserError
-from speechssl.speakers.voices import Voices, digest, make
+from speechssl.speakers.models import digest
+from speechssl.speakers.voices import Voices, make
 
 
 def register(

@@ -13,7 +13,6 @@ unknown one (1 - p), and the likelihood ratio LR_i of voice i gives
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -29,7 +27,6 @@ from safetensors.numpy import save_file
 from speechssl.errors import UserError, writing
 from speechssl.evaluation.verification.scoring import score_trials, unit
 from speechssl.files import atomic_write
-from speechssl.model import Model
 from speechssl.speakers import calibration as calibrations
 from speechssl.speakers.calibration import Calibration
 
@@ -259,13 +256,3 @@ def _strings(text: str) -> list[str]:
     if not isinstance(found, list) or not found or not all(isinstance(one, str) for one in found):
         raise ValueError("no list of names")
     return found
-
-
-def digest(model: Model, layer: str = "embedding") -> str:
-    """Return what tells models apart: a hash of settings, weights and layer (16 hexadecimal digits)."""
-    hashed = hashlib.sha256(json.dumps([model.settings, layer], sort_keys=True).encode())
-    for name, tensor in model.encoder.state_dict().items():
-        hashed.update(name.encode())
-        as_bytes = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-        hashed.update(as_bytes.numpy().tobytes())
-    return hashed.hexdigest()[:16]

@@ -79,7 +79,7 @@ def test_a_batch_equals_its_files_alone(encoder, tmp_path):
     assert list(ids) == [str(path) for path in paths]
     assert matrix.shape == (7, embedder.dim) and matrix.dtype == np.float32 and not failed
     assert_close(matrix, np.stack([embedder.embed(path) for path in paths]))
-    assert np.ptp(matrix, axis=0).max() > 1e-2, (
+    assert np.ptp(matrix, axis=0).max() > 1e-3, (
         "embeddings must differ for the comparison to mean something"
     )
 
@@ -573,7 +573,7 @@ def test_without_resume_old_parts_are_thrown_away(tmp_path):
     rows: list = []
 
     class Writer:
-        def write(self, ids, matrix):
+        def write(self, ids, matrix, spans=None):
             rows.extend(zip(ids, matrix[:, 0].tolist(), strict=True))
 
     assert merge(folder, ["2", "missing", "0", "1"], Writer()) == 3

@@ -59,6 +59,10 @@ COMMANDS = {
     ),
     "diagnose": "diagnose {w}/e.npz --out {w}/out",
     "report": "report {w}/out",
+    "finetune --save": (
+        "finetune {w}/model {w}/data --labels {w}/data/utt2emotion --groups {w}/data/utt2spk"
+        " --save {w}/out"
+    ),
     "export": "export {w}/model --to huggingface --out {w}/out",
 }
 

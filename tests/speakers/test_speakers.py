@@ -15,6 +15,7 @@ from speechssl.evaluation.verification.scoring import unit
 from speechssl.metrics import eer
 from speechssl.speakers import calibration, voices
 from speechssl.speakers.calibration import Calibration
+from speechssl.speakers.models import digest
 from tests.builders import RATE, make_model, read_json, readme_code
 
 HALF = Calibration(10.0, -5.0, 100, 50, 4.0, "a test")
@@ -303,7 +304,7 @@ def test_names_of_a_strangers_file_do_nothing_to_a_terminal_or_a_table(folder, t
         ["\x1b[2Jred\tred\nred"],
         ["a"],
         Embedder.from_pretrained("mfcc").embed([folder / "new" / "ben.wav"]),
-        voices.digest(Embedder.from_pretrained("mfcc").model),
+        digest(Embedder.from_pretrained("mfcc").model),
     )
     known.write(tmp_path / "v.safetensors")
     command = ["identify", "mfcc", str(tmp_path / "v.safetensors"), str(folder / "new" / "ben.wav")]
@@ -386,3 +387,19 @@ def test_the_example_of_the_readme(folder, capsys):
     files = [folder / "new" / "ben.wav", folder / "new" / "cleo.wav"]
     exec(code, {"known": folder / "known", "files": files})
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["ben", "cleo"]
+
+
+def test_a_calibration_of_other_weights_is_refused(folder, tmp_path, capsys):
+    model = make_model()
+    model.save(tmp_path / "model")
+    files = [str(folder / "new" / f"{name}.wav") for name in ("anna", "ben")]
+    command = ["verify", str(tmp_path / "model"), *files]
+    own = Calibration(10.0, -5.0, 100, 50, 4.0, "a test", model=digest(model))
+    own.write(tmp_path / "model" / "calibration.json")
+    assert main(command) == 0
+    make_model(seed=1).save(tmp_path / "model")  # trained again, into the same folder
+    capsys.readouterr()
+    assert main(command) == 2
+    assert "of other weights; calibrate again" in capsys.readouterr().err
+    given = str(tmp_path / "model" / "calibration.json")
+    assert main([*command, "--calibration", given]) == 2

@@ -1,0 +1,20 @@
+"""What tells models apart: voices and calibrations belong to the weights that they were made with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import torch
+
+from speechssl.model import Model
+
+
+def digest(model: Model, layer: str = "embedding") -> str:
+    """Return what tells models apart: a hash of settings, weights and layer (16 hexadecimal digits)."""
+    hashed = hashlib.sha256(json.dumps([model.settings, layer], sort_keys=True).encode())
+    for name, tensor in model.encoder.state_dict().items():
+        hashed.update(name.encode())
+        as_bytes = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        hashed.update(as_bytes.numpy().tobytes())
+    return hashed.hexdigest()[:16]
