@@ -81,7 +81,8 @@ class Waveforms(nn.Module):
         self.front_end = model.front_end
         self.encoder = model.encoder
         self.spectra: Spectra | None = None
-        if isinstance(self.front_end, LogMel):
+        # a front end that reflects the ends of the waveform is exported as it is
+        if isinstance(self.front_end, LogMel) and getattr(self.front_end, "snip_edges", True):
             self.spectra = Spectra(self.front_end)
 
     def forward(self, waves: Tensor) -> Tensor:

@@ -35,10 +35,13 @@ def mel_filters(
     f_min: float,
     f_max: float,
     scale: FilterScale = "hertz",
+    *,
+    fill: bool = True,
 ) -> Tensor:
     """Return triangular filters of height 1, equally spaced on HTK's mel scale.
 
-    A band too narrow to hold a bin of the FFT (many bands at a low rate) takes the nearest bin.
+    A band too narrow to hold a bin of the FFT (many bands at a low rate) takes the nearest bin, or
+    is empty if `fill` is False.
 
     Args:
         sample_rate: Hz.
@@ -49,6 +52,7 @@ def mel_filters(
         scale: on which frequencies the sides of a triangle are straight: "hertz" (librosa's
             filters) or "mel" (Kaldi's). "symmetric": straight over hertz, and the right side as
             wide as the left one (SpeechBrain's).
+        fill: give an empty band its nearest bin.
 
     Returns:
         (n_fft // 2 + 1, n_mels) float32.
@@ -67,7 +71,8 @@ def mel_filters(
     rising = (bins - left) / (centre - left)
     falling = (right - bins) / (right - centre)
     filters = torch.minimum(rising, falling).clamp(min=0.0)
-    for band in torch.nonzero(filters.sum(dim=0) == 0).flatten().tolist():
+    empty = torch.nonzero(filters.sum(dim=0) == 0).flatten().tolist()
+    for band in empty if fill else []:
         nearest = (bins[:, 0] - centre[band]).abs().argmin()
         filters[nearest, band] = 1.0
     return filters.float()

@@ -1,7 +1,6 @@
 """Kaldi's fbank with mean subtraction, the front end of wespeaker and 3D-Speaker.
 
-Equal to `torchaudio.compliance.kaldi.fbank` and to kaldi-native-fbank without dither and with
-`snip_edges`: frames are neither padded nor centred.
+Equal to `torchaudio.compliance.kaldi.fbank` and to kaldi-native-fbank without dither.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from speechssl.errors import UserError
+from speechssl.features.filters import mel_filters
 from speechssl.features.logmel import LogMel
 
 MAX_SCALE = 1e6
@@ -37,6 +37,9 @@ class Kaldi(LogMel):
         window_type: "povey" (Kaldi's default, and 3D-Speaker) or "hamming" (wespeaker); "hann" is
             periodic here.
         preemphasis: coefficient a; 0 = off.
+        snip_edges: frames lie within the utterance, as Kaldi's default has it; False: frame i is
+            centred on sample (i + 1/2) * shift, and the utterance is reflected at both ends
+            (sherpa-onnx).
         scale: factor of the samples, which are in -1..1 here: 32768 for Kaldi and wespeaker, which
             take 16-bit numbers; 1 for 3D-Speaker.
         normalise: "mean" subtracts each band's mean over the frames of the utterance, as wespeaker
@@ -59,6 +62,7 @@ class Kaldi(LogMel):
         f_max: float | None = None,
         window_type: Literal["povey", "hamming", "hann"] = "povey",
         preemphasis: float = 0.97,
+        snip_edges: bool = True,
         scale: float = 32768.0,
         normalise: Literal["mean", "none"] = "mean",
     ) -> None:
@@ -66,13 +70,15 @@ class Kaldi(LogMel):
             raise UserError(f"features: scale={scale} must be above 0 and at most {MAX_SCALE:g}")
         if normalise not in ("mean", "none"):
             raise UserError(f"features: unknown normalise={normalise!r}; choose mean|none")
+        if f_max is None:
+            f_max = sample_rate / 2
         super().__init__(
             sample_rate=sample_rate,
             frame_length=frame_length,
             frame_shift=frame_shift,
             n_mels=n_mels,
             f_min=f_min,
-            f_max=sample_rate / 2 if f_max is None else f_max,
+            f_max=f_max,
             normalise=normalise,
             window_type=window_type,
             preemphasis=preemphasis,
@@ -80,6 +86,30 @@ class Kaldi(LogMel):
             filter_scale="mel",
         )
         self.scale = scale
+        self.snip_edges = snip_edges
+        self.filters = mel_filters(sample_rate, self.n_fft, n_mels, f_min, f_max, "mel", fill=False)
+
+    def frames(self, samples: Tensor) -> Tensor:
+        """Return the number of frames of utterances of so many samples (int64); at least 1."""
+        if self.snip_edges:
+            return super().frames(samples)
+        return ((samples + self.hop_length // 2) // self.hop_length).clamp(min=1)
+
+    def _at_least_a_frame(self, waves: Tensor, lengths: Tensor | None) -> Tensor:
+        """Repeat rows that are too short, or reflect all rows at both of their ends."""
+        if self.snip_edges:
+            return super()._at_least_a_frame(waves, lengths)
+        batch, samples = waves.shape
+        size = torch.full((batch,), samples, device=waves.device)
+        count = int(self.frames(size[:1]))
+        if lengths is not None:
+            size = lengths.to(waves.device).clamp(min=1)
+        before = self.win_length // 2 - self.hop_length // 2
+        width = (count - 1) * self.hop_length + self.win_length
+        position = torch.arange(width, device=waves.device)[None, :] - before
+        position = position.remainder(2 * size[:, None])
+        index = torch.minimum(position, 2 * size[:, None] - 1 - position)
+        return waves.gather(1, index)
 
     def logarithm(self, energies: Tensor) -> Tensor:
         """Return log energies of samples in units of `scale`, at least Kaldi's smallest one."""

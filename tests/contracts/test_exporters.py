@@ -17,11 +17,22 @@ NAMES = parts.names("exporters")
 SHALLOW = {**ECAPA, "kernel_sizes": [5, 3, 1], "dilations": [1, 2, 1]}
 
 
+SHERPA = {"name": "kaldi", "n_mels": 80, "snip_edges": False, "f_max": 7600.0}
+"""The front end that sherpa-onnx computes."""
+
+
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("exporters") / "model"
-    make_model(SHALLOW).save(folder)
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exporters")
+    make_model(SHALLOW).save(folder / "any")
+    make_model(SHALLOW, **SHERPA).save(folder / "sherpa")
     return folder
+
+
+@pytest.fixture
+def model(name: str, models: Path) -> Path:
+    """A model that the exporter `name` takes."""
+    return models / ("sherpa" if name == "sherpa" else "any")
 
 
 @pytest.mark.parametrize("name", NAMES)
