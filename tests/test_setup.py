@@ -112,12 +112,13 @@ IMPORTED_BY_OTHERS = {
 """Dependencies that no line of the package imports, and who needs them."""
 
 MODULES = {
-    "faiss-cpu": "faiss", "pyyaml": "yaml", "scikit-learn": "sklearn", "silero-vad": "silero_vad",
+    "faiss-cpu": "faiss", "pillow": "PIL", "pyyaml": "yaml",
+    "scikit-learn": "sklearn", "silero-vad": "silero_vad",
 }  # fmt: skip
 """What distributions are imported as, where that is another name."""
 
-NOT_DECLARED = {"pandas", "polars"}
-"""Imported only if a user asks for data frames by name, so they are there already."""
+NOT_DECLARED = {"pandas", "polars", "umap"}
+"""Imported only if a user asks for data frames by name, or used if they happen to be there."""
 
 
 def test_what_is_imported_is_declared_and_the_other_way_round() -> None:

@@ -27,7 +27,7 @@ ARABIC = "\u0633\u0644\u0627\u0645"
 
 
 def make_embedder(encoder: str = "ecapa", **settings) -> Embedder:
-    return Embedder(make_model(encoder, n_mels=40), **settings)
+    return Embedder(make_model(encoder, n_mels=48), **settings)  # redimnet: a multiple of 6
 
 
 def write(path, seconds=1.0, seed=0, rate=RATE):
