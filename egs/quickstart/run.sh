@@ -18,7 +18,7 @@ while (($#)); do
     esac
 done
 # shellcheck source=egs/setup.sh
-source egs/setup.sh log
+source egs/setup.sh log,page
 # shellcheck source=egs/stages.sh
 source egs/stages.sh
 mkdir -p "$exp"
@@ -51,5 +51,6 @@ fi
 if wanted 5; then
     echo "[stage 5] speechssl report $exp" >&2
     speechssl report "$exp"
-    echo "figures: $exp/results.json; plots: $exp/eval/*/generated/*.png" >&2
+    speechssl report "$exp" --html "$exp/page.html" --data "$data/train" "$data/eval"
+    echo "page to look at and listen to: $exp/page.html; figures: $exp/results.json" >&2
 fi

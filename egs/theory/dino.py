@@ -115,23 +115,35 @@ def ablations() -> list[Row]:
     ]
 
 
+PANELS = {
+    "teacher_entropy": "entropy of the teacher (ln K = 4.16)",
+    "mean_assignment_entropy": "entropy of the mean assignment",
+    "kl": "KL(teacher || student)",
+}
+"""Scalars that are drawn. The first is near 0 for the full method as without centre: the second
+separates them (all prototypes in use, or few), and the third both collapses from the full method.
+"""
+
+SMALLEST = 1e-6
+"""Values below are drawn at it."""
+
+
 def plot(folder: Path) -> None:
-    """Plot entropy and divergence over the steps."""
-    import matplotlib
+    """Plot entropies and divergence over the steps, on logarithmic axes."""
+    from speechssl.report.plots import legend_below, line_styles, panels, save
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, (entropy_axes, kl_axes) = plt.subplots(1, 2, figsize=(11, 4))
-    for arm in ("full", "no centre", "no sharpening"):
-        scalars = curves(arm)
-        entropy_axes.plot(scalars["teacher_entropy"], label=arm)
-        kl_axes.plot([max(value, 1e-6) for value in scalars["kl"]], label=arm)
-    entropy_axes.set(title="teacher entropy (ln K = 4.16)", xlabel="step")
-    kl_axes.set(title="KL(teacher || student)", xlabel="step", yscale="log")
-    entropy_axes.legend()
-    figure.tight_layout()
-    figure.savefig(folder / "dino.png", dpi=120)
+    figure, all_axes = panels((12.5, 4.4), len(PANELS))
+    arms = ("full", "no centre", "no sharpening", "sinkhorn")
+    for axes, (key, title) in zip(all_axes, PANELS.items(), strict=True):
+        for style, arm in zip(line_styles(len(arms)), arms, strict=True):
+            values = [max(value, SMALLEST) for value in curves(arm)[key]]
+            axes.plot(values, **style, lw=1.2, label=arm if axes is all_axes[0] else None)
+        axes.set(title=title, xlabel="step")
+        if key != "mean_assignment_entropy":
+            axes.set_yscale("log")
+    all_axes[0].set_ylabel("nats")
+    legend_below(figure, len(arms))
+    save(figure, folder / "dino.png")
 
 
 EXPERIMENTS = [ablations]

@@ -221,14 +221,12 @@ def _directcopy_gain() -> Row:
 
 def plot(folder: Path) -> None:
     """Plot s over time, below and above the threshold of weight decay."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from speechssl.report.plots import legend_below, line_styles, panels, save
 
     rate = 0.02
-    figure, axes = plt.subplots(figsize=(6, 4))
-    for decay in (0.1, 0.19, 0.21, 0.3):
+    figure, (axes,) = panels((6.4, 4.4), 1)
+    decays = (0.1, 0.19, 0.21, 0.3)
+    for style, decay in zip(line_styles(len(decays)), decays, strict=True):
         curve: list[float] = []
 
         def keep(step: int, w: Tensor, p: Tensor, curve: list[float] = curve) -> None:
@@ -237,7 +235,7 @@ def plot(folder: Path) -> None:
         w, p = mode(1.0, 1.0)
         descend(w, p, noise=0.25, decay=decay, rate=rate, steps=5000, watch=keep)
         times = [rate * step for step in range(len(curve))]
-        axes.plot(times, curve, label=f"weight decay {decay:g}")
+        axes.plot(times, curve, **style, lw=1.6, label=f"weight decay {decay:g}")
     axes.set(
         xlabel="time (learning rate x steps)",
         ylabel="s = eigenvalue of W Wᵀ",
@@ -245,9 +243,8 @@ def plot(folder: Path) -> None:
         ylim=(1e-6, 2),
     )
     axes.set_title("collapse above weight decay 0.2 = 1 / (4 (1 + 0.25))")
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(folder / "linear.png", dpi=120)
+    legend_below(figure, 4)
+    save(figure, folder / "linear.png")
 
 
 EXPERIMENTS = [invariant, threshold, collapse, alignment, directset]

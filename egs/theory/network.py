@@ -208,31 +208,27 @@ PLOTTED: dict[str, dict[str, Any]] = {
 
 def plot(folder: Path) -> None:
     """Plot deviation, centre norm and rank of each arm, with and without BatchNorm on the output."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from speechssl.report.plots import COLOURS, legend_below, panels, save
 
     plain = [train(**arm) for arm in PLOTTED.values()]
     normed = [train(**arm, output_norm=True) for arm in PLOTTED.values()]
     titles = {"deviation": "deviation x sqrt(D)", "centre": "centre norm", "rank": "RankMe"}
     places = range(len(PLOTTED))
-    figure, all_axes = plt.subplots(1, 3, figsize=(13, 4))
+    figure, all_axes = panels((12.5, 4.6), 3)
+    kinds = {"plain output": (-0.2, plain, 0), "BatchNorm on the output": (0.2, normed, 1)}
     for axes, (field, title) in zip(all_axes, titles.items(), strict=True):
-        plain_values = [getattr(figures, field) for figures in plain]
-        normed_values = [getattr(figures, field) for figures in normed]
-        axes.bar([place - 0.2 for place in places], plain_values, 0.4, label="plain output")
-        axes.bar(
-            [place + 0.2 for place in places], normed_values, 0.4, label="BatchNorm on the output"
-        )
+        for label, (shift, arms_figures, colour) in kinds.items():
+            values = [getattr(figures, field) for figures in arms_figures]
+            at = [place + shift for place in places]
+            name = label if axes is all_axes[0] else None
+            axes.bar(at, values, 0.4, color=COLOURS[colour], label=name)
         axes.set_xticks(places, list(PLOTTED), rotation=30, ha="right")
         axes.set_title(title)
-    all_axes[0].legend()
     figure.suptitle(
         "A final BatchNorm hides collapse from deviation and centre; the rank still shows it"
     )
-    figure.tight_layout()
-    figure.savefig(folder / "network.png", dpi=120)
+    legend_below(figure, 2)
+    save(figure, folder / "network.png")
 
 
 EXPERIMENTS = [arms, separation, blindness, small_batch]

@@ -1,20 +1,24 @@
-"""Gather an experiment's results into one table."""
+"""Gather the results of experiments into one table, or into a page to look at and listen to."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from speechssl.cli import flags
+from speechssl.errors import UserError
+from speechssl.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `speechssl report`."""
     parser.add_argument(
-        "experiment",
+        "experiments",
+        nargs="+",
         type=Path,
         metavar="EXP",
-        help="folder of an experiment, with eval/MODEL/LIST/results.json",
+        help="folder of an experiment, with eval/MODEL/LIST/results.json; several only with --html",
     )
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument(
@@ -32,28 +36,90 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="emotion and other labels (recipes/emotion): writes transfer.md",
     )
+    kind.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="one page with tables, curves, a map and audio; it opens without a network",
+    )
+    _add_page(parser)
+
+
+def _add_page(parser: argparse.ArgumentParser) -> None:
+    """Add what only the page (--html) needs."""
+    group = parser.add_argument_group("the page of --html")
+    group.add_argument(
+        "--data",
+        type=Path,
+        nargs="+",
+        default=(),
+        metavar="DIR",
+        help="Kaldi directories of the utterances: their labels and audio are shown",
+    )
+    group.add_argument(
+        "--no-audio", action="store_true", help="embed no audio, whatever --data names"
+    )
+    group.add_argument(
+        "--clips",
+        type=flags.whole_number,
+        default=60,
+        metavar="N",
+        help="utterances of the map that can be heard (default: 60)",
+    )
+    group.add_argument(
+        "--map",
+        choices=("auto", "tsne", "umap", "pca"),
+        default="auto",
+        help="how the map is made; auto: UMAP where it is installed, or t-SNE (default: auto)",
+    )
+    group.add_argument(
+        "--map-points",
+        type=flags.count,
+        default=2000,
+        metavar="N",
+        help="embeddings of a map; of more, a sample (default: 2000)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the table and print it."""
-    experiment = args.experiment if args.experiment.is_dir() else None
-    with flags.writing_alone(experiment):
-        print(_write_table(args))
+    """Write the table and print it, or write the page."""
+    if args.html is not None:
+        _write_page(args)
+        return
+    if len(args.experiments) > 1:
+        raise UserError("report: several experiments are shown by --html FILE only; give one")
+    experiment = args.experiments[0]
+    with flags.writing_alone(experiment if experiment.is_dir() else None):
+        print(_write_table(args, experiment))
 
 
-def _write_table(args: argparse.Namespace) -> str:
+def _write_page(args: argparse.Namespace) -> None:
+    from speechssl.report.page.material import Chosen
+    from speechssl.report.page.write import write_page
+
+    chosen = Chosen(map_points=args.map_points, map_method=args.map, clips=args.clips)
+    made = write_page(
+        args.experiments, args.html, data=args.data, audio=not args.no_audio, chosen=chosen
+    )
+    for note in made.notes:
+        print(f"left out: {printable(note)}", file=sys.stderr)
+    size = args.html.stat().st_size / 1e6
+    print(f"{printable(str(args.html))}: {size:.1f} MB, {len(made.clips.addresses)} clips")
+
+
+def _write_table(args: argparse.Namespace, experiment: Path) -> str:
     if args.compare:
         from speechssl.report.comparison import compare
 
-        return compare(args.experiment)
+        return compare(experiment)
     if args.record:
         from speechssl.report.record import record
 
-        return record(args.experiment)
+        return record(experiment)
     if args.transfer:
         from speechssl.report.transfer import transfer
 
-        return transfer(args.experiment)
+        return transfer(experiment)
     from speechssl.report.summary import summarise
 
-    return summarise(args.experiment)
+    return summarise(experiment)

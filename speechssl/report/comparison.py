@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from speechssl import foreign_json
 from speechssl.diagnostics.ranks import diagnostics
@@ -30,6 +30,9 @@ from speechssl.report.results import (
     write_markdown,
 )
 from speechssl.report.summary import read_seconds
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SHOWN_FIGURES = {
     "rankme": 0,
@@ -279,26 +282,40 @@ def _row(name: str, arm: Arm, lists: Sequence[str]) -> list[str]:
 
 
 def _draw(arms: Mapping[str, Arm], path: Path) -> None:
-    """Draw bars of the EER on each list, and of the effective rank, for all but the untrained."""
-    from speechssl.report.plots import COLOURS, plain, save, shared_axes
+    """Draw the EER on each list with its interval, and the effective rank; the best at the top."""
+    from speechssl.report.plots import COLOURS, panels, plain, save
 
     lists = _lists(arms)
     names = [name for name in arms if name != UNTRAINED]
-    names.reverse()  # the best at the top
-    shown = [plain(name) for name in names]
-    size = (4.2 * (len(lists) + 1), 0.8 + 0.24 * len(names))
-    figure, axes = shared_axes(size, len(lists) + 1)
+    names.reverse()
+    size = (3.4 * (len(lists) + 1), 1.5 + 0.26 * len(names))
+    figure, axes = panels(size, len(lists) + 1, share_y=True)
     is_collapsed = [(arms[name].verdict or "").startswith("collapsed") for name in names]
     colours = [COLOURS[1] if collapsed else COLOURS[0] for collapsed in is_collapsed]
     for axis, trials in zip(axes, lists, strict=False):
-        values = [arms[name].eer.get(trials, math.nan) for name in names]
-        axis.barh(shown, values, color=colours)
-        axis.set(title=f"EER %, {plain(trials)}")
+        for place, name in enumerate(names):
+            _draw_rate(axis, arms[name], trials, place, colours[place])
+        axis.set(title=plain(trials), xlabel="EER (%)")
         if UNTRAINED in arms and trials in arms[UNTRAINED].eer:
             floor = arms[UNTRAINED].eer[trials]
             axis.axvline(floor, color="0.3", linestyle="--", linewidth=1)
     ranks = [arms[name].figures.get("effective_rank") or math.nan for name in names]
-    axes[-1].barh(shown, ranks, color=COLOURS[2])
-    axes[-1].set(title="effective rank")
-    figure.suptitle("dashed: untrained encoder; orange: verdict collapsed")
+    axes[-1].scatter(ranks, range(len(names)), color=colours, s=28)
+    axes[-1].set(title="effective rank", xlabel="directions", xlim=(0, None))
+    axes[0].set_yticks(range(len(names)), [plain(name) for name in names])
+    figure.suptitle(
+        "bars: 95 % interval over speakers; dashed: untrained encoder; orange: verdict collapsed",
+        fontsize="small",
+    )
     save(figure, path)
+
+
+def _draw_rate(axis: Axes, arm: Arm, trials: str, place: int, colour: str) -> None:
+    """Draw the EER of an arm on a list as a dot, and its interval, where there is one, as a bar."""
+    eer = arm.eer.get(trials)
+    if eer is None:
+        return
+    axis.plot(eer, place, "o", color=colour, ms=5)
+    interval = arm.errors.get("eer_interval", {}).get(trials)
+    if interval is not None:
+        axis.plot(interval, [place, place], "-", color=colour, lw=1.6)

@@ -1,13 +1,14 @@
 """Plots of verification scores and embeddings, drawn without a display and without pyplot's global
 state.
 
-The file's suffix names the format (png, svg, pdf).
+The file's suffix names the format (png, svg, pdf); a .png has an .svg written beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,13 +20,16 @@ from scipy.special import ndtri
 from speechssl import metrics
 from speechssl.errors import UserError
 from speechssl.files import atomic_write
+from speechssl.report import det
+from speechssl.report.bins import histogram
+from speechssl.report.spectra import spectrum
 from speechssl.text import printable
 
 Scored = tuple[ArrayLike, ArrayLike]
 """Scores (T,) and targets (T,)."""
 
-TICKS = (0.1, 0.5, 2, 5, 10, 20, 40, 60, 80, 95)
-"""Percent, on the probit axes."""
+Band = Sequence[Sequence[float] | None]
+"""``[low, high]`` of the false negatives (0 to 1) at each of `det.BAND_FPR`, or None."""
 
 EDGES = (0.0005, 0.97)
 """Lowest and highest rate in the DET plot."""
@@ -33,31 +37,70 @@ EDGES = (0.0005, 0.97)
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito: safe for the colour-blind."""
 
+DASHES = ("-", "--", ":", "-.")
+"""With more systems than colours, colours come again dashed."""
 
-def det_plot(systems: Mapping[str, Scored], path: str | Path) -> None:
-    """Draw the detection error trade-off of each system, on probit axes; a circle marks the EER.
+FEW_CLUSTERS = 40
+"""So many clusters or fewer are drawn as bars."""
+
+LONGEST_NAME = 60
+"""Characters of a name that are drawn; the middle of longer ones is left out."""
+
+SMALLEST_VALUE = 1e-8
+"""Singular values below this share of the largest are drawn at it."""
+
+
+def det_plot(
+    systems: Mapping[str, Scored],
+    path: str | Path,
+    bands: Mapping[str, Band] | None = None,
+) -> None:
+    """Draw the detection error trade-off of each system, on axes of normal deviates.
+
+    A circle marks the EER, a square and a diamond the points of minDCF at a prior of 0.01 and 0.05.
 
     Args:
         systems: name -> scores (T,) and targets (T,).
         path: file to write.
+        bands: name -> 95 % band of the curve, where it is known (`det.band`).
     """
-    figure, axes = _figure((5.6, 5.2))
-    for colour, (name, (scores, target)) in zip(_colours(len(systems)), systems.items()):
-        x, y = _det_points(scores, target)
-        axes.plot(x, y, color=colour, lw=1.6)
-        eer = metrics.eer(scores, target)
-        place = ndtri(np.clip(eer / 100, EDGES[0], EDGES[1]))
-        label = f"{plain(name)}: EER {eer:.2f} %"
-        axes.plot(place, place, "o", color=colour, mfc="white", ms=6, label=label)
+    figure, (axes,) = panels((5.8, 6.2), 1)
+    for style, (name, (scores, target)) in zip(line_styles(len(systems)), systems.items()):
+        fpr, fnr, _ = metrics.det_curve(scores, target)
+        x, y = _det_points(fpr, fnr)
+        label = f"{plain(name)}: EER {metrics.curve_eer(fpr, fnr):.2f} %"
+        axes.plot(x, y, **style, lw=1.6, label=label)
+        _mark_points(axes, fpr, fnr, style["color"])
+        if bands and name in bands:
+            _draw_band(axes, bands[name], style["color"])
     _probit_axes(axes)
     axes.set(title="Detection error trade-off")
-    axes.legend(loc="upper right", frameon=False)
+    for marker, label in (("o", "EER"), ("s", "minDCF 0.01"), ("D", "minDCF 0.05")):
+        axes.plot([], [], marker, color="0.3", mfc="white", ms=6, label=label)
+    legend_below(figure, 2)
     save(figure, path)
 
 
-def _det_points(scores: ArrayLike, target: ArrayLike) -> NDArray[np.float64]:
+def _mark_points(axes: Axes, fpr: metrics.Floats, fnr: metrics.Floats, colour: str) -> None:
+    eer = metrics.curve_eer(fpr, fnr) / 100
+    points = {
+        "o": (eer, eer),
+        "s": det.min_dcf_point(fpr, fnr, 0.01),
+        "D": det.min_dcf_point(fpr, fnr, 0.05),
+    }
+    for marker, point in points.items():
+        x, y = ndtri(np.clip(point, EDGES[0], EDGES[1]))
+        axes.plot(x, y, marker, color=colour, mfc="white", ms=6, clip_on=False, zorder=3)
+
+
+def _draw_band(axes: Axes, band: Band, colour: str) -> None:
+    ends = np.array([[np.nan, np.nan] if row is None else row for row in band], float)
+    low, high = ndtri(np.clip(ends, 1e-6, 1 - 1e-6)).T
+    axes.fill_between(ndtri(det.BAND_FPR), low, high, color=colour, alpha=0.16, lw=0)
+
+
+def _det_points(fpr: metrics.Floats, fnr: metrics.Floats) -> NDArray[np.float64]:
     """Return the curve as probits (2, P), without points that would not be told apart."""
-    fpr, fnr, _ = metrics.det_curve(scores, target)
     # A rate of 0 has no probit: clipped, it lies outside the picture.
     curve = ndtri(np.clip([fpr, fnr], 1e-6, 1 - 1e-6))
     has_moved = np.diff(np.round(curve, 3), axis=1).any(axis=0)
@@ -69,8 +112,8 @@ def _probit_axes(axes: Axes) -> None:
     """Set limits, ticks and labels of a DET plot, and draw the diagonal."""
     limits = (float(ndtri(EDGES[0])), float(ndtri(EDGES[1])))
     axes.plot(limits, limits, color="0.75", lw=0.8, zorder=0)
-    places = [float(ndtri(tick / 100)) for tick in TICKS]
-    names = [f"{tick:g}" for tick in TICKS]
+    places = [float(ndtri(tick / 100)) for tick in det.TICKS]
+    names = [f"{tick:g}" for tick in det.TICKS]
     axes.xaxis.set_ticks(places, names)
     axes.yaxis.set_ticks(places, names)
     axes.set(
@@ -96,21 +139,17 @@ def score_histogram(
     scores = np.asarray(scores, float)
     target = np.asarray(target, bool)
     eer, threshold = metrics.eer_point(scores, target)
-    figure, axes = _figure((6.4, 3.8))
-    low = float(scores.min())
-    high = float(scores.max())
-    if low == high:
-        low -= 0.5
-        high += 0.5
-    edges = np.linspace(low, high, 81).tolist()
+    figure, (axes,) = panels((6.4, 4.2), 1)
+    edges, densities = histogram(scores, [~target, target])
     kinds = ((COLOURS[1], ~target, "non-target"), (COLOURS[0], target, "target"))
-    for colour, kind, name in kinds:
+    for (colour, kind, name), density in zip(kinds, densities, strict=True):
         label = f"{name} ({int(kind.sum()):,} trials)"
-        axes.hist(scores[kind], edges, density=True, color=colour, alpha=0.55, label=label)
+        axes.stairs(density, edges, fill=True, color=colour, alpha=0.4)
+        axes.stairs(density, edges, color=colour, lw=1.4, label=label)
     label = f"EER {eer:.2f} % at {threshold:.3g}"
     axes.axvline(threshold, color="0.25", lw=1, ls="--", label=label)
     axes.set(xlabel="score", ylabel="density", title=title)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize="small")
+    legend_below(figure, 3)
     save(figure, path)
 
 
@@ -119,44 +158,51 @@ def spectrum_plot(systems: Mapping[str, ArrayLike], path: str | Path) -> None:
     collapse.
 
     Args:
-        systems: name -> embeddings (N, D).
+        systems: name -> embeddings (N, D); min(N - 1, D) values are drawn (`spectra.spectrum`).
         path: file to write.
     """
-    figure, axes = _figure((6.4, 3.8))
-    for colour, (name, embeddings) in zip(_colours(len(systems)), systems.items()):
-        matrix = np.asarray(embeddings, np.float64)
-        values = np.linalg.svd(matrix - matrix.mean(0), compute_uv=False)
-        if values[0] > 0:
-            values = values / values[0]
+    figure, (axes,) = panels((6.4, 4.2), 1)
+    for style, (name, embeddings) in zip(line_styles(len(systems)), systems.items()):
+        values = spectrum(embeddings)
         numbers = np.arange(1, len(values) + 1)
-        axes.semilogy(numbers, np.maximum(values, 1e-8), color=colour, lw=1.6, label=plain(name))
+        shown = np.maximum(values, SMALLEST_VALUE)
+        axes.semilogy(numbers, shown, **style, lw=1.6, label=plain(name))
     axes.set(xlabel="dimension", ylabel="singular value / largest")
     axes.set(title="Spectrum of the embeddings")
-    axes.set_ylim(top=2)
-    axes.legend(frameon=False)
+    axes.set_ylim(top=1.5)
+    legend_below(figure, 2)
     save(figure, path)
 
 
 def size_plot(labels: ArrayLike, path: str | Path) -> None:
-    """Draw the number of members of each cluster, largest first, on logarithmic axes.
+    """Draw the number of members of each cluster, largest first.
+
+    A few clusters are bars with their numbers, many are a line on logarithmic axes.
 
     Args:
         labels: (N,) cluster of each utterance, whole numbers from 0.
         path: file to write.
     """
-    figure, axes = _figure((6.4, 3.8))
-    sizes = np.sort(np.bincount(np.asarray(labels, np.int64)))[::-1]
-    sizes = sizes[sizes > 0]
+    figure, (axes,) = panels((6.4, 4.2), 1)
+    sizes = np.bincount(np.asarray(labels, np.int64))
+    order = np.argsort(-sizes, kind="stable")
+    order = order[sizes[order] > 0]
+    sizes = sizes[order]
     median = float(np.median(sizes))
-    axes.loglog(np.arange(1, len(sizes) + 1), sizes, color=COLOURS[0], lw=1.6)
+    places = np.arange(1, len(sizes) + 1)
+    if len(sizes) <= FEW_CLUSTERS:
+        axes.bar(places, sizes, color=COLOURS[0], width=0.8)
+        axes.set_xticks(places, [str(label) for label in order], fontsize="small")
+    else:
+        axes.loglog(places, sizes, color=COLOURS[0], lw=1.6)
     axes.axhline(median, color="0.25", lw=1, ls="--", label=f"median {median:g}")
     axes.set(xlabel="cluster", ylabel="members", title=f"{len(sizes)} clusters")
-    axes.legend(frameon=False)
+    legend_below(figure, 1)
     save(figure, path)
 
 
 def confusion_plot(labels: list[str], counts: ArrayLike, path: str | Path) -> None:
-    """Draw a confusion table, shaded by the share of the true class.
+    """Draw a confusion table: share of the true class and count, beside each class its F1.
 
     Args:
         labels: C class names.
@@ -165,41 +211,54 @@ def confusion_plot(labels: list[str], counts: ArrayLike, path: str | Path) -> No
     """
     table = np.asarray(counts, float)
     share = table / np.maximum(table.sum(1, keepdims=True), 1)
-    side = 1.8 + 0.55 * len(labels)
-    figure, axes = _figure((side, side))
+    f1 = 2 * table.diagonal() / np.maximum(table.sum(0) + table.sum(1), 1)
+    side = 2.2 + 0.72 * len(labels)
+    figure, (axes,) = panels((side + 0.6, side), 1)
     axes.grid(False)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(table):
-        colour = "white" if share[row, column] > 0.6 else "0.2"
-        text = axes.text(column, row, f"{count:g}", color=colour, fontsize=8)
+        colour = "white" if share[row, column] > 0.55 else "0.15"
+        words = f"{100 * share[row, column]:.0f} %\n{count:g}"
+        text = axes.text(column, row, words, color=colour, fontsize=8)
         text.set(ha="center", va="center")
     ticks = range(len(labels))
     names = [plain(label) for label in labels]
     axes.set_xticks(ticks, names, rotation=45, ha="right")
-    axes.set_yticks(ticks, names)
+    axes.set_yticks(ticks, [f"{name}\nF1 {value:.2f}" for name, value in zip(names, f1)])
     axes.set(xlabel="predicted", ylabel="true")
     save(figure, path)
 
 
-def shared_axes(inches: tuple[float, float], count: int) -> tuple[Figure, list[Axes]]:
-    """Return a figure with ``count`` axes side by side that share the vertical one."""
-    figure = Figure(figsize=inches, dpi=110, layout="constrained")
+def panels(
+    inches: tuple[float, float], count: int, share_y: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with `count` axes side by side, in the style of all plots here."""
+    figure = Figure(figsize=inches, dpi=120, layout="constrained")
+    figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.08)
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, count, sharey=True, squeeze=False)
-    return figure, list(axes[0])
+    axes = list(figure.subplots(1, count, sharey=share_y, squeeze=False)[0])
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(color="0.92", lw=0.6)
+        axis.set_axisbelow(True)
+    return figure, axes
 
 
 def save(figure: Figure, path: str | Path) -> None:
     """Write a figure, whole or not at all, in a folder that is made if need be.
 
+    Beside a `.png` the same as `.svg` is written, for papers.
+
     Raises:
         UserError: the file cannot be written, or its suffix names no format.
     """
     file = Path(path)
+    files = [file, file.with_suffix(".svg")] if file.suffix == ".png" else [file]
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(file) as temporary:  # a link that lies there is replaced, not followed
-            figure.savefig(temporary)
+        for one in files:
+            with atomic_write(one) as temporary:  # a link that lies there is replaced, not followed
+                figure.savefig(temporary)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{file}: cannot be drawn ({error}); choose a folder that can be written and .png"
@@ -207,20 +266,22 @@ def save(figure: Figure, path: str | Path) -> None:
 
 
 def plain(name: str) -> str:
-    """Return a name as matplotlib shows it: text, not mathematics (`$x$`)."""
-    return printable(name).replace("$", r"\$")
+    """Return a name as matplotlib shows it: text, not mathematics (`$x$`), and no longer than fits."""
+    name = printable(name)
+    if len(name) > LONGEST_NAME:
+        name = f"{name[: LONGEST_NAME // 2]} ... {name[-LONGEST_NAME // 2 :]}"
+    return name.replace("$", r"\$")
 
 
-def _colours(count: int) -> list[str]:
-    return [COLOURS[index % len(COLOURS)] for index in range(count)]
+def line_styles(count: int) -> list[dict[str, Any]]:
+    """Return colour and dash of each of so many lines."""
+    styles: list[dict[str, Any]] = []
+    for index in range(count):
+        dash = DASHES[index // len(COLOURS) % len(DASHES)]
+        styles.append({"color": COLOURS[index % len(COLOURS)], "linestyle": dash})
+    return styles
 
 
-def _figure(inches: tuple[float, float]) -> tuple[Figure, Axes]:
-    """Return a figure with one axes, in the style of all plots here."""
-    figure = Figure(figsize=inches, dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="0.92", lw=0.6)
-    axes.set_axisbelow(True)
-    return figure, axes
+def legend_below(figure: Figure, columns: int) -> None:
+    """Add a legend below the axes, where it hides nothing."""
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize="small")

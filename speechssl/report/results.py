@@ -50,7 +50,7 @@ def read_evaluations(experiment: Path) -> list[Evaluation]:
         UserError: there is none, or a results file is damaged.
     """
     paths = experiment.glob("eval/*/*/results.json")
-    found = [_read_evaluation(path) for path in sorted(paths, key=lambda p: p.lstat().st_mtime)]
+    found = [read_evaluation(path) for path in sorted(paths, key=lambda p: p.lstat().st_mtime)]
     if not found:
         raise UserError(
             f"report: no eval/NAME/LIST/results.json in {experiment}; run `speechssl evaluate"
@@ -59,7 +59,12 @@ def read_evaluations(experiment: Path) -> list[Evaluation]:
     return found
 
 
-def _read_evaluation(path: Path) -> Evaluation:
+def read_evaluation(path: Path) -> Evaluation:
+    """Return the evaluation in ``NAME/LIST/results.json``.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     results = read_results(path)
     if not foreign_json.is_number(results.get("eer")):
         raise UserError(f"report: {path} is damaged (no eer); evaluate again")

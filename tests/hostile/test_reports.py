@@ -151,9 +151,11 @@ def documents(content: Any) -> Iterator[tuple[str, str]]:
 def report(runner: Runner, root: Path, kind: str) -> str:
     """Report on an experiment; return what did not hold."""
     for name in OUTPUTS:
-        for ending in (".md", ".json", ".png"):
+        for ending in (".md", ".json", ".png", ".svg"):
             (root / f"{name}{ending}").unlink(missing_ok=True)
-    own = [root / f"{name}{ending}" for name in OUTPUTS for ending in (".md", ".json", ".png")]
+    own = [
+        root / f"{name}{ending}" for name in OUTPUTS for ending in (".md", ".json", ".png", ".svg")
+    ]
     own.append(root / ".lock")
     outcome = runner.run(["report", root, *KINDS[kind]], out=root, root=root.parent, own=own)
     problem = outcome.problem()
@@ -260,7 +262,7 @@ def test_a_link_in_the_place_of_a_report_is_replaced(
     canary = exp.parent / "canary"
     for kind in KINDS:
         for name in OUTPUTS:
-            for ending in (".md", ".json", ".png"):
+            for ending in (".md", ".json", ".png", ".svg"):
                 if name != WRITES[kind]:
                     continue
                 canary.write_text("mine")

@@ -96,3 +96,4 @@ def test_the_quickstart_from_its_second_stage(voices, tmp_path):
     assert 0 <= results["eer_trained"] <= 100 and 0 <= results["eer_untrained"] <= 100
     assert results["seconds_per_stage"]["train"] > 0
     assert (exp / "eval" / "trained" / "generated" / "det.png").exists()
+    assert (exp / "page.html").stat().st_size > 4e6

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from speechssl import metrics
 from speechssl.errors import UserError
-from speechssl.report import plots
+from speechssl.report import det, plots
+from speechssl.report.bins import FEWEST, MOST, histogram
+from speechssl.report.spectra import spectrum
 
 
 @pytest.fixture
@@ -21,6 +24,12 @@ def scored():
 def _ink(path):
     """Share of pixels that are not white."""
     return float((imread(path)[..., :3].min(-1) < 0.95).mean())
+
+
+@pytest.mark.parametrize("count", [3, 500])
+def test_cluster_sizes_are_drawn(tmp_path, count):
+    plots.size_plot(np.repeat(np.arange(count), 3), tmp_path / "sizes.png")
+    assert 0.005 < _ink(tmp_path / "sizes.png") < 0.9
 
 
 def test_plots_are_drawn(tmp_path, scored):
@@ -51,6 +60,66 @@ def test_degenerate_scores_are_drawn_too(tmp_path, scored):
     )
     for name in ("det.svg", "histogram.svg", "s.svg"):
         assert "</svg>" in (tmp_path / name).read_text(encoding="utf-8")
+
+
+def test_an_svg_lies_beside_every_png(tmp_path, scored):
+    plots.score_histogram(*scored, tmp_path / "x.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.png", "x.svg"]
+    assert "</svg>" in (tmp_path / "x.svg").read_text(encoding="utf-8")
+
+
+def test_min_dcf_is_the_cost_at_its_point(scored):
+    fpr, fnr, _ = metrics.det_curve(*scored)
+    for prior in (0.01, 0.05):
+        x, y = det.min_dcf_point(fpr, fnr, prior)
+        cost = (prior * y + (1 - prior) * x) / min(prior, 1 - prior)
+        assert cost == pytest.approx(metrics.min_dcf(*scored, prior))
+
+
+def test_the_band_holds_the_curve_and_narrows_with_more_speakers():
+    widths = []
+    for speakers in (8, 64):
+        generator = np.random.default_rng(0)
+        first = generator.integers(0, speakers, 4000)
+        second = np.where(
+            generator.random(4000) < 0.3, first, generator.integers(0, speakers, 4000)
+        )
+        target = first == second
+        scores = generator.normal(size=4000) + 2 * target
+        rows = det.band(scores, target, (first, second), replicates=60)
+        ends = np.array([row for row in rows if row is not None])
+        fpr, fnr, _ = metrics.det_curve(scores, target)
+        curve = [det.miss_at(fpr, fnr, float(rate)) for rate in det.BAND_FPR]
+        inside = (ends[:, 0] <= curve) & (curve <= ends[:, 1])
+        assert len(rows) == len(det.BAND_FPR) and inside.mean() > 0.9
+        widths.append(float((ends[:, 1] - ends[:, 0]).mean()))
+    assert widths[1] < widths[0]
+
+
+def test_histograms_have_area_one_and_no_bin_too_many(scored):
+    scores, target = scored
+    edges, densities = histogram(scores, [~target, target])
+    assert FEWEST <= len(edges) - 1 <= MOST
+    assert [float((density * np.diff(edges)).sum()) for density in densities] == pytest.approx(
+        [1, 1]
+    )
+
+
+@pytest.mark.parametrize(("count", "dim"), [(10, 30), (30, 10), (2, 5), (5, 1)])
+def test_the_spectrum_has_no_values_that_centring_took_away(count, dim):
+    values = spectrum(np.random.default_rng(0).normal(size=(count, dim)))
+    assert len(values) == min(count - 1, dim) and values[0] == 1 and values[-1] > 1e-3
+
+
+def test_the_spectrum_of_equal_rows_is_zero():
+    assert (spectrum(np.full((7, 3), 0.1)) == 0).all()
+
+
+def test_confusion_shows_shares_and_f1(tmp_path):
+    plots.confusion_plot(["a", "b"], [[8, 2], [1, 9]], tmp_path / "c.svg")
+    f1 = 2 * 8 / (2 * 8 + 2 + 1)
+    text = (tmp_path / "c.svg").read_text(encoding="utf-8")
+    assert f"F1 {f1:.2f}" in text and "80 %" in text
 
 
 def test_det_curve_passes_through_the_eer(tmp_path, scored, monkeypatch):

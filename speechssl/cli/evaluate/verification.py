@@ -1,6 +1,6 @@
 """Measure the error rates of a trial list: EER, minDCF and their intervals.
 
-Prints the measures; with --out writes results.json, the scores, det.png and scores.png.
+Prints the measures; with --out writes results.json, scores, scored_trials, det.json and plots (.png, .svg).
 """
 
 from __future__ import annotations
@@ -72,19 +72,28 @@ def _measure(args: argparse.Namespace) -> None:
         )
         measured.results["split"] = {"label": args.split.name, "rows": rows}
     if args.out:
-        _write(measured, args.out, args.model or args.embeddings)
+        _write(measured, args.out, args.model or args.embeddings, args.replicates)
     print(_table(measured.results))
 
 
-def _write(measured: Verification, out: Path, model: str) -> None:
+def _write(measured: Verification, out: Path, model: str, replicates: int) -> None:
     """Write results, scores and plots; the model is named by the last two parts of its path."""
     from speechssl.evaluation.verification.verify import write_results
-    from speechssl.report import plots
+    from speechssl.report import det, plots
 
     write_results(out, measured, scores=True)
     target = measured.trials.target
     name = "/".join(Path(model).parts[-2:])
-    plots.det_plot({name: (measured.scores, target)}, out / "det.png")
+    bands = {}
+    if replicates and measured.speakers is not None:
+        bands[name] = det.band(
+            measured.scores,
+            target,
+            measured.speakers,
+            replicates=min(replicates, det.REPLICATES),
+        )
+        det.write_band(bands[name], out / "det.json")
+    plots.det_plot({name: (measured.scores, target)}, out / "det.png", bands)
     plots.score_histogram(measured.scores, target, out / "scores.png")
 
 

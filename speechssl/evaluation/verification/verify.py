@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechssl import files, metrics
-from speechssl.data.trials import Trials
+from speechssl.data.trials import Trials, write_trials
 from speechssl.errors import UserError, writing
 from speechssl.evaluation.verification.backends import Backend, fit_backend
 from speechssl.evaluation.verification.measures import measure_calibrated, measure_curve
@@ -42,11 +42,13 @@ class Verification:
         results: see `evaluate`.
         trials: the T trials that were scored.
         scores: (T,).
+        speakers: numbers (T,) for the speakers of both sides; None where nobody knows them.
     """
 
     results: dict[str, Any]
     trials: Trials
     scores: NDArray[np.float64]
+    speakers: tuple[NDArray[Any], NDArray[Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,10 @@ class Speakers:
 
     codes: NDArray[Any]
     known_from: str
+
+    def sides(self, located: LocatedTrials) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the speakers (T,) of the first and of the second side of each trial."""
+        return self.codes[located.enrol], self.codes[located.test]
 
 
 def verify(
@@ -98,7 +104,7 @@ def verify(
         results["scoring"] += f", models of {min(sizes)} to {max(sizes)} utterances"
     if settings.calibration is not None:
         results["scoring"] += ", calibrated"
-    return Verification(results, located.trials, scores)
+    return Verification(results, located.trials, scores, speakers.sides(located))
 
 
 def evaluate(embeddings: Embeddings, trials: Trials, **options: Any) -> dict[str, Any]:
@@ -120,7 +126,7 @@ def _results(
 ) -> dict[str, Any]:
     """Return all results but `scoring`."""
     target = located.trials.target
-    sides = (speakers.codes[located.enrol], speakers.codes[located.test])
+    sides = speakers.sides(located)
     results = measure_curve(
         scores, target, sides, replicates=settings.replicates, seed=settings.seed
     )
@@ -147,7 +153,8 @@ def write_results(out: str | Path, run: Verification, *, scores: bool = False) -
     Args:
         out: the folder, made if need be.
         run: what `verify` returned.
-        scores: also write the scores: lines `enrol test score`, in the order of the trial list.
+        scores: also write the scores: lines `enrol test score`, in the order of the trial list, and
+            those trials beside them (`scored_trials`): what curves and pages are drawn from.
 
     Returns:
         The path of `results.json`.
@@ -157,6 +164,7 @@ def write_results(out: str | Path, run: Verification, *, scores: bool = False) -
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if scores:
+            write_trials(run.trials, folder / "scored_trials")
             files.write_text(folder / "scores", "".join(score_lines(run)))
         files.write_text(path, json.dumps(run.results, indent=2) + "\n")
     return path

@@ -1,0 +1,72 @@
+"""What pictures and the page of a detection error trade-off share: ticks, points, the band."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtr
+
+from speechssl import metrics
+from speechssl.report.results import write_json
+
+TICKS = (0.1, 0.5, 2, 5, 10, 20, 40, 60, 80, 95)
+"""Percent, on axes of normal deviates."""
+
+BAND_FPR: NDArray[np.float64] = ndtr(np.linspace(-3.2, 1.8, 31))
+"""False positive rates (0 to 1) at which the band is known: even on the axis."""
+
+REPLICATES = 200
+"""Bootstrap resamples of the band, which is drawn and not read off."""
+
+
+def min_dcf_point(fpr: metrics.Floats, fnr: metrics.Floats, p_target: float) -> tuple[float, float]:
+    """Return the point (fpr, fnr), 0 to 1, of a curve at which the detection cost is least.
+
+    Args:
+        fpr, fnr: (U + 1,), as `metrics.det_curve` returns them.
+        p_target: prior of a target; both costs are 1.
+    """
+    place = int(np.argmin(p_target * fnr + (1 - p_target) * fpr))
+    return float(fpr[place]), float(fnr[place])
+
+
+def miss_at(fpr: metrics.Floats, fnr: metrics.Floats, rate: float) -> float:
+    """Return the false negative rate of a curve at a false positive rate, all 0 to 1."""
+    return float(np.interp(rate, fpr[::-1], fnr[::-1]))
+
+
+def band(
+    scores: ArrayLike,
+    target: ArrayLike,
+    speakers: tuple[ArrayLike, ArrayLike],
+    *,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> list[list[float] | None]:
+    """Return the 95 % interval, over speakers, of the false negatives at each of `BAND_FPR`.
+
+    Args:
+        scores: (T,).
+        target: (T,), true for target trials.
+        speakers: the speakers (T,) of both sides.
+        replicates, seed: of the bootstrap (`metrics.bootstrap_curve`).
+
+    Returns:
+        ``[low, high]`` (0 to 1) of each rate, or None where there is none.
+    """
+    at: dict[str, Callable[[metrics.Floats, metrics.Floats], float]] = {}
+    for place, rate in enumerate(BAND_FPR):
+        at[str(place)] = partial(miss_at, rate=float(rate))
+    found = metrics.bootstrap_curve(at, scores, target, *speakers, replicates=replicates, seed=seed)
+    return [None if interval is None else list(interval) for interval in found.values()]
+
+
+def write_band(rows: list[list[float] | None], path: Path) -> None:
+    """Write a band as ``det.json``."""
+    held: dict[str, Any] = {"fpr": BAND_FPR.round(6).tolist(), "fnr_interval": rows}
+    write_json(path, held)

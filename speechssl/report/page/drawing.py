@@ -1,0 +1,77 @@
+"""Colours, dashes and axes of the charts: the same for a system in every one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtri
+
+from speechssl.report.page.blocks import Trace, plotly_text
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Okabe and Ito: safe for the colour-blind; against white and black alike."""
+
+DASHES = ("solid", "dash", "dot", "dashdot")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
+
+
+class Styles:
+    """Gives each name a colour and a dash; with over 6 names, colours come again dashed."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._place = {name: place for place, name in enumerate(dict.fromkeys(names))}
+
+    def colour(self, name: str) -> str:
+        """Return the colour of a name."""
+        return COLOURS[self._place[name] % len(COLOURS)]
+
+    def dash(self, name: str) -> str:
+        """Return the dash of a name."""
+        return DASHES[self._place[name] // len(COLOURS) % len(DASHES)]
+
+    def symbol(self, name: str) -> str:
+        """Return the marker of a name."""
+        return SYMBOLS[self._place[name] % len(SYMBOLS)]
+
+
+def line(name: str, x: ArrayLike, y: ArrayLike, styles: Styles, **more: Any) -> Trace:
+    """Return a line of a run or system."""
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": plotly_text(name),
+        "meta": name,
+        "legendgroup": plotly_text(name),
+        "x": x,
+        "y": y,
+        "line": {"color": styles.colour(name), "dash": styles.dash(name), "width": 2},
+        **more,
+    }
+
+
+def probit_axis(title: str, ticks: Sequence[float], low: float, high: float) -> dict[str, Any]:
+    """Return an axis on which normal deviates are even.
+
+    Args:
+        title: of the axis.
+        ticks: rates in percent that are named.
+        low, high: rates (0 to 1) at the ends.
+    """
+    return {
+        "title": {"text": title},
+        "tickvals": ndtri(np.array(ticks) / 100),
+        "ticktext": [f"{tick:g}" for tick in ticks],
+        "range": [float(ndtri(low)), float(ndtri(high))],
+        "zeroline": False,
+    }
+
+
+def thinned(values: NDArray[Any], most: int = 1500) -> NDArray[np.intp]:
+    """Return places, in order, of at most `most` of the values, the last included."""
+    count = len(values)
+    if count <= most:
+        return np.arange(count)
+    return np.unique(np.linspace(0, count - 1, most).round().astype(np.intp))

@@ -1,0 +1,78 @@
+"""Find the files of an experiment that the page reads, by their names alone.
+
+Links to folders are not followed, and what the files hold never decides where is looked.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+DEEPEST = 6
+"""Levels of folders inside an experiment that are looked at."""
+
+MOST_FILES = 50_000
+"""Files that are looked at in one experiment."""
+
+PASSED_OVER = ("snapshots", "tensorboard", "audio", "data", "shards")
+"""Folders that hold nothing for the page, and much else."""
+
+
+@dataclass
+class Found:
+    """Files of one experiment.
+
+    Attributes:
+        logs: log.jsonl of runs.
+        evaluations: results.json in eval/NAME/LIST.
+        results: every other results.json.
+        embeddings: .npz files in a folder of embeddings, and those of pseudo-label rounds.
+        clusters: utt2cluster files.
+        diagnoses: diagnostics.json.
+        rounds: pseudolabel.json.
+    """
+
+    logs: list[Path] = field(default_factory=list)
+    evaluations: list[Path] = field(default_factory=list)
+    results: list[Path] = field(default_factory=list)
+    embeddings: list[Path] = field(default_factory=list)
+    clusters: list[Path] = field(default_factory=list)
+    diagnoses: list[Path] = field(default_factory=list)
+    rounds: list[Path] = field(default_factory=list)
+
+
+def find(root: Path) -> Found:
+    """Return the files of an experiment, sorted by their paths."""
+    found = Found()
+    by_name = {
+        "log.jsonl": found.logs,
+        "utt2cluster": found.clusters,
+        "diagnostics.json": found.diagnoses,
+        "pseudolabel.json": found.rounds,
+    }
+    for path in sorted(_files(root)):
+        inside = path.relative_to(root).parts
+        if path.name in by_name:
+            by_name[path.name].append(path)
+        elif path.name == "results.json" and len(inside) > 1:
+            is_evaluation = len(inside) == 4 and inside[0] == "eval"
+            (found.evaluations if is_evaluation else found.results).append(path)
+        elif path.suffix == ".npz" and ("embeddings" in inside or path.stem == "embeddings"):
+            found.embeddings.append(path)
+    return found
+
+
+def _files(root: Path) -> Iterator[Path]:
+    count = 0
+    for folder, folders, names in os.walk(root):
+        depth = len(Path(folder).relative_to(root).parts)
+        folders[:] = sorted(name for name in folders if name not in PASSED_OVER)
+        if depth >= DEEPEST:
+            folders.clear()
+        for name in names:
+            count += 1
+            if count > MOST_FILES:
+                return
+            yield Path(folder, name)

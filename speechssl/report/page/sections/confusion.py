@@ -1,0 +1,93 @@
+"""Confusion of the classes, for every classification that was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from speechssl.report.page import foreign
+from speechssl.report.page.blocks import Block, Chart, Row, Table, Trace, plotly_text
+from speechssl.report.page.material import Material
+from speechssl.report.page.section import Section
+
+MOST_CLASSES = 60
+MEASURES = {"micro_f1": "micro F1", "macro_f1": "macro F1", "uar": "UAR"}
+
+
+def build(material: Material) -> Sequence[Block]:
+    """Return the table of the measures and the confusion tables, a menu for several."""
+    rows = []
+    variants: dict[str, list[Trace]] = {}
+    for name, held in material.classifications.items():
+        traces = _traces(held)
+        if traces:
+            variants[name] = traces
+            cells = [_measure(held, key) for key in MEASURES]
+            rows.append(Row([name, *cells, foreign.text(held, "classifier")], name))
+    if not variants:
+        return []
+    table = Table(
+        "Classification [95 % interval]", ["system", *MEASURES.values(), "classifier"], rows
+    )
+    layout = {
+        "xaxis": {"title": {"text": "predicted"}, "type": "category", "automargin": True},
+        "yaxis": {
+            "title": {"text": "true"},
+            "type": "category",
+            "automargin": True,
+            "autorange": "reversed",
+        },
+    }
+    caption = "Share of the true class (a row sums to 100 %), below it the number of utterances."
+    largest = max(len(traces[0]["y"]) for traces in variants.values())
+    height = min(800, 150 + 52 * largest)
+    return [table, Chart("Confusion of the classes", caption, variants, layout, height=height)]
+
+
+def _measure(held: Mapping[str, Any], key: str) -> str:
+    text = foreign.shown(foreign.number(held, key), ".3f")
+    ends = [foreign.number({"": end}, "") for end in foreign.items(held, f"{key}_interval")]
+    if len(ends) == 2 and None not in ends:
+        text += f" [{ends[0]:.3f}, {ends[1]:.3f}]"
+    return text
+
+
+def _traces(held: Mapping[str, Any]) -> list[Trace]:
+    labels = [str(label) for label in foreign.items(held, "labels")][:MOST_CLASSES]
+    try:
+        counts = np.array(foreign.items(held, "confusion"), dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return []
+    is_square = counts.shape == (len(labels), len(labels))
+    if not labels or not is_square or not np.isfinite(counts).all() or (counts < 0).any():
+        return []
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    f1 = foreign.mapping(held, "class_f1")
+    names = [plotly_text(label) for label in labels]
+    rows = []
+    for label, name in zip(labels, names, strict=True):
+        value = foreign.number(f1, label)
+        rows.append(name if value is None else f"{name} (F1 {value:.2f})")
+    texts = [[f"{100 * s:.0f} %<br>{c:g}" for s, c in zip(*pair)] for pair in zip(share, counts)]
+    return [
+        {
+            "type": "heatmap",
+            "x": names,
+            "y": rows,
+            "z": np.round(share, 4),
+            "zmin": 0,
+            "zmax": 1,
+            "text": texts,
+            "texttemplate": "%{text}" if len(labels) <= 12 else "",
+            "colorscale": [[0, "#f4f8fc"], [0.5, "#6aaed6"], [1, "#08306b"]],
+            "showscale": False,
+            "xgap": 2,
+            "ygap": 2,
+            "hovertemplate": "true %{y}<br>predicted %{x}<br>%{text}<extra></extra>",
+        }
+    ]
+
+
+SECTION = Section("Classification", 90, build)

@@ -1,0 +1,140 @@
+"""Detection error trade-off curves of all systems over each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtri
+
+from speechssl import metrics
+from speechssl.report.det import BAND_FPR, TICKS, min_dcf_point
+from speechssl.report.page import foreign
+from speechssl.report.page.blocks import Block, Chart, Text, Trace, plotly_text
+from speechssl.report.page.drawing import Styles, line, probit_axis, thinned
+from speechssl.report.page.material import Evaluated, Material, Scored
+from speechssl.report.page.section import Section
+
+EDGES = (0.0005, 0.97)
+"""Lowest and highest rate of the axes."""
+
+
+def build(material: Material) -> Sequence[Block]:
+    """Return the curves of each trial list, or a hint how to keep the scores."""
+    if not material.evaluations:
+        return []
+    scored = [one for one in material.evaluations if one.scored is not None]
+    if not scored:
+        text = (
+            "No evaluation kept its scores and trials (`speechssl evaluate verification --out DIR`"
+            " writes both): no curves can be drawn."
+        )
+        return [Text(text, "note")]
+    styles = Styles([one.system for one in material.evaluations])
+    variants: dict[str, list[Trace]] = {}
+    for one in scored:
+        assert one.scored is not None
+        variants.setdefault(one.results.trials, []).extend(_traces(one, one.scored, styles))
+    ticks = [tick for tick in TICKS if EDGES[0] < tick / 100 < EDGES[1]]
+    layout = {
+        "xaxis": {
+            **probit_axis("false positives (%)", ticks, *EDGES),
+            "constrain": "domain",
+        },
+        "yaxis": {
+            **probit_axis("false negatives (%)", ticks, *EDGES),
+            "constrain": "domain",
+            "scaleanchor": "x",
+        },
+        "hovermode": "closest",
+    }
+    caption = (
+        "Lower left is better; axes of normal deviates. Circle: equal error rate; square and"
+        " diamond: minDCF at a target prior of 0.01 and 0.05; shaded: 95 % band over speakers,"
+        " where the evaluation kept one."
+    )
+    return [Chart("Detection error trade-off", caption, variants, layout, height=680)]
+
+
+def _traces(one: Evaluated, scored: Scored, styles: Styles) -> list[Trace]:
+    target = scored.trials.target
+    fpr, fnr, _ = metrics.det_curve(scored.scores, target)
+    drawn = ndtri(np.clip([fpr, fnr], 1e-6, 1 - 1e-6))
+    moved = np.diff(np.round(drawn, 2), axis=1, prepend=np.inf).any(axis=0)
+    kept = np.flatnonzero(moved)
+    kept = kept[thinned(kept)]
+    rates = np.round(100 * np.stack([fpr[kept], fnr[kept]], 1), 3)
+    curve = line(
+        one.system,
+        np.round(drawn[0, kept], 4),
+        np.round(drawn[1, kept], 4),
+        styles,
+        customdata=rates,
+        hovertemplate=f"{plotly_text(one.system)}<br>false positives %{{customdata[0]}} %"
+        "<br>false negatives %{customdata[1]} %<extra></extra>",
+    )
+    eer = metrics.curve_eer(fpr, fnr) / 100
+    marks = [
+        (eer, eer, "circle-open", "EER"),
+        (*min_dcf_point(fpr, fnr, 0.01), "square-open", "minDCF 0.01"),
+        (*min_dcf_point(fpr, fnr, 0.05), "diamond-open", "minDCF 0.05"),
+    ]
+    return [*_band(one, styles), curve, _marks(one, marks, styles)]
+
+
+def _marks(one: Evaluated, marks: Sequence[tuple[float, float, str, str]], styles: Styles) -> Trace:
+    places = ndtri(np.clip([mark[:2] for mark in marks], EDGES[0], EDGES[1]))
+    texts = [f"{what}: {100 * x:.2f} % / {100 * y:.2f} %" for x, y, _, what in marks]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "meta": one.system,
+        "showlegend": False,
+        "legendgroup": plotly_text(one.system),
+        "x": places[:, 0],
+        "y": places[:, 1],
+        "text": texts,
+        "marker": {
+            "color": styles.colour(one.system),
+            "size": 9,
+            "symbol": [mark[2] for mark in marks],
+            "line": {"width": 2},
+        },
+        "hovertemplate": f"{plotly_text(one.system)}<br>%{{text}}<extra></extra>",
+    }
+
+
+def _band(one: Evaluated, styles: Styles) -> list[Trace]:
+    """Return the band as one closed line that is filled; nothing where there is none."""
+    rows = foreign.items(one.curve or {}, "fnr_interval")
+    if len(rows) != len(BAND_FPR):
+        return []
+    ends: list[Any] = [
+        row if isinstance(row, list) and len(row) == 2 else [None, None] for row in rows
+    ]
+    found = np.array([[foreign.number({"": end}, "") for end in row] for row in ends], dtype=float)
+    known = np.isfinite(found).all(1)
+    if known.sum() < 2:
+        return []
+    x = ndtri(BAND_FPR[known])
+    low, high = ndtri(np.clip(found[known], 1e-6, 1 - 1e-6)).T
+    return [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "meta": one.system,
+            "legendgroup": plotly_text(one.system),
+            "showlegend": False,
+            "hoverinfo": "skip",
+            "x": np.concatenate([x, x[::-1]]),
+            "y": np.concatenate([low, high[::-1]]),
+            "fill": "toself",
+            "opacity": 0.18,
+            "fillcolor": styles.colour(one.system),
+            "line": {"width": 0},
+        }
+    ]
+
+
+SECTION = Section("Detection error trade-off", 30, build)
