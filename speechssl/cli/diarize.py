@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="a model folder or a run folder, or mfcc (statistics of MFCCs, no model)",
+        help="a model folder, a run folder, another program's model, hub:owner/name, or mfcc (no model)",
     )
     parser.add_argument(
         "inputs",

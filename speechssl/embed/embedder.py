@@ -49,7 +49,8 @@ def load(
     """Return the trained model in a folder as an `Embedder`.
 
     Args:
-        folder: a model folder or a run of `speechssl train`; ``mfcc`` stands for MFCC
+        folder: a model folder or a run of `speechssl train`; another program's model
+            (`speechssl/foreign/`) or ``hub:owner/name``; ``mfcc`` stands for MFCC
             statistics (`speechssl.embed.mfcc`), the baseline without weights.
         device: "cpu", "cuda", "cuda:1", "mps" ..., or "auto": a GPU where there is one.
         precision: of the encoder.

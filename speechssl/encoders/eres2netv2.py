@@ -234,7 +234,8 @@ class Fusion(nn.Module):
 
 def _product(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """Apply a 1x1 convolution to maps (B, F, M, C)."""
-    return F.linear(x, conv.weight[:, :, 0, 0], conv.bias)
+    assert conv.bias is not None
+    return convolve_maps(x, conv.weight) + conv.bias
 
 
 def _convolution(in_channels: int, out_channels: int, kernel: int, stride: int) -> nn.Conv2d:
