@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    (args.out / "wav").mkdir(parents=True, exist_ok=True)
+    args.out.mkdir(parents=True, exist_ok=True)
     for file in args.directory.iterdir():
         if file.is_file() and file.name not in ("wav.scp", "segments", "utt2dur"):
             shutil.copy(file, args.out / file.name)
@@ -46,6 +46,7 @@ def main() -> None:
     durations = []
     for number, utterance in enumerate(read_manifest(args.directory)):
         path = args.out / "wav" / f"{utterance.id}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)  # ids of folders have slashes
         if not path.exists():
             soundfile.write(path, on_the_telephone(read(utterance), number), RATE)
         lines.append(f"{utterance.id} {path.resolve()}\n")

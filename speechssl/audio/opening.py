@@ -21,7 +21,7 @@ from speechssl.audio.kinds import LOOK, Kind, kind_of
 from speechssl.audio.memory import InMemory
 from speechssl.audio.mp3 import length_is_a_guess
 from speechssl.audio.readers import AvReader, Reader, SoundFileReader
-from speechssl.audio.regular import refuse_special_file
+from speechssl.audio.regular import first_bytes, refuse_special_file
 from speechssl.errors import UserError, refuse_without_descriptors
 
 PathLike = str | os.PathLike[str]
@@ -183,8 +183,7 @@ def _reader(source: Any, name: str, opened: ExitStack) -> Reader:
 def _head(source: Any) -> bytes:
     """Return the first bytes of a path or of a file object, which is back at its beginning."""
     if isinstance(source, str):
-        with open(source, "rb", buffering=0) as file:
-            return file.read(LOOK)
+        return first_bytes(source, LOOK)
     head: bytes = source.read(LOOK)
     source.seek(0)
     return head

@@ -27,6 +27,25 @@ def refuse_special_file(path: str | os.PathLike[str]) -> None:
         raise UserError(f"{os.fspath(path)}: is a device, FIFO or socket; give a regular file")
 
 
+def first_bytes(path: str | os.PathLike[str], count: int) -> bytes:
+    """Return the first bytes of a file, without ever waiting for them.
+
+    Files of the kernel (`/proc/kmsg`) are regular by their type and block their reader.
+
+    Raises:
+        UserError: the file has nothing to give at once.
+        OSError: it cannot be opened or read.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    try:
+        return os.read(descriptor, count)
+    except BlockingIOError as error:
+        raise UserError(f"{os.fspath(path)}: makes its reader wait; give a regular file") from error
+    finally:
+        os.close(descriptor)
+
+
 def read_text(path: Path, remedy: str, remedy_if_missing: str | None = None) -> str:
     """Return a text file (UTF-8; other bytes become surrogates, which `os.fsencode` undoes).
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from speechssl.audio.kinds import LOOK, kind_of, not_audio
 from speechssl.audio.reading import EXTENSIONS
-from speechssl.audio.regular import is_special
+from speechssl.audio.regular import first_bytes, is_special
+from speechssl.errors import UserError
 
 HIDDEN = "hidden (its name begins with a dot)"
 
@@ -67,13 +68,14 @@ def audio_files(root: str | Path, passed_over: list[PassedOver] | None = None) -
 
 def _not_audio(path: str) -> str:
     """Return why a file is not taken for audio, or "" if it is."""
-    if os.path.splitext(path)[1].lower() in EXTENSIONS:
-        return ""
     if is_special(path):
         return "a device, FIFO or socket"
+    if os.path.splitext(path)[1].lower() in EXTENSIONS:
+        return ""
     try:
-        with open(path, "rb", buffering=0) as file:
-            head = file.read(LOOK)
+        head = first_bytes(path, LOOK)
     except OSError as error:
         return f"cannot be read ({error.strerror})"
+    except UserError:
+        return "makes its reader wait"
     return "" if kind_of(head) else not_audio(head)

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# The model that comes with the package (speechssl/models/small), made again from audio:
+#   bash recipes/small/run.sh [--data DIR] [--exp DIR] [--out DIR] [--stage N] [--stop-stage N] [key=value ...]
+# DIR (default: $SPEECHSSL_DATA) holds the folders that egs/real/README.md describes. Only sets whose licence lets
+# weights be published train it, no label does. key=value goes to the training (egs/real/run.sh).
+# Stages: 1 prepare, train, fit, embed, evaluate and report (egs/real/run.sh); 2 pack in half precision;
+# 3 calibrate: the threshold, on the two sets that chose the recipe. About 20 minutes of one core for the training.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+data=${SPEECHSSL_DATA:-} exp=exp/small out="" stage=1 stop_stage=3
+overrides=()
+while (($#)); do
+    case $1 in
+        --data) data=$2 && shift 2 ;;
+        --exp) exp=$2 && shift 2 ;;
+        --out) out=$2 && shift 2 ;;
+        --stage) stage=$2 && shift 2 ;;
+        --stop-stage) stop_stage=$2 && shift 2 ;;
+        *=*) overrides+=("$1") && shift ;;
+        *) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2 ;;
+    esac
+done
+[[ -n $out ]] || out=$exp/packed
+# shellcheck source=egs/setup.sh
+source egs/setup.sh log
+# shellcheck source=egs/stages.sh
+source egs/stages.sh
+
+if wanted 1; then
+    bash egs/real/run.sh --publishable --telephone --config contrastive-small --data "$data" --exp "$exp" \
+        "${overrides[@]}"
+fi
+mkdir -p "$exp"
+if wanted 2; then
+    run 2 pack python recipes/small/pack.py "$exp/fitted" "$out"
+fi
+if wanted 3; then
+    chosen=()
+    : >"$exp/calibration-trials"
+    for set in arabic_commands alphanumeric_eval; do
+        [[ -d $exp/data/$set ]] || continue
+        chosen+=("$exp/data/$set")
+        cat "$exp/data/$set/trials" >>"$exp/calibration-trials"
+    done
+    ((${#chosen[@]})) || { echo "run.sh: $exp/data holds none of the two sets; run stage 1" >&2 && exit 2; }
+    run 3 embed-chosen speechssl embed "$out" "${chosen[@]}" --out "$exp/chosen.npz"
+    run 3 calibrate speechssl calibrate "$out" "$exp/chosen.npz" --trials "$exp/calibration-trials"
+fi
+echo "model: $out" >&2
