@@ -131,14 +131,14 @@ def run(tmp_path):
     models = {name: settled("ecapa") for name in ("student", "teacher")}
     with torch.no_grad():
         models["student"].encoder.fc.conv.bias += 1.0
-    state = {
-        f"{name}.encoder.{key}": value
-        for name, model in models.items()
-        for key, value in model.encoder.state_dict().items()
-    }
+    section = {"name": "dino", "hidden": 8, "bottleneck": 4, "prototypes": 3}
+    state = parts.build("methods", section, settled("ecapa").encoder).state_dict()
+    for name, model in models.items():
+        for key, value in model.encoder.state_dict().items():
+            state[f"{name}.encoder.{key}"] = value
     folder = tmp_path / "run"
     models["teacher"].save(folder / "model")
-    written = {**models["teacher"].settings, "method": {"name": "dino"}}
+    written = {**models["teacher"].settings, "method": section}
     config.write(written, folder / "config.yaml")
     torch.save({"step": 7, "method": {**state, "centre": torch.zeros(3)}}, folder / "last.pt")
     for number in range(3):
@@ -167,7 +167,7 @@ def test_student_and_teacher_come_out_of_the_last_state(run):
 
 def test_a_state_without_the_networks_of_its_configuration_is_refused(run):
     state = torch.load(run / "last.pt", weights_only=True)
-    state["method"] = {k: v for k, v in state["method"].items() if "teacher" not in k}
+    state["method"] = {k.replace("teacher", "guest"): v for k, v in state["method"].items()}
     torch.save(state, run / "last.pt")
     with pytest.raises(UserError, match="last.pt does not hold the network teacher.encoder"):
         load_model(run, "student")

@@ -183,7 +183,7 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     for arguments, words in (
         (
             [str(model), "--to", "tflite", "--out", str(tmp_path / "out")],
-            "known: huggingface, onnx, speechbrain",
+            "known: huggingface, onnx, sherpa, speechbrain",
         ),
         ([str(model), "--to", "onnx", "--out", str(model)], "is the model itself"),
         ([str(model), "--to", "onnx", "--out", str(model / "weights.safetensors")], "is a file"),
