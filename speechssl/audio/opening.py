@@ -206,8 +206,9 @@ def _av_reader(source: Any, name: str, opened: ExitStack) -> AvReader:
 
 def _av_errors() -> tuple[type[Exception], ...]:
     """Return FFmpeg's errors, if it was asked for anything."""
-    av = sys.modules.get("av")
-    return () if av is None else (av.FFmpegError,)
+    # Another thread may be in the middle of importing it.
+    error = getattr(sys.modules.get("av"), "FFmpegError", None)
+    return () if error is None else (error,)
 
 
 def _check_descriptors(path: str) -> None:

@@ -630,8 +630,8 @@ def test_memory_does_not_grow_with_the_length_of_a_recording(tmp_path):
     """Only a few batches of samples are held, however long the file."""
     held: list[int] = []
     embedder = make_embedder(max_seconds=2.0, batch_seconds=4.0)
-    encode = embedder._encode
-    embedder._encode = lambda waves: held.append(sum(map(len, waves))) or encode(waves)  # type: ignore[method-assign]
+    encode = embedder.encode
+    embedder.encode = lambda waves: held.append(sum(map(len, waves))) or encode(waves)  # type: ignore[method-assign]
     embedder.embed(write(tmp_path / "long.flac", 60.0))
     assert max(held) <= 4 * RATE and sum(held) == 60 * RATE
 
