@@ -57,6 +57,15 @@ def tune_allocator() -> bool:
     return bool(mapped and trimmed)
 
 
+def best_device() -> str:
+    """Return what ``device: auto`` stands for: ``cuda``, ``mps`` (Apple's GPU) or ``cpu``."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
 def fast_precision(device: str = "cpu") -> Literal["float32", "bfloat16"]:
     """Return the faster precision of matrix products on a device: what ``precision: auto`` stands for.
 
@@ -65,10 +74,12 @@ def fast_precision(device: str = "cpu") -> Literal["float32", "bfloat16"]:
     long as in float32 on one core of a Zen 3.
 
     Args:
-        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``, where nobody has measured it: float32.
     """
     import torch
 
+    if device.startswith("mps"):
+        return "float32"
     if device.startswith("cuda"):
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     has_instructions = any(

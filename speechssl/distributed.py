@@ -68,7 +68,10 @@ def start(device: str = "auto") -> World:
 
 
 def _device(name: str) -> torch.device:
-    """Return the device of this process; raise UserError if it is not there."""
+    """Return the device of this process; raise UserError if it is not there.
+
+    ``auto`` never is Apple's GPU: it has no float64, in which some sums of training run.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":

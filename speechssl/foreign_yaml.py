@@ -20,8 +20,14 @@ _MOST_LEVELS = 30
 _MOST_EVENTS = 20_000  # 40,000 numbers took OmegaConf 11 s and 55 MB
 
 
-def read(path: str | Path) -> dict[str, Any]:
+def read(path: str | Path, *, keep_tags: bool = False) -> dict[str, Any]:
     """Return the mapping in a YAML file: strings, numbers, lists and mappings with string keys.
+
+    Args:
+        path: the file.
+        keep_tags: take tags that begin with one `!` (SpeechBrain's `!new:`, `!ref`) as data: a
+            tagged string becomes "!tag string", a tagged mapping has its tag under the key "!".
+            None of them does anything. Otherwise tags are refused.
 
     Raises:
         UserError: the file is not there, is not such a mapping, or holds an alias, a tag, a ``${``,
@@ -36,8 +42,8 @@ def read(path: str | Path) -> dict[str, Any]:
         if len(data) > _MOST_BYTES:
             raise UserError(f"{path}: is longer than {_MOST_BYTES} bytes; not read")
         text = data.decode("utf-8")
-        _check_events(path, text)
-        found = yaml.safe_load(text)
+        _check_events(path, text, keep_tags)
+        found = yaml.load(text, Loader=_TagLoader if keep_tags else yaml.SafeLoader)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
@@ -50,7 +56,23 @@ def read(path: str | Path) -> dict[str, Any]:
     return found
 
 
-def _check_events(path: Path, text: str) -> None:
+class _TagLoader(yaml.SafeLoader):
+    """Builds what SafeLoader builds, and keeps local tags (`!name`) as strings."""
+
+
+def _keep_tag(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
+    """Return a tagged node as data; see `read`."""
+    if isinstance(node, yaml.MappingNode):
+        return {"!": suffix, **loader.construct_mapping(node, deep=True)}
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    return f"!{suffix} {node.value}".strip()
+
+
+_TagLoader.add_multi_constructor("!", _keep_tag)
+
+
+def _check_events(path: Path, text: str, keep_tags: bool) -> None:
     """Refuse what could multiply, nest or build, before anything is constructed."""
     level = 0
     for count, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
@@ -58,7 +80,9 @@ def _check_events(path: Path, text: str) -> None:
             raise UserError(f"{path}: line {_line(event)}: over {_MOST_EVENTS} keys and values")
         if isinstance(event, yaml.AliasEvent):
             raise UserError(f"{path}: line {_line(event)}: an alias (*) is not allowed here")
-        if getattr(event, "tag", None):
+        tag = getattr(event, "tag", None)
+        is_local = isinstance(tag, str) and tag.startswith("!") and not tag.startswith("!!")
+        if tag and not (keep_tags and is_local):
             raise UserError(f"{path}: line {_line(event)}: a tag (!) is not allowed here")
         if isinstance(event, yaml.CollectionStartEvent):
             level += 1

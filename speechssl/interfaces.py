@@ -27,6 +27,8 @@ __all__ = [
     "Diagnostic",
     "Encoder",
     "Exporter",
+    "ForeignFormat",
+    "ForeignModel",
     "FrontEnd",
     "Method",
     "Output",
@@ -306,6 +308,43 @@ class Predictor(nn.Module):
     def rule(self) -> ParameterRule | None:
         """Return how the optimiser treats this predictor, where not like all else."""
         return None
+
+
+class ForeignModel(NamedTuple):
+    """A model that another program has saved, in terms of this package's parts.
+
+    Attributes:
+        features: section `features`: the front end's name and settings.
+        encoder: section `encoder`.
+        weights: state dict of that encoder.
+        weights_file: where they are from, for messages.
+        about: what is known of them.
+    """
+
+    features: dict[str, Any]
+    encoder: dict[str, Any]
+    weights: dict[str, Tensor]
+    weights_file: Path
+    about: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ForeignFormat:
+    """How another program saves its speaker encoders; a part of `foreign/` is such a record.
+
+    What it reads is somebody else's: nothing that is named in it is imported or run, weights are
+    read by `weights.read`, and text by `foreign_yaml` and `foreign_json`.
+
+    Attributes:
+        recognises: function of a path: True if the folder or file there looks like one of this
+            format. It opens no more than it needs.
+        read: function of such a path; raises UserError for what it cannot take.
+        patterns: names of the files that it needs, for downloads (`*.yaml`).
+    """
+
+    recognises: Callable[[Path], bool]
+    read: Callable[[Path], ForeignModel]
+    patterns: tuple[str, ...]
 
 
 @dataclass(frozen=True)

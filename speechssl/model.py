@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 import speechssl
-from speechssl import config, foreign_yaml, parts, weights
+from speechssl import config, foreign, foreign_yaml, parts, weights
 from speechssl.errors import UserError, writing
 from speechssl.features import with_default_name
 from speechssl.files import FORMAT, ModelFolder, atomic_write, model_folder
-from speechssl.interfaces import Encoder, FrontEnd
+from speechssl.interfaces import Encoder, ForeignModel, FrontEnd
 
 
 def read_saved_config(path: str | Path, allow_code: Collection[str] = ()) -> dict[str, Any]:
@@ -147,25 +147,31 @@ class Model(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path, *, allow_code: Collection[str] = ()) -> Model:
-        """Return the model in `folder`, a model folder (also one for the hub) or a run folder.
+        """Return the model in `folder`: a model folder, a run folder, or another program's model.
 
         The folder may be somebody else's: it names parts of this package only, and no memory is
         taken for an encoder before its sizes are found in the header of the weights.
 
         Args:
-            folder: a model or run folder.
+            folder: a model or run folder, a model of one of the formats in `foreign/`, or
+                `hub:owner/name`.
             allow_code: packages outside this one whose parts its configuration may name.
 
         Raises:
             UserError: there is no model, its weights do not fit its configuration, or it names code
                 that was not allowed.
         """
+        folder = foreign.locate(folder)
         files = model_folder(folder)
         existing = files.existing()
         if existing is None:
+            other = foreign.read(folder)
+            if other is not None:
+                return cls.from_foreign(other)
             raise UserError(
                 f"model: {files.path} holds no {files.config.name} and {files.weights.name}; give a"
-                " run folder of 'speechssl train' whose training has saved a model, or a model folder"
+                " run folder of 'speechssl train' whose training has saved a model, a model folder,"
+                " a model of another program ('speechssl list foreign'), or hub:owner/name"
             )
         config_file, weights_file = existing
         written = read_saved_config(config_file, allow_code)
@@ -181,6 +187,28 @@ class Model(nn.Module):
             raise
         except Exception as error:  # what Python and torch say of sizes that make no sense
             raise _no_fit(weights_file, config_file, error) from error
+        return model.eval()
+
+    @classmethod
+    def from_foreign(cls, other: ForeignModel) -> Model:
+        """Build the model that another program has saved (`foreign.read`).
+
+        Raises:
+            UserError: its weights do not fit its settings.
+        """
+        settings = {"features": other.features, "encoder": other.encoder}
+        held = {name: tuple(tensor.shape) for name, tensor in other.weights.items()}
+        try:
+            _check_sizes(settings, held, other.weights_file)
+            model = cls(other.features, other.encoder, other.about)
+            model.encoder.load_state_dict(other.weights)
+        except UserError:
+            raise
+        except Exception as error:  # what Python and torch say of sizes that make no sense
+            reason = _reason(error)
+            raise UserError(
+                f"model: {other.weights_file} does not fit its settings ({reason})"
+            ) from error
         return model.eval()
 
     @classmethod

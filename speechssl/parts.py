@@ -28,6 +28,7 @@ FOLDERS = {
     "corpora": "corpora that `speechssl prepare` reads",
     "features": "front ends: waveforms to frames of features",
     "encoders": "frames of features to one embedding an utterance",
+    "foreign": "models of other programs that can be read",
     "methods": "what an encoder is trained with",
     "predictors": "predictors of BYOL, SimSiam and their relatives",
     "clustering": "embeddings to pseudo-labels",

@@ -66,7 +66,34 @@ CAMPPLUS: dict[str, Any] = {
 XVECTOR: dict[str, Any] = {"name": "xvector", "channels": [16, 16, 16, 16, 24], "embedding_dim": 12}
 """A small x-vector encoder."""
 
-ENCODERS = {"ecapa": ECAPA, "resnet": RESNET, "campplus": CAMPPLUS, "xvector": XVECTOR}
+ERES2NETV2: dict[str, Any] = {
+    "name": "eres2netv2",
+    "width": 8,
+    "blocks": [1, 1, 1, 1],
+    "embedding_dim": 12,
+}
+"""A small ERes2NetV2."""
+
+REDIMNET: dict[str, Any] = {
+    "name": "redimnet",
+    "channels": 4,
+    "strides": [1, 2, 3],
+    "blocks": [1, 1, 1],
+    "expansions": [1, 2, 1],
+    "reductions": [0, 12, 8],
+    "block_2d": "basic_gated",
+    "embedding_dim": 12,
+}
+"""A small ReDimNet with every kind of layer but one."""
+
+ENCODERS = {
+    "ecapa": ECAPA,
+    "resnet": RESNET,
+    "campplus": CAMPPLUS,
+    "xvector": XVECTOR,
+    "eres2netv2": ERES2NETV2,
+    "redimnet": REDIMNET,
+}
 
 
 def noise(seconds: float, rate: int = RATE, seed: int = 0) -> NDArray[np.float32]:

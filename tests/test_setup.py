@@ -2,6 +2,7 @@
 extras.
 """
 
+import ast
 import re
 import subprocess
 import sys
@@ -100,6 +101,58 @@ def test_every_module_imports_without_the_extras() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 10
+
+
+IMPORTED_BY_OTHERS = {
+    "onnx": "torch.onnx, for the export",
+    "silero-vad": "found, not imported: its network is run by torch alone",
+    "tensorboard": "torch.utils.tensorboard",
+    "torchaudio": "speechbrain; its version must be torch's",
+}
+"""Dependencies that no line of the package imports, and who needs them."""
+
+MODULES = {
+    "faiss-cpu": "faiss", "pyyaml": "yaml", "scikit-learn": "sklearn", "silero-vad": "silero_vad",
+}  # fmt: skip
+"""What distributions are imported as, where that is another name."""
+
+NOT_DECLARED = {"pandas", "polars"}
+"""Imported only if a user asks for data frames by name, so they are there already."""
+
+
+def test_what_is_imported_is_declared_and_the_other_way_round() -> None:
+    imported = set()
+    for path in (ROOT / "speechssl").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported.add(node.module.partition(".")[0])
+    imported -= {"speechssl", *sys.stdlib_module_names, *NOT_DECLARED}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = list(project["dependencies"])
+    for extra, requirements in project["optional-dependencies"].items():
+        if extra not in ("dev", "all"):
+            wanted += requirements
+    declared = {normal(re.match(r"[\w.-]+", one).group()) for one in wanted}
+    modules = {MODULES.get(name, name.replace("-", "_")) for name in declared}
+    assert imported - modules == set(), "imported, and no dependency"
+    unused = {
+        name
+        for name in declared - IMPORTED_BY_OTHERS.keys()
+        if MODULES.get(name, name.replace("-", "_")) not in imported
+    }
+    assert unused == set(), "a dependency, and never imported"
+    assert IMPORTED_BY_OTHERS.keys() <= declared
+
+
+def test_all_is_all_the_extras() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    (everything,) = extras["all"]
+    named = set(everything.partition("[")[2].rstrip("]").split(","))
+    assert named == extras.keys() - {"all", "dev"}
 
 
 def test_every_folder_of_modules_is_a_package() -> None:

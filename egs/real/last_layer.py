@@ -8,7 +8,8 @@ becomes a model folder. Nothing else of the encoder changes.
 
 Each utterance is its own class, as in contrastive learning, but the optimum is known: linear
 discriminant analysis. With p the pooled statistics, standardised; W the covariance of differences of
-two augmented crops of an utterance, halved and shrunk; T the covariance of whole, clean utterances,
+two augmented crops that do not overlap (crops that do share their words, and W would miss those), halved
+and shrunk; T the covariance of whole, clean utterances,
 
     fc(p) = S U^T (p - mean),  W = L L^T,  L^-1 T L^-T = V diag(d) V^T,  U = L^-T V,  S = diag(d)^(-power / 2)
 
@@ -34,6 +35,7 @@ from speechssl.data.manifest import Utterance
 from speechssl.embed.embedder import Embedder
 from speechssl.embed.layers import POOLED
 from speechssl.embed.networks import load_model
+from speechssl.evaluation.verification.scoring import whitening
 from speechssl.model import Model
 from speechssl.train.data import read_utterances
 from speechssl.train.settings import TrainingConfig, resolve
@@ -52,13 +54,27 @@ def main() -> None:
     parser.add_argument("out")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--utterances", type=int, default=4000, help="fitted on (default: 4000)")
-    parser.add_argument("--seconds", type=float, default=2.5, help="of a crop (default: 2.5)")
+    parser.add_argument("--seconds", type=float, default=1.2, help="of a crop (default: 1.2)")
     parser.add_argument(
         "--max-seconds", type=float, default=8.0, help="of a clean one (default: 8)"
     )
-    parser.add_argument("--shrinkage", type=float, default=0.1, help="of W (default: 0.1)")
+    parser.add_argument("--shrinkage", type=float, default=0.3, help="of W (default: 0.3)")
     parser.add_argument("--power", type=float, default=0.5, help="(default: 0.5)")
-    args = parser.parse_args()
+    parser.add_argument(
+        "--early-only",
+        action="store_true",
+        help="of an encoder with early_statistics: use those alone, so that training finds the\n"
+        "deep ones at weight 0 and adds what they are worth",
+    )
+    parser.add_argument(
+        "--beside",
+        type=float,
+        default=0.0,
+        metavar="WEIGHT",
+        help="put the closed form of the early statistics, times WEIGHT, beside the embedding that\n"
+        "was trained, whitened, and keep the principal directions of both",
+    )
+    args = parser.parse_intermixed_args()
     torch.set_num_threads(1)
     config = resolve(args.config, args.overrides)
     model = load_model(args.model)
@@ -70,11 +86,22 @@ def main() -> None:
     deviation = clean.std(0) + 1e-6
     within = 0.5 * np.cov(((one - two) / deviation).T)
     total = np.cov(((clean - mean) / deviation).T)
-    weight = discriminant(within, total, model.dim, args.shrinkage, args.power)
+    early = 2 * model.encoder.mfa.conv.conv.out_channels
+    used = np.arange(early if args.early_only or args.beside else 0, len(mean))
+    chosen = np.ix_(used, used)
+    weight = np.zeros((model.dim, len(mean)))
+    weight[:, used] = discriminant(
+        within[chosen], total[chosen], model.dim, args.shrinkage, args.power
+    )
+    if args.beside:
+        standardised = (clean - mean) / deviation
+        trained = whitened(standardised, trained_map(model, deviation))
+        weight = beside(standardised, trained, weight, args.beside, model.dim)
     set_last_layer(model, mean, deviation, weight)
     model.about = dict(model.about) | {
         "last_layer": f"linear discriminant analysis on {len(rows)} utterances, shrinkage"
-        f" {args.shrinkage:g}, power {args.power:g}; no labels"
+        f" {args.shrinkage:g}, power {args.power:g}, beside the trained one: {args.beside:g};"
+        " no labels"
     }
     model.save(args.out)
 
@@ -87,12 +114,13 @@ def augmented(
     seconds: float,
 ) -> tuple[Matrix, Matrix, list[int]]:
     """Return pooled statistics (N, P) of two augmented crops of utterances, and their rows."""
-    long_enough = [row for row, one in enumerate(utterances) if one.seconds >= 0.6 * seconds]
+    long_enough = [row for row, one in enumerate(utterances) if one.seconds >= 2 * seconds]
     if not long_enough:
         long_enough = list(range(len(utterances)))
     batches = CropBatches(
         [utterances[row] for row in long_enough],
-        [CropSpec(2, seconds)],
+        [CropSpec(1, seconds, to="teacher"), CropSpec(1, seconds, to="student")],
+        disjoint=True,
         rate=embedder.sample_rate,
         batch_size=min(BATCH, len(long_enough)),
         seed=config.seed + 1,
@@ -106,7 +134,7 @@ def augmented(
     for step in range(-(-count // batches.batch_size)):
         batch = batches[step]
         one.append(embedder.encode_batch(batch.groups[0][0]).numpy())
-        two.append(embedder.encode_batch(batch.groups[0][1]).numpy())
+        two.append(embedder.encode_batch(batch.groups[1][0]).numpy())
         rows += [long_enough[row] for row in batch.indices.tolist()]
     return np.concatenate(one).astype(np.float64), np.concatenate(two).astype(np.float64), rows
 
@@ -139,6 +167,40 @@ def discriminant(within: Matrix, total: Matrix, dim: int, shrinkage: float, powe
     directions = directions[:, ::-1][:, :dim]
     weight: Matrix = ((half @ directions) * spread ** (-power / 2)).T
     return weight
+
+
+def trained_map(model: Model, deviation: Matrix) -> Matrix:
+    """Return the affine layers as they are, (dim, P), on standardised statistics, less the bias."""
+    norm = model.encoder.asp_bn.norm
+    gain = (norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach().double().numpy()
+    weight: Matrix = model.encoder.fc.conv.weight[:, :, 0].detach().double().numpy()
+    return weight * gain * deviation
+
+
+def whitened(standardised: Matrix, weight: Matrix) -> Matrix:
+    """Return a linear map (dim, P) followed by the whitening of its outputs for (N, P)."""
+    embeddings = (standardised @ weight.T).astype(np.float32)
+    return whitening(embeddings).T.astype(np.float64) @ weight
+
+
+def beside(standardised: Matrix, one: Matrix, two: Matrix, share: float, dim: int) -> Matrix:
+    """Return the principal directions (dim, P) of two maps beside each other.
+
+    Args:
+        standardised: (N, P) statistics.
+        one: (D, P); its outputs are scaled to a mean square length of 1.
+        two: (E, P); likewise, and times ``share``.
+        share: see ``two``.
+        dim: of the result; with D + E of them no cosine changes.
+    """
+    scaled = []
+    for weight, factor in ((one, 1.0), (two, share)):
+        squares = np.square(standardised @ weight.T).sum(axis=1)
+        scaled.append(weight * (factor / np.sqrt(squares.mean())))
+    joined = np.concatenate(scaled)
+    directions = np.linalg.eigh(np.cov((standardised @ joined.T).T))[1][:, ::-1]
+    rotated: Matrix = directions[:, :dim].T @ joined
+    return rotated
 
 
 def set_last_layer(model: Model, mean: Matrix, deviation: Matrix, weight: Matrix) -> None:

@@ -7,22 +7,23 @@
 # README.md that is there, with --publishable those whose licence lets weights be published; else DIR itself) are
 # trained on without labels; those of --eval that have a `trials` file are evaluated, with --telephone as telephones
 # would hand them on, too. DIR/noise and DIR/rir, where they exist, augment. --minutes chooses the numbers of steps by
-# timing a few, a quarter of the time for the warm-up; without it the configurations' counts. key=value goes to the
-# training after the warm-up. --at evaluates the model as it was after those steps, too (multiples of
+# timing a few, a quarter of the time for the warm-up; without it the configurations' counts. The default is
+# contrastive-small without a warm-up; the recipe of before is `--config dino-small --warm-up simclr-small`. key=value
+# goes to the training after the warm-up. --at evaluates the model as it was after those steps, too (multiples of
 # train.save_every). After training the last layer is fitted in closed form (last_layer.py), of the untrained
 # encoder as well; $exp/fitted is the model.
 # Stages: 1 prepare, 2 train, 3 fit, 4 embed, 5 evaluate, 6 report. A finished stage 2 is resumed, not repeated.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-data=${SPEECHSSL_DATA:-} minutes="" config=dino-small warm_up=simclr-small
+data=${SPEECHSSL_DATA:-} minutes="" config=contrastive-small warm_up=none
 exp=exp/real device=auto
 publishable="librispeech_train unlabelled speechocean_train emogator_train dspspeech_train small_train"
 train_sets="$publishable game_dialogue_train debian_voices_train indian_commands_train"
 eval_sets="librispeech_test arabic_commands ravdess speechocean_eval alphanumeric_eval emogator_eval"
 telephone=false noise="" rir="" at="" stage=1 stop_stage=6
 overrides=()
-usage() { sed -n '2,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2; }
+usage() { sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2; }
 while (($#)); do
     case $1 in
         --data) data=$2 && shift 2 ;;
@@ -96,11 +97,16 @@ elif wanted 2; then
 fi
 
 if wanted 3; then
-    for name in untrained model; do
-        fitted=fitted
-        [[ $name == model ]] || fitted=fitted-untrained
-        run 3 "$fitted" python egs/real/last_layer.py "$exp/dino/$name" "$exp/dino/config.yaml" "$exp/$fitted"
-    done
+    # Of an encoder with early statistics: those alone before training, beside the trained embedding after it.
+    early=() both=()
+    if grep -q 'early_statistics: true' "$exp/dino/config.yaml"; then
+        early=(--early-only) both=(--beside 1.4)
+    fi
+    fit_last_layer=(python egs/real/last_layer.py)
+    more=(data.min_seconds=0.5 augment.codec_prob=0.5)
+    run 3 fitted-untrained "${fit_last_layer[@]}" "$exp/dino/untrained" "$exp/dino/config.yaml" \
+        "$exp/fitted-untrained" "${early[@]}" "${more[@]}"
+    run 3 fitted "${fit_last_layer[@]}" "$exp/dino/model" "$exp/dino/config.yaml" "$exp/fitted" "${both[@]}" "${more[@]}"
 fi
 
 # The models to evaluate: MFCC statistics, the encoder before any training, after the warm-up, at the steps of --at,

@@ -18,6 +18,7 @@ import soundfile
 
 from speechssl.audio import members, pipes, remotes
 from speechssl.audio.kinds import LOOK, Kind, kind_of
+from speechssl.audio.memory import InMemory
 from speechssl.audio.mp3 import length_is_a_guess
 from speechssl.audio.readers import AvReader, Reader, SoundFileReader
 from speechssl.audio.regular import refuse_special_file
@@ -63,8 +64,8 @@ def open_audio(path: PathLike) -> Iterator[Reader]:
     """Open an audio file.
 
     Args:
-        path: a path, the address of a member of a tar archive (`speechssl.audio.members`), or a
-            `pipes.Pipe`, which is run.
+        path: a path, the address of a member of a tar archive (`speechssl.audio.members`), a
+            `memory.InMemory`, or a `pipes.Pipe`, which is run.
 
     Raises:
         UserError: there is no such file, it is not a regular file, not audio, damaged, or it is a
@@ -72,8 +73,11 @@ def open_audio(path: PathLike) -> Iterator[Reader]:
             `with` are turned into one, too.
     """
     name = os.fspath(path)
-    member = members.parse(name)
-    if member is not None:
+    member = None if isinstance(path, InMemory) else members.parse(name)
+    if isinstance(path, InMemory):
+        with _open_source(io.BytesIO(path.content), name) as reader:
+            yield reader
+    elif member is not None:
         with _open_member(member) as reader:
             yield reader
     elif isinstance(path, pipes.Pipe):
@@ -118,7 +122,7 @@ def _open_source(source: Any, name: str) -> Iterator[Reader]:
             _refuse_impossible_header(reader, source, name)
             yield reader
         except (*_SOUNDFILE_ERRORS, *_av_errors()) as error:
-            raise _error_about(name, error) from error
+            raise _error_about(name, error, is_path=isinstance(source, str)) from error
 
 
 def _refuse_impossible_header(reader: Reader, source: Any, name: str) -> None:
@@ -206,8 +210,9 @@ def _av_reader(source: Any, name: str, opened: ExitStack) -> AvReader:
 
 def _av_errors() -> tuple[type[Exception], ...]:
     """Return FFmpeg's errors, if it was asked for anything."""
-    # Another thread may be in the middle of importing it.
-    error = getattr(sys.modules.get("av"), "FFmpegError", None)
+    av = sys.modules.get("av")
+    # While another thread imports it, the module is there and its names are not.
+    error = getattr(av, "FFmpegError", None)
     return () if error is None else (error,)
 
 
@@ -220,13 +225,12 @@ def _check_descriptors(path: str) -> None:
         refuse_without_descriptors(error)
 
 
-def _error_about(name: str, error: Exception) -> UserError:
+def _error_about(name: str, error: Exception, *, is_path: bool) -> UserError:
     """Return the UserError, one line, for a file that could not be opened or decoded.
 
     Raises:
         MachineError: it is not the file's fault.
     """
-    is_path = not name.endswith("|") and members.parse(name) is None
     if is_path:
         if not os.path.exists(name):
             return UserError(f"{name}: no such file; check the path")

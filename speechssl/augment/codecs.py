@@ -1,8 +1,8 @@
 """Real speech coders: encode and decode crops, as telephones, calls and files do.
 
 libsndfile (soundfile) brings GSM 06.10, G.721, Opus and MP3, and FFmpeg (PyAV, the extra ``av``) brings
-AMR. They run on the CPU, crop by crop: milliseconds for 3 s of speech on a busy core of 2026 are GSM 8,
-G.721 28, MP3 20, AMR 60, Opus 70 to 150.
+AMR. They run on the CPU, crop by crop, and cost more than everything else that happens to a crop
+(`python -m egs.bench.codecs`; figures in the folder's README).
 """
 
 from __future__ import annotations

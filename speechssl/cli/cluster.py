@@ -1,6 +1,7 @@
 """Cluster embeddings into pseudo-labels; no label is read.
 
-Writes utt2cluster (lines `utterance cluster`), clusters.json (settings and figures) and sizes.png.
+Writes utt2cluster (lines `utterance cluster`), clusters.json (settings and figures), sizes.png, and
+examples.tsv: the most central utterances of each cluster, to listen to.
 """
 
 from __future__ import annotations
@@ -27,8 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             " sklearn.cluster:Birch (default: kmeans)"
         ),
     )
-    flags.add_out(parser, "folder for utt2cluster, clusters.json and sizes.png", required=True)
+    flags.add_out(
+        parser, "folder for utt2cluster, clusters.json, examples.tsv and sizes.png", required=True
+    )
     _add_filters(parser)
+    parser.add_argument(
+        "--examples",
+        type=flags.whole_number,
+        default=5,
+        metavar="N",
+        help="most central utterances of each cluster in examples.tsv; 0: no such file (default: 5)",
+    )
     parser.add_argument(
         "--reference",
         type=Path,
@@ -77,6 +87,7 @@ def run(args: argparse.Namespace) -> None:
     from speechssl import config
     from speechssl.data.kaldi import read_values
     from speechssl.evaluation import clusters
+    from speechssl.files import write_text
     from speechssl.report.plots import size_plot
 
     section = {"name": args.name, **config.read("", args.overrides)}
@@ -90,11 +101,22 @@ def run(args: argparse.Namespace) -> None:
         "max_cluster_size": args.max_cluster_size,
         "keep_fraction": args.keep_fraction,
     }
+    tables = []
+
+    def keep_examples(ids: list[str], rows: clusters.Rows, labels: clusters.Labels) -> None:
+        tables.append(clusters.examples(ids, rows, labels, args.examples))
+
     with flags.writing_alone(args.out):
         ids, labels, figures = clusters.cluster(
-            args.embeddings, clusterer, reference=reference, **filters
+            args.embeddings,
+            clusterer,
+            reference=reference,
+            on_rows=keep_examples if args.examples else None,
+            **filters,
         )
         clusters.write(args.out, ids, labels, {"clusterer": settings, **figures})
+        for table in tables:
+            write_text(args.out / "examples.tsv", table)
         size_plot(labels[labels >= 0], args.out / "sizes.png")
     _print_figures(figures)
 

@@ -46,6 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--name", metavar="TEXT", help="which model this is, for results.json (default: MODEL)"
     )
     flags.add_out(parser, "folder for results.json, the predictions and confusion.png")
+    parser.add_argument(
+        "--save",
+        type=Path,
+        metavar="DIR",
+        help="folder for a classifier, trained on all labels (but those of --test-folds), for"
+        " `speechssl predict`",
+    )
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
@@ -96,8 +103,16 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Fine-tune; a line per fold on standard error, the table on standard output."""
-    with flags.writing_alone(args.out):
+    with flags.writing_alone(args.out), flags.writing_alone(_other_folder(args)):
         _finetune(args)
+
+
+def _other_folder(args: argparse.Namespace) -> Path | None:
+    """Return the folder of ``--save`` unless it is that of ``--out``, which is held already."""
+    if args.save and args.out and args.save.resolve() == args.out.resolve():
+        return None
+    save: Path | None = args.save
+    return save
 
 
 def _finetune(args: argparse.Namespace) -> None:
@@ -127,6 +142,7 @@ def _finetune(args: argparse.Namespace) -> None:
         replicates=args.replicates,
         say=lambda line: print(line, file=sys.stderr, flush=True),
         name=args.name or str(args.model),
+        save=args.save,
     )
     votes = None
     if args.subjects:

@@ -8,7 +8,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from speechssl.speakers.calibration import Calibration
 
 
 def whole_number(word: str) -> int:
@@ -43,6 +48,14 @@ def share(word: str) -> float:
     return number
 
 
+def probability(word: str) -> float:
+    """Return a number above 0 and below 1."""
+    number = float(word)
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"must be above 0 and below 1, not {word}")
+    return number
+
+
 def folds(word: str) -> int | Path:
     """Return a number of folds, or the file that says which fold each utterance is in."""
     return int(word) if word.isdigit() else Path(word)
@@ -51,6 +64,66 @@ def folds(word: str) -> int | Path:
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the positional ``MODEL``."""
     parser.add_argument("model", type=Path, metavar="MODEL", help="a model folder or a run folder")
+
+
+def add_model_or_name(parser: argparse.ArgumentParser) -> None:
+    """Add the positional ``MODEL`` where ``mfcc`` may stand for it."""
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a model folder or a run folder, or mfcc (statistics of MFCCs, no model)",
+    )
+
+
+def add_calibration(parser: argparse.ArgumentParser) -> None:
+    """Add ``--calibration`` and ``--trials``, for `read_calibration`."""
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="calibration.json, or a file of lines `enrol test score` with --trials (default: the"
+        " one stored with the model)",
+    )
+    parser.add_argument(
+        "--trials",
+        type=Path,
+        metavar="TRIALS",
+        help="answers to the scores of --calibration: `enrol test target|nontarget`",
+    )
+
+
+def add_prior(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add ``--prior``; `what` is its help."""
+    parser.add_argument(
+        "--prior", type=probability, default=0.5, metavar="P", help=f"{what} (default: 0.5)"
+    )
+
+
+def read_calibration(args: argparse.Namespace, about: Mapping[str, Any]) -> Calibration | None:
+    """Return the calibration of ``--calibration``, or else that of the model, or None.
+
+    Args:
+        args: with ``model`` and what `add_calibration` adds.
+        about: what the model says of itself.
+
+    Raises:
+        UserError: a file that cannot be read, or flags that do not go together.
+    """
+    from speechssl.errors import UserError
+    from speechssl.speakers import calibration
+
+    if args.trials is not None and args.calibration is None:
+        raise UserError("--trials are the answers to the scores of --calibration; give both")
+    if args.calibration is None:
+        return calibration.of_model(args.model, about)
+    if args.trials is not None:
+        return calibration.from_scores(args.calibration, args.trials)
+    if args.calibration.suffix != ".json":
+        raise UserError(
+            f"--calibration {args.calibration}: scores need their answers; give --trials, too (or a"
+            " calibration.json)"
+        )
+    return calibration.read(args.calibration)
 
 
 def add_allow_code(parser: argparse.ArgumentParser) -> None:

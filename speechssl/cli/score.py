@@ -90,6 +90,7 @@ def _search_lines(args: argparse.Namespace) -> Iterator[str]:
         ("--as-norm", args.as_norm),
         ("--plda", args.plda),
         ("--calibrate", args.calibrate),
+        ("--enrol", args.enrol),
     ):
         if value:
             raise UserError(f"score: {flag} needs --trials; leave it out")

@@ -59,6 +59,12 @@ def add_scoring(parser: argparse.ArgumentParser) -> None:
     _add_plda(parser)
     _add_calibration(parser)
     parser.add_argument(
+        "--enrol",
+        type=Path,
+        metavar="SPK2UTT",
+        help="lines `model utterance ...`: trials name models, each the mean of its utterances",
+    )
+    parser.add_argument(
         "--keep-going",
         action="store_true",
         help="leave out trials that name an id without an embedding, and count them",
@@ -122,6 +128,7 @@ def scoring_settings(args: argparse.Namespace) -> VerificationSettings:
         UserError: flags that do not go together, or a file that cannot be read.
     """
     from speechssl.data.kaldi import are_clusters, read_mapping
+    from speechssl.data.trials import read_enrolment
     from speechssl.evaluation.verification.settings import VerificationSettings
 
     if (args.plda is None) != (args.plda_classes is None):
@@ -142,6 +149,7 @@ def scoring_settings(args: argparse.Namespace) -> VerificationSettings:
         plda_dim=args.plda_dim,
         plda_pca=args.plda_pca,
         plda_shrinkage=args.plda_shrinkage,
+        enrol=read_enrolment(args.enrol) if args.enrol else None,
         calibration=_calibration(args),
         keep_going=args.keep_going,
         labels_used=labels_used,

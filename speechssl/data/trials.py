@@ -1,4 +1,4 @@
-"""Verification trials: pairs of utterances, and whether the same speaker says both.
+"""Verification trials: pairs of utterances or enrolled models, and whether one speaker says both.
 
 Two formats are read: Kaldi's `enrol test target|nontarget` and VoxCeleb's `1|0 enrol test`.
 """
@@ -109,6 +109,30 @@ def _rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield number, line.split()
+
+
+def read_enrolment(path: str | os.PathLike[str]) -> dict[str, list[str]]:
+    """Read Kaldi's spk2utt: lines `model utterance utterance ...`, what each model is enrolled from.
+
+    A model of several lines has the utterances of all of them.
+
+    Raises:
+        UserError: the file cannot be read or is empty, or a line (named) has no utterance.
+    """
+    models: dict[str, list[str]] = {}
+    for number, row in _rows(path):
+        if len(row) < 2:
+            raise UserError(
+                f"{path}:{number}: model {row[0][:80]!r} has no utterance; write `model utterance"
+                " ...`"
+            )
+        if max(map(len, row)) > MAX_ID:
+            raise UserError(f"{path}:{number}: an id has over {MAX_ID} characters; shorten it")
+        known = models.setdefault(row[0], [])
+        known += [name for name in row[1:] if name not in known]
+    if not models:
+        raise UserError(f"{path}: is empty; give lines `model utterance utterance ...`")
+    return models
 
 
 def write_trials(

@@ -10,30 +10,33 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from speechssl.compat import best_device
 from speechssl.embed.batches import Samples
 from speechssl.errors import UserError
 
-MAX_CHANNELS = 64
-"""An array with more columns than this, and more than rows, is taken for (channels, T)."""
 
-
-def find_device(name: str) -> torch.device:
-    """Return the device of that name; ``auto`` is a GPU where there is one, else the CPU.
+def find_device(name: str | torch.device) -> torch.device:
+    """Return the device of that name; ``auto`` is a GPU (CUDA, Apple's) if any, else the CPU.
 
     Raises:
         UserError: there is no such device here.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = best_device()
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"embed: device {name!r} cannot be used ({reason}); use --device cpu"
+            f"embed: device {str(name)!r} cannot be used ({reason}); use --device cpu"
         ) from error
     return device
+
+
+def may_lack_operators(device: torch.device) -> bool:
+    """True for Apple's GPU, which has no float64 and not every operator of torch."""
+    return device.type == "mps"
 
 
 def in_samples(lengths: Tensor, waves: Tensor) -> Tensor:
@@ -141,11 +144,6 @@ def _check_array(array: npt.NDArray[Any], name: str) -> None:
     if array.ndim not in (1, 2) or not array.size:
         raise UserError(
             f"{name}: samples of shape {array.shape}; give (T,) or (T, channels), not empty"
-        )
-    if array.ndim == 2 and array.shape[1] > max(MAX_CHANNELS, array.shape[0]):
-        raise UserError(
-            f"{name}: samples of shape {array.shape} look like (channels, T); transpose them to (T,"
-            " channels)"
         )
 
 

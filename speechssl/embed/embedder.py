@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -25,8 +25,10 @@ from speechssl.audio.streaming import blocks
 from speechssl.compat import choose_precision
 from speechssl.data.manifest import Utterance
 from speechssl.embed import batches as batching
-from speechssl.embed.arrays import cut_out, find_device, in_samples, mono_wave
+from speechssl.embed.arrays import cut_out, find_device, in_samples, may_lack_operators, mono_wave
 from speechssl.embed.batches import MIN_SECONDS, Failure, Piece, Samples
+from speechssl.embed.estimator import Estimator, Matrix
+from speechssl.embed.inputs import Source, resolve, several
 from speechssl.embed.layers import EMBEDDING, encode_layer
 from speechssl.embed.networks import load_model
 from speechssl.embed.windows import LiveWindows, Windows, joined
@@ -35,13 +37,11 @@ from speechssl.model import Model
 from speechssl.nn.int8 import check_int8, with_int8_products
 
 Precision = Literal["auto", "float32", "bfloat16", "int8"]
-Matrix = npt.NDArray[np.float32]
-Source = str | os.PathLike[str] | npt.ArrayLike
 
 
 def load(
     folder: str | Path,
-    device: str = "cpu",
+    device: str | torch.device = "auto",
     precision: Precision = "float32",
     *,
     allow_code: Collection[str] = (),
@@ -51,7 +51,7 @@ def load(
     Args:
         folder: a model folder or a run of `speechssl train`; ``mfcc`` stands for MFCC
             statistics (`speechssl.embed.mfcc`), the baseline without weights.
-        device: "cpu", "cuda", "cuda:1" ...
+        device: "cpu", "cuda", "cuda:1", "mps" ..., or "auto": a GPU where there is one.
         precision: of the encoder.
         allow_code: packages outside this one whose parts the folder may name.
 
@@ -62,13 +62,13 @@ def load(
     return Embedder.from_pretrained(folder, device, precision, allow_code=allow_code)
 
 
-class Embedder:
+class Embedder(Estimator):
     """A trained model that turns recordings into embeddings; a scikit-learn transformer.
 
     Args:
         model: waveforms to embeddings; it is moved to `device` and put into evaluation
             mode.
-        device: "cpu", "cuda", "cuda:1" ..., or "auto": a GPU where there is one.
+        device: "cpu", "cuda", "cuda:1", "mps" ..., or "auto": a GPU where there is one.
         precision: of the encoder; "auto" takes the faster one of this hardware;
             "bfloat16" is good to about 2 digits; "int8" (a CPU with VNNI or AMX) has the
             large products in 8 bits and the rest as with "auto". Features are float32
@@ -87,7 +87,7 @@ class Embedder:
     def __init__(
         self,
         model: Model,
-        device: str = "cpu",
+        device: str | torch.device = "auto",
         precision: Precision = "float32",
         *,
         batch_seconds: float = 60.0,
@@ -105,15 +105,15 @@ class Embedder:
                 f" readers={readers}: need more than 0, at least 1 and at least 1"
             )
         self.device = find_device(device)
-        self.precision: Literal["float32", "bfloat16", "int8"]
+        self.precision: Precision = precision
+        self.used_precision: Literal["float32", "bfloat16", "int8"] = "int8"
         rest: Literal["auto", "float32", "bfloat16"]  # of all but the products in 8 bits
         if precision == "int8":
             check_int8(self.device)
-            self.precision = "int8"
             rest = "auto"
         else:
             rest = precision
-            self.precision = choose_precision(precision, str(self.device))
+            self.used_precision = choose_precision(precision, str(self.device))
         self._uses_bfloat16 = choose_precision(rest, str(self.device)) == "bfloat16"
         self.batch_seconds = batch_seconds
         self.max_seconds = max_seconds
@@ -121,18 +121,29 @@ class Embedder:
         self.layer = layer
         self.model = model.to(self.device).eval()
         self._encoder = self.model.encoder
-        if self.precision == "int8":
+        if device == "auto" and may_lack_operators(self.device) and not self._can_encode():
+            self.device = torch.device("cpu")
+            self.model.to(self.device)
+        if precision == "int8":
             self._encoder = with_int8_products(self.model.encoder)
         self._dim = model.dim
         if layer != EMBEDDING:
             quarter_second = torch.zeros(1, self.sample_rate // 4)
             self._dim = self.encode_batch(quarter_second).shape[1]
 
+    def _can_encode(self) -> bool:
+        """True if the device has every operator of the model; a quarter of a second tells."""
+        try:
+            self.encode_batch(torch.zeros(1, self.sample_rate // 4))
+        except (RuntimeError, TypeError):  # not implemented, or not in float64
+            return False
+        return True
+
     @classmethod
     def from_pretrained(
         cls,
         folder: str | Path,
-        device: str = "cpu",
+        device: str | torch.device = "auto",
         precision: Precision = "float32",
         *,
         network: str | None = None,
@@ -155,11 +166,23 @@ class Embedder:
                 network.
         """
         model = load_model(folder, network, allow_code=allow_code)
-        return cls(model, device, precision, **settings)
+        embedder = cls(model, device, precision, **settings)
+        embedder.name = str(folder)
+        return embedder
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model (config.yaml, weights.safetensors) into `folder`, for `from_pretrained`."""
         self.model.save(folder)
+
+    def __repr__(self) -> str:
+        encoder = self.model.settings["encoder"]["name"]
+        count = sum(parameter.numel() for parameter in self.model.parameters())
+        name = f"{self.name}: " if self.name else ""
+        layer = "" if self.layer == EMBEDDING else f", layer {self.layer}"
+        return (
+            f"Embedder({name}{encoder}, {self.dim} dimensions{layer}, {self.sample_rate} Hz,"
+            f" {count:,} weights, on {self.device} in {self.used_precision})"
+        )
 
     @property
     def dim(self) -> int:
@@ -186,26 +209,41 @@ class Embedder:
         channel: int | None = None,
         rate: int | None = None,
     ) -> Matrix:
-        """Return one embedding (D,) float32.
+        """Return the embedding (D,) float32 of a recording, or those (N, D) of a list.
 
         Args:
-            source: path of an audio file, or samples: (T,), or (T, channels) as
-                soundfile gives them (mixed down). Integers are scaled to -1..1.
-            sample_rate: of the samples, Hz; needed with an array, ignored with a file.
+            source: path of an audio file, its bytes, a binary file object; samples (T,),
+                (T, channels) or (channels, T), mixed down, integers scaled to -1..1; a
+                dictionary of pyannote or datasets (`speechssl.embed.inputs`); or a list
+                of these.
+            sample_rate: of the samples, Hz; needed with an array, ignored where the
+                source has its own.
             start: where to begin, seconds.
             stop: where to end, seconds; None: at the end.
             channel: which channel, from 1 as in RTTM and sox; None: the mean of all.
             rate: the earlier name of `sample_rate`.
 
         Raises:
-            UserError: the file cannot be read, or the samples are empty, silent, not
-                finite, or without a sampling rate; there is no such span or channel.
+            UserError: a file cannot be read (`embed_files` leaves it out), or samples are
+                empty, silent, not finite, or without a sampling rate; there is no such
+                span or channel.
         """
         if sample_rate is None:
             sample_rate = rate
         span = Utterance("0", "", start, stop, channel=channel)
+        many = several(source)
+        if many is not None:
+            return self._embed_each(many, sample_rate, span)
         vector: Matrix = self._embed_each([source], sample_rate, span)[0]
         return vector
+
+    def embed_each(self, sources: Iterable[Source]) -> Matrix:
+        """Return embeddings (N, D) of recordings; an array is at the model's sampling rate.
+
+        Raises:
+            UserError: the first one that cannot be embedded.
+        """
+        return self._embed_each(list(sources), self.sample_rate)
 
     def windows(
         self,
@@ -237,10 +275,14 @@ class Embedder:
             UserError: as `embed`, and a window or hop that cannot be.
         """
         live = LiveWindows(self, self.sample_rate, window=window, hop=hop, start=start)
-        if isinstance(source, str | os.PathLike):
-            wave_blocks = blocks(source, self.sample_rate, start, stop, channel)
+        found_at = resolve(source, sample_rate, "array")
+        channel = found_at.channel if channel is None else channel
+        if found_at.samples is None:
+            wave_blocks = blocks(found_at.file, self.sample_rate, start, stop, channel)
         else:
-            wave = mono_wave(source, sample_rate, self.sample_rate, "array", channel)
+            wave = mono_wave(
+                found_at.samples, found_at.sample_rate, self.sample_rate, "array", channel
+            )
             wave_blocks = iter([cut_out(wave, self.sample_rate, start, stop, "array")])
         found = [live.feed(block) for block in wave_blocks]
         return joined([*found, live.finish()])
@@ -339,45 +381,6 @@ class Embedder:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self._uses_bfloat16):
                 return encode_layer(self._encoder, features, frames, self.layer)
 
-    def fit(self, X: Any = None, y: Any = None) -> Embedder:
-        """Return the embedder; it is trained already."""
-        return self
-
-    def transform(self, X: Sequence[Source]) -> Matrix:
-        """Return embeddings (N, D) float32 of paths, or of arrays (T,) at `sample_rate` Hz.
-
-        Raises:
-            UserError: the first one that cannot be embedded.
-        """
-        return self._embed_each(X, self.sample_rate)
-
-    def fit_transform(self, X: Sequence[Source], y: Any = None) -> Matrix:
-        """Return `transform(X)`."""
-        return self.transform(X)
-
-    def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[np.object_]:
-        """Return names (D,) of the columns of `transform`."""
-        return np.array([f"embedding{index}" for index in range(self.dim)], dtype=object)
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return {}: there are no parameters to search over."""
-        return {}
-
-    def set_params(self, **params: Any) -> Embedder:
-        """Return the embedder.
-
-        Raises:
-            UserError: a parameter is given; there is none to set.
-        """
-        if params:
-            raise UserError(
-                f"Embedder has no parameter {next(iter(params))!r} to set; make another Embedder"
-            )
-        return self
-
-    def __sklearn_clone__(self) -> Embedder:
-        return self
-
     def _embed_each(
         self,
         sources: Sequence[Source],
@@ -394,12 +397,14 @@ class Embedder:
         utterances = []
         waves: dict[int, Samples] = {}
         for index, source in enumerate(sources):
-            if isinstance(source, str | os.PathLike):
-                place = os.fspath(source)
-                utterances.append(replace(span, id=str(index), path=place, seconds=_length(span)))
+            name = f"recording {index}"
+            found = resolve(source, sample_rate, name)
+            channel = found.channel if span.channel is None else span.channel
+            if found.samples is None:
+                part = replace(span, id=str(index), path=found.file, channel=channel)
+                utterances.append(replace(part, seconds=_length(span)))
                 continue
-            name = f"array {index}"
-            wave = mono_wave(source, sample_rate, self.sample_rate, name, span.channel)
+            wave = mono_wave(found.samples, found.sample_rate, self.sample_rate, name, channel)
             waves[index] = cut_out(wave, self.sample_rate, start, stop, name)
             seconds = len(waves[index]) / self.sample_rate
             utterances.append(Utterance(str(index), name, seconds=seconds))

@@ -378,7 +378,7 @@ def _fingerprint(embedder: Embedder, how: EmbedSettings) -> str:
     kernel = choose_kernel() if embedder.device.type == "cpu" else None
     settings = [
         embedder.model.settings,
-        embedder.precision,
+        embedder.used_precision,
         kernel,
         embedder.max_seconds,
         embedder.layer,

@@ -48,6 +48,8 @@ class CAMPPlus(Encoder):
         growth_rate: channels that each dense layer adds.
         bottleneck: channels inside a dense layer, in units of `growth_rate`.
         embedding_dim: D (3D-Speaker: 192 or 512).
+        added_variance: added to the pooled variances before the root (3D-Speaker: 0; wespeaker:
+            1e-7).
 
     Raises:
         UserError: the sizes do not fit together.
@@ -63,6 +65,7 @@ class CAMPPlus(Encoder):
         growth_rate: int = 32,
         bottleneck: int = 4,
         embedding_dim: int = 192,
+        added_variance: float = 0.0,
     ) -> None:
         super().__init__()
         if input_dim % 8:
@@ -72,6 +75,7 @@ class CAMPPlus(Encoder):
                 f"campplus: layers {layers}; give three numbers between 1 and {MAX_LAYERS}"
             )
         self.embedding_dim = embedding_dim
+        self.added_variance = added_variance
         self.head = Head(head_channels)
         # The names of the released weights: everything after the head is called `xvector`.
         self.xvector = nn.ModuleDict()
@@ -116,7 +120,8 @@ class CAMPPlus(Encoder):
             x = self.xvector[f"block{number}"](x, frames)
             x = self.xvector[f"transit{number}"](x, frames)
         x = self.xvector["out_nonlinear"](x, frames)
-        embeddings: Tensor = self.xvector["dense"](unbiased_statistics(x, frames))
+        pooled = unbiased_statistics(x, frames, added_variance=self.added_variance)
+        embeddings: Tensor = self.xvector["dense"](pooled)
         return embeddings
 
 

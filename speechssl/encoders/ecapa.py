@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from speechssl.errors import UserError
 from speechssl.interfaces import Encoder, Stage
-from speechssl.nn.batch_norm import BatchNorm
+from speechssl.nn.batch_norm import BatchNorm, NoNorm
 from speechssl.nn.convolution import TDNN, Convolution
 from speechssl.nn.frames import Frames
-from speechssl.nn.pooling import AttentiveStatistics, statistics
+from speechssl.nn.pooling import AttentiveStatistics, TanhAttention, statistics
 from speechssl.nn.recording import is_traced
 
 __all__ = ["ECAPA", "PART"]
@@ -50,7 +50,11 @@ class ECAPA(Encoder):
         attention_channels: bottleneck of attention.
         global_context: let attention see the utterance's mean and deviation.
         mfa_channels: channels of the aggregation; none: 3 x `width`.
-        pooling: mean and deviation under channel-wise attention, or plain.
+        mfa_norm: BatchNorm after the aggregation (wespeaker has none).
+        pooling: mean and deviation under channel-wise attention, under wespeaker's attention
+            (`nn.pooling.TanhAttention`), or plain.
+        padding: what convolutions see beyond both ends of an utterance: its own frames
+            reflected, or zeros (wespeaker).
         embedding_norm: BatchNorm after the linear layer, as in wespeaker's DINO recipe
             (not in the paper, nor in SpeechBrain).
         early_statistics: pool the features and the output of the first block as well (plain mean
@@ -82,7 +86,9 @@ class ECAPA(Encoder):
         attention_channels: int = 128,
         global_context: bool = True,
         mfa_channels: int | None = None,
-        pooling: Literal["attentive", "statistics"] = "attentive",
+        mfa_norm: bool = True,
+        pooling: Literal["attentive", "tanh", "statistics"] = "attentive",
+        padding: Literal["reflect", "zeros"] = "reflect",
         embedding_norm: bool = False,
         early_statistics: bool = False,
     ) -> None:
@@ -98,7 +104,11 @@ class ECAPA(Encoder):
             self.blocks.append(SERes2Net(width, scale, se_channels, size, dilation))
         aggregated = width * (len(self.blocks) - 1)
         self.mfa = TDNN(aggregated, mfa_channels, kernel_sizes[-1], dilations[-1])
-        self.asp: AttentiveStatistics | None = None
+        if not mfa_norm:
+            self.mfa.norm = NoNorm()
+        self.asp: AttentiveStatistics | TanhAttention | None = None
+        if pooling == "tanh":
+            self.asp = TanhAttention(mfa_channels, attention_channels, global_context)
         if pooling == "attentive":
             self.asp = AttentiveStatistics(mfa_channels, attention_channels, global_context)
         pooled_dim = 2 * mfa_channels
@@ -110,6 +120,9 @@ class ECAPA(Encoder):
         self.fc_bn: nn.BatchNorm1d | None = None
         if embedding_norm:
             self.fc_bn = nn.BatchNorm1d(embedding_dim)
+        for module in self.modules():
+            if isinstance(module, Convolution):
+                module.padding = padding
 
     def frame_layers(self) -> dict[str, nn.Module]:
         """Return the blocks and the aggregation; each gives (B, F, C)."""

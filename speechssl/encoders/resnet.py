@@ -24,7 +24,7 @@ from speechssl.errors import UserError
 from speechssl.interfaces import Encoder, Stage
 from speechssl.nn.batch_norm import normalise
 from speechssl.nn.frames import Frames, accumulation_dtype
-from speechssl.nn.pooling import statistics
+from speechssl.nn.pooling import statistics, unbiased_statistics
 from speechssl.nn.products import linear
 
 __all__ = ["PART", "ResNet"]
@@ -47,11 +47,15 @@ class ResNet(Encoder):
         blocks: blocks in each of the four stages ([3, 4, 6, 3] is ResNet34).
         channels: channels of each stage; none: `width` x (1, 2, 4, 8).
         embedding_dim: D.
-        block_type: pre-activated blocks of three convolutions, or basic ones of two.
+        block_type: pre-activated blocks of three convolutions, basic ones of two, or bottlenecks of
+            three whose output has four times the channels (ResNet50 and deeper).
         se_stages: how many stages, from the first on, have squeeze and excitation
             (SpeechBrain: 2).
         attention_channels: bottleneck of attention.
-        pooling: mean and deviation under attention, or plain.
+        pooling: mean and deviation under attention, plain, or plain with the unbiased deviation
+            (wespeaker's TSTP).
+        added_variance: added to the unbiased variance before the root (wespeaker: 1e-7,
+            3D-Speaker: 1e-8).
         pooled_norm: BatchNorm on the pooled statistics, before the linear layer.
         embedding_norm: BatchNorm after the linear layer. Without it the embedding is the
             linear layer's output, as Cho et al. 2022 extract it; their BatchNorm is then
@@ -76,10 +80,11 @@ class ResNet(Encoder):
         blocks: list[int] = [3, 4, 6, 3],  # noqa: B006 (read only)
         channels: list[int] | None = None,
         embedding_dim: int = 256,
-        block_type: Literal["preactivated", "basic"] = "preactivated",
+        block_type: Literal["preactivated", "basic", "bottleneck"] = "preactivated",
         se_stages: int = 2,
         attention_channels: int = 128,
-        pooling: Literal["attentive", "statistics"] = "attentive",
+        pooling: Literal["attentive", "statistics", "unbiased"] = "attentive",
+        added_variance: float = 1e-7,
         pooled_norm: bool = True,
         embedding_norm: bool = True,
     ) -> None:
@@ -94,13 +99,16 @@ class ResNet(Encoder):
         if min(blocks) < 1 or max(blocks) > MAX_BLOCKS:
             raise UserError(f"resnet: blocks {blocks} must be between 1 and {MAX_BLOCKS}")
         self.embedding_dim = embedding_dim
-        self.channels = list(channels)
+        expansion = _EXPANSIONS[block_type]
+        self.channels = [expansion * width for width in channels]
+        self.pooling = pooling
+        self.added_variance = added_variance
         self.conv1 = nn.Conv2d(1, channels[0], 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels[0])
         stages = _stages(block_type, blocks, channels, se_stages)
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         frequencies = -(-input_dim // _TOTAL_STRIDE)  # rounded up
-        pooled_channels = channels[-1] * frequencies
+        pooled_channels = self.channels[-1] * frequencies
         self.norm_stats: nn.Module = nn.Identity()
         if pooled_norm:
             self.norm_stats = nn.BatchNorm1d(2 * pooled_channels)
@@ -167,7 +175,9 @@ class ResNet(Encoder):
     def _embed(self, maps: Tensor, frames: Frames) -> Tensor:
         # channels before frequencies, as the weights have them
         x = maps.transpose(2, 3).flatten(2)
-        if self.attention is None:
+        if self.pooling == "unbiased":
+            pooled = unbiased_statistics(x, frames, added_variance=self.added_variance)
+        elif self.attention is None:
             pooled = statistics(x, frames, min_variance=_MIN_VARIANCE)
         else:
             pooled = self.attention(x, frames)
@@ -203,7 +213,8 @@ def _stages(
         channels: (4,) channels of each stage; the first one's are those of the input.
         se_stages: how many stages, from the first on, have squeeze and excitation.
     """
-    kind = PreactivatedBlock if block_type == "preactivated" else BasicBlock
+    kind = _BLOCKS[block_type]
+    expansion = _EXPANSIONS[block_type]
     stages = []
     in_channels = channels[0]
     for index, out_channels in enumerate(channels):
@@ -211,9 +222,9 @@ def _stages(
         stage = nn.ModuleList()
         stage.append(kind(in_channels, out_channels, _STRIDES[index], has_gates))
         for _ in range(blocks[index] - 1):
-            stage.append(kind(out_channels, out_channels, 1, has_gates))
+            stage.append(kind(expansion * out_channels, out_channels, 1, has_gates))
         stages.append(stage)
-        in_channels = out_channels
+        in_channels = expansion * out_channels
     return stages
 
 
@@ -275,6 +286,45 @@ class BasicBlock(nn.Module):
         y = _convolve(self.conv2, y)
         y = normalise(self.bn2, y, frames.mask)
         return torch.relu(_add_input(x, y, frames, self.downsample, self.se)), frames
+
+
+class BottleneckBlock(nn.Module):
+    """Convolutions of 1x1, 3x3 and 1x1 with BatchNorm, ReLU between; the input is added; ReLU.
+
+    He et al. 2016, figure 5, with the stride in the middle. The output has 4 x `out_channels`
+    channels. Arguments as in `PreactivatedBlock`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, has_gates: bool) -> None:
+        super().__init__()
+        self.stride = stride
+        expanded = _EXPANSIONS["bottleneck"] * out_channels
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.conv3 = nn.Conv2d(out_channels, expanded, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(expanded)
+        self.downsample = _shortcut(in_channels, expanded, stride)
+        self.se = SqueezeExcitation(expanded) if has_gates else None
+
+    def forward(self, x: Tensor, frames: Frames) -> tuple[Tensor, Frames]:
+        """Map `x` (B, F, M, C) and its frames to the output and its frames."""
+        y = normalise(self.bn1, _convolve(self.conv1, x), frames.mask, relu=True)
+        y = _convolve(self.conv2, y)
+        frames = frames.strided(y.shape[1], self.stride)
+        y = normalise(self.bn2, y, frames.mask, relu=True)
+        y = normalise(self.bn3, _convolve(self.conv3, y), frames.mask)
+        return torch.relu(_add_input(x, y, frames, self.downsample, self.se)), frames
+
+
+_BLOCKS: dict[str, type[PreactivatedBlock] | type[BasicBlock] | type[BottleneckBlock]] = {
+    "preactivated": PreactivatedBlock,
+    "basic": BasicBlock,
+    "bottleneck": BottleneckBlock,
+}
+_EXPANSIONS = {"preactivated": 1, "basic": 1, "bottleneck": 4}
+"""Channels of a block's output, in units of its `out_channels`."""
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from speechssl.clustering.steps import check_filter, confidences, filtered, prep
 from speechssl.data.kaldi import digest
 from speechssl.data.vectors.files import read_vectors
 from speechssl.errors import UserError, writing
+from speechssl.text import tsv_cell
 
 SILHOUETTE_ROWS = 10_000
 """Utterances for the silhouette, which compares all pairs."""
@@ -76,6 +77,7 @@ def cluster(
     max_cluster_size: int = 0,
     keep_fraction: float = 1.0,
     reference: Mapping[str, str] | None = None,
+    on_rows: Callable[[list[str], Rows, Labels], None] | None = None,
 ) -> tuple[list[str], Labels, dict[str, Any]]:
     """Cluster a file of embeddings.
 
@@ -87,6 +89,7 @@ def cluster(
         max_cluster_size: most members of a cluster; 0: any number.
         keep_fraction: of each cluster's members, the most confident ones, that stays.
         reference: utterance -> true class, to judge the clusters only.
+        on_rows: called with the ids, the unit vectors (N, D) and the clusters (N,).
 
     Returns:
         Ids (N,), clusters (N,), -1 for what is left out, and the figures of ``evaluate`` with
@@ -112,6 +115,8 @@ def cluster(
         labels, confidences(rows, labels), min_cluster_size, max_cluster_size, keep_fraction
     )
     figures = evaluate(names, rows, labels, reference)
+    if on_rows is not None:
+        on_rows(names, rows, labels)
     return names, labels, {"seconds": round(seconds, 2), **figures}
 
 
@@ -175,6 +180,31 @@ def write(out: Path, ids: Sequence[str], labels: Labels, figures: Mapping[str, A
             temporary.write_text(lines, encoding="utf-8", errors="surrogateescape", newline="\n")
             written = {**figures, "sha256": digest(temporary)}
             files.write_text(out / "clusters.json", json.dumps(written, indent=2) + "\n")
+
+
+def examples(ids: Sequence[str], rows: Rows, labels: Labels, count: int) -> str:
+    """Return a table of the utterances nearest to the mean of their cluster, for people.
+
+    Args:
+        ids: (N,) utterances.
+        rows: (N, D) unit vectors that were clustered.
+        labels: (N,) clusters, -1: left out.
+        count: how many of each cluster, the nearest first.
+
+    Returns:
+        Lines of cluster, its size, utterance and cosine to the mean; the largest cluster first.
+    """
+    nearness = confidences(rows, labels)
+    sizes = np.bincount(labels[labels >= 0])
+    lines = ["cluster\tsize\tutterance\tcosine\n"]
+    order = np.lexsort((-nearness, labels))
+    first = np.searchsorted(labels[order], np.arange(len(sizes)))
+    for label in np.argsort(-sizes, kind="stable"):
+        members = order[first[label] : first[label] + min(count, sizes[label])]
+        for row in members:
+            cells = [f"c{label:06d}", str(sizes[label]), tsv_cell(ids[row]), f"{nearness[row]:.4f}"]
+            lines.append("\t".join(cells) + "\n")
+    return "".join(lines)
 
 
 def evaluate(

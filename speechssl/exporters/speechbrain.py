@@ -118,7 +118,8 @@ def _counterpart(encoder: Mapping[str, Any], mels: int) -> tuple[str, dict[str, 
     """
     is_attentive = encoder.get("pooling") == "attentive"
     is_plain = not encoder.get("embedding_norm") and not encoder.get("early_statistics")
-    if encoder["name"] == "ecapa" and is_attentive and is_plain:
+    is_theirs = encoder.get("padding") == "reflect" and encoder.get("mfa_norm") is True
+    if encoder["name"] == "ecapa" and is_attentive and is_plain and is_theirs:
         return "speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN", _ecapa(encoder, mels)
     if encoder["name"] == "resnet" and _is_speechbrain_resnet(encoder):
         return "speechbrain.lobes.models.ResNet.ResNet", _resnet(encoder, mels)

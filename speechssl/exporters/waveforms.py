@@ -50,7 +50,7 @@ class Spectra(nn.Module):
             self.preemphasis = 0.0
         self.register_buffer("kernel", kernel.float()[:, None])
         self.register_buffer("filters", features.filters.clone())
-        self.floor = features.floor
+        self.logarithm = features.logarithm
         self.hop = features.hop_length
 
     def forward(self, waves: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class Spectra(nn.Module):
         spectrum = F.conv1d(waves[:, None], self.kernel, stride=self.hop).transpose(1, 2)
         real, imaginary = spectrum.chunk(2, dim=2)
         power = real.square() + imaginary.square()
-        return (power @ self.filters + self.floor).log()
+        return self.logarithm(power @ self.filters)
 
 
 def _frame_filter(samples: int, preemphasis: float) -> Tensor:

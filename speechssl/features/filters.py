@@ -9,13 +9,20 @@ import torch
 from torch import Tensor
 
 WindowType = Literal["hann", "povey", "hamming"]
-FilterScale = Literal["hertz", "mel"]
+FilterScale = Literal["hertz", "mel", "symmetric"]
 
 
-def analysis_window(kind: WindowType, length: int) -> Tensor:
-    """Return a window (length,) in float32; see `LogMel`'s setting `window_type`."""
+def analysis_window(kind: WindowType | Literal["periodic_hamming"], length: int) -> Tensor:
+    """Return a window (length,) in float32.
+
+    Args:
+        kind: see `LogMel`'s setting `window_type`; "periodic_hamming" is SpeechBrain's.
+        length: samples.
+    """
     if kind == "povey":
         return (torch.hann_window(length, periodic=False, dtype=torch.float64) ** 0.85).float()
+    if kind == "periodic_hamming":
+        return torch.hamming_window(length, periodic=True, dtype=torch.float64).float()
     if kind == "hamming":
         return torch.hamming_window(length, periodic=False, dtype=torch.float64).float()
     return torch.hann_window(length, periodic=True, dtype=torch.float64).float()
@@ -40,7 +47,8 @@ def mel_filters(
         f_min: lower edge of the first band, Hz.
         f_max: upper edge of the last band, Hz.
         scale: on which frequencies the sides of a triangle are straight: "hertz" (librosa's
-            filters) or "mel" (Kaldi's).
+            filters) or "mel" (Kaldi's). "symmetric": straight over hertz, and the right side as
+            wide as the left one (SpeechBrain's).
 
     Returns:
         (n_fft // 2 + 1, n_mels) float32.
@@ -54,6 +62,8 @@ def mel_filters(
     left = edges[:-2]
     centre = edges[1:-1]
     right = edges[2:]
+    if scale == "symmetric":
+        right = 2 * centre - left
     rising = (bins - left) / (centre - left)
     falling = (right - bins) / (right - centre)
     filters = torch.minimum(rising, falling).clamp(min=0.0)

@@ -88,12 +88,11 @@ class LogMel(FrontEnd):
             (pre-emphasis then stays within the frame, too), or of the whole "utterance", as
             hyperion does; "none": keep it.
         filter_scale: the sides of the triangles are straight over "hertz", as librosa's, or over
-            "mel", as Kaldi's.
+            "mel", as Kaldi's; "symmetric": over hertz and equally wide, as SpeechBrain's.
         floor: added to the mel energies before the logarithm (waveforms in -1..1), so silence is
             finite.
 
-    Kaldi's fbank is `window_type: povey, preemphasis: 0.97, remove_dc_offset: frame, filter_scale:
-    mel, normalise: none`, up to the scale of the samples. Dither is part of training
+    Kaldi's fbank has a front end of its own (`kaldi`). Dither is part of training
     (`augment.dither`), not of the features.
 
     The mel scale is HTK's, 2595 log10(1 + f/700), with triangles of height 1; the FFT length is the
@@ -257,7 +256,10 @@ class LogMel(FrontEnd):
                 frames = frames - self.preemphasis * previous
         spectrum = torch.fft.rfft(frames * self.window, n=self.n_fft)
         power = spectrum.real.square() + spectrum.imag.square()
-        energies: Tensor = power @ self.filters
+        return self.logarithm(power @ self.filters)
+
+    def logarithm(self, energies: Tensor) -> Tensor:
+        """Return the logarithm of mel energies (b, f, M) of samples in -1..1."""
         return (energies + self.floor).log()
 
     def normalised(self, features: Tensor, valid: Tensor | None = None) -> Tensor:

@@ -18,6 +18,7 @@ results say so.
 
 from speechssl.finetune.classifier import Classifier
 from speechssl.finetune.evaluate import draw, finetune
+from speechssl.finetune.saved import SavedClassifier
 from speechssl.finetune.settings import FinetuneSettings
 
-__all__ = ["Classifier", "FinetuneSettings", "draw", "finetune"]
+__all__ = ["Classifier", "FinetuneSettings", "SavedClassifier", "draw", "finetune"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from speechssl.embed.layers import POOLED
 from speechssl.errors import UserError
 from speechssl.evaluation.classification.classify import Classification, summarise
 from speechssl.evaluation.classification.folds import Table, tabulate
+from speechssl.finetune.saved import SavedClassifier
 from speechssl.finetune.settings import FinetuneSettings
 from speechssl.finetune.training import Trainer, embed
 from speechssl.model import Model
@@ -38,6 +40,7 @@ def finetune(
     replicates: int = 1000,
     say: Callable[[str], None] = lambda _line: None,
     name: str | None = None,
+    save: Path | None = None,
 ) -> Classification:
     """Fine-tune a copy of ``model`` in each fold and predict the utterances that are held out.
 
@@ -52,6 +55,8 @@ def finetune(
         device: cpu, cuda ...
         say: called with a line of text after each fold.
         name: of the model, written into the results.
+        save: a folder for a classifier (`finetune.saved`) that is trained, after the folds
+            are measured, on all labelled utterances but those of ``test_folds``.
 
     Returns:
         As the probe; ``results["curve"]`` has a row for each fraction and step:
@@ -80,7 +85,35 @@ def finetune(
             curve.append(row | _curve_figures(measured))
     measured.results["curve"] = curve
     measured.results["unreadable"] = len(labelled) - len(readable)
+    if save is not None:
+        rows = np.arange(len(target))
+        if test_folds:
+            rows = np.flatnonzero(~np.isin(table.fold, list(test_folds)))
+        _save_classifier(trainer, rows, classes, measured.results, save)
+        say(f"classifier of {len(classes)} classes, trained on {len(rows)} utterances: {save}")
     return measured
+
+
+def _save_classifier(
+    trainer: Trainer,
+    rows: NDArray[Any],
+    classes: NDArray[np.str_],
+    results: Mapping[str, Any],
+    folder: Path,
+) -> None:
+    """Train a classifier on `rows` and write it, with the figures that the folds have shown."""
+    model, classifier = trainer.fit(rows, [trainer.settings.seed])
+    before = model.about.get("labels_used", "not known")
+    used = "fine-tuning" if before in ("none", "not known") else f"{before}; fine-tuning"
+    model.about = {**model.about, "labels_used": used}
+    model.about.pop("calibration", None)  # it was of other embeddings
+    figures = {key: value for key, value in results.items() if key.startswith(_FIGURES)}
+    about = {
+        "trained_on": len(rows),
+        "settings": asdict(trainer.settings),
+        "measured_by_folds": figures,
+    }
+    SavedClassifier(model, classifier, classes.tolist(), about).save(folder)
 
 
 def _check(model: Model, fractions: Sequence[float]) -> None:

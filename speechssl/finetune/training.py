@@ -96,14 +96,7 @@ class Trainer:
         Returns:
             The classes (T,) that are predicted after each of ``steps``.
         """
-        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-        rng = np.random.default_rng([*seed, 1])
-        model = copy.deepcopy(self.model).to(self.pooled.device).eval()
-        with torch.no_grad():
-            embeddings = apply_affine_layers(model.encoder, self.pooled[train])
-        classifier = Classifier(model.encoder, embeddings, self.classes)
-        classifier.to(self.pooled.device).eval()
-        weight = self._class_weights(train)
+        model, classifier, weight, rng = self._start(train, seed)
         predicted = {}
         self.train_affine(classifier, train, weight, rng)
         with torch.no_grad():
@@ -116,6 +109,36 @@ class Trainer:
                 logits = classifier.logits(vectors)
             predicted["all"] = logits.argmax(1).cpu().numpy()
         return predicted
+
+    def fit(self, train: NDArray[Any], seed: list[int]) -> tuple[Model, Classifier]:
+        """Train a classifier, to keep it.
+
+        Args:
+            train: rows of the utterances to train on.
+            seed: of everything random.
+
+        Returns:
+            The model, whose encoder was fine-tuned, and the classifier on it.
+        """
+        model, classifier, weight, rng = self._start(train, seed)
+        self.train_affine(classifier, train, weight, rng)
+        if self.settings.epochs:
+            self.train_all(classifier, model, train, weight, rng)
+        return model, classifier
+
+    def _start(
+        self, train: NDArray[Any], seed: list[int]
+    ) -> tuple[Model, Classifier, Tensor | None, np.random.Generator]:
+        """Return a copy of the model, a new classifier, the class weights and what draws batches."""
+        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        rng = np.random.default_rng([*seed, 1])
+        model = copy.deepcopy(self.model).to(self.pooled.device).eval()
+        with torch.no_grad():
+            embeddings = apply_affine_layers(model.encoder, self.pooled[train])
+        classifier = Classifier(model.encoder, embeddings, self.classes)
+        classifier.to(self.pooled.device).eval()
+        weight = self._class_weights(train)
+        return model, classifier, weight, rng
 
     def _class_weights(self, train: NDArray[Any]) -> Tensor | None:
         """Return the weight (C,) of each class in the loss, or None if all utterances count alike."""

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from speechssl.nn.frames import accumulation_dtype
 
-__all__ = ["BatchNorm", "batch_norm", "hold_running_statistics", "normalise"]
+__all__ = ["BatchNorm", "NoNorm", "batch_norm", "hold_running_statistics", "normalise"]
 
 # worked on at a time on a CPU: 1 MB in float32, which stays in the cache
 _BLOCK_ELEMENTS = 1 << 18
@@ -150,6 +150,14 @@ def _normalise_last(norm: nn.Module, x: Tensor, relu: bool) -> Tensor:
     if relu:
         y = y.relu_()
     return y.view(x.shape)
+
+
+class NoNorm(nn.Module):
+    """Stands where a network has no BatchNorm: gives what it takes."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return `x`."""
+        return x
 
 
 class BatchNorm(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,7 +15,7 @@ __all__ = ["TDNN", "Convolution"]
 
 
 class Convolution(nn.Module):
-    """Convolution over frames with reflected ends, on (B, F, C).
+    """Convolution over frames with reflected ends (or zeros: `padding`), on (B, F, C).
 
     The parameters are those of `nn.Conv1d` (same names, shapes and initialisation); its
     forward pass, which wants (B, C, F), is never used. A kernel of one frame is a
@@ -39,6 +41,7 @@ class Convolution(nn.Module):
         self.conv = nn.Conv1d(in_channels, out_channels, kernel_size, dilation=dilation)
         self.kernel_size = kernel_size
         self.dilation = dilation
+        self.padding: Literal["reflect", "zeros"] = "reflect"
 
     def forward(self, x: Tensor, frames: Frames | None = None, relu: bool = False) -> Tensor:
         """Convolve; the number of frames stays.
@@ -65,7 +68,11 @@ class Convolution(nn.Module):
         return y.view(*x.shape[:-1], -1)
 
     def _convolution(self, x: Tensor, frames: Frames, relu: bool) -> Tensor:
-        padded = frames.pad(x, self.dilation * (self.kernel_size - 1) // 2)
+        pad = self.dilation * (self.kernel_size - 1) // 2
+        if self.padding == "zeros":
+            padded = F.pad(frames.zero_padding(x), (0, 0, pad, pad))
+        else:
+            padded = frames.pad(x, pad)
         image = padded[:, None].permute(0, 3, 1, 2)  # (B, C, 1, F), channels last in memory
         kernel = self.conv.weight[:, :, None]
         y = F.conv2d(image, kernel, self.conv.bias, dilation=(1, self.dilation))
@@ -86,7 +93,7 @@ class TDNN(nn.Module):
     ) -> None:
         super().__init__()
         self.conv = Convolution(in_channels, out_channels, kernel_size, dilation)
-        self.norm = BatchNorm(out_channels)
+        self.norm: nn.Module = BatchNorm(out_channels)
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
         """Map `x` (B, F, in_channels) to (B, F, out_channels)."""

@@ -47,6 +47,18 @@ def convolve_frames(conv: nn.Conv1d, x: Tensor) -> Tensor:
     """
     if conv.kernel_size == (1,):
         return F.linear(x[:, :: conv.stride[0]], conv.weight.flatten(1), conv.bias)
+    if conv.groups > 1:
+        # In bfloat16 oneDNN does not come back from the 2-d form (torch 2.13, 59 frames wide).
+        y = F.conv1d(
+            x.transpose(1, 2),
+            conv.weight,
+            conv.bias,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            conv.groups,
+        )
+        return y.transpose(1, 2)
     image = x[:, None].permute(0, 3, 1, 2)  # (B, C, 1, F), channels last in memory
     y = F.conv2d(
         image,
@@ -55,6 +67,5 @@ def convolve_frames(conv: nn.Conv1d, x: Tensor) -> Tensor:
         stride=(1, conv.stride[0]),
         padding=(0, int(conv.padding[0])),
         dilation=(1, conv.dilation[0]),
-        groups=conv.groups,
     )
     return y.permute(0, 2, 3, 1)[:, 0]

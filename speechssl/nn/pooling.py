@@ -18,7 +18,7 @@ from speechssl.nn.frames import Frames, accumulation_dtype
 from speechssl.nn.products import linear
 from speechssl.nn.recording import is_recorded
 
-__all__ = ["AttentiveStatistics", "statistics", "unbiased_statistics"]
+__all__ = ["AttentiveStatistics", "TanhAttention", "statistics", "unbiased_statistics"]
 
 BLOCK_ELEMENTS = 1 << 19
 """Elements that are worked on at a time on a CPU: 2 MB in float32.
@@ -54,7 +54,9 @@ def statistics(
     return torch.cat([mean, variance.clamp(min=min_variance).sqrt()], 1)
 
 
-def unbiased_statistics(x: Tensor, frames: Frames, min_variance: float = 1e-12) -> Tensor:
+def unbiased_statistics(
+    x: Tensor, frames: Frames, min_variance: float = 1e-12, added_variance: float = 0.0
+) -> Tensor:
     """Return the mean and the unbiased deviation (divided by n - 1) over the valid frames.
 
     As `torch.std` computes it. One frame alone has the smallest deviation, not NaN.
@@ -63,6 +65,7 @@ def unbiased_statistics(x: Tensor, frames: Frames, min_variance: float = 1e-12) 
         x: (B, F, C).
         frames: the valid ones.
         min_variance: smallest variance before the correction.
+        added_variance: added to the unbiased variance before the root.
 
     Returns:
         (B, 2C), means first, in float32 (float64 for float64).
@@ -74,7 +77,10 @@ def unbiased_statistics(x: Tensor, frames: Frames, min_variance: float = 1e-12) 
         count = torch.full((1,), frames.count, device=x.device)
     count = count.to(pooled.dtype)
     correction = (count / (count - 1).clamp(min=1)).sqrt()
-    return torch.cat([mean, deviation * correction[:, None]], 1)
+    deviation = deviation * correction[:, None]
+    if added_variance:
+        deviation = (deviation.square() + added_variance).sqrt()
+    return torch.cat([mean, deviation], 1)
 
 
 def _uniform_weights(frames: Frames, x: Tensor) -> Tensor:
@@ -208,3 +214,38 @@ class AttentiveStatistics(nn.Module):
         frame_part = linear(x, weight[:, :channels], conv.bias)
         utterance_part = linear(statistics(x, frames), weight[:, channels:])
         return frame_part + utterance_part[:, None]
+
+
+class TanhAttention(nn.Module):
+    """Attentive statistics pooling of two linear layers with a tanh between (wespeaker's ASTP).
+
+    Unlike `AttentiveStatistics` there is neither ReLU nor BatchNorm, and the deviation of the
+    global context is unbiased. Weights are those of `nn.Conv1d` kernels of one frame.
+
+    Args:
+        channels: C.
+        attention_channels: width of the layer between.
+        global_context: let attention see the mean and deviation of the utterance.
+    """
+
+    MIN_VARIANCE = 1e-7
+
+    def __init__(
+        self, channels: int, attention_channels: int = 128, global_context: bool = False
+    ) -> None:
+        super().__init__()
+        self.global_context = global_context
+        inputs = 3 * channels if global_context else channels
+        self.linear1 = nn.Conv1d(inputs, attention_channels, 1)
+        self.linear2 = nn.Conv1d(attention_channels, channels, 1)
+
+    def forward(self, x: Tensor, frames: Frames) -> Tensor:
+        """Pool `x` (B, F, C) to mean and standard deviation (B, 2C), float32."""
+        channels = x.shape[2]
+        weight = self.linear1.weight.flatten(1)
+        hidden = linear(x, weight[:, :channels], self.linear1.bias)
+        if self.global_context:
+            context = unbiased_statistics(x, frames, added_variance=self.MIN_VARIANCE)
+            hidden = hidden + linear(context, weight[:, channels:])[:, None]
+        logits = linear(torch.tanh(hidden), self.linear2.weight.flatten(1), self.linear2.bias)
+        return statistics(x, frames, logits, min_variance=self.MIN_VARIANCE)

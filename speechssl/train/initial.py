@@ -6,7 +6,7 @@ import torch
 
 from speechssl import parts
 from speechssl.errors import UserError
-from speechssl.files import RunFolder
+from speechssl.files import RunFolder, model_folder
 from speechssl.interfaces import Method
 from speechssl.model import Model
 from speechssl.weights import read_checkpoint
@@ -26,14 +26,14 @@ def load_encoder(model: Model, folder: str) -> None:
     if trained.settings["features"] != model.settings["features"]:
         raise UserError(
             f"train.init: the model in {folder} has other features than section features; copy that"
-            " section from its config.yaml"
+            f" section from its config.yaml{_config_of(folder)}"
         )
     try:
         model.encoder.load_state_dict(trained.encoder.state_dict())
     except RuntimeError as error:
         raise UserError(
             f"train.init: the encoder in {folder} is not the one configured"
-            f" ({_last_line(error)}); copy section encoder from its config.yaml"
+            f" ({_last_line(error)}); copy section encoder from its config.yaml{_config_of(folder)}"
         ) from error
 
 
@@ -73,6 +73,13 @@ def load_method(method: Method, folder: str) -> None:
             f"train.init_method: the method in {folder} is not the one configured"
             f" ({_last_line(error)}); use the same method, encoder, data and pseudo-labels"
         ) from error
+
+
+def _config_of(folder: str) -> str:
+    """Say how another program's model gets a `config.yaml`; "" for a folder that has one."""
+    if model_folder(folder).existing() is not None:
+        return ""
+    return f", which speechssl.load({folder!r}).save_pretrained(DIR) writes"
 
 
 def _last_line(error: RuntimeError) -> str:

@@ -134,7 +134,7 @@ def test_a_seed_means_what_it_always_meant(noises, deltas, seed, level, half, ea
         "codec": np.where(coded, 1 + (u[:, 21] * 4).astype(int), 0),
         "cutoff": 3000.0 + 4000.0 * u[:, 22],
         "bits": 7 + (u[:, 23] * 5).astype(int),
-        "rate": u[:, 24],
+        "rate": u[:, 26],
         "gain": -6.0 + u[:, 25] * 12.0,
         "dither": np.full(32, -1),  # off; its number is the 25th of each crop
     }

@@ -78,3 +78,9 @@ def test_clusters_in_processes_of_their_own():
 def test_a_busy_machine():
     out = bench("busy", "--steps", "1", "--width", "16", "--load", "1")
     assert out.count("1 loop") == 2
+
+
+def test_neighbours_by_faiss_are_those_of_the_tiles():
+    pytest.importorskip("faiss")
+    out = bench("neighbours", "--rows", "300", "--dim", "8")
+    assert "tiles" in out and "100.0000 % of the neighbours are the same" in out

@@ -213,3 +213,26 @@ def test_all_pairs_of_a_million_are_refused_before_they_fill_the_memory():
         clusters.check_memory(AgglomerativeClustering(), 1_092_009)
     clusters.check_memory(AgglomerativeClustering(), 1000)
     clusters.check_memory(Birch(), 1_092_009)
+
+
+def test_examples_are_the_members_nearest_to_the_mean_of_their_cluster(tmp_path):
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(3, 8))
+    truth = np.repeat([0, 1, 2], [12, 5, 2])
+    matrix = (centres[truth] + 0.2 * rng.normal(size=(19, 8))).astype(np.float32)
+    rows = matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
+    ids = [f"u{i}" for i in range(19)]
+    labels = truth.astype(np.int64)
+    labels[0] = -1
+    table = [line.split("\t") for line in clusters.examples(ids, rows, labels, 3).splitlines()]
+    assert table[0] == ["cluster", "size", "utterance", "cosine"]
+    assert [row[:2] for row in table[1:]] == [["c000000", "11"]] * 3 + [["c000001", "5"]] * 3 + [
+        ["c000002", "2"]
+    ] * 2
+    for label, first in ((0, 1), (1, 4), (2, 7)):
+        members = np.flatnonzero(labels == label)
+        mean = rows[members].mean(0)
+        cosines = rows[members] @ mean / np.linalg.norm(mean)
+        best = members[np.argsort(-cosines)][:3]
+        assert [row[2] for row in table[first : first + len(best)]] == [ids[row] for row in best]
+        assert float(table[first][3]) == pytest.approx(cosines.max(), abs=1e-4)

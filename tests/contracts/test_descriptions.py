@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from speechssl import config, parts
-from speechssl.interfaces import Diagnostic
+from speechssl.interfaces import Diagnostic, ForeignFormat
 
 EVERY = [(folder, name) for folder in parts.FOLDERS for name in parts.names(folder)]
 
@@ -22,7 +22,7 @@ def test_its_description_is_one_line_that_ends_in_a_full_stop(folder, name):
 def test_its_settings_are_typed(folder, name):
     """A setting without an annotation could not be checked."""
     part = parts.find(folder, name)
-    if isinstance(part, Diagnostic):
+    if isinstance(part, Diagnostic | ForeignFormat):
         return
     hints = {key: kind for key, (kind, _) in config.schema(part).items()}
     assert inspect.Parameter.empty not in hints.values(), hints

@@ -56,3 +56,31 @@ def test_the_layer_maps_the_standardised_statistics(early):
     got = Embedder(model).encode_batch(waves).numpy()
     ratio = np.linalg.norm(got) / np.linalg.norm(want)
     np.testing.assert_allclose(got, want * ratio, rtol=1e-3, atol=1e-3)
+
+
+def test_two_maps_beside_each_other_keep_their_cosines():
+    rng = np.random.default_rng(2)
+    statistics = rng.normal(size=(200, 12))
+    one, two = rng.normal(size=(4, 12)), 5.0 * rng.normal(size=(3, 12))
+    outputs = [statistics @ weight.T for weight in (one, two)]
+    lengths = [np.sqrt(np.square(values).sum(1).mean()) for values in outputs]
+    want = np.concatenate([outputs[0] / lengths[0], 1.5 * outputs[1] / lengths[1]], axis=1)
+    got = statistics @ last_layer.beside(statistics, one, two, 1.5, 7).T
+    np.testing.assert_allclose(got @ got.T, want @ want.T, atol=1e-9)
+    fewer = statistics @ last_layer.beside(statistics, one, two, 1.5, 3).T
+    values = np.linalg.eigvalsh(np.cov(want.T))[::-1][:3]
+    np.testing.assert_allclose(np.cov(fewer.T), np.diag(values), atol=1e-9)
+
+
+def test_the_trained_map_is_the_encoders_layers():
+    torch.manual_seed(0)
+    model = Model({"n_mels": 20}, {"name": "ecapa", "width": 16}).eval()
+    norm = model.encoder.asp_bn.norm
+    torch.nn.init.uniform_(norm.running_var, 0.5, 1.5)
+    torch.nn.init.normal_(norm.running_mean)
+    waves = 0.1 * torch.randn(3, 8000)
+    statistics = Embedder(model, layer=POOLED).encode_batch(waves).numpy().astype(np.float64)
+    deviation = np.random.default_rng(3).uniform(0.5, 2.0, size=statistics.shape[1])
+    got = (statistics / deviation) @ last_layer.trained_map(model, deviation).T
+    want = Embedder(model).encode_batch(waves).numpy()
+    np.testing.assert_allclose(got - got[0], want - want[0], rtol=1e-3, atol=1e-4)

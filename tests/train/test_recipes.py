@@ -149,7 +149,9 @@ def test_the_schedule_of_cho2022():
 )
 def test_examples_need_nothing_but_the_audio_and_warm_up(path):
     s = settings(path)
-    others = {"simclr-small": "simclr", "aam-small": "aam_softmax"}
+    others = {"aam-small": "aam_softmax"} | dict.fromkeys(
+        ("simclr-small", "contrastive-small"), "simclr"
+    )
     assert s.method["name"] == others.get(path.stem, "dino") and s.train.init is None
     assert s.augment["noise"] is None and s.augment["rir"] is None
     assert 0 < s.optimizer.warmup < 0.5

@@ -7,11 +7,13 @@ blocks, never a loop over trials.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from speechssl import metrics
+from speechssl.clustering.nearest import faiss_if_installed
 from speechssl.errors import UserError
 
 Matrix = NDArray[np.float32]
@@ -25,6 +27,9 @@ BLOCK = 4_000_000
 
 TILE = (512, 8192)
 """Rows and columns of cosines held at a time: about `BLOCK` numbers."""
+
+_FAISS_ROWS = 8192  # rows searched at a time
+_MOST_OF_FAISS = 1000  # neighbours; beyond, its heaps are slower than the tiles
 
 
 def unit(embeddings: Matrix) -> Matrix:
@@ -144,9 +149,10 @@ def _highest_cosines(rows: Matrix, others: Matrix, top: int) -> Matrix:
 def nearest(
     embeddings: Matrix, others: Matrix, top: int, *, exclude_self: bool = False
 ) -> Iterator[tuple[int, Matrix, Index]]:
-    """Find the `top` highest cosines of each row, by matrix product in tiles.
+    """Find the `top` highest cosines of each row: with faiss where it is installed, else in tiles.
 
-    Only the best so far and one tile are held.
+    Both are exact. faiss keeps the best of a product as it computes it; the tiles hold the best so
+    far and one tile. Of equal cosines either may be taken.
 
     Args:
         embeddings: (N, D).
@@ -160,6 +166,36 @@ def nearest(
     """
     rows = unit(embeddings)
     columns = unit(others)
+    faiss = faiss_if_installed() if top <= _MOST_OF_FAISS else None
+    if faiss is not None:
+        yield from nearest_by_faiss(faiss, rows, columns, top, exclude_self)
+    else:
+        yield from nearest_by_tiles(rows, columns, top, exclude_self)
+
+
+def nearest_by_faiss(
+    faiss: Any, rows: Matrix, columns: Matrix, top: int, exclude_self: bool
+) -> Iterator[tuple[int, Matrix, Index]]:
+    """Do what `nearest` says for unit rows."""
+    index = faiss.IndexFlatIP(columns.shape[1])
+    index.add(columns)
+    wanted = min(top + exclude_self, len(columns))
+    for start in range(0, len(rows), _FAISS_ROWS):
+        block = rows[start : start + _FAISS_ROWS]
+        cosines, places = index.search(block, wanted)
+        if exclude_self:
+            is_other = places != np.arange(start, start + len(block))[:, None]
+            # Of many equal embeddings the row itself may not be found: then the last one goes.
+            is_other[is_other.all(1), -1] = False
+            cosines = cosines[is_other].reshape(len(block), wanted - 1)
+            places = places[is_other].reshape(len(block), wanted - 1)
+        yield start, cosines, places
+
+
+def nearest_by_tiles(
+    rows: Matrix, columns: Matrix, top: int, exclude_self: bool
+) -> Iterator[tuple[int, Matrix, Index]]:
+    """Do what `nearest` says for unit rows."""
     known = len(columns) - exclude_self
     for start in range(0, len(rows), TILE[0]):
         block = rows[start : start + TILE[0]]

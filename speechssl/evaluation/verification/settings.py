@@ -54,6 +54,11 @@ class VerificationSettings:
     plda_shrinkage: float = 0.1
     """Weight of a spherical covariance within classes, in embeddings a dimension (`plda.shrunk`)."""
 
+    enrol: Mapping[str, Sequence[str]] | None = None
+    """Model -> utterances whose embeddings are averaged: trials may name models, on either side
+    (CN-Celeb, SRE).
+    """
+
     speakers: Mapping[str, str] | None = None
     """Utterance -> speaker, for the bootstrap intervals only. None: utterances that target trials
     join are taken for one speaker.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,20 +104,78 @@ def load_apart(source: Embeddings, ids: Ids, matrix: Matrix, what: str) -> tuple
     return other_ids, other
 
 
-def locate(trials: Trials, ids: Ids, keep_going: bool) -> LocatedTrials:
+@dataclass(frozen=True)
+class Enrolled:
+    """Embeddings with those of enrolled models behind them.
+
+    Attributes:
+        matrix: (N + M, D): utterances, then models.
+        row_of: model -> its row.
+        utterances_of: model -> the rows of its utterances.
+    """
+
+    matrix: Matrix
+    row_of: Mapping[str, int]
+    utterances_of: Mapping[str, Sequence[int]]
+
+
+def enrol_models(
+    models: Mapping[str, Sequence[str]], ids: Ids, matrix: Matrix, keep_going: bool
+) -> Enrolled:
+    """Average the embeddings of each model's utterances.
+
+    A mean commutes with the subtraction of a training mean, which comes later.
+
+    Args:
+        models: model -> utterances.
+        ids: (N,) of the embeddings.
+        matrix: (N, D).
+        keep_going: leave out utterances without an embedding, and models without utterances.
+
+    Raises:
+        UserError: an utterance without an embedding, without `keep_going`.
+    """
+    row_of = {name: row for row, name in enumerate(ids.tolist())}
+    rows_of = {}
+    means = []
+    for model, utterances in models.items():
+        rows = [row_of[name] for name in utterances if name in row_of]
+        if len(rows) < len(utterances) and not keep_going:
+            missing = next(name for name in utterances if name not in row_of)
+            raise UserError(
+                f"--enrol: {missing!r} of model {model!r} has no embedding; embed it too, or leave it"
+                " out with --keep-going"
+            )
+        if rows:
+            rows_of[model] = rows
+            means.append(matrix[rows].mean(0, dtype=np.float64).astype(np.float32))
+    places = {model: len(matrix) + number for number, model in enumerate(rows_of)}
+    if means:
+        matrix = np.vstack([matrix, np.stack(means)])
+    return Enrolled(matrix, places, rows_of)
+
+
+def locate(
+    trials: Trials, ids: Ids, keep_going: bool, models: Mapping[str, int] | None = None
+) -> LocatedTrials:
     """Find the rows of both sides of each trial.
 
     Args:
         trials: a list of trials.
         ids: (N,) of the embeddings, in the order of their rows.
         keep_going: leave out and count trials that name an unknown id.
+        models: enrolled models and their rows. A name that is a model's and an utterance's means
+            the model on the first side of a trial, the utterance on the second.
 
     Raises:
         UserError: an unknown id, without `keep_going`; or all trials name one.
     """
     row_of = {name: row for row, name in enumerate(ids.tolist())}
-    enrol = np.array([row_of.get(name, -1) for name in trials.enrol.tolist()], np.int64)
-    test = np.array([row_of.get(name, -1) for name in trials.test.tolist()], np.int64)
+    models = models or {}
+    first_of = {**row_of, **models}
+    second_of = {**models, **row_of}
+    enrol = np.array([first_of.get(name, -1) for name in trials.enrol.tolist()], np.int64)
+    test = np.array([second_of.get(name, -1) for name in trials.test.tolist()], np.int64)
     known = (enrol >= 0) & (test >= 0)
     skipped = int((~known).sum())
     if not skipped:

@@ -25,8 +25,10 @@ from speechssl.evaluation.verification.scoring import Matrix, fit_calibration, u
 from speechssl.evaluation.verification.settings import VerificationSettings
 from speechssl.evaluation.verification.sources import (
     Embeddings,
+    Enrolled,
     Ids,
     LocatedTrials,
+    enrol_models,
     load,
     locate,
 )
@@ -80,14 +82,20 @@ def verify(
     """
     settings = replace(settings or VerificationSettings(), **options)
     ids, matrix = load(embeddings, "the embeddings")
-    located = locate(trials, ids, settings.keep_going)
-    _warn_of_zeros(matrix, located)
+    enrolled = enrol_models(settings.enrol or {}, ids, matrix, settings.keep_going)
+    located = locate(trials, ids, settings.keep_going, enrolled.row_of)
+    _warn_of_zeros(enrolled.matrix, located)
     backend = fit_backend(settings, ids, matrix)
-    scores = backend(matrix, located.enrol, located.test)
+    scores = backend(enrolled.matrix, located.enrol, located.test)
     if settings.calibration is not None:
-        scores = _calibrate(scores, backend, settings.calibration, located.trials)
-    results = _results(scores, located, _speakers(ids, located, settings.speakers), settings)
+        scores = _calibrate(scores, backend, settings, located.trials)
+    speakers = _speakers(ids, enrolled, located, settings.speakers)
+    results = _results(scores, located, speakers, settings)
     results["scoring"] = backend.name
+    if settings.enrol is not None:
+        sizes = [len(rows) for rows in enrolled.utterances_of.values()]
+        results["enrolled_models"] = len(sizes)
+        results["scoring"] += f", models of {min(sizes)} to {max(sizes)} utterances"
     if settings.calibration is not None:
         results["scoring"] += ", calibrated"
     return Verification(results, located.trials, scores)
@@ -172,17 +180,23 @@ def _warn_of_zeros(matrix: Matrix, located: LocatedTrials) -> None:
         )
 
 
-def _speakers(ids: Ids, located: LocatedTrials, speakers: Mapping[str, str] | None) -> Speakers:
+def _speakers(
+    ids: Ids, enrolled: Enrolled, located: LocatedTrials, speakers: Mapping[str, str] | None
+) -> Speakers:
     """Return the speakers that were given, or those that the target trials imply.
 
     Two utterances of a target trial are of one speaker, and so is whatever a chain of target trials
-    joins.
+    joins. A model has the speaker of its utterances.
     """
+    count = len(enrolled.matrix)
+    utterance_of = list(range(len(ids)))  # of a model: its first one
+    utterance_of += [rows[0] for rows in enrolled.utterances_of.values()]
     if speakers is not None:
-        used = used_rows(len(ids), located.enrol, located.test)
-        missing = [name for name in ids[used].tolist() if name not in speakers]
+        used = used_rows(count, located.enrol, located.test)
+        names_of_rows = ids[utterance_of].tolist()
+        missing = [names_of_rows[row] for row in used if names_of_rows[row] not in speakers]
         if not missing:
-            names = [speakers.get(name, "") for name in ids.tolist()]
+            names = [speakers.get(name, "") for name in names_of_rows]
             return Speakers(np.unique(names, return_inverse=True)[1], "speakers")
         warnings.warn(
             f"{len(missing)} utterances have no speaker (such as {missing[0]!r}): speakers are"
@@ -193,8 +207,13 @@ def _speakers(ids: Ids, located: LocatedTrials, speakers: Mapping[str, str] | No
     from scipy.sparse.csgraph import connected_components
 
     target = located.trials.target
-    pairs = (located.enrol[target], located.test[target])
-    links = coo_array((np.ones(int(target.sum())), pairs), shape=(len(ids), len(ids)))
+    first = [located.enrol[target]]
+    second = [located.test[target]]
+    for model, rows in enrolled.utterances_of.items():
+        first.append(np.full(len(rows), enrolled.row_of[model]))
+        second.append(np.array(rows))
+    pairs = (np.concatenate(first), np.concatenate(second))
+    links = coo_array((np.ones(len(pairs[0])), pairs), shape=(count, count))
     codes = connected_components(links, directed=False)[1]
     return Speakers(codes, "speakers implied by the target trials")
 
@@ -202,23 +221,31 @@ def _speakers(ids: Ids, located: LocatedTrials, speakers: Mapping[str, str] | No
 def _calibrate(
     scores: NDArray[np.float64],
     backend: Backend,
-    calibration: tuple[Embeddings, Trials],
+    settings: VerificationSettings,
     test_trials: Trials,
 ) -> NDArray[np.float64]:
-    """Return the scores (T,) as log likelihood ratios.
+    """Return the scores (T,) as log likelihood ratios; calibration trials may name models, too.
 
     Raises:
         UserError: a calibration trial is a trial of the test, either way round.
     """
-    ids, matrix = load(calibration[0], "the calibration embeddings")
-    located = locate(calibration[1], ids, keep_going=False)
+    assert settings.calibration is not None
+    source, trials = settings.calibration
+    ids, matrix = load(source, "the calibration embeddings")
+    known = set(ids.tolist())
+    models = {}
+    for model, utterances in (settings.enrol or {}).items():
+        if known.issuperset(utterances):
+            models[model] = utterances
+    enrolled = enrol_models(models, ids, matrix, keep_going=False)
+    located = locate(trials, ids, keep_going=False, models=enrolled.row_of)
     tested = set(_pairs(test_trials))
     shared = sum((a, b) in tested or (b, a) in tested for a, b in _pairs(located.trials))
     if shared:
         raise UserError(
             f"{shared} calibration trials are trials of the test too; calibrate on another list"
         )
-    calibration_scores = backend(matrix, located.enrol, located.test)
+    calibration_scores = backend(enrolled.matrix, located.enrol, located.test)
     slope, offset = fit_calibration(calibration_scores, located.trials.target)
     return slope * scores + offset
 

@@ -9,8 +9,13 @@ from speechssl.evaluation.verification import scoring
 from speechssl.evaluation.verification.search import search
 
 
-@pytest.fixture(autouse=True, params=[(512, 8192), (3, 4)])
+@pytest.fixture(autouse=True, params=[(512, 8192), (3, 4), "faiss"])
 def tiles(request, monkeypatch):
+    if request.param == "faiss":
+        pytest.importorskip("faiss")
+        monkeypatch.setattr(scoring, "_FAISS_ROWS", 3)
+        return
+    monkeypatch.setattr(scoring, "faiss_if_installed", lambda: None)
     monkeypatch.setattr(scoring, "TILE", request.param)
     monkeypatch.setattr("speechssl.evaluation.verification.search.TILE", request.param)
 
@@ -85,3 +90,11 @@ def test_the_command(tmp_path, capsys):
         main(["score", str(tmp_path / "e.npz"), "--nearest", "2", "--plda", "x", "--out", "-"]) == 2
     )
     assert "--plda needs --trials" in capsys.readouterr().err
+
+
+def test_of_equal_embeddings_oneself_is_never_a_neighbour():
+    ids, x = made(1)
+    same = np.repeat(x, 9, axis=0)
+    found = list(search((np.array([f"u{i}" for i in range(9)]), same), top=2))
+    assert len(found) == 18 and all(a != b for a, b, _ in found)
+    assert all(value == pytest.approx(1) for *_, value in found)

@@ -1,0 +1,102 @@
+"""Name the voices of recordings, or say that they are unknown.
+
+Writes a table: recording, answer, nearest voice, its score, and the probability of the answer. The
+threshold is, in this order, `--threshold`; that of `--calibration`; that of the model's
+calibration.json; that of the pairs of the registered recordings, if they are enough (10 of one
+voice). Without any, the answer is `undecided` and only the nearest voice is named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from speechssl.cli import flags
+
+if TYPE_CHECKING:
+    from speechssl.data.manifest import Utterance
+    from speechssl.speakers.voices import Answer
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `speechssl identify`."""
+    flags.add_model_or_name(parser)
+    parser.add_argument(
+        "voices", type=Path, metavar="VOICES", help="file that `speechssl register` wrote"
+    )
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="recordings to name: audio files, folders, a wav.scp, Kaldi directories",
+    )
+    parser.add_argument(
+        "--out", metavar="FILE", default="-", help="table to write (default: -, standard output)"
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="SCORE",
+        help="score from which the nearest voice is the answer (default: of a calibration)",
+    )
+    flags.add_calibration(parser)
+    flags.add_prior(parser, "probability, before listening, that a recording is of a known voice")
+    flags.add_device(parser)
+    flags.add_precision(parser)
+    flags.add_allow_code(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write a line for each recording; say on standard error where the threshold is from."""
+    from speechssl.embed.embedder import Embedder
+    from speechssl.embed.gather import gather
+    from speechssl.embed.sources import collect
+    from speechssl.errors import UserError, writing
+    from speechssl.files import write_text
+    from speechssl.speakers import voices
+    from speechssl.text import printable
+
+    known = voices.read(args.voices)
+    embedder = Embedder.from_pretrained(
+        args.model, args.device, args.precision, allow_code=tuple(args.allow_code)
+    )
+    if voices.digest(embedder.model, embedder.layer) != known.model:
+        raise UserError(
+            f"identify: {args.voices} was registered with another model; register again"
+        )
+    calibration = flags.read_calibration(args, embedder.model.about) or known.self_calibration()
+    utterances, failed = collect(args.inputs)
+    kept, matrix, unreadable = gather(embedder, utterances)
+    answers = known.identify(matrix, calibration, prior=args.prior, threshold=args.threshold)
+    text = "".join(_lines(kept, answers))
+    if args.out == "-":
+        sys.stdout.write(text)
+    else:
+        with writing(args.out):
+            Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+            write_text(args.out, text)
+    for failure in [*failed, *unreadable]:
+        print(printable(f"left out {failure.path}: {failure.reason}"), file=sys.stderr)
+    if args.threshold is not None:
+        origin = f"threshold {args.threshold:g}, as given"
+    elif calibration is not None:
+        origin = f"threshold known from {calibration.describe()}"
+    else:
+        origin = "no threshold is known: calibrate the model, or give --threshold"
+    print(
+        printable(f"{len(kept)} recordings, {len(known.names)} voices; {origin}"), file=sys.stderr
+    )
+
+
+def _lines(utterances: Sequence[Utterance], answers: Sequence[Answer]) -> Iterator[str]:
+    """Yield the lines of the table; names cannot break them."""
+    from speechssl.text import tsv_cell
+
+    yield "recording\tvoice\tnearest\tscore\tprobability\n"
+    for utterance, answer in zip(utterances, answers, strict=True):
+        probability = "" if answer.probability is None else f"{answer.probability:.4f}"
+        cells = [tsv_cell(utterance.id), tsv_cell(answer.voice), tsv_cell(answer.nearest)]
+        yield "\t".join([*cells, f"{answer.score:.4f}", probability]) + "\n"

@@ -1,0 +1,76 @@
+"""Classify recordings with a classifier that `speechssl finetune --save` wrote.
+
+Writes a table: recording, likeliest class, and the probability of each class. With `--subjects` also
+a table of subjects, FILE.subjects.tsv: the mean probabilities of each one's recordings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from speechssl.cli import flags
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `speechssl predict`."""
+    parser.add_argument(
+        "classifier",
+        type=Path,
+        metavar="CLASSIFIER",
+        help="folder that `speechssl finetune --save` wrote",
+    )
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="recordings: audio files, folders, a wav.scp, Kaldi directories",
+    )
+    parser.add_argument(
+        "--out", metavar="FILE", default="-", help="table to write (default: -, standard output)"
+    )
+    parser.add_argument(
+        "--subjects",
+        type=Path,
+        metavar="FILE",
+        help="lines `recording subject`: also classify subjects (with --out -: them alone)",
+    )
+    flags.add_device(parser)
+    flags.add_allow_code(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the tables; say on standard error what was left out."""
+    from speechssl.data.kaldi import read_values
+    from speechssl.embed.sources import collect
+    from speechssl.errors import writing
+    from speechssl.files import write_text
+    from speechssl.finetune import predict, saved
+    from speechssl.text import printable
+
+    subject_of = None
+    if args.subjects:
+        subject_of = read_values(args.subjects, "subject")
+    classifier = saved.load(args.classifier, allow_code=tuple(args.allow_code))
+    utterances, bad_lines = collect(args.inputs)
+    found, unreadable = predict.predict(classifier, utterances, args.device)
+    tables = {"recording": found}
+    if subject_of is not None:
+        tables["subject"] = predict.by_subject(found, subject_of)
+    for what, table in tables.items():
+        text = "".join(table.lines(what))
+        if args.out == "-":
+            if what == "subject" or len(tables) == 1:
+                sys.stdout.write(text)
+            continue
+        path = Path(args.out)
+        if what == "subject":
+            path = path.with_name(f"{path.stem}.subjects.tsv")
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, text)
+    for failure in [*bad_lines, *unreadable]:
+        print(printable(f"left out {failure.path}: {failure.reason}"), file=sys.stderr)
+    left_out = len(bad_lines) + len(unreadable)
+    print(f"{len(found.ids)} recordings classified, {left_out} left out", file=sys.stderr)

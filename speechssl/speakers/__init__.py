@@ -1,0 +1,1 @@
+"""Decide who speaks: calibrated verdicts about two recordings, and known voices."""

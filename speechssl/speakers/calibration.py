@@ -1,0 +1,179 @@
+"""What a cosine of a model means: its likelihood ratio, and the threshold at a prior.
+
+A score s becomes the natural-log likelihood ratio slope * s + offset, fitted by logistic regression
+on trials whose answers are known (`evaluation.verification.scoring.fit_calibration`; Brummer and du
+Preez 2006). At the prior p of the same speaker, "same" is the better guess where the ratio exceeds
+(1 - p) / p: the threshold is the score at which both are equal.
+
+It is written as ``calibration.json`` beside the model's weights, which says which trials it is from.
+The file may be somebody else's: numbers are checked, and nothing else of it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from speechssl import foreign_json, metrics
+from speechssl.data.trials import read_trials
+from speechssl.errors import UserError, writing
+from speechssl.evaluation.verification.scoring import fit_calibration
+from speechssl.files import model_folder, write_text
+
+FILE = "calibration.json"
+"""Its name in a model folder."""
+
+_LARGEST = 1e6  # of slope and offset: what is larger is no calibration of cosines
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How a score becomes a likelihood ratio.
+
+    Attributes:
+        slope: above 0.
+        offset: of the natural-log likelihood ratio.
+        trials: how many it was fitted on.
+        targets: how many of them are of one speaker.
+        eer: equal error rate of these trials, percent.
+        source: which trials, for people.
+    """
+
+    slope: float
+    offset: float
+    trials: int
+    targets: int
+    eer: float
+    source: str
+
+    def log_ratio(self, scores: ArrayLike) -> np.ndarray:
+        """Return natural-log likelihood ratios (T,) of scores (T,)."""
+        return self.slope * np.asarray(scores, np.float64) + self.offset
+
+    def probability(self, score: float, prior: float) -> float:
+        """Return the probability that a score is of one speaker, where the prior is `prior`."""
+        odds = self.slope * score + self.offset + math.log(prior / (1 - prior))
+        return 0.5 * (1 + math.tanh(odds / 2))
+
+    def threshold(self, prior: float) -> float:
+        """Return the score above which "same speaker" is the better guess at a prior."""
+        return (math.log((1 - prior) / prior) - self.offset) / self.slope
+
+    def describe(self) -> str:
+        """Return where it is from, on one line."""
+        return f"{self.trials} trials, EER {self.eer:.2f} %: {self.source}"
+
+    def write(self, path: Path) -> None:
+        """Write it as JSON."""
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, json.dumps(asdict(self), indent=2) + "\n")
+
+
+def fit(scores: ArrayLike, target: ArrayLike, source: str, prior: float = 0.05) -> Calibration:
+    """Fit a calibration.
+
+    Args:
+        scores: (T,) of trials that are not the ones to be decided.
+        target: (T,) true for the same speaker.
+        source: which trials, for people.
+        prior: at which errors of the fit count, as in `fit_calibration`.
+
+    Raises:
+        UserError: targets or non-targets are missing, or targets do not score higher.
+    """
+    target = np.asarray(target, bool)
+    slope, offset = fit_calibration(scores, target, prior)
+    if not slope > 0:
+        raise UserError(
+            f"{source}: trials of one speaker do not score above the others; these scores decide"
+            " nothing (are the answers the right way round?)"
+        )
+    eer = metrics.eer(scores, target)
+    return Calibration(slope, offset, len(target), int(target.sum()), eer, source)
+
+
+def from_scores(scores_file: Path, trials_file: Path, prior: float = 0.05) -> Calibration:
+    """Fit a calibration on a file of lines `enrol test score` and the answers of a trial list.
+
+    Raises:
+        UserError: a file cannot be read, a line is none, a trial has no score, or as `fit`.
+    """
+    from speechssl.audio.regular import read_text
+
+    remedy = "give the scores that `speechssl score` wrote"
+    score_of: dict[tuple[str, str], float] = {}
+    for number, line in enumerate(read_text(scores_file, remedy, remedy).splitlines(), start=1):
+        fields = line.split()
+        if not fields:
+            continue
+        try:
+            enrol, test, word = fields
+            score_of[enrol, test] = float(word)
+        except ValueError as error:
+            raise UserError(
+                f"{scores_file}:{number}: {line[:80]!r} is not `enrol test score`; {remedy}"
+            ) from error
+    trials = read_trials(trials_file)
+    scores = []
+    for pair in zip(trials.enrol.tolist(), trials.test.tolist(), strict=True):
+        if pair not in score_of:
+            raise UserError(f"{scores_file}: no score of {' '.join(pair)!r} in {trials_file}")
+        scores.append(score_of[pair])
+    return fit(scores, trials.target, f"{scores_file}, {trials_file}", prior)
+
+
+def read(path: Path) -> Calibration:
+    """Read a calibration file.
+
+    Raises:
+        UserError: it is not there, or not such a file.
+    """
+    return _checked(foreign_json.read(path), path)
+
+
+def of_model(model: str | Path, about: Mapping[str, Any]) -> Calibration | None:
+    """Return the calibration that a model brings: its file, or else ``about: calibration``.
+
+    Args:
+        model: a model or run folder, or a name.
+        about: what the model says of itself.
+
+    Raises:
+        UserError: there is one, and it is damaged.
+    """
+    beside = model_folder(model).path / FILE
+    if beside.is_file():
+        return read(beside)
+    stated = about.get("calibration")
+    return None if stated is None else _checked(stated, Path(model))
+
+
+def _checked(written: Any, path: Path) -> Calibration:
+    """Return the calibration in a mapping that somebody else may have written."""
+    with foreign_json.damage(path, "calibrate again (`speechssl calibrate`)"):
+        for key in ("slope", "offset", "eer"):
+            value = written[key]
+            if not foreign_json.is_number(value) or not abs(value) < _LARGEST:
+                raise ValueError(f"{key} is {str(value)[:40]}")
+        if not written["slope"] > 0:
+            raise ValueError(f"slope is {written['slope']}, not above 0")
+        trials = written["trials"]
+        targets = written["targets"]
+        if not (isinstance(trials, int) and isinstance(targets, int)):
+            raise ValueError("trials and targets are no whole numbers")
+        return Calibration(
+            slope=float(written["slope"]),
+            offset=float(written["offset"]),
+            trials=trials,
+            targets=targets,
+            eer=float(written["eer"]),
+            source=str(written.get("source", "not known"))[:300],
+        )

@@ -1,0 +1,271 @@
+"""Known voices: enrolled from recordings, kept in a file, and named where they are heard again.
+
+The file is safetensors: ``embeddings`` (U, D) float32, ``voice`` (U,) int64 (which voice each is
+of), and in its header the names, the ids of the recordings and the digest of the model. It may be
+somebody else's: sizes are compared with the header before anything is read.
+
+A voice is the mean of its recordings' embeddings at length 1; the score of a recording is the cosine
+with it. With a calibration, the recording is one of N voices (each with the prior p / N) or an
+unknown one (1 - p), and the likelihood ratio LR_i of voice i gives
+
+    P(i) = p / N * LR_i / (1 - p + sum_j p / N * LR_j),   P(unknown) = (1 - p) / (the same).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from speechssl.errors import UserError, writing
+from speechssl.evaluation.verification.scoring import score_trials, unit
+from speechssl.files import atomic_write
+from speechssl.model import Model
+from speechssl.speakers import calibration as calibrations
+from speechssl.speakers.calibration import Calibration
+
+Matrix = NDArray[np.float32]
+
+UNKNOWN = "unknown"
+"""The answer where no voice is known well enough; no voice may have this name."""
+
+UNDECIDED = "undecided"
+"""The answer where neither a threshold nor a calibration is known."""
+
+_FEWEST_TARGETS = 10  # pairs of one voice from which a calibration is fitted
+_MOST_RECORDINGS = 1000  # whose pairs are used; of more, as many are drawn
+_LONGEST_NAME = 200
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Who a recording is of.
+
+    Attributes:
+        voice: a name, `UNKNOWN` or `UNDECIDED`.
+        nearest: the voice of the highest score, whatever the answer is.
+        score: its cosine.
+        probability: of the answer; None without a calibration.
+    """
+
+    voice: str
+    nearest: str
+    score: float
+    probability: float | None
+
+
+@dataclass(frozen=True)
+class Voices:
+    """Recordings of known voices.
+
+    Attributes:
+        names: N voices, sorted.
+        voice: (U,) index of the voice of each recording.
+        ids: U recordings.
+        embeddings: (U, D).
+        model: digest of the model that made them.
+    """
+
+    names: Sequence[str]
+    voice: NDArray[np.int64]
+    ids: Sequence[str]
+    embeddings: Matrix
+    model: str
+
+    def centres(self) -> Matrix:
+        """Return the mean (N, D) of each voice's embeddings at length 1."""
+        rows = unit(self.embeddings)
+        centres = np.zeros((len(self.names), rows.shape[1]))
+        np.add.at(centres, self.voice, rows)
+        return (centres / np.bincount(self.voice)[:, None]).astype(np.float32)
+
+    def scores(self, embeddings: Matrix) -> Matrix:
+        """Return the cosines (B, N) of embeddings (B, D) with each voice."""
+        cosines: Matrix = unit(embeddings) @ unit(self.centres()).T
+        return cosines
+
+    def identify(
+        self,
+        embeddings: Matrix,
+        calibration: Calibration | None = None,
+        *,
+        prior: float = 0.5,
+        threshold: float | None = None,
+    ) -> list[Answer]:
+        """Return who each of B embeddings (B, D) is of.
+
+        Args:
+            embeddings: by the model that made the voices.
+            calibration: what a score means; used unless there is a threshold.
+            prior: probability that a recording is of a known voice at all.
+            threshold: score from which the nearest voice is the answer.
+        """
+        scores = self.scores(embeddings)
+        answers = []
+        for row in scores:
+            best = int(row.argmax())
+            nearest = self.names[best]
+            score = float(row[best])
+            probability = None
+            if threshold is not None:
+                voice = nearest if score >= threshold else UNKNOWN
+            elif calibration is not None:
+                voice, probability = self._posterior(row, calibration, prior)
+            else:
+                voice = UNDECIDED
+            answers.append(Answer(voice, nearest, score, probability))
+        return answers
+
+    def _posterior(
+        self, scores: NDArray[np.float32], calibration: Calibration, prior: float
+    ) -> tuple[str, float]:
+        """Return the likeliest of all voices and `UNKNOWN`, and its probability."""
+        log_odds = calibration.log_ratio(scores) + np.log(prior / len(scores))
+        logits = np.append(log_odds, np.log(1 - prior))
+        weights = np.exp(logits - logits.max())
+        best = int(weights.argmax())
+        name = self.names[best] if best < len(self.names) else UNKNOWN
+        return name, float(weights[best] / weights.sum())
+
+    def self_calibration(self) -> Calibration | None:
+        """Fit a calibration on the pairs of these recordings, or return None if they are too few.
+
+        Recordings of a voice are often of one session, so they sound more alike than those that
+        will come: a calibration on other trials is better.
+        """
+        chosen = np.arange(len(self.ids))
+        if len(chosen) > _MOST_RECORDINGS:
+            drawn = np.random.default_rng(0).permutation(chosen)
+            chosen = np.sort(drawn[:_MOST_RECORDINGS])
+        first, second = np.triu_indices(len(chosen), k=1)
+        voice = self.voice[chosen]
+        target = voice[first] == voice[second]
+        if int(target.sum()) < _FEWEST_TARGETS or not (~target).any():
+            return None
+        scores = score_trials(self.embeddings[chosen], first, second)
+        source = "the pairs of the registered recordings"
+        try:
+            return calibrations.fit(scores, target, source)
+        except UserError:
+            return None
+
+    def with_others(self, others: Voices) -> Voices:
+        """Return these voices and those of `others`; a voice of both has the recordings of `others`.
+
+        Raises:
+            UserError: they are by different models.
+        """
+        if self.model != others.model:
+            raise UserError(
+                "voices: these voices were registered with another model; register all with one"
+            )
+        names = []
+        ids = []
+        rows = []
+        for source in (self, others):
+            for row, voice in enumerate(source.voice.tolist()):
+                if source is self and self.names[voice] in others.names:
+                    continue
+                names.append(source.names[voice])
+                ids.append(source.ids[row])
+                rows.append(source.embeddings[row])
+        return make(names, ids, np.stack(rows), self.model)
+
+    def write(self, path: Path) -> None:
+        """Write the file; a reader sees the old one or the new one."""
+        metadata = {
+            "format": "speechssl voices 1",
+            "names": json.dumps(list(self.names)),
+            "recordings": json.dumps(list(self.ids)),
+            "model": self.model,
+        }
+        tensors: dict[str, NDArray[Any]] = {"embeddings": self.embeddings, "voice": self.voice}
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(path) as temporary:
+                save_file(tensors, str(temporary), metadata=metadata)
+
+
+def make(
+    voice_of_each: Sequence[str], ids: Sequence[str], embeddings: Matrix, model: str
+) -> Voices:
+    """Return the voices of recordings.
+
+    Args:
+        voice_of_each: (U,) names.
+        ids: (U,) of the recordings.
+        embeddings: (U, D).
+        model: digest of the model.
+
+    Raises:
+        UserError: there is no recording, or a name that stands for an answer or is no name.
+    """
+    if not len(ids):
+        raise UserError("voices: no recording could be embedded; give recordings of each voice")
+    for name in voice_of_each:
+        if name in (UNKNOWN, UNDECIDED) or not name.strip() or len(name) > _LONGEST_NAME:
+            raise UserError(f"voices: {name[:80]!r} cannot be the name of a voice; rename it")
+    names, voice = np.unique(np.array(voice_of_each, dtype=str), return_inverse=True)
+    exact = np.ascontiguousarray(embeddings, np.float32)
+    return Voices(names.tolist(), voice.astype(np.int64), list(ids), exact, model)
+
+
+def read(path: Path) -> Voices:
+    """Read a file of voices.
+
+    Raises:
+        UserError: it is not there, or not such a file.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give what `speechssl register` wrote")
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            about = file.metadata() or {}
+            names = _strings(about["names"])
+            ids = _strings(about["recordings"])
+            shape = file.get_slice("embeddings").get_shape()
+            if len(shape) != 2 or shape[0] != len(ids) or not shape[1]:
+                raise ValueError(f"embeddings of shape {shape} for {len(ids)} recordings")
+            if file.get_slice("voice").get_shape() != [len(ids)]:
+                raise ValueError("it does not say which voice each recording is of")
+            embeddings = np.asarray(file.get_tensor("embeddings"))
+            voice = np.asarray(file.get_tensor("voice"))
+        if embeddings.dtype != np.float32 or voice.dtype != np.int64:
+            raise ValueError(f"types {embeddings.dtype} and {voice.dtype}")
+        if not np.isfinite(embeddings).all():
+            raise ValueError("embeddings are not finite")
+        if sorted(set(voice.tolist())) != list(range(len(names))) or names != sorted(set(names)):
+            raise ValueError("names and recordings do not belong together")
+        model = str(about["model"])
+    except Exception as error:  # whatever safetensors, json and numpy raise
+        detail = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path}: is no file of voices ({type(error).__name__}: {detail}); register again"
+        ) from error
+    return Voices(names, voice, ids, embeddings, model)
+
+
+def _strings(text: str) -> list[str]:
+    found = json.loads(text)
+    if not isinstance(found, list) or not found or not all(isinstance(one, str) for one in found):
+        raise ValueError("no list of names")
+    return found
+
+
+def digest(model: Model, layer: str = "embedding") -> str:
+    """Return what tells models apart: a hash of settings, weights and layer (16 hexadecimal digits)."""
+    hashed = hashlib.sha256(json.dumps([model.settings, layer], sort_keys=True).encode())
+    for name, tensor in model.encoder.state_dict().items():
+        hashed.update(name.encode())
+        as_bytes = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        hashed.update(as_bytes.numpy().tobytes())
+    return hashed.hexdigest()[:16]

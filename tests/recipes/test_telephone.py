@@ -1,0 +1,54 @@
+"""egs/real/telephone.py: what is left of a voice, and what a directory keeps."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from builders import write_audio
+
+from speechssl.data.manifest import read_manifest
+
+SCRIPT = Path(__file__).parents[2] / "egs" / "real" / "telephone.py"
+spec = importlib.util.spec_from_file_location("telephone", SCRIPT)
+telephone = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(telephone)
+
+RATE = 8000
+
+
+@pytest.mark.parametrize("number", range(4))  # of the coders
+def test_the_band_is_300_to_3400_hz(number):
+    """Tones at equal level: 150 Hz is 24 dB down, 3800 Hz 5 dB (a fourth-order Butterworth band)."""
+    time = np.arange(2 * RATE) / RATE
+    tones = sum(np.sin(2 * np.pi * hertz * time) for hertz in (150.0, 1000.0, 3800.0))
+    out = telephone.on_the_telephone((0.1 * tones).astype(np.float32), number)
+    spectrum = np.abs(np.fft.rfft(out[1000 : 1000 + RATE] * np.hanning(RATE)))
+    low, middle, high = (spectrum[hertz - 5 : hertz + 6].max() for hertz in (150, 1000, 3800))
+    assert low < 0.15 * middle and high < 0.65 * middle
+    assert np.abs(out).max() < 0.6
+
+
+def test_silence_stays_silent():
+    assert not telephone.on_the_telephone(np.zeros(RATE, np.float32), 0).any()
+
+
+def test_a_directory_keeps_its_ids_labels_and_trials(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("a", "b"):
+        write_audio(tmp_path / f"{name}.wav", 0.1 * rng.standard_normal(16000).astype(np.float32))
+    lines = "".join(f"{name} {tmp_path}/{name}.wav\n" for name in ("a", "b"))
+    (source / "wav.scp").write_text(lines)
+    (source / "utt2spk").write_text("a s1\nb s2\n")
+    (source / "trials").write_text("a b nontarget\n")
+    monkeypatch.setattr(sys, "argv", ["telephone.py", str(source), str(tmp_path / "out")])
+    telephone.main()
+    manifest = read_manifest(tmp_path / "out", labels=("spk",))
+    assert manifest.ids == ["a", "b"] and manifest.labels["spk"] == {"a": "s1", "b": "s2"}
+    assert (tmp_path / "out" / "trials").read_text() == "a b nontarget\n"
+    info = soundfile.info(manifest.utterances[0].path)
+    assert info.samplerate == RATE and info.frames == RATE

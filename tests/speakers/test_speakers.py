@@ -1,0 +1,388 @@
+"""Verdicts about two recordings, and known voices: closed forms, files, and the commands."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from safetensors.numpy import save_file
+
+from speechssl.cli.command import main
+from speechssl.embed.embedder import Embedder
+from speechssl.errors import UserError
+from speechssl.evaluation.verification.scoring import unit
+from speechssl.metrics import eer
+from speechssl.speakers import calibration, voices
+from speechssl.speakers.calibration import Calibration
+from tests.builders import RATE, make_model, read_json, readme_code
+
+HALF = Calibration(10.0, -5.0, 100, 50, 4.0, "a test")
+"""Threshold .5 at equal priors."""
+
+
+def test_scores_of_two_gaussians_get_their_known_likelihood_ratio():
+    """Same N(.6, .1), different N(.1, .1): log LR = (.5 s - .175) / .01, threshold .35."""
+    rng = np.random.default_rng(0)
+    target = np.arange(20000) < 10000
+    scores = rng.normal(np.where(target, 0.6, 0.1), 0.1)
+    found = calibration.fit(scores, target, "gaussians", prior=0.5)
+    assert found.slope == pytest.approx(50, rel=0.1)
+    assert found.offset == pytest.approx(-17.5, rel=0.1)
+    assert found.threshold(0.5) == pytest.approx(0.35, abs=0.005)
+    assert (found.trials, found.targets) == (20000, 10000)
+    assert found.eer == eer(scores, target)
+
+
+def test_probability_is_bayes_rule_and_one_half_at_the_threshold():
+    for prior in (0.01, 0.5, 0.9):
+        for score in (-0.2, 0.4, 0.7):
+            ratio = np.exp(10 * score - 5)
+            expected = prior * ratio / (prior * ratio + 1 - prior)
+            assert HALF.probability(score, prior) == pytest.approx(expected)
+        threshold = HALF.threshold(prior)
+        assert HALF.probability(threshold, prior) == pytest.approx(0.5)
+    assert HALF.threshold(0.01) > HALF.threshold(0.5) == pytest.approx(0.5)
+
+
+def test_scores_that_decide_nothing_are_refused():
+    with pytest.raises(UserError, match="decide"):
+        calibration.fit([0.1, 0.2, 0.8, 0.9], [True, True, False, False], "upside down")
+
+
+def test_calibration_from_a_file_of_scores(tmp_path):
+    rng = np.random.default_rng(1)
+    target = np.arange(200) < 100
+    scores = rng.normal(np.where(target, 0.6, 0.1), 0.2)
+    lines = [f"a{i} b{i} {score:.7g}\n" for i, score in enumerate(scores)]
+    (tmp_path / "scores").write_text("".join(reversed(lines)))
+    words = np.where(target, "target", "nontarget")
+    trials = [f"a{i} b{i} {word}\n" for i, word in enumerate(words)]
+    (tmp_path / "trials").write_text("".join(trials))
+    found = calibration.from_scores(tmp_path / "scores", tmp_path / "trials")
+    expected = calibration.fit(np.array([float(f"{s:.7g}") for s in scores]), target, "")
+    assert (found.slope, found.offset) == pytest.approx((expected.slope, expected.offset))
+    (tmp_path / "trials").write_text("".join([*trials, "a1 b2 target\n"]))
+    with pytest.raises(UserError, match="no score of 'a1 b2'"):
+        calibration.from_scores(tmp_path / "scores", tmp_path / "trials")
+    (tmp_path / "scores").write_text("a1 b1 high\n")
+    with pytest.raises(UserError, match="scores:1: 'a1 b1 high'"):
+        calibration.from_scores(tmp_path / "scores", tmp_path / "trials")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"slope": 0}, {"slope": -1.0}, {"slope": "steep"}, {"offset": float("nan")}, {"eer": None},
+        {"slope": 1e300}, {"trials": "many"}, {"offset": [1]}, {"slope": True},
+    ],
+)  # fmt: skip
+def test_a_calibration_that_is_none_is_one_line(tmp_path, change):
+    path = tmp_path / "calibration.json"
+    HALF.write(path)
+    assert calibration.read(path) == HALF
+    path.write_text(json.dumps({**read_json(path), **change}))
+    with pytest.raises(UserError, match="calibrate again") as raised:
+        calibration.read(path)
+    assert "\n" not in str(raised.value)
+
+
+def some_voices(rng, names=("anna", "ben", "cleo"), recordings=3, dim=6):
+    centres = rng.normal(size=(len(names), dim))
+    voice_of = [name for name in names for _ in range(recordings)]
+    rows = np.repeat(centres, recordings, axis=0) + 0.1 * rng.normal(size=(len(voice_of), dim))
+    ids = [f"{name}/{i}.wav" for i, name in enumerate(voice_of)]
+    return voices.make(voice_of, ids, rows.astype(np.float32), "model"), centres
+
+
+def test_a_voice_is_the_mean_of_its_unit_vectors():
+    found, _ = some_voices(np.random.default_rng(0))
+    for number, name in enumerate(found.names):
+        rows = [
+            vector / np.linalg.norm(vector)
+            for vector, identifier in zip(found.embeddings, found.ids, strict=True)
+            if identifier.startswith(name)
+        ]
+        np.testing.assert_allclose(found.centres()[number], np.mean(rows, axis=0), atol=1e-6)
+
+
+def test_identify_by_bayes_and_by_threshold():
+    rng = np.random.default_rng(0)
+    known, centres = some_voices(rng)
+    probes = np.stack([centres[1], centres[2], rng.normal(size=6)]).astype(np.float32)
+    cosines = known.scores(probes)
+    for prior in (0.2, 0.9):
+        for row, answer in zip(cosines, known.identify(probes, HALF, prior=prior), strict=True):
+            weights = [prior / 3 * np.exp(10 * cosine - 5) for cosine in row] + [1 - prior]
+            best = int(np.argmax(weights))
+            assert answer.voice == [*known.names, "unknown"][best]
+            assert answer.probability == pytest.approx(weights[best] / sum(weights), rel=1e-4)
+    first, second, stranger = known.identify(probes, threshold=float(cosines[2].max()) + 1e-3)
+    assert (first.voice, second.voice, stranger.voice) == ("ben", "cleo", "unknown")
+    assert stranger.nearest == known.names[cosines[2].argmax()]
+    assert [answer.voice for answer in known.identify(probes)] == ["undecided"] * 3
+
+
+def test_pairs_of_the_registered_recordings_calibrate_if_they_are_enough():
+    known, _ = some_voices(np.random.default_rng(0), recordings=4)
+    found = known.self_calibration()
+    assert found is not None and (found.trials, found.targets) == (66, 18)
+    assert "registered" in found.source
+    few, _ = some_voices(np.random.default_rng(0), recordings=2)
+    assert few.self_calibration() is None
+    alone, _ = some_voices(np.random.default_rng(0), names=("anna",), recordings=9)
+    assert alone.self_calibration() is None
+
+
+def test_voices_come_back_from_their_file_and_are_replaced_by_name(tmp_path):
+    rng = np.random.default_rng(0)
+    known, _ = some_voices(rng)
+    known.write(tmp_path / "v.safetensors")
+    again = voices.read(tmp_path / "v.safetensors")
+    assert (again.names, again.ids, again.model) == (known.names, known.ids, "model")
+    np.testing.assert_array_equal(again.embeddings, known.embeddings)
+    np.testing.assert_array_equal(again.voice, known.voice)
+    new = voices.make(["ben", "dora"], ["b.wav", "d.wav"], np.eye(2, 6, dtype=np.float32), "model")
+    both = known.with_others(new)
+    assert both.names == ["anna", "ben", "cleo", "dora"]
+    assert len(both.ids) == 8 and both.ids.count("b.wav") == 1
+    np.testing.assert_array_equal(both.centres()[1], new.centres()[0])
+    other = voices.make(["x"], ["x.wav"], np.eye(1, 6, dtype=np.float32), "another")
+    with pytest.raises(UserError, match="another model"):
+        known.with_others(other)
+    for name in ("unknown", "undecided", " ", "x" * 300):
+        with pytest.raises(UserError, match="name of a voice"):
+            voices.make([name], ["x.wav"], np.eye(1, dtype=np.float32), "m")
+
+
+def good_file():
+    tensors = {"embeddings": np.eye(2, 4, dtype=np.float32), "voice": np.array([0, 1])}
+    about = {"names": '["a", "b"]', "recordings": '["a.wav", "b.wav"]', "model": "m"}
+    return tensors, about
+
+
+@pytest.mark.parametrize(
+    ("tensors", "about"),
+    [
+        ({}, {"names": None}),
+        ({}, {"names": "["}),
+        ({}, {"names": '"ab"'}),
+        ({}, {"names": "[1, 2]"}),
+        ({}, {"names": '["b", "a"]'}),
+        ({}, {"names": '["a", "b", "c"]'}),
+        ({}, {"recordings": '["a.wav"]'}),
+        ({}, {"names": "[" * 100_000}),
+        ({}, {"model": None}),
+        ({"voice": np.array([0, 7])}, {}),
+        ({"voice": np.array([0, -1])}, {}),
+        ({"voice": np.array([0.0, 1.0])}, {}),
+        ({"voice": np.array([[0], [1]])}, {}),
+        ({"embeddings": np.full((2, 4), np.nan, np.float32)}, {}),
+        ({"embeddings": np.eye(2, 4)}, {}),
+        ({"embeddings": np.zeros((2, 0), np.float32)}, {}),
+        ({"embeddings": None}, {}),
+    ],
+)
+def test_a_hostile_file_of_voices_is_one_line(tmp_path, tensors, about):
+    path = tmp_path / "v.safetensors"
+    good_tensors, good_about = good_file()
+    save_file(good_tensors, path, metadata=good_about)
+    assert voices.read(path).names == ["a", "b"]
+    kept = {key: value for key, value in {**good_tensors, **tensors}.items() if value is not None}
+    said = {key: value for key, value in {**good_about, **about}.items() if value is not None}
+    save_file(kept, path, metadata=said)
+    with pytest.raises(UserError, match="register again") as raised:
+        voices.read(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_what_is_no_safetensors_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        voices.read(tmp_path / "v.safetensors")
+    for content in (b"", b"PK\3\4", b"\xff" * 64, (1 << 60).to_bytes(8, "little") + b"{}"):
+        (tmp_path / "v.safetensors").write_bytes(content)
+        with pytest.raises(UserError, match="register again"):
+            voices.read(tmp_path / "v.safetensors")
+
+
+def speak(path: Path, pitch: float, seed: int, seconds: float = 1.0) -> Path:
+    """A buzz with harmonics of a pitch and a little noise: MFCC statistics tell pitches apart."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    time = np.arange(round(seconds * RATE)) / RATE
+    tones = [np.sin(2 * np.pi * pitch * k * time + rng.uniform(0, 6)) / k for k in range(1, 9)]
+    samples = 0.1 * np.sum(tones, axis=0) + 0.01 * rng.normal(size=len(time))
+    soundfile.write(path, samples.astype(np.float32), RATE)
+    return path
+
+
+PITCHES = {"anna": 800.0, "ben": 300.0, "cleo": 1500.0}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Recordings `known/VOICE/N.wav`, new ones `new/VOICE.wav`, and the model in `model`."""
+    root = tmp_path_factory.mktemp("speakers")
+    for number, (name, pitch) in enumerate(PITCHES.items()):
+        for i in range(4):
+            speak(root / "known" / name / f"{i}.wav", pitch, 10 * number + i)
+        speak(root / "new" / f"{name}.wav", pitch, 100 + number)
+    speak(root / "new" / "stranger.wav", 3000.0, 200)
+    make_model().save(root / "model")
+    return root
+
+
+def test_register_and_identify(folder, tmp_path, capsys):
+    out = tmp_path / "voices.safetensors"
+    assert main(["register", "mfcc", str(folder / "known"), "--out", str(out)]) == 0
+    assert "3 voices of 12 recordings" in capsys.readouterr().err
+    known = voices.read(out)
+    assert known.names == list(PITCHES)
+    assert known.ids[0] == "anna/0.wav"
+    (folder / "new" / "noise.txt").write_text("no sound")
+    (folder / "new" / "broken.wav").write_bytes(b"RIFF")
+    table = tmp_path / "out" / "who.tsv"
+    command = ["identify", "mfcc", str(out), str(folder / "new"), "--out", str(table)]
+    assert main(command) == 0
+    said = capsys.readouterr().err
+    assert "broken.wav" in said and "the pairs of the registered recordings" in said
+    rows = [line.split("\t") for line in table.read_text().splitlines()]
+    assert rows[0] == ["recording", "voice", "nearest", "score", "probability"]
+    answers = {row[0]: row[1] for row in rows[1:]}
+    assert answers == {
+        "anna.wav": "anna",
+        "ben.wav": "ben",
+        "cleo.wav": "cleo",
+        "stranger.wav": "unknown",
+    }
+    by_hand = unit(Embedder.from_pretrained("mfcc").embed([folder / "new" / "ben.wav"]))
+    score = float((by_hand @ unit(known.centres()).T).max())
+    assert float(rows[2][3]) == pytest.approx(score, abs=1e-4)
+    assert main([*command[:4], "--threshold", "1.1"]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [line.split("\t")[1] for line in lines] == ["unknown"] * 4
+
+
+def test_register_one_voice_and_add_another(folder, tmp_path, capsys):
+    out = str(tmp_path / "voices.safetensors")
+    anna = [str(folder / "known" / "anna" / f"{i}.wav") for i in range(2)]
+    assert main(["register", "mfcc", *anna, "--name", "Anna K.", "--out", out]) == 0
+    assert main(["register", "mfcc", str(folder / "new" / "ben.wav"), "--add", "--out", out]) == 0
+    assert voices.read(Path(out)).names == ["Anna K.", "ben"]
+    assert main(["identify", "mfcc", out, anna[0]]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[1].split("\t")[1:3] == ["undecided", "Anna K."]
+    assert "no threshold is known" in captured.err
+    assert main(["identify", str(folder / "model"), out, anna[0]]) == 2
+    assert "another model" in capsys.readouterr().err
+    assert main(["register", "mfcc", *anna, "--out", str(tmp_path / "voices.npz")]) == 2
+    assert ".safetensors" in capsys.readouterr().err
+
+
+def test_register_by_utt2spk(folder, tmp_path):
+    (tmp_path / "utt2spk").write_text("anna.wav A\nben.wav B\ncleo.wav B\n")
+    files = [str(folder / "new" / f"{name}.wav") for name in PITCHES]
+    out = tmp_path / "v.safetensors"
+    command = [
+        "register",
+        "mfcc",
+        *files,
+        "--out",
+        str(out),
+        "--speakers",
+        str(tmp_path / "utt2spk"),
+    ]
+    assert main(command) == 0
+    assert voices.read(out).names == ["A", "B"]
+    (tmp_path / "utt2spk").write_text("anna.wav A\n")
+    assert main(command) == 2
+
+
+def test_names_of_a_strangers_file_do_nothing_to_a_terminal_or_a_table(folder, tmp_path, capsys):
+    known = voices.make(
+        ["\x1b[2Jred\tred\nred"],
+        ["a"],
+        Embedder.from_pretrained("mfcc").embed([folder / "new" / "ben.wav"]),
+        voices.digest(Embedder.from_pretrained("mfcc").model),
+    )
+    known.write(tmp_path / "v.safetensors")
+    command = ["identify", "mfcc", str(tmp_path / "v.safetensors"), str(folder / "new" / "ben.wav")]
+    assert main([*command, "--threshold", "0"]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and len(out.splitlines()) == 2
+    assert out.splitlines()[1].split("\t")[1] == r"\x1b[2Jred\tred\nred"
+
+
+def test_verify_without_a_calibration_gives_the_score_alone(folder, capsys):
+    a = str(folder / "known" / "anna" / "0.wav")
+    b = str(folder / "new" / "anna.wav")
+    c = str(folder / "new" / "ben.wav")
+    assert main(["verify", str(folder / "model"), a, b]) == 0
+    said = capsys.readouterr().out
+    embedder = Embedder.from_pretrained(folder / "model")
+    assert f"{embedder.similarity(a, b):.4f}" in said and "no verdict" in said
+    assert "verdict  " not in said
+    assert main(["verify", str(folder / "model"), a, b, c, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    mean = unit(embedder.embed([a, b])).mean(0)
+    assert found["score"] == pytest.approx(embedder.similarity(mean, c), abs=1e-6)
+    assert found["verdict"] is None
+    assert main(["verify", str(folder / "model"), a]) == 2
+    assert "give two" in capsys.readouterr().err
+
+
+def test_calibrate_then_verify(folder, tmp_path, capsys):
+    model = tmp_path / "model"
+    make_model().save(model)
+    emb = str(tmp_path / "known.npz")
+    assert main(["embed", str(model), str(folder / "known"), "--out", emb]) == 0
+    ids = sorted(f"{path.parent.name}/{path.name}" for path in (folder / "known").glob("*/*.wav"))
+    pairs = [(a, b) for i, a in enumerate(ids) for b in ids[i + 1 :]]
+    words = {True: "target", False: "nontarget"}
+    lines = [f"{a} {b} {words[a[:2] == b[:2]]}\n" for a, b in pairs]
+    trials = tmp_path / "trials"
+    trials.write_text("".join(lines))
+    assert main(["calibrate", str(model), emb, "--trials", str(trials)]) == 0
+    written = calibration.read(model / "calibration.json")
+    said = capsys.readouterr().out
+    assert f"threshold {written.threshold(0.5):.4f}" in said
+    assert (written.trials, written.targets) == (66, 18) and str(trials) in written.source
+    a, b = (str(folder / "new" / f"{name}.wav") for name in ("anna", "ben"))
+    same = str(folder / "known" / "anna" / "1.wav")
+    assert main(["verify", str(model), a, same]) == 0
+    said = capsys.readouterr().out
+    assert "verdict     same speaker" in said and str(trials) in said
+    assert main(["verify", str(model), a, b, "--json", "--prior", "0.1"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["verdict"] == "different"
+    assert found["probability_same"] == pytest.approx(written.probability(found["score"], 0.1))
+    assert found["threshold"] == pytest.approx(written.threshold(0.1))
+    # the same from a file of scores, for another copy of the model without calibration
+    make_model().save(tmp_path / "bare")
+    scores = str(tmp_path / "scores")
+    assert main(["score", emb, "--trials", str(trials), "--out", scores]) == 0
+    command = ["verify", str(tmp_path / "bare"), a, b, "--json", "--prior", "0.1"]
+    assert main([*command, "--calibration", scores, "--trials", str(trials)]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["threshold"] == pytest.approx(found["threshold"], abs=1e-4)
+    assert main([*command, "--calibration", scores]) == 2
+    assert "--trials" in capsys.readouterr().err
+    assert main([*command, "--trials", str(trials)]) == 2
+
+
+def test_a_calibration_in_the_about_of_a_model_counts(folder, tmp_path, capsys):
+    stated = {"slope": 10.0, "offset": -5.0, "trials": 9, "targets": 3, "eer": 1.5, "source": "set"}
+    make_model(about={"calibration": stated}).save(tmp_path / "model")
+    files = [str(folder / "new" / f"{name}.wav") for name in ("anna", "ben")]
+    assert main(["verify", str(tmp_path / "model"), *files]) == 0
+    assert "threshold   0.5000 at a prior of 0.5" in capsys.readouterr().out
+    make_model(about={"calibration": "high"}).save(tmp_path / "model")
+    assert main(["verify", str(tmp_path / "model"), *files]) == 2
+    assert "calibrate again" in capsys.readouterr().err
+
+
+def test_the_example_of_the_readme(folder, capsys):
+    (code,) = readme_code("speakers")
+    files = [folder / "new" / "ben.wav", folder / "new" / "cleo.wav"]
+    exec(code, {"known": folder / "known", "files": files})
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["ben", "cleo"]
