@@ -126,8 +126,10 @@ def write_directory(
         jobs=jobs,
     )
     manifest = _manifest(found, results, max_seconds)
-    for item in passed_over:
-        manifest.skipped.append((item.path, f"not audio: {item.reason}"))
+    if manifest.utterances:  # where none is left, the message counts audio files alone
+        for item in passed_over:
+            manifest.skipped.append((item.path, f"not audio: {item.reason}"))
+        manifest.skipped.sort()
     trials = None
     if manifest.utterances and (root / "trials").exists():
         trials = read_trials(root / "trials")  # before anything is written

@@ -183,8 +183,10 @@ def merge(
         for identifier in ids:
             part, row = row_of[identifier]
             vectors.append(parts[part][row])
-        where = [spans[identifier] for identifier in ids] if spans else None
-        writer.write(ids, np.stack(vectors), where)
+        if spans:
+            writer.write(ids, np.stack(vectors), [spans[identifier] for identifier in ids])
+        else:
+            writer.write(ids, np.stack(vectors))
     return len(present)
 
 

@@ -50,8 +50,16 @@ def test_every_file_with_its_path_as_id(
     assert read.ids == manifest.ids
     assert read.labels == {"spk": {name: name for name in manifest.ids}}
     assert validate(tmp_path / "out", read_audio=True) == []
-    assert capsys.readouterr().err == f"{tmp_path / 'out'}: 4 utterances, 0.00 h\n"
-    assert not (tmp_path / "out/skipped.tsv").exists()
+    out = tmp_path / "out"
+    listed = f"; 3 files skipped (3 not audio), listed in {out / 'skipped.tsv'}"
+    assert capsys.readouterr().err == f"{out}: 4 utterances, 0.00 h{listed}\n"
+    rows = (out / "skipped.tsv").read_text().splitlines()
+    hidden = "not audio: hidden (its name begins with a dot)"
+    assert rows[1:] == [
+        f"._1.wav\t{hidden}",
+        f".hidden\t{hidden}",
+        "notes.txt\tnot audio: text",
+    ]
 
 
 def test_bad_files_are_skipped_counted_and_listed(
@@ -80,13 +88,16 @@ def test_bad_files_are_skipped_counted_and_listed(
         "bad/text.mp3": "corrupt",
         "bad/gone.wav": "no such file",
         "bad/cut.flac": "corrupt",
+        "._1.wav": "not audio",
+        ".hidden": "not audio",
+        "notes.txt": "not audio",
     }
     rows = (tmp_path / "out/skipped.tsv").read_text().splitlines()
     assert [row.split("\t")[0] for row in rows] == ["path", *sorted(kinds)]
     (line,) = capsys.readouterr().err.splitlines()
     assert (
-        "9 files skipped (2 corrupt, 2 empty, 1 no such file, 1 not finite, 2 silent, 1 too short)"
-        in line
+        "12 files skipped (2 corrupt, 2 empty, 1 no such file, 3 not audio, 1 not finite, 2 silent,"
+        " 1 too short)" in line
     )
 
 
@@ -135,9 +146,8 @@ def test_speakers_from_paths_when_asked_for(root: Path, tmp_path: Path, pattern:
 def test_patterns_that_do_not_fit(root: Path, tmp_path: Path) -> None:
     manifest = prepare(root, tmp_path / "out", speaker="{speaker}/one/*.wav")
     assert manifest.ids == ["ann/one/1.wav"]
-    assert [reason.partition(":")[0] for _, reason in manifest.skipped] == [
-        "path without a speaker"
-    ] * 3
+    reasons = sorted(reason.partition(":")[0] for _, reason in manifest.skipped)
+    assert reasons == ["not audio"] * 3 + ["path without a speaker"] * 3
     for pattern, words in (
         ("(", "correct the expression"),
         ("abc", "nothing in it is the speaker"),
@@ -277,7 +287,8 @@ def test_line_breaks_in_names(root: Path, tmp_path: Path) -> None:
     put(root, "a\nb.wav", noise(1))
     manifest = prepare(root, tmp_path / "out")
     assert len(manifest) == 4
-    assert len((tmp_path / "out/skipped.tsv").read_text().splitlines()) == 2
+    assert "line break in its name" in (tmp_path / "out/skipped.tsv").read_text()
+    assert len(manifest.skipped) == 4
 
 
 @pytest.mark.parametrize(

@@ -152,9 +152,10 @@ class Runner:
 
 
 def own_names(out: Path) -> list[Path]:
-    """Return the names that a command with --out may write: it, its list of failures, its parts."""
-    names = [out, *(Path(f"{out}{end}") for end in (".failed", ".parts", ".lock"))]
-    return [*names, out.with_suffix(".scp"), out.with_suffix(".ark")]
+    """Return the names that a command with --out may write: it, its lists, its parts."""
+    ends = (".failed", ".passed_over", ".parts", ".lock")
+    names = [out, *(Path(f"{out}{end}") for end in ends)]
+    return [*names, *(out.with_suffix(end) for end in (".scp", ".ark", ".segments"))]
 
 
 def is_left_over(path: Path) -> bool:
