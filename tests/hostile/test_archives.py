@@ -172,7 +172,7 @@ def attempt(runner: Runner, verb: str, data: Path, config: Path, root: Path) -> 
 
 
 def out_files(out: Path) -> list[Path]:
-    return [Path(f"{out}.npz{ending}") for ending in ("", ".failed", ".parts")]
+    return [Path(f"{out}.npz{ending}") for ending in ("", ".failed", ".parts", ".passed_over")]
 
 
 @pytest.mark.parametrize("verb", VERBS)
