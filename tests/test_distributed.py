@@ -62,14 +62,14 @@ def test_alone_it_is_batchnorm(group, shape):
 @pytest.mark.parametrize("name", parts.names("encoders"))
 def test_every_norm_of_every_encoder_is_converted_and_none_is_passed_over(group, name):
     torch.manual_seed(0)
-    encoder = parts.build("encoders", ENCODERS.get(name, name), 16).train()
+    encoder = parts.build("encoders", ENCODERS.get(name, name), 24).train()
     twin = synchronise_batchnorm(copy.deepcopy(encoder), TWO)
     norms = [m for m in twin.modules() if isinstance(m, CrossProcessBatchNorm)]
     assert norms and not any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in twin.modules())
     called = set()
     for norm in norms:
         norm.register_forward_hook(lambda module, *_: called.add(id(module)))
-    x = torch.randn(6, 200, 16)
+    x = torch.randn(6, 200, 24)
     torch.testing.assert_close(twin(x), encoder(x), atol=1e-3, rtol=1e-3)
     assert len(called) == len(norms)
 
