@@ -75,7 +75,7 @@ def test_real_speech_without_a_warm_up_and_nothing_to_evaluate(speech):
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [(["--data", "/nowhere"], "is not a folder"), (["--dat", "x"], "run.sh --data")],
+    [(["--data", "/nowhere"], "is not a folder"), (["--dat", "x"], "run.sh [--data DIR]")],
 )
 def test_a_mistake_in_the_command_is_told(given, said):
     done = run_script("egs/real/run.sh", *given)
