@@ -260,6 +260,7 @@ def model_folder(path: str | Path) -> ModelFolder:
     if here.existing() is None and run.model.existing() is not None:
         return run.model
     name = str(path)
-    if not Path(path).exists() and Path(name).name == name and name in shipped_models():
-        return ModelFolder(SHIPPED_MODELS / name)
+    shipped = ModelFolder(SHIPPED_MODELS / name)
+    if not Path(path).exists() and Path(name).name == name and shipped.existing() is not None:
+        return shipped
     return here

@@ -15,11 +15,7 @@ from speechssl.cli import flags
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `speechssl diarize`."""
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        help="a model folder, a run folder, another program's model, hub:owner/name, or mfcc (no model)",
-    )
+    flags.add_model_or_name(parser)
     parser.add_argument(
         "inputs",
         nargs="+",

@@ -28,6 +28,7 @@ from speechssl.embed import batches as batching
 from speechssl.embed.arrays import cut_out, find_device, in_samples, may_lack_operators, mono_wave
 from speechssl.embed.batches import MIN_SECONDS, Failure, Piece, Samples
 from speechssl.embed.estimator import Estimator, Matrix
+from speechssl.embed.gather import gather
 from speechssl.embed.inputs import Source, resolve, several
 from speechssl.embed.layers import EMBEDDING, encode_layer
 from speechssl.embed.networks import load_model
@@ -310,21 +311,8 @@ class Embedder(Estimator):
             float32, and the failures.
         """
         utterances = [Utterance(os.fspath(path), os.fspath(path)) for path in paths]
-        results = {}
-        for index, _seconds, result in self.stream(utterances, progress=progress):
-            results[index] = result
-        ids = []
-        vectors = []
-        failed = []
-        for index in sorted(results):
-            result = results[index]
-            if isinstance(result, Failure):
-                failed.append(result)
-            else:
-                ids.append(utterances[index].id)
-                vectors.append(result)
-        matrix = np.stack(vectors) if vectors else np.zeros((0, self.dim), np.float32)
-        return np.array(ids, dtype=str), matrix, failed
+        kept, matrix, failed = gather(self, utterances, progress=progress)
+        return np.array([utterance.id for utterance in kept], dtype=str), matrix, failed
 
     def stream(
         self,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from speechssl.data.manifest import Utterance
 from speechssl.embed.batches import Failure
-from speechssl.embed.embedder import Embedder
+
+if TYPE_CHECKING:
+    from speechssl.embed.embedder import Embedder
 
 
 def gather(

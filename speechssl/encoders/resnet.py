@@ -18,12 +18,12 @@ from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from speechssl.errors import UserError
 from speechssl.interfaces import Encoder, Stage
 from speechssl.nn.batch_norm import normalise
 from speechssl.nn.frames import Frames, accumulation_dtype
+from speechssl.nn.maps import convolve_maps
 from speechssl.nn.pooling import statistics, unbiased_statistics
 from speechssl.nn.products import linear
 
@@ -355,18 +355,8 @@ def _add_input(
 
 
 def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """Apply `conv`, which has no bias, to maps `x` (B, F, M, C) padded with zeros.
-
-    1x1 kernels become matrix products, which also steers round a crash of oneDNN in the
-    backward pass of strided channels-last 1x1 convolutions with few channels (torch
-    2.13, 8 to 16 channels).
-    """
-    stride = conv.stride[0]
-    if conv.kernel_size == (1, 1) and not torch.compiler.is_compiling():
-        return linear(x[:, ::stride, ::stride], conv.weight[:, :, 0, 0])
-    channels_first = x.permute(0, 3, 1, 2)
-    y = F.conv2d(channels_first, conv.weight, stride=stride, padding=conv.padding[0])
-    return y.permute(0, 2, 3, 1).contiguous()
+    """Apply `conv`, which has no bias, to maps `x` (B, F, M, C) padded with zeros."""
+    return convolve_maps(x, conv.weight, (conv.stride[0], conv.stride[1]))
 
 
 class SqueezeExcitation(nn.Module):

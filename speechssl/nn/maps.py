@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from speechssl.nn.products import linear
+
 __all__ = ["convolve_frames", "convolve_maps"]
 
 
 def convolve_maps(x: Tensor, weight: Tensor, stride: tuple[int, int] = (1, 1)) -> Tensor:
-    """Convolve channels-last maps over frames and frequencies.
+    """Convolve channels-last maps over frames and frequencies, without a bias.
 
     Kernels of one element become matrix products, which also steers round a crash of oneDNN in
     the backward pass of strided channels-last 1x1 convolutions with few channels (torch 2.13, 8
@@ -30,7 +32,7 @@ def convolve_maps(x: Tensor, weight: Tensor, stride: tuple[int, int] = (1, 1)) -
     """
     size = weight.shape[2:]
     if size == (1, 1) and not torch.compiler.is_compiling():
-        return F.linear(x[:, :: stride[0], :: stride[1]], weight[:, :, 0, 0])
+        return linear(x[:, :: stride[0], :: stride[1]], weight[:, :, 0, 0])
     y = F.conv2d(x.permute(0, 3, 1, 2), weight, stride=stride, padding=(size[0] // 2, size[1] // 2))
     return y.permute(0, 2, 3, 1).contiguous()
 
