@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import plotly.graph_objects
 import pytest
 import soundfile
 import yaml
+from builders import readme_code
 from page_experiment import experiment
 
 from speechssl import metrics
@@ -276,11 +276,9 @@ def test_a_map_keeps_groups_together_and_takes_a_collapsed_model():
 
 
 def test_the_section_of_the_readme_is_shown(world):
-    readme = (Path(write.__file__).parent / "README.md").read_text(encoding="utf-8")
-    example = re.search(r"```python\n(.*?)```", readme, re.DOTALL)
-    assert example
+    (example,) = readme_code("report/page")
     names: dict[str, Any] = {}
-    exec(example[1], names)
+    exec(example, names)
     (table,) = names["SECTION"].build(world["material"])
     assert [list(row.cells) for row in table.rows] == [["dino", "100"], ["other", "100"]]
 
