@@ -89,10 +89,9 @@ def _print_settings(folder: str, name: str) -> None:
     from speechssl.cli.signature import argument_helps
 
     part = parts.find(folder, name)
-    if not callable(part):
-        part = type(part)
     print(parts.descriptions(folder).get(name, name))
-    schema = config.schema(part)
+    # A record (a diagnostic, a foreign format) has fields, which nobody sets.
+    schema = config.schema(part) if callable(part) else {}
     helps = argument_helps(inspect.getdoc(part) or "")
     rows = []
     for key, (_kind, default) in schema.items():

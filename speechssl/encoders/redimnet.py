@@ -61,7 +61,7 @@ class ReDimNet(Encoder):
         out_channels: channels before pooling; 0: C x M, without a layer.
         global_context: let attention in pooling see the utterance's mean and deviation.
         embedding_norm: BatchNorm of the embedding.
-        embedding_dim: D.
+        embedding_dim: D, size of an embedding.
 
     The sizes of the released models stand in encoders/README.md.
 

@@ -46,7 +46,7 @@ class ResNet(Encoder):
         width: channels of the first stage, if `channels` does not say.
         blocks: blocks in each of the four stages ([3, 4, 6, 3] is ResNet34).
         channels: channels of each stage; none: `width` x (1, 2, 4, 8).
-        embedding_dim: D.
+        embedding_dim: D, size of an embedding.
         block_type: pre-activated blocks of three convolutions, basic ones of two, or bottlenecks of
             three whose output has four times the channels (ResNet50 and deeper).
         se_stages: how many stages, from the first on, have squeeze and excitation

@@ -52,7 +52,7 @@ class AAMSoftmax(Method):
     Args:
         encoder: the encoder to train.
         subcentres: of each class.
-        scale: s.
+        scale: s, factor of the cosines.
         margin: m, in radians.
         margin_warmup: share of the run over which the margin rises from 0.
         intertop_k: how many of the nearest wrong classes are penalised, 0 for none (5
@@ -60,17 +60,19 @@ class AAMSoftmax(Method):
         intertop_margin: angle, in radians, by which they are brought nearer (0.1 in the
             paper); it rises from 0 together with the margin, as in wespeaker and
             hyperion.
-        beyond: the target's logit beyond pi - m: ``arcface``, ``wespeaker`` or ``none``
-            (see ``losses.margin.aam_logits``).
+        beyond: the target's cosine where theta > pi - m, so that it goes on falling:
+            ``arcface``: cos(theta) - m sin(m); ``wespeaker``: cos(theta) - (1 - cos(m));
+            ``none``: cos(theta + m), which rises again there.
         affine_first: share of the run in which only centres and the layers after
             pooling move.
         gate: which samples count: all, those with a loss up to ``gate_loss``, or up to
             a fitted one.
-        gate_loss: in nats.
+        gate_loss: largest loss that counts where ``gate`` is fixed, in nats.
         gate_after: share of the run from which the gate holds.
         correct_after: share of the run from which stopped samples are corrected; 1:
             never.
-        correction: ``soft`` or ``hard`` targets, see above.
+        correction: the targets of corrected samples: the sharpened prediction (``soft``),
+            or its class (``hard``).
         confidence: probability above which a prediction is a target.
         sharpening: temperature that a prediction is sharpened with before it is a
             target.

@@ -56,7 +56,12 @@ class Dino(Method):
     Args:
         encoder: the student's; the teacher is a copy of it.
         prototypes: K; about 4 to 10 times the classes expected, 65,536 for VoxCeleb2.
-        layers, hidden, bottleneck, batchnorm, input_batchnorm: see ``DinoHead``.
+        layers: linear layers of the head before the prototypes; 0: the embedding itself
+            is the bottleneck.
+        hidden: size of the head's layers between.
+        bottleneck: size of the head's bottleneck, which the prototypes are compared with.
+        batchnorm: BatchNorm after the head's hidden layers, which then have no bias.
+        input_batchnorm: BatchNorm on the embedding, before the head's first layer.
         norm_last_layer: keep the prototypes at unit length, so that logits are cosines.
         student_temperature: tau_s, which divides the student's logits.
         teacher_temperature: tau_t once it has risen.
@@ -64,9 +69,11 @@ class Dino(Method):
             tau_t is constant), and the share of the run over which it rises linearly.
         teacher_momentum, teacher_momentum_end: momentum of the moving average at the
             start and at the end; half a cosine in between.
-        teacher_buffers: BatchNorm statistics of the teacher (see ``ema_update``).
-        centring: ``centre`` (moving mean of teacher logits, ``centre_momentum``) or
-            ``sinkhorn``.
+        teacher_buffers: BatchNorm statistics of the teacher: those of its ``own`` forward
+            passes, a ``copy`` of the student's, or their moving average (``ema``).
+        centring: what keeps the teacher from one answer for all: subtracting the
+            ``centre`` (moving mean of its logits), or ``sinkhorn``.
+        centre_momentum: weight of the old centre in the moving mean.
         sinkhorn_iterations: 3 in DINOv2 and SDPN.
         sinkhorn_on: what Sinkhorn starts from: exp(``logits`` / tau_t), as in DINOv2, or
             the ``probabilities`` softmax(logits / tau_t), as in SDPN.
@@ -93,7 +100,9 @@ class Dino(Method):
         mean_entropy_weight: SDPN's term, minus the entropy of the mean student
             assignment, over all views and processes.
         cosine_weight: hyperion's 1 - cos(student, teacher embedding) over the same
-            pairs, rising linearly over ``cosine_warmup`` of the run.
+            pairs.
+        cosine_warmup: share of the run over which ``cosine_weight`` rises linearly from
+            0.
 
     Raises:
         UserError: a temperature is not above 0, or a momentum not between 0 and 1.

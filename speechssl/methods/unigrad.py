@@ -48,7 +48,7 @@ class UniGrad(Method):
         encoder: the student's; the teacher is a copy of it.
         hidden, projection: sizes of the projector's layers.
         lambd: weight lambda of the quadratic term, 0 = 0.05 D.
-        correlation_momentum: of F.
+        correlation_momentum: weight of the old F in its moving average.
         teacher_momentum, teacher_momentum_end: by half a cosine.
     """
 
