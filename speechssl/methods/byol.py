@@ -22,7 +22,8 @@ from torch import Tensor
 
 from speechssl.interfaces import Encoder, Progress, Views
 from speechssl.methods.simsiam import SimSiam
-from speechssl.nn.moving_average import cosine_schedule, ema_update, teacher_of
+from speechssl.nn.moving_average import ema_update, teacher_of
+from speechssl.nn.schedules import cosine_schedule
 from speechssl.nn.siamese import Projected, project
 
 

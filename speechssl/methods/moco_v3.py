@@ -32,8 +32,9 @@ from speechssl.interfaces import (
 )
 from speechssl.nn.groups import joined_groups, same_group
 from speechssl.nn.mlp import mlp
-from speechssl.nn.moving_average import cosine_schedule, ema_update, teacher_of
+from speechssl.nn.moving_average import ema_update, teacher_of
 from speechssl.nn.precision import in_float32
+from speechssl.nn.schedules import cosine_schedule
 from speechssl.nn.siamese import Network, ordered_pairs, project
 
 
