@@ -113,15 +113,7 @@ def write_shards(
         utterances = [manifest.utterances[row] for row in order]
         skipped = [(name, f"bad line: {reason}") for name, reason in manifest.skipped]
         shards = ShardWriter(file_system, folder, target, megabytes * 10**6)
-        try:
-            packed = _pack(utterances, shards, format, jobs, skipped)
-            shards.close()
-        except (UserError, MachineError):
-            raise
-        except Exception as error:  # stores have errors of their own
-            raise UserError(
-                f"{target}: cannot be written ({error}); make room, or give another store"
-            ) from error
+        packed = _pack_all(utterances, shards, format, jobs, skipped)
         if not packed:
             raise UserError(f"{directory}: no utterance can be read; the first: {skipped[0][1]}")
         packed.sort(key=lambda utterance: utterance.id)
@@ -188,6 +180,30 @@ def _lock_of_store(target: str, out: Path) -> contextlib.AbstractContextManager[
     if "://" in target or Path(target).resolve() == out.resolve():
         return contextlib.nullcontext()
     return processes.sole_writer_in(target)
+
+
+def _pack_all(
+    utterances: list[Utterance],
+    shards: ShardWriter,
+    format: Format,
+    jobs: int | None,
+    skipped: list[tuple[str, str]],
+) -> list[Utterance]:
+    """Do what `_pack` says and close the last shard.
+
+    Raises:
+        UserError: the store cannot be written.
+    """
+    try:
+        packed = _pack(utterances, shards, format, jobs, skipped)
+        shards.close()
+    except (UserError, MachineError):
+        raise
+    except Exception as error:  # stores have errors of their own
+        raise UserError(
+            f"{shards.target}: cannot be written ({error}); make room, or give another store"
+        ) from error
+    return packed
 
 
 def _pack(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from speechssl.report.page import foreign
 from speechssl.report.page.blocks import Block, Chart, Row, Table, Trace, plotly_text
@@ -54,14 +55,22 @@ def _measure(held: Mapping[str, Any], key: str) -> str:
     return text
 
 
-def _traces(held: Mapping[str, Any]) -> list[Trace]:
-    labels = [str(label) for label in foreign.items(held, "labels")][:MOST_CLASSES]
+def _counts(held: Mapping[str, Any], classes: int) -> NDArray[np.float64] | None:
+    """Return the confusion (C, C) of a results file; None if it is no such table."""
     try:
         counts = np.array(foreign.items(held, "confusion"), dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
-        return []
-    is_square = counts.shape == (len(labels), len(labels))
-    if not labels or not is_square or not np.isfinite(counts).all() or (counts < 0).any():
+        return None
+    is_square = counts.shape == (classes, classes)
+    if not classes or not is_square or not np.isfinite(counts).all() or (counts < 0).any():
+        return None
+    return counts
+
+
+def _traces(held: Mapping[str, Any]) -> list[Trace]:
+    labels = [str(label) for label in foreign.items(held, "labels")][:MOST_CLASSES]
+    counts = _counts(held, len(labels))
+    if counts is None:
         return []
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     f1 = foreign.mapping(held, "class_f1")
