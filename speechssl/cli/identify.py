@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
     from speechssl.embed.sources import collect
     from speechssl.errors import UserError
     from speechssl.speakers import voices
-    from speechssl.speakers.models import digest
+    from speechssl.speakers.model_digest import digest
     from speechssl.text import printable
 
     known = voices.read(args.voices)

@@ -23,7 +23,7 @@ from speechssl.data.trials import read_trials
 from speechssl.errors import UserError
 from speechssl.report.page import write
 from speechssl.report.page.blocks import plotly_text, shortened
-from speechssl.report.page.material import Chosen, collect
+from speechssl.report.page.material import PageSettings, collect
 from speechssl.report.page.projection import project
 from speechssl.report.page.section import sections
 from speechssl.report.page.write import script_json, write_page
@@ -85,7 +85,9 @@ def world(tmp_path_factory):
     exp = experiment(root / "exp")
     folder = made.data(root, made.ids())
     page = root / "page.html"
-    material = write_page([exp], page, data=[folder], chosen=Chosen(map_method="pca", clips=5))
+    material = write_page(
+        [exp], page, data=[folder], chosen=PageSettings(map_method="pca", clips=5)
+    )
     return {"exp": exp, "data": folder, "file": page, "material": material, "root": root}
 
 
@@ -190,7 +192,7 @@ def test_hostile_names_are_text(tmp_path):
     made.run(exp, "<script>alert(7)<", "collapse alarm: <script>alert(8)</script>" + "y" * 10_000)
     folder = made.data(tmp_path, names)
     write_page(
-        [exp], tmp_path / "page.html", data=[folder], chosen=Chosen(map_method="pca", clips=3)
+        [exp], tmp_path / "page.html", data=[folder], chosen=PageSettings(map_method="pca", clips=3)
     )
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     page = Page(text)
@@ -215,7 +217,7 @@ def test_a_damaged_file_is_named_and_nothing_else_is_lost(tmp_path):
     (exp / "diagnose/dino/diagnostics.json").write_text('{"figures": {"a": 3, "b": {"value": []}}}')
     (exp / "probe/emotion/results.json").write_text('{"labels": [1], "confusion": [["x"]]}')
     (exp / "eval/untrained/list/det.json").write_text('{"fnr_interval": [[1, "x"], 3]}')
-    material = write_page([exp], tmp_path / "page.html", chosen=Chosen(map_method="pca"))
+    material = write_page([exp], tmp_path / "page.html", chosen=PageSettings(map_method="pca"))
     assert len(material.notes) == 2
     page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert "Left out" in page.words and "untrained (floor)" in page.text
@@ -225,7 +227,7 @@ def test_several_experiments_stand_side_by_side(tmp_path):
     first = experiment(tmp_path / "a")
     second = experiment(tmp_path / "b")
     out = tmp_path / "page.html"
-    write_page([first, second], out, chosen=Chosen(map_method="pca", clips=0), audio=False)
+    write_page([first, second], out, chosen=PageSettings(map_method="pca", clips=0), audio=False)
     page = Page(out.read_text(encoding="utf-8"))
     boxes = [a["value"] for tag, a in page.tags if a.get("type") == "checkbox"]
     assert {"a: trained", "b: trained", "a: dino", "b: dino"} <= set(boxes)
@@ -249,7 +251,7 @@ def test_mistakes_are_one_line(world, tmp_path, monkeypatch, capsys):
     assert "--html" in capsys.readouterr().err
     monkeypatch.setattr(write, "MOST_BYTES", 1000)
     with pytest.raises(UserError, match="--no-audio"):
-        write_page([world["exp"]], tmp_path / "page.html", chosen=Chosen(map_method="pca"))
+        write_page([world["exp"]], tmp_path / "page.html", chosen=PageSettings(map_method="pca"))
     assert not (tmp_path / "page.html").exists()
 
 
@@ -343,6 +345,6 @@ def test_a_wrong_value_anywhere_is_a_note_or_nothing(tmp_path, name):
     for place in places(held):
         for value in WRONG:
             path.write_text(json.dumps(replaced(held, place, value)) + "\n")
-            material = collect([exp], [], Chosen(), 0)
+            material = collect([exp], [], PageSettings(), 0)
             for section in sections().values():
                 script_json([block.data() for block in section.build(material)])
