@@ -80,8 +80,11 @@ def _wanted_batches(
     pieces: Sequence[Piece], wanted: Sequence[bool], batch_seconds: float, by_bucket: bool
 ) -> list[list[Piece]]:
     """Return those batches of all pieces that hold a piece of a wanted utterance."""
-    batches = batching.make_batches(pieces, batch_seconds, by_bucket=by_bucket)
-    return [batch for batch in batches if any(wanted[piece.index] for piece in batch)]
+    kept = []
+    for batch in batching.make_batches(pieces, batch_seconds, by_bucket=by_bucket):
+        if any(wanted[piece.index] for piece in batch):
+            kept.append(batch)
+    return kept
 
 
 def _vectors(

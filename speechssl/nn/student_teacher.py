@@ -36,7 +36,9 @@ class Seen(NamedTuple):
 
 def other_pairs(teacher: Seen, student: Seen) -> Tensor:
     """Return (U, V) bool: all pairs but those of the same view on both sides."""
-    different = [[u != v for v in student.views] for u in teacher.views]
+    different = []
+    for view in teacher.views:
+        different.append([view != other for other in student.views])
     return torch.tensor(different, device=student.logits.device)
 
 

@@ -79,7 +79,10 @@ def _traces(held: Mapping[str, Any]) -> list[Trace]:
     for label, name in zip(labels, names, strict=True):
         value = untrusted.number(f1, label)
         rows.append(name if value is None else f"{name} (F1 {value:.2f})")
-    texts = [[f"{100 * s:.0f} %<br>{c:g}" for s, c in zip(*pair)] for pair in zip(share, counts)]
+    texts = []
+    for shares_of_class, counts_of_class in zip(share, counts, strict=True):
+        cells = zip(shares_of_class, counts_of_class, strict=True)
+        texts.append([f"{100 * part:.0f} %<br>{count:g}" for part, count in cells])
     return [
         {
             "type": "heatmap",
