@@ -91,27 +91,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     choose_waiting()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # names of files are bytes
-    code = 0
     with processes.raise_on_signals(ends_process=argv is None) as arrived:
-        try:
-            processes.end_with_torchrun()
-            code = _run_command_line(argv)
-        except processes.Terminated as ended:
-            if str(ended):
-                print(f"speechssl: {ended}", file=sys.stderr)
-            return processes.TERMINATED_CODE
-        except KeyboardInterrupt:
-            code = processes.INTERRUPTED_CODE
-        except BaseException:
-            # Whatever a signal has become on its way out of a library: it was the signal.
-            if arrived.code is None:
-                raise
-        code = arrived.code or code
-        if code == processes.INTERRUPTED_CODE:
-            print("speechssl: interrupted", file=sys.stderr)
-        elif code == processes.TERMINATED_CODE:
-            print("speechssl: terminated", file=sys.stderr)
+        code = _code_at_end(argv, arrived)
+        if arrived.code is not None and argv is None:
+            processes.end_now(code)
         return code
+
+
+def _code_at_end(argv: Sequence[str] | None, arrived: processes.EndingSignal) -> int:
+    """Run the command line, say in a line which signal has ended it, and return the exit code."""
+    code = 0
+    try:
+        processes.end_with_torchrun()
+        code = _run_command_line(argv)
+    except processes.Terminated as ended:
+        if str(ended):
+            print(f"speechssl: {ended}", file=sys.stderr)
+        return processes.TERMINATED_CODE
+    except KeyboardInterrupt:
+        code = processes.INTERRUPTED_CODE
+    except BaseException:
+        # Whatever a signal has become on its way out of a library: it was the signal.
+        if arrived.code is None:
+            raise
+    code = arrived.code or code
+    if code == processes.INTERRUPTED_CODE:
+        print("speechssl: interrupted", file=sys.stderr)
+    elif code == processes.TERMINATED_CODE:
+        print("speechssl: terminated", file=sys.stderr)
+    return code
 
 
 def _run_command_line(argv: Sequence[str] | None) -> int:
