@@ -1,4 +1,4 @@
-"""What a run reports: ``log.jsonl``, progress on standard error, TensorBoard when installed."""
+"""What a run reports: ``log.jsonl``, progress on standard error, trackers."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from speechssl.distributed import mean_over_ranks
 from speechssl.files import RunFolder, write_text
+from speechssl.train.tracking import Tracking
 
 _SHOWN = (
     "loss",
@@ -123,9 +124,17 @@ class Log:
         steps: length of the run.
         step: where it starts.
         active: False in all processes but the first; nothing is written or shown there.
+        tracking: what else gets the figures.
     """
 
-    def __init__(self, folder: RunFolder, steps: int, step: int, active: bool = True) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        steps: int,
+        step: int,
+        active: bool = True,
+        tracking: Tracking | None = None,
+    ) -> None:
         self.path = folder.log
         self.steps = steps
         self.first_step = step
@@ -135,7 +144,7 @@ class Log:
             _cut_back(self.path, step)
         on_terminal = active and sys.stderr.isatty()
         self.bar = tqdm(total=steps, initial=step, unit="step", disable=not on_terminal)
-        self.board = _tensorboard(folder) if active else None
+        self.tracking = tracking
 
     def write(self, step: int, figures: Mapping[str, Any], alarms: Sequence[str] = ()) -> None:
         """Write the figures after ``step`` steps, and the alarms, if any."""
@@ -148,10 +157,8 @@ class Log:
             entry["alarms"] = list(alarms)
         with self.path.open("a") as file:
             file.write(json.dumps(entry) + "\n")
-        if self.board:
-            for key, value in figures.items():
-                if isinstance(value, int | float):
-                    self.board.add_scalar(key, value, step)
+        if self.tracking:
+            self.tracking.add(step, figures, alarms)
         shown = "  ".join(f"{key} {_rounded(figures[key])}" for key in _SHOWN if key in figures)
         if self.bar.disable:
             minutes = self._seconds_left(step) / 60
@@ -176,10 +183,8 @@ class Log:
             sys.stderr.flush()
 
     def close(self) -> None:
-        """Close the progress bar and the TensorBoard file."""
+        """Close the progress bar."""
         self.bar.close()
-        if self.board:
-            self.board.close()
 
 
 def _cut_back(path: Path, step: int) -> None:
@@ -209,12 +214,3 @@ def _step_of(line: str) -> int:
 def _rounded(value: Any) -> Any:
     """Return a number with five digits; anything else as it is."""
     return float(f"{value:.5g}") if isinstance(value, float) else value
-
-
-def _tensorboard(folder: RunFolder) -> Any:
-    """Return a TensorBoard writer, or None if TensorBoard is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder.path / "tensorboard"))
