@@ -134,7 +134,8 @@ class WeightsAndBiases(Tracker):
         """Add a table `embeddings` of names and numbers; its page has a projector."""
         import wandb
 
-        columns = ["utterance", *(f"d{number}" for number in range(embeddings.shape[1]))]
+        columns: list[str | int] = ["utterance"]
+        columns += [f"d{number}" for number in range(embeddings.shape[1])]
         rows = []
         for name, row in zip(names, embeddings.tolist(), strict=True):
             rows.append([printable(name), *row])

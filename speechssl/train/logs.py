@@ -19,16 +19,18 @@ from speechssl.distributed import mean_over_ranks
 from speechssl.files import RunFolder, write_text
 from speechssl.train.tracking import Tracking
 
-_SHOWN = (
-    "loss",
-    "teacher_entropy",
-    "kl",
-    "effective_rank",
-    "lr",
-    "utterances_per_second",
-    "data_wait",
-)
-"""Figures that are shown on standard error; all are in ``log.jsonl``."""
+_SHOWN = {
+    "loss": "loss {:.4g}",
+    "teacher_entropy": "entropy {:.3g}",
+    "kl": "KL {:.3g}",
+    "effective_rank": "rank {:.3g}",
+    "lr": "lr {:.2g}",
+    "utterances_per_second": "{:.3g} utt/s",
+    "data_wait": "wait {:.0%}",
+}
+"""Figures that are shown on a terminal, and how; all are in ``log.jsonl``."""
+
+_RED = "\033[1;31m{}\033[0m"
 
 
 class Meter:
@@ -143,6 +145,8 @@ class Log:
         if active:
             _cut_back(self.path, step)
         on_terminal = active and sys.stderr.isatty()
+        self.in_colour = on_terminal and "NO_COLOR" not in os.environ
+        self.latest: dict[str, float] = {}
         self.bar = tqdm(total=steps, initial=step, unit="step", disable=not on_terminal)
         self.tracking = tracking
 
@@ -159,14 +163,23 @@ class Log:
             file.write(json.dumps(entry) + "\n")
         if self.tracking:
             self.tracking.add(step, figures, alarms)
-        shown = "  ".join(f"{key} {_rounded(figures[key])}" for key in _SHOWN if key in figures)
         if self.bar.disable:
+            shown = "  ".join(f"{key} {_rounded(figures[key])}" for key in _SHOWN if key in figures)
             minutes = self._seconds_left(step) / 60
             self.say(f"step {step}/{self.steps}  {shown}  {minutes:.1f} min left")
         else:
-            self.bar.set_postfix_str(shown)
+            self.bar.set_postfix_str(self._line(figures))
         for alarm in alarms:
-            self.say(alarm)
+            self.say(_RED.format(alarm) if self.in_colour else alarm)
+        if alarms and self.in_colour:
+            self.bar.colour = "red"  # from the first alarm on
+
+    def _line(self, figures: Mapping[str, Any]) -> str:
+        """Return the latest figures for the bar: some are not measured at every logged step."""
+        self.latest |= {key: figures[key] for key in _SHOWN if key in figures}
+        return "  ".join(
+            form.format(self.latest[key]) for key, form in _SHOWN.items() if key in self.latest
+        )
 
     def _seconds_left(self, step: int) -> float:
         elapsed = time.monotonic() - self.started_at

@@ -38,7 +38,7 @@ def tracked(run: Run, folder: RunFolder, trackers: Named, *, resumed: bool) -> I
     """
     if not run.world.first:
         trackers = {}
-    name = Path(folder.path).resolve().name
+    name = "/".join(Path(folder.path).resolve().parts[-2:])  # `round-1/train`, `runs/method=dino`
     about = read_yaml(folder.about) if trackers else {}
     told = TrackedRun(folder.path, name, thaw(run.config), about, run.step, None)
     tracking = Tracking(trackers, folder, told, resumed=resumed)

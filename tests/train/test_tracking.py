@@ -176,7 +176,9 @@ def same(one: Path, two: Path) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_a_run_is_tracked_and_is_the_run_that_it_is_without(configuration, tmp_path, capsys):
+def test_a_run_is_tracked_and_is_the_run_that_it_is_without(
+    configuration, corpus, tmp_path, capsys
+):
     Recorder.kept.clear()
     wanted = f"train.trackers=[{{name: '{__name__}:Recorder', sounds: 3, embeddings: 5}}]"
     options = {"device": "cpu"}
@@ -201,7 +203,7 @@ def test_a_run_is_tracked_and_is_the_run_that_it_is_without(configuration, tmp_p
     from speechssl.model import Model
 
     model = Model.load(out)
-    (wave,) = Path(configuration).parent.parent.glob("corpus*/data/wavs/u00.wav")
+    wave = corpus / "wavs" / "u00.wav"
     with torch.no_grad():
         expected = model(torch.from_numpy(reading.read(wave, 16000))[None])[0]
     np.testing.assert_allclose(embeddings[0], expected.numpy(), atol=1e-5)
