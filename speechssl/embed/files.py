@@ -24,7 +24,14 @@ from speechssl.data.vectors.format import Span
 from speechssl.embed.batches import Failure
 from speechssl.embed.cutting import MIX, cut
 from speechssl.embed.embedder import Embedder
-from speechssl.embed.parts import COPY, PartWriter, merge, open_parts, read_reports, remove_parts
+from speechssl.embed.partial import (
+    COPY,
+    PartialWriter,
+    merge,
+    open_partial_results,
+    read_reports,
+    remove_partial_results,
+)
 from speechssl.embed.scratch import scratch_folder
 from speechssl.embed.settings import EmbedSettings
 from speechssl.embed.sources import collect
@@ -225,14 +232,14 @@ class _Output:
         self._list_failed(failed)
         embedded = merge(self.parts, order, self._writer, plan.spans)
         if not embedded:
-            remove_parts(self.parts)
+            remove_partial_results(self.parts)
             first = failed[0]
             raise UserError(
                 f"embed: none of {len(failed)} utterances could be embedded; the first:"
                 f" {first.path}: {first.reason}"
             )
         self._file.close()  # the file is in its place before the parts are removed
-        remove_parts(self.parts)
+        remove_partial_results(self.parts)
         return embedded, failed, audio_seconds
 
     def _list_failed(self, failed: Sequence[Failure]) -> None:
@@ -272,7 +279,7 @@ def _make_plan(
     )
     if skipped and not settings.keep_going:
         raise UserError(skipped[0].reason)
-    done = open_parts(output.parts, _fingerprint(embedder, settings), settings.resume)
+    done = open_partial_results(output.parts, _fingerprint(embedder, settings), settings.resume)
     output.list_passed_over(passed_over)
     if output.failed_list is not None:
         output.failed_list.unlink(missing_ok=True)
@@ -325,7 +332,7 @@ def _embed_share(
     if plan.spans:  # neighbouring windows are read together
         count = len(plan.utterances)
         share = plan.utterances[count * rank // world : count * (rank + 1) // world]
-    writer = PartWriter(plan.parts)
+    writer = PartialWriter(plan.parts)
     failed: list[Failure] = []
     audio_seconds = 0.0
     results = embedder.stream(
