@@ -289,13 +289,25 @@ def run_command(command: Sequence[str]) -> int:
     If this process is asked to end, so is the command, and its end is awaited. On Linux it is asked
     to end (SIGTERM) if this process is killed, too.
     """
-    with subprocess.Popen(command, preexec_fn=_terminate_after_parent()) as process:
+    with start_command(command) as process:
         try:
             return process.wait()
         except BaseException:
             process.terminate()
             process.wait()
             raise
+
+
+def start_command(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Start a command; on Linux it is asked to end (SIGTERM) if this process is killed.
+
+    Call it in the main thread: the command ends with the thread that started it.
+
+    Args:
+        command: program and arguments.
+        options: of `subprocess.Popen`.
+    """
+    return subprocess.Popen(command, preexec_fn=_terminate_after_parent(), **options)
 
 
 def _terminate_after_parent() -> Callable[[], None] | None:

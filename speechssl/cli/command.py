@@ -48,7 +48,7 @@ from pathlib import Path
 from typing import Any
 
 import speechssl
-from speechssl import processes
+from speechssl import processes, progress
 from speechssl.cli.parsers import Parser, summary
 from speechssl.errors import MachineError, UserError, what_ran_out
 from speechssl.text import printable
@@ -59,6 +59,8 @@ ORDER = (
     "validate",
     "shard",
     "train",
+    "watch",
+    "sweep",
     "average",
     "embed",
     "diarize",
@@ -126,7 +128,7 @@ def _run_command_line(argv: Sequence[str] | None) -> int:
     """Return the exit code of `main`; what a signal raises passes."""
     try:
         arguments = parse(argv)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), progress.shown():
             warnings.showwarning = show_once()
             code = arguments.run(arguments)
         sys.stdout.flush()
