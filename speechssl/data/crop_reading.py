@@ -40,7 +40,7 @@ class CropReader:
         speeds: factors of which one is drawn for an utterance; empty: always 1.
         overlap: see `speechssl.data.dataset.CropBatches`.
         disjoint: see there.
-        read_file: reads a span of a file, as `audio.reading.read` does.
+        read_file: reads a span of a file; None: `audio.reading.read`.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class CropReader:
         speeds: Sequence[float] = (),
         overlap: float = 0.0,
         disjoint: bool = False,
-        read_file: ReadFile = reading.read,
+        read_file: ReadFile | None = None,
     ) -> None:
         self.read_file = read_file
         self.table = table
@@ -144,7 +144,8 @@ class CropReader:
         begin = float(self.table.start[row])
         start = begin + span[0] * speed / self.sample_rate
         stop = begin + span[1] * speed / self.sample_rate
-        wave = self.read_file(self.table.path(row), self.sample_rate, start, stop)
+        read = self.read_file or reading.read
+        wave = read(self.table.path(row), self.sample_rate, start, stop)
         if speed != 1.0:
             from scipy.signal import resample_poly
 

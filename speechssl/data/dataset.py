@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from speechssl.audio import reading
 from speechssl.data.crop_reading import CropReader
 from speechssl.data.crops import Augmenter, Batch, CropSpec
 from speechssl.data.epochs import (
@@ -170,10 +169,14 @@ class CropBatches(Dataset[Batch]):
             speeds=() if augment is None else augment.speed,
             overlap=overlap,
             disjoint=disjoint,
-            read_file=reading.read if self.cache is None else self.cache.read,
+            read_file=None if self.cache is None else self.cache.read,
         )
         self.requests = requests or (_REQUESTS if self.table.has_addresses else 1)
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a loader process gets: threads stay behind."""
+        return {**self.__dict__, "_pool": None}
 
     def _read_in_sequence(self, shards: Shards, how: Reading) -> None:
         """Choose the order of `sequential.py`, and a cache for shards behind addresses."""

@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +71,11 @@ class ShardCache:
         self._lock: threading.Lock
         self._fetching: dict[str, Future[Path]]
         self._wanted: list[str] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a loader process gets: threads and what they fetch stay behind."""
+        kept = ("folder", "limit", "_wanted")
+        return {name: self.__dict__[name] for name in kept} | {"_process": -1}
 
     def want(self, archives: Sequence[str]) -> None:
         """Begin to fetch archives, in this order; those on a disk already are left alone."""
