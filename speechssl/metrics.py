@@ -25,7 +25,7 @@ from speechssl.errors import UserError
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
-CurveMeasure = Callable[[Floats, Floats], float]
+CurveFigure = Callable[[Floats, Floats], float]
 """A number computed from an error curve: fpr (U + 1,) and fnr (U + 1,), as `det_curve` returns."""
 
 
@@ -401,7 +401,7 @@ def bootstrap_interval(
 
 
 def bootstrap_curve(
-    measures: Mapping[str, CurveMeasure],
+    measures: Mapping[str, CurveFigure],
     scores: ArrayLike,
     target: ArrayLike,
     enrol_speaker: ArrayLike,
@@ -471,7 +471,7 @@ def bootstrap_trials(
 
     Everything else is as for `bootstrap_curve`.
     """
-    measures: dict[str, CurveMeasure] = {"eer": curve_eer}
+    measures: dict[str, CurveFigure] = {"eer": curve_eer}
     for p_target in p_targets:
         measures[f"min_dcf_{p_target:g}"] = partial(curve_min_dcf, p_target=p_target)
     return bootstrap_curve(

@@ -53,7 +53,7 @@ from speechssl import processes
 from speechssl.cli.parsers import Parser, summary
 from speechssl.errors import MachineError, UserError, what_ran_out
 from speechssl.text import printable
-from speechssl.threads import respect_quota, wait_passively
+from speechssl.threads import choose_waiting, respect_quota
 
 ORDER = (
     "prepare",
@@ -90,8 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0, 2 for a user's mistake, 130 when interrupted, 141 when the reader of standard
         output has left, 143 after SIGTERM or SIGUSR1.
     """
-    wait_passively()
     respect_quota()
+    choose_waiting()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # names of files are bytes
     code = 0

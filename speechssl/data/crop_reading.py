@@ -38,7 +38,7 @@ class CropReader:
         sample_rate: Hz.
         context: samples before each crop that are read, too.
         speeds: factors of which one is drawn for an utterance; empty: always 1.
-        overlap: see `speechssl.data.dataset.CropBatches`.
+        far_apart_prob: see `speechssl.data.dataset.CropBatches`.
         disjoint: see there.
         read_file: reads a span of a file; None: `audio.reading.read`.
     """
@@ -51,7 +51,7 @@ class CropReader:
         *,
         context: int = 0,
         speeds: Sequence[float] = (),
-        overlap: float = 0.0,
+        far_apart_prob: float = 0.0,
         disjoint: bool = False,
         read_file: ReadFile | None = None,
     ) -> None:
@@ -62,7 +62,7 @@ class CropReader:
         self.lengths = [round(group.seconds * sample_rate) for group in plan]
         self.context = context
         self.speeds = speeds
-        self.overlap = overlap
+        self.far_apart_prob = far_apart_prob
         self.disjoint = disjoint
 
     def empty(self, utterances: int) -> list[Tensor]:
@@ -103,7 +103,7 @@ class CropReader:
         It is 0 where the utterance, of `total` samples, is shorter than the crop.
         """
         uniform = [rng.random(group.count) for group in self.plan]
-        if self.overlap and rng.random() < self.overlap:
+        if self.far_apart_prob and rng.random() < self.far_apart_prob:
             five = rng.random(5)
             uniform[0] = np.array([five.min(), five.max()])
         parts = [(0, total)] * len(self.plan)

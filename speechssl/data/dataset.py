@@ -26,10 +26,10 @@ from speechssl.data.epochs import (
     visit_weights,
 )
 from speechssl.data.manifest import Utterance
+from speechssl.data.order import DataOrder, StreamOrder
 from speechssl.data.positives import Positives
 from speechssl.data.sequential import Reading, SequentialOrder, Shards, find_shards
 from speechssl.data.shard_cache import ShardCache
-from speechssl.data.streaming import DataOrder, StreamOrder
 from speechssl.data.table import UtteranceTable
 from speechssl.errors import UserError
 
@@ -65,7 +65,7 @@ class CropBatches(Dataset[Batch]):
             is a multiple of 8.
         augment_here: False leaves `augment.apply` to the caller (on the GPU), who finds the choices
             in the batch.
-        overlap: probability rho with which the two crops of the first group take the smallest and
+        far_apart_prob: probability rho with which the two crops of the first group take the smallest and
             the largest of five uniform offsets, so that they overlap less (methods/README.md 1.3).
         disjoint: crops for the teacher and crops for the student come from two parts of the
             utterance that do not overlap, whichever comes first, wherever it is long enough for
@@ -80,7 +80,7 @@ class CropBatches(Dataset[Batch]):
         positives: partners from the same group: where an utterance takes one, the second
             half of the first group that the teacher sees (all of it, if the student does not see
             it) is the partner's.
-        order: None, or how the run goes through its data; see `streaming.py`.
+        order: None, or how the run goes through its data; see `order.py`.
         sequential: None, or how shards are read one behind the other; see `sequential.py`.
         requests: utterances of a batch that a loader process reads at a time; 0: 16 if some are
             behind addresses, otherwise 1. It changes no batch.
@@ -102,7 +102,7 @@ class CropBatches(Dataset[Batch]):
         world: int = 1,
         augment: Augmenter | None = None,
         augment_here: bool = True,
-        overlap: float = 0.0,
+        far_apart_prob: float = 0.0,
         disjoint: bool = False,
         weight_by_duration: bool = False,
         replacement: bool = False,
@@ -114,7 +114,7 @@ class CropBatches(Dataset[Batch]):
         sequential: Reading | None = None,
         requests: int = 0,
     ) -> None:
-        _check_plan(plan, overlap, disjoint)
+        _check_plan(plan, far_apart_prob, disjoint)
         _check_utterances(utterances, batch_size, world)
         self.plan = list(plan)
         self.batch_size = batch_size
@@ -167,7 +167,7 @@ class CropBatches(Dataset[Batch]):
             rate,
             context=self.context,
             speeds=() if augment is None else augment.speed,
-            overlap=overlap,
+            far_apart_prob=far_apart_prob,
             disjoint=disjoint,
             read_file=None if self.cache is None else self.cache.read,
         )
@@ -356,14 +356,14 @@ class CropBatches(Dataset[Batch]):
         return out
 
 
-def _check_plan(plan: Sequence[CropSpec], overlap: float, disjoint: bool) -> None:
+def _check_plan(plan: Sequence[CropSpec], far_apart_prob: float, disjoint: bool) -> None:
     """Raise UserError if the options do not fit the crop plan."""
     if not plan:
         raise UserError("crops: the plan is empty; give at least one {count: 2, seconds: 3.0}")
-    if not 0.0 <= overlap <= 1.0 or (overlap and plan[0].count != 2):
+    if not 0.0 <= far_apart_prob <= 1.0 or (far_apart_prob and plan[0].count != 2):
         raise UserError(
-            f"data: overlap={overlap:g} must be between 0 and 1, and needs two crops in the first"
-            " group of the plan"
+            f"data: far_apart_prob={far_apart_prob:g} must be between 0 and 1, and needs two crops"
+            " in the first group of the plan"
         )
     if disjoint and {group.to for group in plan} != {"teacher", "student"}:
         raise UserError(

@@ -29,9 +29,9 @@ from speechssl.embed.arrays import cut_out, find_device, in_samples, may_lack_op
 from speechssl.embed.batches import MIN_SECONDS, Failure, Piece, Samples
 from speechssl.embed.estimator import Estimator, Matrix
 from speechssl.embed.gather import gather
-from speechssl.embed.inputs import Source, resolve, several
 from speechssl.embed.layers import EMBEDDING, encode_layer
 from speechssl.embed.networks import load_model
+from speechssl.embed.recordings import Source, resolve, several
 from speechssl.embed.windows import LiveWindows, Windows, joined
 from speechssl.errors import Unreadable, UserError
 from speechssl.model import Model
@@ -216,7 +216,7 @@ class Embedder(Estimator):
         Args:
             source: path of an audio file, its bytes, a binary file object; samples (T,),
                 (T, channels) or (channels, T), mixed down, integers scaled to -1..1; a
-                dictionary of pyannote or datasets (`speechssl.embed.inputs`); or a list
+                dictionary of pyannote or datasets (`speechssl.embed.recordings`); or a list
                 of these.
             sample_rate: of the samples, Hz; needed with an array, ignored where the
                 source has its own.

@@ -21,7 +21,7 @@ from speechssl.embed.batches import Failure
 from speechssl.embed.cutting import MIX, cut
 from speechssl.embed.embedder import Embedder
 from speechssl.embed.outputs import Output, Plan, open_output
-from speechssl.embed.parts import COPY
+from speechssl.embed.partial import COPY
 from speechssl.embed.settings import EmbedSettings
 from speechssl.embed.sources import collect
 from speechssl.embed.workers import Group, refuse_unguarded_script, run_processes

@@ -44,7 +44,7 @@ def means_folder(out: str) -> bool:
 
 
 class FolderShare(FolderWriter):
-    """What one process adds to the folder; it has the interface of `parts.PartWriter`.
+    """What one process adds to the folder; it has the interface of `partial.PartialWriter`.
 
     Args:
         name: the folder's path or address.

@@ -17,7 +17,13 @@ from speechssl.data.vectors.format import Span
 from speechssl.data.vectors.places import Place
 from speechssl.embed.batches import Failure
 from speechssl.embed.folders import FolderShare, forget_reports, means_folder, take_reports
-from speechssl.embed.parts import PartWriter, merge, open_parts, read_reports, remove_parts
+from speechssl.embed.partial import (
+    PartialWriter,
+    merge,
+    open_partial_results,
+    read_reports,
+    remove_partial_results,
+)
 from speechssl.embed.scratch import scratch_folder
 from speechssl.errors import UserError, writing
 from speechssl.files import remove_partial
@@ -47,10 +53,10 @@ class Plan:
     spans: dict[str, Span]
     passed_over: list[PassedOver]
 
-    def writer(self) -> PartWriter | FolderShare:
+    def writer(self) -> PartialWriter | FolderShare:
         """Return what takes the embeddings of one process."""
         if self.folder is None:
-            return PartWriter(self.parts)
+            return PartialWriter(self.parts)
         return FolderShare(self.folder, self.spans)
 
 
@@ -151,7 +157,7 @@ class FileOutput:
 
     def begin(self, made_by: str, resume: bool) -> set[str]:
         """Make the folder of parts ready; see `Output`."""
-        done = open_parts(self.parts, made_by, resume)
+        done = open_partial_results(self.parts, made_by, resume)
         if self.failed_list is not None:
             Path(self.failed_list).unlink(missing_ok=True)
         return done
@@ -169,10 +175,10 @@ class FileOutput:
         list_failed(self.failed_list, failed)
         embedded = merge(self.parts, order, self._writer, plan.spans)
         if not embedded:
-            remove_parts(self.parts)
+            remove_partial_results(self.parts)
             raise nothing_embedded(failed)
         self._file.close()  # the file is in its place before the parts are removed
-        remove_parts(self.parts)
+        remove_partial_results(self.parts)
         return embedded, failed, audio_seconds
 
 

@@ -15,9 +15,9 @@ from speechssl.data.crops import CropSpec
 from speechssl.data.dataset import CropBatches
 from speechssl.data.kaldi import read_mapping
 from speechssl.data.manifest import Utterance, read_manifest
+from speechssl.data.order import DataOrder
 from speechssl.data.positives import Positives
 from speechssl.data.sequential import Reading
-from speechssl.data.streaming import DataOrder
 from speechssl.distributed import World
 from speechssl.errors import UserError
 from speechssl.train.settings import DataSettings, TrainingConfig
@@ -154,7 +154,7 @@ def crop_batches(
         seed=config.seed,
         rank=world.rank,
         world=world.size,
-        overlap=config.data.overlap,
+        far_apart_prob=config.data.far_apart_prob,
         disjoint=config.data.disjoint,
         weight_by_duration=config.data.weight_by_duration,
         replacement=config.data.replacement,

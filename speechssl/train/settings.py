@@ -28,8 +28,8 @@ class DataSettings:
         remote: prefixes of the addresses that these directories may name, such as
             ``[s3://bucket/]``; others are left out.
         crops: the crop plan, a list of ``{count, seconds, augment, to}``.
-        overlap: probability of taking the two long crops at the smallest and the
-            largest of five random offsets (methods/README.md 1.3).
+        far_apart_prob: probability of taking the two long crops far apart, at the smallest
+            and the largest of five random offsets (methods/README.md 1.3).
         disjoint: take the teacher's and the student's crops from parts of the utterance
             that do not overlap.
         weight_by_duration: visit utterances in proportion to their duration, in place
@@ -75,7 +75,7 @@ class DataSettings:
     train: tuple[str, ...]
     crops: tuple[dict[str, Any], ...]
     remote: tuple[str, ...] = ()
-    overlap: float = 0.0
+    far_apart_prob: float = 0.0
     disjoint: bool = False
     weight_by_duration: bool = False
     replacement: bool = False
@@ -97,6 +97,8 @@ class DataSettings:
     min_seconds: float = 0.5
     workers: int = -1
     timeout: float = 300.0
+
+    RENAMED: ClassVar[dict[str, str]] = {"overlap": "far_apart_prob"}
 
     def __post_init__(self) -> None:
         if not self.train:
