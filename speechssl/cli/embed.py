@@ -195,6 +195,7 @@ def run(args: argparse.Namespace) -> None:
         vad=args.vad,
         channels=args.channels,
     )
+    summary: Summary | None
     if args.engine == "ray":
         summary = _embed_on_ray(args, settings)
     else:

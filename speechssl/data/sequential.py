@@ -60,7 +60,7 @@ def find_shards(utterances: Sequence[Utterance]) -> Shards:
         UserError: an utterance is not in a shard.
     """
     number_of: dict[str, int] = {}
-    archives = []
+    archives: list[str] = []
     shard = np.empty(len(utterances), np.int64)
     offset = np.empty(len(utterances), np.int64)
     for row, utterance in enumerate(utterances):

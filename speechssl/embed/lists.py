@@ -31,13 +31,13 @@ class Slice(NamedTuple):
         path: of the list.
         group: number of the row group.
         first: row within the group.
-        count: rows.
+        rows: number of them.
     """
 
     path: str
     group: int
     first: int
-    count: int
+    rows: int
 
 
 def is_list(path: Path) -> bool:
@@ -82,7 +82,7 @@ def read_slice(piece: Slice, remotes: Remotes) -> list[Utterance]:
             names = set(file.schema_arrow.names)
             wanted = [name for name in ("id", "path", "start", "stop") if name in names]
             table = file.read_row_group(piece.group, columns=wanted)
-        table = table.slice(piece.first, piece.count)
+        table = table.slice(piece.first, piece.rows)
         columns = {name: table[name].to_pylist() for name in wanted}
         ids = columns["id"]
         paths = columns["path"]

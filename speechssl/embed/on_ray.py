@@ -100,7 +100,7 @@ def find_chunks(
     for first in range(0, len(utterances), size):
         chunks.append(utterances[first : first + size])
     chunks += pieces
-    return Corpus(chunks, len(utterances) + sum(piece.count for piece in pieces)), skipped
+    return Corpus(chunks, len(utterances) + sum(piece.rows for piece in pieces)), skipped
 
 
 def digests(ids: Sequence[str]) -> NDArray[np.uint64]:

@@ -299,3 +299,27 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
     assert find_shards([Utterance("a", Remote("s3://b/s.tar:512:99.wav"))]).archives == [
         "s3://b/s.tar"
     ]
+
+
+@pytest.mark.slow
+def test_an_s3_server_with_latency(tmp_path: Path) -> None:
+    """Real requests: the batches of a disk, and less waiting than at random."""
+    pytest.importorskip("moto", reason="needs moto[s3,server]")
+    pytest.importorskip("s3fs")
+    import subprocess
+    import sys
+
+    from builders import ROOT
+
+    words = ["--utterances", "200", "--steps", "8", "--step", "0.2", "--batch-size", "16"]
+    done = subprocess.run(
+        [sys.executable, "-m", "egs.bench.object_store", *words],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=250,
+    )
+    assert done.returncode == 0, done.stderr
+    shares = [float(line.split("waits")[1].split("%")[0]) for line in done.stdout.splitlines()]
+    one, sixteen, stream = shares
+    assert stream < one and sixteen < one

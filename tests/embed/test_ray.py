@@ -101,7 +101,7 @@ def test_lists_are_read_a_slice_at_a_time(model: Path, tmp_path: Path) -> None:
     ids = [f"n{number}" for number in range(9)]
     found = write_list(tmp_path / "list.parquet", id=ids, path=paths)
     pieces = slices(found, 3)
-    assert [piece.count for piece in pieces] == [3, 1, 3, 1, 1]
+    assert [piece.rows for piece in pieces] == [3, 1, 3, 1, 1]
     read = [one for piece in pieces for one in read_slice(piece, remotes())]
     assert [(one.id, one.path) for one in read] == list(zip(ids, paths, strict=True))
     corpus, _ = find_chunks([found], EmbedSettings(), workers=1)

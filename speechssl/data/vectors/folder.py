@@ -235,7 +235,7 @@ class VectorFolder:
 
 def _groups_of(groups: Sequence[int], begin: int, end: int) -> tuple[list[int], int]:
     """Return the row groups that hold rows `begin` to `end`, and the rows before the first one."""
-    found = []
+    found: list[int] = []
     before = 0
     start = 0
     for number, count in enumerate(groups):

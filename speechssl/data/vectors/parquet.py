@@ -182,7 +182,8 @@ def _vectors(where: str, arrow: Any, lists: Any) -> NDArray[np.float32]:
     sizes = arrow.compute.list_value_length(lists).to_numpy()
     if len(sizes) and (sizes != sizes[0]).any():
         raise unequal(where)
-    return numbers.reshape(len(lists), -1)
+    vectors: NDArray[np.float32] = numbers.reshape(len(lists), -1)
+    return vectors
 
 
 def unequal(where: str) -> UserError:

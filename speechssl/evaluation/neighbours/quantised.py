@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from speechssl.audio.regular import refuse_special_file
 from speechssl.errors import UserError
 from speechssl.evaluation.neighbours import layout
 from speechssl.evaluation.neighbours.layout import About
@@ -165,7 +166,7 @@ def _attach(index: Any, folder: Path, shard: int, rows: int, about: About) -> An
     sizes = np.array(layout.mapped(folder / layout.sizes_file(shard), (about.lists,), "int64"))
     expected = rows * (about.code_bytes + 8)
     in_range = bool((sizes >= 0).all() and (sizes <= rows).all())
-    layout.refuse_special_file(path)
+    refuse_special_file(path)
     if not in_range or int(sizes.sum()) != rows:
         raise UserError(f"{folder / layout.sizes_file(shard)}: damaged; build the index again")
     if not path.is_file() or path.stat().st_size != expected:
