@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -215,14 +214,7 @@ def _embed_share(
     if plan.spans:  # neighbouring windows are read together
         count = len(plan.utterances)
         share = plan.utterances[count * rank // world : count * (rank + 1) // world]
-<<<<<<< HEAD
-    writer = PartialWriter(plan.parts)
-=======
-    wants_progress = settings.progress
-    if wants_progress is None:
-        wants_progress = sys.stderr.isatty()
     writer = plan.writer()
->>>>>>> 92e912e43124f6c2a698410e6298e5985392a1e7
     failed: list[Failure] = []
     audio_seconds = 0.0
     results = embedder.stream(
