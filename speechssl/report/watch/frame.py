@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-
-from rich import box
-from rich.console import Group, RenderableType
-from rich.panel import Panel
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from speechssl.report.watch.following import Watched
 from speechssl.text import printable
+
+if TYPE_CHECKING:  # rich is in the extra [log]; the page does without it
+    from rich.console import RenderableType
 
 FIGURES = {
     "loss": "loss",
@@ -45,6 +42,11 @@ def frame(run: Watched, width: int) -> RenderableType:
         run: as it stands.
         width: columns of the terminal.
     """
+    from rich import box
+    from rich.console import Group
+    from rich.panel import Panel
+    from rich.text import Text
+
     parts: list[RenderableType] = [_progress(run, width), _curves(run, width), *_alarms(run)]
     for note in _notes(run):
         parts.append(Text(printable(note)[:500], style="yellow"))
@@ -53,6 +55,10 @@ def frame(run: Watched, width: int) -> RenderableType:
 
 
 def _progress(run: Watched, width: int) -> RenderableType:
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
     total = run.steps or 0.0
     said = f"step {run.log.step:.0f}"
     if total:
@@ -76,6 +82,9 @@ def _progress(run: Watched, width: int) -> RenderableType:
 
 
 def _curves(run: Watched, width: int) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("", "curve", "first", "last", "lowest", "highest"):
         table.add_column(name, justify="left" if name in ("", "curve") else "right", no_wrap=True)
@@ -95,6 +104,8 @@ def _curves(run: Watched, width: int) -> RenderableType:
 
 
 def _alarms(run: Watched) -> list[RenderableType]:
+    from rich.text import Text
+
     shown: list[RenderableType] = []
     alarms = run.log.alarms
     if len(alarms) > MOST_ALARMS:
