@@ -31,6 +31,8 @@ FIGURES = {
 MOST_ALARMS = 5
 """Alarms that are shown, the latest."""
 
+_WIDE = 100  # columns of a terminal that has room for all figures
+
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _GAP = "·"
 
@@ -86,9 +88,12 @@ def _curves(run: Watched, width: int) -> RenderableType:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("", "curve", "first", "last", "lowest", "highest"):
+    heads = ["", "curve", "first", "last"]
+    if width >= _WIDE:
+        heads += ["lowest", "highest"]
+    for name in heads:
         table.add_column(name, justify="left" if name in ("", "curve") else "right", no_wrap=True)
-    room = max(8, min(80, width - 70))
+    room = max(8, min(80, width - 28 - 11 * (len(heads) - 2)))
     for key, title in FIGURES.items():
         values = [value for _, value in run.points(key)]
         if values:
@@ -97,7 +102,8 @@ def _curves(run: Watched, width: int) -> RenderableType:
             high = max(known, default=math.nan)
             last = Text(_number(values[-1]), style="bold red" if math.isnan(values[-1]) else "bold")
             curve = Text(sparkline(values, room), style="cyan")
-            table.add_row(title, curve, _number(values[0]), last, _number(low), _number(high))
+            cells = [title, curve, _number(values[0]), last, _number(low), _number(high)]
+            table.add_row(*cells[: len(heads)])
     if not table.row_count:
         return Text("nothing logged yet", style="dim")
     return table
