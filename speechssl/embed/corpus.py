@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from speechssl.audio.walk import PassedOver
 from speechssl.embed import on_ray
 from speechssl.embed.batches import Failure
 from speechssl.embed.embedder import Embedder
@@ -54,15 +56,19 @@ def embed_corpus(
     ray = ray or on_ray.RaySettings()
     settings = replace(settings or EmbedSettings(), **changes)
     settings.check(str(out))
+    if settings.jobs > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("embed: --engine ray starts its own workers; leave --jobs and torchrun out")
     if not means_folder(str(out)):
         raise UserError(f"--engine ray writes a folder: give {Path(out).with_suffix('')}/")
     with FolderOutput(str(out)) as output, on_ray.cluster(ray) as (workers, gpus):
         embedder = model if isinstance(model, Embedder) else load_model_for(model, "cpu", settings)
         output.open()
-        corpus, failed = on_ray.find_chunks(inputs, settings, workers)
+        passed_over: list[PassedOver] = []
+        corpus, failed = on_ray.find_chunks(inputs, settings, workers, passed_over)
         if failed and not settings.keep_going:
             raise UserError(failed[0].reason)
         done = output.begin(fingerprint(embedder, settings), settings.resume)
+        output.list_passed_over(passed_over)
         settings = replace(settings, allow_code=packages_of(embedder))
         reports = on_ray.run_on_ray(
             corpus,
@@ -95,6 +101,8 @@ def embed_corpus(
         output.failed_list if failed else None,
         audio_seconds,
         wall_seconds=time.monotonic() - started_at,
+        passed_over=len(passed_over),
+        passed_over_list=output.passed_over_list if passed_over else None,
     )
 
 
