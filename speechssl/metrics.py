@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from speechssl.errors import UserError
+from speechssl.progress import counted
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
@@ -396,7 +397,9 @@ def bootstrap_interval(
     if len(names) < 2:
         return None
     draw = _resampler(len(names), seed)
-    values = np.array([statistic(draw()[codes]) for _ in range(replicates)])
+    values = np.empty(replicates)
+    for replicate in counted(range(replicates), replicates, "bootstrap", "replicates"):
+        values[replicate] = statistic(draw()[codes])
     return _quantiles(values, confidence)
 
 
@@ -446,7 +449,7 @@ def bootstrap_curve(
     starts = _corners(sorted_target, _group_starts(scores[order]))
     draw = _resampler(len(names), seed)
     values = np.full((len(measures), replicates), np.nan)
-    for replicate in range(replicates):
+    for replicate in counted(range(replicates), replicates, "bootstrap", "replicates"):
         times = draw()
         weights = times[enrol] * np.append(times, 1)[second]
         fpr, fnr = _rates(weights, sorted_target, starts)

@@ -49,7 +49,7 @@ from pathlib import Path
 from typing import Any
 
 import speechssl
-from speechssl import processes
+from speechssl import processes, progress
 from speechssl.cli.parsers import Parser, summary
 from speechssl.errors import MachineError, UserError, what_ran_out
 from speechssl.text import printable
@@ -60,6 +60,8 @@ ORDER = (
     "validate",
     "shard",
     "train",
+    "watch",
+    "sweep",
     "average",
     "embed",
     "diarize",
@@ -94,34 +96,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     choose_waiting()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # names of files are bytes
-    code = 0
     with processes.raise_on_signals(ends_process=argv is None) as arrived:
-        try:
-            processes.end_with_torchrun()
-            code = _run_command_line(argv)
-        except processes.Terminated as ended:
-            if str(ended):
-                print(f"speechssl: {ended}", file=sys.stderr)
-            return processes.TERMINATED_CODE
-        except KeyboardInterrupt:
-            code = processes.INTERRUPTED_CODE
-        except BaseException:
-            # Whatever a signal has become on its way out of a library: it was the signal.
-            if arrived.code is None:
-                raise
-        code = arrived.code or code
-        if code == processes.INTERRUPTED_CODE:
-            print("speechssl: interrupted", file=sys.stderr)
-        elif code == processes.TERMINATED_CODE:
-            print("speechssl: terminated", file=sys.stderr)
+        code = _code_at_end(argv, arrived)
+        if arrived.code is not None and argv is None:
+            processes.end_now(code)
         return code
+
+
+def _code_at_end(argv: Sequence[str] | None, arrived: processes.EndingSignal) -> int:
+    """Run the command line, say in a line which signal has ended it, and return the exit code."""
+    code = 0
+    try:
+        processes.end_with_torchrun()
+        code = _run_command_line(argv)
+    except processes.Terminated as ended:
+        if str(ended):
+            print(f"speechssl: {ended}", file=sys.stderr)
+        return processes.TERMINATED_CODE
+    except KeyboardInterrupt:
+        code = processes.INTERRUPTED_CODE
+    except BaseException:
+        # Whatever a signal has become on its way out of a library: it was the signal.
+        if arrived.code is None:
+            raise
+    code = arrived.code or code
+    if code == processes.INTERRUPTED_CODE:
+        print("speechssl: interrupted", file=sys.stderr)
+    elif code == processes.TERMINATED_CODE:
+        print("speechssl: terminated", file=sys.stderr)
+    return code
 
 
 def _run_command_line(argv: Sequence[str] | None) -> int:
     """Return the exit code of `main`; what a signal raises passes."""
     try:
         arguments = parse(argv)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), progress.shown():
             warnings.showwarning = show_once()
             _refuse_addresses(arguments)
             code = arguments.run(arguments)

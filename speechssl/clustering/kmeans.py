@@ -21,6 +21,7 @@ from speechssl.clustering.nearest import nearest
 from speechssl.clustering.starts import plus_plus
 from speechssl.errors import UserError
 from speechssl.interfaces import Clusterer
+from speechssl.progress import counted
 
 if TYPE_CHECKING:
     from speechssl.clustering.streamed import Fitted, Streamed
@@ -181,7 +182,7 @@ def spherical_kmeans(
     else:
         centroids = F.normalize(start, dim=1)
     labels, cosines = nearest(x, centroids)
-    for _ in range(max_iter):
+    for _ in counted(range(max_iter), max_iter, "k-means", "iterations"):
         sums = torch.zeros_like(centroids).index_add_(0, labels, x)
         counts = torch.bincount(labels, minlength=n_clusters)
         empty = torch.nonzero(counts == 0).flatten()

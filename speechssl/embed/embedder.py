@@ -36,6 +36,7 @@ from speechssl.embed.windows import LiveWindows, Windows, joined
 from speechssl.errors import Unreadable, UserError
 from speechssl.model import Model
 from speechssl.nn.int8 import check_int8, with_int8_products
+from speechssl.progress import progress as show_progress
 
 Precision = Literal["auto", "float32", "bfloat16", "int8"]
 
@@ -319,7 +320,7 @@ class Embedder(Estimator):
         utterances: Sequence[Utterance],
         *,
         done: Collection[str] = frozenset(),
-        progress: bool = False,
+        progress: bool | None = False,
     ) -> Iterator[tuple[int, float, Matrix | Failure]]:
         """Embed utterances in the order that is fastest: the longest first.
 
@@ -328,7 +329,7 @@ class Embedder(Estimator):
             done: ids that are not wanted again. The batches stay those of all
                 utterances, and those that hold a wanted one are encoded: what was
                 interrupted ends in the same bits.
-            progress: show a progress bar.
+            progress: show a progress bar; None: as commands do (`speechssl.progress`).
 
         Yields:
             Index in `utterances`, its seconds, and its embedding (D,) float32 or the
@@ -417,7 +418,7 @@ class Embedder(Estimator):
         utterances: Sequence[Utterance],
         read: Callable[[Piece], Samples | Unreadable],
         done: Collection[str] = frozenset(),
-        progress: bool = False,
+        progress: bool | None = False,
         trusted_seconds: float = math.inf,
     ) -> Iterator[tuple[int, float, Matrix | Failure]]:
         """Do what `stream` says.
@@ -429,17 +430,15 @@ class Embedder(Estimator):
             progress: as for `stream`.
             trusted_seconds: see `batches.durations`.
         """
-        from tqdm import tqdm
-
         wanted = [utterance.id not in done for utterance in utterances]
-        with tqdm(total=sum(wanted), desc="embed", unit="utt", disable=not progress) as bar:
+        with show_progress(sum(wanted), "embed", "utt", show=progress) as count:
             pieces: list[Piece] = []
             lengths = batching.durations(utterances, self.readers, trusted_seconds)
             for index, seconds in enumerate(lengths):
                 if not isinstance(seconds, Failure):
                     pieces += batching.split(index, utterances[index], seconds, self.max_seconds)
                 elif wanted[index]:
-                    bar.update()
+                    count(1)
                     yield index, 0.0, seconds
             averages = batching.Averages(utterances)
             for batch in batching.read_ahead(
@@ -450,7 +449,7 @@ class Embedder(Estimator):
                         continue
                     result = averages.add(piece, samples, vector)
                     if result is not None:
-                        bar.update()
+                        count(1)
                         yield piece.index, piece.seconds * piece.pieces, result
 
     def _batches(self, pieces: Sequence[Piece], wanted: Sequence[bool]) -> list[list[Piece]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -215,13 +214,12 @@ def _embed_share(
     if plan.spans:  # neighbouring windows are read together
         count = len(plan.utterances)
         share = plan.utterances[count * rank // world : count * (rank + 1) // world]
-    wants_progress = settings.progress
-    if wants_progress is None:
-        wants_progress = sys.stderr.isatty()
     writer = plan.writer()
     failed: list[Failure] = []
     audio_seconds = 0.0
-    results = embedder.stream(share, done=plan.done, progress=wants_progress and rank == 0)
+    results = embedder.stream(
+        share, done=plan.done, progress=settings.progress if rank == 0 else False
+    )
     try:
         for index, seconds, result in results:
             if not isinstance(result, Failure):

@@ -332,7 +332,8 @@ def cluster(settings: RaySettings) -> Iterator[tuple[int, int]]:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        yield _share_out(settings, ray.cluster_resources())
+        resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        yield _share_out(settings, resources)
     finally:
         ray.shutdown()
 

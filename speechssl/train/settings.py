@@ -17,6 +17,7 @@ from speechssl.errors import UserError
 from speechssl.features import with_default_name
 from speechssl.nn.products import choose_kernel
 from speechssl.train.optimizers import OptimizerSettings
+from speechssl.train.tracking import check_trackers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +160,9 @@ class TrainSettings:
         threads: CPU threads of the training process, a number or ``auto``: the cores
             that it may use (affinity, the container's quota), shared among the
             processes on this machine.
+        trackers: programs that show the run, such as ``[tensorboard, {name: wandb, project:
+            mine}]`` (`speechssl list trackers`); ``auto``: the curves in TensorBoard where
+            it is installed; ``[]``: none.
     """
 
     epochs: float | None = None
@@ -178,6 +182,7 @@ class TrainSettings:
     sync_batchnorm: bool = True
     compile: bool = False
     threads: Any = "auto"
+    trackers: Any = "auto"
 
     RENAMED: ClassVar[dict[str, str]] = {"accumulate": "gradient_accumulation_steps"}
 
@@ -192,6 +197,7 @@ class TrainSettings:
         check_above_zero("train.save_every", self.save_every)
         check_above_zero("train.keep", self.keep)
         _check_threads(self.threads)
+        check_trackers(self.trackers)
         if self.local_blocks and self.compile:
             raise UserError(
                 "config: train.local_blocks does not go with train.compile; switch one of them off"

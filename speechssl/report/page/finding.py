@@ -18,7 +18,7 @@ DEEPEST = 6
 MOST_FILES = 50_000
 """Files that are looked at in one experiment."""
 
-PASSED_OVER = ("snapshots", "tensorboard", "audio", "data", "shards")
+PASSED_OVER = ("snapshots", "tensorboard", "wandb", "mlflow", "audio", "data", "shards")
 """Folders that hold nothing for the page, and much else."""
 
 
