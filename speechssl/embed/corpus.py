@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from speechssl.audio.walk import PassedOver
 from speechssl.embed import on_ray
@@ -23,6 +20,7 @@ from speechssl.embed.outputs import FolderOutput, list_failed, nothing_embedded
 from speechssl.embed.settings import EmbedSettings
 from speechssl.embed.workers import refuse_unguarded_script
 from speechssl.errors import UserError
+from speechssl.progress import progress
 
 
 def embed_corpus(
@@ -80,17 +78,14 @@ def embed_corpus(
             ray.worker_cpus,
             gpus,
         )
-        wants_progress = settings.progress
-        if wants_progress is None:
-            wants_progress = sys.stderr.isatty()
         embedded = 0
         audio_seconds = 0.0
-        with tqdm(total=corpus.count, desc="embed", unit="utt", disable=not wants_progress) as bar:
+        with progress(corpus.count, "embed", "utt", show=settings.progress) as count:
             for report in reports:
                 failed += [Failure(**failure) for failure in report["failed"]]
                 embedded += report["written"] + report["done"]
                 audio_seconds += report["seconds"]
-                bar.update(report["recordings"])
+                count(report["recordings"])
         list_failed(output.failed_list, failed)
         if not embedded:
             raise nothing_embedded(failed)
