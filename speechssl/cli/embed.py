@@ -13,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from speechssl.cli import flags
+from speechssl.errors import UserError
 
 if TYPE_CHECKING:
     from speechssl.embed.files import Summary
@@ -198,6 +199,8 @@ def run(args: argparse.Namespace) -> None:
     summary: Summary | None
     if args.engine == "ray":
         summary = _embed_on_ray(args, settings)
+    elif args.address or args.workers:
+        raise UserError("embed: --address and --workers go with --engine ray; add it")
     else:
         from speechssl.embed import embed_to_file
 

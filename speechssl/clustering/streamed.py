@@ -24,6 +24,7 @@ from speechssl.clustering.kmeans import ROWS_OF_A_TRY, best_start, check_count
 from speechssl.clustering.nearest import nearest
 from speechssl.clustering.steps import directions
 from speechssl.errors import UserError
+from speechssl.progress import progress
 
 TRIES_IN_SAMPLE = 4
 """The sample of the start has so many times the rows of a try."""
@@ -271,20 +272,23 @@ def fit_kmeans(
     centroids = _start(streamed, n_clusters, init, n_init, seed)
     objective = -2.0
     iterations = 0
-    while True:
-        found = _pass_over(streamed, centroids)
-        found.reduce()
-        gain = float(found.cosines) / streamed.rows - objective
-        objective += gain
-        means = found.sums.clone()
-        empty = torch.nonzero(found.counts == 0).flatten()[: len(found.worst_rows)]
-        means[empty] = found.worst_rows[: len(empty)].double()
-        still_empty = means.abs().sum(1) == 0
-        means[still_empty] = centroids[still_empty].double()
-        if iterations == max_iter or gain <= tol:
-            break
-        centroids = F.normalize(means, dim=1).float()
-        iterations += 1
+    show = None if distributed.rank() == 0 else False
+    with progress(max_iter + 1, "kmeans", "pass", show=show) as count:
+        while True:
+            found = _pass_over(streamed, centroids)
+            found.reduce()
+            count(1)
+            gain = float(found.cosines) / streamed.rows - objective
+            objective += gain
+            means = found.sums.clone()
+            empty = torch.nonzero(found.counts == 0).flatten()[: len(found.worst_rows)]
+            means[empty] = found.worst_rows[: len(empty)].double()
+            still_empty = means.abs().sum(1) == 0
+            means[still_empty] = centroids[still_empty].double()
+            if iterations == max_iter or gain <= tol:
+                break
+            centroids = F.normalize(means, dim=1).float()
+            iterations += 1
     return Fitted(
         centroids,
         torch.arange(n_clusters),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -10,8 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from speechssl.audio.walk import PassedOver
 from speechssl.embed import on_ray
 from speechssl.embed.batches import Failure
 from speechssl.embed.embedder import Embedder
@@ -21,6 +20,7 @@ from speechssl.embed.outputs import FolderOutput, list_failed, nothing_embedded
 from speechssl.embed.settings import EmbedSettings
 from speechssl.embed.workers import refuse_unguarded_script
 from speechssl.errors import UserError
+from speechssl.progress import progress
 
 
 def embed_corpus(
@@ -54,15 +54,19 @@ def embed_corpus(
     ray = ray or on_ray.RaySettings()
     settings = replace(settings or EmbedSettings(), **changes)
     settings.check(str(out))
+    if settings.jobs > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("embed: --engine ray starts its own workers; leave --jobs and torchrun out")
     if not means_folder(str(out)):
         raise UserError(f"--engine ray writes a folder: give {Path(out).with_suffix('')}/")
     with FolderOutput(str(out)) as output, on_ray.cluster(ray) as (workers, gpus):
         embedder = model if isinstance(model, Embedder) else load_model_for(model, "cpu", settings)
         output.open()
-        corpus, failed = on_ray.find_chunks(inputs, settings, workers)
+        passed_over: list[PassedOver] = []
+        corpus, failed = on_ray.find_chunks(inputs, settings, workers, passed_over)
         if failed and not settings.keep_going:
             raise UserError(failed[0].reason)
         done = output.begin(fingerprint(embedder, settings), settings.resume)
+        output.list_passed_over(passed_over)
         settings = replace(settings, allow_code=packages_of(embedder))
         reports = on_ray.run_on_ray(
             corpus,
@@ -74,17 +78,14 @@ def embed_corpus(
             ray.worker_cpus,
             gpus,
         )
-        wants_progress = settings.progress
-        if wants_progress is None:
-            wants_progress = sys.stderr.isatty()
         embedded = 0
         audio_seconds = 0.0
-        with tqdm(total=corpus.count, desc="embed", unit="utt", disable=not wants_progress) as bar:
+        with progress(corpus.count, "embed", "utt", show=settings.progress) as count:
             for report in reports:
                 failed += [Failure(**failure) for failure in report["failed"]]
                 embedded += report["written"] + report["done"]
                 audio_seconds += report["seconds"]
-                bar.update(report["recordings"])
+                count(report["recordings"])
         list_failed(output.failed_list, failed)
         if not embedded:
             raise nothing_embedded(failed)
@@ -95,6 +96,8 @@ def embed_corpus(
         output.failed_list if failed else None,
         audio_seconds,
         wall_seconds=time.monotonic() - started_at,
+        passed_over=len(passed_over),
+        passed_over_list=output.passed_over_list if passed_over else None,
     )
 
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from speechssl import compat
 from speechssl.audio.remotes import Remotes
+from speechssl.audio.walk import PassedOver
 from speechssl.data.manifest import Utterance
 from speechssl.data.vectors.folder import ENDING
 from speechssl.data.vectors.folder_writer import part_bytes
@@ -74,9 +75,18 @@ class Corpus:
 
 
 def find_chunks(
-    inputs: Sequence[str | Path], settings: EmbedSettings, workers: int
+    inputs: Sequence[str | Path],
+    settings: EmbedSettings,
+    workers: int,
+    passed_over: list[PassedOver],
 ) -> tuple[Corpus, list[Failure]]:
     """Find what is embedded; of parquet lists only the metadata are read.
+
+    Args:
+        inputs: as for `sources.collect`, and lists.
+        settings: as for `embed_to_file`.
+        workers: actors.
+        passed_over: gets an entry for each file of a folder that is no audio.
 
     Returns:
         The chunks, and the lines of Kaldi files that cannot be used.
@@ -91,7 +101,8 @@ def find_chunks(
     utterances: list[Utterance] = []
     skipped: list[Failure] = []
     if others:
-        utterances, skipped = collect(others, settings.allow_pipes, Remotes(settings.remote))
+        remotes = Remotes(settings.remote)
+        utterances, skipped = collect(others, settings.allow_pipes, remotes, passed_over)
         utterances = utterances[:: settings.every]
     pieces = [piece for path in lists for piece in slices(path, MOST_ROWS)]
     size = len(utterances) // (_CHUNKS_OF_A_WORKER * workers)
