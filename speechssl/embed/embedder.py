@@ -287,7 +287,7 @@ class Embedder(Estimator):
         utterances: Sequence[Utterance],
         *,
         done: Collection[str] = frozenset(),
-        progress: bool = False,
+        progress: bool | None = False,
     ) -> Iterator[tuple[int, float, Matrix | Failure]]:
         """Embed utterances in the order that is fastest: the longest first.
 
@@ -296,7 +296,7 @@ class Embedder(Estimator):
             done: ids that are not wanted again. The batches stay those of all
                 utterances, and those that hold a wanted one are encoded: what was
                 interrupted ends in the same bits.
-            progress: show a progress bar.
+            progress: show a progress bar; None: as commands do (`speechssl.progress`).
 
         Yields:
             Index in `utterances`, its seconds, and its embedding (D,) float32 or the

@@ -11,6 +11,7 @@ from speechssl.embed import batches as batching
 from speechssl.embed.batch_encoder import BatchEncoder
 from speechssl.embed.batches import Failure, Matrix, Piece, Samples
 from speechssl.errors import Unreadable
+from speechssl.progress import progress as show_progress
 
 
 class StreamSettings(NamedTuple):
@@ -36,7 +37,7 @@ def embed_stream(
     settings: StreamSettings,
     *,
     done: Collection[str] = frozenset(),
-    progress: bool = False,
+    progress: bool | None = False,
 ) -> Iterator[tuple[int, float, Matrix | Failure]]:
     """Embed utterances in the order that is fastest: the longest first.
 
@@ -46,23 +47,21 @@ def embed_stream(
         read: gives the samples of a piece.
         settings: how they are batched.
         done: ids that are not wanted again (`Embedder.stream`).
-        progress: show a progress bar.
+        progress: show a progress bar; None: as commands do (`speechssl.progress`).
 
     Yields:
         Index in `utterances`, its seconds, and its embedding (D,) float32 or the
         failure. Files without a readable header come first.
     """
-    from tqdm import tqdm
-
     wanted = [utterance.id not in done for utterance in utterances]
-    with tqdm(total=sum(wanted), desc="embed", unit="utt", disable=not progress) as bar:
+    with show_progress(sum(wanted), "embed", "utt", show=progress) as count:
         pieces: list[Piece] = []
         lengths = batching.durations(utterances, settings.readers, settings.trusted_seconds)
         for index, seconds in enumerate(lengths):
             if not isinstance(seconds, Failure):
                 pieces += batching.split(index, utterances[index], seconds, settings.max_seconds)
             elif wanted[index]:
-                bar.update()
+                count(1)
                 yield index, 0.0, seconds
         averages = batching.Averages(utterances)
         batches = _wanted_batches(pieces, wanted, settings.batch_seconds, encoder.pads_to_buckets)
@@ -72,7 +71,7 @@ def embed_stream(
                     continue
                 result = averages.add(piece, samples, vector)
                 if result is not None:
-                    bar.update()
+                    count(1)
                     yield piece.index, piece.seconds * piece.pieces, result
 
 

@@ -17,6 +17,7 @@ from speechssl.metrics.verification import (
     error_rates,
     group_starts,
 )
+from speechssl.progress import counted
 
 Interval = tuple[float, float]
 
@@ -76,7 +77,9 @@ def bootstrap_interval(
     if len(names) < 2:
         return None
     draw = _resampler(len(names), seed)
-    values = np.array([statistic(draw()[codes]) for _ in range(replicates)])
+    values = np.empty(replicates)
+    for replicate in counted(range(replicates), replicates, "bootstrap", "replicates"):
+        values[replicate] = statistic(draw()[codes])
     return _quantiles(values, confidence)
 
 
@@ -126,7 +129,7 @@ def bootstrap_curve(
     starts = _corners(sorted_target, group_starts(scores[order]))
     draw = _resampler(len(names), seed)
     values = np.full((len(measures), replicates), np.nan)
-    for replicate in range(replicates):
+    for replicate in counted(range(replicates), replicates, "bootstrap", "replicates"):
         times = draw()
         weights = times[enrol] * np.append(times, 1)[second]
         fpr, fnr = error_rates(weights, sorted_target, starts)

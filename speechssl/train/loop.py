@@ -32,6 +32,8 @@ from speechssl.train.resuming import same_data, same_settings
 from speechssl.train.run import Run
 from speechssl.train.settings import TrainSettings, resolve, with_precision, with_train
 from speechssl.train.together import ended_early, is_asked_to_end, sole_writer_in_first
+from speechssl.train.tracked import show_crops, show_embeddings, tracked
+from speechssl.train.tracking import Named, Tracking, build_trackers
 from speechssl.weights import read_checkpoint
 
 
@@ -72,6 +74,7 @@ def train(
     if minutes is not None and not resume:
         overrides = [*overrides, "train.epochs=null", "train.steps=1000000"]
     config = resolve(config_path, overrides)
+    trackers = build_trackers(config.train.trackers)
     world = distributed.start(device)
     with contextlib.ExitStack() as resources:
         resources.callback(distributed.stop)
@@ -98,7 +101,7 @@ def train(
             restore(run, folder)
         if world.first:
             describe(folder, config, utterances, skipped)
-        finish(run, folder)
+        finish(run, folder, trackers, resumed=resume)
     return folder.path
 
 
@@ -111,16 +114,25 @@ def refuse_another_run(folder: RunFolder) -> None:
         )
 
 
-def finish(run: Run, folder: RunFolder) -> None:
+def finish(run: Run, folder: RunFolder, trackers: Named, *, resumed: bool) -> None:
     """Take the steps that a run has left, and save its model.
+
+    Args:
+        run: as far as it has come.
+        folder: of the run.
+        trackers: programs that show it.
+        resumed: whether the run was begun before.
 
     Raises:
         UserError, processes.Terminated: as ``take_steps``.
     """
     if run.world.first and run.step == 0:
         save_model(run, folder, folder.untrained)
-    with processes.stop_request() as request:
-        take_steps(run, folder, request)
+    with (
+        tracked(run, folder, trackers, resumed=resumed) as tracking,
+        processes.stop_request() as request,
+    ):
+        take_steps(run, folder, request, tracking)
     if run.world.first:
         save_model(run, folder, folder.model)
     run.world.barrier()
@@ -159,13 +171,16 @@ def set_kernel(train: TrainSettings, world: distributed.World) -> None:
         print(f"float32 products: {train.float32_kernel}", file=sys.stderr)
 
 
-def take_steps(run: Run, folder: RunFolder, request: processes.StopRequest) -> None:
+def take_steps(
+    run: Run, folder: RunFolder, request: processes.StopRequest, tracking: Tracking
+) -> None:
     """Take all steps that are left; log, watch for collapse and save on the way.
 
     Args:
         run: as far as it has come.
         folder: where its log, state and snapshots go.
         request: whether it is to end after the step at hand.
+        tracking: programs that show the run.
 
     Raises:
         UserError: a loss or a weight is not finite.
@@ -173,7 +188,7 @@ def take_steps(run: Run, folder: RunFolder, request: processes.StopRequest) -> N
     """
     config = run.config
     model = run.parallel()
-    log = Log(folder, run.steps, run.step, run.world.first)
+    log = Log(folder, run.steps, run.step, run.world.first, tracking)
     clock = Clock(run.batch_size)
     unchecked: list[StepLoss] = []
     passes = config.train.gradient_accumulation_steps
@@ -182,7 +197,7 @@ def take_steps(run: Run, folder: RunFolder, request: processes.StopRequest) -> N
     batches = iter(loader)
 
     while run.step < run.steps:
-        step = take_step(run, model, batches, clock)
+        step = take_step(run, model, batches, clock, tracking)
         unchecked += step.losses
         clock.step()
         log.tick()
@@ -208,6 +223,7 @@ def take_steps(run: Run, folder: RunFolder, request: processes.StopRequest) -> N
             save(run, folder)
         elif was_asked_to_end:
             save_last(run, folder)  # no snapshot: an unbroken run has none of this step
+        show_embeddings(tracking, run)
         if was_asked_to_end and run.step < run.steps:
             log.close()
             raise processes.Terminated(ended_early(run, folder) if run.world.first else "")
@@ -232,7 +248,9 @@ class Step(NamedTuple):
     gradient_norm: Tensor | None
 
 
-def take_step(run: Run, model: nn.Module, batches: Iterator[Batch], clock: Clock) -> Step:
+def take_step(
+    run: Run, model: nn.Module, batches: Iterator[Batch], clock: Clock, tracking: Tracking
+) -> Step:
     """Take one optimiser step, of as many forward passes as gradients are accumulated over.
 
     Args:
@@ -240,6 +258,7 @@ def take_step(run: Run, model: nn.Module, batches: Iterator[Batch], clock: Clock
         model: the method, compiled and wrapped as ``Run.parallel`` returns it.
         batches: of the forward passes.
         clock: what the time spent waiting for batches is added to.
+        tracking: programs that show the crops of the first batch.
     """
     progress = run.progress()
     lr = schedule(run.optimizer, run.config.optimizer, progress.fraction, run.batch_size)
@@ -248,6 +267,8 @@ def take_step(run: Run, model: nn.Module, batches: Iterator[Batch], clock: Clock
     for number in range(passes):
         with clock.waiting():
             batch = next(batches)
+        if run.step == 0 and number == 0:
+            show_crops(tracking, run, batch)
         with gradient_sync(model, enabled=number == passes - 1):
             with run.autocast():
                 views = run.views(batch, run.step * passes + number)
