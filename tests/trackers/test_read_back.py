@@ -128,3 +128,23 @@ def test_mlflow_keeps_each_step_once_in_one_run(tmp_path: Path, capsys: Any) -> 
     with np.load(folder / "embeddings" / "step-00000008.npz") as kept:
         assert kept["ids"].tolist() == [HOSTILE, "b", "c"]
         np.testing.assert_array_equal(kept["embeddings"], EMBEDDINGS)
+
+
+@pytest.mark.parametrize("where", ["tensorboard", "mlflow", "no server"])
+def test_a_real_failure_is_one_warning_and_the_log_goes_on(
+    where: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file lies where a tracker wants a folder, or nobody listens at the address of its server."""
+    section: dict[str, Any] = {"name": where}
+    if where == "no server":
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        section = {"name": "mlflow", "uri": "http://127.0.0.1:9"}
+    else:
+        (tmp_path / where).write_text("in the way")
+    for module in {"mlflow": ("mlflow", "alembic")}.get(section["name"], (section["name"],)):
+        pytest.importorskip(module)
+    track(tmp_path, section, 1, 8, scale=1.0)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert line.startswith(f"speechssl: warning: tracker {section['name']}: ")
+    assert line.endswith("the training goes on without it, and log.jsonl has everything")
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 8

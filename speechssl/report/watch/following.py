@@ -6,7 +6,6 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -242,7 +241,7 @@ def watched(path: Path) -> Watched:
     return run
 
 
-def _read(path: Path, notes: list[str]) -> Mapping[str, Any] | Any:
+def _read(path: Path, notes: list[str]) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
