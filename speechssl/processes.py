@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import atexit
 import contextlib
 import ctypes
 import multiprocessing
@@ -267,6 +268,19 @@ def raise_on_signals(*, ends_process: bool = False) -> Iterator[EndingSignal]:
             arrived.exit_at_once()
         else:
             arrived.restore()
+
+
+def end_now(code: int) -> None:
+    """End this process after a signal: what was registered for its end runs, and nothing else.
+
+    The interpreter's own end takes native libraries apart. One that the signal has interrupted in
+    the middle may crash there ("Fatal Python error"), and the exit code would be the crash's.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it
+            stream.flush()
+    os._exit(code)
 
 
 def run_command(command: Sequence[str]) -> int:

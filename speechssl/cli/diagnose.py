@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     """Crops of each utterance (`embed.random_crops.plan_crops`)."""
 
 
+MOST_ROWS = 100_000
+"""Embeddings of a folder that are looked at, drawn by lot."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `speechssl diagnose`."""
     parser.add_argument(
@@ -35,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="SUBJECT",
         help=(
-            "an embeddings file; or model or run folders, and last the audio (a file, folder,"
+            "embeddings, a file or folder; or model or run folders, and last the audio (a file, folder,"
             " wav.scp or Kaldi directory)"
         ),
     )
@@ -80,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
     with flags.writing_alone(args.out):
         if args.rank:
             _rank_models(args)
-        elif len(args.subjects) == 1 and Path(args.subjects[0]).is_file():
+        elif len(args.subjects) == 1 and _are_embeddings(args.subjects[0]):
             _diagnose_file(args)
         elif len(args.subjects) == 2:
             _diagnose_model(args)
@@ -91,12 +95,20 @@ def run(args: argparse.Namespace) -> None:
             )
 
 
+def _are_embeddings(subject: str) -> bool:
+    """True for a file, and for a folder of embeddings or its address."""
+    from speechssl.audio.remotes import is_address
+    from speechssl.data.vectors.folder import holds_embeddings
+
+    return Path(subject).is_file() or is_address(subject) or holds_embeddings(subject)
+
+
 def _diagnose_file(args: argparse.Namespace) -> None:
-    from speechssl.data.vectors.files import read_vectors
+    from speechssl.data.vectors.files import read_sample
     from speechssl.report import diagnosis
 
     path = Path(args.subjects[0])
-    _, embeddings = read_vectors(path)
+    _, embeddings = read_sample(args.subjects[0], MOST_ROWS, args.seed)
     findings = diagnosis.diagnose(embeddings)
     _print_findings(findings)
     if args.out:

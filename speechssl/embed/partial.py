@@ -103,8 +103,10 @@ class PartialWriter:
         self._ids: list[str] = []
         self._vectors: list[npt.NDArray[np.float32]] = []
 
-    def write(self, identifier: str, vector: npt.NDArray[np.float32]) -> None:
-        """Add one embedding (D,)."""
+    def write(
+        self, identifier: str, vector: npt.NDArray[np.float32], audio_seconds: float = 0.0
+    ) -> None:
+        """Add one embedding (D,); the seconds of audio behind it are not kept."""
         self._ids.append(identifier)
         self._vectors.append(vector)
         waited = time.monotonic() - self._written_at

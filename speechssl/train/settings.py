@@ -49,6 +49,15 @@ class DataSettings:
         shards_at_once: with shards (`speechssl shard`), how many of them are mixed at a
             time, so that a spinning disk or a remote store reads a few files at once;
             null: all of them.
+        reading: ``random``: each utterance is read where it lies; ``stream``: shards
+            (`speechssl shard`) are read one behind the other through a shuffle buffer,
+            and those behind addresses are fetched to a local disk before they are needed
+            (`data/sequential.py`).
+        shuffle_buffer: utterances of a process among which ``stream`` mixes.
+        cache: folder for the copies of shards of ``stream``; null: the user's cache folder.
+        cache_gb: GB that the copies may take.
+        requests: utterances that a loader process reads at a time; 0: 16 where some are
+            behind addresses, otherwise 1.
         positives: file of `utterance group` lines: with probability ``positives_prob``
             a teacher's crop comes from another recording of the same group.
         positives_kind: what these groups are: ``cluster``: pseudo-labels of an earlier
@@ -76,6 +85,11 @@ class DataSettings:
     source_shares: tuple[float, ...] = ()
     source_temperature: float = 1.0
     shards_at_once: int | None = None
+    reading: Literal["random", "stream"] = "random"
+    shuffle_buffer: int = 10_000
+    cache: str | None = None
+    cache_gb: float = 50.0
+    requests: int = 0
     positives: str | None = None
     positives_prob: float = 0.5
     positives_kind: Literal["cluster", "session"] = "cluster"
@@ -331,7 +345,7 @@ def with_new_names(written: Mapping[str, Any]) -> dict[str, Any]:
     """
     sections = dict(written)
     for name, kind in {**_DATACLASSES, **_MODULES}.items():
-        if name in sections:
+        if isinstance(sections.get(name), Mapping):  # whatever else it is, `config.check` refuses
             sections[name] = config.with_new_names(kind, sections[name])
     for name, folder in _PARTS.items():
         if name in sections:

@@ -177,8 +177,8 @@ class Watched:
 
     name: str
     folder: RunFolder
-    settings: dict[str, Any]
-    about: dict[str, Any]
+    settings: Mapping[str, Any]
+    about: Mapping[str, Any]
     steps: float | None
     log: LogFollower
     notes: list[str] = field(default_factory=list)
@@ -242,6 +242,7 @@ def watched(path: Path) -> Watched:
 
 
 def _read(path: Path, notes: list[str]) -> dict[str, Any]:
+    """Return what a YAML file holds; nothing, and a note, where it cannot be read."""
     if not path.is_file():
         return {}
     try:

@@ -32,7 +32,7 @@ def page(run: Watched, seconds: float) -> str:
         run: as it stands.
         seconds: after which the page loads itself anew; not if the run is finished.
     """
-    shown = Run(run.name, run.settings, run.about, run.log.rows())
+    shown = Run(run.name, dict(run.settings), dict(run.about), run.log.rows())
     material = Material([run.name], Chosen(), Clips({}, 0), runs=[shown])
     blocks: list[Block] = [Text(_state(run), "note")]
     for note in run.notes:
