@@ -177,8 +177,8 @@ class Watched:
 
     name: str
     folder: RunFolder
-    settings: Mapping[str, Any]
-    about: Mapping[str, Any]
+    settings: dict[str, Any]
+    about: dict[str, Any]
     steps: float | None
     log: LogFollower
     notes: list[str] = field(default_factory=list)
