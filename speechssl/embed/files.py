@@ -24,6 +24,7 @@ from speechssl.data.vectors.format import Span
 from speechssl.embed.batches import Failure
 from speechssl.embed.cutting import MIX, cut
 from speechssl.embed.embedder import Embedder
+from speechssl.embed.onnx import copied
 from speechssl.embed.parts import COPY, PartWriter, merge, open_parts, read_reports, remove_parts
 from speechssl.embed.scratch import scratch_folder
 from speechssl.embed.settings import EmbedSettings
@@ -298,9 +299,9 @@ def _embed_in_processes(plan: _Plan, embedder: Embedder, settings: EmbedSettings
     settings = replace(settings, network=None, allow_code=tuple(packages))
     # Within the parts, which the next run clears if this one is killed.
     with tempfile.TemporaryDirectory(dir=plan.parts, prefix=COPY) as copy:
-        embedder.save_pretrained(copy)
+        model = copied(embedder.model, copy)
         count = max(1, min(settings.jobs, len(plan.utterances)))
-        run_processes(count, plan.parts, _load_and_embed_share, count, plan, copy, settings)
+        run_processes(count, plan.parts, _load_and_embed_share, count, plan, model, settings)
 
 
 def _load_and_embed_share(
@@ -352,6 +353,7 @@ def _load(model: str | Path, device: str, settings: EmbedSettings) -> Embedder:
         device,
         settings.precision,
         network=settings.network,
+        features=settings.features,
         allow_code=settings.allow_code,
         batch_seconds=settings.batch_seconds,
         max_seconds=settings.max_seconds,
