@@ -213,6 +213,11 @@ class RunFolder:
         return self.path / "log.jsonl"
 
     @property
+    def trackers(self) -> Path:
+        """What is tracked where, and how far (`train.tracking`)."""
+        return self.path / "trackers.json"
+
+    @property
     def last(self) -> Path:
         """State of every network, and all else that resuming needs."""
         return self.path / "last.pt"

@@ -11,7 +11,7 @@ samples, F frames, M features of a frame, D numbers of an embedding, P of a proj
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
@@ -37,6 +37,8 @@ __all__ = [
     "Progress",
     "SpeechDetector",
     "Stage",
+    "TrackedRun",
+    "Tracker",
     "Views",
 ]
 
@@ -493,3 +495,89 @@ class Exporter(Protocol):
             UserError: the format cannot express the model, or a library is missing.
         """
         ...
+
+
+class TrackedRun(NamedTuple):
+    """A training run as a tracker is told of it.
+
+    Attributes:
+        folder: of the run. A tracker that keeps files keeps them in a folder of its own in it.
+        name: what people call the run.
+        settings: its resolved configuration, of mappings, lists and scalars.
+        about: version, commit, seed and data (`about.yaml`).
+        step: steps that are done: 0, or those of the checkpoint that is resumed.
+        id: what `Tracker.open` returned when this run was tracked before; None: the first time.
+    """
+
+    folder: Path
+    name: str
+    settings: dict[str, Any]
+    about: dict[str, Any]
+    step: int
+    id: str | None
+
+
+class Tracker:
+    """Shows a training run in another program; a part of `trackers/`.
+
+    A part's constructor takes its keyword-only settings. It raises UserError if a library is
+    missing, and opens nothing. All other methods are called in the first process only, by a thread
+    of their own and one after the other: `open`, then the others in the order of steps, then
+    `close`. Whatever they raise ends the tracking with one line of warning, never the training.
+    Names and ids are somebody else's: they are shown as text, never as markup.
+    """
+
+    REWINDS: ClassVar[bool] = False
+    """Whether `open` hides what was tracked after `TrackedRun.step`. Steps that a tracker without it
+    has seen already are not given to it again when a run is resumed from an older checkpoint."""
+
+    sounds: int = 0
+    """Number of crops of the first batch that `add_sounds` gets."""
+
+    embeddings: int = 0
+    """Number of utterances whose embeddings `add_embeddings` gets."""
+
+    embeddings_every: int = 0
+    """Optimiser steps between two sets of embeddings; 0: once, at the end."""
+
+    def open(self, run: TrackedRun) -> str:
+        """Begin or continue a tracked run.
+
+        Returns:
+            The name under which it is continued if the run is resumed: at most 200 letters, digits,
+            and `._-`.
+        """
+        raise NotImplementedError
+
+    def add_figures(self, step: int, figures: Mapping[str, float]) -> None:
+        """Add the figures of the log after `step` steps; some may be NaN or infinite."""
+        raise NotImplementedError
+
+    def add_alarm(self, step: int, text: str) -> None:
+        """Add an alarm of the collapse monitor, one line."""
+
+    def add_sounds(
+        self, step: int, sounds: Sequence[NDArray[np.float32]], names: Sequence[str], rate: int
+    ) -> None:
+        """Add crops as the encoder hears them.
+
+        Args:
+            step: steps that are done.
+            sounds: samples (T,) in -1..1 each.
+            names: the utterance of each, and which of its crops.
+            rate: sampling rate, Hz.
+        """
+
+    def add_embeddings(
+        self, step: int, embeddings: NDArray[np.float32], names: Sequence[str]
+    ) -> None:
+        """Add embeddings of training utterances.
+
+        Args:
+            step: steps that are done.
+            embeddings: (N, D).
+            names: (N,) utterance ids.
+        """
+
+    def close(self, finished: bool) -> None:
+        """End the tracked run; `finished` is False if the training stopped before its last step."""

@@ -22,10 +22,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from speechssl.errors import UserError
+from speechssl.progress import counted
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
-CurveMeasure = Callable[[Floats, Floats], float]
+CurveFigure = Callable[[Floats, Floats], float]
 """A number computed from an error curve: fpr (U + 1,) and fnr (U + 1,), as `det_curve` returns."""
 
 
@@ -396,12 +397,14 @@ def bootstrap_interval(
     if len(names) < 2:
         return None
     draw = _resampler(len(names), seed)
-    values = np.array([statistic(draw()[codes]) for _ in range(replicates)])
+    values = np.empty(replicates)
+    for replicate in counted(range(replicates), replicates, "bootstrap", "replicates"):
+        values[replicate] = statistic(draw()[codes])
     return _quantiles(values, confidence)
 
 
 def bootstrap_curve(
-    measures: Mapping[str, CurveMeasure],
+    measures: Mapping[str, CurveFigure],
     scores: ArrayLike,
     target: ArrayLike,
     enrol_speaker: ArrayLike,
@@ -446,7 +449,7 @@ def bootstrap_curve(
     starts = _corners(sorted_target, _group_starts(scores[order]))
     draw = _resampler(len(names), seed)
     values = np.full((len(measures), replicates), np.nan)
-    for replicate in range(replicates):
+    for replicate in counted(range(replicates), replicates, "bootstrap", "replicates"):
         times = draw()
         weights = times[enrol] * np.append(times, 1)[second]
         fpr, fnr = _rates(weights, sorted_target, starts)
@@ -471,7 +474,7 @@ def bootstrap_trials(
 
     Everything else is as for `bootstrap_curve`.
     """
-    measures: dict[str, CurveMeasure] = {"eer": curve_eer}
+    measures: dict[str, CurveFigure] = {"eer": curve_eer}
     for p_target in p_targets:
         measures[f"min_dcf_{p_target:g}"] = partial(curve_min_dcf, p_target=p_target)
     return bootstrap_curve(

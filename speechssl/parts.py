@@ -36,6 +36,7 @@ FOLDERS = {
     "diagnostics": "figures of embeddings that tell a collapse",
     "evaluation": "tasks of `speechssl evaluate`, and of `speechssl cluster --reference`",
     "exporters": "formats of `speechssl export`",
+    "trackers": "programs that show a training (`train.trackers`)",
 }
 """Folders of parts, in the order of ``speechssl list``, and what they hold."""
 

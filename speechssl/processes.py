@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import atexit
 import contextlib
 import ctypes
 import multiprocessing
@@ -269,19 +270,44 @@ def raise_on_signals(*, ends_process: bool = False) -> Iterator[EndingSignal]:
             arrived.restore()
 
 
+def end_now(code: int) -> None:
+    """End this process after a signal: what was registered for its end runs, and nothing else.
+
+    The interpreter's own end takes native libraries apart. One that the signal has interrupted in
+    the middle may crash there ("Fatal Python error"), and the exit code would be the crash's.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it
+            stream.flush()
+    os._exit(code)
+
+
 def run_command(command: Sequence[str]) -> int:
     """Run a command to its end and return its exit code.
 
     If this process is asked to end, so is the command, and its end is awaited. On Linux it is asked
     to end (SIGTERM) if this process is killed, too.
     """
-    with subprocess.Popen(command, preexec_fn=_terminate_after_parent()) as process:
+    with start_command(command) as process:
         try:
             return process.wait()
         except BaseException:
             process.terminate()
             process.wait()
             raise
+
+
+def start_command(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Start a command; on Linux it is asked to end (SIGTERM) if this process is killed.
+
+    Call it in the main thread: the command ends with the thread that started it.
+
+    Args:
+        command: program and arguments.
+        options: of `subprocess.Popen`.
+    """
+    return subprocess.Popen(command, preexec_fn=_terminate_after_parent(), **options)
 
 
 def _terminate_after_parent() -> Callable[[], None] | None:

@@ -2,34 +2,74 @@
 
 The threads of OpenMP wait for each other by spinning. Whenever one of them is off its core, because
 other work runs there, the others burn their slices: beside one low-priority process a training on
-two cores ran at a tenth of its speed. ``wait_passively`` makes them sleep instead. It must be called
-before torch is imported, and the command line does so; ``import speechssl`` alone changes nothing.
+two cores ran at a tenth of its speed. ``choose_waiting`` lets them sleep instead: at once where
+other work wants the cores, after a few microseconds where it does not (egs/bench/README.md has the
+measurements). It must be called before torch is imported, and the command line does so; ``import
+speechssl`` alone changes nothing.
 
-The load of the machine does not lower the number: beside one low-priority process on two cores, two
-threads that wait passively were as fast as one thread or faster (egs/bench/README.md).
+The load of the machine does not lower the number of threads: beside one low-priority process on two
+cores, two threads that sleep were as fast as one thread or faster.
 """
 
 from __future__ import annotations
 
 import os
+import statistics
 import sys
+import time
 from pathlib import Path
 
-WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
-"""What makes the threads of GNU's and of Intel's and LLVM's OpenMP sleep while they wait."""
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+"""What says how the threads of GNU's, and of Intel's and LLVM's, OpenMP wait."""
+
+SHORT_SPIN = "1000"
+"""Turns of GNU's waiting loop, some 10 microseconds: most waits of a training step are shorter."""
+
+_SAMPLES = 5
+_BETWEEN_SAMPLES = 0.004  # seconds
 
 
-def wait_passively() -> bool:
-    """Let this process and its children wait without spinning, unless the user has said how to wait.
+def choose_waiting(root: str | Path = "/") -> str | None:
+    """Let this process and its children wait without long spins, unless the user has said how.
 
     Returns:
-        True if it was set; False if one of the variables of ``WAITING`` was set already, or torch is
-        already imported, after which setting them has no effect.
+        ``sleep`` beside other work, ``short spin`` on an idle machine; None if one of the variables
+        of ``WAITING`` was set already, or torch is already imported, after which setting them has
+        no effect.
     """
     if "torch" in sys.modules or any(name in os.environ for name in WAITING):
-        return False
-    os.environ.update(WAITING)
-    return True
+        return None
+    shared = cores_are_shared(root)
+    os.environ["OMP_WAIT_POLICY"] = "passive"
+    os.environ["GOMP_SPINCOUNT"] = "0" if shared else SHORT_SPIN
+    os.environ["KMP_BLOCKTIME"] = "0"
+    return "sleep" if shared else "short spin"
+
+
+def cores_are_shared(root: str | Path = "/") -> bool:
+    """Return whether other work now wants cores that this process would use.
+
+    It looks a few times within some 20 milliseconds, because what runs for a moment does not
+    matter. Where the kernel does not tell, the answer is True: the safe one.
+    """
+    samples = []
+    for _ in range(_SAMPLES):
+        running = _runnable(Path(root))
+        if running is None:
+            return True
+        samples.append(running - 1)  # this process
+        time.sleep(_BETWEEN_SAMPLES)
+    others = statistics.median_low(samples)
+    return others + usable_cores(root) > (os.cpu_count() or 1)
+
+
+def _runnable(root: Path) -> int | None:
+    """Return how many processes and threads run or wait for a core, this one included."""
+    fields = _text(root / "proc/loadavg").split()
+    try:
+        return int(fields[3].split("/")[0])  # "0.21 0.88 1.54 4/91 14601"
+    except (IndexError, ValueError):
+        return None
 
 
 _THREADS = "OMP_NUM_THREADS"
@@ -163,5 +203,16 @@ def describe(threads: int) -> str:
         found += f", quota of {quota:g}"
     if hasattr(os, "getloadavg"):
         found += f", load {os.getloadavg()[0]:.1f}"
-    policy = "passive" if os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive" else "active"
-    return f"threads: {threads} ({found}; wait policy {policy})"
+    return f"threads: {threads} ({found}; they wait by {_waiting()})"
+
+
+def _waiting() -> str:
+    """Return in a few words how the threads wait, as the environment says."""
+    spins = os.environ.get("GOMP_SPINCOUNT")
+    if spins == SHORT_SPIN:
+        return "a short spin, then sleep"
+    if spins == "0" or (
+        spins is None and os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive"
+    ):
+        return "sleep"
+    return "spinning"

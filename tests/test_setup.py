@@ -36,15 +36,21 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
 )
 EXTRAS = (
+    "alembic",
     "av",
     "faiss",
     "kaldi_native_io",
+    "mlflow",
     "onnx",
     "onnxruntime",
     "onnxscript",
+    "optuna",
     "pyarrow",
+    "rich",
     "silero_vad",
+    "sqlalchemy",
     "tensorboard",
+    "wandb",
 )
 MINIMAL = """
 import importlib, pkgutil, sys
@@ -104,15 +110,17 @@ def test_every_module_imports_without_the_extras() -> None:
 
 
 IMPORTED_BY_OTHERS = {
+    "alembic": "mlflow, for a database as its store",
     "onnx": "torch.onnx, for the export",
     "silero-vad": "found, not imported: its network is run by torch alone",
+    "sqlalchemy": "mlflow, for a database as its store",
     "tensorboard": "torch.utils.tensorboard",
     "torchaudio": "speechbrain; its version must be torch's",
 }
 """Dependencies that no line of the package imports, and who needs them."""
 
 MODULES = {
-    "faiss-cpu": "faiss", "pillow": "PIL", "pyyaml": "yaml",
+    "faiss-cpu": "faiss", "mlflow-skinny": "mlflow", "pillow": "PIL", "pyyaml": "yaml",
     "scikit-learn": "sklearn", "silero-vad": "silero_vad",
 }  # fmt: skip
 """What distributions are imported as, where that is another name."""

@@ -72,16 +72,82 @@ def test_importing_the_package_sets_nothing():
     assert run("import speechssl" + SHOW) == "[None, None]"
 
 
-def test_the_command_waits_passively_and_a_users_word_wins():
+def test_the_command_never_spins_for_long_and_a_users_word_wins():
     command = "from speechssl.cli import main; main(['list', 'encoders'])" + SHOW
-    assert run(command).endswith("['passive', '0']")
+    chosen = run(command).splitlines()[-1]
+    assert chosen in ("['passive', '0']", f"['passive', '{threads.SHORT_SPIN}']")
     assert run(command, OMP_WAIT_POLICY="active").endswith("['active', None]")
     assert run(command, GOMP_SPINCOUNT="77").endswith("[None, '77']")
 
 
+def machine(root: Path, runnable: str) -> Path:
+    (root / "proc").mkdir(parents=True)
+    (root / "proc/loadavg").write_text(runnable)
+    return root
+
+
+def test_beside_other_work_threads_sleep_and_alone_they_spin_shortly(tmp_path, monkeypatch):
+    cores = len(os.sched_getaffinity(0))
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    alone = machine(tmp_path / "alone", "0.00 0.00 0.00 1/91 14601\n")
+    beside = machine(tmp_path / "beside", "9.99 0.88 1.54 2/91 14601\n")
+    assert not threads.cores_are_shared(alone)
+    assert threads.cores_are_shared(beside)
+    # A process that may use a part of the cores leaves the others to other work.
+    monkeypatch.setattr(os, "cpu_count", lambda: cores + 1)
+    assert not threads.cores_are_shared(beside)
+
+
+@pytest.mark.parametrize("text", [None, "", "0.1 0.1 0.1", "a b c d e", "0 0 0 x/y 1"])
+def test_where_the_kernel_does_not_tell_threads_sleep(tmp_path, text):
+    root = tmp_path if text is None else machine(tmp_path, text)
+    assert threads.cores_are_shared(root)
+
+
+def test_a_moment_of_other_work_is_not_other_work(tmp_path, monkeypatch):
+    cores = len(os.sched_getaffinity(0))
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    seen = iter([4, 1, 3, 1, 1])
+    monkeypatch.setattr(threads, "_runnable", lambda _root: next(seen))
+    assert not threads.cores_are_shared(tmp_path)
+
+
+def test_a_real_loop_beside_it_is_seen():
+    """As many busy loops as the machine has cores: the command's threads sleep."""
+    loops = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True)
+        for _ in range(os.cpu_count() or 1)
+    ]
+    try:
+        said = run("from speechssl import threads; print(threads.choose_waiting())" + SHOW)
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+    assert said == "sleep\n['passive', '0']"
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}, "sleep"),
+        ({"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}, "a short spin, then sleep"),
+        ({"OMP_WAIT_POLICY": "PASSIVE"}, "sleep"),
+        ({"OMP_WAIT_POLICY": "active"}, "spinning"),
+        ({}, "spinning"),
+    ],
+)
+def test_the_line_says_how_threads_wait(monkeypatch, environment, words):
+    for name in threads.WAITING:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert threads.describe(2).endswith(f"they wait by {words})")
+
+
 def test_too_late_is_left_alone():
-    code = "import torch; from speechssl import threads; print(threads.wait_passively())"
-    assert run(code) == "False"
+    code = "import torch; from speechssl import threads; print(threads.choose_waiting())"
+    assert run(code) == "None"
 
 
 def test_affinity_counts():

@@ -3,8 +3,10 @@
     python -m egs.bench.busy [--steps 6] [--load 1 2] [--width 128]
 
 Each line is a process of its own: ``speechssl train`` on generated crops, first alone, then beside
-so many busy loops at the lowest priority (``nice -n 19``), with threads that wait passively (the
-default) and with threads that spin (``OMP_WAIT_POLICY=active``, as OpenMP has it).
+so many busy loops at the lowest priority (``nice -n 19``), with threads that wait as the command
+chooses at its start (the default), that sleep at once, and that spin (``OMP_WAIT_POLICY=active``, as
+OpenMP has it). A loop is a session of its own, as another user's process is: between sessions, Linux
+shares the cores evenly whatever the priorities are.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from speechssl.threads import WAITING, usable_cores
 
 STEP = """
 import sys
-from speechssl.threads import choose, wait_passively
-wait_passively()
+from speechssl.threads import choose, choose_waiting
+choose_waiting()
 import time, torch
 from speechssl import parts
 torch.set_num_threads(choose())
@@ -43,7 +45,7 @@ print(64 * steps / (time.perf_counter() - started))
 def busy(loops: int) -> Iterator[None]:
     """Run so many endless loops at the lowest priority meanwhile."""
     command = ["nice", "-n", "19", sys.executable, "-c", "while True: pass"]
-    running = [subprocess.Popen(command) for _ in range(loops)]
+    running = [subprocess.Popen(command, start_new_session=True) for _ in range(loops)]
     try:
         yield
     finally:
@@ -77,13 +79,13 @@ def main() -> None:
     parser.add_argument("--load", type=int, nargs="+", default=[1, 2], help="busy loops beside it")
     args = parser.parse_args()
     print(f"{usable_cores()} usable cores; utterances a second, share of the quiet speed")
-    for name, policy in (("passive (default)", None), ("active", "active")):
+    for name, policy in (("as chosen", None), ("sleep", "passive"), ("spin", "active")):
         quiet = speed(args.steps, args.width, policy)
-        print(f"  {name:<18} no load    {quiet:8.1f}")
+        print(f"  {name:<10} no load    {quiet:8.1f}")
         for loops in args.load:
             with busy(loops):
                 now = speed(args.steps, args.width, policy)
-            print(f"  {name:<18} {loops} loop{'s' * (loops > 1):<5} {now:8.1f}  {now / quiet:.2f}")
+            print(f"  {name:<10} {loops} loop{'s' * (loops > 1):<5} {now:8.1f}  {now / quiet:.2f}")
 
 
 if __name__ == "__main__":

@@ -2,18 +2,19 @@
 # Every method and every predictor, for the same number of steps on the same audio, in one table and one figure:
 #   bash recipes/methods/run.sh --data DIR [--steps N] [--arms "NAME ..."] [--exp DIR] [--config FILE]
 #                               [--train "SET ..."] [--eval "SET ..."] [--noise DIR] [--rir DIR] [--device D]
-#                               [--stage N] [--stop-stage N] [key=value ...]
+#                               [--jobs N] [--stage N] [--stop-stage N] [key=value ... seed=0..4]
 #   bash recipes/methods/run.sh --tiny      # on generated voices, two steps each: does everything run?
 # DIR is laid out as for egs/real/run.sh. The arms are the lines of conf/arms.tsv; --arms names some of them.
-# Stages: 1 prepare, 2 train, 3 embed and evaluate, 4 diagnose, 5 table and figure. What is done is not repeated.
+# Stages: 1 prepare, 2 sweep (train every arm, --jobs at once, and measure it), 3 table and figure. What is done is not
+# repeated, and a training that was cut off goes on.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 data=${SPEECHSSL_DATA:-} steps=100 chosen="" exp="" config=recipes/methods/conf/base.yaml device=auto tiny=
 train_sets="librispeech_train unlabelled" eval_sets="librispeech_test arabic_commands ravdess"
-noise="" rir="" stage=1 stop_stage=5
+noise="" rir="" jobs=1 stage=1 stop_stage=3
 overrides=()
-usage() { sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2; }
+usage() { sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2; }
 while (($#)); do
     case $1 in
         --tiny) tiny=yes && shift ;;
@@ -26,6 +27,7 @@ while (($#)); do
         --eval) eval_sets=$2 && shift 2 ;;
         --noise) noise=$2 && shift 2 ;;
         --rir) rir=$2 && shift 2 ;;
+        --jobs) jobs=$2 && shift 2 ;;
         --device) device=$2 && shift 2 ;;
         --stage) stage=$2 && shift 2 ;;
         --stop-stage) stop_stage=$2 && shift 2 ;;
@@ -39,7 +41,7 @@ source egs/setup.sh log
 source egs/stages.sh
 exp=${exp:-exp/methods${tiny:+-tiny}}
 mkdir -p "$exp/data"
-diagnose=(--precision auto --device "$device")
+diagnose=(--precision auto)
 if [[ $tiny ]]; then
     steps=2 train_sets=train eval_sets=eval
     overrides=(
@@ -71,57 +73,22 @@ for set in $train_sets; do train+=("$exp/data/$set"); done
 for set in $eval_sets; do [[ ! -f $exp/data/$set/trials ]] || evals+=("$set"); done
 list=$(IFS=, && echo "${train[*]}")
 
-# The arms that were asked for, and what each puts over the configuration.
-names=() settings=()
-while IFS=$'\t' read -r name words; do
-    [[ -z $name || $name == \#* ]] && continue
-    [[ -z $chosen || " $chosen " == *" $name "* ]] || continue
-    names+=("$name") settings+=("$words")
-done <recipes/methods/conf/arms.tsv
-((${#names[@]})) || { echo "run.sh: no arm of conf/arms.tsv is named '$chosen'; its first column has them" >&2 && exit 2; }
-
-# split WORDS: overrides of one arm, one a line; braces hold together.
-split() { grep -oE '[^ ={]+=(\{.*\}|[^ ]+)' <<<"$1"; }
-
 if wanted 2; then
-    for i in "${!names[@]}"; do
-        [[ ! -d $exp/runs/${names[i]}/model ]] || continue
-        mapfile -t words < <(split "${settings[i]}")
-        options=("data.train=[$list]" "train.steps=$steps" "${overrides[@]}")
-        [[ -z $noise ]] || options+=("augment.noise=$noise")
-        [[ -z $rir ]] || options+=("augment.rir=$rir")
-        rm -rf "$exp/runs/${names[i]}"
-        run 2 "train-${names[i]}" speechssl train "$config" --out "$exp/runs/${names[i]}" --device "$device" \
-            "${words[@]}" "${options[@]}"
-    done
+    options=("data.train=[$list]" "train.steps=$steps" "${overrides[@]}")
+    [[ -z $noise ]] || options+=("augment.noise=$noise")
+    [[ -z $rir ]] || options+=("augment.rir=$rir")
+    read -ra names <<<"$chosen"
+    ((!${#names[@]})) || names=(--only "${names[@]}")
+    echo "[stage 2] speechssl sweep: train and measure every arm; logs in $exp/logs" >&2
+    speechssl sweep "$config" "${options[@]}" --arms recipes/methods/conf/arms.tsv "${names[@]}" --out "$exp" \
+        --jobs "$jobs" --device "$device" --after \
+        "bash recipes/methods/measure.sh {out} {run} {name} {device} '$train_sets' '${evals[*]}' ${diagnose[*]}"
 fi
-# evaluate NAME MODEL: embeddings and the error of each trial list
-evaluate() {
-    local set
-    for set in train "${evals[@]}"; do
-        local inputs=("$exp/data/$set")
-        [[ $set != train ]] || inputs=("${train[@]}" --every 8) # for the mean
-        [[ -f $exp/embeddings/$1/$set.npz ]] || run 3 "embed-$1-$set" speechssl embed "$2" "${inputs[@]}" \
-            --device "$device" --precision auto --out "$exp/embeddings/$1/$set.npz"
-    done
-    for set in "${evals[@]}"; do
-        [[ -f $exp/eval/$1/$set/results.json ]] || run 3 "evaluate-$1-$set" speechssl evaluate verification \
-            "$exp/embeddings/$1/$set.npz" --trials "$exp/data/$set/trials" --speakers "$exp/data/$set" --model "$1" \
-            --subtract-mean "$exp/embeddings/$1/train.npz" --replicates 200 --out "$exp/eval/$1/$set"
-    done
-}
 if wanted 3; then
-    evaluate untrained "$exp/runs/${names[0]}/untrained"
-    for name in "${names[@]}"; do evaluate "$name" "$exp/runs/$name/model"; done
-fi
-if wanted 4; then
-    for name in "${names[@]}"; do
-        [[ -f $exp/diagnose/$name/diagnostics.json ]] || run 4 "diagnose-$name" speechssl diagnose \
-            "$exp/runs/$name" "${train[-1]}" "${diagnose[@]}" --out "$exp/diagnose/$name"
-    done
-fi
-if wanted 5; then
-    echo "[stage 5] speechssl report $exp --compare" >&2
+    untrained=("$exp"/runs/*/untrained)
+    bash recipes/methods/measure.sh "$exp" "${untrained[0]}" untrained "$device" "$train_sets" "${evals[*]}"
+    echo "[stage 3] speechssl report $exp --compare" >&2
     speechssl report "$exp" --compare
     echo "table: $exp/comparison.md; figure: $exp/comparison.png; numbers: $exp/comparison.json" >&2
+    echo "with several seeds: means, spreads and paired differences in $exp/sweep.md" >&2
 fi

@@ -17,8 +17,8 @@ from typing import Any
 import soundfile
 
 from speechssl.audio import members, pipes, remotes
+from speechssl.audio.in_memory import InMemory
 from speechssl.audio.kinds import LOOK, Kind, kind_of
-from speechssl.audio.memory import InMemory
 from speechssl.audio.mp3 import length_is_a_guess
 from speechssl.audio.readers import AvReader, Reader, SoundFileReader
 from speechssl.audio.regular import first_bytes, refuse_special_file

@@ -2,16 +2,22 @@
 
 Writes utt2cluster (lines `utterance cluster`), clusters.json (settings and figures), sizes.png, and
 examples.tsv: the most central utterances of each cluster, to listen to.
+
+A folder of embeddings is streamed by kmeans and kmeans_ahc: memory is that of the centroids and 8
+bytes an embedding. `torchrun --nproc-per-node N -m speechssl cluster FOLDER ...` shares it among
+processes. Then there is no examples.tsv.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from speechssl.cli import flags
+from speechssl.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser, "folder for utt2cluster, clusters.json, examples.tsv and sizes.png", required=True
     )
     _add_filters(parser)
+    flags.add_device(parser)
     parser.add_argument(
         "--examples",
         type=flags.whole_number,
@@ -86,9 +93,9 @@ def run(args: argparse.Namespace) -> None:
     """Write the clusters and print their figures."""
     from speechssl import config
     from speechssl.data.kaldi import read_values
+    from speechssl.data.vectors.folder import is_folder
     from speechssl.evaluation import clusters
-    from speechssl.files import write_text
-    from speechssl.report.plots import size_plot
+    from speechssl.evaluation.streamed_clusters import can_stream
 
     section = {"name": args.name, **config.read("", args.overrides)}
     clusterer, settings = clusters.build(section)
@@ -100,7 +107,26 @@ def run(args: argparse.Namespace) -> None:
         "min_cluster_size": args.min_cluster_size,
         "max_cluster_size": args.max_cluster_size,
         "keep_fraction": args.keep_fraction,
+        "reference": reference,
     }
+    if is_folder(args.embeddings) and can_stream(clusterer):
+        _run_streamed(args, clusterer, settings, filters)
+        return
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "cluster: several processes share a folder of embeddings, and kmeans or kmeans_ahc; leave"
+            " torchrun out"
+        )
+    _run_in_memory(args, clusterer, settings, filters)
+
+
+def _run_in_memory(
+    args: argparse.Namespace, clusterer: Any, settings: Mapping[str, Any], filters: dict[str, Any]
+) -> None:
+    from speechssl.evaluation import clusters
+    from speechssl.files import write_text
+    from speechssl.report.plots import size_plot
+
     tables = []
 
     def keep_examples(ids: list[str], rows: clusters.Rows, labels: clusters.Labels) -> None:
@@ -110,7 +136,6 @@ def run(args: argparse.Namespace) -> None:
         ids, labels, figures = clusters.cluster(
             args.embeddings,
             clusterer,
-            reference=reference,
             on_rows=keep_examples if args.examples else None,
             **filters,
         )
@@ -119,6 +144,31 @@ def run(args: argparse.Namespace) -> None:
             write_text(args.out / "examples.tsv", table)
         size_plot(labels[labels >= 0], args.out / "sizes.png")
     _print_figures(figures)
+
+
+def _run_streamed(
+    args: argparse.Namespace, clusterer: Any, settings: Mapping[str, Any], filters: dict[str, Any]
+) -> None:
+    """Cluster a folder that no process holds whole; under torchrun, this is one of several."""
+    from speechssl import distributed
+    from speechssl.data.vectors.folder import VectorFolder
+    from speechssl.evaluation import streamed_clusters
+    from speechssl.report.plots import size_plot
+
+    world = distributed.start(args.device)
+    try:
+        with flags.writing_alone(args.out if world.first else None):
+            folder = VectorFolder(args.embeddings)
+            found = streamed_clusters.cluster_folder(folder, clusterer, world, **filters)
+            if found is None:
+                return
+            labels, figures = found
+            about = {"clusterer": settings, **figures}
+            streamed_clusters.write_folder(args.out, folder, labels, about)
+            size_plot(labels[labels >= 0], args.out / "sizes.png")
+        _print_figures(figures)
+    finally:
+        distributed.stop()
 
 
 def _print_figures(figures: Mapping[str, Any]) -> None:

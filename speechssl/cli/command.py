@@ -40,6 +40,7 @@ import ast
 import importlib
 import io
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -48,17 +49,19 @@ from pathlib import Path
 from typing import Any
 
 import speechssl
-from speechssl import processes
+from speechssl import processes, progress
 from speechssl.cli.parsers import Parser, summary
 from speechssl.errors import MachineError, UserError, what_ran_out
 from speechssl.text import printable
-from speechssl.threads import respect_quota, wait_passively
+from speechssl.threads import choose_waiting, respect_quota
 
 ORDER = (
     "prepare",
     "validate",
     "shard",
     "train",
+    "watch",
+    "sweep",
     "average",
     "embed",
     "diarize",
@@ -70,6 +73,8 @@ ORDER = (
     "identify",
     "finetune",
     "predict",
+    "index",
+    "search",
     "cluster",
     "pseudolabel",
     "adapt",
@@ -89,39 +94,48 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0, 2 for a user's mistake, 130 when interrupted, 141 when the reader of standard
         output has left, 143 after SIGTERM or SIGUSR1.
     """
-    wait_passively()
     respect_quota()
+    choose_waiting()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # names of files are bytes
-    code = 0
     with processes.raise_on_signals(ends_process=argv is None) as arrived:
-        try:
-            processes.end_with_torchrun()
-            code = _run_command_line(argv)
-        except processes.Terminated as ended:
-            if str(ended):
-                print(f"speechssl: {ended}", file=sys.stderr)
-            return processes.TERMINATED_CODE
-        except KeyboardInterrupt:
-            code = processes.INTERRUPTED_CODE
-        except BaseException:
-            # Whatever a signal has become on its way out of a library: it was the signal.
-            if arrived.code is None:
-                raise
-        code = arrived.code or code
-        if code == processes.INTERRUPTED_CODE:
-            print("speechssl: interrupted", file=sys.stderr)
-        elif code == processes.TERMINATED_CODE:
-            print("speechssl: terminated", file=sys.stderr)
+        code = _code_at_end(argv, arrived)
+        if arrived.code is not None and argv is None:
+            processes.end_now(code)
         return code
+
+
+def _code_at_end(argv: Sequence[str] | None, arrived: processes.EndingSignal) -> int:
+    """Run the command line, say in a line which signal has ended it, and return the exit code."""
+    code = 0
+    try:
+        processes.end_with_torchrun()
+        code = _run_command_line(argv)
+    except processes.Terminated as ended:
+        if str(ended):
+            print(f"speechssl: {ended}", file=sys.stderr)
+        return processes.TERMINATED_CODE
+    except KeyboardInterrupt:
+        code = processes.INTERRUPTED_CODE
+    except BaseException:
+        # Whatever a signal has become on its way out of a library: it was the signal.
+        if arrived.code is None:
+            raise
+    code = arrived.code or code
+    if code == processes.INTERRUPTED_CODE:
+        print("speechssl: interrupted", file=sys.stderr)
+    elif code == processes.TERMINATED_CODE:
+        print("speechssl: terminated", file=sys.stderr)
+    return code
 
 
 def _run_command_line(argv: Sequence[str] | None) -> int:
     """Return the exit code of `main`; what a signal raises passes."""
     try:
         arguments = parse(argv)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), progress.shown():
             warnings.showwarning = show_once()
+            _refuse_addresses(arguments)
             code = arguments.run(arguments)
         sys.stdout.flush()
         return int(code or 0)
@@ -138,6 +152,32 @@ def _run_command_line(argv: Sequence[str] | None) -> int:
             raise
         print(f"speechssl: error: {printable(reason)}", file=sys.stderr)
         return 2
+
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/.*")
+"""An address; `pathlib.Path` has made one slash of two. A drive of Windows has one letter."""
+
+_OUTPUTS = ("out", "save", "html")
+"""Arguments that name what is written."""
+
+
+def _refuse_addresses(arguments: argparse.Namespace) -> None:
+    """Refuse outputs behind an address (s3://...) of verbs that write to a disk.
+
+    A verb that writes to addresses sets `out_takes_address`.
+
+    Raises:
+        UserError: there is one; taken for a path, it would become a folder `s3:` here.
+    """
+    if getattr(arguments, "out_takes_address", False):
+        return
+    for name in _OUTPUTS:
+        value = str(getattr(arguments, name, None))
+        if _ADDRESS.fullmatch(value):
+            raise UserError(
+                f"{arguments.verb}: {value}: this is written to a disk of this machine only; give a"
+                " path, and copy it to its address afterwards"
+            )
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from speechssl.report.diagnosis import Finding
 
     Plan = list[list[Utterance]]
-    """Crops of each utterance (`embed.views.plan_views`)."""
+    """Crops of each utterance (`embed.random_crops.plan_crops`)."""
+
+
+MOST_ROWS = 100_000
+"""Embeddings of a folder that are looked at, drawn by lot."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="SUBJECT",
         help=(
-            "an embeddings file; or model or run folders, and last the audio (a file, folder,"
+            "embeddings, a file or folder; or model or run folders, and last the audio (a file, folder,"
             " wav.scp or Kaldi directory)"
         ),
     )
@@ -80,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
     with flags.writing_alone(args.out):
         if args.rank:
             _rank_models(args)
-        elif len(args.subjects) == 1 and Path(args.subjects[0]).is_file():
+        elif len(args.subjects) == 1 and _are_embeddings(args.subjects[0]):
             _diagnose_file(args)
         elif len(args.subjects) == 2:
             _diagnose_model(args)
@@ -91,12 +95,20 @@ def run(args: argparse.Namespace) -> None:
             )
 
 
+def _are_embeddings(subject: str) -> bool:
+    """True for a file, and for a folder of embeddings or its address."""
+    from speechssl.audio.remotes import is_address
+    from speechssl.data.vectors.folder import holds_embeddings
+
+    return Path(subject).is_file() or is_address(subject) or holds_embeddings(subject)
+
+
 def _diagnose_file(args: argparse.Namespace) -> None:
-    from speechssl.data.vectors.files import read_vectors
+    from speechssl.data.vectors.files import read_sample
     from speechssl.report import diagnosis
 
     path = Path(args.subjects[0])
-    _, embeddings = read_vectors(path)
+    _, embeddings = read_sample(args.subjects[0], MOST_ROWS, args.seed)
     findings = diagnosis.diagnose(embeddings)
     _print_findings(findings)
     if args.out:
@@ -107,7 +119,7 @@ def _diagnose_model(args: argparse.Namespace) -> None:
     from speechssl.report import diagnosis
 
     folder = Path(args.subjects[0])
-    plan = _plan_views(args)
+    plan = _plan_crops(args)
     views = _embed(args, folder, plan)
     untrained_views = None
     others = {}
@@ -127,7 +139,7 @@ def _rank_models(args: argparse.Namespace) -> None:
     models = args.subjects[:-1]
     if len(models) < 2:
         raise UserError("diagnose: --rank orders two or more models; give them, and the audio last")
-    plan = _plan_views(args)
+    plan = _plan_crops(args)
     figures = {}
     for model in models:
         views = _embed(args, Path(model), plan)
@@ -147,26 +159,26 @@ def _print_findings(findings: list[Finding]) -> None:
     print(f"verdict: {diagnosis.verdict(findings)}")
 
 
-def _plan_views(args: argparse.Namespace) -> Plan:
+def _plan_crops(args: argparse.Namespace) -> Plan:
     """Draw the crops; they are the same for every model."""
     from speechssl.audio.remotes import Remotes
+    from speechssl.embed.random_crops import plan_crops
     from speechssl.embed.sources import collect
-    from speechssl.embed.views import plan_views
 
     if args.utterances < 3 or args.views < 2 or args.seconds <= 0:
         raise UserError(
             "diagnose: --utterances must be at least 3, --views at least 2, --seconds above 0"
         )
     utterances, _ = collect([args.subjects[-1]], remotes=Remotes(args.remote))
-    return plan_views(utterances, args.utterances, args.views, args.seconds, args.seed)
+    return plan_crops(utterances, args.utterances, args.views, args.seconds, args.seed)
 
 
 def _embed(args: argparse.Namespace, folder: Path, plan: Plan) -> NDArray[np.float32]:
     """Return embeddings (V, N, D) of the crops."""
     from speechssl.embed import load
-    from speechssl.embed.views import embed_views
+    from speechssl.embed.random_crops import embed_crops
 
-    return embed_views(load(folder, args.device, args.precision, allow_code=args.allow_code), plan)
+    return embed_crops(load(folder, args.device, args.precision, allow_code=args.allow_code), plan)
 
 
 def _untrained_model(folder: Path) -> Path | None:

@@ -2,15 +2,21 @@
 
 Files that cannot be embedded are counted, listed in FILE.failed and left out; files of a folder
 that are no audio are counted and listed in FILE.passed_over. With `--window` every window of a
-recording has an embedding, whose id ends in its start and stop in milliseconds.
+recording has an embedding, whose id ends in its start and stop in milliseconds. Where `--out` is a
+folder, `--resume` also adds what is new among the inputs.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from speechssl.cli import flags
+
+if TYPE_CHECKING:
+    from speechssl.embed.files import Summary
+    from speechssl.embed.settings import EmbedSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,17 +27,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="INPUT",
         help=(
-            "audio files, folders, a wav.scp, Kaldi directories; -: a list of files on standard"
-            " input"
+            "audio files, folders, a wav.scp, Kaldi directories, a .parquet with columns id and path;"
+            " -: a list of files on standard input"
         ),
     )
     parser.add_argument(
         "--out",
         required=True,
         metavar="FILE",
-        help=".npz, .ark, .scp or .parquet; -: one line per utterance on standard output",
+        help=(
+            ".npz, .ark, .scp or .parquet; -: one line per utterance on standard output; a folder (a"
+            " name without ending, or s3://bucket/folder): many parquet files, which nothing gathers"
+        ),
     )
+    parser.set_defaults(out_takes_address=True)
     _add_hardware(parser)
+    _add_engine(parser)
     _add_policy(parser)
     _add_cutting(parser)
     _add_choices(parser)
@@ -65,6 +76,35 @@ def _add_hardware(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add what runs the work on many machines."""
+    parser.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="processes of this machine, or a Ray cluster, into a folder (default: local)",
+    )
+    parser.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="Ray cluster, auto: that of this machine (default: one is started for this run)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=flags.whole_number,
+        default=0,
+        metavar="N",
+        help="actors of Ray (default: 0, one a GPU, else one for every --worker-cpus)",
+    )
+    parser.add_argument(
+        "--worker-cpus",
+        type=flags.count,
+        default=1,
+        metavar="N",
+        help="cores of an actor of Ray (default: 1)",
+    )
+
+
 def _add_policy(parser: argparse.ArgumentParser) -> None:
     """Add what decides about bad files, and about what an interrupted run has left."""
     parser.add_argument(
@@ -85,7 +125,9 @@ def _add_policy(parser: argparse.ArgumentParser) -> None:
     flags.add_remote(parser)
     flags.add_allow_code(parser)
     parser.add_argument(
-        "--resume", action="store_true", help="continue an interrupted run (FILE.parts)"
+        "--resume",
+        action="store_true",
+        help="continue an interrupted run (FILE.parts, or the folder)",
     )
 
 
@@ -137,12 +179,9 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the embeddings; say on standard error what was embedded and what was left out."""
-    from speechssl.embed import embed_to_file
+    from speechssl.embed.settings import EmbedSettings
 
-    summary = embed_to_file(
-        args.model,
-        args.inputs,
-        args.out,
+    settings = EmbedSettings(
         device=args.device,
         precision=args.precision,
         jobs=args.jobs,
@@ -163,5 +202,20 @@ def run(args: argparse.Namespace) -> None:
         vad=args.vad,
         channels=args.channels,
     )
+    summary: Summary | None
+    if args.engine == "ray":
+        summary = _embed_on_ray(args, settings)
+    else:
+        from speechssl.embed import embed_to_file
+
+        summary = embed_to_file(args.model, args.inputs, args.out, settings)
     if summary is not None:
         print(summary, file=sys.stderr)
+
+
+def _embed_on_ray(args: argparse.Namespace, settings: EmbedSettings) -> Summary:
+    from speechssl.embed.corpus import embed_corpus
+    from speechssl.embed.on_ray import RaySettings
+
+    where = RaySettings(args.address, args.workers, args.worker_cpus)
+    return embed_corpus(args.model, args.inputs, args.out, settings, where)

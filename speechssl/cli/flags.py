@@ -148,7 +148,7 @@ def add_model_name(parser: argparse.ArgumentParser) -> None:
 def add_embeddings(parser: argparse.ArgumentParser) -> None:
     """Add the positional ``EMB``."""
     parser.add_argument(
-        "embeddings", metavar="EMB", help="embeddings file that `speechssl embed --out` wrote"
+        "embeddings", metavar="EMB", help="file or folder that `speechssl embed --out` wrote"
     )
 
 

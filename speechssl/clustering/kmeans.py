@@ -9,7 +9,7 @@ several tries (`starts.py`).
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,10 @@ from speechssl.clustering.nearest import nearest
 from speechssl.clustering.starts import plus_plus
 from speechssl.errors import UserError
 from speechssl.interfaces import Clusterer
+from speechssl.progress import counted
+
+if TYPE_CHECKING:
+    from speechssl.clustering.streamed import Fitted, Streamed
 
 ROWS_OF_A_TRY = 20_000
 """Rows that a try looks at, at least (or all); and ten a cluster."""
@@ -112,6 +116,30 @@ class SphericalKMeans(Clusterer):
         self.objective = float(cosines.mean())
         return labels.numpy()
 
+    def fit_streamed(self, streamed: Streamed) -> Fitted:
+        """Fit on embeddings that are read a block at a time, by one process or several.
+
+        Raises:
+            UserError: fewer embeddings than clusters, or `sample_size`, which goes with
+                embeddings in memory.
+        """
+        from speechssl.clustering.streamed import fit_kmeans
+
+        if self.sample_size:
+            raise UserError("kmeans: sample_size goes with a file of embeddings; leave it out")
+        fitted = fit_kmeans(
+            streamed,
+            self.n_clusters,
+            max_iter=self.max_iter,
+            tol=self.tol,
+            init=self.init,
+            n_init=self.n_init,
+            seed=self.seed,
+        )
+        self.centroids = fitted.centroids.numpy()
+        self.objective = fitted.objective
+        return fitted
+
 
 def check_count(rows: int, n_clusters: int) -> None:
     """Raise UserError where there are fewer embeddings than clusters."""
@@ -154,7 +182,7 @@ def spherical_kmeans(
     else:
         centroids = F.normalize(start, dim=1)
     labels, cosines = nearest(x, centroids)
-    for _ in range(max_iter):
+    for _ in counted(range(max_iter), max_iter, "k-means", "iterations"):
         sums = torch.zeros_like(centroids).index_add_(0, labels, x)
         counts = torch.bincount(labels, minlength=n_clusters)
         empty = torch.nonzero(counts == 0).flatten()

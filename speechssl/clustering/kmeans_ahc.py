@@ -8,7 +8,7 @@ the centroids is held twice as float64, 16 bytes for each of M (M - 1) / 2 pairs
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from speechssl.clustering.kmeans import SphericalKMeans
 from speechssl.errors import UserError
 from speechssl.interfaces import Clusterer
+
+if TYPE_CHECKING:
+    from speechssl.clustering.streamed import Fitted, Streamed
 
 
 class KMeansAHC(Clusterer):
@@ -89,6 +92,24 @@ class KMeansAHC(Clusterer):
         centroid_of_row = first.fit_predict(embeddings)
         cluster_of_centroid = self._merge(first.centroids.astype(np.float64))
         return cluster_of_centroid[centroid_of_row]
+
+    def fit_streamed(self, streamed: Streamed) -> Fitted:
+        """Fit on embeddings that are read a block at a time, by one process or several.
+
+        Raises:
+            UserError: as `fit_predict`; or `sample_size`, which goes with embeddings in memory.
+        """
+        from speechssl.clustering.streamed import merged
+
+        count = self.n_centroids or max(2, streamed.rows // 4)
+        self._check_count(count, streamed.rows)
+        first = SphericalKMeans(
+            n_clusters=count,
+            max_iter=self.max_iter,
+            seed=self.seed,
+            sample_size=self.sample_size,
+        )
+        return merged(first.fit_streamed(streamed), self._merge)
 
     def _check_count(self, count: int, rows: int) -> None:
         """Refuse a number of centroids that is too small for the clusters, or too large.

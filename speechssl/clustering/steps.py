@@ -32,9 +32,18 @@ def prepared(embeddings: NDArray[np.float32], pca: float = 0.0) -> NDArray[np.fl
 
 def _project(x: NDArray[np.float32], pca: float) -> NDArray[np.float32]:
     """Project centred rows (N, D) on their principal directions; see `prepared`."""
-    dim = x.shape[1]
     covariance = np.asarray(x.T.astype(np.float32) @ x, np.float64) / max(1, len(x) - 1)
-    ascending, directions = np.linalg.eigh(covariance)
+    return x @ directions(covariance, pca)
+
+
+def directions(covariance: NDArray[np.float64], pca: float) -> NDArray[np.float32]:
+    """Return the principal directions (D, D') of a covariance (D, D); `pca` as for `prepared`.
+
+    Raises:
+        UserError: more directions than there are.
+    """
+    dim = len(covariance)
+    ascending, vectors = np.linalg.eigh(covariance)
     variances = ascending[::-1].clip(min=0)
     kept = int(pca)
     if pca < 1:
@@ -42,7 +51,7 @@ def _project(x: NDArray[np.float32], pca: float) -> NDArray[np.float32]:
         kept = int(np.searchsorted(shares, pca) + 1)
     if not 1 <= kept <= dim:
         raise UserError(f"cluster: --pca {pca:g} of {dim} dimensions; give 1 to {dim}, or a share")
-    return x @ directions[:, ::-1][:, :kept].astype(np.float32)
+    return vectors[:, ::-1][:, :kept].astype(np.float32)
 
 
 def confidences(rows: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float32]:

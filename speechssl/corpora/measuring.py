@@ -22,6 +22,7 @@ from speechssl.corpora.listing import Found
 from speechssl.data.kaldi import label_names, report_skipped
 from speechssl.data.manifest import Manifest, Utterance, write_manifest
 from speechssl.errors import UserError
+from speechssl.progress import progress
 from speechssl.threads import usable_cores
 
 _FILES_PER_TASK = 64  # a task for each of a million files would cost more than their headers
@@ -267,13 +268,11 @@ def _trimmed(path: str, trim: float) -> _Span:
 def _with_progress(
     results: Iterable[list[Usable | Skip]], total: int
 ) -> Iterator[list[Usable | Skip]]:
-    """Yield what comes, and show a progress bar on a terminal."""
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit="file", desc="reading", disable=None) as bar:
+    """Yield what comes, and show how many files have been read."""
+    with progress(total, "reading", "files") as done:
         for some in results:
             yield some
-            bar.update(len(some))
+            done(len(some))
 
 
 def _kind(message: str) -> str:

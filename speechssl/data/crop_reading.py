@@ -6,7 +6,7 @@ file has some.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -19,6 +19,9 @@ from speechssl.data.table import UtteranceTable
 
 Span = tuple[int, int]
 """First sample, and the one behind the last."""
+
+ReadFile = Callable[[str, int, float, float], np.ndarray]
+"""Path, sampling rate (Hz), start and stop (seconds) to samples (T,)."""
 
 _MERGE = 1.0  # seconds; crops closer than this are read in one piece: cheaper than seeking
 
@@ -35,8 +38,9 @@ class CropReader:
         sample_rate: Hz.
         context: samples before each crop that are read, too.
         speeds: factors of which one is drawn for an utterance; empty: always 1.
-        overlap: see `speechssl.data.dataset.CropBatches`.
+        far_apart_prob: see `speechssl.data.dataset.CropBatches`.
         disjoint: see there.
+        read_file: reads a span of a file; None: `audio.reading.read`.
     """
 
     def __init__(
@@ -47,16 +51,18 @@ class CropReader:
         *,
         context: int = 0,
         speeds: Sequence[float] = (),
-        overlap: float = 0.0,
+        far_apart_prob: float = 0.0,
         disjoint: bool = False,
+        read_file: ReadFile | None = None,
     ) -> None:
+        self.read_file = read_file
         self.table = table
         self.plan = list(plan)
         self.sample_rate = sample_rate
         self.lengths = [round(group.seconds * sample_rate) for group in plan]
         self.context = context
         self.speeds = speeds
-        self.overlap = overlap
+        self.far_apart_prob = far_apart_prob
         self.disjoint = disjoint
 
     def empty(self, utterances: int) -> list[Tensor]:
@@ -97,7 +103,7 @@ class CropReader:
         It is 0 where the utterance, of `total` samples, is shorter than the crop.
         """
         uniform = [rng.random(group.count) for group in self.plan]
-        if self.overlap and rng.random() < self.overlap:
+        if self.far_apart_prob and rng.random() < self.far_apart_prob:
             five = rng.random(5)
             uniform[0] = np.array([five.min(), five.max()])
         parts = [(0, total)] * len(self.plan)
@@ -138,7 +144,8 @@ class CropReader:
         begin = float(self.table.start[row])
         start = begin + span[0] * speed / self.sample_rate
         stop = begin + span[1] * speed / self.sample_rate
-        wave = reading.read(self.table.path(row), self.sample_rate, start, stop)
+        read = self.read_file or reading.read
+        wave = read(self.table.path(row), self.sample_rate, start, stop)
         if speed != 1.0:
             from scipy.signal import resample_poly
 

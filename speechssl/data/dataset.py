@@ -6,7 +6,10 @@ its slice of the batch that one process would have read. No label is looked at.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,13 +26,24 @@ from speechssl.data.epochs import (
     visit_weights,
 )
 from speechssl.data.manifest import Utterance
+from speechssl.data.order import DataOrder, StreamOrder
 from speechssl.data.positives import Positives
-from speechssl.data.streaming import DataOrder, StreamOrder
+from speechssl.data.sequential import Reading, SequentialOrder, Shards, find_shards
+from speechssl.data.shard_cache import ShardCache
 from speechssl.data.table import UtteranceTable
 from speechssl.errors import UserError
 
 _BLOCK = 8  # utterances augmented at once: they fit the cache, and babble is made of as many
 _ATTEMPTS = 10  # utterances tried in the place of one that cannot be read
+_REQUESTS = 16  # of a loader process to a store, at a time
+
+
+class _Read(NamedTuple):
+    """What came of one position: the row that was read, (id, reason) of others, and what to do."""
+
+    row: int
+    skipped: list[tuple[str, str]]
+    plans: list[np.ndarray]
 
 
 class CropBatches(Dataset[Batch]):
@@ -51,7 +65,7 @@ class CropBatches(Dataset[Batch]):
             is a multiple of 8.
         augment_here: False leaves `augment.apply` to the caller (on the GPU), who finds the choices
             in the batch.
-        overlap: probability rho with which the two crops of the first group take the smallest and
+        far_apart_prob: probability rho with which the two crops of the first group take the smallest and
             the largest of five uniform offsets, so that they overlap less (methods/README.md 1.3).
         disjoint: crops for the teacher and crops for the student come from two parts of the
             utterance that do not overlap, whichever comes first, wherever it is long enough for
@@ -66,7 +80,10 @@ class CropBatches(Dataset[Batch]):
         positives: partners from the same group: where an utterance takes one, the second
             half of the first group that the teacher sees (all of it, if the student does not see
             it) is the partner's.
-        order: None, or how the run goes through its data; see `streaming.py`.
+        order: None, or how the run goes through its data; see `order.py`.
+        sequential: None, or how shards are read one behind the other; see `sequential.py`.
+        requests: utterances of a batch that a loader process reads at a time; 0: 16 if some are
+            behind addresses, otherwise 1. It changes no batch.
 
     Raises:
         UserError: no utterances, a batch larger than the data set, or options that do not fit the
@@ -85,7 +102,7 @@ class CropBatches(Dataset[Batch]):
         world: int = 1,
         augment: Augmenter | None = None,
         augment_here: bool = True,
-        overlap: float = 0.0,
+        far_apart_prob: float = 0.0,
         disjoint: bool = False,
         weight_by_duration: bool = False,
         replacement: bool = False,
@@ -94,8 +111,10 @@ class CropBatches(Dataset[Batch]):
         shards_at_once: int | None = None,
         positives: Positives | None = None,
         order: DataOrder | None = None,
+        sequential: Reading | None = None,
+        requests: int = 0,
     ) -> None:
-        _check_plan(plan, overlap, disjoint)
+        _check_plan(plan, far_apart_prob, disjoint)
         _check_utterances(utterances, batch_size, world)
         self.plan = list(plan)
         self.batch_size = batch_size
@@ -107,8 +126,20 @@ class CropBatches(Dataset[Batch]):
         self.positives = positives
         self.table = UtteranceTable(utterances)
         self.steps_per_epoch = len(self.table) // (batch_size * world)
-        self.order: EpochOrder | StreamOrder
-        if order is None or order.kind == "shuffled":
+        self.order: EpochOrder | StreamOrder | SequentialOrder
+        self.cache: ShardCache | None = None
+        other_orders = {
+            "weight_by_duration": weight_by_duration,
+            "replacement": replacement,
+            "source_shares": bool(source_shares),
+            "source_temperature": source_temperature != 1.0,
+            "shards_at_once": shards_at_once is not None,
+        }
+        if sequential is not None:
+            other_orders["order"] = order is not None and order.kind != "shuffled"
+            _check_order("reading=stream", other_orders)
+            self._read_in_sequence(find_shards(utterances), sequential)
+        elif order is None or order.kind == "shuffled":
             weights = visit_weights(
                 self.table.seconds,
                 np.array([utterance.source for utterance in utterances]),
@@ -125,14 +156,7 @@ class CropBatches(Dataset[Batch]):
                 shards_at_once=shards_at_once or 1,
             )
         else:
-            wanted = {
-                "weight_by_duration": weight_by_duration,
-                "replacement": replacement,
-                "source_shares": bool(source_shares),
-                "source_temperature": source_temperature != 1.0,
-                "shards_at_once": shards_at_once is not None,
-            }
-            _check_order(order, wanted)
+            _check_order(f"order={order.kind}", other_orders)
             self.order = StreamOrder(len(self.table), batch_size * world, seed, order)
         self.context = 0
         if augment is not None and any(group.augment != "none" for group in plan):
@@ -143,9 +167,28 @@ class CropBatches(Dataset[Batch]):
             rate,
             context=self.context,
             speeds=() if augment is None else augment.speed,
-            overlap=overlap,
+            far_apart_prob=far_apart_prob,
             disjoint=disjoint,
+            read_file=None if self.cache is None else self.cache.read,
         )
+        self.requests = requests or (_REQUESTS if self.table.has_addresses else 1)
+        self._pool: tuple[int, ThreadPoolExecutor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a loader process gets: threads stay behind."""
+        return {**self.__dict__, "_pool": None}
+
+    def _read_in_sequence(self, shards: Shards, how: Reading) -> None:
+        """Choose the order of `sequential.py`, and a cache for shards behind addresses."""
+        self.order = SequentialOrder(
+            shards,
+            batch_size=self.batch_size,
+            world=self.world,
+            seed=self.seed,
+            buffer=how.buffer,
+        )
+        if self.table.has_addresses:
+            self.cache = ShardCache(how.cache, how.cache_gb)
 
     def __len__(self) -> int:
         """Return the steps in an epoch; indices may go beyond, into later epochs."""
@@ -177,23 +220,51 @@ class CropBatches(Dataset[Batch]):
 
     def _read(self, step: int) -> tuple[Batch, list[list[np.ndarray]]]:
         """Return the crops of a step, and what to do with each group of each utterance's crops."""
+        if self.cache is not None:
+            assert isinstance(self.order, SequentialOrder)
+            self.cache.want(self.order.wanted(step, self.rank))
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         order = self.order.rows(epoch)
-        first_in_epoch = step_in_epoch * self.batch_size * self.world
-        first = self.rank * self.batch_size
+        first = (step_in_epoch * self.world + self.rank) * self.batch_size
         groups = self.reader.empty(self.batch_size)
-        skipped: list[tuple[str, str]] = []
-        rows: list[int] = []
-        plans: list[list[np.ndarray]] = []
-        for place in range(self.batch_size):
-            position = first + place
-            rng = random_stream(self.seed, CROP_STREAM, step, position)
+
+        def read(place: int) -> _Read:
             crops = [group[:, place].numpy() for group in groups]  # views: the batch is filled
-            row = self._read_or_replace(int(order[first_in_epoch + position]), rng, crops, skipped)
-            self._read_partner(row, rng, crops, skipped)
-            rows.append(row)
-            plans.append(self._draw_augmentation(rng))
+            position = self.rank * self.batch_size + place
+            return self._read_place(step, position, int(order[first + place]), crops)
+
+        rows: list[int] = []
+        skipped: list[tuple[str, str]] = []
+        plans: list[list[np.ndarray]] = []
+        for found in self._each(read):
+            rows.append(found.row)
+            skipped += found.skipped
+            plans.append(found.plans)
         return Batch(step, groups, torch.tensor(rows), skipped), plans
+
+    def _each(self, read: Callable[[int], _Read]) -> Iterator[_Read]:
+        """Call `read` for each place of a batch, `requests` at a time; results are in order."""
+        places = range(self.batch_size)
+        if self.requests == 1:
+            return map(read, places)
+        if self._pool is None or self._pool[0] != os.getpid():  # threads do not survive a fork
+            self._pool = (os.getpid(), ThreadPoolExecutor(self.requests, "crops"))
+        return self._pool[1].map(read, places)
+
+    def _read_place(self, step: int, position: int, row: int, crops: Sequence[np.ndarray]) -> _Read:
+        """Read the crops of one position of the global batch.
+
+        Args:
+            step: of the run.
+            position: decides the random stream.
+            row: the utterance.
+            crops: is filled; see `CropReader.read`.
+        """
+        rng = random_stream(self.seed, CROP_STREAM, step, position)
+        skipped: list[tuple[str, str]] = []
+        row = self._read_or_replace(row, rng, crops, skipped)
+        self._read_partner(row, rng, crops, skipped)
+        return _Read(row, skipped, self._draw_augmentation(rng))
 
     def _read_or_replace(
         self,
@@ -285,14 +356,14 @@ class CropBatches(Dataset[Batch]):
         return out
 
 
-def _check_plan(plan: Sequence[CropSpec], overlap: float, disjoint: bool) -> None:
+def _check_plan(plan: Sequence[CropSpec], far_apart_prob: float, disjoint: bool) -> None:
     """Raise UserError if the options do not fit the crop plan."""
     if not plan:
         raise UserError("crops: the plan is empty; give at least one {count: 2, seconds: 3.0}")
-    if not 0.0 <= overlap <= 1.0 or (overlap and plan[0].count != 2):
+    if not 0.0 <= far_apart_prob <= 1.0 or (far_apart_prob and plan[0].count != 2):
         raise UserError(
-            f"data: overlap={overlap:g} must be between 0 and 1, and needs two crops in the first"
-            " group of the plan"
+            f"data: far_apart_prob={far_apart_prob:g} must be between 0 and 1, and needs two crops"
+            " in the first group of the plan"
         )
     if disjoint and {group.to for group in plan} != {"teacher", "student"}:
         raise UserError(
@@ -301,13 +372,16 @@ def _check_plan(plan: Sequence[CropSpec], overlap: float, disjoint: bool) -> Non
         )
 
 
-def _check_order(order: DataOrder, wanted: Mapping[str, bool]) -> None:
-    """Raise UserError if another option, of those `wanted`, asks for another order of the data."""
+def _check_order(chosen: str, wanted: Mapping[str, bool]) -> None:
+    """Raise UserError if another option, of those `wanted`, asks for another order of the data.
+
+    Args:
+        chosen: the option, as the user writes it behind `data.`.
+        wanted: option -> whether it was chosen, too.
+    """
     for option, is_wanted in wanted.items():
         if is_wanted:
-            raise UserError(
-                f"data.order={order.kind} does not go with data.{option}; leave one of them out"
-            )
+            raise UserError(f"data.{chosen} does not go with data.{option}; leave one of them out")
 
 
 def _check_utterances(utterances: Sequence[Utterance], batch_size: int, world: int) -> None:

@@ -40,6 +40,7 @@ from speechssl.errors import (
     writing,
 )
 from speechssl.files import write_text
+from speechssl.progress import counted
 from speechssl.threads import usable_cores
 
 Format = Literal["flac", "wav"]
@@ -373,8 +374,5 @@ def _encode_ahead(
 
 
 def _with_progress(utterances: list[Utterance]) -> Iterable[Utterance]:
-    """Return the utterances, with a progress bar on a terminal."""
-    from tqdm import tqdm
-
-    bar: Iterable[Utterance] = tqdm(utterances, unit="file", desc="writing", disable=None)
-    return bar
+    """Return the utterances, and show how many have been taken."""
+    return counted(utterances, len(utterances), "writing", "files")

@@ -36,6 +36,11 @@ class UtteranceTable:
     def __len__(self) -> int:
         return len(self.seconds)
 
+    @property
+    def has_addresses(self) -> bool:
+        """True if some utterances are behind addresses."""
+        return bool(self._is_remote.any())
+
     def id(self, row: int) -> str:
         """Return the id of an utterance."""
         return self._string(2 * row)

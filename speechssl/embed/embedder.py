@@ -30,13 +30,14 @@ from speechssl.embed.batches import MIN_SECONDS, Failure, Piece, Samples
 from speechssl.embed.estimator import Estimator, Matrix
 from speechssl.embed.gather import gather
 from speechssl.embed.hub import push
-from speechssl.embed.inputs import Source, resolve, several
 from speechssl.embed.layers import EMBEDDING, encode_layer
 from speechssl.embed.networks import load_model
+from speechssl.embed.recordings import Source, resolve, several
 from speechssl.embed.windows import LiveWindows, Windows, joined
 from speechssl.errors import Unreadable, UserError
 from speechssl.model import Model
 from speechssl.nn.int8 import check_int8, with_int8_products
+from speechssl.progress import progress as show_progress
 
 Precision = Literal["auto", "float32", "bfloat16", "int8"]
 
@@ -230,7 +231,7 @@ class Embedder(Estimator):
         Args:
             source: path of an audio file, its bytes, a binary file object; samples (T,),
                 (T, channels) or (channels, T), mixed down, integers scaled to -1..1; a
-                dictionary of pyannote or datasets (`speechssl.embed.inputs`); or a list
+                dictionary of pyannote or datasets (`speechssl.embed.recordings`); or a list
                 of these.
             sample_rate: of the samples, Hz; needed with an array, ignored where the
                 source has its own.
@@ -333,7 +334,7 @@ class Embedder(Estimator):
         utterances: Sequence[Utterance],
         *,
         done: Collection[str] = frozenset(),
-        progress: bool = False,
+        progress: bool | None = False,
     ) -> Iterator[tuple[int, float, Matrix | Failure]]:
         """Embed utterances in the order that is fastest: the longest first.
 
@@ -342,7 +343,7 @@ class Embedder(Estimator):
             done: ids that are not wanted again. The batches stay those of all
                 utterances, and those that hold a wanted one are encoded: what was
                 interrupted ends in the same bits.
-            progress: show a progress bar.
+            progress: show a progress bar; None: as commands do (`speechssl.progress`).
 
         Yields:
             Index in `utterances`, its seconds, and its embedding (D,) float32 or the
@@ -431,7 +432,7 @@ class Embedder(Estimator):
         utterances: Sequence[Utterance],
         read: Callable[[Piece], Samples | Unreadable],
         done: Collection[str] = frozenset(),
-        progress: bool = False,
+        progress: bool | None = False,
         trusted_seconds: float = math.inf,
     ) -> Iterator[tuple[int, float, Matrix | Failure]]:
         """Do what `stream` says.
@@ -443,17 +444,15 @@ class Embedder(Estimator):
             progress: as for `stream`.
             trusted_seconds: see `batches.durations`.
         """
-        from tqdm import tqdm
-
         wanted = [utterance.id not in done for utterance in utterances]
-        with tqdm(total=sum(wanted), desc="embed", unit="utt", disable=not progress) as bar:
+        with show_progress(sum(wanted), "embed", "utt", show=progress) as count:
             pieces: list[Piece] = []
             lengths = batching.durations(utterances, self.readers, trusted_seconds)
             for index, seconds in enumerate(lengths):
                 if not isinstance(seconds, Failure):
                     pieces += batching.split(index, utterances[index], seconds, self.max_seconds)
                 elif wanted[index]:
-                    bar.update()
+                    count(1)
                     yield index, 0.0, seconds
             averages = batching.Averages(utterances)
             for batch in batching.read_ahead(
@@ -464,7 +463,7 @@ class Embedder(Estimator):
                         continue
                     result = averages.add(piece, samples, vector)
                     if result is not None:
-                        bar.update()
+                        count(1)
                         yield piece.index, piece.seconds * piece.pieces, result
 
     def _batches(self, pieces: Sequence[Piece], wanted: Sequence[bool]) -> list[list[Piece]]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from speechssl.embed.inputs import Source
+from speechssl.embed.recordings import Source
 from speechssl.errors import UserError
 
 Matrix: TypeAlias = npt.NDArray[np.float32]

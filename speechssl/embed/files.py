@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,23 +16,17 @@ import torch
 from speechssl import compat
 from speechssl.audio.remotes import Remotes
 from speechssl.audio.walk import PassedOver
-from speechssl.data.manifest import Utterance
-from speechssl.data.vectors.files import VectorWriter
-from speechssl.data.vectors.format import Span
 from speechssl.embed.batches import Failure
 from speechssl.embed.cutting import MIX, cut
 from speechssl.embed.embedder import Embedder
 from speechssl.embed.onnx import copied
-from speechssl.embed.parts import COPY, PartWriter, merge, open_parts, read_reports, remove_parts
-from speechssl.embed.scratch import scratch_folder
+from speechssl.embed.outputs import Output, Plan, open_output
+from speechssl.embed.partial import COPY
 from speechssl.embed.settings import EmbedSettings
 from speechssl.embed.sources import collect
 from speechssl.embed.workers import Group, refuse_unguarded_script, run_processes
-from speechssl.errors import UserError, writing
-from speechssl.files import atomic_write, remove_partial
+from speechssl.errors import UserError
 from speechssl.nn.products import choose_kernel
-from speechssl.processes import sole_writer
-from speechssl.text import tsv_cell
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +85,9 @@ def embed_to_file(
     `<out>.failed` (id, path, reason, separated by tabs), or on standard error if `out`
     is `-`.
 
+    Where `out` is a folder, every process writes parquet files into it, in the order in
+    which embeddings come, and nothing gathers them; `resume=True` adds what is missing.
+
     Args:
         model: folder of a model or of a training run; or ``mfcc``, statistics without a
             model; or an `Embedder`, whose own settings then count (device, precision,
@@ -100,7 +95,8 @@ def embed_to_file(
         inputs: audio files, folders, wav.scp files, Kaldi directories, or `-` (paths on
             standard input).
         out: `.npz`, `.ark`/`.scp`, `.parquet`, or `-` (standard output, a line an
-            utterance).
+            utterance); a folder (`embeddings/`, or any name without an ending), or the
+            address of one (`s3://bucket/embeddings`).
         settings: how; `EmbedSettings()` if not given.
         changes: settings by their names, such as ``device="cuda"`` or ``jobs=4``. Each of
             several jobs imports the script that calls this: put the call under
@@ -119,7 +115,7 @@ def embed_to_file(
     settings = replace(settings or EmbedSettings(), **changes)
     settings.check(str(out))
     compat.tune_allocator()
-    with Group() as group, _Output(str(out)) as output:
+    with Group() as group, open_output(str(out)) as output:
         if group.world > 1 and settings.jobs > 1:
             raise UserError("embed: --jobs and torchrun cannot be combined; use one of them")
         if isinstance(model, Embedder):
@@ -137,10 +133,8 @@ def embed_to_file(
         if group.rank > 0:
             return None
         embedded, failed, audio_seconds = output.finish(plan)
-    failed_list = str(output.failed_list) if failed and output.failed_list else None
-    passed_over_list = None
-    if plan.passed_over and output.passed_over_list:
-        passed_over_list = str(output.passed_over_list)
+    failed_list = output.failed_list if failed else None
+    passed_over_list = output.passed_over_list if plan.passed_over else None
     return Summary(
         output.name,
         embedded,
@@ -153,119 +147,9 @@ def embed_to_file(
     )
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What a run embeds: the same in every process.
-
-    Attributes:
-        utterances: all of them, in the order of the inputs.
-        skipped: lines of Kaldi files that name nothing that can be embedded.
-        parts: the folder of parts.
-        done: ids of the utterances whose embeddings lie there already.
-        spans: id -> where it lies in its recording, for windows.
-        passed_over: files in the folders that are no audio.
-    """
-
-    utterances: list[Utterance]
-    skipped: list[Failure]
-    parts: Path
-    done: set[str]
-    spans: dict[str, Span]
-    passed_over: list[PassedOver]
-
-
-class _Output:
-    """The output of a run: the file, the folder of parts beside it, and the list of failures.
-
-    If its block ends with an error, the file stays as it was, and the folder of parts
-    is there for `resume`.
-    """
-
-    _writer: VectorWriter
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.failed_list = None if name == "-" else Path(f"{name}.failed")
-        self.passed_over_list = None if name == "-" else Path(f"{name}.passed_over")
-        self._resources = ExitStack()
-        self._file = ExitStack()
-
-    def __enter__(self) -> _Output:
-        self._resources.push(self._file)
-        if self.name == "-":
-            self.parts = self._resources.enter_context(scratch_folder()) / "parts"
-        else:
-            self.parts = Path(f"{self.name}.parts")
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._resources.__exit__(*error)
-
-    def open(self) -> None:
-        """Begin to write the file of embeddings, as its only writer."""
-        if self.name != "-":
-            path = Path(self.name)
-            with writing(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-            self._resources.enter_context(sole_writer(path))
-            remove_partial(f"{path}.failed")
-        self._writer = self._file.enter_context(VectorWriter(self.name))
-
-    def finish(self, plan: _Plan) -> tuple[int, list[Failure], float]:
-        """Merge the parts into the file and remove them.
-
-        Returns:
-            The number of embeddings, the failures, and the seconds of audio.
-
-        Raises:
-            UserError: there are no embeddings.
-        """
-        order = [utterance.id for utterance in plan.utterances]
-        failed, audio_seconds = read_reports(self.parts, order)
-        failed = [*plan.skipped, *failed]
-        self._list_failed(failed)
-        embedded = merge(self.parts, order, self._writer, plan.spans)
-        if not embedded:
-            remove_parts(self.parts)
-            first = failed[0]
-            raise UserError(
-                f"embed: none of {len(failed)} utterances could be embedded; the first:"
-                f" {first.path}: {first.reason}"
-            )
-        self._file.close()  # the file is in its place before the parts are removed
-        remove_parts(self.parts)
-        return embedded, failed, audio_seconds
-
-    def _list_failed(self, failed: Sequence[Failure]) -> None:
-        """Write the failures to their file, or to standard error if the embeddings go to stdout."""
-        lines = []
-        for failure in failed:
-            cells = (failure.id, failure.path, failure.reason)
-            lines.append("\t".join(tsv_cell(cell) for cell in cells) + "\n")
-        if self.failed_list is None:
-            sys.stderr.writelines(lines)
-        elif lines:
-            _write_lines(self.failed_list, lines)
-
-    def list_passed_over(self, passed_over: Sequence[PassedOver]) -> None:
-        """Write what is no audio to its file, a path and a reason a line; remove an older one."""
-        if self.passed_over_list is None:
-            return
-        self.passed_over_list.unlink(missing_ok=True)
-        if passed_over:
-            lines = [f"{tsv_cell(item.path)}\t{tsv_cell(item.reason)}\n" for item in passed_over]
-            _write_lines(self.passed_over_list, lines)
-
-
-def _write_lines(path: Path, lines: Sequence[str]) -> None:
-    with writing(path), atomic_write(path) as temporary:
-        # Paths may hold bytes that are not UTF-8.
-        temporary.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
-
-
 def _make_plan(
-    inputs: Sequence[str | Path], output: _Output, embedder: Embedder, settings: EmbedSettings
-) -> _Plan:
+    inputs: Sequence[str | Path], output: Output, embedder: Embedder, settings: EmbedSettings
+) -> Plan:
     """Find the utterances, and what an earlier run has left of them."""
     passed_over: list[PassedOver] = []
     recordings, skipped = collect(
@@ -273,30 +157,27 @@ def _make_plan(
     )
     if skipped and not settings.keep_going:
         raise UserError(skipped[0].reason)
-    done = open_parts(output.parts, _fingerprint(embedder, settings), settings.resume)
+    done = output.begin(fingerprint(embedder, settings), settings.resume)
     output.list_passed_over(passed_over)
-    if output.failed_list is not None:
-        output.failed_list.unlink(missing_ok=True)
     found = cut(recordings[:: settings.every], settings.cutting, settings.readers)
     if found.failures and not settings.keep_going:
         raise UserError(f"{found.failures[0].path}: {found.failures[0].reason}")
     skipped += found.failures
-    return _Plan(found.utterances, skipped, output.parts, done, found.spans, passed_over)
+    return Plan(
+        found.utterances, skipped, output.parts, output.folder, done, found.spans, passed_over
+    )
 
 
 def _load_in_parent(model: str | Path, settings: EmbedSettings, local_rank: int) -> Embedder:
     """Load the model for this process; with several jobs it only reads it, for them to load."""
     if settings.jobs > 1:
-        return _load(model, "cpu", settings)
-    return _load(model, _own_device(settings.device, local_rank), settings)
+        return load_model_for(model, "cpu", settings)
+    return load_model_for(model, _own_device(settings.device, local_rank), settings)
 
 
-def _embed_in_processes(plan: _Plan, embedder: Embedder, settings: EmbedSettings) -> None:
+def _embed_in_processes(plan: Plan, embedder: Embedder, settings: EmbedSettings) -> None:
     """Share the utterances among processes, which load a copy of the model."""
-    packages = set()  # the copy is our own: it may name what this process has built
-    for section in embedder.model.settings.values():
-        packages.add(section["name"].partition(":")[0].partition(".")[0])
-    settings = replace(settings, network=None, allow_code=tuple(packages))
+    settings = replace(settings, network=None, allow_code=packages_of(embedder))
     # Within the parts, which the next run clears if this one is killed.
     with tempfile.TemporaryDirectory(dir=plan.parts, prefix=COPY) as copy:
         model = copied(embedder.model, copy)
@@ -304,18 +185,26 @@ def _embed_in_processes(plan: _Plan, embedder: Embedder, settings: EmbedSettings
         run_processes(count, plan.parts, _load_and_embed_share, count, plan, model, settings)
 
 
+def packages_of(embedder: Embedder) -> tuple[str, ...]:
+    """Return the packages whose parts a copy of a model may name: those that this process has built."""
+    packages = set()
+    for section in embedder.model.settings.values():
+        packages.add(section["name"].partition(":")[0].partition(".")[0])
+    return tuple(sorted(packages))
+
+
 def _load_and_embed_share(
-    rank: int, world: int, plan: _Plan, model: str, settings: EmbedSettings
+    rank: int, world: int, plan: Plan, model: str, settings: EmbedSettings
 ) -> None:
     """Do what `_embed_share` does, in a process of its own."""
     compat.tune_allocator()
     device = _own_device(settings.device, rank)
-    embedder = _load(model, device, settings)
+    embedder = load_model_for(model, device, settings)
     _embed_share(rank, world, plan, embedder, settings)
 
 
 def _embed_share(
-    rank: int, world: int, plan: _Plan, embedder: Embedder, settings: EmbedSettings
+    rank: int, world: int, plan: Plan, embedder: Embedder, settings: EmbedSettings
 ) -> None:
     """Embed every `world`-th utterance, from the `rank`-th on, into parts.
 
@@ -326,17 +215,16 @@ def _embed_share(
     if plan.spans:  # neighbouring windows are read together
         count = len(plan.utterances)
         share = plan.utterances[count * rank // world : count * (rank + 1) // world]
-    wants_progress = settings.progress
-    if wants_progress is None:
-        wants_progress = sys.stderr.isatty()
-    writer = PartWriter(plan.parts)
+    writer = plan.writer()
     failed: list[Failure] = []
     audio_seconds = 0.0
-    results = embedder.stream(share, done=plan.done, progress=wants_progress and rank == 0)
+    results = embedder.stream(
+        share, done=plan.done, progress=settings.progress if rank == 0 else False
+    )
     try:
         for index, seconds, result in results:
             if not isinstance(result, Failure):
-                writer.write(share[index].id, result)
+                writer.write(share[index].id, result, seconds)
                 audio_seconds += seconds
             elif settings.keep_going:
                 failed.append(result)
@@ -347,7 +235,8 @@ def _embed_share(
     writer.finish(rank, failed, audio_seconds)
 
 
-def _load(model: str | Path, device: str, settings: EmbedSettings) -> Embedder:
+def load_model_for(model: str | Path, device: str, settings: EmbedSettings) -> Embedder:
+    """Return the model on a device, with the settings of `embed_to_file`."""
     return Embedder.from_pretrained(
         model,
         device,
@@ -370,7 +259,7 @@ def _own_device(device: str, rank: int) -> str:
     return device
 
 
-def _fingerprint(embedder: Embedder, how: EmbedSettings) -> str:
+def fingerprint(embedder: Embedder, how: EmbedSettings) -> str:
     """Return a digest of what decides the embeddings.
 
     These are the model's settings and weights, the layer, the precision, the kernel of

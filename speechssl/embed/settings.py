@@ -43,7 +43,7 @@ class EmbedSettings:
         allow_pipes: run the shell pipes in wav.scp.
         remote: prefixes of the addresses that may be read, such as s3://bucket/.
         resume: go on from what an interrupted run left behind.
-        progress: show a progress bar; None: if standard error is a terminal.
+        progress: show a progress bar; None: as commands do (`speechssl.progress`).
     """
 
     device: str = "cpu"

@@ -14,7 +14,10 @@ from speechssl.audio.tables import read_wav_scp
 from speechssl.audio.walk import PassedOver, audio_files
 from speechssl.data.manifest import Utterance, read_manifest
 from speechssl.embed.batches import Failure
+from speechssl.embed.lists import is_list, read_slice, slices
 from speechssl.errors import UserError
+
+_ROWS_AT_A_TIME = 65_536  # of a list
 
 
 def collect(
@@ -29,6 +32,7 @@ def collect(
     |----------------------------------|------------------------------------------------------------------|
     | a Kaldi directory (has wav.scp)  | those of `segments`, or else of `wav.scp`                        |
     | a file that ends in `.scp`       | its own; the whole recordings                                    |
+    | a file that ends in `.parquet`   | its column `id`; files and pieces of them (`lists`)              |
     | a folder                         | of every audio file below it, the path from there, with extension|
     | any other file                   | its name, with extension                                         |
     | `-`                              | one path a line on standard input: the paths as they are written |
@@ -89,6 +93,8 @@ def _expand(
         raise UserError(f"embed: {name}: no such file or folder; check the path")
     if path.suffix == ".scp":
         return _in_scp(path, allow_pipes, remotes)
+    if is_list(path):
+        return _in_list(path, remotes), []
     return [Utterance(utterance_id(path.name), name)], []
 
 
@@ -116,6 +122,13 @@ def _in_folder(root: Path, passed_over: list[PassedOver]) -> list[Utterance]:
             " wav.scp; give another folder"
         )
     return [Utterance(utterance_id(Path(path).as_posix()), str(root / path)) for path in paths]
+
+
+def _in_list(path: Path, remotes: Remotes) -> list[Utterance]:
+    found: list[Utterance] = []
+    for piece in slices(path, _ROWS_AT_A_TIME):
+        found += read_slice(piece, remotes)
+    return found
 
 
 def _in_scp(

@@ -17,7 +17,7 @@ import torch
 import torch.distributed
 
 from speechssl import processes
-from speechssl.embed.parts import write_json
+from speechssl.embed.partial import write_json
 from speechssl.errors import UserError
 from speechssl.threads import choose
 

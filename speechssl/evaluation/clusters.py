@@ -233,11 +233,7 @@ def evaluate(
         UserError: nothing is kept, or the reference lacks an utterance.
     """
     kept = labels >= 0
-    if not kept.any():
-        raise UserError(
-            "cluster: nothing is left after filtering; relax min_cluster_size, max_cluster_size or"
-            " keep_fraction"
-        )
+    refuse_nothing(kept)
     sizes = np.bincount(labels[kept])
     sizes = sizes[sizes > 0]
     figures: dict[str, Any] = {
@@ -251,11 +247,20 @@ def evaluate(
     }
     if reference is not None:
         kept_ids = [name for name, keep in zip(ids, kept, strict=True) if keep]
-        figures |= _against_reference(kept_ids, labels[kept], reference)
+        figures |= against_reference(kept_ids, labels[kept], reference)
     return figures
 
 
-def _against_reference(
+def refuse_nothing(kept: NDArray[np.bool_]) -> None:
+    """Raise UserError if the filters have left out every utterance."""
+    if not kept.any():
+        raise UserError(
+            "cluster: nothing is left after filtering; relax min_cluster_size, max_cluster_size or"
+            " keep_fraction"
+        )
+
+
+def against_reference(
     ids: Sequence[str], labels: Labels, reference: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return nmi, ari, purity (0 to 1) of clusters (N,), and the number of true classes."""
@@ -279,16 +284,25 @@ def _check_reference(ids: Sequence[str], reference: Mapping[str, str]) -> None:
 
 
 def _silhouette(rows: Rows, labels: Labels, seed: int) -> float | None:
+    """Return the mean silhouette of a sample of rows (N, D); see `silhouette_of`."""
+    chosen = silhouette_rows(labels, seed)
+    return silhouette_of(rows[chosen], labels[chosen])
+
+
+def silhouette_of(rows: Rows, labels: Labels) -> float | None:
     """Return the mean silhouette with cosine distances; None where it is not defined."""
     from sklearn.metrics import silhouette_score
 
-    chosen = np.arange(len(rows))
-    if len(rows) > SILHOUETTE_ROWS:
-        chosen = _sample(labels, np.random.default_rng(seed))
-    count = len(np.unique(labels[chosen]))
-    if not 2 <= count < len(chosen):
+    if not 2 <= len(np.unique(labels)) < len(labels):
         return None
-    return float(silhouette_score(rows[chosen], labels[chosen], metric="cosine"))
+    return float(silhouette_score(rows, labels, metric="cosine"))
+
+
+def silhouette_rows(labels: Labels, seed: int) -> NDArray[np.intp]:
+    """Return the rows, in ascending order, on which the silhouette is measured."""
+    if len(labels) <= SILHOUETTE_ROWS:
+        return np.arange(len(labels))
+    return np.sort(_sample(labels, np.random.default_rng(seed)))
 
 
 def _sample(labels: Labels, rng: np.random.Generator) -> NDArray[np.intp]:

@@ -42,7 +42,8 @@ from speechssl.distributed import gather_without_gradient, sum_over_ranks, world
 from speechssl.errors import UserError
 from speechssl.interfaces import Encoder, Method, Output, Progress, Views
 from speechssl.losses.margin import Beyond, aam_logits, centre_cosines, dynamic_gate
-from speechssl.nn.views import encode, in_float32
+from speechssl.nn.encoding import encode
+from speechssl.nn.precision import in_float32
 
 
 class AAMSoftmax(Method):

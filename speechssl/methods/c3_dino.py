@@ -32,7 +32,7 @@ from speechssl.interfaces import Encoder, Method, Output, Progress, Views
 from speechssl.methods.dino import Dino
 from speechssl.methods.moco import MoCo, moco_loss
 from speechssl.nn.memory import Memory
-from speechssl.nn.views import in_float32
+from speechssl.nn.precision import in_float32
 
 NO_CLUSTER = -100
 """Assignment of an utterance that was not seen before the last clustering."""

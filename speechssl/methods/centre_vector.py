@@ -20,8 +20,8 @@ from torch import Tensor
 from speechssl.distributed import gather_with_gradient
 from speechssl.interfaces import Encoder, Output, Progress, Views
 from speechssl.nn.mlp import mlp
+from speechssl.nn.precision import in_float32
 from speechssl.nn.siamese import PairMethod, project, unordered_pairs
-from speechssl.nn.views import in_float32
 
 
 class CentreVector(PairMethod):

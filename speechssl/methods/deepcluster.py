@@ -28,8 +28,8 @@ from speechssl.clustering.kmeans import spherical_kmeans
 from speechssl.interfaces import Encoder, Method, Output, Progress, Views
 from speechssl.nn.memory import Memory
 from speechssl.nn.mlp import mlp
+from speechssl.nn.precision import in_float32
 from speechssl.nn.siamese import Network, project
-from speechssl.nn.views import in_float32
 
 NO_CLUSTER = -100
 """Assignment of an utterance that was not seen before the last clustering."""

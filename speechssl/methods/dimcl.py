@@ -27,8 +27,8 @@ from speechssl.errors import UserError
 from speechssl.interfaces import Encoder, Method, Output, ParameterRule, Progress, Views
 from speechssl.methods.barlow_twins import standardised
 from speechssl.methods.simclr import nt_xent
+from speechssl.nn.precision import in_float32
 from speechssl.nn.siamese import unordered_pairs
-from speechssl.nn.views import in_float32
 
 
 def dimension_contrast(one: Tensor, two: Tensor, temperature: float = 0.1) -> Tensor:

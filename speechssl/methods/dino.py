@@ -44,9 +44,10 @@ from speechssl.losses.distillation import (
 )
 from speechssl.methods.vicreg import variance_covariance
 from speechssl.nn.dino_head import DinoHead, DinoNetwork
+from speechssl.nn.encoding import encode
 from speechssl.nn.frames import accumulation_dtype
 from speechssl.nn.moving_average import cosine_schedule, ema_update, teacher_of
-from speechssl.nn.views import encode, in_float32
+from speechssl.nn.precision import in_float32
 
 
 class Dino(Method):

@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechssl.interfaces import Encoder, Progress
+from speechssl.nn.groups import same_group
 from speechssl.nn.mlp import mlp
 from speechssl.nn.siamese import PairMethod
-from speechssl.nn.views import same_group
 
 
 def mio_terms(

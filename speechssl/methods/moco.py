@@ -28,10 +28,11 @@ from torch import Tensor, nn
 
 from speechssl.distributed import gather_without_gradient
 from speechssl.interfaces import Encoder, Method, Output, Progress, Views
+from speechssl.nn.groups import joined_groups, same_group
 from speechssl.nn.mlp import mlp
 from speechssl.nn.moving_average import ema_update, teacher_of
+from speechssl.nn.precision import in_float32
 from speechssl.nn.siamese import Network, ordered_pairs, project
-from speechssl.nn.views import in_float32, joined_groups, same_group
 
 
 def moco_loss(

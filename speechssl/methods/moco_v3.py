@@ -30,10 +30,11 @@ from speechssl.interfaces import (
     Progress,
     Views,
 )
+from speechssl.nn.groups import joined_groups, same_group
 from speechssl.nn.mlp import mlp
 from speechssl.nn.moving_average import cosine_schedule, ema_update, teacher_of
+from speechssl.nn.precision import in_float32
 from speechssl.nn.siamese import Network, ordered_pairs, project
-from speechssl.nn.views import in_float32, joined_groups, same_group
 
 
 def batch_contrast(

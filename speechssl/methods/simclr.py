@@ -24,8 +24,10 @@ from torch import Tensor, nn
 
 from speechssl.distributed import gather_with_gradient, rank
 from speechssl.interfaces import Encoder, Method, Output, Progress, Views
+from speechssl.nn.encoding import encode
+from speechssl.nn.groups import joined_groups, same_group
 from speechssl.nn.mlp import mlp
-from speechssl.nn.views import encode, in_float32, joined_groups, same_group
+from speechssl.nn.precision import in_float32
 
 
 def nt_xent(

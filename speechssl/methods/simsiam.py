@@ -31,8 +31,8 @@ from speechssl.interfaces import (
 )
 from speechssl.losses.guided_stop_gradient import guided
 from speechssl.nn.mlp import mlp
+from speechssl.nn.precision import in_float32
 from speechssl.nn.siamese import Network, Projected, ordered_pairs, project
-from speechssl.nn.views import in_float32
 
 
 def predictive_loss(z: Tensor, targets: Tensor, predictor: Predictor) -> Tensor:

@@ -26,8 +26,8 @@ from speechssl.distributed import gather_without_gradient
 from speechssl.interfaces import Encoder, Method, Output, Progress, Views
 from speechssl.losses.distillation import sinkhorn
 from speechssl.nn.mlp import mlp
+from speechssl.nn.precision import in_float32
 from speechssl.nn.siamese import Network, ordered_pairs, project
-from speechssl.nn.views import in_float32
 
 
 class SwAV(Method):

@@ -24,8 +24,8 @@ from speechssl.interfaces import Encoder, Method, Output, Progress, Views
 from speechssl.nn.correlation import Correlation
 from speechssl.nn.mlp import mlp
 from speechssl.nn.moving_average import cosine_schedule, ema_update, teacher_of
+from speechssl.nn.precision import in_float32
 from speechssl.nn.siamese import Network, ordered_pairs, project
-from speechssl.nn.views import in_float32
 
 
 def unigrad_loss(z: Tensor, target: Tensor, correlation: Tensor, lambd: float) -> Tensor:

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from speechssl.distributed import gather_with_gradient
 from speechssl.errors import UserError
 from speechssl.interfaces import Encoder, Method, Output, Progress, Views
+from speechssl.nn.encoding import encode
 from speechssl.nn.frames import accumulation_dtype
-from speechssl.nn.views import encode, in_float32, joined_groups
+from speechssl.nn.groups import joined_groups
+from speechssl.nn.precision import in_float32
 
 __all__ = [
     "Network",

@@ -19,6 +19,16 @@ class RoundFolder:
         return self.path / "embeddings.npz"
 
     @property
+    def embeddings_folder(self) -> Path:
+        """The same as a folder of parquet files, with ``streamed``."""
+        return self.path / "embeddings"
+
+    @property
+    def embeddings_mark(self) -> Path:
+        """Empty file that is there once this folder is complete."""
+        return self.path / "embeddings.complete"
+
+    @property
     def heldout(self) -> Path:
         """Embeddings of the held-out trials."""
         return self.path / "heldout.npz"

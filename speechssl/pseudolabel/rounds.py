@@ -17,7 +17,7 @@ from speechssl.embed import embed_to_file
 from speechssl.errors import UserError, writing
 from speechssl.evaluation import clusters
 from speechssl.evaluation.verification import verify
-from speechssl.files import RunFolder, atomic_write
+from speechssl.files import RunFolder, atomic_write, write_text
 from speechssl.model import Model
 from speechssl.pseudolabel.folders import PseudoLabelFolder, RoundFolder
 from speechssl.pseudolabel.settings import PseudoLabelSettings, model_overrides
@@ -61,7 +61,11 @@ class Rounds:
         """
         folder = self.folder.round(number)
         folder.path.mkdir(exist_ok=True)
-        self.embed(number, model, self.settings.data, folder.embeddings)
+        if not self.settings.streamed:
+            self.embed(number, model, self.settings.data, folder.embeddings)
+        elif not folder.embeddings_mark.exists():
+            self.embed(number, model, self.settings.data, folder.embeddings_folder)
+            write_text(folder.embeddings_mark, "")
         if not folder.pseudo_labels.exists():
             self.cluster(number, folder)
         figures = json.loads(folder.cluster_figures.read_text(encoding="utf-8"))
@@ -80,9 +84,10 @@ class Rounds:
             number: of the round.
             model: model folder.
             data: Kaldi directories.
-            target: ``.npz`` file; if it exists, nothing is done.
+            target: ``.npz`` file, of which nothing is done if it exists; or a folder, which gets
+                what it lacks.
         """
-        if target.exists():
+        if target.is_file():
             return
         self.say(number, f"embed {' '.join(data)} with {model}")
         embed_to_file(
@@ -100,6 +105,9 @@ class Rounds:
 
     def cluster(self, number: int, folder: RoundFolder) -> None:
         """Cluster the embeddings of a round and write the pseudo-labels."""
+        if self.settings.streamed:
+            self._cluster_streamed(number, folder)
+            return
         self.say(number, f"cluster {folder.embeddings}")
         ids, labels, figures = clusters.cluster(
             folder.embeddings,
@@ -111,6 +119,29 @@ class Rounds:
         )
         about = {"clusterer": self.clusterer_settings, **figures}
         clusters.write(folder.clusters, ids, labels, about)
+
+    def _cluster_streamed(self, number: int, folder: RoundFolder) -> None:
+        """Run `speechssl cluster` on the folder of embeddings, by as many processes as train."""
+        self.say(number, f"cluster {folder.embeddings_folder}")
+        settings = self.settings
+        command = [sys.executable, "-m"]
+        if settings.processes > 1:
+            command += ["torch.distributed.run", "--standalone"]
+            command += [f"--nproc-per-node={settings.processes}", "-m"]
+        command += ["speechssl", "cluster", str(folder.embeddings_folder)]
+        for key, value in self.clusterer_settings.items():
+            if key != "name":
+                command.append(f"{key}={json.dumps(value)}")
+        command += ["--with", str(self.clusterer_settings["name"])]
+        command += ["--out", str(folder.clusters), "--device", self.device]
+        command += ["--pca", str(settings.pca), "--keep-fraction", str(settings.keep_fraction)]
+        command += ["--min-cluster-size", str(settings.min_cluster_size)]
+        command += ["--max-cluster-size", str(settings.max_cluster_size)]
+        if processes.run_command(command):
+            raise UserError(
+                f"pseudolabel: clustering of {folder.embeddings_folder} failed; see its message"
+                " above, then run the same command again"
+            )
 
     def heldout_eer(self, number: int, model: str, directory: str) -> float:
         """Return the EER (percent) of a model on held-out trials.
@@ -127,7 +158,7 @@ class Rounds:
         measured = verify.evaluate(
             folder.heldout,
             read_trials(Path(directory) / "trials"),
-            mean=folder.embeddings,
+            mean=folder.embeddings_folder if self.settings.streamed else folder.embeddings,
             replicates=0,
         )
         return float(measured["eer"])
@@ -213,6 +244,7 @@ def _refuse_changes(folder: PseudoLabelFolder, settings: Mapping[str, Any]) -> N
     if not folder.config.exists():
         return
     before = config.with_new_names(PseudoLabelSettings, foreign_yaml.read(folder.config))
+    before.setdefault("streamed", False)  # not known to older versions
     clusterer = before.get("clusterer", {})
     if clusterer.get("name") in parts.names("clustering"):
         before["clusterer"] = parts.with_new_names("clustering", clusterer)
@@ -228,8 +260,8 @@ def _settings_in_use(folder: PseudoLabelFolder) -> list[str]:
     """Return the settings behind the results that exist: these may not change."""
     rounds = folder.rounds()
     used = []
-    if any(one.embeddings.exists() for one in rounds):
-        used += ["start", "data", "precision"]
+    if any(one.embeddings.exists() or one.embeddings_folder.exists() for one in rounds):
+        used += ["start", "data", "precision", "streamed"]
     if any(one.heldout.exists() for one in rounds):
         used += ["heldout"]
     if any(one.pseudo_labels.exists() for one in rounds):

@@ -49,6 +49,8 @@ class PseudoLabelSettings:
         agreement: see ``stop``.
         heldout: Kaldi directory with trials that no result is reported on.
         precision, readers: of embedding.
+        streamed: keep the embeddings of a round in a folder of parquet files, which
+            ``processes`` cluster together and none holds whole (kmeans, kmeans_ahc).
         processes: that embed and train together, each with a GPU of its own where there
             are GPUs.
         allow_code: packages outside this one whose parts the start's folder may name.
@@ -73,6 +75,7 @@ class PseudoLabelSettings:
     large_margin_overrides: list[str] | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     readers: int = 2
+    streamed: bool = False
     processes: int = 1
     allow_code: list[str] | None = None
 

@@ -179,12 +179,9 @@ class Voices:
 
     def write(self, path: Path) -> None:
         """Write the file; a reader sees the old one or the new one."""
-        metadata = {
-            "format": "speechssl voices 1",
-            "names": json.dumps(list(self.names)),
-            "recordings": json.dumps(list(self.ids)),
-            "model": self.model,
-        }
+        about = {"names": list(self.names), "recordings": list(self.ids), "model": self.model}
+        # One entry: safetensors writes several in an order that changes from run to run.
+        metadata = {"speechssl voices": json.dumps(about)}
         tensors: dict[str, NDArray[Any]] = {"embeddings": self.embeddings, "voice": self.voice}
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -226,7 +223,7 @@ def read(path: Path) -> Voices:
         raise UserError(f"{path}: no such file; give what `speechssl register` wrote")
     try:
         with safe_open(str(path), framework="numpy") as file:
-            about = file.metadata() or {}
+            about = json.loads((file.metadata() or {})["speechssl voices"])
             names = _strings(about["names"])
             ids = _strings(about["recordings"])
             shape = file.get_slice("embeddings").get_shape()
@@ -251,8 +248,8 @@ def read(path: Path) -> Voices:
     return Voices(names, voice, ids, embeddings, model)
 
 
-def _strings(text: str) -> list[str]:
-    found = json.loads(text)
+def _strings(found: object) -> list[str]:
+    """Return a list of names, or raise ValueError."""
     if not isinstance(found, list) or not found or not all(isinstance(one, str) for one in found):
         raise ValueError("no list of names")
     return found

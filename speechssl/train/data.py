@@ -15,8 +15,9 @@ from speechssl.data.crops import CropSpec
 from speechssl.data.dataset import CropBatches
 from speechssl.data.kaldi import read_mapping
 from speechssl.data.manifest import Utterance, read_manifest
+from speechssl.data.order import DataOrder
 from speechssl.data.positives import Positives
-from speechssl.data.streaming import DataOrder
+from speechssl.data.sequential import Reading
 from speechssl.distributed import World
 from speechssl.errors import UserError
 from speechssl.train.settings import DataSettings, TrainingConfig
@@ -117,6 +118,13 @@ def groups_to_mask(data: DataSettings, positives: Positives | None) -> Tensor | 
     return torch.from_numpy(positives.group)
 
 
+def sequential_reading(data: DataSettings) -> Reading | None:
+    """Return how shards are read in sequence, or None with ``data.reading=random``."""
+    if data.reading == "random":
+        return None
+    return Reading(data.shuffle_buffer, data.cache, data.cache_gb)
+
+
 def crop_batches(
     config: TrainingConfig,
     utterances: Sequence[Utterance],
@@ -146,7 +154,7 @@ def crop_batches(
         seed=config.seed,
         rank=world.rank,
         world=world.size,
-        overlap=config.data.overlap,
+        far_apart_prob=config.data.far_apart_prob,
         disjoint=config.data.disjoint,
         weight_by_duration=config.data.weight_by_duration,
         replacement=config.data.replacement,
@@ -155,6 +163,8 @@ def crop_batches(
         shards_at_once=config.data.shards_at_once,
         positives=read_positives(config.data, utterances),
         order=DataOrder(config.data.order, passes, config.data.single_pass_share),
+        sequential=sequential_reading(config.data),
+        requests=config.data.requests,
         augment=augment,
         augment_here=world.device.type == "cpu",
     )

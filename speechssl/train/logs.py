@@ -1,4 +1,4 @@
-"""What a run reports: ``log.jsonl``, progress on standard error, TensorBoard when installed."""
+"""What a run reports: ``log.jsonl``, progress on standard error, trackers."""
 
 from __future__ import annotations
 
@@ -17,17 +17,20 @@ from tqdm import tqdm
 
 from speechssl.distributed import mean_over_ranks
 from speechssl.files import RunFolder, write_text
+from speechssl.train.tracking import Tracking
 
-_SHOWN = (
-    "loss",
-    "teacher_entropy",
-    "kl",
-    "effective_rank",
-    "lr",
-    "utterances_per_second",
-    "data_wait",
-)
-"""Figures that are shown on standard error; all are in ``log.jsonl``."""
+_SHOWN = {
+    "loss": "loss {:.4g}",
+    "teacher_entropy": "entropy {:.3g}",
+    "kl": "KL {:.3g}",
+    "effective_rank": "rank {:.3g}",
+    "lr": "lr {:.2g}",
+    "utterances_per_second": "{:.3g} utt/s",
+    "data_wait": "wait {:.0%}",
+}
+"""Figures that are shown on a terminal, and how; all are in ``log.jsonl``."""
+
+_RED = "\033[1;31m{}\033[0m"
 
 
 class Meter:
@@ -123,9 +126,17 @@ class Log:
         steps: length of the run.
         step: where it starts.
         active: False in all processes but the first; nothing is written or shown there.
+        tracking: what else gets the figures.
     """
 
-    def __init__(self, folder: RunFolder, steps: int, step: int, active: bool = True) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        steps: int,
+        step: int,
+        active: bool = True,
+        tracking: Tracking | None = None,
+    ) -> None:
         self.path = folder.log
         self.steps = steps
         self.first_step = step
@@ -134,8 +145,10 @@ class Log:
         if active:
             _cut_back(self.path, step)
         on_terminal = active and sys.stderr.isatty()
+        self.in_colour = on_terminal and "NO_COLOR" not in os.environ
+        self.latest: dict[str, float] = {}
         self.bar = tqdm(total=steps, initial=step, unit="step", disable=not on_terminal)
-        self.board = _tensorboard(folder) if active else None
+        self.tracking = tracking
 
     def write(self, step: int, figures: Mapping[str, Any], alarms: Sequence[str] = ()) -> None:
         """Write the figures after ``step`` steps, and the alarms, if any."""
@@ -148,18 +161,25 @@ class Log:
             entry["alarms"] = list(alarms)
         with self.path.open("a") as file:
             file.write(json.dumps(entry) + "\n")
-        if self.board:
-            for key, value in figures.items():
-                if isinstance(value, int | float):
-                    self.board.add_scalar(key, value, step)
-        shown = "  ".join(f"{key} {_rounded(figures[key])}" for key in _SHOWN if key in figures)
+        if self.tracking:
+            self.tracking.add(step, figures, alarms)
         if self.bar.disable:
+            shown = "  ".join(f"{key} {_rounded(figures[key])}" for key in _SHOWN if key in figures)
             minutes = self._seconds_left(step) / 60
             self.say(f"step {step}/{self.steps}  {shown}  {minutes:.1f} min left")
         else:
-            self.bar.set_postfix_str(shown)
+            self.bar.set_postfix_str(self._line(figures))
         for alarm in alarms:
-            self.say(alarm)
+            self.say(_RED.format(alarm) if self.in_colour else alarm)
+        if alarms and self.in_colour:
+            self.bar.colour = "red"  # from the first alarm on
+
+    def _line(self, figures: Mapping[str, Any]) -> str:
+        """Return the latest figures for the bar: some are not measured at every logged step."""
+        self.latest |= {key: figures[key] for key in _SHOWN if key in figures}
+        return "  ".join(
+            form.format(self.latest[key]) for key, form in _SHOWN.items() if key in self.latest
+        )
 
     def _seconds_left(self, step: int) -> float:
         elapsed = time.monotonic() - self.started_at
@@ -176,10 +196,8 @@ class Log:
             sys.stderr.flush()
 
     def close(self) -> None:
-        """Close the progress bar and the TensorBoard file."""
+        """Close the progress bar."""
         self.bar.close()
-        if self.board:
-            self.board.close()
 
 
 def _cut_back(path: Path, step: int) -> None:
@@ -209,12 +227,3 @@ def _step_of(line: str) -> int:
 def _rounded(value: Any) -> Any:
     """Return a number with five digits; anything else as it is."""
     return float(f"{value:.5g}") if isinstance(value, float) else value
-
-
-def _tensorboard(folder: RunFolder) -> Any:
-    """Return a TensorBoard writer, or None if TensorBoard is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder.path / "tensorboard"))

@@ -30,6 +30,8 @@ from speechssl.train.resuming import same_data, same_settings
 from speechssl.train.run import Run
 from speechssl.train.settings import TrainSettings, resolve, with_precision, with_train
 from speechssl.train.together import ended_early, is_asked_to_end, sole_writer_in_first
+from speechssl.train.tracked import show_crops, show_embeddings, tracked
+from speechssl.train.tracking import Tracking, build_trackers
 from speechssl.weights import read_checkpoint
 
 
@@ -70,6 +72,7 @@ def train(
     if minutes is not None and not resume:
         overrides = [*overrides, "train.epochs=null", "train.steps=1000000"]
     config = resolve(config_path, overrides)
+    trackers = build_trackers(config.train.trackers)
     world = distributed.start(device)
     with contextlib.ExitStack() as resources:
         resources.callback(distributed.stop)
@@ -100,8 +103,11 @@ def train(
             describe(folder, config, utterances, skipped)
             if run.step == 0:
                 save_model(run, folder, folder.untrained)
-        with processes.stop_request() as request:
-            take_steps(run, folder, request)
+        with (
+            tracked(run, folder, trackers, resumed=resume) as tracking,
+            processes.stop_request() as request,
+        ):
+            take_steps(run, folder, request, tracking)
         if world.first:
             save_model(run, folder, folder.model)
         world.barrier()
@@ -141,13 +147,16 @@ def set_kernel(train: TrainSettings, world: distributed.World) -> None:
         print(f"float32 products: {train.float32_kernel}", file=sys.stderr)
 
 
-def take_steps(run: Run, folder: RunFolder, request: processes.StopRequest) -> None:
+def take_steps(
+    run: Run, folder: RunFolder, request: processes.StopRequest, tracking: Tracking
+) -> None:
     """Take all steps that are left; log, watch for collapse and save on the way.
 
     Args:
         run: as far as it has come.
         folder: where its log, state and snapshots go.
         request: whether it is to end after the step at hand.
+        tracking: programs that show the run.
 
     Raises:
         UserError: a loss or a weight is not finite.
@@ -157,7 +166,7 @@ def take_steps(run: Run, folder: RunFolder, request: processes.StopRequest) -> N
     method = run.method
     optimizer = run.optimizer
     model = run.parallel()
-    log = Log(folder, run.steps, run.step, run.world.first)
+    log = Log(folder, run.steps, run.step, run.world.first, tracking)
     meter = run.meter
     clock = Clock(run.batch_size)
     unchecked: list[StepLoss] = []
@@ -172,6 +181,8 @@ def take_steps(run: Run, folder: RunFolder, request: processes.StopRequest) -> N
         for number in range(passes):
             with clock.waiting():
                 batch = next(batches)
+            if run.step == 0 and number == 0:
+                show_crops(tracking, run, batch)
             with gradient_sync(model, enabled=number == passes - 1):
                 with run.autocast():
                     views = run.views(batch, run.step * passes + number)
@@ -216,6 +227,7 @@ def take_steps(run: Run, folder: RunFolder, request: processes.StopRequest) -> N
             save(run, folder)
         elif was_asked_to_end:
             save_last(run, folder)  # no snapshot: an unbroken run has none of this step
+        show_embeddings(tracking, run)
         if was_asked_to_end and run.step < run.steps:
             log.close()
             raise processes.Terminated(ended_early(run, folder) if run.world.first else "")

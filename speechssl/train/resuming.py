@@ -40,6 +40,7 @@ def same_settings(
         asked = with_train(asked, float32_kernel=before["train"]["float32_kernel"])
     # Which stores may be read is the user's permission of today, no setting of the run.
     before["data"]["remote"] = config.thaw(asked)["data"]["remote"]
+    before["train"]["trackers"] = config.thaw(asked)["train"]["trackers"]  # who looks on, likewise
     for section, now in config.thaw(asked).items():
         _refuse_change(folder, section, before.get(section), now)
     return asked

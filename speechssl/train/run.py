@@ -28,7 +28,7 @@ from speechssl.train.local_blocks import LocalBlocks
 from speechssl.train.logs import Meter
 from speechssl.train.optimizers import build_optimizer
 from speechssl.train.settings import TrainingConfig, TrainSettings
-from speechssl.train.views import ViewMaker
+from speechssl.train.view_maker import ViewMaker
 
 
 class Run:

@@ -17,6 +17,7 @@ from speechssl.errors import UserError
 from speechssl.features import with_default_name
 from speechssl.nn.products import choose_kernel
 from speechssl.train.optimizers import OptimizerSettings
+from speechssl.train.tracking import check_trackers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +29,8 @@ class DataSettings:
         remote: prefixes of the addresses that these directories may name, such as
             ``[s3://bucket/]``; others are left out.
         crops: the crop plan, a list of ``{count, seconds, augment, to}``.
-        overlap: probability of taking the two long crops at the smallest and the
-            largest of five random offsets (methods/README.md 1.3).
+        far_apart_prob: probability of taking the two long crops far apart, at the smallest
+            and the largest of five random offsets (methods/README.md 1.3).
         disjoint: take the teacher's and the student's crops from parts of the utterance
             that do not overlap.
         weight_by_duration: visit utterances in proportion to their duration, in place
@@ -48,6 +49,15 @@ class DataSettings:
         shards_at_once: with shards (`speechssl shard`), how many of them are mixed at a
             time, so that a spinning disk or a remote store reads a few files at once;
             null: all of them.
+        reading: ``random``: each utterance is read where it lies; ``stream``: shards
+            (`speechssl shard`) are read one behind the other through a shuffle buffer,
+            and those behind addresses are fetched to a local disk before they are needed
+            (`data/sequential.py`).
+        shuffle_buffer: utterances of a process among which ``stream`` mixes.
+        cache: folder for the copies of shards of ``stream``; null: the user's cache folder.
+        cache_gb: GB that the copies may take.
+        requests: utterances that a loader process reads at a time; 0: 16 where some are
+            behind addresses, otherwise 1.
         positives: file of `utterance group` lines: with probability ``positives_prob``
             a teacher's crop comes from another recording of the same group.
         positives_kind: what these groups are: ``cluster``: pseudo-labels of an earlier
@@ -66,7 +76,7 @@ class DataSettings:
     train: tuple[str, ...]
     crops: tuple[dict[str, Any], ...]
     remote: tuple[str, ...] = ()
-    overlap: float = 0.0
+    far_apart_prob: float = 0.0
     disjoint: bool = False
     weight_by_duration: bool = False
     replacement: bool = False
@@ -75,6 +85,11 @@ class DataSettings:
     source_shares: tuple[float, ...] = ()
     source_temperature: float = 1.0
     shards_at_once: int | None = None
+    reading: Literal["random", "stream"] = "random"
+    shuffle_buffer: int = 10_000
+    cache: str | None = None
+    cache_gb: float = 50.0
+    requests: int = 0
     positives: str | None = None
     positives_prob: float = 0.5
     positives_kind: Literal["cluster", "session"] = "cluster"
@@ -83,6 +98,8 @@ class DataSettings:
     min_seconds: float = 0.5
     workers: int = -1
     timeout: float = 300.0
+
+    RENAMED: ClassVar[dict[str, str]] = {"overlap": "far_apart_prob"}
 
     def __post_init__(self) -> None:
         if not self.train:
@@ -143,6 +160,9 @@ class TrainSettings:
         threads: CPU threads of the training process, a number or ``auto``: the cores
             that it may use (affinity, the container's quota), shared among the
             processes on this machine.
+        trackers: programs that show the run, such as ``[tensorboard, {name: wandb, project:
+            mine}]`` (`speechssl list trackers`); ``auto``: the curves in TensorBoard where
+            it is installed; ``[]``: none.
     """
 
     epochs: float | None = None
@@ -162,6 +182,7 @@ class TrainSettings:
     sync_batchnorm: bool = True
     compile: bool = False
     threads: Any = "auto"
+    trackers: Any = "auto"
 
     RENAMED: ClassVar[dict[str, str]] = {"accumulate": "gradient_accumulation_steps"}
 
@@ -176,6 +197,7 @@ class TrainSettings:
         check_above_zero("train.save_every", self.save_every)
         check_above_zero("train.keep", self.keep)
         _check_threads(self.threads)
+        check_trackers(self.trackers)
         if self.local_blocks and self.compile:
             raise UserError(
                 "config: train.local_blocks does not go with train.compile; switch one of them off"

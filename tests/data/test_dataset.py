@@ -161,10 +161,12 @@ def test_two_ranks_see_the_batch_of_one(files):
         torch.testing.assert_close(together, group, atol=1e-6, rtol=0)
 
 
-def test_overlap_takes_the_extremes_of_five(ramps):
-    def spread(overlap):
+def test_crops_far_apart_are_the_extremes_of_five(ramps):
+    def spread(far_apart_prob):
         plan = [CropSpec(2, 0.1), CropSpec(1, 0.1)]
-        data = CropBatches([utterance(0, 10.1)] * 300, plan, batch_size=300, overlap=overlap)
+        data = CropBatches(
+            [utterance(0, 10.1)] * 300, plan, batch_size=300, far_apart_prob=far_apart_prob
+        )
         starts = data[0].groups[0][:, :, 0].double()
         return ((starts[1] - starts[0]).abs() * 2**20 / RATE / 10).mean().item()
 
@@ -315,8 +317,10 @@ def test_the_data_set_does_not_grow(ramps):
         (lambda: CropBatches([utterance(0)], [], batch_size=1), "plan is empty"),
         (lambda: CropBatches([utterance(0, 0.0)], PLAN, batch_size=1), "utt2dur"),
         (
-            lambda: CropBatches([utterance(0)], [CropSpec(3, 1.0)], batch_size=1, overlap=0.5),
-            "overlap",
+            lambda: CropBatches(
+                [utterance(0)], [CropSpec(3, 1.0)], batch_size=1, far_apart_prob=0.5
+            ),
+            "far_apart_prob",
         ),
         (lambda: parse_plan([]), "plan is empty"),
         (lambda: parse_plan([{"count": 2}]), "needs count and seconds"),

@@ -17,7 +17,7 @@ import speechssl
 from speechssl.data.vectors.files import read_vectors
 from speechssl.embed import Embedder, embed_to_file, load
 from speechssl.embed import batches as batching
-from speechssl.embed.parts import PartWriter, merge, open_parts
+from speechssl.embed.partial import PartialWriter, merge, open_partial_results
 from speechssl.embed.sources import collect
 from speechssl.errors import UserError
 from speechssl.model import Model
@@ -472,11 +472,11 @@ def test_resume_goes_on_from_the_parts_of_a_broken_run(corpus, tmp_path, monkeyp
 KILLED = """
 import os, signal, sys
 from builders import make_model
-from speechssl.embed import Embedder, embed_to_file, parts
+from speechssl.embed import Embedder, embed_to_file, partial
 
 folder = sys.argv[1]
 embedder = Embedder(make_model("resnet", n_mels=40))
-parts.PartWriter.__init__.__defaults__ = (1, 30.0)  # a part for each utterance
+partial.PartialWriter.__init__.__defaults__ = (1, 30.0)  # a part for each utterance
 
 
 def dying(call, die_at, calls):
@@ -552,24 +552,24 @@ def test_a_second_process_that_writes_the_same_file_is_refused(embedder, corpus,
 
 def test_parts_of_which_nobody_knows_the_model_do_not_count(tmp_path):
     folder = tmp_path / "x.parts"
-    open_parts(folder, "m", resume=False)
-    parts = PartWriter(folder)
+    open_partial_results(folder, "m", resume=False)
+    parts = PartialWriter(folder)
     parts.write("a", np.zeros(4, np.float32))
     parts.flush()
-    assert open_parts(folder, "m", resume=True) == {"a"}
+    assert open_partial_results(folder, "m", resume=True) == {"a"}
     (folder / "made_by.json").unlink()
-    assert open_parts(folder, "m", resume=True) == set()
-    assert open_parts(folder, "m", resume=True) == set()
+    assert open_partial_results(folder, "m", resume=True) == set()
+    assert open_partial_results(folder, "m", resume=True) == set()
 
 
 def test_without_resume_old_parts_are_thrown_away(tmp_path):
     folder = tmp_path / "x.parts"
-    assert open_parts(folder, "m", resume=False) == set()
-    parts = PartWriter(folder, size=2)
+    assert open_partial_results(folder, "m", resume=False) == set()
+    parts = PartialWriter(folder, size=2)
     for index in range(3):
         parts.write(str(index), np.full(4, index, np.float32))
     parts.finish(0, [], 1.0)
-    assert open_parts(folder, "m", resume=True) == {"0", "1", "2"}
+    assert open_partial_results(folder, "m", resume=True) == {"0", "1", "2"}
     rows: list = []
 
     class Writer:
@@ -578,7 +578,7 @@ def test_without_resume_old_parts_are_thrown_away(tmp_path):
 
     assert merge(folder, ["2", "missing", "0", "1"], Writer()) == 3
     assert rows == [("2", 2.0), ("0", 0.0), ("1", 1.0)]
-    assert open_parts(folder, "m", resume=False) == set()
+    assert open_partial_results(folder, "m", resume=False) == set()
 
 
 def test_jobs_give_what_one_process_gives(model_folder, bad_corpus, tmp_path):

@@ -78,7 +78,7 @@ VERBS = {
         words_of(
             "finetune {w}/run/model {w}/data/train --labels {w}/data/train/utt2emotion"
             " --groups {w}/data/train/utt2spk --folds 2 --fractions 1 --affine-steps 5 --epochs 1"
-            " --replicates 20 --device cpu --out {o}"
+            " --replicates 20 --device cpu --out {o} --save {o}/classifier"
         )
     ),
     "pseudolabel": Verb(words_of("pseudolabel {w}/pseudolabel.yaml --out {o} --device cpu")),
@@ -106,6 +106,24 @@ VERBS = {
     "report --compare": Verb(words_of("report {o} --compare"), given="experiment"),
     "average": Verb(words_of("average {w}/run --last 2 --out {o}")),
     "export": Verb(words_of("export {w}/run --to huggingface --out {o}")),
+    "calibrate": Verb(
+        words_of(
+            "calibrate {w}/run/model {w}/eval.npz --trials {w}/data/eval/trials"
+            " --out {o}/calibration.json"
+        )
+    ),
+    "register": Verb(words_of("register {w}/run/model {w}/data/train --out {o}/v.safetensors")),
+    "register --add": Verb(
+        words_of("register {w}/run/model {w}/data/eval --out {o}/voices.safetensors --add"),
+        given="voices",
+    ),
+    "identify": Verb(
+        words_of(
+            "identify {w}/run/model {w}/voices/voices.safetensors {w}/data/eval --out {o}/names.tsv"
+        )
+    ),
+    "predict": Verb(words_of("predict {w}/classifier {w}/data/eval --out {o}/classes.tsv")),
+    "diarize": Verb(words_of("diarize {w}/run/model {w}/data/eval --out {o}/turns --tables")),
 }
 
 
@@ -135,6 +153,10 @@ def make_world(folder: Path) -> Path:
         "embed {w}/run {w}/data/eval --out {w}/eval.npz",
         "evaluate verification {w}/eval.npz --trials {w}/data/eval/trials --model run"
         " --replicates 20 --out {w}/experiment/eval/run/synthetic",
+        "register {w}/run/model {w}/data/train --out {w}/voices/voices.safetensors",
+        "finetune {w}/run/model {w}/data/train --labels {w}/data/train/utt2emotion"
+        " --groups {w}/data/train/utt2spk --folds 2 --fractions 1 --affine-steps 5 --epochs 1"
+        " --replicates 20 --device cpu --out {w}/finetuned --save {w}/classifier",
     ):
         run(folder, *words_of(words)(folder))
     return folder

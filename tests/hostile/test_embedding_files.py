@@ -219,7 +219,16 @@ def battery(root: Path, with_bombs: bool = False) -> list[tuple[str, str, Path]]
         path = root / f"{number:03d}{ending}"
         path.write_bytes(data)
         found.append((kind, name, path))
+    for number, (name, data) in enumerate(parquet_files(root)):
+        found.append(("folder", name, in_folder(root / f"folder-{number:03d}", data)))
     return found
+
+
+def in_folder(folder: Path, data: bytes) -> Path:
+    """Write a file beside a good one into a folder of embeddings."""
+    write_vectors(folder / "z.parquet", [f"z{name}" for name in IDS], good_vectors())
+    (folder / "a.parquet").write_bytes(data)
+    return folder
 
 
 def mutants(root: Path, count: int, seed: int) -> list[tuple[str, str, Path]]:
@@ -233,6 +242,9 @@ def mutants(root: Path, count: int, seed: int) -> list[tuple[str, str, Path]]:
             path = root / f"{number:04d}{ending}"
             path.write_bytes(data)
             found.append((kind, f"{attack} ({number})", path))
+            if kind == "parquet":
+                folder = in_folder(root / f"folder-{number:04d}", data)
+                found.append(("folder", f"{attack} ({number})", folder))
     return found
 
 

@@ -15,7 +15,7 @@ from speechssl.methods.moco import EMPTY, NO_GROUP, MoCo, moco_loss
 from speechssl.methods.moco_v3 import batch_contrast
 from speechssl.methods.simclr import nt_xent
 from speechssl.methods.trip_roma import triplet_terms
-from speechssl.nn.views import same_group
+from speechssl.nn.groups import same_group
 
 PAIR = {"hidden": 24, "projection": 8}
 CONTRASTIVE = {

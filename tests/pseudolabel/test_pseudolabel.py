@@ -243,3 +243,26 @@ def test_two_processes_train_and_embed(configuration, tmp_path):
     assert done.returncode == 0, done.stderr
     about = yaml.safe_load((tmp_path / "out/round-1/train/about.yaml").read_text())
     assert about["data"]["utterances"] == 32
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_rounds_over_a_folder_of_embeddings(configuration, tmp_path, processes):
+    """What is streamed is clustered as well as what is held, and a second run finds all done."""
+    pytest.importorskip("pyarrow")
+    changes = ["streamed=true", "rounds=0", f"processes={processes}"]
+    done = pseudolabel(configuration, changes, out=tmp_path / "streamed", device="cpu")
+    held = pseudolabel(configuration, ["rounds=0"], out=tmp_path / "held", device="cpu")
+    for key in ("utterances", "clusters"):
+        assert done["rounds"][0]["clusters"][key] == held["rounds"][0]["clusters"][key]
+    streamed = tmp_path / "streamed/round-0"
+    ids, matrix = read_vectors(streamed / "embeddings")
+    names, expected = read_vectors(tmp_path / "held/round-0/embeddings.npz")
+    assert sorted(ids.tolist()) == sorted(names.tolist())
+    np.testing.assert_allclose(
+        matrix[np.argsort(ids)], expected[np.argsort(names)], atol=1e-5 * np.abs(expected).max()
+    )
+    before = (streamed / "clusters/utt2cluster").stat().st_mtime_ns
+    pseudolabel(configuration, changes, out=tmp_path / "streamed", device="cpu")
+    assert (streamed / "clusters/utt2cluster").stat().st_mtime_ns == before
+    with pytest.raises(UserError, match="streamed was True"):
+        pseudolabel(configuration, ["rounds=0"], out=tmp_path / "streamed", device="cpu")

@@ -64,11 +64,13 @@ def test_the_tiny_form_goes_from_nothing_to_the_table_and_does_nothing_twice(cho
     assert "| dimcl-byol |" in done.stdout
     assert ("Spearman" in done.stdout) == (len(found["arms"]) > 3)  # of three trained or more
     assert (tmp_path / "comparison.png").stat().st_size > 5000
+    assert "| dimcl-byol |" in (tmp_path / "sweep.md").read_text()
+    seconds = (tmp_path / "seconds.tsv").read_bytes()
     again = run_script(SCRIPT, *words)
-    assert again.returncode == 0
-    assert "[stage 2]" not in again.stderr and "[stage 4]" not in again.stderr
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert (tmp_path / "seconds.tsv").read_bytes() == seconds  # no command has run again
 
 
 def test_an_unknown_arm_is_one_line(tmp_path):
     done = run_script(SCRIPT, "--tiny", "--exp", tmp_path, "--arms", "byoll", "--stage", "2")
-    assert done.returncode == 2 and "no arm of conf/arms.tsv is named 'byoll'" in done.stderr
+    assert done.returncode == 2 and "no arm 'byoll' in recipes/methods/conf/arms.tsv" in done.stderr

@@ -188,6 +188,7 @@ def test_a_run_from_before_settings_were_renamed_is_resumed(configuration, tmp_p
     optimizer["lr_batch"] = optimizer.pop("reference_batch_size")
     optimizer["final_lr"] = optimizer.pop("final_lr_ratio")
     before["train"]["accumulate"] = before["train"].pop("gradient_accumulation_steps")
+    before["data"]["overlap"] = before["data"].pop("far_apart_prob")
     config.write(before, RunFolder(tmp_path).config)
     assert same_settings(RunFolder(tmp_path), asked) == asked
     before["train"]["accumulate"] = 2

@@ -12,7 +12,7 @@ from speechssl.errors import UserError
 from speechssl.files import RunFolder
 from speechssl.train.about import origin_of_groups
 from speechssl.train.loop import train
-from speechssl.train.views import ViewMaker
+from speechssl.train.view_maker import ViewMaker
 from speechssl.weights import read_checkpoint
 
 MOCO = "method={name: moco, hidden: 16, projection: 8, queue_size: 16}"

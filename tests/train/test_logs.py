@@ -1,5 +1,6 @@
 """Means of scalars, and a log that a resumed run continues."""
 
+import io
 import json
 
 import pytest
@@ -75,3 +76,27 @@ def test_other_processes_write_nothing(tmp_path, capsys):
     log.tick()
     log.close()
     assert list(tmp_path.iterdir()) == [] and capsys.readouterr().err == ""
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_on_a_terminal_there_is_one_readable_line_and_alarms_are_red(tmp_path, monkeypatch, plain):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if plain:
+        monkeypatch.setenv("NO_COLOR", "1")
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    log = Log(RunFolder(tmp_path), 10, 0)
+    log.write(1, {"loss": 1.23456789, "effective_rank": 9.876, "data_wait": 0.256, "lr": 1e-3})
+    assert log.bar.postfix == "loss 1.235  rank 9.88  lr 0.001  wait 26%"
+    log.write(2, {"loss": 2.0}, ["collapse alarm: x"])
+    assert log.bar.postfix.startswith("loss 2  rank 9.88")  # the rank is measured more rarely
+    log.close()
+    said = terminal.getvalue()
+    assert ("\x1b[1;31mcollapse alarm: x\x1b[0m" in said) == (not plain)
+    assert "collapse alarm: x" in said and ("\x1b[31m" in said) == (not plain)
+    assert written(tmp_path)[1]["alarms"] == ["collapse alarm: x"]

@@ -101,10 +101,11 @@ def _named_path(word: str) -> tuple[str, Path]:
 def _compare(measured: Classification, path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     """Compare a run with other embeddings, or with the predictions in the folder of another run."""
     from speechssl.data.vectors.files import read_vectors
+    from speechssl.data.vectors.folder import holds_embeddings
     from speechssl.evaluation.classification import classify
 
     what = f"--beside {path}"
-    if path.is_dir():
+    if path.is_dir() and not holds_embeddings(path):
         return classify.compare_predictions(
             measured,
             classify.read_predictions(path),

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import soundfile as sf
-from tqdm import tqdm
 
 from speechssl.corpora.synthetic.rooms import draw_room, record, visit
 from speechssl.corpora.synthetic.source import SAMPLE_RATE
@@ -28,6 +27,7 @@ from speechssl.data.manifest import Manifest, Utterance, write_manifest
 from speechssl.data.trials import Trials, write_trials
 from speechssl.errors import UserError
 from speechssl.processes import end_with_parent, sole_writer_in, starting_workers
+from speechssl.progress import progress
 from speechssl.threads import usable_cores
 
 TRAIN_ROOMS = 24
@@ -299,11 +299,11 @@ def _generate(recordings: Sequence[Recording], seed: int, jobs: int, expression:
     for folder in sorted({recording.path.parent for recording in recordings}):
         folder.mkdir(parents=True, exist_ok=True)
     write = partial(_write, seed=seed, expression=expression)
-    with tqdm(total=len(recordings), desc="generate", unit="utt", disable=None) as bar:
+    with progress(len(recordings), "generate", "utterances") as done:
         if jobs == 1:
             for recording in recordings:
                 write(recording)
-                bar.update()
+                done(1)
             return
         kind = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
         context = multiprocessing.get_context(kind)
@@ -312,7 +312,7 @@ def _generate(recordings: Sequence[Recording], seed: int, jobs: int, expression:
                 written = pool.map(write, recordings, chunksize=8)
             try:
                 for _ in written:
-                    bar.update()
+                    done(1)
             except BaseException:
                 pool.shutdown(cancel_futures=True)  # else the rest is written first
                 raise

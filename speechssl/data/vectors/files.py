@@ -6,6 +6,7 @@
 | `x.ark`    | Kaldi's binary float vectors, and `x.scp` beside them, whichever of the two is named |
 | `x.parquet`| columns `id` (string) and `embedding` (list of D float32); needs the extra `[scale]` |
 | `-`        | standard output (or input): a line is the id and D numbers, separated by spaces    |
+| a folder   | parquet files with these columns, read a block at a time (`folder.VectorFolder`)    |
 
 Where each vector is a window of a recording, `x.npz` and `x.parquet` also hold `recording`, `start`,
 `stop` (seconds) and `channel` (from 1; 0 is the mean of all), and `x.segments` lies beside `x.ark`: Kaldi's
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from speechssl.data import vectors as folder
+from speechssl.data.vectors.folder import BLOCK_ROWS, VectorFolder, is_folder
 from speechssl.data.vectors.format import STANDARD_STREAM, AddVectors, Format, Span, Vectors
 from speechssl.errors import UserError, writing
 from speechssl.files import remove_partial
@@ -62,10 +64,15 @@ def format_of(path: str | Path) -> Format:
     return known[suffix]
 
 
-def read_vectors(path: str | Path) -> Vectors:
+def read_vectors(path: str | Path, only: Collection[str] | None = None) -> Vectors:
     """Read embeddings; `-` is text on standard input.
 
     Values are not looked at: what to do with NaN is for the caller to decide.
+
+    Args:
+        path: a file, a folder of parquet files, or the address of one (`s3://bucket/embeddings`).
+        only: ids that are wanted: those of a folder that are not named take no memory. The whole
+            of a file is returned.
 
     Returns:
         Ids (N,) str and embeddings (N, D) float32, in the order of the file.
@@ -74,8 +81,13 @@ def read_vectors(path: str | Path) -> Vectors:
         UserError: the file is missing, of another kind or cut off, holds no vectors or vectors of
             different lengths, or an id occurs twice.
     """
-    chosen = format_of(path)
     where = str(path)
+    if is_folder(path):
+        ids, embeddings = VectorFolder(path).read(only)
+        if only is None or len(ids):
+            _refuse_repeated(where, ids)
+        return ids, embeddings
+    chosen = format_of(path)
     if where == STANDARD_STREAM:
         where = "standard input"
     elif not Path(path).is_file():
@@ -85,6 +97,30 @@ def read_vectors(path: str | Path) -> Vectors:
     if not embeddings.shape[1]:
         raise UserError(f"{where}: its vectors have no numbers; write it again")
     return ids, embeddings
+
+
+def read_sample(path: str | Path, most: int, seed: int = 0) -> Vectors:
+    """Read embeddings for figures and pictures, which need not know all of them.
+
+    Args:
+        path: as for `read_vectors`.
+        most: embeddings that are drawn by lot from a folder; files are read whole.
+        seed: of the lot.
+    """
+    if is_folder(path):
+        return VectorFolder(path).sample(most, seed)
+    return read_vectors(path)
+
+
+def blocks_of(path: str | Path) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+    """Yield ids and embeddings (n, D) of a file or folder; a folder is never held whole."""
+    if is_folder(path):
+        yield from VectorFolder(path).blocks()
+        return
+    ids, matrix = read_vectors(path)
+    names = ids.tolist()
+    for first in range(0, len(names), BLOCK_ROWS):
+        yield names[first : first + BLOCK_ROWS], matrix[first : first + BLOCK_ROWS]
 
 
 def _refuse_repeated(where: str, ids: NDArray[np.str_]) -> None:

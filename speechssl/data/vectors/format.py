@@ -62,7 +62,12 @@ _MOST_COMPRESSION = 50  # times; vectors compress to a half, padded ids to a twe
 
 def most_bytes(path: Path) -> int:
     """Return how many bytes may come out of a file: far more is an archive made to fill memory."""
-    return _ALWAYS_READ + _MOST_COMPRESSION * path.stat().st_size
+    return most_bytes_of(path.stat().st_size)
+
+
+def most_bytes_of(size: int) -> int:
+    """Return how many bytes may come out of files of `size` bytes."""
+    return _ALWAYS_READ + _MOST_COMPRESSION * size
 
 
 class Format(Protocol):

@@ -27,7 +27,7 @@ from speechssl.evaluation.verification.scoring import (
     whitening,
 )
 from speechssl.evaluation.verification.settings import VerificationSettings
-from speechssl.evaluation.verification.sources import Embeddings, Ids, load_apart
+from speechssl.evaluation.verification.sources import Embeddings, Ids, load_apart, mean_apart
 
 
 class Backend(Protocol):
@@ -44,7 +44,8 @@ class Cosine:
     """Cosines, after what was asked for: mean subtraction, whitening, AS-norm.
 
     Args:
-        mean: (M, D) training embeddings whose mean is subtracted; None: those of `whiten`, if any.
+        mean: mean (D,) of training embeddings, or they themselves (M, D); it is subtracted. None:
+            that of `whiten`, if any.
         whiten: (M, D) training embeddings for whitening; None: none.
         shrinkage: of the whitening.
         cohort: (C, D) embeddings for AS-norm; None: no AS-norm.
@@ -123,8 +124,11 @@ def fit_cosine(settings: VerificationSettings, ids: Ids, matrix: Matrix) -> Cosi
     def read(source: Embeddings | None, what: str) -> Matrix | None:
         return None if source is None else load_apart(source, ids, matrix, what)[1]
 
+    mean = None
+    if settings.mean is not None:
+        mean = mean_apart(settings.mean, ids, matrix, "the mean")
     return Cosine(
-        mean=read(settings.mean, "the mean"),
+        mean=mean,
         whiten=read(settings.whiten, "the training set of the whitening"),
         shrinkage=settings.shrinkage,
         cohort=read(settings.cohort, "the cohort"),

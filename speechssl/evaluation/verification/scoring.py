@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from speechssl import metrics
 from speechssl.clustering.nearest import faiss_if_installed
 from speechssl.errors import UserError
+from speechssl.progress import progress
 
 Matrix = NDArray[np.float32]
 Index = NDArray[np.int64]
@@ -121,11 +122,13 @@ def cohort_statistics(embeddings: Matrix, cohort: Matrix, top: int = 300) -> tup
     rows = unit(embeddings)
     others = unit(cohort)
     step = max(1, BLOCK // _cohort_width(len(others)))
-    for start in range(0, len(rows), step):
-        block = slice(start, start + step)
-        best = _highest_cosines(rows[block], others, top)
-        mean[block] = best.mean(1)
-        deviation[block] = best.std(1)
+    with progress(len(rows), "AS-norm", "embeddings") as done:
+        for start in range(0, len(rows), step):
+            block = slice(start, start + step)
+            best = _highest_cosines(rows[block], others, top)
+            mean[block] = best.mean(1)
+            deviation[block] = best.std(1)
+            done(len(best))
     return mean, np.maximum(deviation, SPREAD)
 
 

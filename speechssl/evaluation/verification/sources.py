@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from speechssl.data.trials import Trials
 from speechssl.data.vectors.files import read_vectors
+from speechssl.data.vectors.folder import VectorFolder, is_folder
 from speechssl.errors import UserError
 from speechssl.evaluation.verification.scoring import Index, Matrix
 
 Embeddings = str | Path | tuple[ArrayLike, ArrayLike]
-"""A file of embeddings, or ids (N,) and a matrix (N, D)."""
+"""A file or folder of embeddings, or ids (N,) and a matrix (N, D)."""
 
 Ids = NDArray[np.str_]
 
@@ -37,12 +38,13 @@ class LocatedTrials:
     skipped: int
 
 
-def load(source: Embeddings, what: str) -> tuple[Ids, Matrix]:
+def load(source: Embeddings, what: str, only: Collection[str] | None = None) -> tuple[Ids, Matrix]:
     """Read embeddings.
 
     Args:
-        source: a file, or ids and a matrix.
+        source: a file or folder, or ids and a matrix.
         what: names embeddings that have no path, in an error.
+        only: ids that are needed; of a folder no others are held.
 
     Returns:
         Unique ids (N,) and finite embeddings (N, D).
@@ -52,7 +54,7 @@ def load(source: Embeddings, what: str) -> tuple[Ids, Matrix]:
     """
     if isinstance(source, str | Path):
         what = str(source)
-        ids, matrix = read_vectors(source)
+        ids, matrix = read_vectors(source, only)
     else:
         ids = np.asarray(source[0], dtype=str)
         matrix = np.asarray(source[1], dtype=np.float32)
@@ -102,6 +104,22 @@ def load_apart(source: Embeddings, ids: Ids, matrix: Matrix, what: str) -> tuple
             " data"
         )
     return other_ids, other
+
+
+def mean_apart(source: Embeddings, ids: Ids, matrix: Matrix, what: str) -> Matrix:
+    """Return the mean (D,) of embeddings that must not be the test's; a folder is read in blocks.
+
+    Arguments and errors are those of `load_apart`.
+    """
+    if not isinstance(source, str | Path) or not is_folder(source):
+        mean: Matrix = load_apart(source, ids, matrix, what)[1].mean(0, dtype=np.float64)
+        return mean.astype(np.float32)
+    folder = VectorFolder(source)
+    total = np.zeros(folder.dim)
+    for block_ids, block in folder.blocks():
+        load_apart((block_ids, block), ids, matrix, str(source))
+        total += block.sum(0, dtype=np.float64)
+    return (total / folder.rows).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def verify(
             must not be.
     """
     settings = replace(settings or VerificationSettings(), **options)
-    ids, matrix = load(embeddings, "the embeddings")
+    ids, matrix = load(embeddings, "the embeddings", _named(trials, settings.enrol))
     enrolled = enrol_models(settings.enrol or {}, ids, matrix, settings.keep_going)
     located = locate(trials, ids, settings.keep_going, enrolled.row_of)
     _warn_of_zeros(enrolled.matrix, located)
@@ -105,6 +105,14 @@ def verify(
     if settings.calibration is not None:
         results["scoring"] += ", calibrated"
     return Verification(results, located.trials, scores, speakers.sides(located))
+
+
+def _named(trials: Trials, models: Mapping[str, Sequence[str]] | None) -> set[str]:
+    """Return the ids that trials name, and those of the utterances of enrolled models."""
+    named = set(trials.enrol.tolist()) | set(trials.test.tolist())
+    for utterances in (models or {}).values():
+        named.update(utterances)
+    return named
 
 
 def evaluate(embeddings: Embeddings, trials: Trials, **options: Any) -> dict[str, Any]:
@@ -239,7 +247,7 @@ def _calibrate(
     """
     assert settings.calibration is not None
     source, trials = settings.calibration
-    ids, matrix = load(source, "the calibration embeddings")
+    ids, matrix = load(source, "the calibration embeddings", _named(trials, settings.enrol))
     known = set(ids.tolist())
     models = {}
     for model, utterances in (settings.enrol or {}).items():

@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from speechssl.data.vectors.folder import is_part
+
 DEEPEST = 6
 """Levels of folders inside an experiment that are looked at."""
 
 MOST_FILES = 50_000
 """Files that are looked at in one experiment."""
 
-PASSED_OVER = ("snapshots", "tensorboard", "audio", "data", "shards")
+PASSED_OVER = ("snapshots", "tensorboard", "wandb", "mlflow", "audio", "data", "shards")
 """Folders that hold nothing for the page, and much else."""
 
 
@@ -28,7 +30,8 @@ class Found:
         logs: log.jsonl of runs.
         evaluations: results.json in eval/NAME/LIST.
         results: every other results.json.
-        embeddings: .npz files in a folder of embeddings, and those of pseudo-label rounds.
+        embeddings: .npz files and folders of parquet files in a folder `embeddings`, and those
+            of pseudo-label rounds.
         clusters: utt2cluster files.
         diagnoses: diagnostics.json.
         rounds: pseudolabel.json.
@@ -46,6 +49,7 @@ class Found:
 def find(root: Path) -> Found:
     """Return the files of an experiment, sorted by their paths."""
     found = Found()
+    folders: dict[Path, None] = {}
     by_name = {
         "log.jsonl": found.logs,
         "utt2cluster": found.clusters,
@@ -61,6 +65,9 @@ def find(root: Path) -> Found:
             (found.evaluations if is_evaluation else found.results).append(path)
         elif path.suffix == ".npz" and ("embeddings" in inside or path.stem == "embeddings"):
             found.embeddings.append(path)
+        elif is_part(path.name) and "embeddings" in inside[:-1]:
+            folders[path.parent] = None
+    found.embeddings += folders
     return found
 
 

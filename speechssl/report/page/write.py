@@ -51,7 +51,7 @@ def write_page(
         UserError: the extra [page] is not installed, an experiment holds nothing, the page would
             be larger than `MOST_BYTES`, or it cannot be written.
     """
-    _check_installed()
+    check_installed("report: --html")
     budget = AUDIO_BYTES if audio else 0
     material = collect(experiments, data, chosen or Chosen(), budget)
     built: list[dict[str, Any]] = []
@@ -72,22 +72,22 @@ def write_page(
     return material
 
 
-def _check_installed() -> None:
+def check_installed(what: str) -> None:
+    """Raise UserError if the extra [page] is not installed; `what` needs it."""
     try:
         import jinja2  # noqa: F401
         import plotly  # noqa: F401
     except ImportError as error:
-        raise UserError(
-            f"report: --html needs {error.name}; pip install 'speechssl[page]'"
-        ) from error
+        raise UserError(f"{what} needs {error.name}; pip install 'speechssl[page]'") from error
 
 
-def render(material: Material, built: Sequence[Mapping[str, Any]]) -> str:
+def render(material: Material, built: Sequence[Mapping[str, Any]], *, refresh: int = 0) -> str:
     """Return the page as text, everything in it.
 
     Args:
         material: what it was made from.
         built: name, title and blocks of each section.
+        refresh: seconds after which it loads itself anew; 0: never.
     """
     import jinja2
     from markupsafe import Markup
@@ -109,6 +109,7 @@ def render(material: Material, built: Sequence[Mapping[str, Any]]) -> str:
     return template.render(
         title=shortened(", ".join(material.experiments)),
         version=speechssl.__version__,
+        refresh=refresh,
         sections=built,
         systems=_systems(built),
         clips=material.clips.addresses,

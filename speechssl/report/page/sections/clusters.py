@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from speechssl.clustering.steps import confidences, prepared
 from speechssl.data.vectors.files import read_vectors
+from speechssl.data.vectors.folder import VectorFolder, is_folder
+from speechssl.data.vectors.format import Vectors
 from speechssl.report.page.blocks import Block, Chart, Trace, plotly_text
 from speechssl.report.page.drawing import COLOURS, thinned
 from speechssl.report.page.material import Material, clusters_of
@@ -18,6 +21,9 @@ from speechssl.report.page.section import Section
 MOST_POINTS = 2000
 MOST_FILES = 24
 """Files of embeddings that are looked at for those of a clustering."""
+
+MOST_OF_A_FOLDER = 1_000_000
+"""Embeddings of a folder up to which their cohesion is drawn."""
 
 FEW = 40
 """So many clusters or fewer are drawn as bars, each with its name."""
@@ -95,10 +101,17 @@ def _embeddings(
     paths = [file.path for file in material.embeddings[:MOST_FILES]]
     paths.sort(key=lambda path: path.parent != folder)
     for path in paths:
-        read = material.attempt(partial(read_vectors, path))
+        read = material.attempt(partial(_read, path))
         if read is not None and cluster_of.keys() <= set(read[0].tolist()):
             return read if np.isfinite(read[1]).all() else None
     return None
+
+
+def _read(path: Path) -> Vectors | None:
+    """Read embeddings; None for a folder of more than a page should hold in memory."""
+    if is_folder(path) and VectorFolder(path).rows > MOST_OF_A_FOLDER:
+        return None
+    return read_vectors(path)
 
 
 def _cohesion(

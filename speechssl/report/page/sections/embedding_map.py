@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechssl.data.vectors.files import read_vectors
+from speechssl.data.vectors.files import read_sample
 from speechssl.errors import UserError
 from speechssl.report.page.blocks import Block, EmbeddingMap, shortened
 from speechssl.report.page.material import Material, Named, clusters_of
@@ -18,6 +18,9 @@ from speechssl.report.page.section import Section
 
 MOST_MAPS = 6
 """Systems that have a map."""
+
+MOST_OF_A_FOLDER = 100_000
+"""Embeddings of a folder, drawn by lot, among which the points of a map are drawn."""
 
 SHOWN_AS = {"spk": "speaker"}
 """Labels whose name in a Kaldi directory is not the word that people use."""
@@ -112,7 +115,7 @@ def _read(files: Sequence[Named]) -> tuple[NDArray[Any], NDArray[Any], Rows]:
     sets = []
     matrices: list[Rows] = []
     for file in files:
-        names, matrix = read_vectors(file.path)
+        names, matrix = read_sample(file.path, MOST_OF_A_FOLDER)
         if not np.isfinite(matrix).all():
             raise UserError(f"{file.path}: holds numbers that are not finite; embed again")
         if matrices and matrix.shape[1] != matrices[0].shape[1]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from speechssl.data.vectors.files import read_vectors
+from speechssl.data.vectors.files import read_sample
 from speechssl.errors import UserError
 from speechssl.report.page import foreign
 from speechssl.report.page.blocks import Block, Chart, Row, Table
@@ -52,7 +52,7 @@ def build(material: Material) -> Sequence[Block]:
 
 
 def _spectrum(file: Named, seed: int) -> Any:
-    _, matrix = read_vectors(file.path)
+    _, matrix = read_sample(file.path, MOST_ROWS, seed)
     if not np.isfinite(matrix).all():
         raise UserError(f"{file.path}: holds numbers that are not finite; embed again")
     if len(matrix) > MOST_ROWS:

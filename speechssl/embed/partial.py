@@ -1,9 +1,9 @@
-"""The folder of parts: what the processes of a run have embedded so far, until it is merged.
+"""Partial results: what the processes of a run have embedded so far, until it is merged.
 
-A part is `NAME.npy` (N, D) with its ids in `NAME.ids.json`. The ids are written last,
-so a part counts once they are there: whenever a run is killed, it leaves whole parts
-behind, and `--resume` goes on from them. A process that is done writes
-`done-RANK.json`, its failures and seconds of audio.
+They lie in the folder `<out>.parts`. A part is `NAME.npy` (N, D) with its ids in
+`NAME.ids.json`. The ids are written last, so a part counts once they are there:
+whenever a run is killed, it leaves whole parts behind, and `--resume` goes on from
+them. A process that is done writes `done-RANK.json`, its failures and seconds of audio.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ COPY = "model-"
 _MERGED_ROWS = 4096  # rows gathered at a time when parts are merged
 
 
-def open_parts(folder: Path, made_by: str, resume: bool) -> set[str]:
+def open_partial_results(folder: Path, made_by: str, resume: bool) -> set[str]:
     """Make the folder of parts ready and return the ids that it already holds.
 
     Args:
@@ -49,7 +49,7 @@ def open_parts(folder: Path, made_by: str, resume: bool) -> set[str]:
     mark = folder / _MADE_BY
     try:
         if mark.exists() and not resume:
-            remove_parts(folder)
+            remove_partial_results(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if not mark.exists():
             _forget_parts(folder)  # nobody knows which model made them
@@ -75,7 +75,7 @@ def open_parts(folder: Path, made_by: str, resume: bool) -> set[str]:
     return done
 
 
-def remove_parts(folder: Path) -> None:
+def remove_partial_results(folder: Path) -> None:
     """Remove the folder of parts. If that is interrupted, what is left counts for no later run."""
     _forget_parts(folder)
     shutil.rmtree(folder)
@@ -86,7 +86,7 @@ def _forget_parts(folder: Path) -> None:
         ids.unlink()
 
 
-class PartWriter:
+class PartialWriter:
     """Writes the embeddings of one process, a part at a time.
 
     Args:
@@ -103,8 +103,10 @@ class PartWriter:
         self._ids: list[str] = []
         self._vectors: list[npt.NDArray[np.float32]] = []
 
-    def write(self, identifier: str, vector: npt.NDArray[np.float32]) -> None:
-        """Add one embedding (D,)."""
+    def write(
+        self, identifier: str, vector: npt.NDArray[np.float32], audio_seconds: float = 0.0
+    ) -> None:
+        """Add one embedding (D,); the seconds of audio behind it are not kept."""
         self._ids.append(identifier)
         self._vectors.append(vector)
         waited = time.monotonic() - self._written_at

@@ -13,7 +13,7 @@ from speechssl.embed.embedder import Embedder
 from speechssl.errors import UserError
 
 
-def plan_views(
+def plan_crops(
     utterances: Sequence[Utterance],
     count: int,
     views: int,
@@ -51,7 +51,7 @@ def plan_views(
     return plan
 
 
-def embed_views(embedder: Embedder, plan: Sequence[Sequence[Utterance]]) -> NDArray[np.float32]:
+def embed_crops(embedder: Embedder, plan: Sequence[Sequence[Utterance]]) -> NDArray[np.float32]:
     """Return embeddings (V, N, D) of the crops of a plan.
 
     Utterances of which a crop cannot be read or is silent are left out.

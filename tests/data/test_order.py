@@ -8,7 +8,7 @@ import pytest
 from speechssl.data.crops import CropSpec
 from speechssl.data.dataset import CropBatches
 from speechssl.data.manifest import Utterance
-from speechssl.data.streaming import DataOrder, StreamOrder
+from speechssl.data.order import DataOrder, StreamOrder
 from speechssl.errors import UserError
 
 COUNT, BATCH = 43, 4

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from speechssl.audio.memory import InMemory
+from speechssl.audio.in_memory import InMemory
 from speechssl.errors import UserError
 
 Source: TypeAlias = Any

@@ -9,7 +9,7 @@ from torch import nn
 
 from speechssl import parts
 from speechssl.interfaces import Encoder, Progress, Views
-from speechssl.nn.views import encode
+from speechssl.nn.encoding import encode
 
 MELS = 6
 

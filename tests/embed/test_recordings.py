@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 import speechssl
 from speechssl.embed import embedder as embedder_module
 from speechssl.embed.embedder import Embedder
-from speechssl.embed.inputs import time_first
+from speechssl.embed.recordings import time_first
 from speechssl.errors import UserError
 from tests.builders import make_model
 

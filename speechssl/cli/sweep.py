@@ -1,0 +1,102 @@
+"""Train once for every combination of settings and seeds, and compare the runs in one table.
+
+    speechssl sweep dino-small 'data.train=[DIR]' method=dino,simclr optimizer.lr=1e-3,3e-4 seed=0..4 \
+        --evaluate DIR --out OUT
+
+One folder a run, OUT/runs/NAME, named by its differences. What is done is not repeated: start the same
+command again after a kill, and half runs are resumed. Settings with one value go to every run. The table
+(OUT/sweep.md, sweep.tsv) has mean and spread over seeds, and paired differences with 95 % intervals.
+With --optuna, Optuna chooses the settings, `key=LOW..HIGH`, `key=LOW..HIGH:log` or `key=a,b,c`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from speechssl import conf
+from speechssl.cli import flags
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `speechssl sweep`."""
+    flags.add_config(parser)
+    flags.add_overrides(parser, "settings, such as method=dino,byol seed=0..4 train.steps=500")
+    flags.add_out(parser, "the folder of the sweep", required=True)
+    parser.add_argument(
+        "--jobs",
+        type=flags.count,
+        metavar="N",
+        help="runs at once (default: one a GPU; on a CPU one a usable core, with one thread each, or"
+        " with OMP_NUM_THREADS)",
+    )
+    flags.add_device(parser)
+    parser.add_argument(
+        "--evaluate",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a Kaldi directory with trials that every run is evaluated on; may be given again",
+    )
+    parser.add_argument(
+        "--after",
+        metavar="COMMAND",
+        help="a command to run after each training; {run}, {name}, {eval}, {out} and {device} are"
+        " filled in, and results.json in {eval}/LIST come into the table",
+    )
+    parser.add_argument(
+        "--arms",
+        type=Path,
+        metavar="FILE",
+        help="a table of settings that change together: a name, a tab, key=value words",
+    )
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="ARM", help="of --arms, those with these names"
+    )
+    parser.add_argument(
+        "--reference",
+        metavar="SETTING",
+        help="the setting that the others are compared with (default: the first)",
+    )
+    parser.add_argument(
+        "--optuna",
+        type=flags.count,
+        default=0,
+        metavar="N",
+        help="let Optuna choose N settings in place of all combinations",
+    )
+    parser.add_argument(
+        "--objective",
+        default="uniformity",
+        metavar="MEASURE",
+        help="what --optuna goes by: a figure of the log, or with labels LIST/eer of --evaluate"
+        " (default: uniformity, which needs no label)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the tables; the exit code is 1 if a run failed."""
+    from speechssl.sweep import sweep
+    from speechssl.sweep.tasks import SweepSettings
+
+    settings = SweepSettings(
+        config=str(conf.locate(args.config)),
+        words=args.overrides,
+        out=args.out,
+        jobs=args.jobs,
+        device=args.device,
+        evaluate=args.evaluate,
+        after=args.after,
+        arms=args.arms,
+        only=args.only,
+        optuna=args.optuna,
+        objective=args.objective,
+        reference=args.reference,
+    )
+    text, failed = sweep.sweep(settings)
+    print(text)
+    if failed:
+        print(f"sweep: {failed} runs failed; their output is in {args.out}/logs", file=sys.stderr)
+    return 1 if failed else 0

@@ -1,0 +1,110 @@
+"""`embed_corpus`: the embeddings of any number of recordings, by a Ray cluster, into a folder."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from speechssl.embed import on_ray
+from speechssl.embed.batches import Failure
+from speechssl.embed.embedder import Embedder
+from speechssl.embed.files import Summary, fingerprint, load_model_for, packages_of
+from speechssl.embed.folders import means_folder
+from speechssl.embed.outputs import FolderOutput, list_failed, nothing_embedded
+from speechssl.embed.settings import EmbedSettings
+from speechssl.embed.workers import refuse_unguarded_script
+from speechssl.errors import UserError
+
+
+def embed_corpus(
+    model: str | Path | Embedder,
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    settings: EmbedSettings | None = None,
+    ray: on_ray.RaySettings | None = None,
+    **changes: Any,
+) -> Summary:
+    """Embed all that `inputs` name into a folder of parquet files, by the workers of a Ray cluster.
+
+    The numbers are those of `embed_to_file`. Workers write; they must see the recordings and the
+    folder under the names that are given here (a shared disk, or addresses). `resume=True` adds what
+    the folder lacks.
+
+    Args:
+        model: as for `embed_to_file`; its files are sent to the workers.
+        inputs: as for `embed_to_file`. Of lists (`.parquet` with columns `id` and `path`) only the
+            workers hold rows.
+        out: a folder, or its address.
+        settings: how; `EmbedSettings()` if not given.
+        ray: where; None: a cluster on this machine, for this run.
+        changes: settings by their names.
+
+    Raises:
+        UserError: as `embed_to_file`; `out` is no folder; or Ray is missing or has too few cores.
+    """
+    refuse_unguarded_script()
+    started_at = time.monotonic()
+    ray = ray or on_ray.RaySettings()
+    settings = replace(settings or EmbedSettings(), **changes)
+    settings.check(str(out))
+    if not means_folder(str(out)):
+        raise UserError(f"--engine ray writes a folder: give {Path(out).with_suffix('')}/")
+    with FolderOutput(str(out)) as output, on_ray.cluster(ray) as (workers, gpus):
+        embedder = model if isinstance(model, Embedder) else load_model_for(model, "cpu", settings)
+        output.open()
+        corpus, failed = on_ray.find_chunks(inputs, settings, workers)
+        if failed and not settings.keep_going:
+            raise UserError(failed[0].reason)
+        done = output.begin(fingerprint(embedder, settings), settings.resume)
+        settings = replace(settings, allow_code=packages_of(embedder))
+        reports = on_ray.run_on_ray(
+            corpus,
+            _files_of(embedder),
+            _absolute(str(out)),
+            settings,
+            done,
+            workers,
+            ray.worker_cpus,
+            gpus,
+        )
+        wants_progress = settings.progress
+        if wants_progress is None:
+            wants_progress = sys.stderr.isatty()
+        embedded = 0
+        audio_seconds = 0.0
+        with tqdm(total=corpus.count, desc="embed", unit="utt", disable=not wants_progress) as bar:
+            for report in reports:
+                failed += [Failure(**failure) for failure in report["failed"]]
+                embedded += report["written"] + report["done"]
+                audio_seconds += report["seconds"]
+                bar.update(report["recordings"])
+        list_failed(output.failed_list, failed)
+        if not embedded:
+            raise nothing_embedded(failed)
+    return Summary(
+        str(out),
+        embedded,
+        failed,
+        output.failed_list if failed else None,
+        audio_seconds,
+        wall_seconds=time.monotonic() - started_at,
+    )
+
+
+def _files_of(embedder: Embedder) -> dict[str, bytes]:
+    """Return the files of a model folder by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        embedder.save_pretrained(folder)
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def _absolute(out: str) -> str:
+    """Return a path that means the same in another process; an address as it is."""
+    return out if "://" in out else str(Path(out).absolute())

@@ -1,0 +1,148 @@
+"""One frame of a run in the terminal: bar, a curve for each figure, alarms in colour."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from speechssl.report.watch.following import Watched
+from speechssl.text import printable
+
+FIGURES = {
+    "loss": "loss",
+    "teacher_entropy": "teacher entropy",
+    "kl": "KL",
+    "effective_rank": "effective rank",
+    "rankme": "RankMe",
+    "projection_rank": "projection rank",
+    "centre_norm": "centre norm",
+    "uniformity": "uniformity",
+    "lr": "learning rate",
+    "gradient_norm": "gradient norm",
+    "data_wait": "data wait",
+    "utterances_per_second": "utterances / s",
+}
+"""Keys of the log that are shown, and what they are called."""
+
+MOST_ALARMS = 5
+"""Alarms that are shown, the latest."""
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_GAP = "·"
+
+
+def frame(run: Watched, width: int) -> RenderableType:
+    """Return what the terminal shows of a run.
+
+    Args:
+        run: as it stands.
+        width: columns of the terminal.
+    """
+    parts: list[RenderableType] = [_progress(run, width), _curves(run, width), *_alarms(run)]
+    for note in _notes(run):
+        parts.append(Text(printable(note)[:500], style="yellow"))
+    title = Text(printable(run.name)[:100], style="bold")
+    return Panel(Group(*parts), title=title, title_align="left", box=box.ROUNDED)
+
+
+def _progress(run: Watched, width: int) -> RenderableType:
+    total = run.steps or 0.0
+    said = f"step {run.log.step:.0f}"
+    if total:
+        said += f" of {total:.0f}"
+    left = run.seconds_left()
+    since = run.seconds_since_last()
+    if run.is_finished:
+        said += ", finished"
+    elif left is not None:
+        said += f", {duration(left)} left"
+    if since is not None and not run.is_finished:
+        said += f", logged {duration(since)} ago"
+    grid = Table.grid(padding=(0, 1))
+    grid.add_row(
+        ProgressBar(
+            total=total or 1.0, completed=min(run.log.step, total), width=max(10, width // 3)
+        ),
+        Text(said),
+    )
+    return grid
+
+
+def _curves(run: Watched, width: int) -> RenderableType:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("", "curve", "first", "last", "lowest", "highest"):
+        table.add_column(name, justify="left" if name in ("", "curve") else "right", no_wrap=True)
+    room = max(8, min(80, width - 70))
+    for key, title in FIGURES.items():
+        values = [value for _, value in run.points(key)]
+        if values:
+            known = [value for value in values if not math.isnan(value)]
+            low = min(known, default=math.nan)
+            high = max(known, default=math.nan)
+            last = Text(_number(values[-1]), style="bold red" if math.isnan(values[-1]) else "bold")
+            curve = Text(sparkline(values, room), style="cyan")
+            table.add_row(title, curve, _number(values[0]), last, _number(low), _number(high))
+    if not table.row_count:
+        return Text("nothing logged yet", style="dim")
+    return table
+
+
+def _alarms(run: Watched) -> list[RenderableType]:
+    shown: list[RenderableType] = []
+    alarms = run.log.alarms
+    if len(alarms) > MOST_ALARMS:
+        shown.append(Text(f"{len(alarms) - MOST_ALARMS} earlier alarms", style="red"))
+    for step, alarm in alarms[-MOST_ALARMS:]:
+        shown.append(Text(f"step {step:.0f}: {printable(alarm)}"[:600], style="bold red"))
+    return shown
+
+
+def _notes(run: Watched) -> list[str]:
+    notes = list(run.notes)
+    if run.log.broken:
+        notes.append(f"log.jsonl: {run.log.broken} lines are no entries and are left out")
+    return notes
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """Return values as blocks of eight heights, at most `width` of them; a gap for NaN.
+
+    With more values than room, each block is the mean of its share.
+    """
+    count = min(width, len(values))
+    means = []
+    for place in range(count):
+        start = place * len(values) // count
+        share = values[start : max(start + 1, (place + 1) * len(values) // count)]
+        known = [value for value in share if not math.isnan(value)]
+        means.append(sum(known) / len(known) if known else math.nan)
+    known = [value for value in means if not math.isnan(value)]
+    low = min(known, default=0.0)
+    span = max(known, default=0.0) - low
+    letters = []
+    for value in means:
+        if math.isnan(value):
+            letters.append(_GAP)
+        else:
+            height = (value - low) / span if span > 0 else 0.5
+            letters.append(_BLOCKS[min(7, int(height * 8))])
+    return "".join(letters)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as people say it: `12 s`, `3.4 min`, `2.1 h`, `3.0 days`."""
+    for limit, size, unit in ((90, 1, "s"), (5400, 60, "min"), (172800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / size:.0f} {unit}" if size == 1 else f"{seconds / size:.1f} {unit}"
+    return f"{seconds / 86400:.1f} days"
+
+
+def _number(value: float) -> str:
+    return "nan" if math.isnan(value) else f"{value:.4g}"
