@@ -103,32 +103,42 @@ def test_a_way_that_harms_is_left_alone(audio, start, tmp_path, monkeypatch):
     assert (tmp_path / "out/model/calibration.json").exists()  # its scores are what they were
 
 
-@pytest.mark.parametrize(
-    "tried",
-    [
-        ("last-layer", "contrastive"),
-        pytest.param(("contrastive", "rounds", "dino"), marks=pytest.mark.slow),
-    ],
-)
-def test_what_was_interrupted_goes_on_and_ends_the_same(tried, audio, start, tmp_path, monkeypatch):
-    asked = AdaptSettings(start=str(start), audio=(str(audio),), ways=tried, steps=2)
-    whole = adapt(asked, tmp_path / "whole", "cpu")
-    assert list(whole["ways"]) == list(tried)
+def interrupt(asked, out, way, monkeypatch):
+    """Run until `way` begins, and leave the folder as Ctrl-C there leaves it."""
 
     def fail(work):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setitem(ways.WAYS, tried[1], fail)
+        patched.setitem(ways.WAYS, way, fail)
         with pytest.raises(KeyboardInterrupt):
-            adapt(asked, tmp_path / "out", "cpu")
-    assert (tmp_path / "out" / tried[0] / "heldout.npz").exists()
+            adapt(asked, out, "cpu")
+
+
+def test_what_was_interrupted_goes_on(audio, start, tmp_path, monkeypatch):
+    tried = ("last-layer", "contrastive")
+    asked = AdaptSettings(start=str(start), audio=(str(audio),), ways=tried, steps=2)
+    out = tmp_path / "out"
+    interrupt(asked, out, "contrastive", monkeypatch)
+    assert not (out / "results.json").exists()
+    written = (out / "last-layer/heldout.npz").stat().st_mtime_ns
+    results = adapt(asked, out, "cpu")
+    assert list(results["ways"]) == list(tried)
+    assert (out / "last-layer/heldout.npz").stat().st_mtime_ns == written  # not made again
+    config = (out / "contrastive/train/config.yaml").read_text()
+    assert "disjoint: true" in config and "embedding_dim: 16" in config
+    assert "positives_kind: cluster" in config and "before/clusters/utt2cluster" in config
+
+
+@pytest.mark.slow
+def test_after_an_interruption_it_ends_in_the_same_bits(audio, start, tmp_path, monkeypatch):
+    tried = ("contrastive", "rounds", "dino")
+    asked = AdaptSettings(start=str(start), audio=(str(audio),), ways=tried, steps=2)
+    whole = adapt(asked, tmp_path / "whole", "cpu")
+    interrupt(asked, tmp_path / "out", "rounds", monkeypatch)
     again = adapt(asked, tmp_path / "out", "cpu")
     assert again["ways"] == whole["ways"] and again["kept"] == whole["kept"]
     assert same(weights(tmp_path / "out"), weights(tmp_path / "whole"))
-    config = (tmp_path / "out/contrastive/train/config.yaml").read_text()
-    assert "disjoint: true" in config and "embedding_dim: 16" in config
-    assert "positives_kind: cluster" in config and "before/clusters/utt2cluster" in config
 
 
 def test_no_label_is_opened_and_other_parts_of_a_file_are_one_recording(audio, start, tmp_path):
