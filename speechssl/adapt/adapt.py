@@ -11,7 +11,8 @@ from typing import Any
 from speechssl import foreign
 from speechssl.adapt import judging, recordings, report
 from speechssl.adapt.folders import AdaptFolder
-from speechssl.adapt.judging import Judgement, Pairs
+from speechssl.adapt.judging import Judgement
+from speechssl.adapt.pairs import Pairs, embed_pairs
 from speechssl.adapt.settings import AdaptSettings, plan_for, write_settings
 from speechssl.adapt.ways import WAYS, Adaptation, say
 from speechssl.embed.embedder import Embedder
@@ -122,7 +123,7 @@ def _heldout_pairs(work: Adaptation, name: str, model: Path, heldout: list[Any])
         say(f"{name}: embed {len(heldout)} held-out pieces")
         embedder = Embedder(work.load(model), work.device)
         seed = work.settings.seed
-        pairs = judging.embed_pairs(embedder, heldout, work.plan.window, seed, work.augment())
+        pairs = embed_pairs(embedder, heldout, work.plan.window, seed, work.augment())
         pairs.write(file)
     return Pairs.read(file)
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from speechssl import conf, foreign_json
-from speechssl.adapt import judging, last_layer
+from speechssl.adapt import last_layer
 from speechssl.adapt.folders import AdaptFolder
+from speechssl.adapt.pairs import CHANNELS, embed_pairs
 from speechssl.adapt.settings import AdaptSettings, Plan
 from speechssl.data.kaldi import read_mapping
 from speechssl.data.manifest import Utterance
@@ -68,7 +69,7 @@ class Adaptation:
 
     def augment(self) -> dict[str, Any]:
         """Return the settings of augmentation with the user's noises and rooms."""
-        augment = dict(judging.CHANNELS)
+        augment = dict(CHANNELS)
         augment["noise"] = self.settings.noise
         augment["rir"] = self.settings.rir
         if self.settings.rir is not None:
@@ -117,7 +118,7 @@ def fit_last_layer(work: Adaptation) -> Path:
     clustered = [piece for piece in work.pieces if piece.id in cluster_of]
     pieces = clustered[:: max(1, len(clustered) // _MOST_FITTED)]
     say(f"last-layer: fit to {len(pieces)} pieces")
-    pairs = judging.embed_pairs(
+    pairs = embed_pairs(
         Embedder(model, work.device),
         pieces,
         work.plan.window,

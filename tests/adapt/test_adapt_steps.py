@@ -10,7 +10,8 @@ from sklearn.metrics import roc_auc_score
 from speechssl.adapt import judging, last_layer, recordings
 from speechssl.adapt.adapt import best
 from speechssl.adapt.folders import AdaptFolder
-from speechssl.adapt.judging import Judgement, Pairs
+from speechssl.adapt.judging import Judgement
+from speechssl.adapt.pairs import Pairs
 from speechssl.adapt.settings import AdaptSettings, plan_for
 from speechssl.data.manifest import Utterance
 from speechssl.errors import UserError
