@@ -99,7 +99,9 @@ class Tracking:
         self.trackers = trackers
         before = _read_progress(folder) if resumed else {}
         progress = _Progress(folder, before)
-        history = _history(folder, run.step) if trackers and resumed else []
+        history = []
+        if trackers and resumed:
+            history = [entry for _, entry in foreign_json.lines_up_to(folder.log, run.step)]
         self._feeds = []
         for name, tracker in trackers.items():
             self._feeds.append(_Feed(name, tracker, run, progress, history))
@@ -285,23 +287,6 @@ def _read_progress(folder: RunFolder) -> dict[str, dict[str, Any]]:
         step = entry.get("step")
         if isinstance(identity, str) and _ID.fullmatch(identity) and type(step) is int:
             entries[name] = {"id": identity, "step": step}
-    return entries
-
-
-def _history(folder: RunFolder, step: int) -> list[dict[str, Any]]:
-    """Return the lines of ``log.jsonl`` up to a step; a line that is not of its form is left out."""
-    try:
-        lines = folder.log.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    entries = []
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(entry, dict) and type(entry.get("step")) is int and entry["step"] <= step:
-            entries.append(entry)
     return entries
 
 

@@ -96,8 +96,8 @@ def test_wandb_keeps_each_step_once_offline_under_one_id(tmp_path: Path, capsys:
     assert [row["alarm"] for row in rows if "alarm" in row] == [ALARM]
     (first,) = [row for row in history(tmp_path) if "crops/count" in row or "crops" in row]
     assert first["_step"] == 0
-    assert len(list(tmp_path.glob("wandb/*/files/media/audio/*.wav"))) == 2
-    (table,) = tmp_path.glob("wandb/*/files/media/table/*.table.json")
+    assert len(list(tmp_path.glob("wandb/offline-run-*/files/media/audio/*.wav"))) == 2
+    (table,) = tmp_path.glob("wandb/offline-run-*/files/media/table/*.table.json")
     written = json.loads(table.read_text())
     assert written["columns"] == ["utterance", "d0", "d1", "d2", "d3"]
     np.testing.assert_allclose([row[1:] for row in written["data"]], EMBEDDINGS, rtol=1e-6)
