@@ -218,7 +218,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _embed_on_ray(args: argparse.Namespace, settings: EmbedSettings) -> Summary:
     from speechssl.embed.corpus import embed_corpus
-    from speechssl.embed.on_ray import RaySettings
+    from speechssl.embed.ray_cluster import RaySettings
 
     where = RaySettings(args.address, args.workers, args.worker_cpus)
     return embed_corpus(args.model, args.inputs, args.out, settings, where)
