@@ -79,7 +79,7 @@ class _Shared(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         batch = self.dataset[step]
         for group in batch.groups:
-            group.share_memory_()
+            group.share_memory_()  # type: ignore[no-untyped-call]
         return batch
 
 
