@@ -17,6 +17,7 @@ from speechssl.embed.embedder import Embedder
 from speechssl.embed.files import Summary, fingerprint, load_model_for, packages_of
 from speechssl.embed.folders import means_folder
 from speechssl.embed.outputs import FolderOutput, list_failed, nothing_embedded
+from speechssl.embed.ray_cluster import RaySettings, cluster
 from speechssl.embed.settings import EmbedSettings
 from speechssl.embed.workers import refuse_unguarded_script
 from speechssl.errors import UserError
@@ -28,7 +29,7 @@ def embed_corpus(
     inputs: Sequence[str | Path],
     out: str | Path,
     settings: EmbedSettings | None = None,
-    ray: on_ray.RaySettings | None = None,
+    ray: RaySettings | None = None,
     **changes: Any,
 ) -> Summary:
     """Embed all that `inputs` name into a folder of parquet files, by the workers of a Ray cluster.
@@ -51,14 +52,14 @@ def embed_corpus(
     """
     refuse_unguarded_script()
     started_at = time.monotonic()
-    ray = ray or on_ray.RaySettings()
+    ray = ray or RaySettings()
     settings = replace(settings or EmbedSettings(), **changes)
     settings.check(str(out))
     if settings.jobs > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("embed: --engine ray starts its own workers; leave --jobs and torchrun out")
     if not means_folder(str(out)):
         raise UserError(f"--engine ray writes a folder: give {Path(out).with_suffix('')}/")
-    with FolderOutput(str(out)) as output, on_ray.cluster(ray) as (workers, gpus):
+    with FolderOutput(str(out)) as output, cluster(ray) as (workers, gpus):
         embedder = model if isinstance(model, Embedder) else load_model_for(model, "cpu", settings)
         output.open()
         passed_over: list[PassedOver] = []

@@ -16,7 +16,8 @@ from speechssl.data.vectors.folder import VectorFolder
 from speechssl.data.vectors.places import Place
 from speechssl.embed import Embedder, embed_to_file
 from speechssl.embed.lists import read_slice, slices
-from speechssl.embed.on_ray import ChunkEmbedder, RaySettings, digests, find_chunks, part_name
+from speechssl.embed.on_ray import ChunkEmbedder, digests, find_chunks, part_name
+from speechssl.embed.ray_cluster import RaySettings
 from speechssl.embed.settings import EmbedSettings
 from speechssl.errors import UserError
 

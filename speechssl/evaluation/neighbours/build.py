@@ -80,13 +80,13 @@ class Source:
 
     def sample(self, drawn: NDArray[np.int64]) -> Matrix:
         """Return unit rows (n, D) by their numbers, which ascend."""
-        kept = []
+        found = np.empty((len(drawn), self.dim), np.float32)
         first = 0
         for _, block in self.blocks():
             begin, end = np.searchsorted(drawn, (first, first + len(block)))
-            kept.append(block[drawn[begin:end] - first])
+            found[begin:end] = block[drawn[begin:end] - first]
             first += len(block)
-        return np.concatenate(kept)
+        return found
 
 
 def mean_of(embeddings: str | Path) -> Matrix:
