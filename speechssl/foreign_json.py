@@ -60,6 +60,23 @@ def lines(path: Path) -> Iterator[dict[str, Any]]:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
+def lines_up_to(path: Path, step: int) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Yield the lines of a log up to a step, each with what it says.
+
+    A line that is not of its form, or over 1 MiB, is left out; so is a file that is none.
+    """
+    if not path.is_file():
+        return
+    with open(path, "rb") as file:
+        while line := file.readline(_LONGEST_LINE):
+            try:
+                entry = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(entry, dict) and type(entry.get("step")) is int and entry["step"] <= step:
+                yield line.rstrip(b"\r\n") + b"\n", entry
+
+
 def _object(path: Path, data: bytes) -> dict[str, Any]:
     with damage(path):
         found = json.loads(data)

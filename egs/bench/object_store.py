@@ -135,7 +135,7 @@ def serve(port: int, latency: float) -> None:
     from werkzeug.serving import run_simple
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    app = DomainDispatcherApplication(create_backend_app, service="s3")
+    app = DomainDispatcherApplication(create_backend_app)
 
     def later(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         time.sleep(latency)

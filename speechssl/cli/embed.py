@@ -13,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from speechssl.cli import flags
+from speechssl.errors import UserError
 
 if TYPE_CHECKING:
     from speechssl.embed.files import Summary
@@ -205,6 +206,8 @@ def run(args: argparse.Namespace) -> None:
     summary: Summary | None
     if args.engine == "ray":
         summary = _embed_on_ray(args, settings)
+    elif args.address or args.workers:
+        raise UserError("embed: --address and --workers go with --engine ray; add it")
     else:
         from speechssl.embed import embed_to_file
 
@@ -215,7 +218,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _embed_on_ray(args: argparse.Namespace, settings: EmbedSettings) -> Summary:
     from speechssl.embed.corpus import embed_corpus
-    from speechssl.embed.on_ray import RaySettings
+    from speechssl.embed.ray_cluster import RaySettings
 
     where = RaySettings(args.address, args.workers, args.worker_cpus)
     return embed_corpus(args.model, args.inputs, args.out, settings, where)

@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `speechssl watch`."""
-    parser.add_argument("run_folder", type=Path, metavar="RUN", help="the folder of a run")
+    parser.add_argument(
+        "run_folder",
+        type=Path,
+        metavar="RUN",
+        help="the --out of `speechssl train`, finished or not",
+    )
     parser.add_argument(
         "--once", action="store_true", help="print one frame, or write one page, and end"
     )

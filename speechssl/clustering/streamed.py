@@ -24,6 +24,7 @@ from speechssl.clustering.kmeans import ROWS_OF_A_TRY, best_start, check_count
 from speechssl.clustering.nearest import nearest
 from speechssl.clustering.steps import directions
 from speechssl.errors import UserError
+from speechssl.progress import progress
 
 TRIES_IN_SAMPLE = 4
 """The sample of the start has so many times the rows of a try."""
@@ -87,6 +88,7 @@ class Streamed:
     Attributes:
         rows: N of all shares.
         first: row at which the share begins.
+        rows_here: rows of the share.
 
     Raises:
         UserError: numbers that are not finite, or more directions than there are.
@@ -97,6 +99,7 @@ class Streamed:
         self.world = world
         self.rows = source.rows
         self.first = source.rows * world.rank // world.size
+        self.rows_here = source.rows * (world.rank + 1) // world.size - self.first
         self._mean = self._mean_of_all()
         self._directions: NDArray[np.float32] | None = None
         if pca:
@@ -127,13 +130,14 @@ class Streamed:
         if count < self.rows:
             rng = np.random.default_rng(seed)
             drawn = np.sort(rng.choice(self.rows, count, replace=False, shuffle=False))
-        kept = []
-        first = self.first
+        begin, end = np.searchsorted(drawn, (self.first, self.first + self.rows_here))
+        drawn = drawn[begin:end] - self.first
+        mine = np.empty((len(drawn), self.source.dim), np.float32)
+        first = 0
         for block in self._raw():
             begin, end = np.searchsorted(drawn, (first, first + len(block)))
-            kept.append(block[drawn[begin:end] - first])
+            mine[begin:end] = block[drawn[begin:end] - first]
             first += len(block)
-        mine = np.concatenate(kept) if kept else np.zeros((0, self.source.dim), np.float32)
         return self.prepare(np.concatenate(gathered(mine)))
 
     def _raw(self) -> Iterator[NDArray[np.float32]]:
@@ -271,20 +275,23 @@ def fit_kmeans(
     centroids = _start(streamed, n_clusters, init, n_init, seed)
     objective = -2.0
     iterations = 0
-    while True:
-        found = _pass_over(streamed, centroids)
-        found.reduce()
-        gain = float(found.cosines) / streamed.rows - objective
-        objective += gain
-        means = found.sums.clone()
-        empty = torch.nonzero(found.counts == 0).flatten()[: len(found.worst_rows)]
-        means[empty] = found.worst_rows[: len(empty)].double()
-        still_empty = means.abs().sum(1) == 0
-        means[still_empty] = centroids[still_empty].double()
-        if iterations == max_iter or gain <= tol:
-            break
-        centroids = F.normalize(means, dim=1).float()
-        iterations += 1
+    show = None if distributed.rank() == 0 else False
+    with progress(max_iter + 1, "kmeans", "pass", show=show) as count:
+        while True:
+            found = _pass_over(streamed, centroids)
+            found.reduce()
+            count(1)
+            gain = float(found.cosines) / streamed.rows - objective
+            objective += gain
+            means = found.sums.clone()
+            empty = torch.nonzero(found.counts == 0).flatten()[: len(found.worst_rows)]
+            means[empty] = found.worst_rows[: len(empty)].double()
+            still_empty = means.abs().sum(1) == 0
+            means[still_empty] = centroids[still_empty].double()
+            if iterations == max_iter or gain <= tol:
+                break
+            centroids = F.normalize(means, dim=1).float()
+            iterations += 1
     return Fitted(
         centroids,
         torch.arange(n_clusters),
@@ -334,12 +341,14 @@ def assign(streamed: Streamed, fitted: Fitted) -> tuple[NDArray[np.int64], NDArr
     centroids = fitted.centroids.to(device)
     cluster_of = fitted.cluster_of.to(device)
     means = F.normalize(fitted.means, dim=1).to(device)
-    labels = []
-    confidences = []
+    # Small results that are kept among large blocks that are freed would keep their memory, too.
+    labels = np.empty(streamed.rows_here, np.int64)
+    confidences = np.empty(streamed.rows_here, np.float32)
+    first = 0
     for block in streamed.blocks():
         clusters = cluster_of[nearest(block, centroids)[0]]
-        labels.append(clusters.cpu().numpy())
-        confidences.append((block * means[clusters]).sum(1).cpu().numpy())
-    if not labels:
-        return np.zeros(0, np.int64), np.zeros(0, np.float32)
-    return np.concatenate(labels), np.concatenate(confidences)
+        here = slice(first, first + len(block))
+        labels[here] = clusters.cpu().numpy()
+        confidences[here] = (block * means[clusters]).sum(1).cpu().numpy()
+        first += len(block)
+    return labels, confidences

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -10,17 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from speechssl.audio.walk import PassedOver
 from speechssl.embed import on_ray
 from speechssl.embed.batches import Failure
 from speechssl.embed.embedder import Embedder
 from speechssl.embed.files import Summary, fingerprint, load_model_for, packages_of
 from speechssl.embed.folders import means_folder
 from speechssl.embed.outputs import FolderOutput, list_failed, nothing_embedded
+from speechssl.embed.ray_cluster import RaySettings, cluster
 from speechssl.embed.settings import EmbedSettings
 from speechssl.embed.workers import refuse_unguarded_script
 from speechssl.errors import UserError
+from speechssl.progress import progress
 
 
 def embed_corpus(
@@ -28,7 +29,7 @@ def embed_corpus(
     inputs: Sequence[str | Path],
     out: str | Path,
     settings: EmbedSettings | None = None,
-    ray: on_ray.RaySettings | None = None,
+    ray: RaySettings | None = None,
     **changes: Any,
 ) -> Summary:
     """Embed all that `inputs` name into a folder of parquet files, by the workers of a Ray cluster.
@@ -51,18 +52,22 @@ def embed_corpus(
     """
     refuse_unguarded_script()
     started_at = time.monotonic()
-    ray = ray or on_ray.RaySettings()
+    ray = ray or RaySettings()
     settings = replace(settings or EmbedSettings(), **changes)
     settings.check(str(out))
+    if settings.jobs > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("embed: --engine ray starts its own workers; leave --jobs and torchrun out")
     if not means_folder(str(out)):
         raise UserError(f"--engine ray writes a folder: give {Path(out).with_suffix('')}/")
-    with FolderOutput(str(out)) as output, on_ray.cluster(ray) as (workers, gpus):
+    with FolderOutput(str(out)) as output, cluster(ray) as (workers, gpus):
         embedder = model if isinstance(model, Embedder) else load_model_for(model, "cpu", settings)
         output.open()
-        corpus, failed = on_ray.find_chunks(inputs, settings, workers)
+        passed_over: list[PassedOver] = []
+        corpus, failed = on_ray.find_chunks(inputs, settings, workers, passed_over)
         if failed and not settings.keep_going:
             raise UserError(failed[0].reason)
         done = output.begin(fingerprint(embedder, settings), settings.resume)
+        output.list_passed_over(passed_over)
         settings = replace(settings, allow_code=packages_of(embedder))
         reports = on_ray.run_on_ray(
             corpus,
@@ -74,17 +79,14 @@ def embed_corpus(
             ray.worker_cpus,
             gpus,
         )
-        wants_progress = settings.progress
-        if wants_progress is None:
-            wants_progress = sys.stderr.isatty()
         embedded = 0
         audio_seconds = 0.0
-        with tqdm(total=corpus.count, desc="embed", unit="utt", disable=not wants_progress) as bar:
+        with progress(corpus.count, "embed", "utt", show=settings.progress) as count:
             for report in reports:
                 failed += [Failure(**failure) for failure in report["failed"]]
                 embedded += report["written"] + report["done"]
                 audio_seconds += report["seconds"]
-                bar.update(report["recordings"])
+                count(report["recordings"])
         list_failed(output.failed_list, failed)
         if not embedded:
             raise nothing_embedded(failed)
@@ -95,6 +97,8 @@ def embed_corpus(
         output.failed_list if failed else None,
         audio_seconds,
         wall_seconds=time.monotonic() - started_at,
+        passed_over=len(passed_over),
+        passed_over_list=output.passed_over_list if passed_over else None,
     )
 
 

@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import os
 import pickle
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ from numpy.typing import NDArray
 
 from speechssl import compat
 from speechssl.audio.remotes import Remotes
+from speechssl.audio.walk import PassedOver
 from speechssl.data.manifest import Utterance
 from speechssl.data.vectors.folder import ENDING
 from speechssl.data.vectors.folder_writer import part_bytes
@@ -45,22 +43,6 @@ _FEWEST_ROWS = 64
 
 
 @dataclass(frozen=True)
-class RaySettings:
-    """Where Ray runs.
-
-    Attributes:
-        address: of a cluster, `auto` for the one that this machine belongs to; None: one is started
-            on this machine, for this run.
-        workers: actors; 0: one a GPU, or else as many as there are cores for, all but one.
-        worker_cpus: cores of an actor.
-    """
-
-    address: str | None = None
-    workers: int = 0
-    worker_cpus: int = 1
-
-
-@dataclass(frozen=True)
 class Corpus:
     """What is embedded, in chunks.
 
@@ -74,9 +56,18 @@ class Corpus:
 
 
 def find_chunks(
-    inputs: Sequence[str | Path], settings: EmbedSettings, workers: int
+    inputs: Sequence[str | Path],
+    settings: EmbedSettings,
+    workers: int,
+    passed_over: list[PassedOver],
 ) -> tuple[Corpus, list[Failure]]:
     """Find what is embedded; of parquet lists only the metadata are read.
+
+    Args:
+        inputs: as for `sources.collect`, and lists.
+        settings: as for `embed_to_file`.
+        workers: actors.
+        passed_over: gets an entry for each file of a folder that is no audio.
 
     Returns:
         The chunks, and the lines of Kaldi files that cannot be used.
@@ -91,7 +82,8 @@ def find_chunks(
     utterances: list[Utterance] = []
     skipped: list[Failure] = []
     if others:
-        utterances, skipped = collect(others, settings.allow_pipes, Remotes(settings.remote))
+        remotes = Remotes(settings.remote)
+        utterances, skipped = collect(others, settings.allow_pipes, remotes, passed_over)
         utterances = utterances[:: settings.every]
     pieces = [piece for path in lists for piece in slices(path, MOST_ROWS)]
     size = len(utterances) // (_CHUNKS_OF_A_WORKER * workers)
@@ -284,59 +276,3 @@ def _users_mistake(error: BaseException | None) -> str | None:
             return last.rpartition(f"{UserError.__name__}: ")[2]
         error = getattr(error, "cause", None) or error.__cause__
     return None
-
-
-@contextmanager
-def cluster(settings: RaySettings) -> Iterator[tuple[int, int]]:
-    """Connect to a cluster, or start one on this machine and stop it in the end.
-
-    Yields:
-        The number of workers, and the GPUs of each (0 or 1).
-
-    Raises:
-        UserError: Ray is not installed, there is no cluster, or it has too few cores.
-    """
-    try:
-        import ray
-        import ray.data
-    except ImportError:
-        raise UserError("--engine ray needs Ray: pip install 'speechssl[ray]'") from None
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
-    cpus = None
-    if settings.address is None and settings.workers:
-        # One more than they have: tasks that hand out chunks need a core, too, or all wait.
-        cpus = max(os.cpu_count() or 1, settings.workers * settings.worker_cpus + 1)
-    try:
-        ray.init(
-            settings.address,
-            num_cpus=cpus,
-            include_dashboard=False if settings.address is None else None,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        detail = " ".join(str(error).split())[:200]
-        raise UserError(f"--address {settings.address}: no Ray cluster there ({detail})") from None
-    try:
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        yield _share_out(settings, resources)
-    finally:
-        ray.shutdown()
-
-
-def _share_out(settings: RaySettings, resources: dict[str, float]) -> tuple[int, int]:
-    """Return the number of workers, and the GPUs of each (0 or 1), of what a cluster has."""
-    cpus = int(resources.get("CPU", 0))
-    gpus = int(resources.get("GPU", 0))
-    room = (cpus - 1) // settings.worker_cpus
-    if room < max(1, settings.workers):
-        raise UserError(
-            f"--engine ray: {max(1, settings.workers)} workers of {settings.worker_cpus} cores and"
-            f" one core for handing out work need more than the cluster's {cpus}"
-        )
-    if gpus:
-        return min(settings.workers or gpus, gpus), 1
-    return settings.workers or room, 0

@@ -26,6 +26,8 @@ from speechssl.text import tsv_cell
 SILHOUETTE_ROWS = 10_000
 """Utterances for the silhouette, which compares all pairs."""
 
+_SILHOUETTE_MB = 64  # of distances at a time; scikit-learn's default is a gigabyte
+
 SILHOUETTE_MEMBERS = 20
 """The most of them that come from one cluster."""
 
@@ -291,11 +293,13 @@ def _silhouette(rows: Rows, labels: Labels, seed: int) -> float | None:
 
 def silhouette_of(rows: Rows, labels: Labels) -> float | None:
     """Return the mean silhouette with cosine distances; None where it is not defined."""
+    from sklearn import config_context
     from sklearn.metrics import silhouette_score
 
     if not 2 <= len(np.unique(labels)) < len(labels):
         return None
-    return float(silhouette_score(rows, labels, metric="cosine"))
+    with config_context(working_memory=_SILHOUETTE_MB):
+        return float(silhouette_score(rows, labels, metric="cosine"))
 
 
 def silhouette_rows(labels: Labels, seed: int) -> NDArray[np.intp]:

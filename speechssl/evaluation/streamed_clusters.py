@@ -115,13 +115,13 @@ def _figures(
 
 def rows_of(folder: VectorFolder, rows: NDArray[np.intp]) -> NDArray[np.float32]:
     """Return some embeddings (n, D) of a folder, by their numbers, which ascend."""
-    found = []
+    found = np.empty((len(rows), folder.dim), np.float32)
     first = 0
     for _, block in folder.blocks(with_ids=False):
         begin, end = np.searchsorted(rows, (first, first + len(block)))
-        found.append(block[rows[begin:end] - first])
+        found[begin:end] = block[rows[begin:end] - first]
         first += len(block)
-    return np.concatenate(found)
+    return found
 
 
 def write_folder(

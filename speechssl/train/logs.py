@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from speechssl import foreign_json
 from speechssl.distributed import mean_over_ranks
-from speechssl.files import RunFolder, write_text
+from speechssl.errors import UserError
+from speechssl.files import RunFolder, atomic_write
 from speechssl.train.tracking import Tracking
 
 _SHOWN = {
@@ -201,12 +203,17 @@ class Log:
 
 
 def _cut_back(path: Path, step: int) -> None:
-    """Keep the lines of a log up to ``step``; a run that starts at step 0 gets an empty log."""
-    kept = []
-    if step and path.is_file():
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        kept = [line for line in lines if _step_of(line) <= step]
-    write_text(path, "".join(line + "\n" for line in kept))  # whole: a kill loses no line
+    """Keep the lines of a log up to ``step``; a run that starts at step 0 gets an empty log.
+
+    Raises:
+        UserError: something else is in its place, a folder or a device.
+    """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is no regular file; move it away, or choose another --out")
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:  # a kill loses no line
+        if step:
+            for line, _ in foreign_json.lines_up_to(path, step):
+                file.write(line)
 
 
 def sync(path: Path) -> None:
@@ -214,14 +221,6 @@ def sync(path: Path) -> None:
     if path.exists():
         with path.open("rb+") as file:
             os.fsync(file.fileno())
-
-
-def _step_of(line: str) -> int:
-    """Return the step of a line of the log, or a huge number if the line is broken."""
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return sys.maxsize
 
 
 def _rounded(value: Any) -> Any:

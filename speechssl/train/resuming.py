@@ -9,7 +9,6 @@ from speechssl import config, foreign_yaml, parts
 from speechssl.data.manifest import Utterance
 from speechssl.errors import UserError
 from speechssl.files import RunFolder
-from speechssl.model import read_saved_config
 from speechssl.train.about import class_digests, fingerprint
 from speechssl.train.settings import TrainingConfig, complete, with_new_names, with_train
 
@@ -51,7 +50,11 @@ def _settings_before(folder: RunFolder, allow_code: Collection[str]) -> dict[str
 
     A setting that came later has its default: it is what the run was made with.
     """
-    written = with_new_names(read_saved_config(folder.config, allow_code))
+    saved = foreign_yaml.read(folder.config)
+    if isinstance(saved.get("train"), dict):
+        saved["train"].pop("trackers", None)  # who looked on; never built from what is saved
+    parts.refuse_outside_code(saved, allow_code, folder.config)
+    written = with_new_names(saved)
     train = written.get("train")
     if isinstance(train, dict) and train.get("threads") == -1:  # before there was `auto`
         train["threads"] = "auto"

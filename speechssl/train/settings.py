@@ -345,7 +345,7 @@ def with_new_names(written: Mapping[str, Any]) -> dict[str, Any]:
     """
     sections = dict(written)
     for name, kind in {**_DATACLASSES, **_MODULES}.items():
-        if name in sections:
+        if isinstance(sections.get(name), Mapping):  # whatever else it is, `config.check` refuses
             sections[name] = config.with_new_names(kind, sections[name])
     for name, folder in _PARTS.items():
         if name in sections:

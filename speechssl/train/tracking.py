@@ -29,6 +29,9 @@ from speechssl.text import printable
 SECONDS_TO_CLOSE = 60.0
 """How long the end of a training waits for a tracker that still sends or writes."""
 
+SECONDS_TO_OPEN = 20.0
+"""How long the beginning waits for trackers: loader workers are best forked when no thread imports."""
+
 _MOST_WAITING = 1000
 """Calls that may wait for a tracker; one that falls behind further is given up."""
 
@@ -99,10 +102,14 @@ class Tracking:
         self.trackers = trackers
         before = _read_progress(folder) if resumed else {}
         progress = _Progress(folder, before)
-        history = _history(folder, run.step) if trackers and resumed else []
+        history = []
+        if trackers and resumed:
+            history = [entry for _, entry in foreign_json.lines_up_to(folder.log, run.step)]
         self._feeds = []
         for name, tracker in trackers.items():
             self._feeds.append(_Feed(name, tracker, run, progress, history))
+        for feed in self._feeds:
+            feed.opened.wait(SECONDS_TO_OPEN)
 
     def add(self, step: int, figures: Mapping[str, Any], alarms: Sequence[str] = ()) -> None:
         """Give the figures and alarms after ``step`` steps to every tracker."""
@@ -173,6 +180,7 @@ class _Feed:
             self._seen = min(self._seen, run.step)
         self._calls: queue.Queue[Callable[[], None] | None] = queue.Queue(_MOST_WAITING)
         self._given_up = False
+        self.opened = threading.Event()
         self._thread = threading.Thread(target=self._work, name=f"tracker-{name}", daemon=True)
         self._thread.start()
         missed = [entry for entry in history if entry["step"] > self._seen]
@@ -198,6 +206,7 @@ class _Feed:
 
     def _open(self, run: TrackedRun, missed: Sequence[Mapping[str, Any]]) -> None:
         self._progress.opened(self.name, str(self.tracker.open(run)))
+        self.opened.set()
         for entry in missed:
             self._add(entry["step"], _numbers(entry), _alarms(entry))
 
@@ -229,6 +238,7 @@ class _Feed:
         if self._given_up:
             return
         self._given_up = True
+        self.opened.set()  # nobody is to wait for it
         said = printable(" ".join(reason.split()))[:300]
         tqdm.write(
             f"speechssl: warning: tracker {self.name}: {said}; the training goes on without it,"
@@ -285,23 +295,6 @@ def _read_progress(folder: RunFolder) -> dict[str, dict[str, Any]]:
         step = entry.get("step")
         if isinstance(identity, str) and _ID.fullmatch(identity) and type(step) is int:
             entries[name] = {"id": identity, "step": step}
-    return entries
-
-
-def _history(folder: RunFolder, step: int) -> list[dict[str, Any]]:
-    """Return the lines of ``log.jsonl`` up to a step; a line that is not of its form is left out."""
-    try:
-        lines = folder.log.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    entries = []
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(entry, dict) and type(entry.get("step")) is int and entry["step"] <= step:
-            entries.append(entry)
     return entries
 
 

@@ -157,6 +157,13 @@ def test_going_on_needs_the_same_model_and_to_be_asked_for(tmp_path: Path) -> No
         open_folder(place, "one model", resume=True)
 
 
+def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"")
+    with pytest.raises(UserError, match="holds other files, such as 'a.wav'"):
+        open_folder(Place(tmp_path), "m", resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
 def test_files_are_written_when_full_or_old(tmp_path: Path) -> None:
     writer = FolderWriter(Place(tmp_path), rows=3, seconds=1e9)
     for number in range(7):

@@ -182,6 +182,35 @@ def test_behind_an_address_it_is_the_same(
     assert not list(tmp_path.glob("s3*"))
 
 
+@pytest.mark.slow
+def test_a_server_of_s3_is_written_and_read(
+    model: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real requests of the package that users install, to a server on loopback."""
+    pytest.importorskip("moto", reason="needs moto[s3,server]")
+    pytest.importorskip("s3fs")
+    fsspec = pytest.importorskip("fsspec")
+    monkeypatch.syspath_prepend(str(ROOT))
+    from egs.bench.object_store import server
+
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "")  # so that they are taken away again
+    fsspec.register_implementation("s3", "s3fs.S3FileSystem", clobber=True)
+    with server(latency=0.0):
+        fsspec.filesystem("s3").mkdir("bucket")
+        out = "s3://bucket/deep/e"
+        embed_to_file(model, [corpus], out)
+        embed_to_file(model, [corpus], tmp_path / "e.npz")
+        assert_same(by_id(out), by_id(tmp_path / "e.npz"))
+        write_audio(corpus / "new.wav", noise(0.5, seed=99))
+        summary = embed_to_file(model, [corpus], out, resume=True)
+        assert summary is not None and summary.embedded == 8
+        failed = fsspec.filesystem("s3").cat_file("bucket/deep/e.failed").decode()
+        assert failed.startswith("empty.wav\t")
+        assert main(["cluster", out, "n_clusters=2", "--out", str(tmp_path / "c")]) == 0
+        assert len((tmp_path / "c/utt2cluster").read_text().splitlines()) == 8
+
+
 def test_what_means_a_folder(tmp_path: Path) -> None:
     for name in ("emb", "emb/", "deep/emb", "emb.v2/", "s3://b/emb", "gs://b/x.parquet/"):
         assert means_folder(name), name

@@ -16,7 +16,8 @@ from speechssl.data.vectors.folder import VectorFolder
 from speechssl.data.vectors.places import Place
 from speechssl.embed import Embedder, embed_to_file
 from speechssl.embed.lists import read_slice, slices
-from speechssl.embed.on_ray import ChunkEmbedder, RaySettings, digests, find_chunks, part_name
+from speechssl.embed.on_ray import ChunkEmbedder, digests, find_chunks, part_name
+from speechssl.embed.ray_cluster import RaySettings
 from speechssl.embed.settings import EmbedSettings
 from speechssl.errors import UserError
 
@@ -61,7 +62,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest)
 
 
 def test_chunks_that_are_repeated_are_written_once(model: Path, tmp_path: Path) -> None:
-    corpus, skipped = find_chunks([write_corpus(tmp_path / "c", 150)], EmbedSettings(), workers=2)
+    corpus, skipped = find_chunks([write_corpus(tmp_path / "c", 150)], EmbedSettings(), 2, [])
     assert corpus.count == 151 and len(corpus.chunks) == 3 and not skipped
     worker = actor(model, tmp_path / "e")
     for chunk in (*corpus.chunks, *corpus.chunks[1:]):  # as after a lost worker
@@ -73,7 +74,7 @@ def test_chunks_that_are_repeated_are_written_once(model: Path, tmp_path: Path) 
 
 
 def test_what_is_done_is_not_embedded_again(model: Path, tmp_path: Path) -> None:
-    corpus, _ = find_chunks([write_corpus(tmp_path / "c", 20)], EmbedSettings(), workers=1)
+    corpus, _ = find_chunks([write_corpus(tmp_path / "c", 20)], EmbedSettings(), 1, [])
     names = [utterance.id for chunk in corpus.chunks for utterance in chunk]
     report = actor(model, tmp_path / "e", tuple(names[:15])).embed(corpus.chunks[0])
     assert (report["done"], report["written"], report["recordings"]) == (15, 5, 21)
@@ -104,7 +105,7 @@ def test_lists_are_read_a_slice_at_a_time(model: Path, tmp_path: Path) -> None:
     assert [piece.rows for piece in pieces] == [3, 1, 3, 1, 1]
     read = [one for piece in pieces for one in read_slice(piece, remotes())]
     assert [(one.id, one.path) for one in read] == list(zip(ids, paths, strict=True))
-    corpus, _ = find_chunks([found], EmbedSettings(), workers=1)
+    corpus, _ = find_chunks([found], EmbedSettings(), 1, [])
     assert corpus.count == 9
     for chunk in corpus.chunks:
         actor(model, tmp_path / "e").embed(chunk)
@@ -160,6 +161,8 @@ def test_without_ray_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"speechssl\[ray\]"):
         embed_corpus(model, [tmp_path], tmp_path / "e", ray=RaySettings())
+    with pytest.raises(UserError, match="leave --jobs"):
+        embed_corpus(model, [tmp_path], tmp_path / "e", jobs=2)
     with pytest.raises(UserError, match="writes a folder"):
         embed_corpus(model, [tmp_path], tmp_path / "e.npz", ray=RaySettings())
 

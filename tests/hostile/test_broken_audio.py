@@ -130,7 +130,15 @@ def test_broken_recordings(runner: Runner, cases: Cases, tmp_path: Path) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", SEEDS)
 def test_many_broken_recordings(kind: str, runner: Runner, cases: Cases, tmp_path: Path) -> None:
-    attack(runner, cases, f"audio: {kind}", broken(kind, 40, seed=1), tmp_path)
+    files = broken(kind, 40, seed=1)
+    # As many whole recordings first: what libraries and a full batch take is not the attack's doing.
+    ending, data = SEEDS[kind]
+    whole = tmp_path / "whole"
+    hostile_audio.write_all(whole, {f"{number}{ending}": data for number in range(len(files))})
+    runner.run(
+        ["embed", "mfcc", whole, "--out", tmp_path / "whole.npz"], out=tmp_path / "whole.npz"
+    )
+    attack(runner, cases, f"audio: {kind}", files, tmp_path)
     cases.hold()
 
 

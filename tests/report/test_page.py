@@ -20,6 +20,9 @@ from page_experiment import experiment
 from speechssl import metrics
 from speechssl.cli.command import main
 from speechssl.data.trials import read_trials
+from speechssl.data.vectors.files import read_vectors
+from speechssl.data.vectors.folder_writer import part_bytes
+from speechssl.data.vectors.places import Place
 from speechssl.errors import UserError
 from speechssl.report.page import write
 from speechssl.report.page.blocks import plotly_text, shortened
@@ -229,6 +232,26 @@ def test_several_experiments_stand_side_by_side(tmp_path):
     page = Page(out.read_text(encoding="utf-8"))
     boxes = [a["value"] for tag, a in page.tags if a.get("type") == "checkbox"]
     assert {"a: trained", "b: trained", "a: dino", "b: dino"} <= set(boxes)
+
+
+def test_a_folder_of_embeddings_is_shown_as_a_file_is(tmp_path):
+    pytest.importorskip("pyarrow")
+    exp = experiment(tmp_path / "exp")
+    chosen = Chosen(map_method="pca", clips=0)
+    before = write_page([exp], tmp_path / "file.html", chosen=chosen, audio=False)
+    file = exp / "embeddings/trained/test.npz"
+    ids, matrix = read_vectors(file)
+    folder = exp / "embeddings/trained/test"
+    for first in (0, 11):
+        last = 11 if first == 0 else len(ids)
+        names = ids[first:last].tolist()
+        data = part_bytes(names, matrix[first:last], [1.0] * len(names))
+        Place(folder).write(f"part-{first}.parquet", data)
+    file.unlink()
+    after = write_page([exp], tmp_path / "folder.html", chosen=chosen, audio=False)
+    assert after.notes == before.notes
+    pages = [Page((tmp_path / f"{name}.html").read_text("utf-8")) for name in ("file", "folder")]
+    assert pages[0].charts() == pages[1].charts()
 
 
 def test_the_command_writes_the_page_without_audio(world, tmp_path, capsys):

@@ -178,16 +178,16 @@ class VectorFolder:
             rng = np.random.default_rng(seed)
             drawn = np.sort(rng.choice(self.rows, count, replace=False, shuffle=False))
         names: list[str] = []
-        kept = []
+        found = np.empty((len(drawn), self.dim), np.float32)
         first = 0
         for ids, vectors in self.blocks(with_ids=with_ids):
             begin, end = np.searchsorted(drawn, (first, first + len(vectors)))
             here = drawn[begin:end] - first
-            kept.append(vectors[here])
+            found[begin:end] = vectors[here]
             if with_ids:
                 names += [ids[row] for row in here.tolist()]
             first += len(vectors)
-        return np.array(names, dtype=str), np.concatenate(kept)
+        return np.array(names, dtype=str), found
 
     def ids(self) -> Iterator[str]:
         """Yield all ids, without the embeddings."""

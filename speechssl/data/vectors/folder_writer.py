@@ -43,11 +43,17 @@ def open_folder(place: Place, made_by: str, resume: bool) -> set[str]:
         resume: go on from what is there.
 
     Raises:
-        UserError: it holds embeddings without `resume`, or those of another model; or it cannot be
-            read or written.
+        UserError: it holds embeddings without `resume`, those of another model, or other files;
+            or it cannot be read or written.
     """
     pyarrow_or_refuse()
-    has_parts = any(is_part(entry.name) for entry in place.files())
+    names = [entry.name for entry in place.files()]
+    has_parts = any(is_part(name) for name in names)
+    others = [name for name in names if not is_part(name) and not name.startswith((".", "_"))]
+    if others:
+        raise UserError(
+            f"{place.name}: holds other files, such as {others[0]!r}; give a folder of its own"
+        )
     if has_parts and not resume:
         raise UserError(
             f"{place.name}: holds embeddings already; go on with --resume, or give another --out"

@@ -18,6 +18,7 @@ from speechssl.evaluation.neighbours import layout, quantised
 from speechssl.evaluation.neighbours.layout import About
 from speechssl.evaluation.neighbours.search import Best, Index
 from speechssl.evaluation.verification.scoring import unit
+from speechssl.progress import progress
 
 FLAT_BELOW = 1_000_000
 """Embeddings below which an index is exact."""
@@ -79,13 +80,13 @@ class Source:
 
     def sample(self, drawn: NDArray[np.int64]) -> Matrix:
         """Return unit rows (n, D) by their numbers, which ascend."""
-        kept = []
+        found = np.empty((len(drawn), self.dim), np.float32)
         first = 0
         for _, block in self.blocks():
             begin, end = np.searchsorted(drawn, (first, first + len(block)))
-            kept.append(block[drawn[begin:end] - first])
+            found[begin:end] = block[drawn[begin:end] - first]
             first += len(block)
-        return np.concatenate(kept)
+        return found
 
 
 def mean_of(embeddings: str | Path) -> Matrix:
@@ -189,52 +190,75 @@ def _write_rows(
 ) -> NDArray[np.int64]:
     """Write ids and shards; return the true nearest rows (Q, 11) of the rows `drawn`."""
     best = Best(source.sample(drawn), NEIGHBOURS + 1)
-    writer = None if trained is None else quantised.ShardWriter(*trained)
-    kind = np.float32 if trained is None else np.float16
+    shards = _ShardFiles(folder, about, trained)
     ends = np.lib.format.open_memmap(
         folder / layout.ID_ENDS, mode="w+", dtype=np.int64, shape=(about.rows,)
     )
-    shard = 0
-    place = 0
-    vectors = _rows_file(folder, shard, about, kind)
     row = 0
     byte = 0
-    with (folder / layout.IDS).open("wb") as names:
+    with (
+        (folder / layout.IDS).open("wb") as names,
+        progress(about.rows, "index", "embeddings") as count,
+    ):
         for ids, block in source.blocks():
             best.look_at(block, row)
+            shards.add(block)
             encoded = [name.encode("utf-8", "replace") for name in ids]
             names.write(b"".join(encoded))
             lengths = np.array([len(name) for name in encoded], np.int64)
             ends[row : row + len(ids)] = byte + np.cumsum(lengths)
             byte += int(lengths.sum())
             row += len(ids)
-            while len(block):
-                room = about.shards[shard] - place
-                here = block[:room]
-                block = block[room:]
-                vectors[place : place + len(here)] = here
-                place += len(here)
-                if writer is not None:
-                    writer.add(here)
-                if place == about.shards[shard]:
-                    vectors.flush()
-                    if writer is not None:
-                        writer.write(folder, shard)
-                    shard += 1
-                    place = 0
-                    if shard < len(about.shards):
-                        vectors = _rows_file(folder, shard, about, kind)
+            count(len(ids))
     ends.flush()
     return best.rows
 
 
-def _rows_file(folder: Path, shard: int, about: About, kind: type) -> Any:
-    return np.lib.format.open_memmap(
-        folder / layout.vectors_file(shard),
-        mode="w+",
-        dtype=kind,
-        shape=(about.shards[shard], about.dim),
-    )
+class _ShardFiles:
+    """Writes unit rows, and their codes, shard by shard.
+
+    Args:
+        folder: of the index.
+        about: says how many rows each shard has.
+        trained: centroids and codebooks of `ivfpq`; None: `flat`.
+    """
+
+    def __init__(self, folder: Path, about: About, trained: tuple[Matrix, Matrix] | None) -> None:
+        self._folder = folder
+        self._about = about
+        self._codes = None if trained is None else quantised.ShardWriter(*trained)
+        self._kind = np.float32 if trained is None else np.float16
+        self._shard = 0
+        self._filled = 0
+        self._vectors: Any = None
+
+    def add(self, block: Matrix) -> None:
+        """Add unit rows (n, D)."""
+        while len(block):
+            size = self._about.shards[self._shard]
+            if self._vectors is None:
+                self._vectors = np.lib.format.open_memmap(
+                    self._folder / layout.vectors_file(self._shard),
+                    mode="w+",
+                    dtype=self._kind,
+                    shape=(size, self._about.dim),
+                )
+            here = block[: size - self._filled]
+            block = block[len(here) :]
+            self._vectors[self._filled : self._filled + len(here)] = here
+            self._filled += len(here)
+            if self._codes is not None:
+                self._codes.add(here)
+            if self._filled == size:
+                self._end_shard()
+
+    def _end_shard(self) -> None:
+        self._vectors.flush()
+        self._vectors = None
+        if self._codes is not None:
+            self._codes.write(self._folder, self._shard)
+        self._shard += 1
+        self._filled = 0
 
 
 def _measured(

@@ -67,7 +67,7 @@ def find(root: Path) -> Found:
             found.embeddings.append(path)
         elif is_part(path.name) and "embeddings" in inside[:-1]:
             folders[path.parent] = None
-    found.embeddings += folders
+    found.embeddings = sorted([*found.embeddings, *folders])
     return found
 
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-
-from rich import box
-from rich.console import Group, RenderableType
-from rich.panel import Panel
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from speechssl.report.watch.following import Watched
 from speechssl.text import printable
+
+if TYPE_CHECKING:  # rich is in the extra [log]; the page does without it
+    from rich.console import RenderableType
 
 FIGURES = {
     "loss": "loss",
@@ -34,6 +31,8 @@ FIGURES = {
 MOST_ALARMS = 5
 """Alarms that are shown, the latest."""
 
+_WIDE = 100  # columns of a terminal that has room for all figures
+
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _GAP = "·"
 
@@ -45,6 +44,11 @@ def frame(run: Watched, width: int) -> RenderableType:
         run: as it stands.
         width: columns of the terminal.
     """
+    from rich import box
+    from rich.console import Group
+    from rich.panel import Panel
+    from rich.text import Text
+
     parts: list[RenderableType] = [_progress(run, width), _curves(run, width), *_alarms(run)]
     for note in _notes(run):
         parts.append(Text(printable(note)[:500], style="yellow"))
@@ -53,6 +57,10 @@ def frame(run: Watched, width: int) -> RenderableType:
 
 
 def _progress(run: Watched, width: int) -> RenderableType:
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
     total = run.steps or 0.0
     said = f"step {run.log.step:.0f}"
     if total:
@@ -76,10 +84,16 @@ def _progress(run: Watched, width: int) -> RenderableType:
 
 
 def _curves(run: Watched, width: int) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("", "curve", "first", "last", "lowest", "highest"):
+    heads = ["", "curve", "first", "last"]
+    if width >= _WIDE:
+        heads += ["lowest", "highest"]
+    for name in heads:
         table.add_column(name, justify="left" if name in ("", "curve") else "right", no_wrap=True)
-    room = max(8, min(80, width - 70))
+    room = max(8, min(80, width - 28 - 11 * (len(heads) - 2)))
     for key, title in FIGURES.items():
         values = [value for _, value in run.points(key)]
         if values:
@@ -88,13 +102,23 @@ def _curves(run: Watched, width: int) -> RenderableType:
             high = max(known, default=math.nan)
             last = Text(_number(values[-1]), style="bold red" if math.isnan(values[-1]) else "bold")
             curve = Text(sparkline(values, room), style="cyan")
-            table.add_row(title, curve, _number(values[0]), last, _number(low), _number(high))
+            cells: list[str | Text] = [
+                title,
+                curve,
+                _number(values[0]),
+                last,
+                _number(low),
+                _number(high),
+            ]
+            table.add_row(*cells[: len(heads)])
     if not table.row_count:
         return Text("nothing logged yet", style="dim")
     return table
 
 
 def _alarms(run: Watched) -> list[RenderableType]:
+    from rich.text import Text
+
     shown: list[RenderableType] = []
     alarms = run.log.alarms
     if len(alarms) > MOST_ALARMS:
