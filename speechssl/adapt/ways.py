@@ -74,7 +74,14 @@ class Adaptation:
         augment["rir"] = self.settings.rir
         if self.settings.rir is not None:
             augment["simulate_prob"] = 0.7
+        augment["codecs"] = self.codecs()
         return augment
+
+    def codecs(self) -> list[str]:
+        """Return the codecs of augmentation; most of them are for 16 kHz only."""
+        if self.load(self.start).sample_rate == 16000:
+            return list(CHANNELS["codecs"])
+        return ["mu_law", "bits"]
 
     def overrides(self, way: str) -> list[str]:
         """Return what every training takes from the start, the plan and the user."""
@@ -146,6 +153,7 @@ def train_contrastive(work: Adaptation) -> Path:
         "data.crops": crops,
         "data.min_seconds": 2 * seconds,
         "data.positives": str(cluster_pieces(work)),
+        "augment.codecs": work.codecs(),
     }
     return _train(work, "contrastive", changed)
 

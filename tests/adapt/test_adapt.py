@@ -159,6 +159,17 @@ def test_no_label_is_opened_and_other_parts_of_a_file_are_one_recording(audio, s
     assert results["recordings"]["learnt_from"]["pieces"] > 20
 
 
+def test_a_model_of_another_rate_is_adapted(audio, tmp_path):
+    model = make_model(LOOSE, sample_rate=8000, f_max=3800.0)
+    model.save(tmp_path / "start")
+    asked = AdaptSettings(
+        start=str(tmp_path / "start"), audio=(str(audio),), ways=("contrastive",), steps=1
+    )
+    results = adapt(asked, tmp_path / "out", "cpu")
+    assert list(results["ways"]) == ["contrastive"]
+    assert Model.load(tmp_path / "out").sample_rate == 8000
+
+
 def test_bad_files_are_listed_and_too_few_recordings_are_one_line(audio, start, tmp_path):
     few = tmp_path / "few"
     few.mkdir()
@@ -182,17 +193,14 @@ def test_a_model_without_weights_and_unknown_ways_are_refused(audio, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif("SPEECHSSL_DATA" not in os.environ, reason="SPEECHSSL_DATA is not set")
 def test_real_recordings_without_labels(tmp_path):
-    """small on arabic_commands: the report, and a model that embeds."""
+    """small on arabic_commands: a last layer that would harm (8.5 to 9.3 % EER) is left alone."""
     root = Path(os.environ["SPEECHSSL_DATA"]) / "arabic_commands"
     words = ["adapt", "small", str(root), "--out", str(tmp_path / "out"), "--device", "cpu"]
     assert main([*words, "--way", "last-layer"]) == 0
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert results["recordings"]["learnt_from"]["recordings"] == 480
     judged = results["ways"]["last-layer"]
-    assert (
-        0 < judged["apart"] < 20
-        and 0 < judged["together"] < 30
-        and judged["gain"][0] <= judged["gain"][1]
-    )
+    assert results["kept"] == "before" and judged["gain"][1] < 0
+    assert same(weights(tmp_path / "out"), Model.load("small").encoder.state_dict())
     waves = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 16000)) * 0.1).float()
     assert Model.load(tmp_path / "out")(waves).isfinite().all()
