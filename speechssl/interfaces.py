@@ -95,6 +95,9 @@ class Encoder(nn.Module):
     A part's constructor takes `input_dim` (M) and its keyword-only settings.
     """
 
+    INPUT: ClassVar[Literal["features", "samples"]] = "features"
+    """What the frames are; `samples`: those of the front end `waveform` (M is 1)."""
+
     embedding_dim: int
     """D, size of an embedding."""
 
@@ -110,6 +113,14 @@ class Encoder(nn.Module):
             Embeddings (B, D).
         """
         raise NotImplementedError
+
+    def load_from(self, other: Encoder) -> None:
+        """Take over the weights of a trained encoder (`train.init`).
+
+        Raises:
+            RuntimeError: it has other weights than this one.
+        """
+        self.load_state_dict(other.state_dict())
 
     def frame_layers(self) -> dict[str, nn.Module]:
         """Return the layers before pooling that can be embedded, in their order.

@@ -164,10 +164,11 @@ class Model(nn.Module):
         folder = foreign.locate(folder)
         files = model_folder(folder)
         existing = files.existing()
-        if existing is None:
+        if existing is None or existing[0] == files.hub_config:  # transformers has that name, too
             other = foreign.read(folder)
             if other is not None:
                 return cls.from_foreign(other)
+        if existing is None:
             raise UserError(
                 f"model: {files.path} holds no {files.config.name} and {files.weights.name}; give a"
                 " run folder of 'speechssl train' whose training has saved a model, a model folder,"

@@ -59,7 +59,7 @@ def test_alone_it_is_batchnorm(group, shape):
     torch.testing.assert_close(ours.eval()(x), ordinary.eval()(y), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", parts.names("encoders"))
+@pytest.mark.parametrize("name", ENCODERS)
 def test_every_norm_of_every_encoder_is_converted_and_none_is_passed_over(group, name):
     torch.manual_seed(0)
     encoder = parts.build("encoders", ENCODERS.get(name, name), 24).train()

@@ -120,7 +120,7 @@ IMPORTED_BY_OTHERS = {
 """Dependencies that no line of the package imports, and who needs them."""
 
 MODULES = {
-    "faiss-cpu": "faiss", "mlflow-skinny": "mlflow", "pillow": "PIL", "pyyaml": "yaml",
+    "faiss-cpu": "faiss", "mlflow-skinny": "mlflow", "pillow": "PIL", "protobuf": "google", "pyyaml": "yaml",
     "scikit-learn": "sklearn", "silero-vad": "silero_vad",
 }  # fmt: skip
 """What distributions are imported as, where that is another name."""

@@ -77,9 +77,11 @@ ORDER = (
     "search",
     "cluster",
     "pseudolabel",
+    "adapt",
     "diagnose",
     "report",
     "export",
+    "push",
     "list",
 )
 """Order of ``speechssl --help``: that of a user's work. Verbs that are not named here come last."""

@@ -170,6 +170,12 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="student or teacher of a run folder MODEL (default: the network of the saved model)",
     )
+    parser.add_argument(
+        "--features",
+        metavar="FRONT_END",
+        help="what an ONNX file MODEL takes: kaldi, waveform, ... or '{name: kaldi, n_mels: 80}'"
+        " (default: what the file says)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -190,6 +196,7 @@ def run(args: argparse.Namespace) -> None:
         every=args.every,
         layer=args.layer,
         network=args.network,
+        features=args.features,
         allow_code=tuple(args.allow_code),
         window=args.window,
         hop=args.hop,

@@ -66,6 +66,23 @@ def free_shared_memory() -> int | None:
         return None
 
 
+class _Shared(Dataset[Batch]):
+    """Moves each batch into shared memory in the worker that made it.
+
+    Torch would do it in a thread of the worker, which drops a batch that finds no room: the training
+    would wait for it until the time-out.
+    """
+
+    def __init__(self, dataset: Dataset[Batch]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, step: int) -> Batch:
+        batch = self.dataset[step]
+        for group in batch.groups:
+            group.share_memory_()  # type: ignore[no-untyped-call]
+        return batch
+
+
 class Loader:
     """Iterates over batches that worker processes prepare ahead.
 
@@ -114,6 +131,11 @@ class Loader:
                 f"data: no batch for {self.timeout:g} s; is the disk reachable? If it is slow,"
                 " raise data.timeout or data.workers"
             )
+        if "shared memory" in message:
+            return (
+                f"data: {_SHARED_MEMORY} has no room for a batch; give it more (docker run"
+                " --shm-size=8g), or lower data.workers or train.batch_size"
+            )
         if "exited unexpectedly" in message or "killed by signal" in message:
             return (
                 "data: a loader worker was killed (out of memory, or of shared memory in"
@@ -150,7 +172,7 @@ def make_loader(
             stacklevel=2,
         )
     loader: DataLoader[Batch] = DataLoader(
-        dataset,
+        _Shared(dataset) if count else dataset,
         batch_size=None,
         sampler=range(start_step, steps),
         num_workers=count,

@@ -29,6 +29,7 @@ from speechssl.embed.arrays import cut_out, find_device, in_samples, may_lack_op
 from speechssl.embed.batches import MIN_SECONDS, Failure, Piece, Samples
 from speechssl.embed.estimator import Estimator, Matrix
 from speechssl.embed.gather import gather
+from speechssl.embed.hub import push
 from speechssl.embed.layers import EMBEDDING, encode_layer
 from speechssl.embed.networks import load_model
 from speechssl.embed.recordings import Source, resolve, several
@@ -46,23 +47,28 @@ def load(
     device: str | torch.device = "auto",
     precision: Precision = "float32",
     *,
+    features: str | None = None,
     allow_code: Collection[str] = (),
 ) -> Embedder:
     """Return the trained model in a folder as an `Embedder`.
 
     Args:
         folder: a model folder or a run of `speechssl train`; another program's model
-            (`speechssl/foreign/`) or ``hub:owner/name``; ``mfcc`` stands for MFCC
+            (`speechssl/foreign/`), an ONNX file or ``hub:owner/name``; ``mfcc`` stands for MFCC
             statistics (`speechssl.embed.mfcc`), the baseline without weights.
         device: "cpu", "cuda", "cuda:1", "mps" ..., or "auto": a GPU where there is one.
         precision: of the encoder.
+        features: what an ONNX file takes, where it does not say: the name of a front end,
+            or ``{name: kaldi, window_type: hamming}``.
         allow_code: packages outside this one whose parts the folder may name.
 
     Raises:
         UserError: there is no model, it names code that was not allowed, or no such
             device.
     """
-    return Embedder.from_pretrained(folder, device, precision, allow_code=allow_code)
+    return Embedder.from_pretrained(
+        folder, device, precision, features=features, allow_code=allow_code
+    )
 
 
 class Embedder(Estimator):
@@ -150,6 +156,7 @@ class Embedder(Estimator):
         precision: Precision = "float32",
         *,
         network: str | None = None,
+        features: str | None = None,
         allow_code: Collection[str] = (),
         **settings: Any,
     ) -> Embedder:
@@ -161,6 +168,7 @@ class Embedder(Estimator):
             precision: as for the constructor.
             network: which network of a run, such as student or teacher
                 (`speechssl.embed.networks`); None: the one that the run saved.
+            features: as for `load`.
             allow_code: packages outside this one whose parts the folder may name.
             settings: the constructor's other ones.
 
@@ -168,7 +176,7 @@ class Embedder(Estimator):
             UserError: there is no model, it names code that was not allowed, or no such
                 network.
         """
-        model = load_model(folder, network, allow_code=allow_code)
+        model = load_model(folder, network, features=features, allow_code=allow_code)
         embedder = cls(model, device, precision, **settings)
         embedder.name = str(folder)
         return embedder
@@ -176,6 +184,12 @@ class Embedder(Estimator):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model (config.yaml, weights.safetensors) into `folder`, for `from_pretrained`."""
         self.model.save(folder)
+
+    def push_to_hub(
+        self, repository: str, *, results: Sequence[str | Path] = (), private: bool = False
+    ) -> str:
+        """Upload the model to the Hugging Face hub; see `speechssl.embed.hub.push`."""
+        return push(self.model, repository, results=results, private=private)
 
     def __repr__(self) -> str:
         encoder = self.model.settings["encoder"]["name"]

@@ -19,6 +19,7 @@ from speechssl.audio.walk import PassedOver
 from speechssl.embed.batches import Failure
 from speechssl.embed.cutting import MIX, cut
 from speechssl.embed.embedder import Embedder
+from speechssl.embed.onnx import copied
 from speechssl.embed.outputs import Output, Plan, open_output
 from speechssl.embed.partial import COPY
 from speechssl.embed.settings import EmbedSettings
@@ -179,9 +180,9 @@ def _embed_in_processes(plan: Plan, embedder: Embedder, settings: EmbedSettings)
     settings = replace(settings, network=None, allow_code=packages_of(embedder))
     # Within the parts, which the next run clears if this one is killed.
     with tempfile.TemporaryDirectory(dir=plan.parts, prefix=COPY) as copy:
-        embedder.save_pretrained(copy)
+        model = copied(embedder.model, copy)
         count = max(1, min(settings.jobs, len(plan.utterances)))
-        run_processes(count, plan.parts, _load_and_embed_share, count, plan, copy, settings)
+        run_processes(count, plan.parts, _load_and_embed_share, count, plan, model, settings)
 
 
 def packages_of(embedder: Embedder) -> tuple[str, ...]:
@@ -241,6 +242,7 @@ def load_model_for(model: str | Path, device: str, settings: EmbedSettings) -> E
         device,
         settings.precision,
         network=settings.network,
+        features=settings.features,
         allow_code=settings.allow_code,
         batch_seconds=settings.batch_seconds,
         max_seconds=settings.max_seconds,

@@ -11,25 +11,32 @@ from torch import Tensor
 
 from speechssl import parts
 from speechssl.embed.mfcc import NAME, mfcc_model
+from speechssl.embed.onnx import load_onnx
 from speechssl.errors import UserError
 from speechssl.files import RunFolder
+from speechssl.foreign import onnx_file
 from speechssl.interfaces import Encoder, Method
 from speechssl.model import Model, current_settings, read_saved_config
 from speechssl.weights import read_checkpoint
 
 
 def load_model(
-    source: str | Path, network: str | None = None, *, allow_code: Collection[str] = ()
+    source: str | Path,
+    network: str | None = None,
+    *,
+    features: str | None = None,
+    allow_code: Collection[str] = (),
 ) -> Model:
     """Return a trained model, in evaluation mode.
 
     Args:
-        source: a model folder, a run folder, or ``mfcc``, the statistics without
-            weights.
+        source: a model folder, a run folder, an ONNX file, or ``mfcc``, the statistics
+            without weights.
         network: one of the networks of the run's method (`interfaces.Method.networks`),
             such as `student` or `teacher`, as it was at the last save. A method with
             one network calls it `encoder`; `student` stands for it too. None: the
             network that the run saved, which is the teacher where there is one.
+        features: what an ONNX file takes, where it does not say (`embed.onnx`).
         allow_code: packages outside this one whose encoders and methods the folder may
             name.
 
@@ -37,6 +44,10 @@ def load_model(
         UserError: no model there, code that was not allowed, or no such network; the
             message names those that there are.
     """
+    if onnx_file.is_onnx(source):
+        return load_onnx(Path(source), features)
+    if features is not None:
+        raise UserError(f"--features is for ONNX files, and {source} is none; leave it out")
     if network is None:
         is_mfcc = str(source) == NAME and not Path(source).exists()
         return mfcc_model() if is_mfcc else Model.load(source, allow_code=allow_code)

@@ -27,6 +27,7 @@ class EmbedSettings:
             (`speechssl.embed.layers`).
         network: which network of a run embeds, such as student or teacher
             (`speechssl.embed.networks`); None: the one that the run saved.
+        features: what an ONNX file takes, where it does not say (`speechssl.embed.load`).
         allow_code: packages outside this one whose parts the model's folder may name.
         window: embed windows of this many seconds that slide over each recording; None:
             each recording whole.
@@ -52,6 +53,7 @@ class EmbedSettings:
     readers: int = 2
     layer: str = EMBEDDING
     network: str | None = None
+    features: str | None = None
     allow_code: tuple[str, ...] = ()
     window: float | None = None
     hop: float | None = None

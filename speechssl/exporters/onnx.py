@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from speechssl.errors import UserError
 from speechssl.exporters.waveforms import Waveforms, example
 from speechssl.files import atomic_write
+from speechssl.foreign.onnx_file import FEATURES_KEY
 from speechssl.model import Model
 
 OPSET = 18
@@ -39,7 +41,25 @@ def write(model: Model, out: Path) -> Callable[[Tensor], Tensor] | None:
     path = out / "model.onnx"
     with atomic_write(path) as temporary:
         _export(model, temporary)
+        waveform = {"name": "waveform", "sample_rate": model.sample_rate}
+        add_metadata(temporary, {FEATURES_KEY: json.dumps(waveform), "output_dim": model.dim})
     return _session(path)
+
+
+def add_metadata(path: Path, told: Mapping[str, object]) -> None:
+    """Write key and value into the metadata of an ONNX file.
+
+    `FEATURES_KEY` is section `features` of what the file takes, as JSON: with it
+    `speechssl.load` takes the file as it is.
+    """
+    import onnx
+
+    graph = onnx.load(str(path))
+    for key, value in told.items():
+        entry = graph.metadata_props.add()
+        entry.key = key
+        entry.value = str(value)
+    onnx.save(graph, str(path))
 
 
 def _export(model: Model, path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import warnings
 from collections.abc import Callable
@@ -17,10 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from speechssl.config import thaw
 from speechssl.errors import UserError
-from speechssl.exporters.onnx import LARGEST_BATCH, OPSET
+from speechssl.exporters.onnx import LARGEST_BATCH, OPSET, add_metadata
 from speechssl.exporters.waveforms import example
 from speechssl.files import atomic_write
+from speechssl.foreign.onnx_file import FEATURES_KEY
 from speechssl.model import Model
 
 FRONT_END: dict[str, Any] = {
@@ -55,19 +58,13 @@ def write(model: Model, out: Path) -> Callable[[Tensor], Tensor] | None:
     features = model.settings["features"]
     check_front_end(features)
     try:
-        import onnx
         import onnxscript  # noqa: F401
     except ImportError:
         raise UserError("export: ONNX needs onnxscript; pip install 'speechssl[export]'") from None
     path = out / "model.onnx"
     with atomic_write(path) as temporary:
         _export(model, temporary)
-        graph = onnx.load(str(temporary))
-        for key, value in _metadata(model).items():
-            entry = graph.metadata_props.add()
-            entry.key = key
-            entry.value = str(value)
-        onnx.save(graph, str(temporary))
+        add_metadata(temporary, _metadata(model))
     return _session(path, model)
 
 
@@ -102,6 +99,7 @@ def _metadata(model: Model) -> dict[str, object]:
         "output_dim": model.dim,
         "normalize_samples": int(model.settings["features"]["scale"] == 1.0),
         "feature_normalize_type": "global-mean",
+        FEATURES_KEY: json.dumps(thaw(model.settings["features"])),
     }
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from speechssl import parts
+from speechssl.errors import UserError
+from speechssl.foreign import onnx_file
 from speechssl.foreign.hub import is_hub_name, snapshot
 from speechssl.interfaces import ForeignFormat, ForeignModel
 
@@ -35,6 +37,11 @@ def read(path: Path) -> ForeignModel | None:
     Raises:
         UserError: it is, and cannot be taken.
     """
+    if onnx_file.is_onnx(path):
+        raise UserError(
+            f"model: {path} is ONNX, a program: it embeds (speechssl embed, verify, diarize), and"
+            " cannot be trained, exported or saved; give weights for that"
+        )
     for form in _formats():
         if form.recognises(path):
             return form.read(path)

@@ -25,6 +25,18 @@ def is_hub_name(source: str | Path) -> bool:
     return owner in KNOWN_OWNERS and bool(name) and "/" not in name and not Path(text).exists()
 
 
+def check_name(name: str) -> str:
+    """Return `owner/name`, without the prefix.
+
+    Raises:
+        UserError: it is no name of a repository.
+    """
+    name = name.removeprefix(PREFIX)
+    if not _NAME.fullmatch(name):
+        raise UserError(f"hub: {name[:100]!r} is no name; give hub:owner/name")
+    return name
+
+
 def snapshot(source: str, patterns: Sequence[str]) -> Path:
     """Download the files of a model, unless they are in the cache of huggingface_hub.
 
@@ -36,8 +48,7 @@ def snapshot(source: str, patterns: Sequence[str]) -> Path:
         UserError: no such name, no network, or huggingface_hub is not installed.
     """
     name, _, revision = source.removeprefix(PREFIX).partition("@")
-    if not _NAME.fullmatch(name):
-        raise UserError(f"hub: {source[:100]!r} is no name; give hub:owner/name")
+    name = check_name(name)
     try:
         from huggingface_hub import snapshot_download
     except ImportError:

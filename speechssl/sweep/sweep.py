@@ -13,6 +13,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from speechssl import processes
 from speechssl.errors import UserError, writing
@@ -99,9 +100,24 @@ def _work(settings: SweepSettings, source: Source, count: int, report: _Progress
 
     def tasks_of(run: PlannedRun, place: int) -> list[Task]:
         device = gpus[place % len(gpus)] if gpus else settings.device
+        wait_for_writer(settings.out / "runs" / run.name)
         return tasks(settings, run, device)
 
     Workers(settings.out, jobs, tasks_of).work(source)
+
+
+def wait_for_writer(folder: Path, seconds: float = 60.0) -> None:
+    """Wait until no other process writes a run folder, at most `seconds`.
+
+    If a sweep was killed, its trainings are asked to end by the kernel and still save their state.
+    """
+    deadline = time.monotonic() + seconds
+    while folder.is_dir() and time.monotonic() < deadline:
+        try:
+            with processes.sole_writer(folder):
+                return
+        except UserError:
+            time.sleep(0.2)
 
 
 def _write(

@@ -226,7 +226,7 @@ def _is_number(cell: str) -> bool:
 def _digits(value: float) -> int:
     """Digits after the point that show three or four of a number."""
     size = abs(value)
-    if size >= 100 or not math.isfinite(size):
+    if size == 0 or size >= 100 or not math.isfinite(size):
         return 0
     return 2 if size >= 1 else 4
 

@@ -73,6 +73,7 @@ class MLflow(Tracker):
     def open(self, run: TrackedRun) -> str:
         """Begin a run, or set the one that was begun to running again."""
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would tell its makers
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # of 7, which take minutes
         from mlflow import MlflowClient
 
         for name in ("mlflow", "alembic"):  # a new database would be twenty lines

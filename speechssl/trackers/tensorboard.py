@@ -6,8 +6,10 @@ there (`purge_step`).
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,8 +17,12 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from speechssl.errors import UserError
+from speechssl.files import write_text
 from speechssl.interfaces import TrackedRun, Tracker
 from speechssl.text import markdown, printable
+
+_TENSOR = "embeddings:"
+"""What the names of tensors in the projector begin with; their step follows."""
 
 
 class TensorBoard(Tracker):
@@ -42,13 +48,16 @@ class TensorBoard(Tracker):
         self.embeddings = embeddings
         self.embeddings_every = embeddings_every
         self._writer: Any = None
+        self._folder = Path()
 
     def open(self, run: TrackedRun) -> str:
         """Begin a file of events; what older files hold after the run's step is hidden."""
         from torch.utils.tensorboard import SummaryWriter
 
-        folder = run.folder / "tensorboard"
-        self._writer = SummaryWriter(str(folder), purge_step=run.step + 1)
+        self._folder = run.folder / "tensorboard"
+        self._writer = SummaryWriter(str(self._folder), purge_step=run.step + 1)
+        if _projector_file(self._folder).is_file():
+            _write_projector(self._folder, _projector(self._folder, below=run.step + 1))
         if run.id is None:
             written = OmegaConf.to_yaml(OmegaConf.create({**run.settings, "about": run.about}))
             self._writer.add_text("configuration", _code_block(written), run.step)
@@ -79,13 +88,58 @@ class TensorBoard(Tracker):
     def add_embeddings(
         self, step: int, embeddings: NDArray[np.float32], names: Sequence[str]
     ) -> None:
-        """Add a tensor to the projector, one label a point."""
+        """Add a tensor to the projector, one label a point; one of the same step is replaced.
+
+        torch's writer forgets, when a run is resumed, the tensors that it has written before.
+        """
+        inside = f"projector/step-{step:08d}"
+        folder = self._folder / inside
+        folder.mkdir(parents=True, exist_ok=True)
+        numbers = io.StringIO()
+        np.savetxt(numbers, embeddings, fmt="%.9g", delimiter="\t")
+        write_text(folder / "tensors.tsv", numbers.getvalue())
         labels = [printable(name) or "-" for name in names]  # one line each in a table
-        self._writer.add_embedding(embeddings, metadata=labels, global_step=step, tag="embeddings")
+        write_text(folder / "metadata.tsv", "\n".join(labels) + "\n")
+        config = _projector(self._folder, below=step)
+        entry = config.embeddings.add()
+        entry.tensor_name = f"{_TENSOR}{step:08d}"
+        entry.tensor_path = f"{inside}/tensors.tsv"
+        entry.metadata_path = f"{inside}/metadata.tsv"
+        _write_projector(self._folder, config)
 
     def close(self, finished: bool) -> None:
         """Close the file."""
         self._writer.close()
+
+
+def _projector_file(folder: Path) -> Path:
+    return folder / "projector_config.pbtxt"
+
+
+def _projector(folder: Path, below: int) -> Any:
+    """Return what the projector shows, without tensors of steps from `below` on."""
+    from google.protobuf import text_format
+    from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
+
+    written = ProjectorConfig()
+    if _projector_file(folder).is_file():
+        text = _projector_file(folder).read_text(encoding="utf-8")
+        try:
+            text_format.Parse(text, written)
+        except text_format.ParseError:
+            written = ProjectorConfig()  # damaged: it begins anew
+    kept = ProjectorConfig()
+    for entry in written.embeddings:
+        step = entry.tensor_name.removeprefix(_TENSOR)
+        if step.isdecimal() and int(step) < below:
+            kept.embeddings.add().CopyFrom(entry)
+    return kept
+
+
+def _write_projector(folder: Path, config: Any) -> None:
+    from google.protobuf import text_format
+
+    write_text(_projector_file(folder), text_format.MessageToString(config))
 
 
 def _code_block(text: str) -> str:

@@ -29,7 +29,7 @@ def load_encoder(model: Model, folder: str) -> None:
             f" section from its config.yaml{_config_of(folder)}"
         )
     try:
-        model.encoder.load_state_dict(trained.encoder.state_dict())
+        model.encoder.load_from(trained.encoder)
     except RuntimeError as error:
         raise UserError(
             f"train.init: the encoder in {folder} is not the one configured"

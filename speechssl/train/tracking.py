@@ -29,6 +29,9 @@ from speechssl.text import printable
 SECONDS_TO_CLOSE = 60.0
 """How long the end of a training waits for a tracker that still sends or writes."""
 
+SECONDS_TO_OPEN = 20.0
+"""How long the beginning waits for trackers: loader workers are best forked when no thread imports."""
+
 _MOST_WAITING = 1000
 """Calls that may wait for a tracker; one that falls behind further is given up."""
 
@@ -105,6 +108,8 @@ class Tracking:
         self._feeds = []
         for name, tracker in trackers.items():
             self._feeds.append(_Feed(name, tracker, run, progress, history))
+        for feed in self._feeds:
+            feed.opened.wait(SECONDS_TO_OPEN)
 
     def add(self, step: int, figures: Mapping[str, Any], alarms: Sequence[str] = ()) -> None:
         """Give the figures and alarms after ``step`` steps to every tracker."""
@@ -175,6 +180,7 @@ class _Feed:
             self._seen = min(self._seen, run.step)
         self._calls: queue.Queue[Callable[[], None] | None] = queue.Queue(_MOST_WAITING)
         self._given_up = False
+        self.opened = threading.Event()
         self._thread = threading.Thread(target=self._work, name=f"tracker-{name}", daemon=True)
         self._thread.start()
         missed = [entry for entry in history if entry["step"] > self._seen]
@@ -200,6 +206,7 @@ class _Feed:
 
     def _open(self, run: TrackedRun, missed: Sequence[Mapping[str, Any]]) -> None:
         self._progress.opened(self.name, str(self.tracker.open(run)))
+        self.opened.set()
         for entry in missed:
             self._add(entry["step"], _numbers(entry), _alarms(entry))
 
@@ -231,6 +238,7 @@ class _Feed:
         if self._given_up:
             return
         self._given_up = True
+        self.opened.set()  # nobody is to wait for it
         said = printable(" ".join(reason.split()))[:300]
         tqdm.write(
             f"speechssl: warning: tracker {self.name}: {said}; the training goes on without it,"

@@ -16,6 +16,7 @@ from speechssl.data import loader
 from speechssl.data.crops import parse_plan
 from speechssl.data.dataset import CropBatches
 from speechssl.data.manifest import read_manifest
+from speechssl.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,33 @@ def test_without_shared_memory_batches_are_read_in_this_process(
         made = loader.make_loader(batches, 0, 2, workers=2)
     assert made.loader.num_workers == 0
     for step, batch in enumerate(made):
+        assert torch.equal(batch.groups[0], batches[step].groups[0])
+
+
+def test_a_batch_that_finds_no_room_is_one_line(
+    voices: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of a training, when something else has filled it."""
+    utterances = read_manifest(voices / "train").utterances
+    batches = CropBatches(utterances, parse_plan([{"count": 2, "seconds": 0.5}]), batch_size=4)
+
+    def refuse(_tensor: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError(
+            "unable to allocate shared memory(shm) for file </torch_1_2_3>: No space left on device"
+            " (28)"
+        )
+
+    made = loader.make_loader(batches, 0, 3, workers=1, timeout=20)
+    monkeypatch.setattr(torch.Tensor, "share_memory_", refuse)  # workers are forked later
+    with pytest.raises(UserError, match="^data: /dev/shm has no room for a batch; give it more"):
+        list(made)
+
+
+def test_batches_of_workers_are_those_of_the_data_set(voices: Path) -> None:
+    utterances = read_manifest(voices / "train").utterances
+    batches = CropBatches(utterances, parse_plan([{"count": 2, "seconds": 0.5}]), batch_size=4)
+    for step, batch in enumerate(loader.make_loader(batches, 0, 3, workers=2)):
+        assert batch.groups[0].is_shared()
         assert torch.equal(batch.groups[0], batches[step].groups[0])
 
 

@@ -167,6 +167,23 @@ def test_optuna_finds_the_best_and_continues_a_search_that_was_cut_off(tmp_path,
         sweep.sweep(other)
 
 
+def test_a_run_is_begun_when_the_training_of_a_killed_sweep_has_saved(tmp_path) -> None:
+    hold = (
+        "import sys, time; from speechssl.processes import sole_writer\n"
+        "with sole_writer(sys.argv[1]): print(flush=True); time.sleep(1)"
+    )
+    call = [sys.executable, "-c", hold, str(tmp_path)]
+    with subprocess.Popen(call, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        began = time.monotonic()
+        sweep.wait_for_writer(tmp_path, seconds=0.3)
+        assert 0.3 <= time.monotonic() - began < 0.9  # it does not wait for ever
+        sweep.wait_for_writer(tmp_path)
+        assert process.wait(timeout=0.5) == 0
+    sweep.wait_for_writer(tmp_path / "nothing there")
+
+
 @pytest.mark.slow
 def test_a_sweep_goes_on_after_a_kill_and_ends_in_the_table(config, voices, tmp_path) -> None:
     out = tmp_path / "out"
@@ -177,9 +194,8 @@ def test_a_sweep_goes_on_after_a_kill_and_ends_in_the_table(config, voices, tmp_
     deadline = time.monotonic() + 120
     while not list(out.glob("runs/*/last.pt")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
-    assert process.returncode == 143
     done = subprocess.run(call, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     names = [run.name for run in plan(*read_words([str(word) for word in words[:2]]))]

@@ -83,6 +83,28 @@ def test_tensorboard_has_the_steps_that_were_taken_again_and_shows_ids_as_text(
     assert len(labels) == 3 and labels[1:] == ["b", "c"]
 
 
+def test_the_projector_keeps_its_tensors_when_a_run_is_resumed(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="needs the extra log")
+    from google.protobuf import text_format
+    from tensorboard.plugins.projector import projector_config_pb2
+
+    run = TrackedRun(tmp_path, "run", SETTINGS, {}, 0, None)
+    for start, steps in ((0, (2, 4, 6)), (3, (4, 8))):
+        tracker = parts.build("trackers", {"name": "tensorboard", "embeddings_every": 2})
+        tracker.open(run._replace(step=start, id="tensorboard" if start else None))
+        for step in steps:
+            tracker.add_embeddings(step, EMBEDDINGS * (start + step), [f"a{start}", "b", "c"])
+        tracker.close(True)
+    projector = projector_config_pb2.ProjectorConfig()
+    folder = tmp_path / "tensorboard"
+    text_format.Parse((folder / "projector_config.pbtxt").read_text(), projector)
+    names = [entry.tensor_name for entry in projector.embeddings]
+    assert names == ["embeddings:00000002", "embeddings:00000004", "embeddings:00000008"]
+    again = projector.embeddings[1]  # 6 was after the checkpoint, and 4 was taken again
+    np.testing.assert_allclose(np.loadtxt(folder / again.tensor_path), EMBEDDINGS * 7, rtol=1e-6)
+    assert (folder / again.metadata_path).read_text().startswith("a3\n")
+
+
 def test_wandb_keeps_each_step_once_offline_under_one_id(tmp_path: Path, capsys: Any) -> None:
     pytest.importorskip("wandb", reason="needs the extra track")
     section = {"name": "wandb", "mode": "offline", "project": "tests"}
@@ -128,3 +150,23 @@ def test_mlflow_keeps_each_step_once_in_one_run(tmp_path: Path, capsys: Any) -> 
     with np.load(folder / "embeddings" / "step-00000008.npz") as kept:
         assert kept["ids"].tolist() == [HOSTILE, "b", "c"]
         np.testing.assert_array_equal(kept["embeddings"], EMBEDDINGS)
+
+
+@pytest.mark.parametrize("where", ["tensorboard", "mlflow", "no server"])
+def test_a_real_failure_is_one_warning_and_the_log_goes_on(
+    where: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file lies where a tracker wants a folder, or nobody listens at the address of its server."""
+    section: dict[str, Any] = {"name": where}
+    if where == "no server":
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        section = {"name": "mlflow", "uri": "http://127.0.0.1:9"}
+    else:
+        (tmp_path / where).write_text("in the way")
+    for module in {"mlflow": ("mlflow", "alembic")}.get(section["name"], (section["name"],)):
+        pytest.importorskip(module)
+    track(tmp_path, section, 1, 8, scale=1.0)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert line.startswith(f"speechssl: warning: tracker {section['name']}: ")
+    assert line.endswith("the training goes on without it, and log.jsonl has everything")
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 8

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -178,8 +177,8 @@ class Watched:
 
     name: str
     folder: RunFolder
-    settings: Mapping[str, Any]
-    about: Mapping[str, Any]
+    settings: dict[str, Any]
+    about: dict[str, Any]
     steps: float | None
     log: LogFollower
     notes: list[str] = field(default_factory=list)
@@ -242,7 +241,7 @@ def watched(path: Path) -> Watched:
     return run
 
 
-def _read(path: Path, notes: list[str]) -> Mapping[str, Any]:
+def _read(path: Path, notes: list[str]) -> dict[str, Any]:
     """Return what a YAML file holds; nothing, and a note, where it cannot be read."""
     if not path.is_file():
         return {}

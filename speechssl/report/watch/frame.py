@@ -102,7 +102,14 @@ def _curves(run: Watched, width: int) -> RenderableType:
             high = max(known, default=math.nan)
             last = Text(_number(values[-1]), style="bold red" if math.isnan(values[-1]) else "bold")
             curve = Text(sparkline(values, room), style="cyan")
-            cells = [title, curve, _number(values[0]), last, _number(low), _number(high)]
+            cells: list[str | Text] = [
+                title,
+                curve,
+                _number(values[0]),
+                last,
+                _number(low),
+                _number(high),
+            ]
             table.add_row(*cells[: len(heads)])
     if not table.row_count:
         return Text("nothing logged yet", style="dim")

@@ -1,0 +1,143 @@
+"""The user's recordings: cut into pieces, and parted into those to learn from and those that judge."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from speechssl import parts
+from speechssl.adapt.folders import AdaptFolder
+from speechssl.adapt.settings import MIN_RECORDINGS, MIN_WINDOW
+from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
+from speechssl.embed.cutting import find_speech
+from speechssl.embed.sources import collect
+from speechssl.errors import UserError
+from speechssl.files import write_skipped
+from speechssl.interfaces import SpeechDetector
+
+LONGEST = 8.0
+"""Seconds of a piece at most."""
+
+SHORTEST = 2 * MIN_WINDOW
+"""Seconds of a piece at least: two windows."""
+
+PAUSE = 1.0
+"""Speech on both sides of a shorter pause, in seconds, is in one piece."""
+
+HELD_OUT_SHARE = 0.25
+MOST_HELD_OUT = 200
+MOST_PIECES = 250
+"""Share of the recordings that is held out; recordings and pieces of them at most."""
+
+
+def prepare(folder: AdaptFolder, audio: Sequence[str], vad: str, seed: int) -> None:
+    """Write the Kaldi directories of the pieces, unless they exist.
+
+    No label file is opened. A file counts as one recording: all of its pieces are on one side.
+
+    Args:
+        folder: where to.
+        audio: files, folders, wav.scp files or Kaldi directories.
+        vad: part of `vad/` that finds the speech.
+        seed: of the choice of recordings that are held out.
+
+    Raises:
+        UserError: fewer recordings than `MIN_RECORDINGS` can be used.
+    """
+    if (folder.heldout / "wav.scp").exists():  # written last
+        return
+    print(f"[adapt] look for speech in {' '.join(audio)}", file=sys.stderr, flush=True)
+    recordings, failures = collect(audio)
+    skipped = [(failure.id, failure.reason) for failure in failures]
+    detector: SpeechDetector = parts.build("vad", {"name": vad})
+    pieces: list[Utterance] = []
+    for recording in recordings:
+        try:
+            spans = find_speech(recording, detector)
+        except UserError as error:
+            skipped.append((recording.id, str(error)))
+            continue
+        found = cut(recording, spans)
+        if not found:
+            skipped.append((recording.id, f"no {SHORTEST:g} s of speech in one piece"))
+        pieces += found
+    folder.skipped.parent.mkdir(parents=True, exist_ok=True)
+    write_skipped(folder.skipped, skipped)
+    train, heldout = part(pieces, seed, folder)
+    write_manifest(_manifest(train), folder.train)
+    write_manifest(_manifest(heldout), folder.heldout)
+
+
+def cut(recording: Utterance, spans: Iterable[tuple[float, float]]) -> list[Utterance]:
+    """Return the pieces of a recording: speech with short pauses, at most `LONGEST` seconds each.
+
+    Args:
+        recording: the whole of it.
+        spans: speech, (start, stop) in seconds of the file, in the order of time.
+    """
+    joined: list[list[float]] = []
+    for start, stop in spans:
+        if joined and start - joined[-1][1] < PAUSE:
+            joined[-1][1] = stop
+        else:
+            joined.append([start, stop])
+    pieces = []
+    for start, stop in joined:
+        count = max(1, math.ceil((stop - start) / LONGEST - 1e-9))
+        seconds = (stop - start) / count
+        if seconds < SHORTEST:
+            continue
+        for number in range(count):
+            first = round(start + number * seconds, 3)
+            last = round(start + (number + 1) * seconds, 3)
+            name = f"{recording.id}-{round(first * 1000):08d}-{round(last * 1000):08d}"
+            pieces.append(replace(recording, id=name, start=first, stop=last, seconds=last - first))
+    return pieces
+
+
+def part(
+    pieces: Sequence[Utterance], seed: int, folder: AdaptFolder
+) -> tuple[list[Utterance], list[Utterance]]:
+    """Return the pieces to learn from and those that judge; no recording has pieces in both.
+
+    Of the held-out recordings at most `MOST_PIECES` pieces are kept, as many of each as possible.
+
+    Raises:
+        UserError: too few recordings.
+    """
+    paths = sorted({piece.path for piece in pieces})
+    if len(paths) < MIN_RECORDINGS:
+        raise UserError(
+            f"adapt: {len(paths)} recordings can be used and at least {MIN_RECORDINGS} are needed to"
+            f" tell better from worse (see {folder.skipped}); give more, or use the model as it is"
+        )
+    rng = np.random.default_rng(seed)
+    count = min(MOST_HELD_OUT, max(MIN_RECORDINGS // 2, round(HELD_OUT_SHARE * len(paths))))
+    held = {paths[index] for index in rng.permutation(len(paths))[:count]}
+    train = [piece for piece in pieces if piece.path not in held]
+    of_path: dict[str, list[Utterance]] = {path: [] for path in sorted(held)}
+    for piece in pieces:
+        if piece.path in held:
+            of_path[piece.path].append(piece)
+    heldout: list[Utterance] = []
+    most = max(1, MOST_PIECES // count)
+    for found in of_path.values():
+        chosen = rng.permutation(len(found))[:most]
+        heldout += [found[index] for index in sorted(chosen)]
+    return train, heldout
+
+
+def read(folder: AdaptFolder) -> tuple[list[Utterance], list[Utterance]]:
+    """Return the pieces to learn from and those that judge, as `prepare` wrote them."""
+    return read_manifest(folder.train).utterances, read_manifest(folder.heldout).utterances
+
+
+def _manifest(pieces: Sequence[Utterance]) -> Manifest:
+    """Return a manifest in which each file is a recording named by its place in the list."""
+    paths = sorted({piece.path for piece in pieces})
+    names = {path: f"recording{number:06d}" for number, path in enumerate(paths)}
+    return Manifest(list(pieces), recordings=names)
