@@ -8,7 +8,7 @@ pipes are not run. A list is read a slice at a time.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +16,16 @@ from speechssl.audio.regular import refuse_special_file
 from speechssl.audio.remotes import Remotes
 from speechssl.data.manifest import Utterance
 from speechssl.data.vectors.format import most_bytes, refuse_long_id
-from speechssl.data.vectors.parquet import pyarrow_or_refuse
+from speechssl.data.vectors.parquet import pyarrow_or_refuse, texts
 from speechssl.errors import UserError
 
 ENDING = ".parquet"
 
 _LONGEST_PATH = 10_000  # characters
+
+
+OnBad = Callable[[str, str], None]
+"""Called for a row that cannot be used: its id, and the reason in one line."""
 
 
 class Slice(NamedTuple):
@@ -70,30 +74,52 @@ def slices(path: str | Path, most: int) -> list[Slice]:
     return found
 
 
-def read_slice(piece: Slice, remotes: Remotes) -> list[Utterance]:
+def read_slice(piece: Slice, remotes: Remotes, on_bad: OnBad | None = None) -> list[Utterance]:
     """Return the utterances of a slice.
 
+    Args:
+        piece: the slice.
+        remotes: addresses that a path may name.
+        on_bad: is called with the id of a row that cannot be used, and the reason; None: the first
+            one is an error.
+
     Raises:
-        UserError: the columns are not there or of another type, or a cell is empty.
+        UserError: the columns are not there or of another type, an id or path is longer than any,
+            or without `on_bad` a row cannot be used.
     """
     arrow = pyarrow_or_refuse()
     try:
-        with arrow.parquet.ParquetFile(piece.path) as file:
+        with arrow.parquet.ParquetFile(piece.path, read_dictionary=["id", "path"]) as file:
             names = set(file.schema_arrow.names)
             wanted = [name for name in ("id", "path", "start", "stop") if name in names]
             table = file.read_row_group(piece.group, columns=wanted)
         table = table.slice(piece.first, piece.rows)
-        columns = {name: table[name].to_pylist() for name in wanted}
-        ids = columns["id"]
-        paths = columns["path"]
+        columns = {name: table[name].to_pylist() for name in wanted if name in ("start", "stop")}
+        ids = _texts(arrow, table["id"], lambda name: refuse_long_id(piece.path, name))
+        paths = _texts(arrow, table["path"], lambda path: _refuse_long_path(piece.path, path))
     except (OSError, ValueError, KeyError, arrow.ArrowException) as error:
         raise _not_a_list(piece.path) from error
     starts = columns.get("start", [None] * len(ids))
     stops = columns.get("stop", [None] * len(ids))
     found = []
     for row in zip(ids, paths, starts, stops, strict=True):
-        found.append(_utterance(piece.path, row, remotes))
+        try:
+            found.append(_utterance(piece.path, row, remotes))
+        except UserError as error:
+            if on_bad is None:
+                raise
+            on_bad(str(row[0] or ""), str(error))
     return found
+
+
+def _texts(arrow: Any, column: Any, check: Callable[[str], None]) -> list[str]:
+    """Return the strings of a column; see `parquet.texts`."""
+    return [text for chunk in column.chunks for text in texts(arrow, chunk, check)]
+
+
+def _refuse_long_path(where: str, path: str) -> None:
+    if len(path) > _LONGEST_PATH:
+        raise UserError(f"{where}: {path[:60]!r}... is no path; write the list again")
 
 
 def _utterance(where: str, row: Sequence[Any], remotes: Remotes) -> Utterance:
@@ -101,8 +127,7 @@ def _utterance(where: str, row: Sequence[Any], remotes: Remotes) -> Utterance:
     name, path, start, stop = row
     if not isinstance(name, str) or not isinstance(path, str) or not name or not path:
         raise UserError(f"{where}: the id {str(name)[:60]!r} or its path is empty or no text")
-    refuse_long_id(where, name)
-    if len(path) > _LONGEST_PATH or "\0" in path:
+    if "\0" in path:
         raise UserError(f"{where}: the path of {name!r} is no path; write the list again")
     first = _seconds(where, name, start)
     last = _seconds(where, name, stop)

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from speechssl.audio.remotes import Remotes
 from speechssl.data.vectors.files import read_sample, read_vectors
 from speechssl.data.vectors.folder import VectorFolder, holds_embeddings
 from speechssl.data.vectors.folder_writer import FolderWriter, open_folder, part_bytes
 from speechssl.data.vectors.format import Span
 from speechssl.data.vectors.places import Place
+from speechssl.embed.lists import read_slice, slices
 from speechssl.errors import UserError
 
 arrow = pytest.importorskip("pyarrow")
@@ -223,3 +225,25 @@ def test_many_small_bombs_are_one_large_one(tmp_path: Path) -> None:
         parquet.write_table(table, tmp_path / f"{number}.parquet", compression="zstd")
     with pytest.raises(UserError, match="far more numbers"):
         read_vectors(tmp_path)
+
+
+def test_one_long_id_for_all_rows_takes_no_memory(tmp_path: Path) -> None:
+    """A file of a kilobyte that would be 8 GB: 8192 rows, each with an id of a megabyte."""
+    rows = 8192
+    places = arrow.array(np.zeros(rows, np.int32))
+    ids = arrow.DictionaryArray.from_arrays(places, arrow.array(["x" * (1 << 20)]))
+    vectors = arrow.FixedSizeListArray.from_arrays(arrow.array(np.zeros(rows, np.float32)), 1)
+    table = arrow.table({"id": ids, "path": ids, "embedding": vectors})
+    file = tmp_path / "bomb" / "a.parquet"
+    file.parent.mkdir()
+    parquet.write_table(table, file, store_schema=False, compression="zstd")
+    assert file.stat().st_size < 10_000
+    before = arrow.default_memory_pool().max_memory()
+    for read in (
+        lambda: next(VectorFolder(file.parent).blocks()),
+        lambda: list(VectorFolder(file.parent).ids()),
+        lambda: read_slice(slices(file, rows)[0], Remotes([])),
+    ):
+        with pytest.raises(UserError, match="has 1048576 characters"):
+            read()
+    assert arrow.default_memory_pool().max_memory() < max(before, 100 << 20)

@@ -5,7 +5,7 @@ For windows also `recording`, `start`, `stop` (seconds) and `channel`, as in `np
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -98,7 +98,9 @@ def opened(where: str, source: IO[bytes], size: int) -> Iterator[Any]:
     arrow = pyarrow_or_refuse()
     try:
         # Pieces of a column chunk: whoever wrote it decided how long that is.
-        with arrow.parquet.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False) as file:
+        with arrow.parquet.ParquetFile(
+            source, buffer_size=1 << 20, pre_buffer=False, read_dictionary=["id"]
+        ) as file:
             _refuse_claims(where, file.metadata, size)
             yield file
     except UserError:
@@ -166,14 +168,36 @@ def _refuse_claims(where: str, metadata: Any, size: int) -> None:
 
 def _ids(where: str, arrow: Any, column: Any) -> list[str]:
     """Return the ids of some rows."""
-    if column.null_count or not (
-        arrow.types.is_string(column.type) or arrow.types.is_large_string(column.type)
-    ):
-        raise ValueError("ids are strings")
-    ids: list[str] = column.to_pylist()
-    for name in ids:
-        refuse_long_id(where, name)
-    return ids
+    if column.null_count:
+        raise ValueError("an id is missing")
+    return texts(arrow, column, lambda longest: refuse_long_id(where, longest))
+
+
+def texts(arrow: Any, column: Any, check: Callable[[str], None]) -> list[str]:
+    """Return the strings of a column that was read as a dictionary (`read_dictionary`).
+
+    A file of some bytes can say that a string of a megabyte stands in each of a million rows. So the
+    different strings are looked at before there is one a row.
+
+    Args:
+        arrow: the module.
+        column: a DictionaryArray of strings.
+        check: is called with the longest string.
+
+    Raises:
+        ValueError: it is no column of strings.
+    """
+    if not arrow.types.is_dictionary(column.type):
+        raise ValueError("no strings")
+    different = column.dictionary
+    kind = different.type
+    if not (arrow.types.is_string(kind) or arrow.types.is_large_string(kind)):
+        raise ValueError("no strings")
+    if len(different):
+        lengths = arrow.compute.binary_length(different).fill_null(0).to_numpy(zero_copy_only=False)
+        check(different[int(lengths.argmax())].as_py() or "")
+    found: list[str] = column.dictionary_decode().to_pylist()
+    return found
 
 
 def _vectors(where: str, arrow: Any, lists: Any) -> NDArray[np.float32]:
