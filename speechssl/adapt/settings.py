@@ -112,7 +112,7 @@ def plan_for(settings: AdaptSettings, lengths: Sequence[float]) -> Plan:
 
 
 def write_settings(folder: AdaptFolder, settings: AdaptSettings) -> None:
-    """Write what was asked for, or compare it with what the folder was begun with.
+    """Write what was asked for, and compare it with what the folder was begun with.
 
     Raises:
         UserError: the folder holds results of other settings.
@@ -127,9 +127,28 @@ def write_settings(folder: AdaptFolder, settings: AdaptSettings) -> None:
         before = None
     if not isinstance(before, dict):
         raise UserError(f"adapt: {folder.settings} is damaged; give another --out")
+    fixed = _fixed(folder)
     for key, value in asked.items():
-        if before.get(key) != value:
+        if key in fixed and before.get(key) != value:
             raise UserError(
                 f"adapt: {key} was {before.get(key)!r} in {folder.path} and is {value!r} now; use"
                 " the same settings or give another --out"
             )
+    if before != asked:
+        write_text(folder.settings, json.dumps(asked, indent=2) + "\n")
+
+
+def _fixed(folder: AdaptFolder) -> set[str]:
+    """Return the settings that what the folder holds was made with.
+
+    A command that ended because of a mistake can be given again without it.
+    """
+    fixed: set[str] = set()
+    start = folder.candidate("before")
+    if start.model.existing() is not None:
+        fixed |= {"start", "allow_code"}
+    if (folder.heldout / "wav.scp").exists():
+        fixed |= {"audio", "vad", "seed"}
+    if start.pairs.exists():  # from here on models are made
+        fixed |= {field.name for field in dataclasses.fields(AdaptSettings)}
+    return fixed

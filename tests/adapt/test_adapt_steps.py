@@ -1,10 +1,12 @@
 """The steps of adaptation one by one: cutting, parting, the closed form, and the judgement."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from builders import ENCODERS, make_model, noises
+from builders import ENCODERS, make_model, noises, read_json
 from sklearn.metrics import roc_auc_score
 
 from speechssl.adapt import judging, last_layer, recordings
@@ -12,7 +14,7 @@ from speechssl.adapt.adapt import best
 from speechssl.adapt.folders import AdaptFolder
 from speechssl.adapt.judging import Judgement
 from speechssl.adapt.pairs import Pairs
-from speechssl.adapt.settings import AdaptSettings, plan_for
+from speechssl.adapt.settings import AdaptSettings, plan_for, write_settings
 from speechssl.data.manifest import Utterance
 from speechssl.errors import UserError
 
@@ -240,3 +242,20 @@ def test_a_judgement_without_partners_counts_apart_alone():
         rank_before=10,
     )
     assert judged.is_better and not judged.collapsed and judged.total == 1
+
+
+def test_a_mistake_in_the_first_command_can_be_corrected(tmp_path):
+    folder = AdaptFolder(tmp_path)
+    write_settings(folder, AdaptSettings(start="smal", audio=("wrong",)))
+    right = AdaptSettings(start="small", audio=("right",))
+    write_settings(folder, right)  # nothing was made of the first one
+    folder.heldout.mkdir(parents=True)
+    (folder.heldout / "wav.scp").touch()
+    with pytest.raises(UserError, match="audio was \\['right'\\]"):
+        write_settings(folder, AdaptSettings(start="small", audio=("other",)))
+    write_settings(folder, replace(right, steps=5))
+    assert read_json(folder.settings)["steps"] == 5
+    folder.candidate("before").path.mkdir()
+    folder.candidate("before").pairs.touch()
+    with pytest.raises(UserError, match="steps was 5"):
+        write_settings(folder, right)
