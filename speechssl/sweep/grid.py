@@ -81,6 +81,10 @@ def values_of(key: str, written: str) -> list[str]:
         span = _RANGE.fullmatch(value)
         values += _numbers(key, int(span[1]), int(span[2])) if span else [value]
     for value in values:
+        if not value and (len(values) > 1 or key == "seed"):
+            raise UserError(
+                f"sweep: {key}={written} has an empty value; leave out a comma, or {key}"
+            )
         if values.count(value) > 1:
             raise UserError(f"sweep: {key} has the value {value!r} twice; leave one of them out")
     return values

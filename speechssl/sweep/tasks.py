@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,9 +64,12 @@ def check_lists(settings: SweepSettings) -> None:
 
 
 def check_command(command: str | None) -> None:
-    """Raise UserError if the command of `--after` is none, or has unknown words in braces."""
-    if command is not None:
-        fill(command, dict.fromkeys(PLACES, ""))
+    """Raise UserError if `--after` is no command, or no program, or has unknown words in braces."""
+    if command is None:
+        return
+    program = fill(command, {place: f"{{{place}}}" for place in PLACES})[0]
+    if "{" not in program and shutil.which(program) is None:
+        raise UserError(f"sweep: --after: there is no program {program!r}; check its name, or PATH")
 
 
 def fill(command: str, values: dict[str, str]) -> list[str]:

@@ -128,8 +128,13 @@ class Workers:
                 continue
             moved = True
             error = self._end_task(active)
-            if not error and self._start_task(active):
-                continue
+            try:
+                if not error and self._start_task(active):
+                    continue
+            except OSError as problem:  # no such program, or none that may be run
+                error = f"{active.task.name if active.task else ''} cannot be started ({problem})"
+            if active.file is not None:
+                active.file.close()
             self._active.remove(active)
             source.finished(active.run, error)
         return moved

@@ -62,6 +62,8 @@ def test_one_seed_is_a_seed_and_without_any_there_is_one_run() -> None:
         (["seed=0..20000"], "mend the range"),
         (["seed=0..999", "a=0..999"], "more than 10000 runs"),
         (["seed=x,y"], "whole numbers"),
+        (["seed="], "empty value"),
+        (["a=1,2,"], "empty value"),
     ],
 )
 def test_a_mistake_is_one_line(words: list[str], message: str) -> None:

@@ -93,6 +93,7 @@ def test_figures_are_the_last_ones_and_evaluations_have_their_list(tmp_path: Pat
         ({"reference": "method=x", "words": ["method=simsiam,dino"]}, "no setting 'method=x'"),
         ({"evaluate": [Path("nowhere")]}, "has no file `trials`"),
         ({"after": "echo {nam}"}, "--after"),
+        ({"after": "ecko {name}"}, "no program 'ecko'"),
         ({"optuna": 2, "objective": "speed", "words": ["seed=0"]}, "whether lower or higher"),
         ({"optuna": 2, "objective": "a/eer", "words": ["seed=0"]}, "name them with --evaluate"),
         ({"optuna": 2, "words": ["seed=0"]}, "nothing to choose"),

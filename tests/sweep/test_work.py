@@ -137,3 +137,14 @@ def test_the_command_after_is_filled_in_word_by_word() -> None:
         with pytest.raises(UserError, match="--after") as error:
             fill(wrong, values)
         assert "\n" not in str(error.value)
+
+
+def test_a_program_that_is_not_there_ends_its_run_alone(tmp_path: Path) -> None:
+    def tasks_of(run: PlannedRun, place: int) -> list[Task]:
+        program = "true" if run.seed else str(tmp_path / "nowhere")
+        return [Task(f"after-{run.name}", [program], lambda: False)]
+
+    queue = Queue(2)
+    Workers(tmp_path, 1, tasks_of).work(queue)
+    assert "after-seed=0 cannot be started" in queue.errors["seed=0"]
+    assert queue.errors["seed=1"] == ""
