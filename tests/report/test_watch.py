@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from speechssl.errors import UserError
+from speechssl.files import RunFolder
 from speechssl.report.watch.following import MOST_POINTS, LogFollower, Watched, watched
+from speechssl.report.watch.frame import sparkline
 
 ALARM = "collapse alarm: embeddings use 1.2 of 16 directions; likely cause: x; remedy: y"
 HOSTILE = "[bold red]</script><script>alert(1)</script>\x1b[2J\u202e"
@@ -228,3 +230,16 @@ def test_the_command_prints_a_frame_and_writes_a_page(folder: Path, tmp_path: Pa
     done = command(folder, "--page", page, "--once")
     assert done.returncode == 0, done.stderr
     assert "Effective rank" in page.read_text() and 'http-equiv="refresh"' in page.read_text()
+
+
+def test_figures_near_the_largest_number_have_a_curve() -> None:
+    assert sparkline([1e308, -1e308], 10) == "█▁"
+    assert sparkline([1e308, 1e308, -1e308, -1e308], 2) == "█▁"
+
+
+def test_a_log_that_would_never_end_is_one_line(folder: Path) -> None:
+    log = RunFolder(folder).log
+    log.unlink()
+    log.symlink_to("/dev/zero")
+    with pytest.raises(UserError, match="is a device"):
+        watched(folder)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from speechssl import foreign_json, foreign_yaml
+from speechssl.audio.regular import refuse_special_file
 from speechssl.errors import UserError
 from speechssl.files import RunFolder
 from speechssl.report.page import untrusted
@@ -89,6 +90,7 @@ class LogFollower:
         Raises:
             UserError: it is there and cannot be read.
         """
+        refuse_special_file(self.path)
         try:
             with open(self.path, "rb") as file:
                 status = os.fstat(file.fileno())

@@ -146,16 +146,16 @@ def sparkline(values: Sequence[float], width: int) -> str:
         start = place * len(values) // count
         share = values[start : max(start + 1, (place + 1) * len(values) // count)]
         known = [value for value in share if not math.isnan(value)]
-        means.append(sum(known) / len(known) if known else math.nan)
+        means.append(sum(value / len(known) for value in known) if known else math.nan)
     known = [value for value in means if not math.isnan(value)]
     low = min(known, default=0.0)
-    span = max(known, default=0.0) - low
+    span = max(known, default=0.0) / 2 - low / 2
     letters = []
     for value in means:
         if math.isnan(value):
             letters.append(_GAP)
         else:
-            height = (value - low) / span if span > 0 else 0.5
+            height = (value / 2 - low / 2) / span if span > 0 else 0.5  # halves: no overflow
             letters.append(_BLOCKS[min(7, int(height * 8))])
     return "".join(letters)
 
