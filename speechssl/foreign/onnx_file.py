@@ -25,7 +25,9 @@ FEATURES_KEY = "speechssl_features"
 MAX_BYTES = 1 << 30
 MAX_NODES = 200_000
 MAX_METADATA = 10_000
-"""Bounds far beyond any speaker encoder: bytes of a file, operators, letters of its front end."""
+MAX_DEPTH = 50
+"""Bounds far beyond any speaker encoder: bytes of a file, operators, letters of its front end, and
+functions inside functions."""
 
 MAX_CONSTANT = 1 << 28
 """Numbers that an operator may make of nothing."""
@@ -137,15 +139,15 @@ def _parsed(graph: bytes, path: Path) -> Any:
 
 def _check(model: Any, path: Path, size: int) -> None:
     """Raise UserError for a graph that is not run: see the module's description."""
-    own = {(function.domain, function.name) for function in model.functions}
+    own = {_key(function.domain, function.name): function for function in model.functions}
     nodes = list(_nodes(model.graph))
     for function in model.functions:
         nodes += list(_nodes(function))
-    if len(nodes) > MAX_NODES:
+    if len(nodes) > MAX_NODES or _operators(model.graph, own, {}, (), path) > MAX_NODES:
         raise UserError(f"{path}: has more than {MAX_NODES} operators; not run")
     constants: dict[str, Any] = {}
     for node in nodes:
-        is_own = (node.domain, node.op_type) in own
+        is_own = _key(node.domain, node.op_type) in own
         if not is_own and node.domain not in _DOMAINS:
             raise UserError(
                 f"{path}: uses the operator {node.domain[:40]}::{node.op_type[:40]}, which is not"
@@ -156,8 +158,8 @@ def _check(model: Any, path: Path, size: int) -> None:
         for attribute in node.attribute:
             for tensor in (attribute.t, *attribute.tensors):
                 _check_tensor(tensor, path, size)
-            if node.op_type == "Constant" and attribute.name == "value" and node.output:
-                constants[node.output[0]] = attribute.t
+            if node.op_type == "Constant" and node.output:
+                constants[node.output[0]] = _constant(attribute)
     for tensor in model.graph.initializer:
         _check_tensor(tensor, path, size)
         constants[tensor.name] = tensor
@@ -165,6 +167,55 @@ def _check(model: Any, path: Path, size: int) -> None:
         raise UserError(f"{path}: holds sparse tensors; not run")
     for node in nodes:
         _check_size(node, constants, path)
+
+
+def _key(domain: str, name: str) -> tuple[str, str]:
+    """Return domain and name of an operator or function; the standard domain has two names."""
+    return ("" if domain == "ai.onnx" else domain, name)
+
+
+def _operators(
+    graph: Any,
+    functions: Mapping[tuple[str, str], Any],
+    known: dict[tuple[str, str], int],
+    inside: tuple[tuple[str, str], ...],
+    path: Path,
+) -> int:
+    """Return how many operators a graph has when its own functions are written out.
+
+    onnxruntime writes them out. Thirty functions of two calls each would become a billion operators.
+
+    Args:
+        graph: the graph, or a function.
+        functions: the functions of the file.
+        known: the numbers of those that were counted.
+        inside: the functions that call this one.
+        path: the file, for the error.
+
+    Raises:
+        UserError: a function calls itself, or they are nested beyond reason.
+    """
+    total = 0
+    for node in _nodes(graph):
+        key = _key(node.domain, node.op_type)
+        if key not in functions:
+            total += 1
+            continue
+        if key in inside or len(inside) >= MAX_DEPTH:
+            raise UserError(f"{path}: its functions call themselves, or too deeply; not run")
+        if key not in known:
+            known[key] = _operators(functions[key], functions, known, (*inside, key), path)
+        total += known[key]
+    return total
+
+
+def _constant(attribute: Any) -> Any:
+    """Return what an attribute of a Constant gives: a TensorProto, or whole numbers."""
+    if attribute.name == "value_int":
+        return [attribute.i]
+    if attribute.name == "value_ints":
+        return list(attribute.ints)
+    return attribute.t
 
 
 def _nodes(graph: Any) -> Iterable[Any]:
@@ -205,8 +256,10 @@ def _check_size(node: Any, constants: Mapping[str, Any], path: Path) -> None:
     place = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1}.get(node.op_type)
     if place is None or len(node.input) <= place or node.input[place] not in constants:
         return
-    with foreign_json.damage(path, "give another file"):
-        lengths = onnx.numpy_helper.to_array(constants[node.input[place]]).ravel().tolist()
+    lengths = constants[node.input[place]]
+    if not isinstance(lengths, list):
+        with foreign_json.damage(path, "give another file"):
+            lengths = onnx.numpy_helper.to_array(lengths).ravel().tolist()
     if math.prod(max(1, int(length)) for length in lengths) > MAX_CONSTANT:
         raise UserError(f"{path}: {node.op_type} makes a tensor of {lengths} numbers; not run")
 

@@ -282,6 +282,42 @@ def huge(path):
     return identity(path, nodes, [constant("shape", [80, 10**11])])
 
 
+def huge_by_numbers(path):
+    nodes = [
+        helper.make_node("Constant", [], ["shape"], value_ints=[80, 10**11]),
+        helper.make_node("ConstantOfShape", ["shape"], ["w"]),
+        helper.make_node("MatMul", ["feats", "w"], ["embs"]),
+    ]
+    return identity(path, nodes)
+
+
+def doubling(path):
+    """40 functions, each of which calls the one before twice: a file of 5 kB, 10^12 operators."""
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
+    functions = []
+    for level in range(40):
+        name, domain = (f"F{level - 1}", "own") if level else ("Relu", "")
+        nodes = [
+            helper.make_node(name, ["x"], ["y"], domain=domain),
+            helper.make_node(name, ["y"], ["z"], domain=domain),
+        ]
+        functions.append(helper.make_function("own", f"F{level}", ["x"], ["z"], nodes, opsets))
+    node = helper.make_node("F39", ["feats"], ["embs"], domain="own")
+    return identity(path, [node], functions=functions, domains=("", "own"))
+
+
+def recursive(path):
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
+    inner = helper.make_node("F", ["x"], ["y"], domain="own")
+    function = helper.make_function("own", "F", ["x"], ["y"], [inner], opsets)
+    node = helper.make_node("F", ["feats"], ["embs"], domain="own")
+    return identity(path, [node], functions=[function], domains=("", "own"))
+
+
+def fast_rate(path):
+    return mean_of_frames(path, told={"framework": "wespeaker", "sample_rate": "9999999999"})
+
+
 def claimed(path):
     weight = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT, dims=[80, 10**9])
     return identity(path, [helper.make_node("MatMul", ["feats", "w"], ["embs"])], [weight])
@@ -316,6 +352,10 @@ def bad_metadata(path):
         (custom_inside, "evil.ops::Evil"),
         (endless, "may never end"),
         (huge, "makes a tensor of"),
+        (huge_by_numbers, "makes a tensor of"),
+        (doubling, "more than 200000 operators"),
+        (recursive, "call themselves"),
+        (fast_rate, "sample_rate"),
         (claimed, "more numbers than the file is long"),
         (two_inputs, "takes 2 inputs"),
         (rubbish, "no ONNX file"),
