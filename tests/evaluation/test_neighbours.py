@@ -155,7 +155,7 @@ def test_the_commands(tmp_path: Path, embeddings: Rows, capsys: pytest.CaptureFi
     mean = str(tmp_path / "e.npz")
     command = ["index", mean, "--out", str(tmp_path / "i"), "--subtract-mean", mean]
     assert main(command) == 0
-    assert "recall@10   1.0000" in capsys.readouterr().out
+    assert "recall@10   1: every search is exact" in capsys.readouterr().out
     assert main(["search", str(tmp_path / "i"), str(tmp_path / "q.npz"), "--top", "3"]) == 0
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     centred = embeddings[:200] - embeddings[:200].mean(0)
@@ -285,3 +285,27 @@ def test_a_broken_build_leaves_no_index(
         build_index(source, tmp_path / "i")
     with pytest.raises(UserError, match="no index"):
         Index(tmp_path / "i")
+
+
+def test_ids_of_any_bytes_come_back(tmp_path: Path, embeddings: Rows) -> None:
+    names = ["a b", "ü", "\udcff", "=1"]
+    write_vectors(tmp_path / "e.npz", names, embeddings[:4])
+    build_index(tmp_path / "e.npz", tmp_path / "index")
+    opened = Index(tmp_path / "index")
+    assert [opened.ids[row] for row in range(4)] == names
+
+
+def test_more_found_than_asked_for_is_no_better_recall() -> None:
+    """Where the query itself is not found there is one other more: it does not count."""
+    truth = np.arange(11)[None]
+    found = np.array([[1, 2, 3, 4, 5, 6, 7, 8, 9, 20, 10]])
+    assert recall_of(found, truth, np.array([0])) == pytest.approx(0.9)
+
+
+def test_other_files_of_a_folder_stay(tmp_path: Path, embeddings: Rows) -> None:
+    write_vectors(tmp_path / "e.npz", ["a", "b"], embeddings[:2])
+    kept = tmp_path / "index" / "vectors-of-mine.npy"
+    kept.parent.mkdir()
+    kept.write_bytes(b"mine")
+    build_index(tmp_path / "e.npz", kept.parent)
+    assert kept.read_bytes() == b"mine"

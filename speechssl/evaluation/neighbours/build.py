@@ -147,7 +147,7 @@ def build_index(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / layout.ABOUT).unlink(missing_ok=True)
-        for left_over in (*folder.glob("vectors-*"), *folder.glob("lists-*")):
+        for left_over in layout.shard_files(folder):
             left_over.unlink()
         if mean is not None:
             np.save(folder / layout.MEAN, mean)
@@ -203,7 +203,7 @@ def _write_rows(
         for ids, block in source.blocks():
             best.look_at(block, row)
             shards.add(block)
-            encoded = [name.encode("utf-8", "replace") for name in ids]
+            encoded = [name.encode("utf-8", "surrogateescape") for name in ids]
             names.write(b"".join(encoded))
             lengths = np.array([len(name) for name in encoded], np.int64)
             ends[row : row + len(ids)] = byte + np.cumsum(lengths)
@@ -295,10 +295,15 @@ def recall_of(rows: NDArray[np.int64], truth: NDArray[np.int64], own: NDArray[np
     hits = 0
     total = 0
     for found, true, row in zip(rows.tolist(), truth.tolist(), own.tolist(), strict=True):
-        others = [one for one in true if one != row and one >= 0][:NEIGHBOURS]
-        hits += len(set(others) & set(found))
+        others = _others(true, row)
+        hits += len(set(others) & set(_others(found, row)))
         total += len(others)
     return hits / max(1, total)
+
+
+def _others(rows: list[int], own: int) -> list[int]:
+    """Return the nearest `NEIGHBOURS` of rows that are there and not a query's own."""
+    return [row for row in rows if row != own and row >= 0][:NEIGHBOURS]
 
 
 def _milliseconds(folder: Path, queries: Matrix) -> float:

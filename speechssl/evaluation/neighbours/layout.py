@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +45,7 @@ MEAN = "mean.npy"
 CENTROIDS = "centroids.npy"
 CODEBOOKS = "codebooks.npy"
 
+_OF_A_SHARD = re.compile(r"(vectors|sizes)-\d{5}\.npy|lists-\d{5}\.bin")
 _MOST_DIM = 1 << 16
 _MOST_LISTS = 1 << 24
 _MOST_ROWS = 1 << 40
@@ -65,6 +67,11 @@ def sizes_file(shard: int) -> str:
 def lists_file(shard: int) -> str:
     """Return the name of the file of a shard's lists."""
     return f"lists-{shard:05d}.bin"
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """Return the files of all shards in a folder."""
+    return [path for path in folder.iterdir() if _OF_A_SHARD.fullmatch(path.name)]
 
 
 @dataclass(frozen=True)
@@ -204,4 +211,4 @@ class Ids:
         end = int(self._ends[row])
         if not 0 <= begin <= end <= len(self._data) or end - begin > 4 * MAX_ID:
             raise UserError(f"{self._path}: the id of row {row} is damaged; build the index again")
-        return bytes(self._data[begin:end]).decode("utf-8", "replace")
+        return bytes(self._data[begin:end]).decode("utf-8", "surrogateescape")
