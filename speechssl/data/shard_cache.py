@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from speechssl.audio import members, reading
 from speechssl.audio.remotes import Remote
 from speechssl.errors import UserError, writing
+from speechssl.files import remove_partial
 
 try:
     import fcntl
@@ -152,6 +153,7 @@ class ShardCache:
                 time.sleep(_POLL)
             if not copy.exists():
                 with writing(self.folder):
+                    remove_partial(copy)  # what a killed process has left of it
                     self._make_room(size)
                     self._download(archive, size, copy)
             lock.unlink(missing_ok=True)
@@ -167,7 +169,8 @@ class ShardCache:
             os.pwrite(target.fileno(), data, start)
 
         try:
-            with temporary.open("wb") as target, ThreadPoolExecutor(REQUESTS) as pool:
+            # Made anew: in a folder that others may write, too, the name could be a link.
+            with temporary.open("xb") as target, ThreadPoolExecutor(REQUESTS) as pool:
                 for _ in pool.map(fetch, starts):
                     pass
             os.replace(temporary, copy)
