@@ -166,12 +166,21 @@ class ChunkEmbedder:
         Raises:
             UserError: without `keep_going`, the first failure.
         """
+        failed: list[Failure] = []
         if isinstance(chunk, Slice):
-            chunk = read_slice(chunk, Remotes(self.settings.remote))
+            count = chunk.rows
+            path = chunk.path
+
+            def on_bad(name: str, reason: str) -> None:
+                failed.append(Failure(name, path, reason))
+
+            chunk = read_slice(chunk, Remotes(self.settings.remote), on_bad)
+        else:
+            count = len(chunk)
         found = cut(chunk, self.settings.cutting, self.settings.readers)
         is_done = np.isin(digests([one.id for one in found.utterances]), self.done)
         wanted = [one for one, done in zip(found.utterances, is_done, strict=True) if not done]
-        failed = list(found.failures)
+        failed += found.failures
         rows: dict[int, tuple[float, NDArray[np.float32]]] = {}
         for index, seconds, result in self.embedder.stream(wanted):
             if isinstance(result, Failure):
@@ -189,7 +198,7 @@ class ChunkEmbedder:
             name = part_name([one.id for one in wanted])
             self.place.write(name, part_bytes(ids, vectors, audio, spans))
         return {
-            "recordings": len(chunk),
+            "recordings": count,
             "written": len(order),
             "done": int(is_done.sum()),
             "seconds": sum(rows[index][0] for index in order),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from speechssl.audio.remotes import is_address
 from speechssl.audio.walk import PassedOver
 from speechssl.data.manifest import Utterance
 from speechssl.data.vectors.files import VectorWriter
@@ -191,8 +192,12 @@ class FolderOutput:
     def __init__(self, name: str) -> None:
         self.name = name
         self.folder: str | None = name
-        self._place = Place(name)
         base = name.rstrip("/")
+        if is_address(name) and "/" not in base.partition("://")[2]:
+            raise UserError(f"{name}: is a whole bucket; give a folder in it, such as {base}/emb")
+        if not is_address(name) and Path(name).name in ("", ".."):  # `.`: the lists lie beside it
+            base = str(Path(name).resolve())
+        self._place = Place(name)
         self.failed_list: str | None = f"{base}.failed"
         self.passed_over_list: str | None = f"{base}.passed_over"
         self._resources = ExitStack()

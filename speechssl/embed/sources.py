@@ -47,7 +47,7 @@ def collect(
 
     Returns:
         The utterances in the order given (`seconds` is 0 where it is not known), and
-        the lines of Kaldi files that cannot be used.
+        the lines of Kaldi files and lists that cannot be used.
 
     Raises:
         UserError: an input does not exist or holds no audio, or two inputs share an id.
@@ -94,7 +94,7 @@ def _expand(
     if path.suffix == ".scp":
         return _in_scp(path, allow_pipes, remotes)
     if is_list(path):
-        return _in_list(path, remotes), []
+        return _in_list(path, remotes)
     return [Utterance(utterance_id(path.name), name)], []
 
 
@@ -124,11 +124,12 @@ def _in_folder(root: Path, passed_over: list[PassedOver]) -> list[Utterance]:
     return [Utterance(utterance_id(Path(path).as_posix()), str(root / path)) for path in paths]
 
 
-def _in_list(path: Path, remotes: Remotes) -> list[Utterance]:
+def _in_list(path: Path, remotes: Remotes) -> tuple[list[Utterance], list[tuple[str, str]]]:
     found: list[Utterance] = []
+    bad: list[tuple[str, str]] = []
     for piece in slices(path, _ROWS_AT_A_TIME):
-        found += read_slice(piece, remotes)
-    return found
+        found += read_slice(piece, remotes, lambda *row: bad.append(row))
+    return found, bad
 
 
 def _in_scp(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from speechssl.cli.command import main
 from speechssl.data.vectors.files import read_vectors
-from speechssl.embed import Embedder, embed_to_file
+from speechssl.embed import Embedder, embed_to_file, outputs
 from speechssl.embed.folders import means_folder
 from speechssl.errors import UserError
 
@@ -249,3 +249,14 @@ def test_other_verbs_refuse_an_address_before_they_begin(
     error = capsys.readouterr().err
     assert "s3:/" in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_lists_lie_beside_the_folder_and_never_in_place_of_a_bucket(tmp_path, monkeypatch):
+    for name in ("s3://bucket", "s3://bucket/"):
+        with pytest.raises(UserError, match="is a whole bucket"):
+            outputs.FolderOutput(name)
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert outputs.FolderOutput("./").failed_list == str(tmp_path / "here.failed")
+    assert outputs.FolderOutput("e/").failed_list == "e.failed"

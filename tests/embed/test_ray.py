@@ -145,6 +145,17 @@ def test_a_list_that_lies_is_one_line(tmp_path: Path, columns: dict[str, Any]) -
     assert len(str(caught.value)) < 500
 
 
+def test_a_bad_row_of_a_list_costs_no_other(model: Path, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "c", 2)
+    paths = [str(tmp_path / "c/0000.wav"), None, str(tmp_path / "c/0001.wav")]
+    found = write_list(tmp_path / "list.parquet", id=["a", "bad", "b"], path=paths)
+    report = actor(model, tmp_path / "e").embed(slices(found, 10)[0])
+    assert (report["recordings"], report["written"]) == (3, 2)
+    assert [failure["id"] for failure in report["failed"]] == ["bad"]
+    done = embed_to_file(model, [found], tmp_path / "e.npz", keep_going=True)
+    assert (done.embedded, [failure.id for failure in done.failed]) == (2, ["bad"])
+
+
 def test_addresses_and_pipes_in_a_list_are_not_followed(model: Path, tmp_path: Path) -> None:
     paths = ["s3://bucket/a.wav", "touch ran |", "http://127.0.0.1:9/a.wav"]
     path = write_list(tmp_path / "list.parquet", id=["a", "b", "c"], path=paths)
