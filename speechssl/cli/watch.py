@@ -87,14 +87,12 @@ def _show_as_page(run: Watched, args: argparse.Namespace) -> None:
     check_installed("watch: the page")
     refresh = 5 * args.every
     if args.port is not None:
-        if args.page is not None:
-            raise UserError("watch: give --page or --port, one of them")
+        if args.page is not None or args.once:
+            raise UserError("watch: --port serves until Ctrl-C; leave --page and --once out")
         server = page.serve(lambda: _fresh_page(run, refresh), args.port)
         print(f"http://{page.HOST}:{server.server_port}/ (Ctrl-C ends it)", flush=True)
-        while not args.once:
+        while True:
             time.sleep(args.every)
-        server.shutdown()
-        return
     page.write_page(run, args.page, refresh)
     while not args.once and not run.is_finished:
         time.sleep(args.every)

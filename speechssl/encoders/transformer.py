@@ -7,6 +7,7 @@ encoder takes samples. `foreign/transformers.py` reads folders of weights.
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -25,6 +26,13 @@ MAX_WIDTH = 1 << 14
 MAX_FRAMES = 10_000
 """Bounds of layers, of every number of channels, and of kernels, strides and buckets, far beyond
 any use: a model folder may be somebody else's."""
+
+LONGEST_FRAME = 1 << 18
+SHORTEST_SHIFT = 40
+"""Samples that a frame may be of, at most, and that it must be apart from the next one, at least.
+
+Strides are in no weight, so no file of weights bounds them: an utterance that is padded to one frame
+of a billion samples, or has a frame a sample, would fill memory."""
 
 _CLASSES = {
     "wavlm": ("WavLMConfig", "WavLMModel"),
@@ -132,6 +140,7 @@ class SpeechTransformer(Encoder):
         if model_type == "wavlm":
             sizes |= {"num_buckets": num_buckets, "max_bucket_distance": max_bucket_distance}
         _check_sizes(sizes)
+        _check_frames(conv_kernel, conv_stride)
         _check_sizes(
             {"heads": heads, "compression_dim": compression_dim, "embedding_dim": embedding_dim}
         )
@@ -246,6 +255,17 @@ def _check_sizes(sizes: dict[str, Any]) -> None:
     ]
     if len(set(lists)) > 1:
         raise UserError("encoder: conv_dim, conv_stride and conv_kernel must be equally long")
+
+
+def _check_frames(kernels: list[int], strides: list[int]) -> None:
+    """Raise UserError for frames of far too many samples, or far too many frames."""
+    samples = _receptive_field(kernels, strides)
+    shift = math.prod(strides)
+    if samples > LONGEST_FRAME or shift < SHORTEST_SHIFT:
+        raise UserError(
+            f"encoder.conv_stride: frames of {min(samples, 10**9)} samples, {min(shift, 10**9)}"
+            f" apart; they must be of at most {LONGEST_FRAME} and at least {SHORTEST_SHIFT} apart"
+        )
 
 
 def _receptive_field(kernels: list[int], strides: list[int]) -> int:

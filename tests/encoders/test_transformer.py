@@ -205,6 +205,8 @@ def test_older_names_and_heads_of_other_tasks_are_read(tmp_path):
         ({"hidden_act": "relu"}, "is not supported"),
         ({"add_adapter": True}, "is not supported"),
         ({"conv_dim": "many"}, "conv_dim"),
+        ({"conv_stride": [9999, 9999, 9999]}, "frames of"),
+        ({"conv_stride": [1, 1, 1]}, "at least 40 apart"),
     ],
 )
 def test_a_folder_that_lies_is_one_line(changed, reason, tmp_path):
