@@ -6,6 +6,8 @@ be trained, exported or saved as a model folder.
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,6 +26,9 @@ from speechssl.model import Model
 
 MAX_DIM = 1 << 16
 """Numbers of an embedding at most."""
+
+MEMORY_SHARE = 0.5
+"""Of this machine's memory, what graphs may take."""
 
 
 class OnnxEncoder(Encoder):
@@ -113,11 +118,39 @@ def _session(file: OnnxFile) -> Any:
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # its messages become the line below
+    if _bound_memory():
+        options.add_session_config_entry("session.use_env_allocators", "1")
+    options.add_session_config_entry(
+        "optimization.constant_folding_max_output_size_in_bytes", str(onnx_file.MAX_BYTES)
+    )
     try:
         return onnxruntime.InferenceSession(file.graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own kinds
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{file.path}: onnxruntime cannot run it ({reason})") from error
+
+
+@functools.cache
+def _bound_memory() -> bool:
+    """Let onnxruntime take at most `MEMORY_SHARE` of this machine's memory in this process.
+
+    A graph of forty operators can double a tensor forty times: no look at the file tells. What goes
+    beyond is an error of the graph, one line, and not the end of the process.
+
+    Returns:
+        False if the size of the memory is unknown, or something else has set a bound.
+    """
+    import onnxruntime
+
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        kinds = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
+        place = onnxruntime.OrtMemoryInfo("Cpu", kinds[0], 0, kinds[1])
+        arena = onnxruntime.OrtArenaCfg(int(MEMORY_SHARE * memory), -1, -1, -1)
+        onnxruntime.create_and_register_allocator(place, arena)
+    except (AttributeError, ValueError, OSError, RuntimeError):
+        return False
+    return True
 
 
 class OnnxModel(Model):

@@ -1,6 +1,8 @@
 """ONNX files of speaker encoders: this package's exports, wespeaker's layout, and what is not run."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -376,3 +378,29 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
         file.truncate((1 << 30) + 1)
     with pytest.raises(UserError, match="larger than 1024 MiB"):
         speechssl.load(path, "cpu")
+
+
+def test_a_graph_that_doubles_for_ever_is_one_line(tmp_path):
+    """Two seconds of noise, doubled forty times, would be 10^16 bytes."""
+    nodes = []
+    last = "feats"
+    for number in range(40):
+        nodes.append(helper.make_node("Concat", [last, last], [f"y{number}"], axis=1))
+        last = f"y{number}"
+    axis = constant("axis", [1])
+    nodes.append(helper.make_node("ReduceMax", [last, "axis"], ["embs"], keepdims=0))
+    path = identity(tmp_path / "m.onnx", nodes, [axis], told={"framework": "wespeaker"})
+    script = (
+        "import resource, sys, speechssl.embed.onnx as one\n"
+        "from speechssl.cli import main\n"
+        "one.MEMORY_SHARE = 1e-4\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    write_audio(tmp_path / "a.wav", noise(1.0))
+    words = ["embed", str(path), str(tmp_path / "a.wav"), "--out", str(tmp_path / "e.npz")]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words], capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 2, done.stderr
+    assert "does not run" in done.stderr and done.stderr.count("\n") == 1
