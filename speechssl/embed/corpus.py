@@ -66,6 +66,8 @@ def embed_corpus(
         corpus, failed = on_ray.find_chunks(inputs, settings, workers, passed_over)
         if failed and not settings.keep_going:
             raise UserError(failed[0].reason)
+        if not corpus.count:
+            raise nothing_embedded(failed)
         done = output.begin(fingerprint(embedder, settings), settings.resume)
         output.list_passed_over(passed_over)
         settings = replace(settings, allow_code=packages_of(embedder))

@@ -239,7 +239,9 @@ class FolderOutput:
 
 
 def nothing_embedded(failed: Sequence[Failure]) -> UserError:
-    """Return the error of a run in which every utterance failed."""
+    """Return the error of a run in which every utterance failed, or which was given none."""
+    if not failed:
+        return UserError("embed: the inputs name no recordings; check them")
     return UserError(
         f"embed: none of {len(failed)} utterances could be embedded; the first:"
         f" {failed[0].path}: {failed[0].reason}"

@@ -156,6 +156,13 @@ def test_a_bad_row_of_a_list_costs_no_other(model: Path, tmp_path: Path) -> None
     assert (done.embedded, [failure.id for failure in done.failed]) == (2, ["bad"])
 
 
+def test_a_list_without_rows_is_one_line(model: Path, tmp_path: Path) -> None:
+    empty = write_list(tmp_path / "list.parquet", id=arrow.array([], arrow.string()), path=[])
+    for out in ("e.npz", "e"):
+        with pytest.raises(UserError, match="name no recordings"):
+            embed_to_file(model, [empty], tmp_path / out)
+
+
 def test_addresses_and_pipes_in_a_list_are_not_followed(model: Path, tmp_path: Path) -> None:
     paths = ["s3://bucket/a.wav", "touch ran |", "http://127.0.0.1:9/a.wav"]
     path = write_list(tmp_path / "list.parquet", id=["a", "b", "c"], path=paths)
