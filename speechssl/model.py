@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,26 @@ def current_settings(written: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+class SavedWeights(NamedTuple):
+    """The weights of an encoder before they are read.
+
+    Attributes:
+        file: where they are from, for messages.
+        shapes: name -> shape of each.
+        read: returns them.
+    """
+
+    file: Path
+    shapes: Mapping[str, tuple[int, ...]]
+    read: Callable[[], Mapping[str, Tensor]]
+
+    @classmethod
+    def in_memory(cls, state: Mapping[str, Tensor], file: Path) -> SavedWeights:
+        """Describe weights that have been read already, from `file`."""
+        shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        return cls(file, shapes, lambda: state)
+
+
 class Model(nn.Module):
     """Waveforms to embeddings.
 
@@ -55,9 +75,12 @@ class Model(nn.Module):
             absent) and its settings.
         encoder: section `encoder`: `name` and the settings of that encoder.
         about: what else is known of the weights (method, step, data, commit), kept with them.
+        fitting: weights whose shapes the encoder must have, which is checked before memory is
+            taken for it; None: no check.
 
     Raises:
-        UserError: no such front end or encoder, or a setting that it does not have.
+        UserError: no such front end or encoder, a setting that it does not have, or an encoder
+            that the weights do not fit.
     """
 
     def __init__(
@@ -65,6 +88,8 @@ class Model(nn.Module):
         features: Mapping[str, Any],
         encoder: Mapping[str, Any],
         about: Mapping[str, Any] | None = None,
+        *,
+        fitting: SavedWeights | None = None,
     ) -> None:
         super().__init__()
         self.settings = {
@@ -73,6 +98,8 @@ class Model(nn.Module):
         }
         self.about = dict(about or {})
         self.front_end: FrontEnd = parts.construct("features", self.settings["features"])
+        if fitting is not None:
+            _check_shapes(self.settings["encoder"], self.front_end.dim, fitting)
         self.encoder: Encoder = parts.construct(
             "encoders", self.settings["encoder"], self.front_end.dim
         )
@@ -180,15 +207,10 @@ class Model(nn.Module):
         about = written.get("about") or {}
         if not isinstance(about, Mapping):
             raise UserError(f"model: {config_file}: about must be a mapping, not {about!r}")
-        try:
-            _check_sizes(current_settings(written), weights.shapes(weights_file), weights_file)
-            model = cls.from_config(written, about)
-            model.encoder.load_state_dict(weights.read(weights_file))
-        except UserError:
-            raise
-        except Exception as error:  # what Python and torch say of sizes that make no sense
-            raise _no_fit(weights_file, config_file, error) from error
-        return model.eval()
+        saved = SavedWeights(
+            weights_file, weights.shapes(weights_file), lambda: weights.read(weights_file)
+        )
+        return cls._with_weights(written, about, saved, config_file.name).eval()
 
     @classmethod
     def from_foreign(cls, other: ForeignModel) -> Model:
@@ -198,19 +220,8 @@ class Model(nn.Module):
             UserError: its weights do not fit its settings.
         """
         settings = {"features": other.features, "encoder": other.encoder}
-        held = {name: tuple(tensor.shape) for name, tensor in other.weights.items()}
-        try:
-            _check_sizes(settings, held, other.weights_file)
-            model = cls(other.features, other.encoder, other.about)
-            model.encoder.load_state_dict(other.weights)
-        except UserError:
-            raise
-        except Exception as error:  # what Python and torch say of sizes that make no sense
-            reason = _reason(error)
-            raise UserError(
-                f"model: {other.weights_file} does not fit its settings ({reason})"
-            ) from error
-        return model.eval()
+        saved = SavedWeights.in_memory(other.weights, other.weights_file)
+        return cls._with_weights(settings, other.about, saved, "its settings").eval()
 
     @classmethod
     def from_state(
@@ -236,15 +247,39 @@ class Model(nn.Module):
                 allowed.
         """
         written = read_saved_config(config_file, allow_code)
+        saved = SavedWeights.in_memory(state, state_file)
+        return cls._with_weights(written, about, saved, config_file.name)
+
+    @classmethod
+    def _with_weights(
+        cls,
+        written: Mapping[str, Any],
+        about: Mapping[str, Any] | None,
+        saved: SavedWeights,
+        settings_name: str,
+    ) -> Model:
+        """Build the model of a saved configuration around weights.
+
+        Args:
+            written: the configuration, with sections `features` and `encoder`.
+            about: what else is known of the weights.
+            saved: the weights; read after their shapes have been found to fit.
+            settings_name: what the configuration is called in messages.
+
+        Raises:
+            UserError: the weights do not fit the configuration, or it has something that this
+                version does not know.
+        """
         try:
-            held = {name: tuple(tensor.shape) for name, tensor in state.items()}
-            _check_sizes(current_settings(written), held, state_file)
-            model = cls.from_config(written, about)
-            model.encoder.load_state_dict(state)
+            current = current_settings(written)
+            model = cls(current["features"], current["encoder"], about, fitting=saved)
+            model.encoder.load_state_dict(saved.read())
         except UserError:
             raise
         except Exception as error:  # what Python and torch say of sizes that make no sense
-            raise _no_fit(state_file, config_file, error) from error
+            raise UserError(
+                f"model: {saved.file} does not fit {settings_name} ({_reason(error)})"
+            ) from error
         return model
 
 
@@ -257,34 +292,27 @@ def _check_format(written: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def _no_fit(weights_file: Path, config_file: Path, error: Exception) -> UserError:
-    return UserError(f"model: {weights_file} does not fit {config_file.name} ({_reason(error)})")
-
-
-def _check_sizes(
-    written: Mapping[str, Any], held: Mapping[str, tuple[int, ...]], weights_file: Path
-) -> None:
-    """Compare the encoder of a configuration with the shapes of its weights, taking no memory.
+def _check_shapes(encoder_settings: Mapping[str, Any], input_dim: int, saved: SavedWeights) -> None:
+    """Compare an encoder with the shapes of its weights, taking no memory.
 
     Args:
-        written: the configuration, with today's names.
-        held: shapes of the weights.
-        weights_file: where they are from, for messages.
+        encoder_settings: checked section `encoder`.
+        input_dim: M, numbers in a frame of features.
+        saved: the weights.
 
     Raises:
-        UserError: the configuration asks for another encoder than the weights are of.
+        UserError: the settings are of another encoder than the weights.
     """
-    features = parts.check("features", written["features"], "features")
-    front_end: FrontEnd = parts.construct("features", features)
-    encoder_settings = parts.check("encoders", written["encoder"], "encoder")
     with torch.device("meta"):
-        encoder: Encoder = parts.construct("encoders", encoder_settings, front_end.dim)
+        encoder: Encoder = parts.construct("encoders", encoder_settings, input_dim)
     wanted = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
-    for name in sorted(wanted.keys() | held.keys()):
-        if wanted.get(name) != held.get(name):
+    for name in sorted(wanted.keys() | saved.shapes.keys()):
+        is_there = saved.shapes.get(name, "absent")
+        should_be = wanted.get(name, "absent")
+        if is_there != should_be:
             raise UserError(
-                f"model: {weights_file} does not fit its configuration: {name[:80]} is"
-                f" {held.get(name, 'absent')} there and {wanted.get(name, 'absent')} by the settings"
+                f"model: {saved.file} does not fit its configuration: {name[:80]} is {is_there}"
+                f" there and {should_be} by the settings"
             )
 
 

@@ -32,7 +32,7 @@ FOLDERS = {
     "methods": "what an encoder is trained with",
     "predictors": "predictors of BYOL, SimSiam and their relatives",
     "clustering": "embeddings to pseudo-labels",
-    "vad": "finders of speech: `speechssl embed --vad`, `speechssl diarize --vad`",
+    "vad": "voice activity detectors: `speechssl embed --vad`, `speechssl diarize --vad`",
     "diagnostics": "figures of embeddings that tell a collapse",
     "evaluation": "tasks of `speechssl evaluate`, and of `speechssl cluster --reference`",
     "exporters": "formats of `speechssl export`",

@@ -22,7 +22,7 @@ from speechssl.diarize.turns import Turn
 RATE = 16000
 LEVEL = 0.05  # root mean square of a turn
 TURN_SECONDS = 8.0  # longer utterances are cut
-NOISE = 1e-4  # of the room, so that pauses are no digital silence
+NOISE = 1e-4  # standard deviation of room noise: pauses are not digital silence
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def conversation(
         files: speaker -> audio files.
         speakers: number of them, drawn from `files`.
         seed: of all draws.
-        seconds: length; it ends with the turn that passes it, each speaker having had two turns.
+        seconds: shortest length; it ends with a whole turn, after two turns of each speaker.
         pauses: shortest and longest pause between turns, seconds.
     """
     rng = np.random.default_rng(seed)

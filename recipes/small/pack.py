@@ -20,7 +20,7 @@ from speechssl.model import Model
 
 
 def main() -> None:
-    """Round, rename, write."""
+    """Write the model folder."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     from speechssl.evaluation.verification.verify import verify
     from speechssl.files import model_folder
     from speechssl.speakers import calibration
-    from speechssl.speakers.models import digest
+    from speechssl.speakers.model_digest import digest
 
     folder = model_folder(args.model)
     if args.out is None and folder.existing() is None:

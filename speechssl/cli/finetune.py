@@ -16,6 +16,7 @@ from speechssl.cli import flags
 
 if TYPE_CHECKING:
     from speechssl.data.manifest import Utterance
+    from speechssl.evaluation.classification.classify import Classification
     from speechssl.finetune import FinetuneSettings
 
 
@@ -123,7 +124,6 @@ def _finetune(args: argparse.Namespace) -> None:
     from speechssl.data.manifest import read_manifest
     from speechssl.embed.networks import load_model
     from speechssl.evaluation.classification import subjects
-    from speechssl.evaluation.classification.classify import write_results
 
     remotes = Remotes(args.remote)
     utterances: list[Utterance] = []
@@ -149,16 +149,22 @@ def _finetune(args: argparse.Namespace) -> None:
         subject_of = read_values(args.subjects, "subject")
         votes = subjects.add_votes(measured, subject_of, replicates=args.replicates, seed=args.seed)
     if args.out:
-        from speechssl.report import plots
-
-        write_results(args.out, measured)
-        results = measured.results
-        plots.confusion_plot(results["labels"], results["confusion"], args.out / "confusion.png")
+        _write(args.out, measured)
         if votes is not None:
             subjects.write_votes(args.out, votes)
     _print_curve(measured.results)
     if votes is not None:
         print(subjects.describe(measured.results["subjects"]))
+
+
+def _write(out: Path, measured: Classification) -> None:
+    """Write the results and the confusion plot into a folder."""
+    from speechssl.evaluation.classification.classify import write_results
+    from speechssl.report import plots
+
+    write_results(out, measured)
+    results = measured.results
+    plots.confusion_plot(results["labels"], results["confusion"], out / "confusion.png")
 
 
 def _settings(args: argparse.Namespace) -> FinetuneSettings:

@@ -54,10 +54,9 @@ def run(args: argparse.Namespace) -> None:
     from speechssl.embed.embedder import Embedder
     from speechssl.embed.gather import gather
     from speechssl.embed.sources import collect
-    from speechssl.errors import UserError, writing
-    from speechssl.files import write_text
+    from speechssl.errors import UserError
     from speechssl.speakers import voices
-    from speechssl.speakers.models import digest
+    from speechssl.speakers.model_digest import digest
     from speechssl.text import printable
 
     known = voices.read(args.voices)
@@ -72,13 +71,7 @@ def run(args: argparse.Namespace) -> None:
     utterances, failed = collect(args.inputs)
     kept, matrix, unreadable = gather(embedder, utterances)
     answers = known.identify(matrix, calibration, prior=args.prior, threshold=args.threshold)
-    text = "".join(_lines(kept, answers))
-    if args.out == "-":
-        sys.stdout.write(text)
-    else:
-        with writing(args.out):
-            Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-            write_text(args.out, text)
+    _write(args.out, "".join(_lines(kept, answers)))
     for failure in [*failed, *unreadable]:
         print(printable(f"left out {failure.path}: {failure.reason}"), file=sys.stderr)
     if args.threshold is not None:
@@ -87,9 +80,21 @@ def run(args: argparse.Namespace) -> None:
         origin = f"threshold known from {calibration.describe()}"
     else:
         origin = "no threshold is known: calibrate the model, or give --threshold"
-    print(
-        printable(f"{len(kept)} recordings, {len(known.names)} voices; {origin}"), file=sys.stderr
-    )
+    told = f"{len(kept)} recordings, {len(known.names)} voices; {origin}"
+    print(printable(told), file=sys.stderr)
+
+
+def _write(out: str, text: str) -> None:
+    """Write the lines into a file, or on standard output for `-`."""
+    from speechssl.errors import writing
+    from speechssl.files import write_text
+
+    if out == "-":
+        sys.stdout.write(text)
+        return
+    with writing(out):
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, text)
 
 
 def _lines(utterances: Sequence[Utterance], answers: Sequence[Answer]) -> Iterator[str]:

@@ -89,10 +89,9 @@ def _print_settings(folder: str, name: str) -> None:
     from speechssl.cli.signature import argument_helps
 
     part = parts.find(folder, name)
-    if not callable(part):
-        part = type(part)
     print(parts.descriptions(folder).get(name, name))
-    schema = config.schema(part)
+    # A record (a diagnostic, a foreign format) has fields, which nobody sets.
+    schema = config.schema(part) if callable(part) else {}
     helps = argument_helps(inspect.getdoc(part) or "")
     rows = []
     for key, (_kind, default) in schema.items():
@@ -100,9 +99,10 @@ def _print_settings(folder: str, name: str) -> None:
     if not rows:
         print("no settings")
         return
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    key_width = max(len(key) for key, _, _ in rows)
+    default_width = max(len(default) for _, default, _ in rows)
     for key, default, text in rows:
-        print(f"  {key:<{widths[0]}}  {default:<{widths[1]}}  {text}".rstrip())
+        print(f"  {key:<{key_width}}  {default:<{default_width}}  {text}".rstrip())
 
 
 def _shown(default: Any) -> str:

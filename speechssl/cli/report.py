@@ -94,10 +94,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _write_page(args: argparse.Namespace) -> None:
-    from speechssl.report.page.material import Chosen
+    from speechssl.report.page.material import PageSettings
     from speechssl.report.page.write import write_page
 
-    chosen = Chosen(map_points=args.map_points, map_method=args.map, clips=args.clips)
+    chosen = PageSettings(map_points=args.map_points, map_method=args.map, clips=args.clips)
     made = write_page(
         args.experiments, args.html, data=args.data, audio=not args.no_audio, chosen=chosen
     )

@@ -56,20 +56,23 @@ def call(function: Callable[..., Any], arguments: argparse.Namespace) -> Any:
 def argument_helps(docstring: str) -> dict[str, str]:
     """Return name -> text, on one line, of the ``Args:`` section of a docstring.
 
+    Names that stand together (``epochs, steps: ...``) have the same text.
+
     Args:
         docstring: in Google's style, without indentation (`inspect.getdoc`).
     """
     helps: dict[str, str] = {}
-    name = ""
+    names: list[str] = []
     section = docstring.partition("Args:\n")[2]
     for line in section.splitlines():
         if line and not line.startswith(" "):
             break  # the next section
-        start = re.match(r" {4}\*{0,2}(\w+)(?: \([^)]*\))?: (.*)", line)
+        start = re.match(r" {4}(\*{0,2}\w+(?:, \w+)*)(?: \([^)]*\))?: (.*)", line)
         if start:
-            name = start.group(1)
-            helps[name] = start.group(2).strip()
-        elif name:
+            names = start.group(1).lstrip("*").split(", ")
+            helps.update(dict.fromkeys(names, start.group(2).strip()))
+            continue
+        for name in names:
             helps[name] = f"{helps[name]} {line.strip()}".strip()
     return helps
 

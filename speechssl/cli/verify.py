@@ -77,7 +77,7 @@ def describe(score: float, calibration: Calibration | None, prior: float) -> dic
     return found | {
         "verdict": "same" if score >= threshold else "different",
         "probability_same": calibration.probability(score, prior),
-        "log10_likelihood_ratio": float(calibration.log_ratio(score)) / math.log(10),
+        "log10_likelihood_ratio": float(calibration.log_likelihood_ratio(score)) / math.log(10),
         "threshold": threshold,
         "prior": prior,
         "calibration": calibration.describe(),

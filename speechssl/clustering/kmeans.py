@@ -42,7 +42,7 @@ class SphericalKMeans(Clusterer):
     """K clusters of embeddings.
 
     Args:
-        n_clusters: K.
+        n_clusters: K, their number.
         max_iter: iterations at most; fewer where no embedding changes its cluster any more, or by
             ``tol``.
         tol: stop where an iteration raises the mean cosine by less than this.
@@ -163,7 +163,7 @@ def spherical_kmeans(
 
     Args:
         x: (N, D) unit vectors.
-        n_clusters: K.
+        n_clusters: K, their number.
         max_iter: iterations at most.
         generator: for the initial centroids; not used where ``start`` gives them.
         start: (K, D) initial centroids; None: K random rows of ``x``.
@@ -209,7 +209,7 @@ def best_start(
 
     Args:
         x: (N, D) unit vectors, at least K.
-        n_clusters: K.
+        n_clusters: K, their number.
         n_init: number of tries; 0: `tries`.
         generator: of all random numbers.
     """
@@ -238,7 +238,7 @@ def tries(rows: int, sample: int, n_clusters: int) -> int:
     Args:
         rows: N.
         sample: rows that a try looks at.
-        n_clusters: K.
+        n_clusters: K, their number.
     """
     if sample * n_clusters <= LITTLE_WORK:
         return MOST_TRIES

@@ -30,9 +30,10 @@ class KMeansAHC(Clusterer):
         linkage: ``ward`` (on unit vectors) or ``average`` (on cosine distances, 1 - cos).
         distance_threshold: of the linkage's distance, where ``n_clusters`` is 0; for ``average`` it
             is 1 - cosine.
-        max_iter: see `SphericalKMeans`.
-        seed: see `SphericalKMeans`.
-        sample_size: see `SphericalKMeans`.
+        max_iter: iterations of the k-means at most.
+        seed: of the initial centroids.
+        sample_size: fit the k-means on so many embeddings, drawn at random; 0 = all. All of them
+            are assigned in the end.
         memory_gb: GB that the distances may take.
 
     Raises:

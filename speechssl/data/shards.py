@@ -13,25 +13,23 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import json
 import os
 import sys
-import tarfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import soundfile
 
 from speechssl import processes
 from speechssl.audio import reading
-from speechssl.audio.members import Member
-from speechssl.audio.remotes import Remote, Remotes, is_address
+from speechssl.audio.remotes import Remotes, is_address
 from speechssl.data.kaldi import report_skipped
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
+from speechssl.data.shard_writer import FileSystem, ShardWriter, open_store
 from speechssl.errors import (
     MachineError,
     Unreadable,
@@ -45,26 +43,6 @@ from speechssl.threads import usable_cores
 
 Format = Literal["flac", "wav"]
 _AHEAD = 64  # utterances encoded before they are written
-
-
-class FileSystem(Protocol):
-    """What is asked of a store, a file system of fsspec."""
-
-    def open(self, path: str, mode: str) -> Any:
-        """Open a file."""
-        ...
-
-    def mv(self, path1: str, path2: str) -> None:
-        """Rename a file."""
-        ...
-
-    def glob(self, path: str) -> list[str]:
-        """Return the files of a pattern."""
-        ...
-
-    def rm(self, path: str) -> None:
-        """Remove a file."""
-        ...
 
 
 def write_shards(
@@ -114,15 +92,7 @@ def write_shards(
         utterances = [manifest.utterances[row] for row in order]
         skipped = [(name, f"bad line: {reason}") for name, reason in manifest.skipped]
         shards = ShardWriter(file_system, folder, target, megabytes * 10**6)
-        try:
-            packed = _pack(utterances, shards, format, jobs, skipped)
-            shards.close()
-        except (UserError, MachineError):
-            raise
-        except Exception as error:  # stores have errors of their own
-            raise UserError(
-                f"{target}: cannot be written ({error}); make room, or give another store"
-            ) from error
+        packed = _pack_all(utterances, shards, format, jobs, skipped)
         if not packed:
             raise UserError(f"{directory}: no utterance can be read; the first: {skipped[0][1]}")
         packed.sort(key=lambda utterance: utterance.id)
@@ -156,7 +126,7 @@ def unfinished(out: Path, target: str) -> Iterator[tuple[FileSystem, str]]:
     wav_scp = out / "wav.scp"
     if wav_scp.exists() and not is_left_over:
         raise UserError(f"{out}: holds a Kaldi directory already; give another one, or remove it")
-    file_system, folder = _open_store(target)
+    file_system, folder = open_store(target)
     if is_left_over:
         _remove_set(out, file_system, folder)
     shards = file_system.glob(f"{folder}/shard-*.tar")
@@ -191,6 +161,30 @@ def _lock_of_store(target: str, out: Path) -> contextlib.AbstractContextManager[
     return processes.sole_writer_in(target)
 
 
+def _pack_all(
+    utterances: list[Utterance],
+    shards: ShardWriter,
+    format: Format,
+    jobs: int | None,
+    skipped: list[tuple[str, str]],
+) -> list[Utterance]:
+    """Do what `_pack` says and close the last shard.
+
+    Raises:
+        UserError: the store cannot be written.
+    """
+    try:
+        packed = _pack(utterances, shards, format, jobs, skipped)
+        shards.close()
+    except (UserError, MachineError):
+        raise
+    except Exception as error:  # stores have errors of their own
+        raise UserError(
+            f"{shards.target}: cannot be written ({error}); make room, or give another store"
+        ) from error
+    return packed
+
+
 def _pack(
     utterances: list[Utterance],
     shards: ShardWriter,
@@ -221,118 +215,6 @@ def _pack(
             address = shards.add(utterance, data, format)
             packed.append(Utterance(utterance.id, address, seconds=utterance.seconds))
     return packed
-
-
-class ShardWriter:
-    """Writes utterances into tar archives, and begins a new one when one is full.
-
-    A shard on a local disk has its name once it is complete; other stores show no file before it
-    is closed.
-
-    Args:
-        file_system: of the store.
-        folder: of the shards there.
-        target: the same folder as the user writes it, the begin of each address.
-        limit: bytes of a full shard.
-
-    Attributes:
-        count: shards so far.
-    """
-
-    def __init__(self, file_system: FileSystem, folder: str, target: str, limit: int) -> None:
-        self.file_system = file_system
-        self.folder = folder
-        self.target = target.rstrip("/")
-        self.limit = limit
-        self.count = 0
-        self._members = 0
-        self._name = ""
-        self._position = 0
-        self._file: BinaryIO | None = None
-
-    def add(self, utterance: Utterance, data: bytes, extension: str) -> str:
-        """Write an utterance and return its address.
-
-        Args:
-            utterance: its id and seconds are written, too.
-            data: bytes of its audio file.
-            extension: what they are, without a dot.
-        """
-        if self._file is None or self._position + len(data) > self.limit:
-            self.close()
-            self._open()
-        key = f"{self._members:08d}"
-        self._members += 1
-        about = {"id": utterance.id, "seconds": utterance.seconds}
-        offset = self._write(f"{key}.{extension}", data)
-        self._write(f"{key}.json", json.dumps(about).encode())
-        address = str(Member(f"{self.target}/{self._name}", offset, len(data), f".{extension}"))
-        return Remote(address) if is_address(self.target) else address
-
-    def close(self) -> None:
-        """Complete the shard that is being written."""
-        if self._file is None:
-            return
-        file = self._file
-        self._file = None
-        with file:
-            file.write(bytes(2 * tarfile.BLOCKSIZE))  # a tar ends with two empty blocks
-        if self._path_while_writing != self._path:
-            self.file_system.mv(self._path_while_writing, self._path)
-
-    def _open(self) -> None:
-        self._name = f"shard-{self.count:06d}.tar"
-        self.count += 1
-        self._position = 0
-        self._file = self.file_system.open(self._path_while_writing, "wb")
-
-    @property
-    def _path(self) -> str:
-        return f"{self.folder}/{self._name}"
-
-    @property
-    def _path_while_writing(self) -> str:
-        if _is_local(self.file_system):
-            return f"{self.folder}/.{self._name}.partial"
-        return self._path
-
-    def _write(self, name: str, data: bytes) -> int:
-        """Add a member and return the byte where its data begin."""
-        assert self._file is not None
-        header = tarfile.TarInfo(name)
-        header.size = len(data)
-        block = header.tobuf(tarfile.USTAR_FORMAT)
-        padding = -len(data) % tarfile.BLOCKSIZE
-        self._file.write(block + data + bytes(padding))
-        offset = self._position + len(block)
-        self._position = offset + len(data) + padding
-        return offset
-
-
-def _is_local(file_system: FileSystem) -> bool:
-    from fsspec.implementations.local import LocalFileSystem
-
-    return isinstance(file_system, LocalFileSystem)
-
-
-def _open_store(target: str) -> tuple[FileSystem, str]:
-    """Return the file system of a store, and the folder there, which is made.
-
-    Raises:
-        UserError: the store cannot be used.
-    """
-    import fsspec
-
-    try:
-        file_system, folder = fsspec.core.url_to_fs(target)
-        file_system.makedirs(folder, exist_ok=True)
-        file_system.glob(f"{folder}/shard-*.tar")
-    except Exception as error:  # each of fsspec's file systems has errors of its own
-        detail = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"{target}: cannot be used as a store of shards ({detail}); check the address"
-        ) from error
-    return file_system, folder
 
 
 def _encode(utterance: Utterance, format: Format) -> bytes | Unreadable:

@@ -58,10 +58,9 @@ def validate(
         recordings = read_wav_scp(
             folder / "wav.scp", note, allow_pipes=allow_pipes, check_files=True, remotes=remotes
         )
+        segments = {name: Segment(name, 0.0, None) for name in recordings}
         if (folder / "segments").exists():
             segments = read_segments(folder / "segments", recordings, note)
-        else:
-            segments = {name: Segment(name, 0.0, None) for name in recordings}
         if not segments and not problems:
             problems.append(f"{folder}: no utterance in it; add some")
         durations = read_durations(folder / "utt2dur", note)

@@ -1,11 +1,11 @@
-"""Which windows of a recording have one speaker, and how many speakers there are.
+"""Cluster the windows of a recording by speaker, and find how many speakers there are.
 
-* `whitened`: windows that overlap have one speaker, nearly always. So the differences of neighbours
-  show in which directions embeddings move while the speaker does not, and these directions are
-  scaled down: the within-class covariance normalisation of Hatch et al. 2006, learnt from the
-  recording itself and without a label. It also makes cosines of different models comparable.
+* `whitened`: overlapping windows nearly always have one speaker, so the differences between
+  neighbours estimate the within-speaker covariance, and embeddings are scaled by its inverse root:
+  the within-class covariance normalisation of Hatch et al. 2006, estimated on the recording itself
+  and without labels. It also makes cosines of different models comparable.
 * `agglomerative`: average linkage on their cosines up to a threshold, which finds the number of
-  speakers; `without_small` gives what is too short for a speaker to the others.
+  speakers; `merge_small` merges clusters that are too short for a speaker into the others.
 * `kmeans`: where the number is known.
 """
 
@@ -28,12 +28,12 @@ class SpeakerCount:
     """How many speakers may be found.
 
     Attributes:
-        smallest: at least so many.
-        largest: at most so many.
+        least: at least so many.
+        most: at most so many.
     """
 
-    smallest: int = 1
-    largest: int = 8
+    least: int = 1
+    most: int = 8
 
 
 def unit(vectors: NDArray[np.floating]) -> Matrix:
@@ -68,16 +68,17 @@ def whitened(vectors: Matrix, starts: NDArray[np.float64], stops: NDArray[np.flo
     return unit(reduced @ directions / np.sqrt(np.maximum(values, 1e-12)))
 
 
-def without_small(labels: NDArray[np.int64], vectors: Matrix, least: float) -> NDArray[np.int64]:
-    """Return labels (N,) in which clusters of fewer than `least` windows have joined the others.
+def merge_small(labels: NDArray[np.int64], vectors: Matrix, min_size: float) -> NDArray[np.int64]:
+    """Return labels (N,) in which clusters of fewer than `min_size` windows are merged into the others.
 
-    The smallest goes first, each of its windows to the nearest centre; the last cluster stays.
+    The smallest is merged first, each of its windows into the cluster with the nearest centre; one
+    cluster always stays.
     """
     labels = np.unique(labels, return_inverse=True)[1].astype(np.int64)
     while labels.max() > 0:
         sizes = np.bincount(labels)
         smallest = int(sizes.argmin())
-        if sizes[smallest] >= least:
+        if sizes[smallest] >= min_size:
             break
         others = [name for name in range(len(sizes)) if name != smallest]
         centres = unit(np.stack([vectors[labels == name].mean(0) for name in others]))

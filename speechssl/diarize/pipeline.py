@@ -16,9 +16,9 @@ from speechssl.diarize.clustering import (
     Matrix,
     agglomerative,
     kmeans,
+    merge_small,
     unit,
     whitened,
-    without_small,
 )
 from speechssl.diarize.resegmentation import SpeechWindows, resegment
 from speechssl.diarize.settings import DiarizeSettings
@@ -84,15 +84,15 @@ def cluster(vectors: Matrix, settings: DiarizeSettings) -> NDArray[np.int64]:
     step = max(1, -(-len(vectors) // settings.max_windows))
     chosen = vectors[::step]
     count = settings.count
-    if count.smallest == count.largest:
-        labels = kmeans(chosen, count.smallest, settings.seed)
+    if count.least == count.most:
+        labels = kmeans(chosen, count.least, settings.seed)
     else:
         labels = agglomerative(chosen @ chosen.T, settings.threshold)
         seconds = len(chosen) * settings.hop * step
         shortest = min(settings.min_speaker_seconds, _SMALLEST_SHARE * seconds)
-        labels = without_small(labels, chosen, max(_FEWEST, shortest / (settings.hop * step)))
+        labels = merge_small(labels, chosen, max(_FEWEST, shortest / (settings.hop * step)))
         found = int(labels.max()) + 1
-        wanted = min(max(found, count.smallest), count.largest)
+        wanted = min(max(found, count.least), count.most)
         if wanted != found:
             labels = kmeans(chosen, wanted, settings.seed)
     if step == 1:

@@ -1,9 +1,9 @@
 """From the clusters of windows to turns: a hidden Markov model over frames of 0.1 s.
 
-A frame's likeness to each speaker is the mean, over the windows that cover it, of their cosines with
-the speaker's centre; windows count most where the frame is in their middle. Viterbi's path through
-them changes speakers only where that gains more than the penalty. Centres are then taken anew from
-the path, as in the resegmentation of VBx (Landini et al. 2022), with a cosine in place of PLDA.
+A frame's similarity to each speaker is the mean, over the windows that cover it, of their cosines
+with the speaker's centre, weighted by how near the frame is to the window's middle. The Viterbi path
+changes speakers only where that gains more than the penalty. Centres are then recomputed from the
+path, as in the resegmentation of VBx (Landini et al. 2022), with a cosine in place of PLDA.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def resegment(
         labels: (N,) cluster of each window.
         scale: weight of a cosine over a second.
         change_penalty: what a change of speakers costs.
-        rounds: times that the centres are taken anew.
+        rounds: times that the centres are recomputed.
     """
     frames = _speech_frames(windows.speech)
     centres = _centres(windows.vectors, labels)
@@ -62,8 +62,8 @@ def resegment(
         if len(centres) < 2:
             path = np.zeros(len(frames), np.int64)
             break
-        likeness = _frame_means(windows, windows.vectors @ centres.T, frames)
-        path = viterbi(likeness * (scale * FRAME), change_penalty)
+        similarity = _frame_means(windows, windows.vectors @ centres.T, frames)
+        path = viterbi(similarity * (scale * FRAME), change_penalty)
         centres = _centres(windows.vectors, _window_labels(windows, frames, path))
     return _turns(windows.speech, frames, path)
 

@@ -1,4 +1,4 @@
-"""Diarization error rate: how much of the speech has a wrong speaker, or is missed or made up.
+"""Diarization error rate: the share of speech that is missed, falsely found, or of a wrong speaker.
 
 DER = (missed + false alarm + confusion) / speech of the reference (Fiscus et al. 2006, NIST RT-06S),
 under the mapping of speakers that is best for the hypothesis; where people speak at once, each
@@ -18,7 +18,7 @@ from speechssl.diarize.turns import Turn
 
 @dataclass(frozen=True)
 class DiarizationError:
-    """Seconds that are wrong, and of how many.
+    """Seconds of each kind of error, and of speech.
 
     Attributes:
         missed: speech of the reference without a speaker in the hypothesis.

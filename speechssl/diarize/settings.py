@@ -21,14 +21,14 @@ class DiarizeSettings:
         min_speakers: at least so many.
         max_speakers: at most so many.
         threshold: mean cosine, of whitened windows (`clustering.whitened`), below which two clusters
-            are two speakers. Not asked where the number is known.
-        min_speaker_seconds: who speaks less is taken for one of the others (or less than 6 % of the
-            speech, where that is less).
+            are two speakers. Not used where the number is known.
+        min_speaker_seconds: speakers with less speech than this, or than 6 % of it where that is
+            less, are merged into the others.
         change_penalty: what a change of speakers costs on the path through the frames; higher
             gives fewer and longer turns.
         channel: which channel, from 1; None: the mean of all.
-        max_windows: so many windows, evenly spread, are clustered; others follow their nearest
-            centre. Time and memory grow with its square.
+        max_windows: so many windows, evenly spaced, are clustered; others are assigned to the
+            nearest centre. Time and memory grow with its square.
         seed: of k-means.
     """
 
@@ -49,9 +49,9 @@ class DiarizeSettings:
         """Raise UserError if these settings cannot be."""
         check_window(self.window, self.hop)
         count = self.count
-        if not 1 <= count.smallest <= count.largest:
+        if not 1 <= count.least <= count.most:
             raise UserError(
-                f"diarize: {count.smallest} to {count.largest} speakers: give at least 1, and not"
+                f"diarize: {count.least} to {count.most} speakers: give at least 1, and not"
                 " more at least than at most"
             )
         if not -1 <= self.threshold <= 1:

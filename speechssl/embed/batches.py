@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,10 @@ from speechssl.data.manifest import Utterance
 from speechssl.errors import Unreadable, UserError
 
 Samples = npt.NDArray[np.float32]
+"""(T,) samples in -1..1."""
+
+Matrix: TypeAlias = npt.NDArray[np.float32]
+"""(N, D) embeddings, or (D,), one of them."""
 
 MIN_SECONDS = 0.1
 """What is shorter is repeated cyclically to this length."""

@@ -10,36 +10,32 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from speechssl.audio.silence import is_silent
 from speechssl.audio.streaming import blocks
-from speechssl.compat import choose_precision
 from speechssl.data.manifest import Utterance
 from speechssl.embed import batches as batching
-from speechssl.embed.arrays import cut_out, find_device, in_samples, may_lack_operators, mono_wave
-from speechssl.embed.batches import MIN_SECONDS, Failure, Piece, Samples
-from speechssl.embed.estimator import Estimator, Matrix
+from speechssl.embed.arrays import cut_out, mono_wave
+from speechssl.embed.batch_encoder import BatchEncoder, Precision
+from speechssl.embed.batches import Failure, Matrix, Piece, Samples
+from speechssl.embed.estimator import Estimator
 from speechssl.embed.gather import gather
 from speechssl.embed.hub import push
-from speechssl.embed.layers import EMBEDDING, encode_layer
+from speechssl.embed.layers import EMBEDDING
 from speechssl.embed.networks import load_model
 from speechssl.embed.recordings import Source, resolve, several
+from speechssl.embed.stream import StreamSettings, embed_stream
 from speechssl.embed.windows import LiveWindows, Windows, joined
 from speechssl.errors import Unreadable, UserError
 from speechssl.model import Model
-from speechssl.nn.int8 import check_int8, with_int8_products
-from speechssl.progress import progress as show_progress
-
-Precision = Literal["auto", "float32", "bfloat16", "int8"]
 
 
 def load(
@@ -104,49 +100,20 @@ class Embedder(Estimator):
         readers: int = 2,
         layer: str = EMBEDDING,
     ) -> None:
-        if precision not in get_args(Precision):
-            raise UserError(
-                f"embed: unknown precision {precision!r}; choose {', '.join(get_args(Precision))}"
-            )
         if not (batch_seconds > 0 and max_seconds >= 1 and readers >= 1):
             raise UserError(
                 f"embed: batch_seconds={batch_seconds}, max_seconds={max_seconds},"
                 f" readers={readers}: need more than 0, at least 1 and at least 1"
             )
-        self.device = find_device(device)
+        self._encoder = BatchEncoder(model, device, precision, layer)
+        self.model = self._encoder.model
+        self.device = self._encoder.device
         self.precision: Precision = precision
-        self.used_precision: Literal["float32", "bfloat16", "int8"] = "int8"
-        rest: Literal["auto", "float32", "bfloat16"]  # of all but the products in 8 bits
-        if precision == "int8":
-            check_int8(self.device)
-            rest = "auto"
-        else:
-            rest = precision
-            self.used_precision = choose_precision(precision, str(self.device))
-        self._uses_bfloat16 = choose_precision(rest, str(self.device)) == "bfloat16"
+        self.used_precision = self._encoder.used_precision
         self.batch_seconds = batch_seconds
         self.max_seconds = max_seconds
         self.readers = readers
         self.layer = layer
-        self.model = model.to(self.device).eval()
-        self._encoder = self.model.encoder
-        if device == "auto" and may_lack_operators(self.device) and not self._can_encode():
-            self.device = torch.device("cpu")
-            self.model.to(self.device)
-        if precision == "int8":
-            self._encoder = with_int8_products(self.model.encoder)
-        self._dim = model.dim
-        if layer != EMBEDDING:
-            quarter_second = torch.zeros(1, self.sample_rate // 4)
-            self._dim = self.encode_batch(quarter_second).shape[1]
-
-    def _can_encode(self) -> bool:
-        """True if the device has every operator of the model; a quarter of a second tells."""
-        try:
-            self.encode_batch(torch.zeros(1, self.sample_rate // 4))
-        except (RuntimeError, TypeError):  # not implemented, or not in float64
-            return False
-        return True
 
     @classmethod
     def from_pretrained(
@@ -204,7 +171,7 @@ class Embedder(Estimator):
     @property
     def dim(self) -> int:
         """D, size of an embedding."""
-        return self._dim
+        return self._encoder.dim
 
     @property
     def sample_rate(self) -> int:
@@ -353,7 +320,8 @@ class Embedder(Estimator):
         def read(piece: Piece) -> Samples | Unreadable:
             return batching.read_piece(piece, self.sample_rate)
 
-        return self._stream(utterances, read, done, progress, self.max_seconds)
+        settings = self._stream_settings(self.max_seconds)
+        return embed_stream(self._encoder, utterances, read, settings, done=done, progress=progress)
 
     def encode_batch(
         self, wavs: npt.ArrayLike | Tensor, lengths: npt.ArrayLike | Tensor | None = None
@@ -369,21 +337,14 @@ class Embedder(Estimator):
         Raises:
             UserError: the shapes or the lengths do not fit.
         """
-        waves = torch.as_tensor(wavs, dtype=torch.float32, device=self.device)
-        if waves.dim() == 1:
-            waves = waves[None]
-        if waves.dim() != 2 or not waves.numel():
-            raise UserError(
-                f"encode_batch: wavs have shape {tuple(waves.shape)}; give (B, T) with samples in"
-                " it"
-            )
-        samples = None
-        if lengths is not None:
-            samples = in_samples(torch.as_tensor(lengths, device=self.device), waves)
-        with torch.no_grad():
-            features, frames = self.model.features(waves, samples)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._uses_bfloat16):
-                return encode_layer(self._encoder, features, frames, self.layer)
+        return self._encoder.encode_batch(wavs, lengths)
+
+    def encode(self, waves: Sequence[Samples]) -> Matrix:
+        """Return embeddings (B, D) of waves (T,) of any lengths at `sample_rate` Hz, as one batch.
+
+        They are padded to the longest, in bfloat16 to the edge of its length bucket.
+        """
+        return self._encoder.encode(waves)
 
     def _embed_each(
         self,
@@ -421,93 +382,17 @@ class Embedder(Estimator):
             return waves[piece.index][first:last]
 
         vectors = np.zeros((len(utterances), self.dim), np.float32)
-        for index, _seconds, result in self._stream(utterances, read):
+        for index, _seconds, result in embed_stream(
+            self._encoder, utterances, read, self._stream_settings(math.inf)
+        ):
             if isinstance(result, Failure):
                 raise UserError(f"{result.path}: {result.reason}")
             vectors[index] = result
         return vectors
 
-    def _stream(
-        self,
-        utterances: Sequence[Utterance],
-        read: Callable[[Piece], Samples | Unreadable],
-        done: Collection[str] = frozenset(),
-        progress: bool | None = False,
-        trusted_seconds: float = math.inf,
-    ) -> Iterator[tuple[int, float, Matrix | Failure]]:
-        """Do what `stream` says.
-
-        Args:
-            utterances: as for `stream`.
-            read: gives the samples of a piece.
-            done: as for `stream`.
-            progress: as for `stream`.
-            trusted_seconds: see `batches.durations`.
-        """
-        wanted = [utterance.id not in done for utterance in utterances]
-        with show_progress(sum(wanted), "embed", "utt", show=progress) as count:
-            pieces: list[Piece] = []
-            lengths = batching.durations(utterances, self.readers, trusted_seconds)
-            for index, seconds in enumerate(lengths):
-                if not isinstance(seconds, Failure):
-                    pieces += batching.split(index, utterances[index], seconds, self.max_seconds)
-                elif wanted[index]:
-                    count(1)
-                    yield index, 0.0, seconds
-            averages = batching.Averages(utterances)
-            for batch in batching.read_ahead(
-                self._batches(pieces, wanted), read, self.readers, self.sample_rate
-            ):
-                for piece, samples, vector in self._vectors(batch):
-                    if not wanted[piece.index]:
-                        continue
-                    result = averages.add(piece, samples, vector)
-                    if result is not None:
-                        count(1)
-                        yield piece.index, piece.seconds * piece.pieces, result
-
-    def _batches(self, pieces: Sequence[Piece], wanted: Sequence[bool]) -> list[list[Piece]]:
-        """Return those batches of all pieces that hold a piece of a wanted utterance."""
-        batches = batching.make_batches(pieces, self.batch_seconds, by_bucket=self._uses_bfloat16)
-        return [batch for batch in batches if any(wanted[piece.index] for piece in batch)]
-
-    def _vectors(
-        self, batch: Sequence[tuple[Piece, Samples | Unreadable]]
-    ) -> Iterator[tuple[Piece, int, Matrix | Unreadable | None]]:
-        """Yield each piece, its samples, and its vector (D,); None for a silent one."""
-        audible = []
-        for _piece, wave in batch:
-            if not isinstance(wave, Unreadable) and len(wave) and not is_silent(wave):
-                audible.append(wave)
-        vectors = iter(self.encode(audible))
-        for piece, wave in batch:
-            if isinstance(wave, Unreadable):
-                yield piece, 0, wave
-            elif not len(wave) or is_silent(wave):
-                yield piece, 0, None
-            else:
-                yield piece, len(wave), next(vectors)
-
-    def encode(self, waves: Sequence[Samples]) -> Matrix:
-        """Return embeddings (B, D) of waves (T,) of any lengths at `sample_rate` Hz, as one batch.
-
-        They are padded to the longest. In bfloat16 they are padded to the edge of its
-        bucket: each new shape costs a set-up.
-        """
-        if not waves:
-            return np.zeros((0, self.dim), np.float32)
-        shortest = round(MIN_SECONDS * self.sample_rate)
-        waves = [wave if len(wave) >= shortest else np.resize(wave, shortest) for wave in waves]
-        lengths = torch.tensor([len(wave) for wave in waves])
-        longest = int(lengths.max())
-        if self._uses_bfloat16:
-            edge = batching.bucket_edge(longest / self.sample_rate)
-            longest = max(longest, round(edge * self.sample_rate))
-        padded = torch.zeros(len(waves), longest)
-        for row, wave in zip(padded, waves, strict=True):
-            row[: len(wave)] = torch.from_numpy(wave)
-        all_full = bool((lengths == longest).all())
-        return self.encode_batch(padded, None if all_full else lengths).cpu().numpy()
+    def _stream_settings(self, trusted_seconds: float) -> StreamSettings:
+        """Return how utterances are read and batched."""
+        return StreamSettings(self.batch_seconds, self.max_seconds, self.readers, trusted_seconds)
 
 
 def _length(span: Utterance) -> float:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from speechssl.embed.batches import Matrix
 from speechssl.embed.recordings import Source
 from speechssl.errors import UserError
 
-Matrix: TypeAlias = npt.NDArray[np.float32]
 Container = Literal["default", "pandas", "polars"]
 Self = TypeVar("Self", bound="Estimator")
 

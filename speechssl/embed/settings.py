@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from speechssl.embed.batch_encoder import Precision
 from speechssl.embed.cutting import Cutting
-from speechssl.embed.embedder import Embedder, Precision
+from speechssl.embed.embedder import Embedder
 from speechssl.embed.layers import EMBEDDING
 from speechssl.errors import UserError
 

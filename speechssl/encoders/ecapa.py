@@ -41,7 +41,7 @@ class ECAPA(Encoder):
     Args:
         input_dim: M, features of a frame.
         width: channels of the blocks (512 or 1024 in the paper).
-        embedding_dim: D.
+        embedding_dim: D, size of an embedding.
         kernel_sizes: frames that a kernel sees, odd: of the first layer, of each block,
             and of the aggregation.
         dilations: of the same layers, one for each kernel size.

@@ -47,7 +47,7 @@ class ERes2NetV2(Encoder):
         base_width: channels of a group inside a block are `base_width` / 64 of the stage's.
         scale: groups of a block.
         expansion: channels of a block's output, in units of the stage's.
-        embedding_dim: D.
+        embedding_dim: D, size of an embedding.
         added_variance: added to the pooled variances before the root.
 
     The released models are `{}` and `{base_width: 24, scale: 4, expansion: 4}` (w24s4ep4).

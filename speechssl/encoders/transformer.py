@@ -57,20 +57,20 @@ class SpeechTransformer(Encoder):
         input_dim: 1: features must be `waveform`.
         model_type: wavlm, hubert or wav2vec2.
         hidden_size: channels of the transformer.
-        num_hidden_layers: L.
-        num_attention_heads: of each layer.
+        num_hidden_layers: L, layers of the transformer.
+        num_attention_heads: heads of each layer's attention.
         intermediate_size: channels of the layers' feed-forward part.
         conv_dim: channels of the convolutions that make frames of samples.
-        conv_stride: their strides.
-        conv_kernel: their kernels.
-        conv_bias: whether they have biases.
+        conv_stride: strides of these convolutions.
+        conv_kernel: kernels of these convolutions.
+        conv_bias: whether these convolutions have biases.
         feat_extract_norm: `group` (base models) or `layer` (large ones).
         feat_proj_layer_norm: whether frames are normalised first (HuBERT may not).
         do_stable_layer_norm: norms before the layers' parts (large models), not behind them.
         num_conv_pos_embeddings: kernel of the convolution that tells positions.
-        num_conv_pos_embedding_groups: its groups.
-        num_buckets: of WavLM's relative positions.
-        max_bucket_distance: of WavLM's relative positions.
+        num_conv_pos_embedding_groups: groups of that convolution.
+        num_buckets: number of WavLM's relative positions that are told apart.
+        max_bucket_distance: frames beyond which WavLM's relative positions are one.
         layer_norm_eps: added to variances.
         pooling: `mhfa` and a linear layer; or `statistics`: mean and deviation over frames of the
             layers' mean, without weights of its own (what a folder of transformers is embedded with).

@@ -37,7 +37,7 @@ class XVector(Encoder):
         channels: output channels of each TDNN layer.
         kernel_sizes: frames that each layer sees, odd.
         dilations: distance of these frames.
-        embedding_dim: D.
+        embedding_dim: D, size of an embedding.
 
     Raises:
         UserError: the sizes do not fit together.

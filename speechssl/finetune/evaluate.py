@@ -86,12 +86,15 @@ def finetune(
     measured.results["curve"] = curve
     measured.results["unreadable"] = len(labelled) - len(readable)
     if save is not None:
-        rows = np.arange(len(target))
-        if test_folds:
-            rows = np.flatnonzero(~np.isin(table.fold, list(test_folds)))
+        rows = _rows_outside(table, test_folds)
         _save_classifier(trainer, rows, classes, measured.results, save)
         say(f"classifier of {len(classes)} classes, trained on {len(rows)} utterances: {save}")
     return measured
+
+
+def _rows_outside(table: Table, test_folds: Sequence[str]) -> NDArray[np.int64]:
+    """Return the rows of a table that are in none of the folds that are for testing only."""
+    return np.flatnonzero(~np.isin(table.fold, list(test_folds)))
 
 
 def _save_classifier(

@@ -42,6 +42,8 @@ _FBANK = {
 """Arguments of SpeechBrain's Fbank and their defaults."""
 
 _FIXED = ("deltas", "context", "filter_shape")
+"""Arguments of Fbank that must have their defaults: the front end here has no such setting."""
+
 _NAMES = {
     "ECAPA_TDNN": "speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN",
     "Xvector": "speechbrain.lobes.models.Xvector.Xvector",
@@ -111,7 +113,7 @@ def _require_class(
     """Raise UserError if the class of `arguments` is none of `known`."""
     if arguments["!"] not in known:
         raise UserError(
-            f"{file}: {key} is {str(arguments['!'])[:80]!r}, which is not read; known:"
+            f"{file}: {key} is {str(arguments['!'])[:80]!r}, which is not supported; known:"
             f" {', '.join(known)}"
         )
 
@@ -125,7 +127,7 @@ def _features(fbank: Mapping[str, Any], norm: Mapping[str, Any], file: Path) -> 
     settings = {**_FBANK, **given}
     for name in _FIXED:
         if settings[name] != _FBANK[name]:
-            raise UserError(f"{file}: compute_features.{name} {settings[name]!r} is not read")
+            raise UserError(f"{file}: compute_features.{name} {settings[name]!r} is not supported")
     _require_class(
         norm, ("speechbrain.processing.features.InputNormalization",), "mean_var_norm", file
     )
@@ -157,10 +159,10 @@ def _encoder(model: Mapping[str, Any], file: Path) -> dict[str, Any]:
     return _resnet(model, file)
 
 
-def _only(model: Mapping[str, Any], key: str, values: tuple[Any, ...], file: Path) -> None:
+def _require_value(model: Mapping[str, Any], key: str, values: tuple[Any, ...], file: Path) -> None:
     """Raise UserError if an argument is given and none of `values`."""
     if key in model and model[key] not in values:
-        raise UserError(f"{file}: embedding_model.{key} {str(model[key])[:60]!r} is not read")
+        raise UserError(f"{file}: embedding_model.{key} {str(model[key])[:60]!r} is not supported")
 
 
 def _ecapa(model: Mapping[str, Any], file: Path) -> dict[str, Any]:
@@ -170,8 +172,8 @@ def _ecapa(model: Mapping[str, Any], file: Path) -> dict[str, Any]:
         raise UserError(
             f"{file}: embedding_model.channels {channels}: all but the last must be equal"
         )
-    _only(model, "activation", ("!name:torch.nn.ReLU",), file)
-    _only(model, "groups", ([1] * len(channels),), file)
+    _require_value(model, "activation", ("!name:torch.nn.ReLU",), file)
+    _require_value(model, "groups", ([1] * len(channels),), file)
     return {
         "name": "ecapa",
         "width": channels[0],
@@ -188,8 +190,8 @@ def _ecapa(model: Mapping[str, Any], file: Path) -> dict[str, Any]:
 
 def _xvector(model: Mapping[str, Any], file: Path) -> dict[str, Any]:
     channels = model.get("tdnn_channels", [512, 512, 512, 512, 1500])
-    _only(model, "activation", ("!name:torch.nn.LeakyReLU",), file)
-    _only(model, "tdnn_blocks", (len(channels),), file)
+    _require_value(model, "activation", ("!name:torch.nn.LeakyReLU",), file)
+    _require_value(model, "tdnn_blocks", (len(channels),), file)
     return {
         "name": "xvector",
         "channels": channels,
@@ -200,8 +202,8 @@ def _xvector(model: Mapping[str, Any], file: Path) -> dict[str, Any]:
 
 
 def _resnet(model: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    _only(model, "activation", ("!name:torch.nn.ReLU",), file)
-    _only(model, "strides", ([1, 2, 2, 2],), file)
+    _require_value(model, "activation", ("!name:torch.nn.ReLU",), file)
+    _require_value(model, "strides", ([1, 2, 2, 2],), file)
     return {
         "name": "resnet",
         "channels": model.get("channels", [128, 128, 256, 256]),

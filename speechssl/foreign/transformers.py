@@ -51,7 +51,7 @@ def read(path: Path) -> ForeignModel:
     """Read such a folder.
 
     Raises:
-        UserError: weights that are no safetensors, or a form of the network that is not read.
+        UserError: weights that are no safetensors, or a form of the network that is not supported.
     """
     file = path / CONFIG
     written = foreign_json.read(file)
@@ -80,11 +80,11 @@ def _encoder(written: Mapping[str, Any], file: Path) -> dict[str, Any]:
     for key, wanted in (("hidden_act", "gelu"), ("feat_extract_activation", "gelu")):
         if written.get(key, wanted) != wanted:
             raise UserError(
-                f"{file}: {key} {str(written[key])[:40]!r} is not read; known: {wanted}"
+                f"{file}: {key} {str(written[key])[:40]!r} is not supported; known: {wanted}"
             )
     for key in ("add_adapter", "conv_pos_batch_norm"):
         if written.get(key):
-            raise UserError(f"{file}: {key}: true is not read")
+            raise UserError(f"{file}: {key}: true is not supported")
     encoder: dict[str, Any] = {"name": "transformer", "pooling": "statistics"}
     known = config.schema(parts.find("encoders", "transformer"))
     for key in known:

@@ -78,11 +78,13 @@ def _features(written: Mapping[str, Any], file: Path) -> dict[str, Any]:
     dataset = written.get("dataset_args") or {}
     frontend = dataset.get("frontend", "fbank")
     if frontend != "fbank":
-        raise UserError(f"{file}: the front end {str(frontend)[:40]!r} is not read; known: fbank")
+        raise UserError(
+            f"{file}: the front end {str(frontend)[:40]!r} is not supported; known: fbank"
+        )
     fbank = dataset.get("fbank_args") or {}
     cmvn = dataset.get("cmvn_args") or {}
     if cmvn.get("norm_var", False):
-        raise UserError(f"{file}: cmvn_args.norm_var: true is not read")
+        raise UserError(f"{file}: cmvn_args.norm_var: true is not supported")
     subtracts = dataset.get("cmvn", True) and cmvn.get("norm_mean", True)
     return {
         "name": "kaldi",
@@ -102,11 +104,13 @@ def _encoder(name: str, arguments: Mapping[str, Any], file: Path) -> dict[str, A
         UserError: this package has no such encoder.
     """
     if arguments.get("two_emb_layer", False):
-        raise UserError(f"{file}: model_args.two_emb_layer: true is not read")
+        raise UserError(f"{file}: model_args.two_emb_layer: true is not supported")
     pooling = arguments.get("pooling_func", "ASTP" if name.startswith("ECAPA") else "TSTP")
     expected = "ASTP" if name.startswith("ECAPA") else "TSTP"
     if pooling != expected:
-        raise UserError(f"{file}: pooling_func {str(pooling)[:40]!r} is not read with {name[:40]}")
+        raise UserError(
+            f"{file}: pooling_func {str(pooling)[:40]!r} is not supported with {name[:40]}"
+        )
     match = _ECAPA.fullmatch(name)
     if match:
         return {
@@ -140,7 +144,7 @@ def _encoder(name: str, arguments: Mapping[str, Any], file: Path) -> dict[str, A
             "added_variance": _ADDED_VARIANCE,
         }
     known = ["ECAPA_TDNN_[GLOB_]c512|c1024", *_BLOCKS, "CAMPPlus"]
-    raise UserError(f"{file}: model {name[:40]!r} is not read; known: {', '.join(known)}")
+    raise UserError(f"{file}: model {name[:40]!r} is not supported; known: {', '.join(known)}")
 
 
 def resnet_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -178,8 +182,8 @@ _BLOCK = re.compile(r"^layer([234])\.")
 def ecapa_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return wespeaker's weights of an ECAPA-TDNN under our names.
 
-    There the last group of a Res2Net's channels passes by, here the first one: the last group of
-    what the layer before gives, and of what the layer behind takes, moves to the front.
+    wespeaker passes the last group of a Res2Net's channels through unchanged, this package the first:
+    the last group of the layer before's outputs, and of the layer behind's inputs, moves to the front.
     """
     renamed = {}
     for name, tensor in state.items():

@@ -52,7 +52,7 @@ class AAMSoftmax(Method):
     Args:
         encoder: the encoder to train.
         subcentres: of each class.
-        scale: s.
+        scale: s, factor of the cosines.
         margin: m, in radians.
         margin_warmup: share of the run over which the margin rises from 0.
         intertop_k: how many of the nearest wrong classes are penalised, 0 for none (5
@@ -60,17 +60,19 @@ class AAMSoftmax(Method):
         intertop_margin: angle, in radians, by which they are brought nearer (0.1 in the
             paper); it rises from 0 together with the margin, as in wespeaker and
             hyperion.
-        beyond: the target's logit beyond pi - m: ``arcface``, ``wespeaker`` or ``none``
-            (see ``losses.margin.aam_logits``).
+        beyond: the target's cosine where theta > pi - m, so that it goes on falling:
+            ``arcface``: cos(theta) - m sin(m); ``wespeaker``: cos(theta) - (1 - cos(m));
+            ``none``: cos(theta + m), which rises again there.
         affine_first: share of the run in which only centres and the layers after
             pooling move.
         gate: which samples count: all, those with a loss up to ``gate_loss``, or up to
             a fitted one.
-        gate_loss: in nats.
+        gate_loss: largest loss that counts where ``gate`` is fixed, in nats.
         gate_after: share of the run from which the gate holds.
         correct_after: share of the run from which stopped samples are corrected; 1:
             never.
-        correction: ``soft`` or ``hard`` targets, see above.
+        correction: the targets of corrected samples: the sharpened prediction (``soft``),
+            or its class (``hard``).
         confidence: probability above which a prediction is a target.
         sharpening: temperature that a prediction is sharpened with before it is a
             target.
@@ -185,17 +187,11 @@ class AAMSoftmax(Method):
         ids = views[0].ids
         if ids is None:
             raise UserError("method aam_softmax: it needs the utterances' ids; give Views ids")
-        trained = [group for group in views if group.to != "teacher"]
-        if not trained:
-            raise UserError(
-                "method aam_softmax: every group of data.crops is `to: teacher`, which is only"
-                " predicted from; leave `to` out of one"
-            )
+        trained = _trained_groups(views)
         embeddings = torch.cat([encode(self.net, group) for group in trained])  # (V, B, D)
         num_views = len(embeddings)
         num_long = len(trained[0].features)
         margin = self._margin(progress)
-        correcting = progress.fraction >= self.correct_after
         with in_float32(embeddings):
             labels = self.labels[ids].repeat(num_views)  # (V B,)
             rows = embeddings.float().flatten(0, 1)
@@ -207,21 +203,14 @@ class AAMSoftmax(Method):
                 self._remember(ids, utterance_losses, progress)
             kept = self._kept(losses, progress)
             corrected = torch.zeros_like(kept)
-            if correcting:
+            counted = None
+            if progress.fraction >= self.correct_after:
                 seen = self._predicted_from(views, embeddings[:num_long])
-                if self.correction == "hard":
-                    targets, confident = self._hard_targets(seen)
-                    correction = F.cross_entropy(
-                        logits, targets.repeat(num_views), reduction="none"
-                    )
-                else:
-                    targets, confident = self._soft_targets(seen)
-                    correction = F.cross_entropy(
-                        self.scale * cosines, targets.repeat(num_views, 1), reduction="none"
-                    )
-                corrected = ~kept & confident.repeat(num_views)
+                correction, confident = self._corrected_losses(seen, logits, cosines)
+                corrected = ~kept & confident
                 losses = torch.where(corrected, correction, losses)
-            counted = torch.ones_like(kept) if correcting and self.correction == "hard" else None
+                if self.correction == "hard":
+                    counted = torch.ones_like(kept)
             loss = _mean_over_ranks(losses, kept | corrected, counted)
         scalars = {
             "kept": kept.float().mean(),
@@ -233,6 +222,30 @@ class AAMSoftmax(Method):
         if self.correct_after < 1:
             scalars["corrected"] = corrected.float().mean()
         return Output(loss, scalars, embeddings[:num_long].flatten(0, 1).detach(), embeddings)
+
+    def _corrected_losses(
+        self, seen: Tensor, logits: Tensor, cosines: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss of every crop with predictions as targets, and whether they are confident.
+
+        Args:
+            seen: (V', B, D) embeddings that are predicted from.
+            logits: (V B, C), with the margin on the labelled class.
+            cosines: (V B, C).
+
+        Returns:
+            Losses (V B,) and whether the utterance's prediction is confident (V B,).
+        """
+        if self.correction == "hard":
+            targets, confident = self._hard_targets(seen)
+            num_views = len(logits) // len(targets)
+            losses = F.cross_entropy(logits, targets.repeat(num_views), reduction="none")
+        else:
+            targets, confident = self._soft_targets(seen)
+            num_views = len(logits) // len(targets)
+            repeated = targets.repeat(num_views, 1)
+            losses = F.cross_entropy(self.scale * cosines, repeated, reduction="none")
+        return losses, confident.repeat(num_views)
 
     def _logits(self, cosines: Tensor, labels: Tensor, margin: float) -> Tensor:
         """Return logits (V B, C) with the margin on the labelled class, and the penalty.
@@ -318,6 +331,21 @@ def _require(name: str, value: float, holds: bool, range_: str) -> None:
     """Raise UserError unless a setting is in its range."""
     if not holds:
         raise UserError(f"method aam_softmax: {name} must be {range_}, not {value:g}")
+
+
+def _trained_groups(views: Sequence[Views]) -> list[Views]:
+    """Return the groups that are learnt from; those `to: teacher` are only predicted from.
+
+    Raises:
+        UserError: there is none.
+    """
+    trained = [group for group in views if group.to != "teacher"]
+    if not trained:
+        raise UserError(
+            "method aam_softmax: every group of data.crops is `to: teacher`, which is only"
+            " predicted from; leave `to` out of one"
+        )
+    return trained
 
 
 def _mean_over_ranks(losses: Tensor, counts: Tensor, counted: Tensor | None = None) -> Tensor:

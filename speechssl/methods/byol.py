@@ -22,7 +22,8 @@ from torch import Tensor
 
 from speechssl.interfaces import Encoder, Progress, Views
 from speechssl.methods.simsiam import SimSiam
-from speechssl.nn.moving_average import cosine_schedule, ema_update, teacher_of
+from speechssl.nn.moving_average import ema_update, teacher_of
+from speechssl.nn.schedules import cosine_schedule
 from speechssl.nn.siamese import Projected, project
 
 
@@ -36,7 +37,8 @@ class Byol(SimSiam):
         predictor: one of ``predictors/``.
         gsg: guided stop-gradient with 4 or 2 long views, 0 = off.
         teacher_momentum, teacher_momentum_end: of the moving average, by half a cosine.
-        teacher_buffers: BatchNorm statistics of the teacher (see ``ema_update``).
+        teacher_buffers: BatchNorm statistics of the teacher: those of its ``own`` forward
+            passes, a ``copy`` of the student's, or their moving average (``ema``).
     """
 
     HIDDEN_LAYERS: ClassVar[int] = 1

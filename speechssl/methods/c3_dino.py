@@ -169,10 +169,15 @@ class C3Dino(Method):
         encoder: the student's, in both stages.
         switch: share of the run after which DINO takes over.
         warmup: share of the first stage without corrections.
-        threshold, reweight: of the filter, see above.
+        threshold: cosine of a query and a key of the queue above which they are taken for
+            the same class, and the key leaves the denominator.
+        reweight: weigh the keys that are left by 1 - cosine, scaled to mean 1.
         prototypes: clusters of ProtoNCE, 0 = none; DINO has its own in ``dino``.
-        proto_weight: of ProtoNCE.
-        hidden, projection, queue_size, temperature, teacher_momentum: MoCo's.
+        proto_weight: factor of ProtoNCE in the loss.
+        hidden, projection: sizes of the layers of the first stage's projector (MoCo).
+        queue_size: keys that MoCo remembers.
+        temperature: tau of MoCo, which divides cosines.
+        teacher_momentum: momentum of MoCo's moving average.
         dino: settings of the second stage.
     """
 

@@ -43,9 +43,9 @@ class DeepCluster(Method):
         hidden, projection: sizes of the projector's layers.
         prototypes: K, clusters of each head.
         heads: how many clusterings there are.
-        temperature: tau.
+        temperature: tau, which divides the cosines.
         cluster_every: epochs between clusterings.
-        kmeans_iterations: of k-means.
+        kmeans_iterations: iterations of k-means at most.
     """
 
     RENAMED: ClassVar[dict[str, str]] = {

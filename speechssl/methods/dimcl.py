@@ -53,7 +53,7 @@ class DimCL(Method):
         encoder: the encoder to train.
         base: the base method, a name or a section of its own.
         weight: lambda, 0 to 1.
-        temperature: tau.
+        temperature: tau, which divides the cosines.
         base_scale: factor of the base's loss; 0 = what its program has: 2 where it sums
             the two directions and this package takes their mean (`SUMMED`), else 1.
 

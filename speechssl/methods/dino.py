@@ -44,10 +44,11 @@ from speechssl.losses.distillation import (
 )
 from speechssl.methods.vicreg import variance_covariance
 from speechssl.nn.dino_head import DinoHead, DinoNetwork
-from speechssl.nn.encoding import encode
 from speechssl.nn.frames import accumulation_dtype
-from speechssl.nn.moving_average import cosine_schedule, ema_update, teacher_of
+from speechssl.nn.moving_average import ema_update, teacher_of
 from speechssl.nn.precision import in_float32
+from speechssl.nn.schedules import LinearRamp, cosine_schedule
+from speechssl.nn.student_teacher import Seen, check_pairs, other_pairs, run_views
 
 
 class Dino(Method):
@@ -56,7 +57,12 @@ class Dino(Method):
     Args:
         encoder: the student's; the teacher is a copy of it.
         prototypes: K; about 4 to 10 times the classes expected, 65,536 for VoxCeleb2.
-        layers, hidden, bottleneck, batchnorm, input_batchnorm: see ``DinoHead``.
+        layers: linear layers of the head before the prototypes; 0: the embedding itself
+            is the bottleneck.
+        hidden: size of the head's layers between.
+        bottleneck: size of the head's bottleneck, which the prototypes are compared with.
+        batchnorm: BatchNorm after the head's hidden layers, which then have no bias.
+        input_batchnorm: BatchNorm on the embedding, before the head's first layer.
         norm_last_layer: keep the prototypes at unit length, so that logits are cosines.
         student_temperature: tau_s, which divides the student's logits.
         teacher_temperature: tau_t once it has risen.
@@ -64,9 +70,11 @@ class Dino(Method):
             tau_t is constant), and the share of the run over which it rises linearly.
         teacher_momentum, teacher_momentum_end: momentum of the moving average at the
             start and at the end; half a cosine in between.
-        teacher_buffers: BatchNorm statistics of the teacher (see ``ema_update``).
-        centring: ``centre`` (moving mean of teacher logits, ``centre_momentum``) or
-            ``sinkhorn``.
+        teacher_buffers: BatchNorm statistics of the teacher: those of its ``own`` forward
+            passes, a ``copy`` of the student's, or their moving average (``ema``).
+        centring: what keeps the teacher from one answer for all: subtracting the
+            ``centre`` (moving mean of its logits), or ``sinkhorn``.
+        centre_momentum: weight of the old centre in the moving mean.
         sinkhorn_iterations: 3 in DINOv2 and SDPN.
         sinkhorn_on: what Sinkhorn starts from: exp(``logits`` / tau_t), as in DINOv2, or
             the ``probabilities`` softmax(logits / tau_t), as in SDPN.
@@ -93,7 +101,9 @@ class Dino(Method):
         mean_entropy_weight: SDPN's term, minus the entropy of the mean student
             assignment, over all views and processes.
         cosine_weight: hyperion's 1 - cos(student, teacher embedding) over the same
-            pairs, rising linearly over ``cosine_warmup`` of the run.
+            pairs.
+        cosine_warmup: share of the run over which ``cosine_weight`` rises linearly from
+            0.
 
     Raises:
         UserError: a temperature is not above 0, or a momentum not between 0 and 1.
@@ -202,17 +212,17 @@ class Dino(Method):
 
     def forward(self, views: Sequence[Views], progress: Progress) -> Output:
         """Return the loss of a batch, computed with the centre as it was before this batch."""
-        _check_plan(views)
+        check_pairs(views)
         with torch.no_grad():
             shared = self.target_prototypes == "student"
             prototypes = self.student.head.prototypes() if shared else None
-            teacher = _run(self.teacher, views, "teacher", prototypes)
-        student = _run(self.student, views, "student")
+            teacher = run_views(self.teacher, views, "teacher", prototypes)
+        student = run_views(self.student, views, "student")
         with in_float32(student.logits):
             temperature = self.teacher_temperature.at(progress.fraction)
             targets = self._assign(teacher.logits, temperature)
             log_p = F.log_softmax(student.logits / self.student_temperature, dim=-1)
-            pairs = _pairs(teacher, student)
+            pairs = other_pairs(teacher, student)
             loss = dino_loss(log_p, targets, pairs)
             scalars = assignment_figures(targets, loss.detach(), pairs)
             scalars["dino"] = loss.detach()
@@ -236,7 +246,7 @@ class Dino(Method):
         return probabilities
 
     def _optional_terms(
-        self, student: _Seen, teacher: _Seen, log_p: Tensor, pairs: Tensor, progress: Progress
+        self, student: Seen, teacher: Seen, log_p: Tensor, pairs: Tensor, progress: Progress
     ) -> list[_Term]:
         """Return the terms of DINOv2, RDINO, SDPN and hyperion whose weights are not 0."""
         terms = []
@@ -299,52 +309,12 @@ class Dino(Method):
         ema_update(self.teacher, self.student, momentum, self.teacher_buffers)
 
 
-class LinearRamp(NamedTuple):
-    """A number that goes from ``start`` to ``end`` over a share of the run and stays there."""
-
-    start: float
-    end: float
-    share: float
-
-    def at(self, fraction: float) -> float:
-        """Return the number when ``fraction`` (0 to 1) of the run is done."""
-        if self.share <= 0 or fraction >= self.share:
-            return self.end
-        return self.start + (self.end - self.start) * fraction / self.share
-
-
 class _Term(NamedTuple):
     """A term to be added to the loss ``weight`` times, and what the log says of it."""
 
     weight: float
     value: Tensor
     scalars: dict[str, Tensor]
-
-
-class _Seen(NamedTuple):
-    """What a network makes of the views that it sees.
-
-    Attributes:
-        embeddings: (V, B, D).
-        logits: (V, B, K).
-        layer: (V, B, R), the layer that RDINO regularises.
-        views: for each of the V views its group in the crop plan and its number in the
-            group.
-        first_group: how many of the V views are in the first of their groups, which has
-            the longest crops.
-    """
-
-    embeddings: Tensor
-    logits: Tensor
-    layer: Tensor
-    views: list[tuple[int, int]]
-    first_group: int
-
-
-def _pairs(teacher: _Seen, student: _Seen) -> Tensor:
-    """Return (U, V) bool: all pairs but those of the same view on both sides."""
-    different = [[u != v for v in student.views] for u in teacher.views]
-    return torch.tensor(different, device=student.logits.device)
 
 
 def _check_temperature(name: str, value: float) -> None:
@@ -355,55 +325,6 @@ def _check_temperature(name: str, value: float) -> None:
 def _check_momentum(name: str, value: float) -> None:
     if not 0 <= value <= 1:
         raise UserError(f"method dino: {name} must be between 0 and 1, not {value:g}")
-
-
-def _check_plan(views: Sequence[Views]) -> None:
-    """Raise UserError unless some view of the student has another view of the teacher to predict."""
-    teacher_groups = [group for group in views if group.to != "student"]
-    student_groups = [group for group in views if group.to != "teacher"]
-    same_single_view = (
-        len(student_groups) == 1
-        and bool(teacher_groups)
-        and teacher_groups[0].to == "both"
-        and len(teacher_groups[0].features) < 2
-    )
-    if not teacher_groups or not student_groups or same_single_view:
-        raise UserError(
-            "dino: data.crops has no pair of views: the teacher needs a group (to: both or"
-            " teacher), and the student another crop to compare with it; give {count: 2, seconds:"
-            " 3.0} first"
-        )
-
-
-def _run(
-    net: DinoNetwork, views: Sequence[Views], role: str, prototypes: Tensor | None = None
-) -> _Seen:
-    """Encode each group in one batch and run the head once, on all views together.
-
-    A teacher sees only the first group that is addressed to it (the long chunks).
-
-    Args:
-        net: encoder and head.
-        views: the groups of the crop plan.
-        role: ``student`` or ``teacher``.
-        prototypes: (K, P) to compare with in place of the head's own.
-    """
-    numbered = [(i, group) for i, group in enumerate(views) if group.to in ("both", role)]
-    if role == "teacher":
-        numbered = numbered[:1]
-    embeddings = torch.cat([encode(net.encoder, group) for _, group in numbered])
-    num_views, batch_size = embeddings.shape[:2]
-    logits, layer = net.head(embeddings.flatten(0, 1), prototypes)
-    names = []
-    for i, group in numbered:
-        names += [(i, view) for view in range(len(group.features))]
-    return _Seen(
-        embeddings,
-        logits.view(num_views, batch_size, -1),
-        layer.view(num_views, batch_size, -1),
-        names,
-        first_group=len(numbered[0][1].features),
-    )
 
 
 PART = Dino

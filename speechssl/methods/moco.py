@@ -44,7 +44,7 @@ def moco_loss(
         query: (N, P) of unit length.
         key: (N, P) of unit length, without gradient.
         queue: (K, P) of unit length.
-        temperature: tau.
+        temperature: tau, which divides the cosines.
         weights: (N, K) of the queue's terms, at least 0; none = all 1.
     """
     positive = (query * key).sum(-1) / temperature
@@ -70,8 +70,8 @@ class MoCo(Method):
     Args:
         encoder: the student's; the teacher, which makes the keys, is a copy of it.
         hidden, projection: sizes of the projector's layers.
-        queue_size: K.
-        temperature: tau.
+        queue_size: K, keys that are remembered.
+        temperature: tau, which divides the cosines.
         teacher_momentum: of the moving average, constant.
         initial_queue: ``random``: unit vectors, as released; ``empty``: rows count once a
             key has been written to them.

@@ -32,8 +32,9 @@ from speechssl.interfaces import (
 )
 from speechssl.nn.groups import joined_groups, same_group
 from speechssl.nn.mlp import mlp
-from speechssl.nn.moving_average import cosine_schedule, ema_update, teacher_of
+from speechssl.nn.moving_average import ema_update, teacher_of
 from speechssl.nn.precision import in_float32
+from speechssl.nn.schedules import cosine_schedule
 from speechssl.nn.siamese import Network, ordered_pairs, project
 
 
@@ -49,7 +50,7 @@ def batch_contrast(
     Args:
         query: (B, P) of unit length.
         keys: (N, P) of unit length, without gradient.
-        temperature: tau.
+        temperature: tau, which divides the cosines.
         first: row of ``keys`` that belongs to the first query.
         groups: (N,) int64, or None; keys of a query's own group are no negatives of it
             (-1: of no group).
@@ -70,7 +71,7 @@ class MoCoV3(Method):
         encoder: the student's; the teacher, which makes the keys, is a copy of it.
         hidden, projection: sizes of the projector's layers.
         predictor: one of ``predictors/``.
-        temperature: tau.
+        temperature: tau, which divides the cosines.
         teacher_momentum, teacher_momentum_end: by half a cosine.
     """
 

@@ -82,7 +82,7 @@ class SimCLR(Method):
         encoder: the encoder to train.
         hidden, projection: sizes of the projector's layers; hidden 0 leaves the
             projector out, so that the cosines trained are the cosines scored.
-        temperature: tau.
+        temperature: tau, which divides the cosines.
     """
 
     def __init__(

@@ -36,9 +36,10 @@ class SwAV(Method):
     Args:
         encoder: the encoder to train.
         hidden, projection: sizes of the projector's layers.
-        prototypes: K.
-        temperature: tau.
-        epsilon, sinkhorn_iterations: of Sinkhorn.
+        prototypes: K, their number.
+        temperature: tau, which divides the cosines.
+        epsilon: what divides the scores before Sinkhorn.
+        sinkhorn_iterations: turns of normalising columns and rows.
         queue_size: projections kept of each long view, 0 = none.
         queue_start: share of the run after which the queue is filled.
         freeze_prototypes: share of the run in which the prototypes do not move.

@@ -67,7 +67,9 @@ class TripRoma(PairMethod):
         hidden, projection: sizes of the projector's layers.
         random_dim: outputs of the random map, 0 = no map.
         redraw_every: epochs after which the map is drawn again.
-        margin, temperature, weight: see above.
+        margin: by which the positive's cosine must exceed the others' in the hinge.
+        temperature: tau, which divides the gaps between cosines in the softplus.
+        weight: of the softplus, where the hinge has 1.
     """
 
     RENAMED: ClassVar[dict[str, str]] = {"random": "random_dim", "redraw": "redraw_every"}

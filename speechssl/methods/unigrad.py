@@ -23,8 +23,9 @@ from speechssl.distributed import gather_without_gradient
 from speechssl.interfaces import Encoder, Method, Output, Progress, Views
 from speechssl.nn.correlation import Correlation
 from speechssl.nn.mlp import mlp
-from speechssl.nn.moving_average import cosine_schedule, ema_update, teacher_of
+from speechssl.nn.moving_average import ema_update, teacher_of
 from speechssl.nn.precision import in_float32
+from speechssl.nn.schedules import cosine_schedule
 from speechssl.nn.siamese import Network, ordered_pairs, project
 
 
@@ -48,7 +49,7 @@ class UniGrad(Method):
         encoder: the student's; the teacher is a copy of it.
         hidden, projection: sizes of the projector's layers.
         lambd: weight lambda of the quadratic term, 0 = 0.05 D.
-        correlation_momentum: of F.
+        correlation_momentum: weight of the old F in its moving average.
         teacher_momentum, teacher_momentum_end: by half a cosine.
     """
 

@@ -47,8 +47,8 @@ def convolve_frames(conv: nn.Conv1d, x: Tensor) -> Tensor:
     Returns:
         (B, F', C') frames.
     """
-    if conv.kernel_size == (1,):
-        return F.linear(x[:, :: conv.stride[0]], conv.weight.flatten(1), conv.bias)
+    if conv.kernel_size == (1,) and conv.groups == 1:
+        return linear(x[:, :: conv.stride[0]], conv.weight.flatten(1), conv.bias)
     if conv.groups > 1:
         # In bfloat16 oneDNN does not come back from the 2-d form (torch 2.13, 59 frames wide).
         y = F.conv1d(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import math
 from typing import Literal, TypeVar
 
 import torch
 from torch import nn
 
-__all__ = ["cosine_schedule", "ema_update", "teacher_of"]
+__all__ = ["ema_update", "teacher_of"]
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -19,17 +18,6 @@ def teacher_of(student: Network) -> Network:
     teacher = copy.deepcopy(student)
     teacher.requires_grad_(False)
     return teacher
-
-
-def cosine_schedule(start: float, end: float, fraction: float) -> float:
-    """Return half a cosine from `start` to `end` (teacher momentum of BYOL and DINO).
-
-    Args:
-        start: value at fraction 0.
-        end: value at fraction 1 and above.
-        fraction: share of the run that is done.
-    """
-    return end + (start - end) * (1 + math.cos(math.pi * min(1.0, fraction))) / 2
 
 
 @torch.no_grad()

@@ -34,7 +34,8 @@ class DirectPred(ClosedForm):
         momentum: rho, the weight of the old correlation.
         epsilon: lifts small gains; it is what lets a feature that is nearly lost
             recover.
-        epsilon_mode: `relative` or `paper`, see above.
+        epsilon_mode: `relative`: epsilon is added to sqrt(s_j / max s), as in the released
+            program; `paper`: epsilon max s is added to sqrt(s_j), as in equation 18.
         frequency: set W after every so many steps.
     """
 

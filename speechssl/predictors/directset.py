@@ -24,7 +24,7 @@ class DirectSet(ClosedForm):
 
     Args:
         dim: D, size of a projection.
-        alpha: the exponent.
+        alpha: exponent of the correlation.
         momentum: rho, the weight of the old correlation.
         epsilon: weight of the identity that is added.
         norm: what F^alpha is divided by: its `spectral` norm (largest eigenvalue), its

@@ -219,10 +219,10 @@ class Rounds:
         if self.settings.processes == 1:
             train(str(conf.locate(path)), overrides, out=run.path, resume=True, device=self.device)
             return
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc-per-node={self.settings.processes}", "-m", "speechssl", "train"]
-        command += [path, *overrides, "--out", str(run.path), "--resume", "--device", self.device]
-        if processes.run_command(command):
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        torchrun.append(f"--nproc-per-node={self.settings.processes}")
+        command = ["-m", "speechssl", "train", path, *overrides, "--out", str(run.path)]
+        if processes.run_command([*torchrun, *command, "--resume", "--device", self.device]):
             raise UserError(
                 f"pseudolabel: training of {run.path} ended early; see its message above, then run"
                 " the same command again"

@@ -1,1 +1,1 @@
-"""Decide who speaks: calibrated verdicts about two recordings, and known voices."""
+"""Speaker verification with calibrated verdicts, and identification of known voices."""

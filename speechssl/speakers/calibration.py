@@ -1,4 +1,4 @@
-"""What a cosine of a model means: its likelihood ratio, and the threshold at a prior.
+"""Calibration: from the cosine of two embeddings to a likelihood ratio, and a threshold at a prior.
 
 A score s becomes the natural-log likelihood ratio slope * s + offset, fitted by logistic regression
 on trials whose answers are known (`evaluation.verification.scoring.fit_calibration`; Brummer and du
@@ -26,7 +26,7 @@ from speechssl.errors import UserError, writing
 from speechssl.evaluation.verification.scoring import fit_calibration
 from speechssl.files import model_folder, write_text
 from speechssl.model import Model
-from speechssl.speakers.models import digest
+from speechssl.speakers.model_digest import digest
 
 FILE = "calibration.json"
 """Its name in a model folder."""
@@ -36,7 +36,7 @@ _LARGEST = 1e6  # of slope and offset: what is larger is no calibration of cosin
 
 @dataclass(frozen=True)
 class Calibration:
-    """How a score becomes a likelihood ratio.
+    """The line that turns a score into a log likelihood ratio.
 
     Attributes:
         slope: above 0.
@@ -44,8 +44,8 @@ class Calibration:
         trials: how many it was fitted on.
         targets: how many of them are of one speaker.
         eer: equal error rate of these trials, percent.
-        source: which trials, for people.
-        model: digest of the model whose scores these are (`models.digest`); "": not known.
+        source: description of the trials, shown to users.
+        model: digest of the model whose scores these are (`model_digest.digest`); "": not known.
     """
 
     slope: float
@@ -56,7 +56,7 @@ class Calibration:
     source: str
     model: str = ""
 
-    def log_ratio(self, scores: ArrayLike) -> np.ndarray:
+    def log_likelihood_ratio(self, scores: ArrayLike) -> np.ndarray:
         """Return natural-log likelihood ratios (T,) of scores (T,)."""
         return self.slope * np.asarray(scores, np.float64) + self.offset
 
@@ -86,7 +86,7 @@ def fit(scores: ArrayLike, target: ArrayLike, source: str, prior: float = 0.05) 
     Args:
         scores: (T,) of trials that are not the ones to be decided.
         target: (T,) true for the same speaker.
-        source: which trials, for people.
+        source: description of the trials, shown to users.
         prior: at which errors of the fit count, as in `fit_calibration`.
 
     Raises:
@@ -150,7 +150,7 @@ def read(path: Path, model: Model | None = None) -> Calibration:
 
 
 def of_model(folder: str | Path, model: Model) -> Calibration | None:
-    """Return the calibration that a model brings: its file, or else ``about: calibration``.
+    """Return the calibration stored with a model: its file, or else ``about: calibration``.
 
     Args:
         folder: a model or run folder, or a name.

@@ -1,4 +1,4 @@
-"""Which voice each recording of a folder, a Kaldi directory or a list of files is of."""
+"""Enrolment: the voice of each recording of a folder, a Kaldi directory or a list of files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from speechssl.embed.embedder import Embedder
 from speechssl.embed.gather import gather
 from speechssl.embed.sources import collect
 from speechssl.errors import UserError
-from speechssl.speakers.models import digest
+from speechssl.speakers.model_digest import digest
 from speechssl.speakers.voices import Voices, make
 
 

@@ -1,4 +1,4 @@
-"""Known voices: enrolled from recordings, kept in a file, and named where they are heard again.
+"""Known voices: enrolled from recordings, kept in a file, and identified in other recordings.
 
 The file is safetensors: ``embeddings`` (U, D) float32, ``voice`` (U,) int64 (which voice each is
 of), and in its header the names, the ids of the recordings and the digest of the model. It may be
@@ -45,7 +45,7 @@ _LONGEST_NAME = 200
 
 @dataclass(frozen=True)
 class Answer:
-    """Who a recording is of.
+    """Who speaks in a recording.
 
     Attributes:
         voice: a name, `UNKNOWN` or `UNDECIDED`.
@@ -98,13 +98,13 @@ class Voices:
         prior: float = 0.5,
         threshold: float | None = None,
     ) -> list[Answer]:
-        """Return who each of B embeddings (B, D) is of.
+        """Return who speaks in each of B recordings, given their embeddings (B, D).
 
         Args:
             embeddings: by the model that made the voices.
             calibration: what a score means; used unless there is a threshold.
             prior: probability that a recording is of a known voice at all.
-            threshold: score from which the nearest voice is the answer.
+            threshold: lowest score at which the nearest voice is the answer.
         """
         scores = self.scores(embeddings)
         answers = []
@@ -126,7 +126,7 @@ class Voices:
         self, scores: NDArray[np.float32], calibration: Calibration, prior: float
     ) -> tuple[str, float]:
         """Return the likeliest of all voices and `UNKNOWN`, and its probability."""
-        log_odds = calibration.log_ratio(scores) + np.log(prior / len(scores))
+        log_odds = calibration.log_likelihood_ratio(scores) + np.log(prior / len(scores))
         logits = np.append(log_odds, np.log(1 - prior))
         weights = np.exp(logits - logits.max())
         best = int(weights.argmax())

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from speechssl import parts
 from speechssl.errors import UserError
@@ -10,6 +14,8 @@ from speechssl.files import RunFolder, model_folder
 from speechssl.interfaces import Method
 from speechssl.model import Model
 from speechssl.weights import read_checkpoint
+
+_LONGEST_REASON = 300  # letters: a state may have a thousand keys
 
 
 def load_encoder(model: Model, folder: str) -> None:
@@ -56,7 +62,7 @@ def load_method(method: Method, folder: str) -> None:
             f"train.init_method: {checkpoint} does not exist; give a run folder of `speechssl"
             " train`"
         )
-    trained = read_checkpoint(checkpoint)["method"]
+    trained = _method_state(checkpoint)
     own = method.state_dict()
     has_labels = "labels" in trained and "labels" in own
     if has_labels and not torch.equal(trained["labels"], own["labels"]):
@@ -75,6 +81,16 @@ def load_method(method: Method, folder: str) -> None:
         ) from error
 
 
+def _method_state(checkpoint: Path) -> dict[str, Any]:
+    """Return the state of the method in a run's checkpoint: tensors, by name."""
+    trained = read_checkpoint(checkpoint).get("method")
+    if isinstance(trained, dict):
+        names_are_text = all(isinstance(name, str) for name in trained)
+        if names_are_text and all(isinstance(value, Tensor) for value in trained.values()):
+            return trained
+    raise UserError(f"train.init_method: {checkpoint} holds no method; give another run folder")
+
+
 def _config_of(folder: str) -> str:
     """Say how another program's model gets a `config.yaml`; "" for a folder that has one."""
     if model_folder(folder).existing() is not None:
@@ -83,4 +99,5 @@ def _config_of(folder: str) -> str:
 
 
 def _last_line(error: RuntimeError) -> str:
-    return str(error).splitlines()[-1].strip()
+    line = str(error).splitlines()[-1].strip()
+    return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]}..."

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from speechssl import distributed, processes, threads
 from speechssl.compat import tune_allocator
 from speechssl.config import read as read_yaml
+from speechssl.data.crops import Batch
 from speechssl.diagnostics.monitor import Alarm
 from speechssl.errors import UserError
 from speechssl.files import ModelFolder, RunFolder
+from speechssl.interfaces import Progress
 from speechssl.nn.products import select_kernel
 from speechssl.train.about import describe
 from speechssl.train.checkpoint import save_snapshot, save_state
@@ -31,7 +33,7 @@ from speechssl.train.run import Run
 from speechssl.train.settings import TrainSettings, resolve, with_precision, with_train
 from speechssl.train.together import ended_early, is_asked_to_end, sole_writer_in_first
 from speechssl.train.tracked import show_crops, show_embeddings, tracked
-from speechssl.train.tracking import Tracking, build_trackers
+from speechssl.train.tracking import Named, Tracking, build_trackers
 from speechssl.weights import read_checkpoint
 
 
@@ -81,10 +83,8 @@ def train(
         set_threads(config.train.threads, world)
         if resume and folder.config.exists():
             config = same_settings(folder, config, keep_steps=minutes is not None)
-        elif folder.last.exists() and not dry_run:
-            raise UserError(
-                f"train: {out} holds a run already; give --resume to continue it, or another --out"
-            )
+        elif not dry_run:
+            refuse_another_run(folder)
         config = with_precision(config, str(world.device))
         set_kernel(config.train, world)
         utterances, skipped = read_utterances(config.data)
@@ -101,17 +101,41 @@ def train(
             restore(run, folder)
         if world.first:
             describe(folder, config, utterances, skipped)
-            if run.step == 0:
-                save_model(run, folder, folder.untrained)
-        with (
-            tracked(run, folder, trackers, resumed=resume) as tracking,
-            processes.stop_request() as request,
-        ):
-            take_steps(run, folder, request, tracking)
-        if world.first:
-            save_model(run, folder, folder.model)
-        world.barrier()
+        finish(run, folder, trackers, resumed=resume)
     return folder.path
+
+
+def refuse_another_run(folder: RunFolder) -> None:
+    """Raise UserError if a folder holds a run."""
+    if folder.last.exists():
+        raise UserError(
+            f"train: {folder.path} holds a run already; give --resume to continue it, or another"
+            " --out"
+        )
+
+
+def finish(run: Run, folder: RunFolder, trackers: Named, *, resumed: bool) -> None:
+    """Take the steps that a run has left, and save its model.
+
+    Args:
+        run: as far as it has come.
+        folder: of the run.
+        trackers: programs that show it.
+        resumed: whether the run was begun before.
+
+    Raises:
+        UserError, processes.Terminated: as ``take_steps``.
+    """
+    if run.world.first and run.step == 0:
+        save_model(run, folder, folder.untrained)
+    with (
+        tracked(run, folder, trackers, resumed=resumed) as tracking,
+        processes.stop_request() as request,
+    ):
+        take_steps(run, folder, request, tracking)
+    if run.world.first:
+        save_model(run, folder, folder.model)
+    run.world.barrier()
 
 
 def restore(run: Run, folder: RunFolder) -> None:
@@ -163,11 +187,8 @@ def take_steps(
         processes.Terminated: ``request`` said so; the state is saved.
     """
     config = run.config
-    method = run.method
-    optimizer = run.optimizer
     model = run.parallel()
     log = Log(folder, run.steps, run.step, run.world.first, tracking)
-    meter = run.meter
     clock = Clock(run.batch_size)
     unchecked: list[StepLoss] = []
     passes = config.train.gradient_accumulation_steps
@@ -176,28 +197,8 @@ def take_steps(
     batches = iter(loader)
 
     while run.step < run.steps:
-        progress = run.progress()
-        lr = schedule(optimizer, config.optimizer, progress.fraction, run.batch_size)
-        for number in range(passes):
-            with clock.waiting():
-                batch = next(batches)
-            if run.step == 0 and number == 0:
-                show_crops(tracking, run, batch)
-            with gradient_sync(model, enabled=number == passes - 1):
-                with run.autocast():
-                    views = run.views(batch, run.step * passes + number)
-                    output = model(views, progress)
-                (output.loss / passes).backward()
-            loss = output.loss.detach()
-            unchecked.append(StepLoss(run.step, batch.indices, loss))
-            meter.add({"loss": loss, **output.scalars})
-            run.monitor.add(output.embedding, output.projections[0])
-        gradient_norm = clip_gradients(clipped_parameters(method), config.optimizer)
-        method.after_backward(progress)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        method.after_step(progress)
-        run.step += 1
+        step = take_step(run, model, batches, clock, tracking)
+        unchecked += step.losses
         clock.step()
         log.tick()
 
@@ -210,16 +211,11 @@ def take_steps(
             stop_if_not_finite(run, unchecked, folder)
             unchecked.clear()
         if should_log:
-            figures: dict[str, Any] = {"epoch": run.progress().epoch, "lr": lr}
-            figures |= meter.read() | clock.read()
-            if gradient_norm is not None:
-                figures["gradient_norm"] = float(gradient_norm)
-            if loader.errors.failed:
-                figures["unreadable"] = len(loader.errors.failed)
+            figures = figures_of(run, step, clock)
             if should_measure:
                 figures |= run.monitor.figures()
             alarms: list[Alarm] = []
-            if progress.fraction >= config.monitor.after:
+            if step.progress.fraction >= config.monitor.after:
                 alarms = run.monitor.check(figures)
             log.write(run.step, figures, [str(alarm) for alarm in alarms])
             should_stop = any_rank(bool(alarms) and config.monitor.stop, run.world)
@@ -234,6 +230,72 @@ def take_steps(
         if should_stop:
             break
     log.close()
+
+
+class Step(NamedTuple):
+    """An optimiser step that was taken.
+
+    Attributes:
+        progress: where training stood before it.
+        lr: the base learning rate.
+        losses: the loss of each forward pass; nobody has looked at them yet.
+        gradient_norm: before clipping; None where nothing is clipped.
+    """
+
+    progress: Progress
+    lr: float
+    losses: list[StepLoss]
+    gradient_norm: Tensor | None
+
+
+def take_step(
+    run: Run, model: nn.Module, batches: Iterator[Batch], clock: Clock, tracking: Tracking
+) -> Step:
+    """Take one optimiser step, of as many forward passes as gradients are accumulated over.
+
+    Args:
+        run: as far as it has come; its step is counted, its meter and monitor are fed.
+        model: the method, compiled and wrapped as ``Run.parallel`` returns it.
+        batches: of the forward passes.
+        clock: what the time spent waiting for batches is added to.
+        tracking: programs that show the crops of the first batch.
+    """
+    progress = run.progress()
+    lr = schedule(run.optimizer, run.config.optimizer, progress.fraction, run.batch_size)
+    passes = run.config.train.gradient_accumulation_steps
+    losses = []
+    for number in range(passes):
+        with clock.waiting():
+            batch = next(batches)
+        if run.step == 0 and number == 0:
+            show_crops(tracking, run, batch)
+        with gradient_sync(model, enabled=number == passes - 1):
+            with run.autocast():
+                views = run.views(batch, run.step * passes + number)
+                output = model(views, progress)
+            (output.loss / passes).backward()
+        loss = output.loss.detach()
+        losses.append(StepLoss(run.step, batch.indices, loss))
+        run.meter.add({"loss": loss, **output.scalars})
+        run.monitor.add(output.embedding, output.projections[0])
+    gradient_norm = clip_gradients(clipped_parameters(run.method), run.config.optimizer)
+    run.method.after_backward(progress)
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    run.method.after_step(progress)
+    run.step += 1
+    return Step(progress, lr, losses, gradient_norm)
+
+
+def figures_of(run: Run, step: Step, clock: Clock) -> dict[str, Any]:
+    """Return the figures of a line of the log, means since the line before."""
+    figures: dict[str, Any] = {"epoch": run.progress().epoch, "lr": step.lr}
+    figures |= run.meter.read() | clock.read()
+    if step.gradient_norm is not None:
+        figures["gradient_norm"] = float(step.gradient_norm)
+    if run.read_errors.failed:
+        figures["unreadable"] = len(run.read_errors.failed)
+    return figures
 
 
 def is_due(step: int, every: int, *, last_step: int) -> bool:

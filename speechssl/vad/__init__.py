@@ -1,1 +1,1 @@
-"""Finders of speech in recordings: one file a part."""
+"""Voice activity detectors: one file a part."""

@@ -1,6 +1,6 @@
-"""Speech by its level: louder than a threshold between the pauses and the loud parts.
+"""Energy: frames whose level is above a threshold between pauses and loud speech.
 
-No model, and right where speech is the loudest thing in the recording: read speech, calls, quiet
+It needs no model, and is right where speech is the loudest thing in the recording: read speech, calls, quiet
 meetings. Music and loud noise are taken for speech; `silero` tells them apart.
 """
 
@@ -27,8 +27,8 @@ class EnergyDetector:
 
     Args:
         below_loud: dB below the 95th percentile of the levels above which a frame is speech.
-        share: where the pauses are not that quiet: the threshold lies at least this share of the
-            way from the 5th percentile of the levels to the 95th.
+        share: where the pauses are noisier than that: the threshold lies at least this share of
+            the way from the pauses (5th percentile of the levels) to loud speech (95th).
         min_silence: shorter pauses, in seconds, are part of the speech around them.
         min_speech: what is shorter, in seconds, is no speech.
         pad: seconds added on both sides.

@@ -1,4 +1,4 @@
-"""From a decision a frame to spans of speech."""
+"""From one decision a frame to spans of speech."""
 
 from __future__ import annotations
 

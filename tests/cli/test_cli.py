@@ -331,9 +331,29 @@ def test_list_prints_every_setting_of_every_part(
     for name in parts.names(folder):
         part = parts.find(folder, name)
         assert main(["list", folder, name]) == 0
-        shown = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
-        settings = list(config.schema(part if callable(part) else type(part)))
-        assert shown == (settings or ["no"])
+        lines = capsys.readouterr().out.splitlines()[1:]
+        settings = list(config.schema(part)) if callable(part) else []
+        assert [line.split()[0] for line in lines] == (settings or ["no"])
+        if settings:
+            without_help = [line for line in lines if len(line.split()) < 5]
+            assert not without_help, f"{folder} {name}"
+
+
+def test_a_part_that_is_a_record_has_no_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "foreign", "wespeaker"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["no settings"]
+
+
+def test_list_explains_settings_that_share_a_line_of_the_docstring(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["list", "methods", "dino"]) == 0
+    rows = {}
+    for line in capsys.readouterr().out.splitlines()[1:]:
+        name, _default, text = line.split(None, 2)
+        rows[name] = text
+    assert rows["teacher_momentum"] == rows["teacher_momentum_end"]
+    assert rows["hidden"].startswith("size of the head's layers")
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,11 @@ def test_helps_come_from_the_docstring() -> None:
     assert helps == {"a": "one more.", "b": "two: 2."}
 
 
+def test_names_that_are_explained_together_have_the_same_help() -> None:
+    helps = argument_helps("Title.\n\nArgs:\n    a, b: sizes\n        of layers.\n    c: one.")
+    assert helps == {"a": "sizes of layers.", "b": "sizes of layers.", "c": "one."}
+
+
 def test_help_shows_percent_signs_and_defaults() -> None:
     parser = argparse.ArgumentParser()
     add_parameters(parser, corpus)

@@ -1,21 +1,16 @@
 """The example of corpora/README.md works as it stands."""
 
-import re
-from pathlib import Path
-
 import pytest
 import trees
+from builders import readme_code
 
-import speechssl.corpora
 from speechssl.data.manifest import read_manifest
 from speechssl.data.validation import validate
 from speechssl.errors import UserError
 
-README = Path(speechssl.corpora.__file__).with_name("README.md")
-
 
 def test_the_example_prepares_its_corpus(tmp_path, capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    (code,) = readme_code("corpora")
     module = {}
     exec(compile(code, "tess.py", "exec"), module)
     for name in ("OAF_back_angry", "YAF_back_ps", "YAF_far_away_sad"):

@@ -19,7 +19,8 @@ from speechssl.data.crops import CropSpec
 from speechssl.data.dataset import CropBatches
 from speechssl.data.loader import make_loader
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
-from speechssl.data.shards import ShardWriter, write_shards
+from speechssl.data.shard_writer import ShardWriter
+from speechssl.data.shards import write_shards
 from speechssl.data.validation import validate
 from speechssl.errors import UserError
 

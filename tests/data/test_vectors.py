@@ -1,12 +1,11 @@
 """Embedding files: round trips, other programs' files, and mistakes in one line."""
 
 import io
-import re
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import readme_code
 from killing import killed_at_every_rename
 
 import speechssl.data
@@ -226,10 +225,9 @@ def test_a_killed_writer_leaves_the_old_vectors_the_new_ones_or_none(tmp_path, v
 @pytest.fixture
 def added_format(tmp_path, monkeypatch):
     """The example of data/README.md, as a file in the folder of formats."""
-    readme = Path(speechssl.data.__file__).parent / "README.md"
-    code = re.search(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    (code,) = readme_code("data")
     (tmp_path / "added").mkdir()
-    (tmp_path / "added/tsv.py").write_text(code.group(1))
+    (tmp_path / "added/tsv.py").write_text(code)
     folder = speechssl.data.vectors
     monkeypatch.setattr(folder, "__path__", [*folder.__path__, str(tmp_path / "added")])
     formats.cache_clear()

@@ -19,9 +19,9 @@ from speechssl.data.manifest import read_manifest
 from speechssl.diarize.clustering import (
     agglomerative,
     kmeans,
+    merge_small,
     unit,
     whitened,
-    without_small,
 )
 from speechssl.diarize.files import file_names
 from speechssl.diarize.pipeline import cluster, diarize
@@ -325,7 +325,7 @@ def test_whitening_takes_away_what_moves_within_a_speaker() -> None:
 def test_small_clusters_join_the_nearest() -> None:
     vectors = unit(np.array([[1, 0], [1, 0.1], [1, 0.2], [0, 1], [0.1, 1], [0.5, 1]]))
     labels = np.array([0, 0, 0, 3, 3, 7])
-    assert without_small(labels, vectors, 2).tolist() == [0, 0, 0, 1, 1, 1]
-    assert without_small(labels, vectors, 3).tolist() == [0, 0, 0, 1, 1, 1]
-    assert set(without_small(labels, vectors, 100).tolist()) == {0}
-    assert without_small(labels, vectors, 1).tolist() == [0, 0, 0, 1, 1, 2]
+    assert merge_small(labels, vectors, 2).tolist() == [0, 0, 0, 1, 1, 1]
+    assert merge_small(labels, vectors, 3).tolist() == [0, 0, 0, 1, 1, 1]
+    assert set(merge_small(labels, vectors, 100).tolist()) == {0}
+    assert merge_small(labels, vectors, 1).tolist() == [0, 0, 0, 1, 1, 2]

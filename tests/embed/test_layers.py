@@ -240,6 +240,7 @@ def test_the_command_refuses_an_unknown_layer_and_knows_mfcc(run, tmp_path, caps
     assert read_vectors(out)[1].shape == (3, 40)
 
 
+@pytest.mark.slow
 def test_mfcc_is_shared_among_processes(run, tmp_path):
     audio = [str(tmp_path / "audio")]
     embed_to_file("mfcc", audio, tmp_path / "one.npz")

@@ -13,7 +13,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 import speechssl
-from speechssl.embed import embedder as embedder_module
+from speechssl.embed import batch_encoder
 from speechssl.embed.embedder import Embedder
 from speechssl.embed.recordings import time_first
 from speechssl.errors import UserError
@@ -216,7 +216,7 @@ def test_auto_goes_to_the_cpu_where_the_gpu_lacks_an_operator(monkeypatch):
         return features(waves, lengths)
 
     monkeypatch.setattr(model, "features", without_float64)
-    monkeypatch.setattr(embedder_module, "may_lack_operators", lambda device: True)
+    monkeypatch.setattr(batch_encoder, "may_lack_operators", lambda device: True)
     found = Embedder(model, "auto")
     assert len(calls) == 1 and found.device == torch.device("cpu")
     assert np.isfinite(found.embed(np.random.default_rng(0).normal(0, 0.1, RATE), RATE)).all()

@@ -202,8 +202,8 @@ def test_older_names_and_heads_of_other_tasks_are_read(tmp_path):
         ({"hidden_size": 32}, "does not fit"),
         ({"hidden_size": 10**12}, "hidden_size"),
         ({"num_hidden_layers": 10**6}, "num_hidden_layers"),
-        ({"hidden_act": "relu"}, "is not read"),
-        ({"add_adapter": True}, "is not read"),
+        ({"hidden_act": "relu"}, "is not supported"),
+        ({"add_adapter": True}, "is not supported"),
         ({"conv_dim": "many"}, "conv_dim"),
     ],
 )

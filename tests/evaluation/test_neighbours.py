@@ -260,7 +260,7 @@ def fifo(name: str) -> Callable[[Path], None]:
     return edit
 
 
-@pytest.mark.parametrize(("name", "edit"), edits())
+@pytest.mark.parametrize(("name", "edit"), list(edits()))
 def test_an_index_that_lies_is_refused(
     tmp_path: Path, index: Path, embeddings: Rows, name: str, edit: Callable[[Path], None]
 ) -> None:

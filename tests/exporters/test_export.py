@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builders import ECAPA, RATE, RESNET, make_model, noises
+from builders import ECAPA, RATE, RESNET, make_model, noises, readme_code
 
 import speechssl
 from speechssl.__main__ import main
@@ -201,8 +201,7 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_the_format_in_the_readme_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    readme = Path(speechssl.__file__).parent / "exporters" / "README.md"
-    code = readme.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    (code,) = readme_code("exporters")
     (tmp_path / "readme_format.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     out = export(make("ecapa", tmp_path), "readme_format:PART", tmp_path / "out")

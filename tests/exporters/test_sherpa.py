@@ -11,6 +11,7 @@ SHALLOW = {**ECAPA, "kernel_sizes": [5, 3, 1], "dilations": [1, 2, 1]}
 FRONT_END = {"name": "kaldi", "n_mels": 80, "snip_edges": False, "f_max": 7600.0}
 
 
+@pytest.mark.slow
 def test_sherpa_onnx_embeds_as_the_model(tmp_path):
     onnx = pytest.importorskip("onnx", reason="needs the extra export")
     model = make_model(SHALLOW, scale=1.0, **FRONT_END)

@@ -48,7 +48,15 @@ def tones(tmp_path_factory):
     return utterances, labels, groups
 
 
-@pytest.mark.parametrize("kind", ENCODERS)
+def kinds():
+    """Every encoder; the quickest ones by default."""
+    quick = ("ecapa", "xvector")
+    return [
+        kind if kind in quick else pytest.param(kind, marks=pytest.mark.slow) for kind in ENCODERS
+    ]
+
+
+@pytest.mark.parametrize("kind", kinds())
 def test_what_is_there_is_found_with_speakers_unseen(tones, kind):
     model = make(kind)
     before = {key: value.clone() for key, value in model.state_dict().items()}

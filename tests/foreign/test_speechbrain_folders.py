@@ -140,7 +140,7 @@ def test_nothing_that_the_file_names_is_run(tmp_path):
 @pytest.mark.parametrize(
     "old, new, reason",
     [
-        ("ECAPA_TDNN.ECAPA_TDNN", "ECAPA_TDNN.Other", "which is not read"),
+        ("ECAPA_TDNN.ECAPA_TDNN", "ECAPA_TDNN.Other", "which is not supported"),
         ("!ref <n_mels>", "!ref <n_mels> * 2", "no reference"),
         ("!ref <n_mels>", "!ref <nothing>", "no reference"),
         ("n_mels: 24", "n_mels: !ref <n_mels>", "circle"),

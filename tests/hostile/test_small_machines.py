@@ -164,20 +164,27 @@ def test_no_permission(world: Path, wholes: Callable[[str], Unbroken], name: str
     ends_well(world, name, whole)
 
 
-@pytest.mark.parametrize("more", [0, 1, 3, 6])
-@every_verb
-def test_few_file_descriptors(
-    world: Path, wholes: Callable[[str], Unbroken], name: str, more: int
-) -> None:
-    whole = wholes(name)
+def works_or_says_why(world: Path, name: str, whole: Unbroken, limit: Callable[[], None]) -> None:
+    """Run a verb under a limit of its process: all of its results, or one line that says why not.
+
+    Afterwards, without the limit, it ends as if nothing had happened.
+    """
     begin(world, VERBS[name])
-    command = Fork(world, VERBS[name].words(world), few_descriptors(more))
+    command = Fork(world, VERBS[name].words(world), limit)
     code = command.wait(300)
     if code == 0:
         assert digests(world) == whole.bits
     else:
         assert_one_line(code, command.text())
     ends_well(world, name, whole)
+
+
+@pytest.mark.parametrize("more", [0, 1, 3, 6])
+@every_verb
+def test_few_file_descriptors(
+    world: Path, wholes: Callable[[str], Unbroken], name: str, more: int
+) -> None:
+    works_or_says_why(world, name, wholes(name), few_descriptors(more))
 
 
 @pytest.mark.parametrize("megabytes", [10, 60, 250])
@@ -185,15 +192,7 @@ def test_few_file_descriptors(
 def test_little_memory(
     world: Path, wholes: Callable[[str], Unbroken], name: str, megabytes: int
 ) -> None:
-    whole = wholes(name)
-    begin(world, VERBS[name])
-    command = Fork(world, VERBS[name].words(world), more_memory(megabytes))
-    code = command.wait(300)
-    if code == 0:
-        assert digests(world) == whole.bits
-    else:
-        assert_one_line(code, command.text())
-    ends_well(world, name, whole)
+    works_or_says_why(world, name, wholes(name), more_memory(megabytes))
 
 
 def limited(what: int, value: int) -> Callable[[], None]:

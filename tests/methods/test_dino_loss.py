@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from speechssl.losses.distillation import dino_loss, koleo, sinkhorn
 from speechssl.methods.vicreg import variance_covariance
 from speechssl.nn.dino_head import DinoHead
-from speechssl.nn.moving_average import cosine_schedule
+from speechssl.nn.schedules import cosine_schedule
 
 
 def every_pair(teachers, students):

@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from speechssl.nn.moving_average import cosine_schedule, ema_update, teacher_of
+from speechssl.nn.moving_average import ema_update, teacher_of
+from speechssl.nn.schedules import cosine_schedule
 
 
 def test_the_teacher_is_a_copy_without_gradient() -> None:

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import plotly.graph_objects
 import pytest
 import soundfile
 import yaml
+from builders import readme_code
 from page_experiment import experiment
 
 from speechssl import metrics
@@ -26,7 +26,7 @@ from speechssl.data.vectors.places import Place
 from speechssl.errors import UserError
 from speechssl.report.page import write
 from speechssl.report.page.blocks import plotly_text, shortened
-from speechssl.report.page.material import Chosen, collect
+from speechssl.report.page.material import PageSettings, collect
 from speechssl.report.page.projection import project
 from speechssl.report.page.section import sections
 from speechssl.report.page.write import script_json, write_page
@@ -88,7 +88,9 @@ def world(tmp_path_factory):
     exp = experiment(root / "exp")
     folder = made.data(root, made.ids())
     page = root / "page.html"
-    material = write_page([exp], page, data=[folder], chosen=Chosen(map_method="pca", clips=5))
+    material = write_page(
+        [exp], page, data=[folder], chosen=PageSettings(map_method="pca", clips=5)
+    )
     return {"exp": exp, "data": folder, "file": page, "material": material, "root": root}
 
 
@@ -193,7 +195,7 @@ def test_hostile_names_are_text(tmp_path):
     made.run(exp, "<script>alert(7)<", "collapse alarm: <script>alert(8)</script>" + "y" * 10_000)
     folder = made.data(tmp_path, names)
     write_page(
-        [exp], tmp_path / "page.html", data=[folder], chosen=Chosen(map_method="pca", clips=3)
+        [exp], tmp_path / "page.html", data=[folder], chosen=PageSettings(map_method="pca", clips=3)
     )
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     page = Page(text)
@@ -218,7 +220,7 @@ def test_a_damaged_file_is_named_and_nothing_else_is_lost(tmp_path):
     (exp / "diagnose/dino/diagnostics.json").write_text('{"figures": {"a": 3, "b": {"value": []}}}')
     (exp / "probe/emotion/results.json").write_text('{"labels": [1], "confusion": [["x"]]}')
     (exp / "eval/untrained/list/det.json").write_text('{"fnr_interval": [[1, "x"], 3]}')
-    material = write_page([exp], tmp_path / "page.html", chosen=Chosen(map_method="pca"))
+    material = write_page([exp], tmp_path / "page.html", chosen=PageSettings(map_method="pca"))
     assert len(material.notes) == 2
     page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert "Left out" in page.words and "untrained (floor)" in page.text
@@ -228,7 +230,7 @@ def test_several_experiments_stand_side_by_side(tmp_path):
     first = experiment(tmp_path / "a")
     second = experiment(tmp_path / "b")
     out = tmp_path / "page.html"
-    write_page([first, second], out, chosen=Chosen(map_method="pca", clips=0), audio=False)
+    write_page([first, second], out, chosen=PageSettings(map_method="pca", clips=0), audio=False)
     page = Page(out.read_text(encoding="utf-8"))
     boxes = [a["value"] for tag, a in page.tags if a.get("type") == "checkbox"]
     assert {"a: trained", "b: trained", "a: dino", "b: dino"} <= set(boxes)
@@ -237,7 +239,7 @@ def test_several_experiments_stand_side_by_side(tmp_path):
 def test_a_folder_of_embeddings_is_shown_as_a_file_is(tmp_path):
     pytest.importorskip("pyarrow")
     exp = experiment(tmp_path / "exp")
-    chosen = Chosen(map_method="pca", clips=0)
+    chosen = PageSettings(map_method="pca", clips=0)
     before = write_page([exp], tmp_path / "file.html", chosen=chosen, audio=False)
     file = exp / "embeddings/trained/test.npz"
     ids, matrix = read_vectors(file)
@@ -272,7 +274,7 @@ def test_mistakes_are_one_line(world, tmp_path, monkeypatch, capsys):
     assert "--html" in capsys.readouterr().err
     monkeypatch.setattr(write, "MOST_BYTES", 1000)
     with pytest.raises(UserError, match="--no-audio"):
-        write_page([world["exp"]], tmp_path / "page.html", chosen=Chosen(map_method="pca"))
+        write_page([world["exp"]], tmp_path / "page.html", chosen=PageSettings(map_method="pca"))
     assert not (tmp_path / "page.html").exists()
 
 
@@ -299,11 +301,9 @@ def test_a_map_keeps_groups_together_and_takes_a_collapsed_model():
 
 
 def test_the_section_of_the_readme_is_shown(world):
-    readme = (Path(write.__file__).parent / "README.md").read_text(encoding="utf-8")
-    example = re.search(r"```python\n(.*?)```", readme, re.DOTALL)
-    assert example
+    (example,) = readme_code("report/page")
     names: dict[str, Any] = {}
-    exec(example[1], names)
+    exec(example, names)
     (table,) = names["SECTION"].build(world["material"])
     assert [list(row.cells) for row in table.rows] == [["dino", "100"], ["other", "100"]]
 
@@ -368,6 +368,6 @@ def test_a_wrong_value_anywhere_is_a_note_or_nothing(tmp_path, name):
     for place in places(held):
         for value in WRONG:
             path.write_text(json.dumps(replaced(held, place, value)) + "\n")
-            material = collect([exp], [], Chosen(), 0)
+            material = collect([exp], [], PageSettings(), 0)
             for section in sections().values():
                 script_json([block.data() for block in section.build(material)])

@@ -14,7 +14,7 @@ from pathlib import Path
 import page_experiment as made
 import pytest
 
-from speechssl.report.page.material import Chosen
+from speechssl.report.page.material import PageSettings
 from speechssl.report.page.write import write_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -44,7 +44,7 @@ def page_file(tmp_path_factory):
     exp = made.experiment(root / "exp", names)
     made.run(exp, "<b>third</b>", "collapse alarm: <img src=x onerror=alert(3)>")
     out = root / "page.html"
-    chosen = Chosen(map_method="pca", clips=10)
+    chosen = PageSettings(map_method="pca", clips=10)
     write_page([exp], out, data=[made.data(root, names)], chosen=chosen)
     return out
 

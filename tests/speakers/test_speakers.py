@@ -15,7 +15,7 @@ from speechssl.evaluation.verification.scoring import unit
 from speechssl.metrics import eer
 from speechssl.speakers import calibration, voices
 from speechssl.speakers.calibration import Calibration
-from speechssl.speakers.models import digest
+from speechssl.speakers.model_digest import digest
 from tests.builders import RATE, make_model, read_json, readme_code
 
 HALF = Calibration(10.0, -5.0, 100, 50, 4.0, "a test")

@@ -83,6 +83,7 @@ def test_a_run_that_is_asked_to_end_saves_and_resumes_as_if_unbroken(
     assert log(out) == log(whole)
 
 
+@pytest.mark.slow
 def test_the_log_of_a_killed_run_equals_an_unbroken_one(
     configuration: Path, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""Finders of speech, on signals whose speech is known."""
+"""Voice activity detectors, on signals whose speech is known."""
 
 from __future__ import annotations
 

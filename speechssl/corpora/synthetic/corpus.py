@@ -8,8 +8,9 @@ serves to try the whole chain and to test it; figures on it say nothing about re
 speech.
 """
 
+import contextlib
 import multiprocessing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -160,7 +161,7 @@ def prepare(
     eval_speakers = range(speakers - evaluation_speakers, speakers)
     eval_rooms = range(len(train_rooms), len(train_rooms) + max(EVAL_ROOMS, sessions))
     evaluation = plan(root, eval_speakers, eval_rooms, sizes, seed)
-    try:
+    with _errors_of_writing(root, out):
         out.mkdir(parents=True, exist_ok=True)
         root.mkdir(parents=True, exist_ok=True)
         with sole_writer_in(root):
@@ -169,6 +170,13 @@ def prepare(
         write_manifest(_manifest(evaluation), out / "eval", outdated=["trials"])
         pairs = choose_trials(evaluation, trials, np.random.default_rng([seed, TRIALS]))
         write_trials(pairs, out / "eval" / "trials", style="voxceleb")
+
+
+@contextlib.contextmanager
+def _errors_of_writing(root: Path, out: Path) -> Iterator[None]:
+    """Turn what the disk and the processes raise inside a `with` block into a UserError."""
+    try:
+        yield
     except BrokenProcessPool:
         raise UserError(
             "prepare synthetic: a process was killed (out of memory?); take fewer --jobs"

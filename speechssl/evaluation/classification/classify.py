@@ -94,7 +94,8 @@ def evaluate(
         figures); folds (name -> groups); tested (names); chosen (the setting of each fold); counts.
 
     Raises:
-        UserError: fewer than two classes or groups, a group in two folds, or an unknown classifier.
+        UserError: fewer than two classes or groups, a group in two folds, an unknown classifier, or
+            embeddings that are not finite.
     """
     table = tabulate(ids, labels, groups, folds=folds, test_folds=test_folds, seed=seed)
     available = kinds(balanced, seed)
@@ -103,7 +104,14 @@ def evaluate(
             f"classification: no classifier {classifier!r}; known: {', '.join(available)}"
         )
     kind = available[classifier]
-    predicted, chosen = _probe(table, np.asarray(embeddings, np.float64)[table.rows], kind)
+    x = np.asarray(embeddings, np.float64)[table.rows]
+    is_broken = ~np.isfinite(x).all(1)
+    if is_broken.any():
+        raise UserError(
+            f"classification: {int(is_broken.sum())} embeddings are not finite, first"
+            f" {str(table.ids[is_broken.argmax()])!r}; embed them again"
+        )
+    predicted, chosen = _probe(table, x, kind)
     about = {
         "classifier": classifier,
         "balanced": kind.balanced,

@@ -75,7 +75,8 @@ def tabulate(
 
     Raises:
         UserError: no label, one class, an utterance without a group or fold, a group in two folds,
-            a number of folds that cannot be, or unknown test folds.
+            a number of folds that cannot be, unknown test folds, or a fold beside which one class is
+            left.
     """
     ids = np.asarray(ids, str)
     has_label = np.array([name in labels for name in ids.tolist()])
@@ -96,7 +97,21 @@ def tabulate(
     else:
         fold = _look_up_folds(ids, group, folds)
     tested = _tested_folds(fold, test_folds)
-    return Table(rows, ids, truth, group, fold, tested, int((~has_label).sum()))
+    table = Table(rows, ids, truth, group, fold, tested, int((~has_label).sum()))
+    _check_training_classes(table)
+    return table
+
+
+def _check_training_classes(table: Table) -> None:
+    """Raise UserError if what is left to train on, beside a tested fold, is of one class."""
+    for name, train, _ in table.splits():
+        classes = np.unique(table.truth[train])
+        if len(classes) < 2:
+            left = f"all labels are {str(classes[0])!r}" if len(classes) else "nothing is left"
+            raise UserError(
+                f"classification: outside fold {name!r} {left}, so that nothing can be learnt; take"
+                " other folds, or leave out the class that one group alone has"
+            )
 
 
 def _look_up_groups(ids: Names, groups: Mapping[str, str]) -> Names:

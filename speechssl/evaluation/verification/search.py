@@ -45,7 +45,8 @@ def search(
         UserError: NaN, other sizes, or training data that hold embeddings of ``embeddings``.
     """
     ids, matrix = load(embeddings, "the embeddings")
-    other_ids, others = ids, matrix
+    other_ids = ids
+    others = matrix
     if against is not None:
         other_ids, others = load(against, "the others")
     if others.shape[1] != matrix.shape[1]:

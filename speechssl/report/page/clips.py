@@ -1,4 +1,4 @@
-"""Audio of the chosen few utterances as Ogg Opus, within a budget, and their spectrograms.
+"""Audio of a few utterances as Ogg Opus, within a budget of bytes, and their spectrograms.
 
 Only recordings of the Kaldi directories that the user named are read: nothing in an experiment says
 which file is opened.
@@ -24,7 +24,7 @@ LONGEST = 8.0
 """Seconds of an utterance that are kept, from its beginning."""
 
 FLOOR_DB = 70.0
-"""What lies so far below the loudest place of a spectrogram is black."""
+"""dB below the loudest place of a spectrogram at which it is black."""
 
 Samples = NDArray[np.float32]
 

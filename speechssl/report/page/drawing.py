@@ -19,7 +19,7 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 
 
 class Styles:
-    """Gives each name a colour and a dash; with over 6 names, colours come again dashed."""
+    """Gives each name a colour and a dash; the seventh name has the first colour, dashed."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._place = {name: place for place, name in enumerate(dict.fromkeys(names))}
@@ -53,7 +53,7 @@ def line(name: str, x: ArrayLike, y: ArrayLike, styles: Styles, **more: Any) -> 
 
 
 def probit_axis(title: str, ticks: Sequence[float], low: float, high: float) -> dict[str, Any]:
-    """Return an axis on which normal deviates are even.
+    """Return an axis that is linear in normal deviates (probit), as DET curves have.
 
     Args:
         title: of the axis.
@@ -70,7 +70,7 @@ def probit_axis(title: str, ticks: Sequence[float], low: float, high: float) -> 
 
 
 def thinned(values: NDArray[Any], most: int = 1500) -> NDArray[np.intp]:
-    """Return places, in order, of at most `most` of the values, the last included."""
+    """Return indices, ascending, of at most `most` evenly spaced values, the last one included."""
     count = len(values)
     if count <= most:
         return np.arange(count)

@@ -1,6 +1,6 @@
 """Find the files of an experiment that the page reads, by their names alone.
 
-Links to folders are not followed, and what the files hold never decides where is looked.
+Links to folders are not followed, and nothing that a file says makes another one be opened.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 from speechssl.data.vectors.folder import is_part
 
 DEEPEST = 6
-"""Levels of folders inside an experiment that are looked at."""
+"""Deepest level of folders inside an experiment that is searched."""
 
 MOST_FILES = 50_000
-"""Files that are looked at in one experiment."""
+"""At most so many files of one experiment are looked at."""
 
 PASSED_OVER = ("snapshots", "tensorboard", "wandb", "mlflow", "audio", "data", "shards")
 """Folders that hold nothing for the page, and much else."""

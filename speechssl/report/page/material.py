@@ -1,4 +1,4 @@
-"""What the page knows: everything that the experiments hold, read once.
+"""Everything that a page shows of the experiments, read once.
 
 A file that is damaged is left out and named in `Material.notes`; the rest of the page is made.
 """
@@ -21,7 +21,7 @@ from speechssl.data.trials import Trials, read_trials
 from speechssl.errors import UserError
 from speechssl.evaluation.verification.measures import MEASURES
 from speechssl.files import RunFolder
-from speechssl.report.page import foreign
+from speechssl.report.page import untrusted
 from speechssl.report.page.clips import Clips
 from speechssl.report.page.finding import Found, find
 from speechssl.report.results import Evaluation, Results, read_evaluation, read_results
@@ -30,7 +30,7 @@ from speechssl.report.summary import read_seconds
 T = TypeVar("T")
 
 UNTRAINED = "untrained"
-"""Name of the system that is the floor of the others."""
+"""Name of the system with random weights, which the others have to beat."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredTrials:
     """The trials of an evaluation and their scores (T,)."""
 
     trials: Trials
@@ -59,7 +59,7 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class SystemEvaluation:
     """An evaluation of speaker verification; `scored` only where its scores were kept.
 
     Attributes:
@@ -71,17 +71,17 @@ class Evaluated:
 
     system: str
     results: Evaluation
-    scored: Scored | None
+    scored: ScoredTrials | None
     curve: dict[str, Any] | None
 
     @property
     def is_untrained(self) -> bool:
-        """Whether this is the floor of the others."""
+        """Whether this is the encoder with random weights, which the others have to beat."""
         return self.results.name == UNTRAINED
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedFile:
     """A file and the name that it is shown by."""
 
     name: str
@@ -89,8 +89,8 @@ class Named:
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """What the user chose for the page.
+class PageSettings:
+    """What the user asked of the page.
 
     Attributes:
         map_points: most points of a map.
@@ -114,7 +114,7 @@ class Material:
         chosen: the user's choices.
         clips: audio of the data directories.
         labels: name -> utterance -> value, from the data directories.
-        runs, evaluations: see `Run`, `Evaluated`.
+        runs, evaluations: see `Run`, `SystemEvaluation`.
         embeddings, clusters: files, by system.
         classifications, diagnoses, rounds: shown name -> what the file holds.
         seconds: shown name -> stage -> seconds.
@@ -122,13 +122,13 @@ class Material:
     """
 
     experiments: list[str]
-    chosen: Chosen
+    chosen: PageSettings
     clips: Clips
     labels: dict[str, dict[str, str]] = field(default_factory=dict)
     runs: list[Run] = field(default_factory=list)
-    evaluations: list[Evaluated] = field(default_factory=list)
-    embeddings: list[Named] = field(default_factory=list)
-    clusters: list[Named] = field(default_factory=list)
+    evaluations: list[SystemEvaluation] = field(default_factory=list)
+    embeddings: list[NamedFile] = field(default_factory=list)
+    clusters: list[NamedFile] = field(default_factory=list)
     classifications: dict[str, Results] = field(default_factory=dict)
     diagnoses: dict[str, Results] = field(default_factory=dict)
     rounds: dict[str, Results] = field(default_factory=dict)
@@ -145,7 +145,7 @@ class Material:
 
 
 def collect(
-    experiments: Sequence[Path], data: Sequence[Path], chosen: Chosen, audio_budget: int
+    experiments: Sequence[Path], data: Sequence[Path], chosen: PageSettings, audio_budget: int
 ) -> Material:
     """Read the experiments and the data directories.
 
@@ -212,11 +212,11 @@ def _read_experiment(material: Material, root: Path, prefix: str, found: Found) 
             system = prefix + evaluation.name
             scored = _read_scored(material, path.parent)
             curve = _read_curve(material, path.with_name("det.json"))
-            material.evaluations.append(Evaluated(system, evaluation, scored, curve))
+            material.evaluations.append(SystemEvaluation(system, evaluation, scored, curve))
     for path in found.embeddings:
-        material.embeddings.append(Named(prefix + _system_of(root, path), path))
+        material.embeddings.append(NamedFile(prefix + _system_of(root, path), path))
     for path in found.clusters:
-        material.clusters.append(Named(prefix + _inside(root, path.parent), path))
+        material.clusters.append(NamedFile(prefix + _inside(root, path.parent), path))
     _read_objects(material, material.diagnoses, root, prefix, found.diagnoses)
     _read_objects(material, material.rounds, root, prefix, found.rounds)
     _read_objects(material, material.classifications, root, prefix, found.results)
@@ -237,7 +237,7 @@ def _read_evaluation(path: Path) -> Evaluation:
         value = evaluation.results.get(measure.name)
         ends = evaluation.results.get(f"{measure.name}_interval") or []
         for one in [*ends, value]:
-            if one is not None and foreign.number({"": one}, "") is None:
+            if one is not None and untrusted.number({"": one}, "") is None:
                 raise UserError(f"report: {path}: {measure.name} is not finite; evaluate again")
     return evaluation
 
@@ -259,7 +259,7 @@ def _read_run(root: Path, prefix: str, log: Path) -> Run:
     return Run(prefix + _inside(root, log.parent), settings, about, rows)
 
 
-def _read_scored(material: Material, folder: Path) -> Scored | None:
+def _read_scored(material: Material, folder: Path) -> ScoredTrials | None:
     """Return trials and scores of an evaluation, where both were kept and fit each other."""
     trials = folder / "scored_trials"
     scores = folder / "scores"
@@ -268,7 +268,7 @@ def _read_scored(material: Material, folder: Path) -> Scored | None:
     return material.attempt(lambda: _scored(trials, scores))
 
 
-def _scored(trials_path: Path, scores_path: Path) -> Scored:
+def _scored(trials_path: Path, scores_path: Path) -> ScoredTrials:
     trials = read_trials(trials_path)
     values = []
     with foreign_json.damage(scores_path, "evaluate again"), open(scores_path, "rb") as file:
@@ -282,7 +282,7 @@ def _scored(trials_path: Path, scores_path: Path) -> Scored:
         )
     if trials.target.all() or not trials.target.any():
         raise UserError(f"{trials_path}: targets and non-targets are both needed; evaluate again")
-    return Scored(trials, scores)
+    return ScoredTrials(trials, scores)
 
 
 def _read_curve(material: Material, path: Path) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from speechssl.errors import UserError
 METHODS = ("auto", "tsne", "umap", "pca")
 
 FEWEST_FOR_NEIGHBOURS = 10
-"""Fewer points are drawn by their principal components."""
+"""With fewer points, principal components are drawn in place of t-SNE or UMAP."""
 
 COMPONENTS = 50
 """Principal components that neighbours are sought in (van der Maaten and Hinton 2008, section 4)."""
@@ -38,7 +38,7 @@ def choose(method: str) -> str:
 def project(embeddings: Rows, method: str, seed: int = 0) -> tuple[Points, str]:
     """Return points (N, 2) for embeddings (N, D), and how they were made.
 
-    Lengths are taken away first, because scores are cosines; then the mean.
+    Embeddings are scaled to length 1 first, because scores are cosines; then centred.
 
     Args:
         embeddings: finite.
@@ -52,7 +52,7 @@ def project(embeddings: Rows, method: str, seed: int = 0) -> tuple[Points, str]:
     count = min(COMPONENTS, *x.shape)
     if count < 2:
         return np.pad(x[:, :1], ((0, 0), (0, 1))).astype(np.float32), "first dimension"
-    # A tiny spread keeps a collapsed model (all rows alike) drawable: one heap.
+    # A little noise, so that a collapsed model (all rows equal) can be drawn: as one heap.
     generator = np.random.default_rng(seed)
     x = x + generator.normal(scale=1e-6, size=x.shape).astype(np.float32)
     components = PCA(count, random_state=seed).fit_transform(x)

@@ -17,7 +17,7 @@ import speechssl
 from speechssl import files
 from speechssl.errors import UserError, writing
 from speechssl.report.page.blocks import Block, shortened
-from speechssl.report.page.material import Chosen, Material, collect
+from speechssl.report.page.material import Material, PageSettings, collect
 from speechssl.report.page.section import sections
 
 MOST_BYTES = 25_000_000
@@ -33,7 +33,7 @@ def write_page(
     *,
     data: Sequence[Path] = (),
     audio: bool = True,
-    chosen: Chosen | None = None,
+    chosen: PageSettings | None = None,
 ) -> Material:
     """Write the page of one or more experiments.
 
@@ -53,7 +53,7 @@ def write_page(
     """
     check_installed("report: --html")
     budget = AUDIO_BYTES if audio else 0
-    material = collect(experiments, data, chosen or Chosen(), budget)
+    material = collect(experiments, data, chosen or PageSettings(), budget)
     built: list[dict[str, Any]] = []
     for name, section in sections().items():
         blocks = section.build(material)

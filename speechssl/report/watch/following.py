@@ -13,7 +13,7 @@ from typing import Any
 from speechssl import foreign_json, foreign_yaml
 from speechssl.errors import UserError
 from speechssl.files import RunFolder
-from speechssl.report.page import foreign
+from speechssl.report.page import untrusted
 
 MOST_POINTS = 2000
 """Points of a curve that are kept; of longer ones, every second one is dropped again and again."""
@@ -126,7 +126,7 @@ class LogFollower:
             return
         step = float(entry["step"])
         self.step = step
-        for alarm in foreign.items(entry, "alarms"):
+        for alarm in untrusted.items(entry, "alarms"):
             self.alarms.append((step, str(alarm)[:2000]))
         del self.alarms[:-MOST_ALARMS]
         for key, value in entry.items():
@@ -134,7 +134,7 @@ class LogFollower:
                 continue
             if key not in self.series and len(self.series) >= MOST_FIGURES:
                 continue
-            number = foreign.number(entry, key)
+            number = untrusted.number(entry, key)
             series = self.series.setdefault(key, Series())
             series.add(step, math.nan if number is None else number)
 
@@ -157,7 +157,7 @@ def _entry(line: bytes) -> dict[str, Any] | None:
         entry = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(entry, dict) or foreign.number(entry, "step") is None:
+    if not isinstance(entry, dict) or untrusted.number(entry, "step") is None:
         return None
     return entry
 
@@ -198,7 +198,7 @@ class Watched:
         if self.steps is None or self.is_finished:
             return None
         epochs = self.points("epoch")
-        utterances = foreign.number(foreign.mapping(self.about, "data"), "utterances")
+        utterances = untrusted.number(untrusted.mapping(self.about, "data"), "utterances")
         rates = [rate for _, rate in self.points("utterances_per_second")[-20:] if rate > 0]
         if not (epochs and utterances and rates):
             return None
@@ -231,10 +231,10 @@ def watched(path: Path) -> Watched:
     notes: list[str] = []
     settings = _read(folder.config, notes)
     about = _read(folder.about, notes)
-    untrained = foreign.mapping(_read(folder.untrained.config, notes), "about")
-    steps = foreign.number(untrained, "steps")
+    untrained = untrusted.mapping(_read(folder.untrained.config, notes), "about")
+    steps = untrusted.number(untrained, "steps")
     if steps is None:
-        steps = foreign.number(foreign.mapping(settings, "train"), "steps")
+        steps = untrusted.number(untrusted.mapping(settings, "train"), "steps")
     name = Path(path).resolve().name
     run = Watched(name, folder, settings, about, steps, LogFollower(folder.log), notes)
     run.log.read()

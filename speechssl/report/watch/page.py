@@ -14,7 +14,7 @@ from speechssl.errors import UserError, writing
 from speechssl.report.page import write
 from speechssl.report.page.blocks import Block, Text
 from speechssl.report.page.clips import Clips
-from speechssl.report.page.material import Chosen, Material, Run
+from speechssl.report.page.material import Material, PageSettings, Run
 from speechssl.report.page.sections import training
 from speechssl.report.watch.following import Watched
 from speechssl.report.watch.frame import duration
@@ -33,7 +33,7 @@ def page(run: Watched, seconds: float) -> str:
         seconds: after which the page loads itself anew; not if the run is finished.
     """
     shown = Run(run.name, dict(run.settings), dict(run.about), run.log.rows())
-    material = Material([run.name], Chosen(), Clips({}, 0), runs=[shown])
+    material = Material([run.name], PageSettings(), Clips({}, 0), runs=[shown])
     blocks: list[Block] = [Text(_state(run), "note")]
     for note in run.notes:
         blocks.append(Text(note, "warning"))

@@ -150,6 +150,28 @@ def test_one_class_is_refused():
         evaluate(ids, x, dict.fromkeys(labels, "calm"), groups)
 
 
+def test_a_class_that_one_fold_alone_has_is_refused_where_one_is_left():
+    """Fold a has both classes, fold b one: a cannot be tested."""
+    x = np.random.default_rng(0).normal(size=(8, 3))
+    ids = [f"u{i}" for i in range(8)]
+    labels = {name: "x" if i in (0, 1) else "y" for i, name in enumerate(ids)}
+    folds = {name: "a" if i < 4 else "b" for i, name in enumerate(ids)}
+    groups = {name: f"s{i // 2}" for i, name in enumerate(ids)}
+    with pytest.raises(UserError, match="outside fold 'a' all labels are 'y'"):
+        evaluate(ids, x, labels, groups, folds=folds)
+    assert evaluate(ids, x, labels, groups, folds=folds, test_folds=["b"]).results["tested"] == [
+        "b"
+    ]
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_embeddings_that_are_not_finite_are_refused(number):
+    ids, x, labels, groups = world()
+    x[3, 1] = number
+    with pytest.raises(UserError, match="1 embeddings are not finite, first 'u0003'"):
+        evaluate(ids, x, labels, groups)
+
+
 def test_the_command_writes_what_others_read(tmp_path, capsys):
     ids, x, labels, groups = world()
     np.savez(tmp_path / "e.npz", ids=ids, embeddings=x)

@@ -40,35 +40,38 @@ def build(material: Material) -> Sequence[Block]:
             cohesion[name] = _cohesion(*embeddings, cluster_of)
     if not sizes:
         return []
-    blocks: list[Block] = [
-        Chart(
-            "Members of each cluster",
-            "Largest first. Many tiny clusters are outliers, one huge cluster is a collapse.",
-            sizes,
-            {
-                "xaxis": {"title": {"text": "cluster"}, "type": "category", "nticks": 12},
-                "yaxis": {"title": {"text": "members"}, "rangemode": "tozero"},
-            },
-            height=320,
-            width="half",
-        )
-    ]
-    if cohesion:
-        blocks.append(
-            Chart(
-                "Cohesion of each cluster",
-                "Mean cosine of the members to the cluster's mean, over its size; 1: all alike.",
-                cohesion,
-                {
-                    "xaxis": {"title": {"text": "members"}},
-                    "yaxis": {"title": {"text": "cohesion"}},
-                    "hovermode": "closest",
-                },
-                height=320,
-                width="half",
-            )
-        )
-    return blocks
+    if not cohesion:
+        return [_chart_of_sizes(sizes)]
+    return [_chart_of_sizes(sizes), _chart_of_cohesion(cohesion)]
+
+
+def _chart_of_sizes(sizes: dict[str, list[Trace]]) -> Chart:
+    return Chart(
+        "Members of each cluster",
+        "Largest first. Many tiny clusters are outliers, one huge cluster is a collapse.",
+        sizes,
+        {
+            "xaxis": {"title": {"text": "cluster"}, "type": "category", "nticks": 12},
+            "yaxis": {"title": {"text": "members"}, "rangemode": "tozero"},
+        },
+        height=320,
+        width="half",
+    )
+
+
+def _chart_of_cohesion(cohesion: dict[str, list[Trace]]) -> Chart:
+    return Chart(
+        "Cohesion of each cluster",
+        "Mean cosine of the members to the cluster's mean, over its size; 1: all alike.",
+        cohesion,
+        {
+            "xaxis": {"title": {"text": "members"}},
+            "yaxis": {"title": {"text": "cohesion"}},
+            "hovermode": "closest",
+        },
+        height=320,
+        width="half",
+    )
 
 
 def _sizes(cluster_of: Mapping[str, str]) -> list[Trace]:

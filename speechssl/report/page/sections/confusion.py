@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from speechssl.report.page import foreign
+from speechssl.report.page import untrusted
 from speechssl.report.page.blocks import Block, Chart, Row, Table, Trace, plotly_text
 from speechssl.report.page.material import Material
 from speechssl.report.page.section import Section
@@ -25,7 +26,7 @@ def build(material: Material) -> Sequence[Block]:
         if traces:
             variants[name] = traces
             cells = [_measure(held, key) for key in MEASURES]
-            rows.append(Row([name, *cells, foreign.text(held, "classifier")], name))
+            rows.append(Row([name, *cells, untrusted.text(held, "classifier")], name))
     if not variants:
         return []
     table = Table(
@@ -47,30 +48,41 @@ def build(material: Material) -> Sequence[Block]:
 
 
 def _measure(held: Mapping[str, Any], key: str) -> str:
-    text = foreign.shown(foreign.number(held, key), ".3f")
-    ends = [foreign.number({"": end}, "") for end in foreign.items(held, f"{key}_interval")]
+    text = untrusted.shown(untrusted.number(held, key), ".3f")
+    ends = [untrusted.number({"": end}, "") for end in untrusted.items(held, f"{key}_interval")]
     if len(ends) == 2 and None not in ends:
         text += f" [{ends[0]:.3f}, {ends[1]:.3f}]"
     return text
 
 
-def _traces(held: Mapping[str, Any]) -> list[Trace]:
-    labels = [str(label) for label in foreign.items(held, "labels")][:MOST_CLASSES]
+def _counts(held: Mapping[str, Any], classes: int) -> NDArray[np.float64] | None:
+    """Return the confusion (C, C) of a results file; None if it is no such table."""
     try:
-        counts = np.array(foreign.items(held, "confusion"), dtype=np.float64)
+        counts = np.array(untrusted.items(held, "confusion"), dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
-        return []
-    is_square = counts.shape == (len(labels), len(labels))
-    if not labels or not is_square or not np.isfinite(counts).all() or (counts < 0).any():
+        return None
+    is_square = counts.shape == (classes, classes)
+    if not classes or not is_square or not np.isfinite(counts).all() or (counts < 0).any():
+        return None
+    return counts
+
+
+def _traces(held: Mapping[str, Any]) -> list[Trace]:
+    labels = [str(label) for label in untrusted.items(held, "labels")][:MOST_CLASSES]
+    counts = _counts(held, len(labels))
+    if counts is None:
         return []
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    f1 = foreign.mapping(held, "class_f1")
+    f1 = untrusted.mapping(held, "class_f1")
     names = [plotly_text(label) for label in labels]
     rows = []
     for label, name in zip(labels, names, strict=True):
-        value = foreign.number(f1, label)
+        value = untrusted.number(f1, label)
         rows.append(name if value is None else f"{name} (F1 {value:.2f})")
-    texts = [[f"{100 * s:.0f} %<br>{c:g}" for s, c in zip(*pair)] for pair in zip(share, counts)]
+    texts = []
+    for shares_of_class, counts_of_class in zip(share, counts, strict=True):
+        cells = zip(shares_of_class, counts_of_class, strict=True)
+        texts.append([f"{100 * part:.0f} %<br>{count:g}" for part, count in cells])
     return [
         {
             "type": "heatmap",

@@ -10,10 +10,10 @@ from scipy.special import ndtri
 
 from speechssl import metrics
 from speechssl.report.det import BAND_FPR, TICKS, min_dcf_point
-from speechssl.report.page import foreign
+from speechssl.report.page import untrusted
 from speechssl.report.page.blocks import Block, Chart, Text, Trace, plotly_text
 from speechssl.report.page.drawing import Styles, line, probit_axis, thinned
-from speechssl.report.page.material import Evaluated, Material, Scored
+from speechssl.report.page.material import Material, ScoredTrials, SystemEvaluation
 from speechssl.report.page.section import Section
 
 EDGES = (0.0005, 0.97)
@@ -57,7 +57,7 @@ def build(material: Material) -> Sequence[Block]:
     return [Chart("Detection error trade-off", caption, variants, layout, height=680)]
 
 
-def _traces(one: Evaluated, scored: Scored, styles: Styles) -> list[Trace]:
+def _traces(one: SystemEvaluation, scored: ScoredTrials, styles: Styles) -> list[Trace]:
     target = scored.trials.target
     fpr, fnr, _ = metrics.det_curve(scored.scores, target)
     drawn = ndtri(np.clip([fpr, fnr], 1e-6, 1 - 1e-6))
@@ -83,7 +83,9 @@ def _traces(one: Evaluated, scored: Scored, styles: Styles) -> list[Trace]:
     return [*_band(one, styles), curve, _marks(one, marks, styles)]
 
 
-def _marks(one: Evaluated, marks: Sequence[tuple[float, float, str, str]], styles: Styles) -> Trace:
+def _marks(
+    one: SystemEvaluation, marks: Sequence[tuple[float, float, str, str]], styles: Styles
+) -> Trace:
     places = ndtri(np.clip([mark[:2] for mark in marks], EDGES[0], EDGES[1]))
     texts = [f"{what}: {100 * x:.2f} % / {100 * y:.2f} %" for x, y, _, what in marks]
     return {
@@ -105,15 +107,17 @@ def _marks(one: Evaluated, marks: Sequence[tuple[float, float, str, str]], style
     }
 
 
-def _band(one: Evaluated, styles: Styles) -> list[Trace]:
+def _band(one: SystemEvaluation, styles: Styles) -> list[Trace]:
     """Return the band as one closed line that is filled; nothing where there is none."""
-    rows = foreign.items(one.curve or {}, "fnr_interval")
+    rows = untrusted.items(one.curve or {}, "fnr_interval")
     if len(rows) != len(BAND_FPR):
         return []
     ends: list[Any] = [
         row if isinstance(row, list) and len(row) == 2 else [None, None] for row in rows
     ]
-    found = np.array([[foreign.number({"": end}, "") for end in row] for row in ends], dtype=float)
+    found = np.array(
+        [[untrusted.number({"": end}, "") for end in row] for row in ends], dtype=float
+    )
     known = np.isfinite(found).all(1)
     if known.sum() < 2:
         return []

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from speechssl.data.vectors.files import read_sample
 from speechssl.errors import UserError
 from speechssl.report.page.blocks import Block, EmbeddingMap, shortened
-from speechssl.report.page.material import Material, Named, clusters_of
+from speechssl.report.page.material import Material, NamedFile, clusters_of
 from speechssl.report.page.projection import choose, project
 from speechssl.report.page.section import Section
 
@@ -57,8 +57,8 @@ def build(material: Material) -> Sequence[Block]:
     return [EmbeddingMap("Map of the embeddings", caption, maps)]
 
 
-def _by_system(files: Sequence[Named]) -> dict[str, list[Named]]:
-    systems: dict[str, list[Named]] = {}
+def _by_system(files: Sequence[NamedFile]) -> dict[str, list[NamedFile]]:
+    systems: dict[str, list[NamedFile]] = {}
     for file in files:
         systems.setdefault(file.name, []).append(file)
     return systems
@@ -74,7 +74,7 @@ def _fields(material: Material) -> dict[str, Mapping[str, str]]:
 
 
 def _map(
-    material: Material, files: Sequence[Named], fields: Fields, method: str
+    material: Material, files: Sequence[NamedFile], fields: Fields, method: str
 ) -> tuple[dict[str, Any], str]:
     """Return the map of a system, all its sets together, and how it was made."""
     ids, sets, rows = _read(files)
@@ -109,7 +109,7 @@ def _columns(names: Sequence[str], fields: Fields) -> dict[str, dict[str, Any]]:
     return columns
 
 
-def _read(files: Sequence[Named]) -> tuple[NDArray[Any], NDArray[Any], Rows]:
+def _read(files: Sequence[NamedFile]) -> tuple[NDArray[Any], NDArray[Any], Rows]:
     """Return ids (N,), the set of each (N,), and embeddings (N, D) of all files of a system."""
     ids = []
     sets = []

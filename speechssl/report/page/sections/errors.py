@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from speechssl.evaluation.verification.measures import MEASURES
 from speechssl.report.page.blocks import Block, Chart, Row, Table, Text, Trace, plotly_text
 from speechssl.report.page.drawing import Styles
-from speechssl.report.page.material import Evaluated, Material
+from speechssl.report.page.material import Material, SystemEvaluation
 from speechssl.report.page.section import Section
 from speechssl.report.results import format_measure
 
@@ -27,11 +27,11 @@ def build(material: Material) -> Sequence[Block]:
     return blocks
 
 
-def _eer(one: Evaluated) -> float:
+def _eer(one: SystemEvaluation) -> float:
     return float(one.results.results["eer"])
 
 
-def _table(evaluations: Sequence[Evaluated]) -> Table:
+def _table(evaluations: Sequence[SystemEvaluation]) -> Table:
     shown = [m for m in MEASURES if any(m.name in one.results.results for one in evaluations)]
     head = ["trial list", "system", *(measure.title for measure in shown)]
     head += ["trials", "scoring", "labels used"]
@@ -49,7 +49,7 @@ def _table(evaluations: Sequence[Evaluated]) -> Table:
     return Table("Error rates [95 % interval over speakers]", head, rows)
 
 
-def _chart(evaluations: Sequence[Evaluated]) -> Chart:
+def _chart(evaluations: Sequence[SystemEvaluation]) -> Chart:
     styles = Styles([one.system for one in evaluations])
     lists = list(dict.fromkeys(one.results.trials for one in evaluations))
     variants: dict[str, list[Trace]] = {}
@@ -70,7 +70,7 @@ def _chart(evaluations: Sequence[Evaluated]) -> Chart:
     )
 
 
-def _point(one: Evaluated, styles: Styles) -> Trace:
+def _point(one: SystemEvaluation, styles: Styles) -> Trace:
     eer = _eer(one)
     interval = one.results.results.get("eer_interval") or [eer, eer]
     return {

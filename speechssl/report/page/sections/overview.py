@@ -7,7 +7,7 @@ from typing import Any
 
 from speechssl.config import thaw
 from speechssl.errors import UserError
-from speechssl.report.page import foreign
+from speechssl.report.page import untrusted
 from speechssl.report.page.blocks import Block, Row, Table, Text
 from speechssl.report.page.material import Material, Run
 from speechssl.report.page.section import Section
@@ -43,22 +43,22 @@ def _runs(runs: Sequence[Run]) -> Table:
     ]
     rows = []
     for run in runs:
-        data = foreign.mapping(run.about, "data")
-        hours = foreign.number(data, "hours")
-        amount = f"{foreign.text(data, 'utterances')} utterances, {foreign.shown(hours)} h"
-        where = ", ".join(str(one) for one in foreign.items(data, "directories"))
-        commit = foreign.text(run.about, "commit")
-        steps = foreign.shown(foreign.number(run.log[-1], "step"), "g") if run.log else "0"
+        data = untrusted.mapping(run.about, "data")
+        hours = untrusted.number(data, "hours")
+        amount = f"{untrusted.text(data, 'utterances')} utterances, {untrusted.shown(hours)} h"
+        where = ", ".join(str(one) for one in untrusted.items(data, "directories"))
+        commit = untrusted.text(run.about, "commit")
+        steps = untrusted.shown(untrusted.number(run.log[-1], "step"), "g") if run.log else "0"
         cells = [
             run.name,
-            foreign.text(run.about, "method"),
+            untrusted.text(run.about, "method"),
             steps,
             f"{amount} ({where})" if where else amount,
-            foreign.text(data, "fingerprint"),
-            foreign.text(run.about, "labels_used"),
-            foreign.text(run.about, "seed"),
+            untrusted.text(data, "fingerprint"),
+            untrusted.text(run.about, "labels_used"),
+            untrusted.text(run.about, "seed"),
             commit[:10] + ("+" if commit.endswith("+") else ""),
-            foreign.text(run.about, "speechssl"),
+            untrusted.text(run.about, "speechssl"),
         ]
         rows.append(Row(cells, run.name))
     return Table("Runs (+ after a commit: files had been changed since)", head, rows)
@@ -104,11 +104,11 @@ def _defaults(settings: Mapping[str, Any]) -> dict[str, str]:
     """
     written: dict[str, Any] = {"data": {"train": ["-"]}, "train": {}}
     for section, key in WITHOUT_DEFAULT:
-        value = foreign.mapping(settings, section).get(key)
+        value = untrusted.mapping(settings, section).get(key)
         if value is not None:
             written[section][key] = value
     for section in ("method", "encoder", "features"):
-        name = foreign.mapping(settings, section).get("name")
+        name = untrusted.mapping(settings, section).get("name")
         if isinstance(name, str):
             if ":" in name:  # a part of somebody else's is not imported for a page
                 raise UserError(f"{section} {name} is no part of this package: no defaults known")

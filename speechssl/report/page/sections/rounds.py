@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from speechssl.report.page import foreign
+from speechssl.report.page import untrusted
 from speechssl.report.page.blocks import Block, Chart, Flow, Step, Trace
 from speechssl.report.page.drawing import Styles, line
 from speechssl.report.page.material import Material
@@ -32,7 +32,7 @@ def build(material: Material) -> Sequence[Block]:
     """Return a flow and a chart of the rounds, for each pseudo-labelling that was done."""
     blocks: list[Block] = []
     for name, held in material.rounds.items():
-        rounds = [one for one in foreign.items(held, "rounds") if isinstance(one, dict)]
+        rounds = [one for one in untrusted.items(held, "rounds") if isinstance(one, dict)]
         if rounds:
             blocks.append(_flow(name, held, rounds))
             if len(rounds) > 1:
@@ -41,29 +41,29 @@ def build(material: Material) -> Sequence[Block]:
 
 
 def _flow(name: str, held: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> Flow:
-    chosen = foreign.number(held, "chosen")
+    chosen = untrusted.number(held, "chosen")
     steps = []
     links = []
     for place, one in enumerate(rounds):
-        figures = foreign.mapping(one, "clusters")
+        figures = untrusted.mapping(one, "clusters")
         lines = []
         for key, word in FIGURES.items():
-            lines.append(f"{word}: {foreign.shown(foreign.number(figures, key))}")
+            lines.append(f"{word}: {untrusted.shown(untrusted.number(figures, key))}")
         for key in ("nmi", "purity"):
-            if foreign.number(figures, key) is not None:
-                lines.append(f"{key}: {foreign.shown(foreign.number(figures, key))}")
-        eer = foreign.number(one, "heldout_eer")
+            if untrusted.number(figures, key) is not None:
+                lines.append(f"{key}: {untrusted.shown(untrusted.number(figures, key))}")
+        eer = untrusted.number(one, "heldout_eer")
         if eer is not None:
             lines.append(f"EER on held-out trials: {eer:.2f} %")
         title = "round 0: the start" if place == 0 else f"round {place}"
         steps.append(Step(title, lines, chosen == place))
         if place:
-            agreement = foreign.shown(foreign.number(one, "agreement"), ".3f")
+            agreement = untrusted.shown(untrusted.number(one, "agreement"), ".3f")
             links.append(f"train on the clusters; agreement {agreement}")
-    labels = ", ".join(str(one) for one in foreign.items(held, "labels_used")) or "none"
+    labels = ", ".join(str(one) for one in untrusted.items(held, "labels_used")) or "none"
     caption = (
         f"{name}: embed, cluster, train on the clusters, and again. Stopped by:"
-        f" {foreign.text(held, 'stopped_by')}; labels used: {labels}."
+        f" {untrusted.text(held, 'stopped_by')}; labels used: {labels}."
     )
     return Flow("Rounds of pseudo-labelling", caption, steps, links)
 
@@ -74,8 +74,8 @@ def _chart(rounds: Sequence[Mapping[str, Any]]) -> Chart:
     for key, word in CURVES.items():
         values = []
         for one in rounds:
-            held = one if key == "agreement" else foreign.mapping(one, "clusters")
-            values.append(foreign.number(held, key))
+            held = one if key == "agreement" else untrusted.mapping(one, "clusters")
+            values.append(untrusted.number(held, key))
         if any(value is not None for value in values):
             numbers = list(range(len(values)))
             trace = line(word, numbers, np.array(values, float), styles, mode="lines+markers")

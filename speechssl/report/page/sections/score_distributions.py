@@ -10,7 +10,7 @@ from speechssl import metrics
 from speechssl.report.bins import histogram
 from speechssl.report.page.blocks import Block, Chart, Trace
 from speechssl.report.page.drawing import COLOURS
-from speechssl.report.page.material import Material, Scored
+from speechssl.report.page.material import Material, ScoredTrials
 from speechssl.report.page.section import Section
 
 
@@ -35,7 +35,7 @@ def build(material: Material) -> Sequence[Block]:
     return [Chart("Scores", caption, variants, layout)]
 
 
-def _traces(scored: Scored) -> list[Trace]:
+def _traces(scored: ScoredTrials) -> list[Trace]:
     target = scored.trials.target
     eer, threshold = metrics.eer_point(scored.scores, target)
     edges, densities = histogram(scored.scores, [~target, target])

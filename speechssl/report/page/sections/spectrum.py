@@ -10,10 +10,10 @@ import numpy as np
 
 from speechssl.data.vectors.files import read_sample
 from speechssl.errors import UserError
-from speechssl.report.page import foreign
+from speechssl.report.page import untrusted
 from speechssl.report.page.blocks import Block, Chart, Row, Table
 from speechssl.report.page.drawing import Styles, line
-from speechssl.report.page.material import Material, Named
+from speechssl.report.page.material import Material, NamedFile
 from speechssl.report.page.section import Section
 from speechssl.report.spectra import spectrum
 
@@ -51,7 +51,7 @@ def build(material: Material) -> Sequence[Block]:
     return blocks
 
 
-def _spectrum(file: Named, seed: int) -> Any:
+def _spectrum(file: NamedFile, seed: int) -> Any:
     _, matrix = read_sample(file.path, MOST_ROWS, seed)
     if not np.isfinite(matrix).all():
         raise UserError(f"{file.path}: holds numbers that are not finite; embed again")
@@ -65,20 +65,20 @@ def _diagnoses(diagnoses: Mapping[str, Mapping[str, Any]]) -> list[Block]:
     blocks: list[Block] = []
     for name, held in diagnoses.items():
         rows = []
-        for figure, row in foreign.mapping(held, "figures").items():
+        for figure, row in untrusted.mapping(held, "figures").items():
             if isinstance(row, dict):
-                healthy = [foreign.shown(foreign.number(row, key)) for key in ("low", "high")]
+                healthy = [untrusted.shown(untrusted.number(row, key)) for key in ("low", "high")]
                 cells = [
                     figure,
-                    foreign.shown(foreign.number(row, "value")),
-                    foreign.shown(foreign.number(row, "untrained")),
+                    untrusted.shown(untrusted.number(row, "value")),
+                    untrusted.shown(untrusted.number(row, "untrained")),
                     " .. ".join(healthy),
-                    foreign.text(row, "verdict"),
-                    foreign.text(row, "tells"),
+                    untrusted.text(row, "verdict"),
+                    untrusted.text(row, "tells"),
                 ]
                 rows.append(Row(cells))
         head = ["diagnostic", "value", "untrained", "healthy", "verdict", "what it tells"]
-        caption = f"Diagnostics of {name}: {foreign.text(held, 'verdict')}"
+        caption = f"Diagnostics of {name}: {untrusted.text(held, 'verdict')}"
         blocks.append(Table(caption, head, rows))
     return blocks
 

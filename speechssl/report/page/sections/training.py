@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from speechssl.report.page import foreign
+from speechssl.report.page import untrusted
 from speechssl.report.page.blocks import Block, Chart, Row, Table, Text, Trace, plotly_text
 from speechssl.report.page.drawing import Styles, line, thinned
 from speechssl.report.page.material import Material, Run
@@ -72,8 +72,8 @@ def _curves(key: str, runs: Sequence[Run], styles: Styles) -> list[Trace]:
         steps = []
         values = []
         for row in run.log:
-            step = foreign.number(row, "step")
-            value = foreign.number(row, key)
+            step = untrusted.number(row, "step")
+            value = untrusted.number(row, key)
             if step is not None and value is not None:
                 steps.append(step)
                 values.append(value)
@@ -94,9 +94,9 @@ def _marks(key: str, runs: Sequence[Run], styles: Styles) -> list[Trace]:
         texts = []
         height = None
         for row in run.log:
-            value = foreign.number(row, key)
+            value = untrusted.number(row, key)
             height = height if value is None else value
-            for alarm in foreign.items(row, "alarms"):
+            for alarm in untrusted.items(row, "alarms"):
                 steps.append(row["step"])
                 heights.append(height)
                 texts.append(plotly_text(_parts(alarm)[0]))
@@ -121,8 +121,8 @@ def _alarms(runs: Sequence[Run]) -> list[Row]:
     rows = []
     for run in runs:
         for row in run.log:
-            for alarm in foreign.items(row, "alarms"):
-                step = foreign.shown(foreign.number(row, "step"), "g")
+            for alarm in untrusted.items(row, "alarms"):
+                step = untrusted.shown(untrusted.number(row, "step"), "g")
                 rows.append(Row([run.name, step, *_parts(alarm)], run.name))
     return rows
 

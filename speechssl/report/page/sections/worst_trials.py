@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from speechssl.report.page.blocks import Block, Pair, Pairs, Side, Text
-from speechssl.report.page.material import Evaluated, Material, Scored
+from speechssl.report.page.material import Material, ScoredTrials, SystemEvaluation
 from speechssl.report.page.section import Section
 
 EACH = 4
@@ -29,8 +29,8 @@ def build(material: Material) -> Sequence[Block]:
     return blocks
 
 
-def _best(evaluations: Sequence[Evaluated]) -> list[Evaluated]:
-    best: dict[str, Evaluated] = {}
+def _best(evaluations: Sequence[SystemEvaluation]) -> list[SystemEvaluation]:
+    best: dict[str, SystemEvaluation] = {}
     for one in evaluations:
         before = best.get(one.results.trials)
         is_better = before is None or one.results.results["eer"] < before.results.results["eer"]
@@ -39,7 +39,7 @@ def _best(evaluations: Sequence[Evaluated]) -> list[Evaluated]:
     return list(best.values())
 
 
-def _of(material: Material, one: Evaluated, scored: Scored) -> list[Block]:
+def _of(material: Material, one: SystemEvaluation, scored: ScoredTrials) -> list[Block]:
     target = scored.trials.target
     order = np.argsort(scored.scores, kind="stable")
     kinds = {
@@ -56,7 +56,7 @@ def _of(material: Material, one: Evaluated, scored: Scored) -> list[Block]:
     return blocks
 
 
-def _pair(material: Material, scored: Scored, place: int) -> Pair:
+def _pair(material: Material, scored: ScoredTrials, place: int) -> Pair:
     sides = []
     for name in (str(scored.trials.enrol[place]), str(scored.trials.test[place])):
         clip = material.clips.add(name)

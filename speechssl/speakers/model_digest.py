@@ -1,4 +1,4 @@
-"""What tells models apart: voices and calibrations belong to the weights that they were made with."""
+"""A digest of a model, by which voices and calibrations are tied to the weights they were made with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from speechssl.model import Model
 
 
 def digest(model: Model, layer: str = "embedding") -> str:
-    """Return what tells models apart: a hash of settings, weights and layer (16 hexadecimal digits)."""
+    """Return a hash of settings, weights and layer: 16 hexadecimal digits."""
     hashed = hashlib.sha256(json.dumps([model.settings, layer], sort_keys=True).encode())
     for name, tensor in model.encoder.state_dict().items():
         hashed.update(name.encode())

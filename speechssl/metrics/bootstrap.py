@@ -1,0 +1,181 @@
+"""Percentile intervals by resampling whole speakers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from speechssl.metrics.verification import (
+    CurveFigure,
+    Floats,
+    checked_trials,
+    curve_eer,
+    curve_min_dcf,
+    error_rates,
+    group_starts,
+)
+from speechssl.progress import counted
+
+Interval = tuple[float, float]
+
+
+def _quantiles(values: Floats, confidence: float) -> Interval | None:
+    """Return the percentile interval of the values that are not NaN; None if there is none."""
+    kept = values[~np.isnan(values)]
+    if not len(kept):
+        return None
+    low, high = np.quantile(kept, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def _resampler(clusters: int, seed: int) -> Callable[[], NDArray[np.int64]]:
+    """Return a function that draws a resample: how often each cluster occurs, (clusters,).
+
+    As many clusters are drawn as there are, with replacement.
+    """
+    generator = np.random.default_rng(seed)
+
+    def draw() -> NDArray[np.int64]:
+        return np.bincount(generator.integers(0, clusters, clusters), minlength=clusters)
+
+    return draw
+
+
+def format_interval(interval: Sequence[float] | None, spec: str = ".2f") -> str:
+    """Return ` [low, high]` with both ends in the format `spec`, or nothing where there is none."""
+    if interval is None:
+        return ""
+    low, high = interval
+    return f" [{low:{spec}}, {high:{spec}}]"
+
+
+def bootstrap_interval(
+    statistic: Callable[[NDArray[np.int64]], float],
+    clusters: ArrayLike,
+    *,
+    replicates: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval | None:
+    """Compute a percentile interval of a statistic over whole clusters (speakers).
+
+    Args:
+        statistic: function of the weights (N,) of the items; an item's weight is how often its
+            cluster was drawn. For instance `lambda w: uar(truth, predicted, w)`.
+        clusters: (N,), the speaker of each item.
+        replicates: how many resamples.
+        confidence: share of the replicates within the interval.
+        seed: of the resamples.
+
+    Returns:
+        The interval; None if there are fewer than two clusters.
+    """
+    names, codes = np.unique(np.asarray(clusters), return_inverse=True)
+    if len(names) < 2:
+        return None
+    draw = _resampler(len(names), seed)
+    values = np.empty(replicates)
+    for replicate in counted(range(replicates), replicates, "bootstrap", "replicates"):
+        values[replicate] = statistic(draw()[codes])
+    return _quantiles(values, confidence)
+
+
+def bootstrap_curve(
+    measures: Mapping[str, CurveFigure],
+    scores: ArrayLike,
+    target: ArrayLike,
+    enrol_speaker: ArrayLike,
+    test_speaker: ArrayLike,
+    *,
+    replicates: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval | None]:
+    """Compute percentile intervals, over speakers, of measures of the error curve.
+
+    Speakers are resampled with replacement. A trial between two speakers weighs the product of how
+    often each was drawn (both had to be there), one within a speaker weighs that number once: the
+    pigeonhole bootstrap (Owen 2007), which is somewhat conservative for the non-target trials. The
+    scores are sorted once; a replicate is a weighted cumulative sum.
+
+    Args:
+        measures: name -> function of (fpr, fnr), each (U,), such as `curve_eer`. The curve has only
+            the points where it can turn; between them it is straight.
+        scores: (T,).
+        target: (T,), true for target trials.
+        enrol_speaker: (T,), the speaker of the first side of each trial.
+        test_speaker: (T,), the speaker of the second side.
+        replicates: how many resamples; those without targets or without non-targets are left out.
+        confidence: share of the replicates within the interval.
+        seed: of the resamples.
+
+    Returns:
+        Name -> interval; None if there are fewer than two speakers.
+    """
+    scores, target = checked_trials(scores, target)
+    sides = np.concatenate([np.asarray(enrol_speaker), np.asarray(test_speaker)])
+    names, codes = np.unique(sides, return_inverse=True)
+    if len(names) < 2:
+        return dict.fromkeys(measures)
+    order = np.argsort(scores)
+    sorted_target = target[order]
+    enrol = codes[: len(order)][order]
+    test = codes[len(order) :][order]
+    # The second factor of a trial within a speaker is 1, which stands after the speakers' counts.
+    second = np.where(enrol != test, test, len(names))
+    starts = _corners(sorted_target, group_starts(scores[order]))
+    draw = _resampler(len(names), seed)
+    values = np.full((len(measures), replicates), np.nan)
+    for replicate in counted(range(replicates), replicates, "bootstrap", "replicates"):
+        times = draw()
+        weights = times[enrol] * np.append(times, 1)[second]
+        fpr, fnr = error_rates(weights, sorted_target, starts)
+        if not np.isnan(fpr[0]):
+            values[:, replicate] = [measure(fpr, fnr) for measure in measures.values()]
+    return {name: _quantiles(row, confidence) for name, row in zip(measures, values, strict=True)}
+
+
+def bootstrap_trials(
+    scores: ArrayLike,
+    target: ArrayLike,
+    enrol_speaker: ArrayLike,
+    test_speaker: ArrayLike,
+    *,
+    p_targets: Sequence[float] = (0.01, 0.05),
+    replicates: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval | None]:
+    """Compute percentile intervals of `eer` (percent) and of `min_dcf_<p>` for each p of
+    `p_targets`.
+
+    Everything else is as for `bootstrap_curve`.
+    """
+    measures: dict[str, CurveFigure] = {"eer": curve_eer}
+    for p_target in p_targets:
+        measures[f"min_dcf_{p_target:g}"] = partial(curve_min_dcf, p_target=p_target)
+    return bootstrap_curve(
+        measures,
+        scores,
+        target,
+        enrol_speaker,
+        test_speaker,
+        replicates=replicates,
+        confidence=confidence,
+        seed=seed,
+    )
+
+
+def _corners(target: NDArray[np.bool_], starts: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return the starts where the curve can turn.
+
+    Between two neighbouring groups of only targets, or of only non-targets, it runs straight.
+    """
+    share = np.add.reduceat(target, starts[:-1], dtype=np.float64) / np.diff(starts)
+    is_pure = (share[1:] == 0) | (share[1:] == 1)
+    is_straight = is_pure & (share[1:] == share[:-1])
+    kept: NDArray[np.intp] = starts[np.concatenate([[True], ~is_straight, [True]])]
+    return kept
