@@ -309,3 +309,30 @@ def test_other_files_of_a_folder_stay(tmp_path: Path, embeddings: Rows) -> None:
     kept.write_bytes(b"mine")
     build_index(tmp_path / "e.npz", kept.parent)
     assert kept.read_bytes() == b"mine"
+
+
+def test_too_few_for_codes_is_one_line(tmp_path: Path, embeddings: Rows) -> None:
+    names = [f"u{number}" for number in range(300)]
+    write_vectors(tmp_path / "few.npz", names[:255], embeddings[:255])
+    with pytest.raises(UserError, match="255 embeddings are too few"):
+        build_index(tmp_path / "few.npz", tmp_path / "index", kind="ivfpq")
+    pytest.importorskip("faiss")
+    write_vectors(tmp_path / "enough.npz", names[:256], embeddings[:256])
+    about, _ = build_index(tmp_path / "enough.npz", tmp_path / "index", kind="ivfpq")
+    assert about.rows == 256
+
+
+def test_centroids_that_no_index_needs_are_refused_before_they_are_read(index: Path) -> None:
+    """A file may be sparse: 16 million rows that take no room on the disk."""
+    held = json.loads((index / layout.ABOUT).read_text())
+    copy = index.parent / "sparse"
+    copy.mkdir()
+    (copy / layout.ABOUT).write_text(json.dumps({**held, "lists": 1 << 24}))
+    with pytest.raises(UserError, match="are no index"):
+        read_about(copy)
+
+
+def test_shards_share_their_centroids(index: Path) -> None:
+    opened = quantised.Quantised(index, read_about(index))
+    shared = {int(shard.quantizer.this) for shard, _ in opened._shards}
+    assert len(opened._shards) > 1 and len(shared) == 1

@@ -135,6 +135,11 @@ def build_index(
     source = Source(embeddings, mean)
     if kind == "auto":
         kind = "flat" if source.rows < FLAT_BELOW else "ivfpq"
+    if kind == "ivfpq" and source.rows < layout.CODES:
+        raise UserError(
+            f"{embeddings}: {source.rows} embeddings are too few for ivfpq, which needs"
+            f" {layout.CODES}; leave --kind out"
+        )
     about = About(
         kind="flat" if kind == "flat" else "ivfpq",
         dim=source.dim,

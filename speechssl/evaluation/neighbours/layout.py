@@ -49,6 +49,7 @@ _OF_A_SHARD = re.compile(r"(vectors|sizes)-\d{5}\.npy|lists-\d{5}\.bin")
 _MOST_DIM = 1 << 16
 _MOST_LISTS = 1 << 24
 _MOST_ROWS = 1 << 40
+_MOST_OF_CENTROIDS = 1 << 28  # numbers, 1 GB: they are held in memory, and a file may be sparse
 
 CODES = 256
 """Codewords of each part of a vector: a code is a byte."""
@@ -138,6 +139,8 @@ def read_about(folder: Path) -> About:
     lists = _check(path, "lists", held.get("lists"), least, _MOST_LISTS)
     code_bytes = _check(path, "code_bytes", held.get("code_bytes"), least, dim)
     probes = _check(path, "probes", held.get("probes"), least, max(1, lists))
+    if lists * dim > _MOST_OF_CENTROIDS:
+        raise UserError(f"{path}: {lists} lists of {dim} numbers are no index; build it again")
     if kind == "ivfpq" and dim % code_bytes:
         raise UserError(f"{path}: codes of {code_bytes} bytes for {dim} numbers; build it again")
     recall = held.get("recall")

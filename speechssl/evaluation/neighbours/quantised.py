@@ -75,7 +75,7 @@ class ShardWriter:
     def __init__(self, centroids: Matrix, codebooks: Matrix) -> None:
         self._lists = len(centroids)
         self._code_bytes = len(codebooks)
-        self._index = _empty(centroids, codebooks)
+        self._index = _empty(_quantiser(centroids), codebooks)
 
     def add(self, rows: Matrix) -> None:
         """Add unit rows (n, D)."""
@@ -112,9 +112,11 @@ class Quantised:
         book_shape = (about.code_bytes, layout.CODES, numbers)
         centroids = layout.mapped(folder / layout.CENTROIDS, (about.lists, about.dim), "float32")
         codebooks = layout.mapped(folder / layout.CODEBOOKS, book_shape, "float32")
+        # One for all shards: with a thousand of them, 65,536 centroids each would be 50 GB.
+        quantiser = _quantiser(np.array(centroids))
         self._shards = []
         for shard, rows in enumerate(about.shards):
-            index = _empty(np.array(centroids), np.array(codebooks))
+            index = _empty(quantiser, np.array(codebooks))
             # faiss holds bare pointers: the lists must live as long as their index.
             self._shards.append((index, _attach(index, folder, shard, rows, about)))
         self._rows = about.shards
@@ -144,13 +146,20 @@ class Quantised:
         return np.take_along_axis(joined, order, 1)
 
 
-def _empty(centroids: Matrix, codebooks: Matrix) -> Any:
-    """Return faiss's index with these centroids (L, D) and codebooks, and no rows."""
+def _quantiser(centroids: Matrix) -> Any:
+    """Return faiss's index of the centroids (L, D)."""
     faiss = faiss_or_refuse()
-    lists, dim = centroids.shape
-    quantiser = faiss.IndexFlatIP(dim)
+    quantiser = faiss.IndexFlatIP(centroids.shape[1])
     quantiser.add(centroids)
-    index = faiss.IndexIVFPQ(quantiser, dim, lists, len(codebooks), 8, faiss.METRIC_INNER_PRODUCT)
+    return quantiser
+
+
+def _empty(quantiser: Any, codebooks: Matrix) -> Any:
+    """Return faiss's index with the lists of `quantiser` and codebooks, and no rows."""
+    faiss = faiss_or_refuse()
+    index = faiss.IndexIVFPQ(
+        quantiser, quantiser.d, quantiser.ntotal, len(codebooks), 8, faiss.METRIC_INNER_PRODUCT
+    )
     faiss.copy_array_to_vector(np.ascontiguousarray(codebooks).ravel(), index.pq.centroids)
     index.is_trained = True
     return index
