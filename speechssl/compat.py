@@ -1,4 +1,4 @@
-"""Differences between platforms: torchaudio's extension, the allocator, fast precisions.
+"""Differences between platforms and libraries: torchaudio's extension, the allocator, pictures.
 
 torchaudio 2.11 is linked against CUDA. With a CPU-only torch its extension fails to load, then
 ``import torchaudio`` fails, and with it ``import speechbrain``. `guard_torchaudio`, called by the
@@ -16,8 +16,12 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _EXTENSION = "torchaudio._extension"
 _M_TRIM_THRESHOLD = -1
@@ -141,3 +145,15 @@ def _failing(reason: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         return functools.wraps(function)(fail)
 
     return decorate
+
+
+def write_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure of matplotlib so that the same figure is the same bytes.
+
+    Its SVG would hold the time and random names, its PDF the time.
+    """
+    from matplotlib import rc_context
+
+    undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    with rc_context({"svg.hashsalt": "speechssl"}):
+        figure.savefig(path, metadata=undated.get(Path(path).suffix))

@@ -1,10 +1,12 @@
-"""The torchaudio guard and the allocator, each in a process of its own."""
+"""The torchaudio guard and the allocator, each in a process of its own; figures."""
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from speechssl import compat
 
@@ -168,3 +170,20 @@ def test_auto_precision_is_the_processors_own() -> None:
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     expected = "bfloat16" if {"avx512_bf16", "amx_bf16"} & set(flags.split()) else "float32"
     assert compat.fast_precision("cpu") == expected
+
+
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+def test_the_same_figure_is_the_same_bytes(tmp_path, ending):
+    """A command that was killed and run again ends in the bits of one that was not."""
+    contents = set()
+    for number in range(2):
+        figure = Figure()
+        axes = figure.subplots()
+        axes.plot([1, 2, 3], label="a")
+        axes.fill_between([0, 1], [0, 1], hatch="x")
+        axes.legend()
+        path = tmp_path / f"{number}.{ending}"
+        compat.write_figure(figure, path)
+        contents.add(path.read_bytes())
+        time.sleep(1.1)  # an SVG's date has seconds
+    assert len(contents) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from speechssl import compat
 from speechssl.diarize.turns import Turn, seconds_of
 from speechssl.errors import UserError
 from speechssl.files import atomic_write
@@ -50,7 +51,7 @@ def draw_timeline(
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file) as temporary:
-            figure.savefig(temporary)
+            compat.write_figure(figure, temporary)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{file}: cannot be drawn ({error}); choose a folder that can be written and .png"

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
-from speechssl import metrics
+from speechssl import compat, metrics
 from speechssl.errors import UserError
 from speechssl.files import atomic_write
 from speechssl.report import det
@@ -258,7 +258,7 @@ def save(figure: Figure, path: str | Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         for one in files:
             with atomic_write(one) as temporary:  # a link that lies there is replaced, not followed
-                figure.savefig(temporary)
+                compat.write_figure(figure, temporary)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{file}: cannot be drawn ({error}); choose a folder that can be written and .png"

@@ -77,7 +77,7 @@ def test_clusters_in_processes_of_their_own():
 
 def test_a_busy_machine():
     out = bench("busy", "--steps", "1", "--width", "16", "--load", "1")
-    assert out.count("1 loop") == 2
+    assert out.count("1 loop") == 3
 
 
 def test_neighbours_by_faiss_are_those_of_the_tiles():

@@ -82,12 +82,7 @@ VERBS = {
         )
     ),
     "pseudolabel": Verb(words_of("pseudolabel {w}/pseudolabel.yaml --out {o} --device cpu")),
-    "adapt": Verb(
-        words_of(
-            "adapt {w}/run {w}/data/train --way last-layer --way contrastive --steps 4 --out {o}"
-            " --device cpu"
-        )
-    ),
+    "adapt": Verb(words_of("adapt {w}/run {w}/data/train --way last-layer --out {o} --device cpu")),
     "score": Verb(words_of("score {w}/eval.npz --all-pairs --out {o}/scores")),
     "evaluate verification": Verb(
         words_of(

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parent
-EXAMPLES = re.compile(r"(\d+) passing examples")
+EXAMPLES = re.compile(r"(\d+) passing")
 
 
 class Table:
@@ -46,9 +46,10 @@ class Table:
         """Let the report take the number of hypothesis's examples with it."""
         report = yield
         if report.when == "teardown":
-            found = EXAMPLES.search(getattr(item, "hypothesis_statistics", ""))
-            if found:
-                report.user_properties.append(("examples", int(found[1])))
+            statistics = getattr(item, "hypothesis_statistics", None)
+            if statistics is not None:
+                counts = [int(number) for number in EXAMPLES.findall(statistics)]
+                report.user_properties.append(("examples", max(1, sum(counts))))
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

@@ -9,6 +9,7 @@ speech.
 """
 
 import contextlib
+import io
 import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -181,7 +182,7 @@ def _errors_of_writing(root: Path, out: Path) -> Iterator[None]:
         raise UserError(
             "prepare synthetic: a process was killed (out of memory?); take fewer --jobs"
         ) from None
-    except (OSError, sf.LibsndfileError) as error:
+    except OSError as error:
         raise UserError(
             f"cannot write below {root} or {out}: {error}; choose folders you may write to"
         ) from error
@@ -299,7 +300,11 @@ def waveform(recording: Recording, seed: int, expression: float = 1.0) -> np.nda
 
 
 def _write(recording: Recording, seed: int, expression: float) -> None:
-    sf.write(recording.path, waveform(recording, seed, expression), SAMPLE_RATE, subtype="PCM_16")
+    file = io.BytesIO()  # the disk's errors are then Python's, which say what is wrong
+    samples = waveform(recording, seed, expression)
+    format = recording.path.suffix[1:].upper()
+    sf.write(file, samples, SAMPLE_RATE, subtype="PCM_16", format=format)
+    recording.path.write_bytes(file.getbuffer())
 
 
 def _generate(recordings: Sequence[Recording], seed: int, jobs: int, expression: float) -> None:
