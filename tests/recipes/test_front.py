@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from builders import ROOT, noise, run_script, write_audio
 
+from speechssl.corpora import synthetic
 from speechssl.errors import UserError
 
 SCRIPT = ROOT / "egs" / "front" / "picture.py"
@@ -86,8 +87,14 @@ def test_the_script_in_miniature(tmp_path: Path) -> None:
         write_audio(folder / f"{number}.wav", noise(1, seed=number))
         rows += f"{number}.wav\ts{number % 3}\n"
     (folder / "utterances.tsv").write_text(rows)
+    voices = tmp_path / "exp" / "voices"  # in place of the hundred that the script would generate
+    synthetic.prepare(
+        str(tmp_path / "exp" / "audio"), str(voices), speakers=8, evaluation_speakers=2,
+        utterances=2, shortest=1.0, longest=1.4,
+    )  # fmt: skip
     words = ["--data", tmp_path / "data", "--set", "mine", "--exp", tmp_path / "exp"]
-    words += ["--out", tmp_path / "out", "train.steps=4", "monitor.every=1", "encoder.width=16"]
+    words += ["--out", tmp_path / "out", "train.steps=4", "train.batch_size=8"]
+    words += ["monitor.every=1", "encoder.width=16"]
     done = run_script("egs/front/run.sh", *words)
     assert done.returncode == 0, done.stderr[-3000:]
     for name in picture.TEXT:
