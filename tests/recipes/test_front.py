@@ -90,7 +90,7 @@ def test_the_script_in_miniature(tmp_path: Path) -> None:
     voices = tmp_path / "exp" / "voices"  # in place of the hundred that the script would generate
     synthetic.prepare(
         str(tmp_path / "exp" / "audio"), str(voices), speakers=8, evaluation_speakers=2,
-        utterances=2, shortest=1.0, longest=1.4,
+        utterances=4, shortest=1.0, longest=1.4,
     )  # fmt: skip
     words = ["--data", tmp_path / "data", "--set", "mine", "--exp", tmp_path / "exp"]
     words += ["--out", tmp_path / "out", "train.steps=4", "train.batch_size=8"]
