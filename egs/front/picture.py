@@ -54,7 +54,7 @@ class Curve(NamedTuple):
 
 
 def main() -> None:
-    """Read what is to be drawn and write both files."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -64,6 +64,14 @@ def main() -> None:
     parser.add_argument("--title", default="Embeddings, coloured by speaker")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    try:
+        make(args)
+    except UserError as error:
+        parser.error(str(error))
+
+
+def make(args: argparse.Namespace) -> None:
+    """Read the files that the command line names and write both pictures."""
     ids, embeddings = read_vectors(args.embeddings)
     speaker_of = read_mapping(args.speakers / "utt2spk")
     speakers = [speaker_of[name] for name in ids]

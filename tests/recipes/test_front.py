@@ -94,7 +94,7 @@ def test_the_script_in_miniature(tmp_path: Path) -> None:
     )  # fmt: skip
     words = ["--data", tmp_path / "data", "--set", "mine", "--exp", tmp_path / "exp"]
     words += ["--out", tmp_path / "out", "train.steps=4", "train.batch_size=8"]
-    words += ["monitor.every=1", "encoder.width=16"]
+    words += ["monitor.every=1", "encoder.width=16", "encoder.embedding_dim=16"]
     done = run_script("egs/front/run.sh", *words)
     assert done.returncode == 0, done.stderr[-3000:]
     for name in picture.TEXT:
