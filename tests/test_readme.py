@@ -1,4 +1,7 @@
-"""Every line of the README's "Your audio" runs, in order, from an empty folder with a built wheel."""
+"""The README: every line of "Your audio" runs, in order, from an empty folder with a built wheel.
+
+And its links lead somewhere.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tomllib
+import yaml
 from builders import RATE, ROOT, write_audio
 
 from speechssl.corpora import synthetic
@@ -41,6 +46,35 @@ def test_the_section_has_lines_and_names_most_verbs() -> None:
     verbs = {line.split()[1] for line in lines()}
     assert len(lines()) >= 20
     assert {"prepare", "train", "embed", "verify", "identify", "predict", "report"} <= verbs
+
+
+def test_every_link_of_the_page_leads_somewhere() -> None:
+    """Files of the repository exist, headings exist, and each [name] has one address."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    inline = re.findall(r"\]\(([^)\s]+)\)", text)
+    local = [link for link in inline if not link.startswith("http")]
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    anchors = {"#" + re.sub(r"[^\w -]", "", name).lower().replace(" ", "-") for name in headings}
+    missing = [
+        link
+        for link in local
+        if link not in anchors and not (ROOT / link.partition("#")[0]).exists()
+    ]
+    assert local and not missing
+    defined = set(re.findall(r"^\[([^\]]+)\]: https://\S+$", text, re.MULTILINE))
+    prose = re.sub(r"^    .*$", "", text, flags=re.MULTILINE)
+    pairs = re.findall(r"\[([^\][]+)\](?:\[([^\]]+)\])?(?![(:\]])", prose)
+    used = {second or first for first, second in pairs if second or first in defined}
+    assert used == defined
+
+
+def test_the_citation_has_the_version_of_the_package() -> None:
+    citation = yaml.safe_load((ROOT / ".github" / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert citation["references"][0]["doi"] in readme
 
 
 def install(wheel_folder: Path, target: Path) -> None:
