@@ -228,21 +228,19 @@ def test_a_later_batch_needs_none_before_it(tmp_path: Path) -> None:
 def test_many_requests_are_in_flight(
     tmp_path: Path, store: SlowBucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A shard of 19 parts comes in 2 x 50 ms, not in 19; a batch at random in 1, not in 8."""
+    """A shard of 19 parts comes eight or more at a time; so does a batch of 8 at random."""
     monkeypatch.setattr(shard_cache, "PART_BYTES", 4096)
     there = write("s3://bucket/shards")
-    store.delay = 0.05
+    store.delay = 0.3  # long enough for threads to meet on a busy machine
     cache = ShardCache(tmp_path / "cache", 1.0)
     archive = members.parse(there[0].path)
     assert archive is not None
-    started_at = time.monotonic()
     cache.want([archive.archive])
     cache.local(there[0].path)
-    assert time.monotonic() - started_at < 0.5 and store.most_in_flight >= 8
+    assert store.most_in_flight >= 8
     store.most_in_flight = 0
-    started_at = time.monotonic()
     CropBatches(there, PLAN, batch_size=8, seed=5)[0]
-    assert store.most_in_flight == 8 and time.monotonic() - started_at < 8 * 0.05 * 2
+    assert store.most_in_flight == 8
 
 
 def test_the_cache_keeps_its_size_and_what_is_gone_is_read_from_the_store(
