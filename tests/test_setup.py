@@ -213,3 +213,9 @@ def test_environment_without_the_package_is_one_clear_line(tmp_path: Path) -> No
     done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True)
     assert done.returncode == 2
     assert "has no speechssl; run:" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_no_two_test_modules_have_one_name() -> None:
+    """Pytest imports them by that name alone."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names)) > 100
