@@ -37,3 +37,21 @@ def voices(tmp_path_factory: pytest.TempPathFactory) -> Path:
         longest=1.4,
     )
     return folder
+
+
+@pytest.fixture
+def memory_bucket() -> str:
+    """A store in memory that answers to s3://."""
+    fsspec = pytest.importorskip("fsspec")
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class Bucket(MemoryFileSystem):
+        protocol = "s3"
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return super()._strip_protocol(path.removeprefix("s3:/"))
+
+    fsspec.register_implementation("s3", Bucket, clobber=True)
+    MemoryFileSystem.store.clear()
+    return "s3://bucket"

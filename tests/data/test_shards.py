@@ -93,21 +93,9 @@ def test_sixteen_bits_are_kept_to_the_last_one(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def bucket() -> str:
-    """A store in memory that answers to s3://."""
-    fsspec = pytest.importorskip("fsspec")
-    from fsspec.implementations.memory import MemoryFileSystem
-
-    class Bucket(MemoryFileSystem):
-        protocol = "s3"
-
-        @classmethod
-        def _strip_protocol(cls, path: str) -> str:
-            return super()._strip_protocol(path.removeprefix("s3:/"))
-
-    fsspec.register_implementation("s3", Bucket, clobber=True)
-    MemoryFileSystem.store.clear()
-    return "s3://bucket/vox2"
+def bucket(memory_bucket: str) -> str:
+    """A folder in it."""
+    return f"{memory_bucket}/vox2"
 
 
 def test_a_folder_as_store(kaldi: Path, tmp_path: Path) -> None:

@@ -150,21 +150,9 @@ def test_windows_lie_in_the_folder_too(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def bucket() -> str:
-    """A store in memory that answers to s3://."""
-    fsspec = pytest.importorskip("fsspec")
-    from fsspec.implementations.memory import MemoryFileSystem
-
-    class Bucket(MemoryFileSystem):
-        protocol = "s3"
-
-        @classmethod
-        def _strip_protocol(cls, path: str) -> str:
-            return super()._strip_protocol(path.removeprefix("s3:/"))
-
-    fsspec.register_implementation("s3", Bucket, clobber=True)
-    MemoryFileSystem.store.clear()
-    return "s3://bucket/deep"
+def bucket(memory_bucket: str) -> str:
+    """A folder in it."""
+    return f"{memory_bucket}/deep"
 
 
 def test_behind_an_address_it_is_the_same(

@@ -51,13 +51,6 @@ class Place:
         """True for a folder of this machine."""
         return self._store is None
 
-    @property
-    def beside(self) -> Place:
-        """The folder that holds this one."""
-        if self.is_local:
-            return Place(self._folder.parent)
-        return Place(self.name.rpartition("/")[0])
-
     def files(self) -> list[Entry]:
         """Return the files that lie directly in the folder, by name; none where there is none."""
         if self.is_local:
