@@ -8,6 +8,7 @@ switched off before Flower is imported.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -320,7 +321,9 @@ def strategy(flwr: Any, server: Server, clients: int) -> Any:
             return common.Parameters([], TENSORS)
 
         def configure_fit(self, server_round: int, parameters: Any, client_manager: Any) -> Any:
-            self.task = server.next_task()
+            self.task = None
+            with contextlib.suppress(UserError):  # `_finish` raises it once Flower has stopped
+                self.task = server.next_task()
             if self.task is None:
                 return []
             seconds = SECONDS_TO_COME_BACK if server.tasks_done else 86400
@@ -336,7 +339,9 @@ def strategy(flwr: Any, server: Server, clients: int) -> Any:
             server.take(self.task, answers, reasons)
             return None, {}
 
-        def configure_evaluate(self, server_round: int, parameters: Any, manager: Any) -> Any:
+        def configure_evaluate(
+            self, server_round: int, parameters: Any, client_manager: Any
+        ) -> Any:
             return []
 
         def aggregate_evaluate(self, server_round: int, results: Any, failures: Any) -> Any:

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,18 @@ def free_address() -> str:
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
+STARTED: list[Command] = []
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_left_behind() -> Iterator[None]:
+    yield
+    for command in STARTED:
+        if command.process.poll() is None:
+            command.kill()
+    STARTED.clear()
+
+
 class Command:
     """`speechssl federate` in a process of its own; its output goes into a file."""
 
@@ -43,6 +56,7 @@ class Command:
         self.process = subprocess.Popen(
             [*command, *map(str, words)], stdout=self.file, stderr=self.file, env=ENVIRONMENT
         )
+        STARTED.append(self)
 
     def wait(self, seconds: float = 120) -> int:
         code = self.process.wait(seconds)
