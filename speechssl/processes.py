@@ -21,6 +21,7 @@ from typing import IO, Any
 
 from speechssl.errors import UserError, writing
 from speechssl.files import remove_leftovers
+from speechssl.pools import start_thread
 
 try:
     import fcntl
@@ -155,14 +156,10 @@ def end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is None:
         return
-    _start_thread(_exit_after_parent, parent.sentinel)
+    start_thread(_exit_after_parent, parent.sentinel, name="exit after parent")
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-        _start_thread(_exit_when_terminated_by, parent.pid)
-
-
-def _start_thread(work: Callable[..., None], *arguments: object) -> None:
-    threading.Thread(target=work, args=arguments, daemon=True, name=work.__name__).start()
+        start_thread(_exit_when_terminated_by, parent.pid, name="exit when terminated")
 
 
 def _exit_after_parent(sentinel: int) -> None:
