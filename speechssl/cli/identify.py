@@ -27,15 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "voices", type=Path, metavar="VOICES", help="file that `speechssl register` wrote"
     )
-    parser.add_argument(
-        "inputs",
-        nargs="+",
-        metavar="INPUT",
-        help="recordings to name: audio files, folders, a wav.scp, Kaldi directories",
-    )
-    parser.add_argument(
-        "--out", metavar="FILE", default="-", help="table to write (default: -, standard output)"
-    )
+    flags.add_recordings(parser, "recordings to name")
+    flags.add_table_out(parser)
     parser.add_argument(
         "--threshold",
         type=float,

@@ -21,15 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CLASSIFIER",
         help="folder that `speechssl finetune --save` wrote",
     )
-    parser.add_argument(
-        "inputs",
-        nargs="+",
-        metavar="INPUT",
-        help="recordings: audio files, folders, a wav.scp, Kaldi directories",
-    )
-    parser.add_argument(
-        "--out", metavar="FILE", default="-", help="table to write (default: -, standard output)"
-    )
+    flags.add_recordings(parser)
+    flags.add_table_out(parser)
     parser.add_argument(
         "--subjects",
         type=Path,

@@ -42,9 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="lists that are looked into (default: those of the index, which its recall is of)",
     )
-    parser.add_argument(
-        "--out", default="-", metavar="FILE", help="file to write (default: -, standard output)"
-    )
+    flags.add_table_out(parser)
     flags.add_device(parser)
     flags.add_remote(parser)
     flags.add_allow_code(parser)
