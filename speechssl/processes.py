@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import IO, Any
 
 from speechssl.errors import UserError, writing
@@ -156,10 +156,23 @@ def end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is None:
         return
+    sys.excepthook = _say_unless_hung_up
     start_thread(_exit_after_parent, parent.sentinel, name="exit after parent")
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
         start_thread(_exit_when_terminated_by, parent.pid, name="exit when terminated")
+
+
+def _say_unless_hung_up(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print an error of a worker's thread, unless the process that it spoke to has hung up.
+
+    A batch is handed over by a thread of `multiprocessing.resource_sharer`. A parent that Ctrl-C
+    interrupts while it takes one closes the connection, and the thread would print a traceback.
+    """
+    if not issubclass(kind, EOFError | ConnectionError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _exit_after_parent(sentinel: int) -> None:

@@ -8,41 +8,22 @@
 # Stages: 1 prepare, 2 sweep (train every arm, --jobs at once, and measure it), 3 table and figure. What is done is not
 # repeated, and a training that was cut off goes on.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck source=egs/options.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../../egs/options.sh"
 
-data=${SPEECHSSL_DATA:-} steps=100 chosen="" exp="" config=recipes/methods/conf/base.yaml device=auto tiny=
+data=${SPEECHSSL_DATA:-} steps=100 arms="" exp="" config=recipes/methods/conf/base.yaml device=auto tiny=false
 train_sets="librispeech_train unlabelled" eval_sets="librispeech_test arabic_commands ravdess"
 noise="" rir="" jobs=1 stage=1 stop_stage=3
-overrides=()
-usage() { sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2; }
-while (($#)); do
-    case $1 in
-        --tiny) tiny=yes && shift ;;
-        --data) data=$2 && shift 2 ;;
-        --steps) steps=$2 && shift 2 ;;
-        --arms) chosen=$2 && shift 2 ;;
-        --exp) exp=$2 && shift 2 ;;
-        --config) config=$2 && shift 2 ;;
-        --train) train_sets=$2 && shift 2 ;;
-        --eval) eval_sets=$2 && shift 2 ;;
-        --noise) noise=$2 && shift 2 ;;
-        --rir) rir=$2 && shift 2 ;;
-        --jobs) jobs=$2 && shift 2 ;;
-        --device) device=$2 && shift 2 ;;
-        --stage) stage=$2 && shift 2 ;;
-        --stop-stage) stop_stage=$2 && shift 2 ;;
-        *=*) overrides+=("$1") && shift ;;
-        *) usage ;;
-    esac
-done
+read_options "--data --steps --arms --exp --config --train:train_sets --eval:eval_sets --noise --rir --device \
+    --jobs --tiny --stage --stop-stage key=value" "$@"
 # shellcheck source=egs/setup.sh
 source egs/setup.sh log
 # shellcheck source=egs/stages.sh
 source egs/stages.sh
-exp=${exp:-exp/methods${tiny:+-tiny}}
+[[ -n $exp ]] || exp=$($tiny && echo exp/methods-tiny || echo exp/methods)
 mkdir -p "$exp/data"
 diagnose=(--precision auto)
-if [[ $tiny ]]; then
+if $tiny; then
     steps=2 train_sets=train eval_sets=eval
     overrides=(
         encoder.width=16 encoder.scale=2 encoder.embedding_dim=16 features.n_mels=24 "data.crops=[{count: 2, seconds: 0.5}]"
@@ -51,14 +32,14 @@ if [[ $tiny ]]; then
     )
     diagnose+=(--utterances 20 --views 2 --seconds 0.5)
 else
-    [[ -d $data ]] || { echo "run.sh: --data '$data' is not a folder; give the folder of audio" >&2 && exit 2; }
+    [[ -d $data ]] || refuse "--data '$data' is not a folder; give the folder of audio"
     [[ -n $noise || ! -d $data/noise ]] || noise=$data/noise
     [[ -n $rir || ! -d $data/rir ]] || rir=$data/rir
     diagnose+=(--utterances 600)
 fi
 
 if wanted 1; then
-    if [[ $tiny ]]; then
+    if $tiny; then
         [[ -f $exp/data/eval/trials ]] || run 1 generate speechssl prepare synthetic "$exp/audio" "$exp/data" \
             --speakers 12 --utterances 4 --evaluation-speakers 4 --shortest 1 --longest 1.5
     else
@@ -77,7 +58,7 @@ if wanted 2; then
     options=("data.train=[$list]" "train.steps=$steps" "${overrides[@]}")
     [[ -z $noise ]] || options+=("augment.noise=$noise")
     [[ -z $rir ]] || options+=("augment.rir=$rir")
-    read -ra names <<<"$chosen"
+    read -ra names <<<"$arms"
     ((!${#names[@]})) || names=(--only "${names[@]}")
     echo "[stage 2] speechssl sweep: train and measure every arm; logs in $exp/logs" >&2
     speechssl sweep "$config" "${options[@]}" --arms recipes/methods/conf/arms.tsv "${names[@]}" --out "$exp" \

@@ -21,15 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CLASSIFIER",
         help="folder that `speechssl finetune --save` wrote",
     )
-    parser.add_argument(
-        "inputs",
-        nargs="+",
-        metavar="INPUT",
-        help="recordings: audio files, folders, a wav.scp, Kaldi directories",
-    )
-    parser.add_argument(
-        "--out", metavar="FILE", default="-", help="table to write (default: -, standard output)"
-    )
+    flags.add_recordings(parser)
+    flags.add_table_out(parser)
     parser.add_argument(
         "--subjects",
         type=Path,
@@ -47,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     from speechssl.errors import writing
     from speechssl.files import write_text
     from speechssl.finetune import predict, saved
-    from speechssl.text import printable
+    from speechssl.text import printable, tsv_text
 
     subject_of = None
     if args.subjects:
@@ -59,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     if subject_of is not None:
         tables["subject"] = predict.by_subject(found, subject_of)
     for what, table in tables.items():
-        text = "".join(table.lines(what))
+        text = "".join(table.lines(what, tsv_text(args.out)))
         if args.out == "-":
             if what == "subject" or len(tables) == 1:
                 sys.stdout.write(text)

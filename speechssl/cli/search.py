@@ -42,9 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="lists that are looked into (default: those of the index, which its recall is of)",
     )
-    parser.add_argument(
-        "--out", default="-", metavar="FILE", help="file to write (default: -, standard output)"
-    )
+    flags.add_table_out(parser)
     flags.add_device(parser)
     flags.add_remote(parser)
     flags.add_allow_code(parser)
@@ -73,14 +71,15 @@ def run(args: argparse.Namespace) -> None:
 
 def _lines(args: argparse.Namespace) -> Iterator[str]:
     from speechssl.evaluation.neighbours.search import Index
-    from speechssl.text import tsv_cell
+    from speechssl.text import tsv_text
 
+    text = tsv_text(args.out)
     index = Index(args.index)
     if args.probes:
         index.set_probes(args.probes)
     for names, embeddings in _queries(args):
         for name, other, cosine in index.search(names, embeddings, args.top):
-            yield f"{tsv_cell(name)}\t{tsv_cell(other)}\t{cosine:.6f}\n"
+            yield f"{text(name)}\t{text(other)}\t{cosine:.6f}\n"
 
 
 def _queries(args: argparse.Namespace) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
