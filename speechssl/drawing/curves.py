@@ -19,6 +19,8 @@ TITLES = {
     "loss": "loss",
     "teacher_entropy": "entropy of the teacher (nats)",
     "kl": "KL of student and teacher (nats)",
+    "mean_assignment_entropy": "entropy of the mean assignment (nats)",
+    "used_prototypes": "prototypes in use",
     "effective_rank": "effective rank of the embeddings",
     "rankme": "RankMe of the embeddings",
     "projection_rank": "effective rank of the projections",
@@ -35,7 +37,22 @@ TITLES = {
 USUAL = ("loss", "teacher_entropy", "kl", "effective_rank", "projection_rank", "centre_norm")
 """Figures that are drawn if none are named, as far as the logs have them."""
 
-COLUMNS = 3
+RANGES: dict[str, tuple[float, float | None]] = {
+    "teacher_entropy": (0.0, None),
+    "mean_assignment_entropy": (0.0, None),
+    "kl": (0.0, None),
+    "used_prototypes": (0.0, None),
+    "effective_rank": (0.0, None),
+    "rankme": (0.0, None),
+    "projection_rank": (0.0, None),
+    "centre_norm": (0.0, 1.0),
+    "deviation": (0.0, 1.1),
+    "lr": (0.0, None),
+    "gradient_norm": (0.0, None),
+    "utterances_per_second": (0.0, None),
+    "data_wait": (0.0, 1.0),
+}
+"""Ends of the axes, where a figure has natural ones: a small change then looks small."""
 
 Entry = Mapping[str, Any]
 """A line of `log.jsonl`: ``step``, figures, perhaps ``alarms``."""
@@ -96,13 +113,16 @@ def curves_plot(
         raise UserError(
             f"curves: no run has logged any of {', '.join(figures or USUAL)}; give figures of log.jsonl"
         )
-    figure, all_axes = grid_of_panels((4.1, 3.0), len(keys), COLUMNS)
+    columns = 2 if len(keys) == 4 else min(3, len(keys))
+    figure, all_axes = grid_of_panels((4.1, 3.0), len(keys), columns)
     for axes, key in zip(all_axes, keys, strict=True):
         _draw(axes, logs, key)
         if known and key in known:
             axes.axhline(known[key], color="0.25", lw=1.2, ls=":", zorder=1)
         if key in logarithmic:
             axes.set_yscale("log")
+        elif key in RANGES:
+            axes.set_ylim(*RANGES[key])
         axes.set(title=TITLES.get(key, key), xlabel="step")
     _add_legend(figure, all_axes[0], logs, known)
     if path is not None:

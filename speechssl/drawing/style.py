@@ -47,14 +47,13 @@ def panels(
 def grid_of_panels(
     inches: tuple[float, float], count: int, columns: int
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure with `count` axes in rows of at most `columns`.
+    """Return a figure with `count` axes in rows of `columns`.
 
     Args:
         inches: width and height of one of them.
         count: of axes.
-        columns: most axes in a row.
+        columns: axes in a row.
     """
-    columns = min(columns, count)
     rows = -(-count // columns)
     figure = _empty_figure((inches[0] * columns, inches[1] * rows + 0.4))
     axes = [figure.add_subplot(rows, columns, place + 1) for place in range(count)]

@@ -52,7 +52,7 @@ class Notebook(Tracker):
 
     def open(self, run: TrackedRun) -> str:
         """Begin a picture; of a run that is resumed, with what its log has so far."""
-        self._name = run.name
+        self._name = run.folder.resolve().name
         self._folder = run.folder
         for _, entry in foreign_json.lines_up_to(RunFolder(run.folder).log, run.step):
             self._entries[entry["step"]] = entry

@@ -64,12 +64,12 @@ def test_the_notebook_tracker_draws_all_of_a_resumed_run(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(curves, "curves_plot", lambda runs, keys: asked.append(runs))
     tracker = Notebook()
-    tracker.open(TrackedRun(tmp_path, "mine", {}, {}, 10, "notebook"))
+    tracker.open(TrackedRun(tmp_path, "exp/mine", {}, {}, 10, "notebook"))
     tracker.add_figures(12, {"loss": 2.0})
     tracker.add_alarm(12, "flat")
     tracker._figure()
-    assert [entry["step"] for entry in asked[0]["mine"]] == [5, 10, 12]
-    assert asked[0]["mine"][-1] == {"step": 12, "loss": 2.0, "alarms": ["flat"]}
+    assert [entry["step"] for entry in asked[0][tmp_path.name]] == [5, 10, 12]
+    assert asked[0][tmp_path.name][-1] == {"step": 12, "loss": 2.0, "alarms": ["flat"]}
 
 
 def test_a_map_has_every_point_in_the_colour_of_its_label(tmp_path):
@@ -92,3 +92,11 @@ def test_a_map_has_every_point_in_the_colour_of_its_label(tmp_path):
         distances = np.linalg.norm(np.array(line)[:, None] - centres, axis=-1)
         assert (distances.argmin(1) == own).all()
     assert len(maps.map_plot(x).legends) == 0
+
+
+def test_a_small_change_looks_small():
+    flat = [
+        {"step": step, "centre_norm": 0.08 + step / 1e5, "kl": 2 + step / 1e5} for step in (1, 2)
+    ]
+    centre, kl = curves.curves_plot({"one": flat}, ["centre_norm", "kl"]).axes
+    assert centre.get_ylim() == (0, 1) and kl.get_ylim()[0] == 0
