@@ -11,8 +11,12 @@ class UserError(Exception):
     """A mistake that a user can cause and correct.
 
     The message is one line: what is wrong, where, and what to do. The command line prints it and
-    exits with code 2; from Python it is an ordinary exception.
+    exits with code 2; from Python it is an ordinary exception. A notebook shows the line alone.
     """
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows in place of a traceback."""
+        return [f"UserError: {self}"]
 
 
 class MachineError(Exception):

@@ -31,7 +31,7 @@ if $publishable; then train_sets=$publishable_sets; fi
 [[ -n $rir || ! -d $data/rir ]] || rir=$data/rir
 [[ $warm_up == none ]] && warm_up=""
 # shellcheck source=egs/setup.sh
-source egs/setup.sh log
+source egs/setup.sh log,page
 # shellcheck source=egs/stages.sh
 source egs/stages.sh
 mkdir -p "$exp/data"
@@ -135,8 +135,12 @@ if wanted 5; then
         done
     done
 fi
-if wanted 6 && ((${#evals[@]})); then
+if wanted 6; then
     echo "[stage 6] speechssl report $exp" >&2
-    speechssl report "$exp"
+    ((!${#evals[@]})) || speechssl report "$exp"
+    directories=()
+    for set in "${train[@]}" "${evals[@]}"; do directories+=("$(directory "$set")"); done
+    speechssl report "$exp" --html "$exp/page.html" --data "${directories[@]}"
+    echo "page to look at and listen to: $exp/page.html" >&2
 fi
 echo "model: $exp/fitted (speechssl embed $exp/fitted FOLDER --out FILE.npz)" >&2

@@ -5,7 +5,7 @@
 #                               [--jobs N] [--stage N] [--stop-stage N] [key=value ... seed=0..4]
 #   bash recipes/methods/run.sh --tiny      # on generated voices, two steps each: does everything run?
 # DIR is laid out as for egs/real/run.sh. The arms are the lines of conf/arms.tsv; --arms names some of them.
-# Stages: 1 prepare, 2 sweep (train every arm, --jobs at once, and measure it), 3 table and figure. What is done is not
+# Stages: 1 prepare, 2 sweep (train every arm, --jobs at once, and measure it), 3 table, figure and page. What is done is not
 # repeated, and a training that was cut off goes on.
 set -euo pipefail
 # shellcheck source=egs/options.sh
@@ -17,7 +17,7 @@ noise="" rir="" jobs=1 stage=1 stop_stage=3
 read_options "--data --steps --arms --exp --config --train:train_sets --eval:eval_sets --noise --rir --device \
     --jobs --tiny --stage --stop-stage key=value" "$@"
 # shellcheck source=egs/setup.sh
-source egs/setup.sh log
+source egs/setup.sh log,page
 # shellcheck source=egs/stages.sh
 source egs/stages.sh
 [[ -n $exp ]] || exp=$($tiny && echo exp/methods-tiny || echo exp/methods)
@@ -70,6 +70,10 @@ if wanted 3; then
     bash recipes/methods/measure.sh "$exp" "${untrained[0]}" untrained "$device" "$train_sets" "${evals[*]}"
     echo "[stage 3] speechssl report $exp --compare" >&2
     speechssl report "$exp" --compare
+    directories=("${train[@]}")
+    for set in "${evals[@]}"; do directories+=("$exp/data/$set"); done
+    speechssl report "$exp" --html "$exp/page.html" --data "${directories[@]}" --map-points 300
     echo "table: $exp/comparison.md; figure: $exp/comparison.png; numbers: $exp/comparison.json" >&2
+    echo "page to look at and listen to: $exp/page.html" >&2
     echo "with several seeds: means, spreads and paired differences in $exp/sweep.md" >&2
 fi
