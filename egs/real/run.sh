@@ -45,8 +45,11 @@ directory() { [[ $1 == . ]] && echo "$exp/data/all" || echo "$exp/data/$1"; }
 
 if wanted 1; then
     : >"$exp/seconds.tsv"
-    for set in "${train[@]}" "${evals[@]}"; do
+    for set in "${train[@]}"; do
         run 1 "prepare-$set" speechssl prepare folder "$data/$set" "$(directory "$set")" --trim 35
+    done
+    for set in "${evals[@]}"; do # their trials name short recordings as well
+        run 1 "prepare-$set" speechssl prepare folder "$data/$set" "$(directory "$set")" --trim 35 --min-seconds 0.1
     done
     if $telephone; then
         for set in "${evals[@]}"; do
