@@ -20,7 +20,7 @@ from types import FrameType, TracebackType
 from typing import IO, Any
 
 from speechssl.errors import UserError, writing
-from speechssl.files import remove_leftovers
+from speechssl.files import remove_leftovers, remove_partial
 from speechssl.pools import start_thread
 
 try:
@@ -33,6 +33,9 @@ except ImportError:  # Windows has no such locks: two writers there are the user
 def sole_writer(output: str | Path) -> Iterator[None]:
     """Hold the lock of an output file or folder; a second process that wants it is refused.
 
+    What killed processes have left while they wrote the file is swept; for a folder,
+    `sole_writer_in` does so.
+
     The lock is the kernel's, on a hidden file in the folder (or beside the file): it ends with the
     process that holds it, however that ends. Where the file system knows no locks, none is taken.
 
@@ -43,6 +46,8 @@ def sole_writer(output: str | Path) -> Iterator[None]:
     path = output / ".lock" if output.is_dir() else output.with_name(f".{output.name}.lock")
     file = _lock(path, output)
     try:
+        if not output.is_dir():
+            remove_partial(output)
         yield
     finally:
         if file is not None:
