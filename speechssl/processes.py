@@ -16,11 +16,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import IO, Any
 
 from speechssl.errors import UserError, writing
-from speechssl.files import remove_leftovers
+from speechssl.files import remove_leftovers, remove_partial
+from speechssl.pools import start_thread
 
 try:
     import fcntl
@@ -32,6 +33,9 @@ except ImportError:  # Windows has no such locks: two writers there are the user
 def sole_writer(output: str | Path) -> Iterator[None]:
     """Hold the lock of an output file or folder; a second process that wants it is refused.
 
+    What killed processes have left while they wrote the file is swept; for a folder,
+    `sole_writer_in` does so.
+
     The lock is the kernel's, on a hidden file in the folder (or beside the file): it ends with the
     process that holds it, however that ends. Where the file system knows no locks, none is taken.
 
@@ -42,6 +46,8 @@ def sole_writer(output: str | Path) -> Iterator[None]:
     path = output / ".lock" if output.is_dir() else output.with_name(f".{output.name}.lock")
     file = _lock(path, output)
     try:
+        if not output.is_dir():
+            remove_partial(output)
         yield
     finally:
         if file is not None:
@@ -155,14 +161,23 @@ def end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is None:
         return
-    _start_thread(_exit_after_parent, parent.sentinel)
+    sys.excepthook = _say_unless_hung_up
+    start_thread(_exit_after_parent, parent.sentinel, name="exit after parent")
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-        _start_thread(_exit_when_terminated_by, parent.pid)
+        start_thread(_exit_when_terminated_by, parent.pid, name="exit when terminated")
 
 
-def _start_thread(work: Callable[..., None], *arguments: object) -> None:
-    threading.Thread(target=work, args=arguments, daemon=True, name=work.__name__).start()
+def _say_unless_hung_up(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print an error of a worker's thread, unless the process that it spoke to has hung up.
+
+    A batch is handed over by a thread of `multiprocessing.resource_sharer`. A parent that Ctrl-C
+    interrupts while it takes one closes the connection, and the thread would print a traceback.
+    """
+    if not issubclass(kind, EOFError | ConnectionError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _exit_after_parent(sentinel: int) -> None:

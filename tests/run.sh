@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [[ ${1:-} == --hostile ]]; then
     shift
     # shellcheck source=egs/setup.sh
-    source egs/setup.sh dev,scale,ray,av,log,track,sweep,export,page,hub,transformers
+    source egs/setup.sh dev,scale,ray,av,log,track,sweep,export,page,notebooks,hub,transformers
     SPEECHSSL_PYTHON="$(command -v python)"
     export SPEECHSSL_PYTHON
     exec env OMP_NUM_THREADS=1 python -m tests.hostile.table "$@"
@@ -28,7 +28,7 @@ done
 
 SECONDS=0
 # shellcheck source=egs/setup.sh
-source egs/setup.sh dev,scale,ray,av,log,track,sweep,export,page,hub,transformers
+source egs/setup.sh dev,scale,ray,av,log,track,sweep,export,page,notebooks,hub,transformers
 echo "ok   set-up (${SECONDS} s)"
 
 # check NAME COMMAND...: quiet when it passes, its whole output and the end of the run when it fails
