@@ -8,57 +8,35 @@
 # R rounds of N steps a client; alone and together there are as many steps as in all rounds of all the clients in question.
 # Stages: 1 prepare, 2 train, 3 embed and evaluate, 4 table. What is done is not repeated; what was broken off goes on.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck source=egs/options.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../../egs/options.sh"
 
 data=${SPEECHSSL_DATA:-} clients="librispeech_train dspspeech_train"
 evals="librispeech_test alphanumeric_eval arabic_commands" strategies="fedavg fedema" seeds="0 1 2"
 rounds=8 steps=12 config=recipes/federated/conf/two_clients.yaml engine=local noise="" rir=""
-device=auto exp="" tiny="" stage=1 stop_stage=4
-overrides=()
-usage() { sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2; }
-while (($#)); do
-    [[ $1 != --* || $1 == --tiny ]] || (($# > 1)) || usage
-    case $1 in
-        --tiny) tiny=yes && shift ;;
-        --data) data=$2 && shift 2 ;;
-        --clients) clients=$2 && shift 2 ;;
-        --eval) evals=$2 && shift 2 ;;
-        --strategies) strategies=$2 && shift 2 ;;
-        --seeds) seeds=$2 && shift 2 ;;
-        --rounds) rounds=$2 && shift 2 ;;
-        --steps) steps=$2 && shift 2 ;;
-        --config) config=$2 && shift 2 ;;
-        --engine) engine=$2 && shift 2 ;;
-        --noise) noise=$2 && shift 2 ;;
-        --rir) rir=$2 && shift 2 ;;
-        --device) device=$2 && shift 2 ;;
-        --exp) exp=$2 && shift 2 ;;
-        --stage) stage=$2 && shift 2 ;;
-        --stop-stage) stop_stage=$2 && shift 2 ;;
-        *=*) overrides+=("$1") && shift ;;
-        *) usage ;;
-    esac
-done
+device=auto exp="" tiny=false stage=1 stop_stage=4
+read_options "--data --clients --eval:evals --strategies --seeds --rounds --steps --config --engine --noise --rir \
+    --device --exp --tiny --stage --stop-stage key=value" "$@"
 # shellcheck source=egs/setup.sh
 source egs/setup.sh log
 # shellcheck source=egs/stages.sh
 source egs/stages.sh
-exp=${exp:-exp/federated${tiny:+-tiny}}
+[[ -n $exp ]] || exp=$($tiny && echo exp/federated-tiny || echo exp/federated)
 mkdir -p "$exp/data" "$exp/runs"
-if [[ $tiny ]]; then
+if $tiny; then
     clients="low high" evals=eval seeds=0 rounds=2 steps=2 strategies=fedavg
     overrides=(
         encoder.width=16 encoder.scale=2 encoder.embedding_dim=16 features.n_mels=24 "data.crops=[{count: 2, seconds: 0.5}]"
         train.batch_size=8 augment.rir_prob=0 "${overrides[@]}"
     )
 else
-    [[ -d $data ]] || { echo "run.sh: --data '$data' is not a folder; give the folder of audio" >&2 && exit 2; }
+    [[ -d $data ]] || refuse "--data '$data' is not a folder; give the folder of audio"
 fi
 [[ -z $noise ]] || overrides+=("augment.noise=$noise")
 [[ -z $rir ]] || overrides+=("augment.rir=$rir")
 
 if wanted 1; then
-    if [[ $tiny ]]; then
+    if $tiny; then
         for number in 1 2; do
             name=$(cut -d ' ' -f $number <<<"$clients")
             [[ -f $exp/data/$name/wav.scp ]] || {

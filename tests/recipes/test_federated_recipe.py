@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -47,7 +46,3 @@ def test_the_tiny_form_goes_from_nothing_to_the_table_and_does_nothing_twice(
     assert [line for line in again.stdout.splitlines() if line.startswith("| ")] == rows
     assert "[stage" not in again.stderr
 
-
-def test_a_wrong_word_is_refused_with_the_usage() -> None:
-    done: subprocess.CompletedProcess[str] = run_script("recipes/federated/run.sh", "--wrong", "x")
-    assert done.returncode == 2 and "--strategies" in done.stderr
