@@ -45,4 +45,3 @@ def test_the_tiny_form_goes_from_nothing_to_the_table_and_does_nothing_twice(
     again = run_script(*words)
     assert [line for line in again.stdout.splitlines() if line.startswith("| ")] == rows
     assert "[stage" not in again.stderr
-
