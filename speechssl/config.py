@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import json
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -170,6 +171,26 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         return typing.cast("dict[str, Any]", OmegaConf.to_container(base, resolve=True))
     except OmegaConfBaseException as error:
         raise UserError(f"config: {path}: {_first_line(error)}") from error
+
+
+Overrides = Sequence[str] | Mapping[str, Any]
+"""``["key.sub=value", ...]`` as on a command line, or ``{"key.sub": value}`` as from Python."""
+
+
+def as_words(overrides: Overrides) -> list[str]:
+    """Return overrides as ``key.sub=value``, the value written as YAML."""
+    if not isinstance(overrides, Mapping):
+        return list(overrides)
+    return [f"{key}={_as_yaml(value)}" for key, value in overrides.items()]
+
+
+def _as_yaml(value: Any) -> str:
+    """Return a value on one line of YAML; a string that YAML would take for another kind is quoted."""
+    if isinstance(value, Path):
+        value = str(value)
+    if isinstance(value, str) and OmegaConf.from_dotlist([f"v={value}"]) == {"v": value}:
+        return value
+    return json.dumps(thaw(value), default=str)
 
 
 def _load(path: str | Path) -> Any:

@@ -11,8 +11,12 @@ class UserError(Exception):
     """A mistake that a user can cause and correct.
 
     The message is one line: what is wrong, where, and what to do. The command line prints it and
-    exits with code 2; from Python it is an ordinary exception.
+    exits with code 2; from Python it is an ordinary exception. A notebook shows the line alone.
     """
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows in place of a traceback."""
+        return [f"UserError: {self}"]
 
 
 class MachineError(Exception):
@@ -66,6 +70,13 @@ _OF_THE_MACHINE = {
 }
 
 
+_NO_ROOM = ("can't allocate memory", "could not create a primitive")
+"""What PyTorch's allocator and oneDNN say where memory is too small."""
+
+_NO_ROOM_FOR_LIBRARY = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")
+"""What the dynamic linker says of a shared object that memory is too small for."""
+
+
 def what_ran_out(error: BaseException) -> str | None:
     """Return one line for an error that a small or full machine causes wherever it likes.
 
@@ -80,11 +91,14 @@ def what_ran_out(error: BaseException) -> str | None:
         remedy = _OF_THE_MACHINE.get(error.errno or 0)
         where = f"{error.filename}: " if isinstance(error.filename, str) else ""
         return f"{where}{error.strerror}; {remedy}" if remedy else None
+    if isinstance(error, ImportError):
+        is_full = any(sign in str(error) for sign in _NO_ROOM_FOR_LIBRARY)
+        return f"out of memory; {_OF_THE_MACHINE[errno.ENOMEM]}" if is_full else None
     if isinstance(error, RuntimeError):
         text = str(error)
         if "can't start new thread" in text:
             return f"{text}; {_OF_THE_MACHINE[errno.EAGAIN]}"
-        if "not enough memory" in text or "can't allocate memory" in text:
+        if "not enough memory" in text.lower() or any(sign in text for sign in _NO_ROOM):
             return f"out of memory; {_OF_THE_MACHINE[errno.ENOMEM]}"
         if "out of memory" in text:  # torch.OutOfMemoryError, of a GPU
             return f"out of memory of the GPU; {_OF_THE_MACHINE[errno.ENOMEM]}"

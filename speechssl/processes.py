@@ -20,7 +20,8 @@ from types import FrameType, TracebackType
 from typing import IO, Any
 
 from speechssl.errors import UserError, writing
-from speechssl.files import remove_leftovers
+from speechssl.files import remove_leftovers, remove_partial
+from speechssl.pools import start_thread
 
 try:
     import fcntl
@@ -32,6 +33,9 @@ except ImportError:  # Windows has no such locks: two writers there are the user
 def sole_writer(output: str | Path) -> Iterator[None]:
     """Hold the lock of an output file or folder; a second process that wants it is refused.
 
+    What killed processes have left while they wrote the file is swept; for a folder,
+    `sole_writer_in` does so.
+
     The lock is the kernel's, on a hidden file in the folder (or beside the file): it ends with the
     process that holds it, however that ends. Where the file system knows no locks, none is taken.
 
@@ -42,6 +46,8 @@ def sole_writer(output: str | Path) -> Iterator[None]:
     path = output / ".lock" if output.is_dir() else output.with_name(f".{output.name}.lock")
     file = _lock(path, output)
     try:
+        if not output.is_dir():
+            remove_partial(output)
         yield
     finally:
         if file is not None:
@@ -156,10 +162,10 @@ def end_with_parent() -> None:
     if parent is None:
         return
     sys.excepthook = _say_unless_hung_up
-    _start_thread(_exit_after_parent, parent.sentinel)
+    start_thread(_exit_after_parent, parent.sentinel, name="exit after parent")
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-        _start_thread(_exit_when_terminated_by, parent.pid)
+        start_thread(_exit_when_terminated_by, parent.pid, name="exit when terminated")
 
 
 def _say_unless_hung_up(
@@ -172,10 +178,6 @@ def _say_unless_hung_up(
     """
     if not issubclass(kind, EOFError | ConnectionError):
         sys.__excepthook__(kind, error, trace)
-
-
-def _start_thread(work: Callable[..., None], *arguments: object) -> None:
-    threading.Thread(target=work, args=arguments, daemon=True, name=work.__name__).start()
 
 
 def _exit_after_parent(sentinel: int) -> None:

@@ -2,6 +2,7 @@
 
 import sys
 import textwrap
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -212,3 +213,28 @@ def test_parts_nest_deeper():
 def test_a_frozen_part_within_a_part_can_be_built():
     frozen = config.freeze({"name": "byol", "predictor": {"name": "mlp", "hidden": 4}})
     assert parts.check("methods", frozen, "method")["predictor"]["hidden"] == 4
+
+
+def test_overrides_from_python_are_those_of_the_command_line(tmp_path):
+    given = {
+        "method": "byol",
+        "method.predictor": "directpred",
+        "data.train": [tmp_path / "a b", "c"],
+        "train.init": None,
+        "train.steps": 7,
+        "optimizer.lr": 1e-3,
+        "data.pseudo_labels": Path("1e3"),  # a file of that name, not the number 1000
+        "augment": {"noise": "x: y"},
+    }
+    words = config.as_words(given)
+    assert words[:2] == ["method=byol", "method.predictor=directpred"]
+    (tmp_path / "base.yaml").write_text("method: {name: dino}\n")
+    read = config.read(tmp_path / "base.yaml", words)
+    assert read == {
+        "method": {"name": "byol", "predictor": "directpred"},
+        "data": {"train": [str(tmp_path / "a b"), "c"], "pseudo_labels": "1e3"},
+        "train": {"init": None, "steps": 7},
+        "optimizer": {"lr": 0.001},
+        "augment": {"noise": "x: y"},
+    }
+    assert config.as_words(["a=b"]) == ["a=b"]

@@ -36,6 +36,7 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
 )
 EXTRAS = (
+    "IPython",
     "alembic",
     "av",
     "faiss",
@@ -111,6 +112,9 @@ def test_every_module_imports_without_the_extras() -> None:
 
 IMPORTED_BY_OTHERS = {
     "alembic": "mlflow, for a database as its store",
+    "ipykernel": "jupyter, to run the notebooks of egs/notebooks",
+    "nbclient": "egs/notebooks/execute.py",
+    "nbformat": "egs/notebooks/execute.py",
     "onnx": "torch.onnx, for the export",
     "silero-vad": "found, not imported: its network is run by torch alone",
     "sqlalchemy": "mlflow, for a database as its store",
@@ -120,8 +124,8 @@ IMPORTED_BY_OTHERS = {
 """Dependencies that no line of the package imports, and who needs them."""
 
 MODULES = {
-    "faiss-cpu": "faiss", "mlflow-skinny": "mlflow", "pillow": "PIL", "protobuf": "google", "pyyaml": "yaml",
-    "scikit-learn": "sklearn", "silero-vad": "silero_vad",
+    "faiss-cpu": "faiss", "ipython": "IPython", "mlflow-skinny": "mlflow", "pillow": "PIL",
+    "protobuf": "google", "pyyaml": "yaml", "scikit-learn": "sklearn", "silero-vad": "silero_vad",
 }  # fmt: skip
 """What distributions are imported as, where that is another name."""
 

@@ -24,14 +24,12 @@ from numpy.typing import NDArray
 
 from speechssl.data.kaldi import read_mapping
 from speechssl.data.vectors.files import read_vectors
+from speechssl.drawing import style
 from speechssl.errors import UserError
-from speechssl.report import plots
+from speechssl.report.maps import draw_map
 from speechssl.report.page import projection
 
 INCHES = (9.6, 4.4)
-MARKERS = "osD^Pv"
-"""A speaker is one of the six colours of all plots and one of these shapes: 36 speakers at most."""
-
 TEXT = {"picture.svg": "#1f2328", "picture-dark.svg": "#e6edf3"}
 """File -> colour of its text: GitHub's on a light and on a dark page. The background is left open."""
 
@@ -124,7 +122,7 @@ def draw(
         speakers: N names.
         curves: name -> curve of a run.
     """
-    style = {
+    colours = {
         "text.color": text_colour,
         "axes.edgecolor": text_colour,
         "axes.labelcolor": text_colour,
@@ -136,33 +134,18 @@ def draw(
         "savefig.transparent": True,
         "svg.hashsalt": "speechssl",  # the same file from the same numbers
     }
-    with matplotlib.rc_context(style):
-        figure, (left, right) = plots.panels(INCHES, 2)
+    with matplotlib.rc_context(colours):
+        figure, (left, right) = style.panels(INCHES, 2)
         draw_map(left, points, speakers)
         left.set_title(title)
         draw_curves(right, curves)
         write(figure, path)
 
 
-def draw_map(axes: Axes, points: NDArray[np.float32], speakers: Sequence[str]) -> None:
-    """Draw points (N, 2); distances of a map of neighbours have no unit, so it has no axes."""
-    speaker = np.array(speakers)
-    for place, name in enumerate(sorted(set(speakers))):
-        chosen = points[speaker == name]
-        colour = plots.COLOURS[place % len(plots.COLOURS)]
-        marker = MARKERS[place // len(plots.COLOURS) % len(MARKERS)]
-        axes.plot(*chosen.T, marker, color=colour, ms=5, mew=0, alpha=0.9)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
-    axes.set_aspect("equal", adjustable="datalim")
-
-
 def draw_curves(axes: Axes, curves: dict[str, Curve]) -> None:
     """Draw the rank of each run, its name at the end of its line."""
     for colour, (name, curve) in zip(LINE_COLOURS, curves.items()):
-        axes.plot(curve.steps, curve.ranks, color=colour, lw=2.2, label=plots.plain(name))
+        axes.plot(curve.steps, curve.ranks, color=colour, lw=2.2, label=style.plain(name))
         if curve.alarm is not None:
             rank = np.interp(curve.alarm, curve.steps, curve.ranks)
             axes.plot(curve.alarm, rank, "X", color=colour, ms=11, mec="white", mew=1)

@@ -31,7 +31,7 @@ if $publishable; then train_sets=$publishable_sets; fi
 [[ -n $rir || ! -d $data/rir ]] || rir=$data/rir
 [[ $warm_up == none ]] && warm_up=""
 # shellcheck source=egs/setup.sh
-source egs/setup.sh log
+source egs/setup.sh log,page
 # shellcheck source=egs/stages.sh
 source egs/stages.sh
 mkdir -p "$exp/data"
@@ -45,8 +45,11 @@ directory() { [[ $1 == . ]] && echo "$exp/data/all" || echo "$exp/data/$1"; }
 
 if wanted 1; then
     : >"$exp/seconds.tsv"
-    for set in "${train[@]}" "${evals[@]}"; do
+    for set in "${train[@]}"; do
         run 1 "prepare-$set" speechssl prepare folder "$data/$set" "$(directory "$set")" --trim 35
+    done
+    for set in "${evals[@]}"; do # their trials name short recordings as well
+        run 1 "prepare-$set" speechssl prepare folder "$data/$set" "$(directory "$set")" --trim 35 --min-seconds 0.1
     done
     if $telephone; then
         for set in "${evals[@]}"; do
@@ -135,8 +138,12 @@ if wanted 5; then
         done
     done
 fi
-if wanted 6 && ((${#evals[@]})); then
+if wanted 6; then
     echo "[stage 6] speechssl report $exp" >&2
-    speechssl report "$exp"
+    ((!${#evals[@]})) || speechssl report "$exp"
+    directories=()
+    for set in "${train[@]}" "${evals[@]}"; do directories+=("$(directory "$set")"); done
+    speechssl report "$exp" --html "$exp/page.html" --data "${directories[@]}"
+    echo "page to look at and listen to: $exp/page.html" >&2
 fi
 echo "model: $exp/fitted (speechssl embed $exp/fitted FOLDER --out FILE.npz)" >&2

@@ -130,7 +130,7 @@ SMALLEST = 1e-6
 
 def plot(folder: Path) -> None:
     """Plot entropies and divergence over the steps, on logarithmic axes."""
-    from speechssl.report.plots import legend_below, line_styles, panels, save
+    from speechssl.drawing.style import legend_below, line_styles, panels, save
 
     figure, all_axes = panels((12.5, 4.4), len(PANELS))
     arms = ("full", "no centre", "no sharpening", "sinkhorn")

@@ -221,7 +221,7 @@ def _directcopy_gain() -> Row:
 
 def plot(folder: Path) -> None:
     """Plot s over time, below and above the threshold of weight decay."""
-    from speechssl.report.plots import legend_below, line_styles, panels, save
+    from speechssl.drawing.style import legend_below, line_styles, panels, save
 
     rate = 0.02
     figure, (axes,) = panels((6.4, 4.4), 1)

@@ -208,7 +208,7 @@ PLOTTED: dict[str, dict[str, Any]] = {
 
 def plot(folder: Path) -> None:
     """Plot deviation, centre norm and rank of each arm, with and without BatchNorm on the output."""
-    from speechssl.report.plots import COLOURS, legend_below, panels, save
+    from speechssl.drawing.style import COLOURS, legend_below, panels, save
 
     plain = [train(**arm) for arm in PLOTTED.values()]
     normed = [train(**arm, output_norm=True) for arm in PLOTTED.values()]

@@ -170,9 +170,9 @@ def _write(out: Path, measured: Classification) -> None:
     from speechssl.evaluation.classification.classify import write_results
     from speechssl.report import plots
 
-    write_results(out, measured)
     results = measured.results
     plots.confusion_plot(results["labels"], results["confusion"], out / "confusion.png")
+    write_results(out, measured)
 
 
 def _settings(args: argparse.Namespace) -> FinetuneSettings:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechssl.cli import flags
+from speechssl.cli.tables import write_lines
 
 if TYPE_CHECKING:
     from speechssl.data.manifest import Utterance
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     utterances, failed = collect(args.inputs)
     kept, matrix, unreadable = gather(embedder, utterances)
     answers = known.identify(matrix, calibration, prior=args.prior, threshold=args.threshold)
-    _write(args.out, "".join(_lines(kept, answers, tsv_text(args.out))))
+    write_lines(args.out, lambda: _lines(kept, answers, tsv_text(args.out)))
     for failure in [*failed, *unreadable]:
         print(printable(f"left out {failure.path}: {failure.reason}"), file=sys.stderr)
     if args.threshold is not None:
@@ -75,19 +76,6 @@ def run(args: argparse.Namespace) -> None:
         origin = "no threshold is known: calibrate the model, or give --threshold"
     told = f"{len(kept)} recordings, {len(known.names)} voices; {origin}"
     print(printable(told), file=sys.stderr)
-
-
-def _write(out: str, text: str) -> None:
-    """Write the lines into a file, or on standard output for `-`."""
-    from speechssl.errors import writing
-    from speechssl.files import write_text
-
-    if out == "-":
-        sys.stdout.write(text)
-        return
-    with writing(out):
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, text)
 
 
 def _lines(

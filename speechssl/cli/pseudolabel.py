@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 
-from speechssl import conf
 from speechssl.cli import flags
 
 
@@ -26,7 +25,6 @@ def run(args: argparse.Namespace) -> None:
     """Run the rounds and print which one was chosen."""
     from speechssl.pseudolabel import pseudolabel
 
-    config = str(conf.locate(args.config))
-    done = pseudolabel(config, args.overrides, out=args.out, device=args.device)
+    done = pseudolabel(args.config, args.overrides, out=args.out, device=args.device)
     last_round = len(done["rounds"]) - 1
     print(f"round {done['chosen']} of {last_round} chosen; model: {done['model']}")

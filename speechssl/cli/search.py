@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechssl.cli import flags
-from speechssl.errors import UserError, writing
+from speechssl.cli.tables import write_lines
+from speechssl.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,23 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the lines."""
-    if args.out == "-":
-        sys.stdout.writelines(_lines(args))
-        return
-    from speechssl.files import atomic_write
-    from speechssl.processes import sole_writer
-
-    out = Path(args.out)
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    with sole_writer(out):
-        lines = _lines(args)
-        with (
-            writing(out),
-            atomic_write(out) as temporary,
-            open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file,
-        ):
-            file.writelines(lines)
+    write_lines(args.out, lambda: _lines(args))
 
 
 def _lines(args: argparse.Namespace) -> Iterator[str]:

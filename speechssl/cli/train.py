@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from speechssl import conf
 from speechssl.cli import flags
 from speechssl.errors import UserError
 
@@ -39,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
             "train: --out is missing; give a run folder, or --dry-run to check without one"
         )
     loop.train(
-        str(conf.locate(args.config)),
+        args.config,
         args.overrides,
         out=args.out or Path("."),
         resume=args.resume,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +26,7 @@ from speechssl.data.sequential import Reading, SequentialOrder
 from speechssl.data.shard_cache import ShardCache
 from speechssl.data.table import UtteranceTable
 from speechssl.errors import UserError
+from speechssl.pools import ThreadPool
 
 _BLOCK = 8  # utterances augmented at once: they fit the cache, and babble is made of as many
 _ATTEMPTS = 10  # utterances tried in the place of one that cannot be read
@@ -151,7 +151,7 @@ class CropBatches(Dataset[Batch]):
             read_file=None if self.cache is None else self.cache.read,
         )
         self.requests = requests or (_REQUESTS if self.table.has_addresses else 1)
-        self._pool: tuple[int, ThreadPoolExecutor] | None = None
+        self._pool: tuple[int, ThreadPool] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a loader process gets: threads stay behind."""
@@ -215,7 +215,7 @@ class CropBatches(Dataset[Batch]):
         if self.requests == 1:
             return map(read, places)
         if self._pool is None or self._pool[0] != os.getpid():  # threads do not survive a fork
-            self._pool = (os.getpid(), ThreadPoolExecutor(self.requests, "crops"))
+            self._pool = (os.getpid(), ThreadPool(self.requests, "crops"))
         return self._pool[1].map(read, places)
 
     def _read_place(self, step: int, position: int, row: int, crops: Sequence[np.ndarray]) -> _Read:

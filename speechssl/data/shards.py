@@ -17,7 +17,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Literal
 
@@ -38,6 +38,7 @@ from speechssl.errors import (
     writing,
 )
 from speechssl.files import write_text
+from speechssl.pools import ThreadPool
 from speechssl.progress import counted
 from speechssl.threads import usable_cores
 
@@ -243,7 +244,7 @@ def _encode_ahead(
 ) -> Generator[bytes | Unreadable, None, None]:
     """Yield `encode` of each utterance, in order; threads are a bounded number of them ahead."""
     waiting: deque[Future[bytes | Unreadable]] = deque()
-    pool = ThreadPoolExecutor(max(1, jobs or usable_cores()))
+    pool = ThreadPool(max(1, jobs or usable_cores()))
     try:
         for utterance in utterances:
             waiting.append(pool.submit(encode, utterance))

@@ -21,6 +21,7 @@ from speechssl.clustering.steps import check_filter, confidences, filtered, prep
 from speechssl.data.kaldi import digest
 from speechssl.data.vectors.files import read_vectors
 from speechssl.errors import UserError, writing
+from speechssl.evaluation.verification.sources import Embeddings, load
 from speechssl.text import tsv_cell
 
 SILHOUETTE_ROWS = 10_000
@@ -71,7 +72,7 @@ def build(section: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 
 def cluster(
-    embeddings: str | Path,
+    embeddings: Embeddings,
     clusterer: Any,
     *,
     pca: float = 0.0,
@@ -81,10 +82,10 @@ def cluster(
     reference: Mapping[str, str] | None = None,
     on_rows: Callable[[list[str], Rows, Labels], None] | None = None,
 ) -> tuple[list[str], Labels, dict[str, Any]]:
-    """Cluster a file of embeddings.
+    """Cluster embeddings.
 
     Args:
-        embeddings: the file.
+        embeddings: a file, or ids (N,) and a matrix (N, D).
         clusterer: has ``fit_predict``.
         pca: see ``clustering.steps.prepared``.
         min_cluster_size: fewest members of a cluster (``clustering.steps.filtered``).
@@ -101,7 +102,10 @@ def cluster(
         UserError: embeddings that are not finite, a clusterer that needs more memory than there is
             or fails, nothing left after filtering, or a reference that lacks an utterance.
     """
-    ids, matrix = read_vectors(embeddings)
+    if isinstance(embeddings, str | Path):
+        ids, matrix = read_vectors(embeddings)
+    else:
+        ids, matrix = load(embeddings, "the embeddings")
     names = ids.tolist()
     check_memory(clusterer, len(matrix))
     check_filter(min_cluster_size, max_cluster_size, keep_fraction)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from speechssl import conf
+from speechssl.config import Overrides, as_words
 from speechssl.files import write_text
 from speechssl.processes import sole_writer_in
 from speechssl.pseudolabel.folders import PseudoLabelFolder
@@ -16,15 +17,21 @@ from speechssl.pseudolabel.stopping import best, is_enough, labels_used
 
 
 def pseudolabel(
-    config_path: str, overrides: Sequence[str] = (), *, out: str | Path, device: str = "auto"
+    config_path: str | Path,
+    overrides: Overrides = (),
+    *,
+    out: str | Path,
+    device: str = "auto",
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Run all rounds, continuing from the results in ``out``.
 
     Args:
-        config_path: YAML file.
-        overrides: ``key=value`` pairs on top of it.
+        config_path: YAML file, or the name of a configuration that comes with the package.
+        overrides: settings on top of it, ``["rounds=3"]`` or ``{"rounds": 3}``.
         out: folder for all results.
         device: cpu, cuda ...
+        quiet: say nothing on standard error but alarms and warnings.
 
     Returns:
         What ``pseudolabel.json`` holds.
@@ -33,17 +40,21 @@ def pseudolabel(
         UserError: a mistake in settings or data, training that ended early, or another
             process writes ``out``.
     """
-    settings = read_settings(config_path, overrides)
+    settings = read_settings(str(conf.locate(config_path)), as_words(overrides))
     folder = PseudoLabelFolder(out)
     with sole_writer_in(folder.path):
-        return run_rounds(settings, folder, device)
+        return run_rounds(settings, folder, device, quiet=quiet)
 
 
 def run_rounds(
-    settings: PseudoLabelSettings, folder: PseudoLabelFolder, device: str
+    settings: PseudoLabelSettings,
+    folder: PseudoLabelFolder,
+    device: str,
+    *,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Do what ``pseudolabel`` does, as the only writer of the folder."""
-    rounds = Rounds(settings, folder, device)
+    rounds = Rounds(settings, folder, device, quiet=quiet)
     results = [rounds.judge(0, settings.start)]
     stopped_by = "rounds"
     for number in range(1, settings.rounds + 1):

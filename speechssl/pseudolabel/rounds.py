@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from speechssl import conf, config, foreign_yaml, metrics, parts, processes
+from speechssl import config, foreign_yaml, metrics, parts, processes
 from speechssl.data.kaldi import read_mapping
 from speechssl.data.trials import read_trials
 from speechssl.embed import embed_to_file
@@ -31,17 +31,24 @@ class Rounds:
         settings: of pseudo-labelling.
         folder: for all results; it is made.
         device: cpu, cuda ...
+        quiet: say nothing on standard error but alarms and warnings.
 
     Raises:
         UserError: the folder holds results that were made with other settings.
     """
 
     def __init__(
-        self, settings: PseudoLabelSettings, folder: PseudoLabelFolder, device: str
+        self,
+        settings: PseudoLabelSettings,
+        folder: PseudoLabelFolder,
+        device: str,
+        *,
+        quiet: bool = False,
     ) -> None:
         self.settings = settings
         self.folder = folder
         self.device = device
+        self.quiet = quiet
         self.clusterer, self.clusterer_settings = clusters.build(settings.clusterer)
         _refuse_changes(folder, config.thaw(settings))
         with writing(folder.path):
@@ -50,8 +57,9 @@ class Rounds:
                 config.write(settings, temporary)
 
     def say(self, number: int, text: str) -> None:
-        """Print a line on standard error."""
-        print(f"[round {number}] {text}", file=sys.stderr, flush=True)
+        """Print a line on standard error, unless all is to be quiet."""
+        if not self.quiet:
+            print(f"[round {number}] {text}", file=sys.stderr, flush=True)
 
     def judge(self, number: int, model: str) -> dict[str, Any]:
         """Embed the data with a round's model, cluster the embeddings, and measure the clusters.
@@ -217,7 +225,8 @@ class Rounds:
             f"data.pseudo_labels={json.dumps(str(labels))}",
         ]
         if self.settings.processes == 1:
-            train(str(conf.locate(path)), overrides, out=run.path, resume=True, device=self.device)
+            options: dict[str, Any] = {"resume": True, "device": self.device, "quiet": self.quiet}
+            train(path, overrides, out=run.path, **options)
             return
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         torchrun.append(f"--nproc-per-node={self.settings.processes}")

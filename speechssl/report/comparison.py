@@ -283,7 +283,7 @@ def _row(name: str, arm: Arm, lists: Sequence[str]) -> list[str]:
 
 def _draw(arms: Mapping[str, Arm], path: Path) -> None:
     """Draw the EER on each list with its interval, and the effective rank; the best at the top."""
-    from speechssl.report.plots import COLOURS, panels, plain, save
+    from speechssl.drawing.style import COLOURS, panels, plain, save
 
     lists = _lists(arms)
     names = [name for name in arms if name != UNTRAINED]

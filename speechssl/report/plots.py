@@ -1,29 +1,26 @@
 """Plots of verification scores and embeddings, drawn without a display and without pyplot's global
 state.
 
-The file's suffix names the format (png, svg, pdf); a .png has an .svg written beside it.
+Each returns its figure, which a notebook shows. With a path it is written as well: the suffix names
+the format (png, svg, pdf), and a .png has an .svg written beside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
-from speechssl import compat, metrics
-from speechssl.errors import UserError
-from speechssl.files import atomic_write
+from speechssl import metrics
+from speechssl.drawing.style import COLOURS, legend_below, line_styles, panels, plain, save
 from speechssl.report import det
 from speechssl.report.bins import histogram
 from speechssl.report.spectra import spectrum
-from speechssl.text import printable
 
 Scored = tuple[ArrayLike, ArrayLike]
 """Scores (T,) and targets (T,)."""
@@ -34,17 +31,8 @@ Band = Sequence[Sequence[float] | None]
 EDGES = (0.0005, 0.97)
 """Lowest and highest rate in the DET plot."""
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Okabe and Ito: safe for the colour-blind."""
-
-DASHES = ("-", "--", ":", "-.")
-"""With more systems than colours, colours come again dashed."""
-
 FEW_CLUSTERS = 40
 """So many clusters or fewer are drawn as bars."""
-
-LONGEST_NAME = 60
-"""Characters of a name that are drawn; the middle of longer ones is left out."""
 
 SMALLEST_VALUE = 1e-8
 """Singular values below this share of the largest are drawn at it."""
@@ -52,16 +40,16 @@ SMALLEST_VALUE = 1e-8
 
 def det_plot(
     systems: Mapping[str, Scored],
-    path: str | Path,
+    path: str | Path | None = None,
     bands: Mapping[str, Band] | None = None,
-) -> None:
+) -> Figure:
     """Draw the detection error trade-off of each system, on axes of normal deviates.
 
     A circle marks the EER, a square and a diamond the points of minDCF at a prior of 0.01 and 0.05.
 
     Args:
         systems: name -> scores (T,) and targets (T,).
-        path: file to write.
+        path: file to write; None: none.
         bands: name -> 95 % band of the curve, where it is known (`det.band`).
     """
     figure, (axes,) = panels((5.8, 6.2), 1)
@@ -78,7 +66,7 @@ def det_plot(
     for marker, label in (("o", "EER"), ("s", "minDCF 0.01"), ("D", "minDCF 0.05")):
         axes.plot([], [], marker, color="0.3", mfc="white", ms=6, label=label)
     legend_below(figure, 2)
-    save(figure, path)
+    return _finished(figure, path)
 
 
 def _mark_points(axes: Axes, fpr: metrics.Floats, fnr: metrics.Floats, colour: str) -> None:
@@ -126,14 +114,14 @@ def _probit_axes(axes: Axes) -> None:
 
 
 def score_histogram(
-    scores: ArrayLike, target: ArrayLike, path: str | Path, title: str = "Scores"
-) -> None:
+    scores: ArrayLike, target: ArrayLike, path: str | Path | None = None, title: str = "Scores"
+) -> Figure:
     """Draw histograms, each of area 1, of target and non-target scores, and the EER's threshold.
 
     Args:
         scores: (T,).
         target: (T,), true for target trials.
-        path: file to write.
+        path: file to write; None: none.
         title: of the figure.
     """
     scores = np.asarray(scores, float)
@@ -150,16 +138,16 @@ def score_histogram(
     axes.axvline(threshold, color="0.25", lw=1, ls="--", label=label)
     axes.set(xlabel="score", ylabel="density", title=title)
     legend_below(figure, 3)
-    save(figure, path)
+    return _finished(figure, path)
 
 
-def spectrum_plot(systems: Mapping[str, ArrayLike], path: str | Path) -> None:
+def spectrum_plot(systems: Mapping[str, ArrayLike], path: str | Path | None = None) -> Figure:
     """Draw the singular values of centred embeddings, the first one at 1: an early fall is a
     collapse.
 
     Args:
         systems: name -> embeddings (N, D); min(N - 1, D) values are drawn (`spectra.spectrum`).
-        path: file to write.
+        path: file to write; None: none.
     """
     figure, (axes,) = panels((6.4, 4.2), 1)
     for style, (name, embeddings) in zip(line_styles(len(systems)), systems.items()):
@@ -171,17 +159,17 @@ def spectrum_plot(systems: Mapping[str, ArrayLike], path: str | Path) -> None:
     axes.set(title="Spectrum of the embeddings")
     axes.set_ylim(top=1.5)
     legend_below(figure, 2)
-    save(figure, path)
+    return _finished(figure, path)
 
 
-def size_plot(labels: ArrayLike, path: str | Path) -> None:
+def size_plot(labels: ArrayLike, path: str | Path | None = None) -> Figure:
     """Draw the number of members of each cluster, largest first.
 
     A few clusters are bars with their numbers, many are a line on logarithmic axes.
 
     Args:
         labels: (N,) cluster of each utterance, whole numbers from 0.
-        path: file to write.
+        path: file to write; None: none.
     """
     figure, (axes,) = panels((6.4, 4.2), 1)
     sizes = np.bincount(np.asarray(labels, np.int64))
@@ -198,16 +186,16 @@ def size_plot(labels: ArrayLike, path: str | Path) -> None:
     axes.axhline(median, color="0.25", lw=1, ls="--", label=f"median {median:g}")
     axes.set(xlabel="cluster", ylabel="members", title=f"{len(sizes)} clusters")
     legend_below(figure, 1)
-    save(figure, path)
+    return _finished(figure, path)
 
 
-def confusion_plot(labels: list[str], counts: ArrayLike, path: str | Path) -> None:
+def confusion_plot(labels: list[str], counts: ArrayLike, path: str | Path | None = None) -> Figure:
     """Draw a confusion table: share of the true class and count, beside each class its F1.
 
     Args:
         labels: C class names.
         counts: (C, C), rows true and columns predicted.
-        path: file to write.
+        path: file to write; None: none.
     """
     table = np.asarray(counts, float)
     share = table / np.maximum(table.sum(1, keepdims=True), 1)
@@ -226,62 +214,10 @@ def confusion_plot(labels: list[str], counts: ArrayLike, path: str | Path) -> No
     axes.set_xticks(ticks, names, rotation=45, ha="right")
     axes.set_yticks(ticks, [f"{name}\nF1 {value:.2f}" for name, value in zip(names, f1)])
     axes.set(xlabel="predicted", ylabel="true")
-    save(figure, path)
+    return _finished(figure, path)
 
 
-def panels(
-    inches: tuple[float, float], count: int, share_y: bool = False
-) -> tuple[Figure, list[Axes]]:
-    """Return a figure with `count` axes side by side, in the style of all plots here."""
-    figure = Figure(figsize=inches, dpi=120, layout="constrained")
-    figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.08)
-    FigureCanvasAgg(figure)
-    axes = list(figure.subplots(1, count, sharey=share_y, squeeze=False)[0])
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(color="0.92", lw=0.6)
-        axis.set_axisbelow(True)
-    return figure, axes
-
-
-def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure, whole or not at all, in a folder that is made if need be.
-
-    Beside a `.png` the same as `.svg` is written, for papers.
-
-    Raises:
-        UserError: the file cannot be written, or its suffix names no format.
-    """
-    file = Path(path)
-    files = [file, file.with_suffix(".svg")] if file.suffix == ".png" else [file]
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        for one in files:
-            with atomic_write(one) as temporary:  # a link that lies there is replaced, not followed
-                compat.write_figure(figure, temporary)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{file}: cannot be drawn ({error}); choose a folder that can be written and .png"
-        ) from None
-
-
-def plain(name: str) -> str:
-    """Return a name as matplotlib shows it: text, not mathematics (`$x$`), and no longer than fits."""
-    name = printable(name)
-    if len(name) > LONGEST_NAME:
-        name = f"{name[: LONGEST_NAME // 2]} ... {name[-LONGEST_NAME // 2 :]}"
-    return name.replace("$", r"\$")
-
-
-def line_styles(count: int) -> list[dict[str, Any]]:
-    """Return colour and dash of each of so many lines."""
-    styles: list[dict[str, Any]] = []
-    for index in range(count):
-        dash = DASHES[index // len(COLOURS) % len(DASHES)]
-        styles.append({"color": COLOURS[index % len(COLOURS)], "linestyle": dash})
-    return styles
-
-
-def legend_below(figure: Figure, columns: int) -> None:
-    """Add a legend below the axes, where it hides nothing."""
-    figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize="small")
+def _finished(figure: Figure, path: str | Path | None) -> Figure:
+    if path is not None:
+        save(figure, path)
+    return figure

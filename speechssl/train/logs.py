@@ -129,6 +129,7 @@ class Log:
         step: where it starts.
         active: False in all processes but the first; nothing is written or shown there.
         tracking: what else gets the figures.
+        quiet: show alarms, and nothing else.
     """
 
     def __init__(
@@ -138,6 +139,8 @@ class Log:
         step: int,
         active: bool = True,
         tracking: Tracking | None = None,
+        *,
+        quiet: bool = False,
     ) -> None:
         self.path = folder.log
         self.steps = steps
@@ -146,7 +149,8 @@ class Log:
         self.started_at = time.monotonic()
         if active:
             _cut_back(self.path, step)
-        on_terminal = active and sys.stderr.isatty()
+        self.quiet = quiet
+        on_terminal = active and not quiet and sys.stderr.isatty()
         self.in_colour = on_terminal and "NO_COLOR" not in os.environ
         self.latest: dict[str, float] = {}
         self.bar = tqdm(total=steps, initial=step, unit="step", disable=not on_terminal)
@@ -165,11 +169,11 @@ class Log:
             file.write(json.dumps(entry) + "\n")
         if self.tracking:
             self.tracking.add(step, figures, alarms)
-        if self.bar.disable:
+        if self.bar.disable and not self.quiet:
             shown = "  ".join(f"{key} {_rounded(figures[key])}" for key in _SHOWN if key in figures)
             minutes = self._seconds_left(step) / 60
             self.say(f"step {step}/{self.steps}  {shown}  {minutes:.1f} min left")
-        else:
+        elif not self.quiet:
             self.bar.set_postfix_str(self._line(figures))
         for alarm in alarms:
             self.say(_RED.format(alarm) if self.in_colour else alarm)

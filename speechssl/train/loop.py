@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from speechssl import distributed, processes, threads
+from speechssl import conf, distributed, processes, threads
 from speechssl.compat import tune_allocator
+from speechssl.config import Overrides, as_words
 from speechssl.config import read as read_yaml
 from speechssl.data.crops import Batch
 from speechssl.diagnostics.monitor import Alarm
@@ -38,20 +39,21 @@ from speechssl.weights import read_checkpoint
 
 
 def train(
-    config_path: str,
-    overrides: Sequence[str] = (),
+    config_path: str | Path,
+    overrides: Overrides = (),
     *,
     out: str | Path,
     resume: bool = False,
     dry_run: bool = False,
     device: str = "auto",
     minutes: float | None = None,
+    quiet: bool = False,
 ) -> Path:
     """Train a method as a configuration says and write a run folder.
 
     Args:
-        config_path: YAML file.
-        overrides: ``key=value`` pairs on top of it.
+        config_path: YAML file, or the name of a configuration that comes with the package.
+        overrides: settings on top of it, ``["train.steps=100"]`` or ``{"train.steps": 100}``.
         out: run folder (see ``files.RunFolder``).
         resume: continue a run that was stopped; it ends as if it had not been stopped.
         dry_run: check configuration and data and take one step; write nothing.
@@ -59,6 +61,8 @@ def train(
         minutes: choose ``train.steps`` so that training takes about this long on this
             machine: a few steps are timed first, and the number is written into the
             run's configuration.
+        quiet: say nothing on standard error but alarms and warnings; in a notebook,
+            ``{"train.trackers": ["notebook"]}`` shows the curves instead.
 
     Returns:
         The run folder.
@@ -71,22 +75,23 @@ def train(
     """
     tune_allocator()
     folder = RunFolder(out)
+    words = as_words(overrides)
     if minutes is not None and not resume:
-        overrides = [*overrides, "train.epochs=null", "train.steps=1000000"]
-    config = resolve(config_path, overrides)
+        words += ["train.epochs=null", "train.steps=1000000"]
+    config = resolve(str(conf.locate(config_path)), words)
     trackers = build_trackers(config.train.trackers)
     world = distributed.start(device)
     with contextlib.ExitStack() as resources:
         resources.callback(distributed.stop)
         if not dry_run:
             resources.enter_context(sole_writer_in_first(folder, world))
-        set_threads(config.train.threads, world)
+        set_threads(config.train.threads, world, quiet)
         if resume and folder.config.exists():
             config = same_settings(folder, config, keep_steps=minutes is not None)
         elif not dry_run:
             refuse_another_run(folder)
         config = with_precision(config, str(world.device))
-        set_kernel(config.train, world)
+        set_kernel(config.train, world, quiet)
         utterances, skipped = read_utterances(config.data)
         if dry_run:
             run = Run(config, world, utterances)
@@ -101,7 +106,7 @@ def train(
             restore(run, folder)
         if world.first:
             describe(folder, config, utterances, skipped)
-        finish(run, folder, trackers, resumed=resume)
+        finish(run, folder, trackers, resumed=resume, quiet=quiet)
     return folder.path
 
 
@@ -114,7 +119,9 @@ def refuse_another_run(folder: RunFolder) -> None:
         )
 
 
-def finish(run: Run, folder: RunFolder, trackers: Named, *, resumed: bool) -> None:
+def finish(
+    run: Run, folder: RunFolder, trackers: Named, *, resumed: bool, quiet: bool = False
+) -> None:
     """Take the steps that a run has left, and save its model.
 
     Args:
@@ -122,6 +129,7 @@ def finish(run: Run, folder: RunFolder, trackers: Named, *, resumed: bool) -> No
         folder: of the run.
         trackers: programs that show it.
         resumed: whether the run was begun before.
+        quiet: show no progress.
 
     Raises:
         UserError, processes.Terminated: as ``take_steps``.
@@ -132,7 +140,7 @@ def finish(run: Run, folder: RunFolder, trackers: Named, *, resumed: bool) -> No
         tracked(run, folder, trackers, resumed=resumed) as tracking,
         processes.stop_request() as request,
     ):
-        take_steps(run, folder, request, tracking)
+        take_steps(run, folder, request, tracking, quiet=quiet)
     if run.world.first:
         save_model(run, folder, folder.model)
     run.world.barrier()
@@ -155,24 +163,30 @@ def restore(run: Run, folder: RunFolder) -> None:
         ) from error
 
 
-def set_threads(requested: int | str, world: distributed.World) -> None:
-    """Set the number of threads to ``train.threads``; on a CPU, report it on standard error."""
+def set_threads(requested: int | str, world: distributed.World, quiet: bool = False) -> None:
+    """Set the number of threads to ``train.threads``; on a CPU, report it unless ``quiet``."""
     count = threads.choose(requested, distributed.processes_here())
     torch.set_num_threads(count)
-    if world.first and world.device.type == "cpu":
+    if world.first and world.device.type == "cpu" and not quiet:
         print(threads.describe(count), file=sys.stderr)
 
 
-def set_kernel(train: TrainSettings, world: distributed.World) -> None:
-    """Select the library of float32 products; where it matters, report it on standard error."""
+def set_kernel(train: TrainSettings, world: distributed.World, quiet: bool = False) -> None:
+    """Select the library of float32 products; report it where it matters, unless ``quiet``."""
     assert train.float32_kernel != "auto"  # `with_precision` has chosen
     select_kernel(train.float32_kernel)
-    if world.first and world.device.type == "cpu" and train.precision == "float32":
+    on_cpu = world.first and world.device.type == "cpu"
+    if on_cpu and train.precision == "float32" and not quiet:
         print(f"float32 products: {train.float32_kernel}", file=sys.stderr)
 
 
 def take_steps(
-    run: Run, folder: RunFolder, request: processes.StopRequest, tracking: Tracking
+    run: Run,
+    folder: RunFolder,
+    request: processes.StopRequest,
+    tracking: Tracking,
+    *,
+    quiet: bool = False,
 ) -> None:
     """Take all steps that are left; log, watch for collapse and save on the way.
 
@@ -181,6 +195,7 @@ def take_steps(
         folder: where its log, state and snapshots go.
         request: whether it is to end after the step at hand.
         tracking: programs that show the run.
+        quiet: show no progress.
 
     Raises:
         UserError: a loss or a weight is not finite.
@@ -188,7 +203,7 @@ def take_steps(
     """
     config = run.config
     model = run.parallel()
-    log = Log(folder, run.steps, run.step, run.world.first, tracking)
+    log = Log(folder, run.steps, run.step, run.world.first, tracking, quiet=quiet)
     clock = Clock(run.batch_size)
     unchecked: list[StepLoss] = []
     passes = config.train.gradient_accumulation_steps

@@ -1,6 +1,7 @@
 """Verdicts about two recordings, and known voices: closed forms, files, and the commands."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import soundfile
 from safetensors.numpy import save_file
 
+import speechssl
 from speechssl.cli.command import main
 from speechssl.embed.embedder import Embedder
 from speechssl.errors import UserError
@@ -15,6 +17,7 @@ from speechssl.evaluation.verification.scoring import unit
 from speechssl.metrics import eer
 from speechssl.speakers import calibration, voices
 from speechssl.speakers.calibration import Calibration
+from speechssl.speakers.comparison import verify
 from speechssl.speakers.model_digest import digest
 from tests.builders import RATE, make_model, read_json, readme_code
 
@@ -402,7 +405,23 @@ def test_the_example_of_the_readme(folder, capsys):
     (code,) = readme_code("speakers")
     files = [folder / "new" / "ben.wav", folder / "new" / "cleo.wav"]
     exec(code, {"known": folder / "known", "files": files})
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["ben", "cleo"]
+    score, no_verdict, *voices = capsys.readouterr().out.splitlines()
+    embedder = speechssl.load("mfcc")
+    assert f"{float(embedder.similarity(*files)):.4f}" in score and "no verdict" in no_verdict
+    assert [line.split()[0] for line in voices] == ["ben", "cleo"]
+
+
+def test_two_recordings_are_compared_from_python_as_by_the_command(folder, tmp_path, capsys):
+    stated = {"slope": 10.0, "offset": -5.0, "trials": 9, "targets": 3, "eer": 1.5, "source": "set"}
+    make_model(about={"calibration": stated}).save(tmp_path / "model")
+    files = [str(folder / "new" / f"{name}.wav") for name in ("anna", "ben")]
+    found = verify(speechssl.load(tmp_path / "model"), files, prior=0.2)
+    assert found.threshold == pytest.approx((math.log(4) + 5) / 10)
+    assert found.verdict == ("same" if found.score >= found.threshold else "different")
+    assert main(["verify", str(tmp_path / "model"), *files, "--prior", "0.2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == found.as_json()
+    mfcc = verify(speechssl.load("mfcc"), files)
+    assert (mfcc.threshold, mfcc.verdict, mfcc.probability) == (None, None, None)
 
 
 def test_a_calibration_of_other_weights_is_refused(folder, tmp_path, capsys):

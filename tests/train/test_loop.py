@@ -154,6 +154,20 @@ def test_a_dry_run_writes_nothing(configuration, tmp_path, capsys):
     assert "20 utterances" in said and "8 steps" in said and "M parameters" in said
 
 
+def test_from_python_a_run_is_quiet_if_asked_and_takes_a_mapping(
+    unbroken, corpus, tmp_path, capsys
+):
+    settings = config.read(RunFolder(unbroken).config)
+    changes = {key: value for key, value in settings.items() if key != "train"}
+    changes |= {f"train.{key}": value for key, value in settings["train"].items()}
+    changes |= {"train.trackers": ["notebook"]}
+    capsys.readouterr()
+    train("dino-small", changes, out=tmp_path / "run", quiet=True)
+    assert capsys.readouterr().err == ""
+    assert same_run(tmp_path / "run", unbroken)
+    assert (tmp_path / "run" / "curves.png").stat().st_size > 5000
+
+
 def test_accumulated_batches_are_one_step(configuration, tmp_path, capsys):
     out = run(
         configuration,

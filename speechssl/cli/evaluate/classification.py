@@ -80,11 +80,11 @@ def _measure(args: argparse.Namespace) -> None:
     if args.out:
         from speechssl.report import plots
 
-        classify.write_results(args.out, measured)
         results = measured.results
         plots.confusion_plot(results["labels"], results["confusion"], args.out / "confusion.png")
         if votes is not None:
             subjects.write_votes(args.out, votes)
+        classify.write_results(args.out, measured)  # last: what has it is taken for done
     print(_table(measured.results))
     if votes is not None:
         print(subjects.describe(measured.results["subjects"]))

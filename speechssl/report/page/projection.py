@@ -67,4 +67,4 @@ def project(embeddings: Rows, method: str, seed: int = 0) -> tuple[Points, str]:
     perplexity = min(30.0, (len(x) - 1) / 3)
     start = components[:, :2] / components[:, 0].std() * 1e-4
     tsne = TSNE(perplexity=perplexity, init=start, random_state=seed, n_jobs=1, max_iter=750)
-    return tsne.fit_transform(components), f"t-SNE, perplexity {perplexity:g}"
+    return tsne.fit_transform(components), f"t-SNE, perplexity {perplexity:.3g}"

@@ -1,0 +1,1 @@
+"""Pictures: the one style of all of them, and the curves of trainings."""

@@ -1,0 +1,118 @@
+"""One speaker or two: the score of two recordings, and what a calibration makes of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from speechssl.embed.embedder import Embedder
+from speechssl.embed.recordings import Source
+from speechssl.errors import UserError
+from speechssl.evaluation.verification.scoring import unit
+from speechssl.speakers import calibration as calibrations
+from speechssl.speakers.calibration import Calibration
+
+NO_CALIBRATION = (
+    "no verdict: nothing says which score of this model is high enough. 1 is the same direction,"
+    " strangers are spread around a value that each model has of its own. Calibrate it once on"
+    " trials with known answers (speechssl calibrate), or give --calibration"
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is known of two recordings.
+
+    Attributes:
+        score: cosine of the embeddings.
+        prior: probability, before listening, that the speaker is the same.
+        calibration: what the score is judged by; None: nothing is known, and there is no verdict.
+    """
+
+    score: float
+    prior: float
+    calibration: Calibration | None
+
+    @property
+    def threshold(self) -> float | None:
+        """Score above which "same speaker" is the better guess."""
+        return None if self.calibration is None else self.calibration.threshold(self.prior)
+
+    @property
+    def verdict(self) -> str | None:
+        """``same`` or ``different``."""
+        if self.threshold is None:
+            return None
+        return "same" if self.score >= self.threshold else "different"
+
+    @property
+    def probability(self) -> float | None:
+        """Probability that the speaker is the same."""
+        if self.calibration is None:
+            return None
+        return self.calibration.probability(self.score, self.prior)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return score and verdict under the names of `speechssl verify --json`."""
+        if self.calibration is None:
+            return {"score": self.score, "verdict": None}
+        ratio = float(self.calibration.log_likelihood_ratio(self.score)) / math.log(10)
+        return {
+            "score": self.score,
+            "verdict": self.verdict,
+            "probability_same": self.probability,
+            "log10_likelihood_ratio": ratio,
+            "threshold": self.threshold,
+            "prior": self.prior,
+            "calibration": self.calibration.describe(),
+        }
+
+    def __str__(self) -> str:
+        from speechssl.text import printable
+
+        lines = [f"score       {self.score:.4f}   (cosine of the embeddings)"]
+        if self.calibration is None:
+            return "\n".join([*lines, NO_CALIBRATION])
+        known = self.as_json()
+        ratio = known["log10_likelihood_ratio"]
+        lines += [
+            f"verdict     {self.verdict} speaker   (probability {self.probability:.3f} that it is the"
+            f" same; likelihood ratio 10^{ratio:.1f})",
+            f"threshold   {self.threshold:.4f} at a prior of {self.prior:g}",
+            f"known from  {printable(known['calibration'])}",
+        ]
+        return "\n".join(lines)
+
+
+def verify(
+    embedder: Embedder,
+    recordings: Sequence[Source],
+    *,
+    prior: float = 0.5,
+    calibration: Calibration | None = None,
+) -> Comparison:
+    """Compare the last recording with the ones before it, which are of one speaker.
+
+    Several recordings before the last are one enrolment: their embeddings are averaged.
+
+    Args:
+        embedder: the model.
+        recordings: two or more, as `Embedder.embed` takes them.
+        prior: probability, before listening, that the speaker is the same.
+        calibration: what the score is judged by; None: what lies with the model, if anything does.
+
+    Raises:
+        UserError: fewer than two recordings, one that cannot be read, or a damaged calibration.
+    """
+    if len(recordings) < 2:
+        raise UserError("verify: one recording; give two, or several of one speaker and another")
+    if calibration is None and embedder.name:
+        calibration = calibrations.of_model(embedder.name, embedder.model)
+    rows = unit(embedder.embed(list(recordings)))
+    enrolled = unit(rows[:-1].mean(axis=0, keepdims=True))[0]
+    score = float(np.clip(enrolled @ rows[-1], -1, 1))
+    return Comparison(score, prior, calibration)
