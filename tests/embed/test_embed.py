@@ -21,8 +21,8 @@ from speechssl.embed.batch_encoder import BatchEncoder
 from speechssl.embed.partial import PartialWriter, merge, open_partial_results
 from speechssl.embed.sources import collect
 from speechssl.errors import UserError
+from speechssl.locks import sole_writer
 from speechssl.model import Model
-from speechssl.processes import sole_writer
 
 ARABIC = "\u0633\u0644\u0627\u0645"
 
