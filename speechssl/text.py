@@ -8,7 +8,6 @@ ids as they are.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 _FORMULA = ("=", "+", "-", "@")
 """With these a cell begins that a spreadsheet takes for a formula."""
@@ -70,13 +69,3 @@ def tsv_field(text: str) -> str:
         is_raw_byte = "\udc80" <= letter <= "\udcff"
         shown += letter if letter.isprintable() or is_raw_byte else _escaped(letter)
     return shown
-
-
-def tsv_text(out: str) -> Callable[[str], str]:
-    """Return how texts stand in a table written to `out`.
-
-    Args:
-        out: a file, which people may open with a spreadsheet: `tsv_cell`; or `-`, standard output,
-            which programs read: `tsv_field`.
-    """
-    return tsv_field if out == "-" else tsv_cell

@@ -16,6 +16,19 @@ if [[ ${1:-} == --hostile ]]; then
     exec env OMP_NUM_THREADS=1 python -m tests.hostile.table "$@"
 fi
 
+# The pages are tested in a Chromium (slow tests). Debian's package is installed where this is root's machine; elsewhere
+# the tests take the browser that is there, or say that they are skipped.
+browser() {
+    local name
+    for name in chromium chromium-browser google-chrome google-chrome-stable; do
+        command -v "$name" >/dev/null && return
+    done
+    [[ $(id -u) == 0 && -f /etc/debian_version ]] && ! grep -qi ubuntu /etc/os-release || return 0
+    echo "set-up: installing chromium, for the tests of the pages" >&2
+    { apt-get update && DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -y --no-install-recommends chromium; } \
+        >/dev/null 2>&1 || echo "set-up: no chromium; the tests of the pages will be skipped" >&2
+}
+
 options=()
 while [[ ${1:-} == --slow || ${1:-} == --coverage ]]; do
     if [[ $1 == --slow ]]; then
@@ -29,6 +42,7 @@ done
 SECONDS=0
 # shellcheck source=egs/setup.sh
 source egs/setup.sh dev,scale,ray,av,log,track,sweep,export,page,notebooks,hub,transformers
+[[ " ${options[*]} " != *" slow or not slow "* ]] || browser
 echo "ok   set-up (${SECONDS} s)"
 
 # check NAME COMMAND...: quiet when it passes, its whole output and the end of the run when it fails

@@ -124,8 +124,8 @@ IMPORTED_BY_OTHERS = {
 """Dependencies that no line of the package imports, and who needs them."""
 
 MODULES = {
-    "faiss-cpu": "faiss", "ipython": "IPython", "mlflow-skinny": "mlflow", "pillow": "PIL", "protobuf": "google", "pyyaml": "yaml",
-    "scikit-learn": "sklearn", "silero-vad": "silero_vad",
+    "faiss-cpu": "faiss", "ipython": "IPython", "mlflow-skinny": "mlflow", "pillow": "PIL",
+    "protobuf": "google", "pyyaml": "yaml", "scikit-learn": "sklearn", "silero-vad": "silero_vad",
 }  # fmt: skip
 """What distributions are imported as, where that is another name."""
 

@@ -134,7 +134,8 @@ def unfit(notebook: NotebookNode) -> str:
         return f"{len(text)} bytes, over {MOST_BYTES}; show less"
     for private in (sys.prefix, str(Path.home()), str(FOLDER.resolve().parents[1]), "notebook-"):
         if f"{private.rstrip('/')}/" in text and private != "/":
-            return f"shows {private}, a path of this machine"
+            start = text.index(f"{private.rstrip('/')}/")
+            return f"shows a path of this machine: ...{text[start : start + 200]}"
     return ""
 
 

@@ -224,11 +224,11 @@ def add_table_out(parser: argparse.ArgumentParser) -> None:
 def writing_alone(out: Path | None) -> contextlib.AbstractContextManager[None]:
     """Return the context in which a verb writes into ``--out``, as its only writer.
 
-    See `processes.sole_writer_in`; without ``--out`` nothing is written and nobody is refused.
+    See `locks.sole_writer_in`; without ``--out`` nothing is written and nobody is refused.
     """
     if out is None:
         return contextlib.nullcontext()
-    from speechssl.processes import sole_writer_in
+    from speechssl.locks import sole_writer_in
 
     return sole_writer_in(out)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechssl.cli import flags
-from speechssl.cli.tables import write_lines
+from speechssl.cli.tables import cell_text, write_lines
 
 if TYPE_CHECKING:
     from speechssl.data.manifest import Utterance
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     from speechssl.errors import UserError
     from speechssl.speakers import voices
     from speechssl.speakers.model_digest import digest
-    from speechssl.text import printable, tsv_text
+    from speechssl.text import printable
 
     known = voices.read(args.voices)
     embedder = Embedder.from_pretrained(
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     utterances, failed = collect(args.inputs)
     kept, matrix, unreadable = gather(embedder, utterances)
     answers = known.identify(matrix, calibration, prior=args.prior, threshold=args.threshold)
-    write_lines(args.out, lambda: _lines(kept, answers, tsv_text(args.out)))
+    write_lines(args.out, lambda: _lines(kept, answers, cell_text(args.out)))
     for failure in [*failed, *unreadable]:
         print(printable(f"left out {failure.path}: {failure.reason}"), file=sys.stderr)
     if args.threshold is not None:

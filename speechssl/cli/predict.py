@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from speechssl.cli import flags
-from speechssl.cli.tables import write_lines
+from speechssl.cli.tables import cell_text, write_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     from speechssl.data.kaldi import read_values
     from speechssl.embed.sources import collect
     from speechssl.finetune import predict, saved
-    from speechssl.text import printable, tsv_text
+    from speechssl.text import printable
 
     subject_of = None
     if args.subjects:
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
             path = Path(out)
             out = str(path.with_name(f"{path.stem}.subjects.tsv"))
         if out != "-" or table is list(tables.values())[-1]:  # one table fits on standard output
-            write_lines(out, functools.partial(table.lines, what, tsv_text(args.out)))
+            write_lines(out, functools.partial(table.lines, what, cell_text(out)))
     for failure in [*bad_lines, *unreadable]:
         print(printable(f"left out {failure.path}: {failure.reason}"), file=sys.stderr)
     left_out = len(bad_lines) + len(unreadable)

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     """Write the voices; say on standard error who was enrolled and what was left out."""
     from speechssl.embed.embedder import Embedder
     from speechssl.errors import UserError, writing
-    from speechssl.processes import sole_writer
+    from speechssl.locks import sole_writer
     from speechssl.speakers import voices
     from speechssl.speakers.enrolment import register
     from speechssl.text import printable

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechssl.cli import flags
-from speechssl.cli.tables import write_lines
+from speechssl.cli.tables import cell_text, write_lines
 from speechssl.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,9 +56,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _lines(args: argparse.Namespace) -> Iterator[str]:
     from speechssl.evaluation.neighbours.search import Index
-    from speechssl.text import tsv_text
 
-    text = tsv_text(args.out)
+    text = cell_text(args.out)
     index = Index(args.index)
     if args.probes:
         index.set_probes(args.probes)

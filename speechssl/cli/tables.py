@@ -24,10 +24,10 @@ def write_lines(out: str, lines: Callable[[], Iterable[str]]) -> None:
         return
     from speechssl.errors import writing
     from speechssl.files import atomic_write
-    from speechssl.processes import sole_writer
+    from speechssl.locks import sole_writer
 
     path = Path(out)
-    if path.exists() and not path.is_file():  # a pipe or a terminal: there is nothing to replace
+    if _is_stream(out):  # there is nothing to replace
         with writing(path):
             _write(path, lines())
         return
@@ -35,6 +35,22 @@ def write_lines(out: str, lines: Callable[[], Iterable[str]]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     with sole_writer(path), writing(path), atomic_write(path) as temporary:
         _write(temporary, lines())
+
+
+def cell_text(out: str) -> Callable[[str], str]:
+    """Return how somebody else's names stand in a table that `write_lines` writes to `out`.
+
+    A file may be opened by a spreadsheet: `text.tsv_cell`. What goes to standard output or into a
+    pipe is read by a program, which gets names as they are: `text.tsv_field`.
+    """
+    from speechssl.text import tsv_cell, tsv_field
+
+    return tsv_field if _is_stream(out) else tsv_cell
+
+
+def _is_stream(out: str) -> bool:
+    """True for standard output, a pipe and a terminal."""
+    return out == "-" or (Path(out).exists() and not Path(out).is_file())
 
 
 def _write(path: Path, lines: Iterable[str]) -> None:

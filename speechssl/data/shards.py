@@ -24,7 +24,7 @@ from typing import Literal
 import numpy as np
 import soundfile
 
-from speechssl import processes
+from speechssl import locks
 from speechssl.audio import reading
 from speechssl.audio.remotes import Remotes, is_address
 from speechssl.data.kaldi import report_skipped
@@ -84,7 +84,7 @@ def write_shards(
     out = Path(out)
     target = store or os.path.abspath(out)
     with (
-        processes.sole_writer_in(out),
+        locks.sole_writer_in(out),
         _lock_of_store(target, out),
         unfinished(out, target) as opened,
     ):
@@ -159,7 +159,7 @@ def _lock_of_store(target: str, out: Path) -> contextlib.AbstractContextManager[
     """Return the lock of a store that is another folder of this machine."""
     if "://" in target or Path(target).resolve() == out.resolve():
         return contextlib.nullcontext()
-    return processes.sole_writer_in(target)
+    return locks.sole_writer_in(target)
 
 
 def _pack_all(

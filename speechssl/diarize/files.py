@@ -21,7 +21,7 @@ from speechssl.embed.embedder import Embedder
 from speechssl.embed.sources import collect
 from speechssl.errors import UserError, writing
 from speechssl.files import write_skipped
-from speechssl.processes import sole_writer, sole_writer_in
+from speechssl.locks import sole_writer, sole_writer_in
 from speechssl.text import printable
 
 COLLAR = 0.25

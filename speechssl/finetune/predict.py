@@ -40,7 +40,7 @@ class Predictions:
 
         Args:
             what: heads the ids: `recording` or `subject`.
-            text: makes ids and labels cells of the table (`text.tsv_text`).
+            text: makes ids and labels cells of the table (`text.tsv_cell`, `text.tsv_field`).
         """
         counted = what != "recording"
         heads = [what, *(["recordings"] if counted else []), "label"]

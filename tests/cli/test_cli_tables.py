@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from speechssl.cli.tables import write_lines
+from speechssl.cli.tables import cell_text, write_lines
 from speechssl.errors import UserError
-from speechssl.processes import sole_writer
+from speechssl.locks import sole_writer
 
 LINES = ["a\tb\n", "c\td\n"]
 
@@ -73,3 +73,13 @@ def test_what_a_killed_writer_has_left_is_swept(tmp_path: Path) -> None:
     write_lines(str(tmp_path / "table.tsv"), lambda: LINES)
     assert not left.exists()
     assert alive.exists()
+
+
+def test_names_are_themselves_for_a_program_and_no_formula_in_a_file(tmp_path: Path) -> None:
+    name = "=cmd()"
+    assert cell_text("-")(name) == name
+    assert cell_text(os.devnull)(name) == name
+    (tmp_path / "old.tsv").touch()
+    for file in ("old.tsv", "new.tsv"):
+        assert cell_text(str(tmp_path / file))(name) == f"'{name}"
+    assert cell_text("-")("a\tb\n") == r"a\tb\n"

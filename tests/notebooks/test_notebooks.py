@@ -1,4 +1,4 @@
-"""The notebooks of egs/notebooks: every cell runs in a real kernel, and what is kept beside the code is its own."""
+"""The notebooks: every cell runs in a real kernel, and what is kept beside the code is its own."""
 
 from __future__ import annotations
 

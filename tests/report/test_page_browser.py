@@ -1,7 +1,8 @@
 """The page in a real browser, headless Chromium: no errors, no network, filters filter, audio plays.
 
-Needs Chromium (`apt-get install chromium`) and Playwright's Python package (the extra [dev]); it
-skips without. Set SPEECHSSL_SCREENSHOTS=DIR to keep what it saw.
+Needs Playwright's Python package (the extra [dev]) and a Chromium: Debian's (`apt-get install
+chromium`, which tests/run.sh does where it may), Google's Chrome, or Playwright's own (`playwright
+install chromium`). Without, it skips. Set SPEECHSSL_SCREENSHOTS=DIR to keep what it saw.
 """
 
 from __future__ import annotations
@@ -17,7 +18,13 @@ import pytest
 from speechssl.report.page.material import PageSettings
 from speechssl.report.page.write import write_page
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM = next(filter(None, map(shutil.which, PROGRAMS)), None)
+"""The browser that is installed; None: Playwright's own, if that is."""
+
+PLAYWRIGHTS = Path(
+    os.environ.get("PLAYWRIGHT_BROWSERS_PATH", Path.home() / ".cache" / "ms-playwright")
+)
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -29,7 +36,10 @@ FLAGS = [
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
+    pytest.mark.skipif(
+        CHROMIUM is None and not list(PLAYWRIGHTS.glob("chromium*")),
+        reason="no Chromium (apt-get install chromium, or playwright install chromium)",
+    ),
     pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"),
 ]
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")

@@ -34,7 +34,8 @@ from speechssl.corpora.synthetic.voice import Speaker, draw_speaker, on_a_day
 from speechssl.data.manifest import Manifest, Utterance, write_manifest
 from speechssl.data.trials import write_trials
 from speechssl.errors import UserError
-from speechssl.processes import end_with_parent, sole_writer_in, starting_workers
+from speechssl.locks import sole_writer_in
+from speechssl.processes import end_with_parent, starting_workers
 from speechssl.progress import progress
 from speechssl.threads import usable_cores
 

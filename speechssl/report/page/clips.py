@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
@@ -111,9 +112,11 @@ def spectrogram(samples: Samples) -> bytes:
     from PIL import Image
 
     samples = np.pad(samples, (0, max(0, 1024 - len(samples))))
-    power = librosa.feature.melspectrogram(
-        y=samples, sr=SAMPLE_RATE, n_fft=512, hop_length=320, win_length=400, n_mels=80
-    )
+    with warnings.catch_warnings():  # a library that it loads misses widgets in a notebook
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        power = librosa.feature.melspectrogram(
+            y=samples, sr=SAMPLE_RATE, n_fft=512, hop_length=320, win_length=400, n_mels=80
+        )
     decibels = librosa.power_to_db(power, ref=np.max, top_db=FLOOR_DB)[::-1]
     shades = colormaps["magma"](decibels / FLOOR_DB + 1, bytes=True)[..., :3]
     file = io.BytesIO()

@@ -38,10 +38,10 @@ class Styles:
 
 
 def line(name: str, x: ArrayLike, y: ArrayLike, styles: Styles, **more: Any) -> Trace:
-    """Return a line of a run or system."""
+    """Return a line of a run or system; one or two points are marked, or nobody would see them."""
     return {
         "type": "scatter",
-        "mode": "lines",
+        "mode": "lines" if len(np.atleast_1d(x)) > 2 else "lines+markers",
         "name": plotly_text(name),
         "meta": name,
         "legendgroup": plotly_text(name),

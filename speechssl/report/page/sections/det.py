@@ -19,6 +19,9 @@ from speechssl.report.page.section import Section
 EDGES = (0.0005, 0.97)
 """Lowest and highest rate of the axes."""
 
+MOST_BANDS = 3
+"""Systems whose bands are shaded; more would be one dark area."""
+
 
 def build(material: Material) -> Sequence[Block]:
     """Return the curves of each trial list, or a hint how to keep the scores."""
@@ -32,10 +35,13 @@ def build(material: Material) -> Sequence[Block]:
         )
         return [Text(text, "note")]
     styles = Styles([one.system for one in material.evaluations])
+    has_bands = len({one.system for one in scored}) <= MOST_BANDS
     variants: dict[str, list[Trace]] = {}
     for one in scored:
         assert one.scored is not None
-        variants.setdefault(one.results.trials, []).extend(_traces(one, one.scored, styles))
+        variants.setdefault(one.results.trials, []).extend(
+            _traces(one, one.scored, styles, has_bands)
+        )
     ticks = [tick for tick in TICKS if EDGES[0] < tick / 100 < EDGES[1]]
     layout = {
         "xaxis": {
@@ -51,13 +57,20 @@ def build(material: Material) -> Sequence[Block]:
     }
     caption = (
         "Lower left is better; axes of normal deviates. Circle: equal error rate; square and"
-        " diamond: minDCF at a target prior of 0.01 and 0.05; shaded: 95 % band over speakers,"
-        " where the evaluation kept one."
+        " diamond: minDCF at a target prior of 0.01 and 0.05"
     )
+    if has_bands:
+        caption += "; shaded: 95 % band over speakers, where the evaluation kept one."
+    else:
+        caption += (
+            f". Bands of more than {MOST_BANDS} systems would hide each other: see the table."
+        )
     return [Chart("Detection error trade-off", caption, variants, layout, height=680)]
 
 
-def _traces(one: SystemEvaluation, scored: ScoredTrials, styles: Styles) -> list[Trace]:
+def _traces(
+    one: SystemEvaluation, scored: ScoredTrials, styles: Styles, has_band: bool
+) -> list[Trace]:
     target = scored.trials.target
     fpr, fnr, _ = metrics.det_curve(scored.scores, target)
     drawn = ndtri(np.clip([fpr, fnr], 1e-6, 1 - 1e-6))
@@ -80,7 +93,8 @@ def _traces(one: SystemEvaluation, scored: ScoredTrials, styles: Styles) -> list
         (*min_dcf_point(fpr, fnr, 0.01), "square-open", "minDCF 0.01"),
         (*min_dcf_point(fpr, fnr, 0.05), "diamond-open", "minDCF 0.05"),
     ]
-    return [*_band(one, styles), curve, _marks(one, marks, styles)]
+    band = _band(one, styles) if has_band else []
+    return [*band, curve, _marks(one, marks, styles)]
 
 
 def _marks(

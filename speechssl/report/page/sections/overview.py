@@ -11,6 +11,7 @@ from speechssl.report.page import untrusted
 from speechssl.report.page.blocks import Block, Row, Table, Text
 from speechssl.report.page.material import Material, Run
 from speechssl.report.page.section import Section
+from speechssl.report.watch.frame import duration
 from speechssl.train.settings import complete
 
 NOT_SET = "-"
@@ -45,7 +46,9 @@ def _runs(runs: Sequence[Run]) -> Table:
     for run in runs:
         data = untrusted.mapping(run.about, "data")
         hours = untrusted.number(data, "hours")
-        amount = f"{untrusted.text(data, 'utterances')} utterances, {untrusted.shown(hours)} h"
+        amount = f"{untrusted.text(data, 'utterances')} utterances"
+        if hours is not None:
+            amount += f", {duration(3600 * hours)}"
         where = ", ".join(str(one) for one in untrusted.items(data, "directories"))
         commit = untrusted.text(run.about, "commit")
         steps = untrusted.shown(untrusted.number(run.log[-1], "step"), "g") if run.log else "0"

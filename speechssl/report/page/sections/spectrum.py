@@ -11,7 +11,7 @@ import numpy as np
 from speechssl.data.vectors.files import read_sample
 from speechssl.errors import UserError
 from speechssl.report.page import untrusted
-from speechssl.report.page.blocks import Block, Chart, Row, Table
+from speechssl.report.page.blocks import Block, Chart, Row, Table, Text
 from speechssl.report.page.drawing import Styles, line
 from speechssl.report.page.material import Material, NamedFile
 from speechssl.report.page.section import Section
@@ -62,25 +62,62 @@ def _spectrum(file: NamedFile, seed: int) -> Any:
 
 
 def _diagnoses(diagnoses: Mapping[str, Mapping[str, Any]]) -> list[Block]:
-    blocks: list[Block] = []
-    for name, held in diagnoses.items():
-        rows = []
+    """Return the diagnostics: of one model a table of its figures, of several one row each."""
+    if len(diagnoses) < 2:
+        name, held = next(iter(diagnoses.items()), ("", {}))
+        return _one(name, held) if held else []
+    figures: dict[str, Mapping[str, Any]] = {}
+    for held in diagnoses.values():
         for figure, row in untrusted.mapping(held, "figures").items():
             if isinstance(row, dict):
-                healthy = [untrusted.shown(untrusted.number(row, key)) for key in ("low", "high")]
-                cells = [
-                    figure,
-                    untrusted.shown(untrusted.number(row, "value")),
-                    untrusted.shown(untrusted.number(row, "untrained")),
-                    " .. ".join(healthy),
-                    untrusted.text(row, "verdict"),
-                    untrusted.text(row, "tells"),
-                ]
-                rows.append(Row(cells))
-        head = ["diagnostic", "value", "untrained", "healthy", "verdict", "what it tells"]
-        caption = f"Diagnostics of {name}: {untrusted.text(held, 'verdict')}"
-        blocks.append(Table(caption, head, rows))
-    return blocks
+                figures.setdefault(figure, row)
+    rows = []
+    for name, held in diagnoses.items():
+        own = untrusted.mapping(held, "figures")
+        cells = [_value(untrusted.mapping(own, figure)) for figure in figures]
+        rows.append(Row([name, _in_short(held), *cells]))
+    meanings = []
+    for figure, row in figures.items():
+        meanings.append(Row([figure, _healthy(row), untrusted.text(row, "tells")]))
+    caption = "Diagnostics (! to be watched, !! collapsed)"
+    return [
+        Table(caption, ["model", "verdict", *figures], rows),
+        Table("What the diagnostics tell", ["diagnostic", "healthy", "what it tells"], meanings),
+    ]
+
+
+def _one(name: str, held: Mapping[str, Any]) -> list[Block]:
+    rows = []
+    for figure, row in untrusted.mapping(held, "figures").items():
+        if isinstance(row, dict):
+            cells = [
+                figure,
+                untrusted.shown(untrusted.number(row, "value")),
+                untrusted.shown(untrusted.number(row, "untrained")),
+                _healthy(row),
+                untrusted.text(row, "verdict"),
+                untrusted.text(row, "tells"),
+            ]
+            rows.append(Row(cells))
+    head = ["diagnostic", "value", "untrained", "healthy", "verdict", "what it tells"]
+    table = Table(f"Diagnostics of {name}: {_in_short(held)}", head, rows)
+    return [table, Text(f"{name}: {untrusted.text(held, 'verdict')}", "note")]
+
+
+def _in_short(held: Mapping[str, Any]) -> str:
+    """Return a verdict without the figures that it names."""
+    verdict = untrusted.text(held, "verdict")
+    return verdict.partition(" (")[0].partition(";")[0].partition(":")[0]
+
+
+def _value(row: Mapping[str, Any]) -> str:
+    marks = {"watch": " !", "collapsed": " !!"}
+    value = untrusted.shown(untrusted.number(row, "value"), ".3g")
+    return value + marks.get(untrusted.text(row, "verdict"), "")
+
+
+def _healthy(row: Mapping[str, Any]) -> str:
+    return " .. ".join(untrusted.shown(untrusted.number(row, key)) for key in ("low", "high"))
 
 
 SECTION = Section("Spectrum and diagnostics", 60, build)

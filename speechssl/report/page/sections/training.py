@@ -29,6 +29,20 @@ FIGURES = {
 }
 """Keys of log.jsonl that have a chart, and its title."""
 
+RANGES: dict[str, dict[str, Any]] = {
+    "teacher_entropy": {"rangemode": "tozero"},
+    "kl": {"rangemode": "tozero"},
+    "effective_rank": {"rangemode": "tozero"},
+    "rankme": {"rangemode": "tozero"},
+    "projection_rank": {"rangemode": "tozero"},
+    "centre_norm": {"range": [0, 1.02]},
+    "lr": {"rangemode": "tozero", "exponentformat": "e"},
+    "gradient_norm": {"rangemode": "tozero"},
+    "data_wait": {"range": [0, 1.02], "tickformat": ".0%"},
+    "utterances_per_second": {"rangemode": "tozero"},
+}
+"""Axes of figures that have natural ends: a small change then looks small."""
+
 POINTS = 800
 """Most points of a curve; of longer logs, evenly spaced ones are drawn."""
 
@@ -53,7 +67,11 @@ def build(material: Material) -> Sequence[Block]:
                     title,
                     caption,
                     {"": traces},
-                    {"xaxis": {"title": {"text": "step"}}, "hovermode": "x unified"},
+                    {
+                        "xaxis": {"title": {"text": "step"}},
+                        "yaxis": RANGES.get(key, {}),
+                        "hovermode": "x unified",
+                    },
                     height=300,
                     width="half",
                 )

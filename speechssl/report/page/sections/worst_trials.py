@@ -50,10 +50,27 @@ def _of(material: Material, one: SystemEvaluation, scored: ScoredTrials) -> list
     }
     blocks: list[Block] = []
     for title, places in kinds.items():
-        pairs = [_pair(material, scored, int(place)) for place in places[:EACH]]
-        caption = f"{one.system}, trial list {one.results.trials}. Mel spectrograms, 0 to 8 kHz."
+        pairs = [_pair(material, scored, place) for place in _varied(scored, places.tolist())]
+        caption = (
+            f"{one.system}, trial list {one.results.trials}; each utterance once. Mel spectrograms,"
+            " 0 to 8 kHz."
+        )
         blocks.append(Pairs(title, caption, pairs))
     return blocks
+
+
+def _varied(scored: ScoredTrials, places: Sequence[int]) -> list[int]:
+    """Return the first `EACH` places whose utterances have not been shown, or fewer."""
+    chosen: list[int] = []
+    shown: set[str] = set()
+    for place in places:
+        pair = {str(scored.trials.enrol[place]), str(scored.trials.test[place])}
+        if not pair & shown:
+            shown |= pair
+            chosen.append(place)
+        if len(chosen) == EACH:
+            break
+    return chosen
 
 
 def _pair(material: Material, scored: ScoredTrials, place: int) -> Pair:

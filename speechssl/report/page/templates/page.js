@@ -188,7 +188,8 @@
       const bare = { visible: false };
       const layout = merged(shared(innerWidth < 760 ? 460 : 620), {
         xaxis: bare, yaxis: { ...bare, scaleanchor: "x" }, hovermode: "closest",
-        showlegend: traces.length > 1, legend: { y: -0.02, yanchor: "top", itemsizing: "constant" },
+        // On a telephone the names of many groups would take more room than the map; a touch tells them.
+        showlegend: traces.length > 1 && (innerWidth >= 760 || traces.length <= 8), legend: { y: -0.02, yanchor: "top", itemsizing: "constant" },
       });
       find(".count").textContent = `${rows.length} of ${map.ids.length} points`;
       list(rows);
