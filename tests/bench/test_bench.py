@@ -78,7 +78,7 @@ def test_clusters_in_processes_of_their_own():
 
 def test_a_corpus_at_two_sizes_and_the_exponent():
     pytest.importorskip("pyarrow")
-    out = bench("corpus", "--rows", "400", "800", "--clusters", "10", "--device", "cpu")
+    out = bench("corpus", "--rows", "2000", "4000", "--clusters", "10", "--device", "cpu")
     assert out.count("k-means to 10") == 2 and out.count("recall@10") == 2
     assert out.count("seconds grow as rows to the power of") == 2
     figures = [float(word) for word in re.findall(r"NMI ([\d.]+)", out)]
