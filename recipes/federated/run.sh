@@ -77,10 +77,11 @@ if wanted 2; then
         for set in $clients; do
             federate "alone-$set" "$seed" "$steps" "$exp/data/$set" federated.optimizer=kept federated.rate=step
         done
-        # One client that has all directories: its map names everybody's utterances.
+        # One client that has all directories: its map names everybody's utterances. Each directory gets as many
+        # visits, as each client gets steps above.
         cat "${directories[@]/%//wav.scp}" | awk '{print $1, "all"}' >"$exp/data/all2client"
         federate together "$seed" "$((steps * count))" "$list" "federated.clients=$exp/data/all2client" \
-            federated.optimizer=kept federated.rate=step
+            data.source_temperature=1e9 federated.optimizer=kept federated.rate=step
     done
 fi
 if wanted 3; then

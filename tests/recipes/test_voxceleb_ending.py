@@ -122,24 +122,31 @@ def test_a_rank_that_is_killed_comes_back_and_the_bits_are_the_same(prepared: Pa
         start_new_session=True,
         env=ENVIRONMENT,
     )
-    wait_for_line(exp, 15, process)
-    os.kill(rank_one(process.pid), signal.SIGKILL)
-    said = process.communicate(timeout=250)[1]
+    try:
+        wait_for_line(exp, 15, process)
+        os.kill(rank_one(process.pid), signal.SIGKILL)
+        said = process.communicate(timeout=250)[1]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 0, said[-3000:]
     assert same_bits(prepared / "whole" / "dino", exp / "dino")
 
 
-def rank_one(session: int) -> int:
-    """Return the process of a session whose environment says RANK=1."""
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
+def rank_one(pid: int) -> int:
+    """Return the descendant of a process whose environment says RANK=1.
+
+    torchrun gives every rank a session of its own, so that is not what tells them.
+    """
+    waiting = [pid]
+    while waiting:
+        one = waiting.pop()
         try:
-            is_ours = os.getsid(int(entry.name)) == session
-            variables = (entry / "environ").read_bytes().split(b"\0") if is_ours else []
-            command = (entry / "cmdline").read_bytes()
+            children = Path(f"/proc/{one}/task/{one}/children").read_text().split()
+            variables = Path(f"/proc/{one}/environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"RANK=1" in variables and b"train" in command:
-            return int(entry.name)
+        if b"RANK=1" in variables:
+            return one
+        waiting += [int(child) for child in children]
     raise AssertionError("no rank 1")
