@@ -15,7 +15,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../../egs/options.sh"
 voxceleb1="" voxceleb2="" musan="" rirs="" lists=""
 config=dino pseudolabel=recipes/voxceleb/conf/pseudolabel.yaml
 rounds=2 average=10 data=data/voxceleb exp=exp/voxceleb nj=8 ngpu="" shards="" cohort=50
-trials="O E H" partial="" device=auto stage=1 stop_stage=10
+restarts=3 trials="O E H" partial="" device=auto stage=1 stop_stage=10
 read_options "--voxceleb1 --voxceleb2 --musan --rirs --lists --config --pseudolabel --rounds --average --data \
     --exp-dir:exp --nj --ngpu --shards --trials --cohort --partial --device --stage --stop-stage key=value" "$@"
 # shellcheck source=egs/setup.sh
@@ -58,7 +58,7 @@ augment=()
 [[ ! -d $data/rirs ]] || augment+=("augment.rir=$data/rirs")
 if wanted 3; then
     command=(speechssl train)
-    ((ngpu == 1)) || command=(torchrun --standalone --nproc-per-node "$ngpu" -m speechssl train)
+    ((ngpu == 1)) || command=(torchrun --standalone --nproc-per-node "$ngpu" --max-restarts "$restarts" -m speechssl train)
     once 3 train "${command[@]}" "$config" --out "$exp/dino" --resume --device "$device" \
         "data.train=[$train]" "${augment[@]}" "${overrides[@]}"
 fi

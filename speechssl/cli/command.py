@@ -62,6 +62,7 @@ ORDER = (
     "train",
     "watch",
     "sweep",
+    "federate",
     "average",
     "embed",
     "diarize",

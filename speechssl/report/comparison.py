@@ -299,12 +299,20 @@ def _draw(arms: Mapping[str, Arm], path: Path) -> None:
         if UNTRAINED in arms and trials in arms[UNTRAINED].eer:
             floor = arms[UNTRAINED].eer[trials]
             axis.axvline(floor, color="0.3", linestyle="--", linewidth=1)
+            interval = arms[UNTRAINED].errors.get("eer_interval", {}).get(trials)
+            if interval is not None:
+                axis.axvspan(*interval, color="0.5", alpha=0.12, lw=0, zorder=0)
     ranks = [arms[name].figures.get("effective_rank") or math.nan for name in names]
     axes[-1].scatter(ranks, range(len(names)), color=colours, s=28)
-    axes[-1].set(title="effective rank", xlabel="directions", xlim=(0, None))
+    known = [rank for rank in ranks if not math.isnan(rank)]
+    axes[-1].set(
+        title="effective rank", xlabel="directions", xlim=(0, 1.08 * max(known, default=1))
+    )
+    axes[0].set_ylim(-0.6, len(names) - 0.4)
     axes[0].set_yticks(range(len(names)), [plain(name) for name in names])
     figure.suptitle(
-        "bars: 95 % interval over speakers; dashed: untrained encoder; orange: verdict collapsed",
+        "bars and band: 95 % interval over speakers; dashed: untrained encoder; orange: verdict"
+        " collapsed",
         fontsize="small",
     )
     save(figure, path)

@@ -34,6 +34,12 @@ EDGES = (0.0005, 0.97)
 FEW_CLUSTERS = 40
 """So many clusters or fewer are drawn as bars."""
 
+MUCH = 30
+"""Sizes are drawn on a logarithmic axis if the largest is so many times the smallest."""
+
+VERY_MANY = 1000
+"""So many clusters or more are drawn on a logarithmic axis."""
+
 SMALLEST_VALUE = 1e-8
 """Singular values below this share of the largest are drawn at it."""
 
@@ -165,7 +171,8 @@ def spectrum_plot(systems: Mapping[str, ArrayLike], path: str | Path | None = No
 def size_plot(labels: ArrayLike, path: str | Path | None = None) -> Figure:
     """Draw the number of members of each cluster, largest first.
 
-    A few clusters are bars with their numbers, many are a line on logarithmic axes.
+    A few clusters are bars with their numbers, many are a line. The axis of the sizes is logarithmic
+    where they differ much, that of the clusters where there are very many.
 
     Args:
         labels: (N,) cluster of each utterance, whole numbers from 0.
@@ -180,9 +187,18 @@ def size_plot(labels: ArrayLike, path: str | Path | None = None) -> Figure:
     places = np.arange(1, len(sizes) + 1)
     if len(sizes) <= FEW_CLUSTERS:
         axes.bar(places, sizes, color=COLOURS[0], width=0.8)
+        axes.grid(False, axis="x")
         axes.set_xticks(places, [str(label) for label in order], fontsize="small")
     else:
-        axes.loglog(places, sizes, color=COLOURS[0], lw=1.6)
+        axes.step(places, sizes, where="mid", color=COLOURS[0], lw=1.6)
+        if sizes[0] >= MUCH * sizes[-1]:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+        else:
+            axes.set_ylim(bottom=0)
+        if len(sizes) >= VERY_MANY:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")
     axes.axhline(median, color="0.25", lw=1, ls="--", label=f"median {median:g}")
     axes.set(xlabel="cluster", ylabel="members", title=f"{len(sizes)} clusters")
     legend_below(figure, 1)
@@ -213,7 +229,8 @@ def confusion_plot(labels: list[str], counts: ArrayLike, path: str | Path | None
     names = [plain(label) for label in labels]
     axes.set_xticks(ticks, names, rotation=45, ha="right")
     axes.set_yticks(ticks, [f"{name}\nF1 {value:.2f}" for name, value in zip(names, f1)])
-    axes.set(xlabel="predicted", ylabel="true")
+    axes.tick_params(length=0)
+    axes.set(xlabel="predicted", ylabel="true", title=f"macro F1 {f1.mean():.2f}")
     return _finished(figure, path)
 
 

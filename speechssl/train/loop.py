@@ -270,7 +270,7 @@ def take_step(
         tracking: programs that show the crops of the first batch.
     """
     progress = run.progress()
-    lr = schedule(run.optimizer, run.config.optimizer, progress.fraction, run.batch_size)
+    lr = schedule(run.optimizer, run.config.optimizer, run.rate_fraction(), run.batch_size)
     passes = run.config.train.gradient_accumulation_steps
     losses = []
     for number in range(passes):
