@@ -10,6 +10,7 @@ import multiprocessing
 import multiprocessing.connection
 import multiprocessing.resource_tracker
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,10 +58,11 @@ def end_with_parent() -> None:
     if parent is None:
         return
     sys.excepthook = _say_unless_hung_up
-    start_thread(_exit_after_parent, parent.sentinel, name="exit after parent")
+    inherited = _temporary_folder()
     if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-        start_thread(_exit_when_terminated_by, parent.pid, name="exit when terminated")
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # of the threads started here, too
+        start_thread(_exit_when_terminated_by, parent.pid, inherited, name="exit when terminated")
+    start_thread(_exit_after_parent, parent.sentinel, inherited, name="exit after parent")
 
 
 def _say_unless_hung_up(
@@ -75,19 +77,36 @@ def _say_unless_hung_up(
         sys.__excepthook__(kind, error, trace)
 
 
-def _exit_after_parent(sentinel: int) -> None:
+def _exit_after_parent(sentinel: int, inherited: str | None) -> None:
     # Siblings that were forked later hold copies of the sentinel: the parent's number tells sooner.
     started_by = os.getppid()
     while os.getppid() == started_by:
         if multiprocessing.connection.wait([sentinel], timeout=1.0):
             break
-    os._exit(1)
+    _exit_at_once(1, inherited)
 
 
-def _exit_when_terminated_by(parent: int) -> None:
+def _exit_when_terminated_by(parent: int, inherited: str | None) -> None:
     while True:
         if signal.sigwaitinfo([signal.SIGTERM]).si_pid == parent:
-            os._exit(TERMINATED_CODE)
+            _exit_at_once(TERMINATED_CODE, inherited)
+
+
+def _exit_at_once(code: int, inherited: str | None) -> None:
+    """End a worker without its exit handlers, but not without its temporary folder.
+
+    `multiprocessing` makes one (`pymp-...`) where a worker hands over its first batch.
+    """
+    folder = _temporary_folder()
+    if folder is not None and folder != inherited:
+        shutil.rmtree(folder, ignore_errors=True)
+    os._exit(code)
+
+
+def _temporary_folder() -> str | None:
+    """Return the folder that multiprocessing has made for this process, or that of its parent."""
+    settings = getattr(multiprocessing.current_process(), "_config", {})
+    return settings.get("tempdir")
 
 
 class Terminated(BaseException):

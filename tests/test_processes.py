@@ -80,10 +80,11 @@ while done < 20:
 
 
 PARENT = """
-import multiprocessing, os, sys, time
+import multiprocessing, multiprocessing.util, os, sys, time
 from speechssl.processes import end_with_parent
 def work(pids):
     end_with_parent()
+    multiprocessing.util.get_temp_dir()
     pids.send(os.getpid())
     while True:
         time.sleep(0.05)
@@ -93,6 +94,10 @@ if __name__ == "__main__":
     process = context.Process(target=work, args=(theirs,), daemon=True)
     process.start()
     print(ours.recv(), flush=True)
+    if sys.argv[2] == "terminates":
+        process.terminate()
+        process.join()
+        print("ended", flush=True)
     time.sleep(60)
 """
 
@@ -105,24 +110,34 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks into /proc")
+@pytest.mark.parametrize("how", ["is killed", "terminates"])
 @pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_a_worker_ends_with_its_killed_parent(tmp_path, start):
+def test_a_worker_ends_with_its_parent_and_leaves_nothing(tmp_path, start, how):
     (tmp_path / "parent.py").write_text(PARENT)
-    environment = {**os.environ, "PYTHONPATH": str(Path(processes.__file__).parents[1])}
+    (tmp_path / "tmp").mkdir()
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(processes.__file__).parents[1]),
+        "TMPDIR": str(tmp_path / "tmp"),
+    }
     parent = subprocess.Popen(
-        [sys.executable, tmp_path / "parent.py", start],
+        [sys.executable, tmp_path / "parent.py", start, how],
         stdout=subprocess.PIPE,
         text=True,
         env=environment,
     )
     worker = int(parent.stdout.readline())
-    assert alive(worker)
+    if how == "terminates":
+        assert parent.stdout.readline() == "ended\n"
+    else:
+        assert alive(worker)
     parent.kill()
     parent.wait()
     deadline = time.monotonic() + 10
     while alive(worker) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not alive(worker)
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_sigterm_cleans_up_on_the_way_out(tmp_path):
