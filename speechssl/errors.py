@@ -70,6 +70,13 @@ _OF_THE_MACHINE = {
 }
 
 
+_NO_ROOM = ("can't allocate memory", "could not create a primitive")
+"""What PyTorch's allocator and oneDNN say where memory is too small."""
+
+_NO_ROOM_FOR_LIBRARY = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")
+"""What the dynamic linker says of a shared object that memory is too small for."""
+
+
 def what_ran_out(error: BaseException) -> str | None:
     """Return one line for an error that a small or full machine causes wherever it likes.
 
@@ -84,11 +91,14 @@ def what_ran_out(error: BaseException) -> str | None:
         remedy = _OF_THE_MACHINE.get(error.errno or 0)
         where = f"{error.filename}: " if isinstance(error.filename, str) else ""
         return f"{where}{error.strerror}; {remedy}" if remedy else None
+    if isinstance(error, ImportError):
+        is_full = any(sign in str(error) for sign in _NO_ROOM_FOR_LIBRARY)
+        return f"out of memory; {_OF_THE_MACHINE[errno.ENOMEM]}" if is_full else None
     if isinstance(error, RuntimeError):
         text = str(error)
         if "can't start new thread" in text:
             return f"{text}; {_OF_THE_MACHINE[errno.EAGAIN]}"
-        if "not enough memory" in text or "can't allocate memory" in text:
+        if "not enough memory" in text.lower() or any(sign in text for sign in _NO_ROOM):
             return f"out of memory; {_OF_THE_MACHINE[errno.ENOMEM]}"
         if "out of memory" in text:  # torch.OutOfMemoryError, of a GPU
             return f"out of memory of the GPU; {_OF_THE_MACHINE[errno.ENOMEM]}"

@@ -284,6 +284,13 @@ class Method(nn.Module):
         """Return rules for parameters that the optimiser treats differently."""
         return []
 
+    def start_round(self) -> None:
+        """Take note of the weights of all clients, which have just been loaded.
+
+        Called in federated training (`speechssl federate`) before a round's first step,
+        and before a strategy mixes these weights with the client's own.
+        """
+
     def after_backward(self, progress: Progress) -> None:
         """Change gradients before the optimiser's step (to freeze a layer, say)."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import speechssl
 from speechssl import config, foreign, foreign_yaml, parts, weights
 from speechssl.errors import UserError, writing
 from speechssl.features import with_default_name
-from speechssl.files import FORMAT, ModelFolder, atomic_write, model_folder
+from speechssl.files import FORMAT, ModelFolder, RunFolder, atomic_write, model_folder
 from speechssl.interfaces import Encoder, ForeignModel, FrontEnd
 
 
@@ -189,6 +190,7 @@ class Model(nn.Module):
                 that was not allowed.
         """
         folder = foreign.locate(folder)
+        _refuse_state(folder)
         files = model_folder(folder)
         existing = files.existing()
         if existing is None or existing[0] == files.hub_config:  # transformers has that name, too
@@ -290,6 +292,20 @@ def _check_format(written: Mapping[str, Any], path: Path) -> None:
             f"model: {path} has format {number!r}, and this version reads up to {FORMAT}; install a"
             " newer speechssl"
         )
+
+
+def _refuse_state(path: Path) -> None:
+    """Raise UserError for a file of a run folder that holds an encoder but is no model."""
+    run = RunFolder(path.parent.parent)
+    step = re.fullmatch(r"step-0*(\d+)\.pt", path.name)
+    if step is not None and path.parent == run.snapshots:
+        raise UserError(
+            f"model: {path} is a snapshot of a training; make a model of it with 'speechssl average"
+            f" {run.path} --last 1 --until {step[1]} --out DIR'"
+        )
+    run = RunFolder(path.parent)
+    if path == run.last and run.log.exists():
+        raise UserError(f"model: {path} is the state of a training; give its folder, {run.path}")
 
 
 def _check_shapes(encoder_settings: Mapping[str, Any], input_dim: int, saved: SavedWeights) -> None:

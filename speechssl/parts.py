@@ -31,6 +31,7 @@ FOLDERS = {
     "foreign": "models of other programs that can be read",
     "methods": "what an encoder is trained with",
     "predictors": "predictors of BYOL, SimSiam and their relatives",
+    "federated": "strategies of `speechssl federate`: what a client's round starts from",
     "clustering": "embeddings to pseudo-labels",
     "vad": "voice activity detectors: `speechssl embed --vad`, `speechssl diarize --vad`",
     "diagnostics": "figures of embeddings that tell a collapse",

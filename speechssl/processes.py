@@ -1,4 +1,4 @@
-"""Processes that end in order: one writer an output, workers that do not outlive their parent, signals."""
+"""Processes that end in order: workers that do not outlive their parent, commands, signals."""
 
 from __future__ import annotations
 
@@ -10,114 +10,16 @@ import multiprocessing
 import multiprocessing.connection
 import multiprocessing.resource_tracker
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from types import FrameType
-from typing import IO, Any
+from types import FrameType, TracebackType
+from typing import Any
 
-from speechssl.errors import UserError, writing
-from speechssl.files import remove_leftovers
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks: two writers there are the user's to avoid
-    fcntl = None  # type: ignore[assignment]
-
-
-@contextlib.contextmanager
-def sole_writer(output: str | Path) -> Iterator[None]:
-    """Hold the lock of an output file or folder; a second process that wants it is refused.
-
-    The lock is the kernel's, on a hidden file in the folder (or beside the file): it ends with the
-    process that holds it, however that ends. Where the file system knows no locks, none is taken.
-
-    Raises:
-        UserError: another process holds it, or the lock cannot be written.
-    """
-    output = Path(output)
-    path = output / ".lock" if output.is_dir() else output.with_name(f".{output.name}.lock")
-    file = _lock(path, output)
-    try:
-        yield
-    finally:
-        if file is not None:
-            path.unlink(missing_ok=True)  # while it is held: nobody else's is removed
-            file.close()
-
-
-@contextlib.contextmanager
-def sole_writer_in(folder: str | Path) -> Iterator[None]:
-    """Make a folder, hold its lock as `sole_writer` does, and sweep what killed writers have left.
-
-    If nothing was written into a folder that was not there before, it is removed again.
-
-    Raises:
-        UserError: another process holds the lock, or the folder cannot be made.
-    """
-    folder = Path(folder)
-    is_new = not folder.exists()
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with sole_writer(folder):
-            remove_leftovers(folder)
-            yield
-    finally:
-        if is_new:
-            with contextlib.suppress(OSError):  # it is not empty
-                folder.rmdir()
-
-
-def _lock(path: Path, output: Path) -> IO[str] | None:
-    if fcntl is None:
-        return None
-    while True:
-        with writing(output):
-            file = open(path, "a+", encoding="ascii")  # noqa: SIM115 (closed by `sole_writer`)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read(20).strip()
-            file.close()
-            who = f" (process {holder})" if holder.isdigit() else ""
-            raise UserError(
-                f"{output}: another process{who} is writing it; wait for it, or give another --out"
-            ) from None
-        except OSError:  # a file system without locks
-            file.close()
-            return None
-        if _is_still(path, file):
-            _sign(path, file, output)
-            return file
-        file.close()  # its holder removed it while we waited to open it: take the new one
-
-
-def _sign(path: Path, file: IO[str], output: Path) -> None:
-    """Write the number of this process into its lock; on a full disk, the lock is given back."""
-    try:
-        with writing(output):
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-    except UserError:
-        path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # it tries to write once more
-            file.close()
-        raise
-
-
-def _is_still(path: Path, file: IO[str]) -> bool:
-    """True if `path` names the open file."""
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
-
+from speechssl.pools import start_thread
 
 _ENDING = tuple(
     getattr(signal, name)
@@ -155,29 +57,56 @@ def end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is None:
         return
-    _start_thread(_exit_after_parent, parent.sentinel)
+    sys.excepthook = _say_unless_hung_up
+    inherited = _temporary_folder()
     if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-        _start_thread(_exit_when_terminated_by, parent.pid)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # of the threads started here, too
+        start_thread(_exit_when_terminated_by, parent.pid, inherited, name="exit when terminated")
+    start_thread(_exit_after_parent, parent.sentinel, inherited, name="exit after parent")
 
 
-def _start_thread(work: Callable[..., None], *arguments: object) -> None:
-    threading.Thread(target=work, args=arguments, daemon=True, name=work.__name__).start()
+def _say_unless_hung_up(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print an error of a worker's thread, unless the process that it spoke to has hung up.
+
+    A batch is handed over by a thread of `multiprocessing.resource_sharer`. A parent that Ctrl-C
+    interrupts while it takes one closes the connection, and the thread would print a traceback.
+    """
+    if not issubclass(kind, EOFError | ConnectionError):
+        sys.__excepthook__(kind, error, trace)
 
 
-def _exit_after_parent(sentinel: int) -> None:
+def _exit_after_parent(sentinel: int, inherited: str | None) -> None:
     # Siblings that were forked later hold copies of the sentinel: the parent's number tells sooner.
     started_by = os.getppid()
     while os.getppid() == started_by:
         if multiprocessing.connection.wait([sentinel], timeout=1.0):
             break
-    os._exit(1)
+    _exit_at_once(1, inherited)
 
 
-def _exit_when_terminated_by(parent: int) -> None:
+def _exit_when_terminated_by(parent: int, inherited: str | None) -> None:
     while True:
         if signal.sigwaitinfo([signal.SIGTERM]).si_pid == parent:
-            os._exit(TERMINATED_CODE)
+            _exit_at_once(TERMINATED_CODE, inherited)
+
+
+def _exit_at_once(code: int, inherited: str | None) -> None:
+    """End a worker without its exit handlers, but not without its temporary folder.
+
+    `multiprocessing` makes one (`pymp-...`) where a worker hands over its first batch.
+    """
+    folder = _temporary_folder()
+    if folder is not None and folder != inherited:
+        shutil.rmtree(folder, ignore_errors=True)
+    os._exit(code)
+
+
+def _temporary_folder() -> str | None:
+    """Return the folder that multiprocessing has made for this process, or that of its parent."""
+    settings = getattr(multiprocessing.current_process(), "_config", {})
+    return settings.get("tempdir")
 
 
 class Terminated(BaseException):

@@ -1,7 +1,8 @@
 """Names of somebody else's in what people read: ids, labels and paths are text, never markup.
 
-For the terminal (`printable`), Markdown (`markdown`) and tables that a spreadsheet may open
-(`tsv_cell`). Files that programs read again, Kaldi's above all, hold ids as they are.
+For the terminal (`printable`), Markdown (`markdown`), tables that a spreadsheet may open (`tsv_cell`)
+and tables on standard output (`tsv_field`). Files that programs read again, Kaldi's above all, hold
+ids as they are.
 """
 
 from __future__ import annotations
@@ -52,11 +53,19 @@ def tsv_cell(text: str) -> str:
     """Return text as a cell of a table that people open and no program reads again.
 
     A formula (`=cmd()`, `+1`, `@x`, `-2`) begins with an apostrophe, as spreadsheets write text.
-    Bytes of a file's name that are not UTF-8 stay as they are: the file can be found by its name.
+    """
+    text = tsv_field(text)
+    return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) else text
+
+
+def tsv_field(text: str) -> str:
+    r"""Return text as a field of a table that another program reads: as it is, on one line.
+
+    What would break the line is written out (`\t`, `\n`), and so is what a terminal obeys. Bytes of
+    a file's name that are not UTF-8 stay as they are: the file can be found by its name.
     """
     shown = ""
     for letter in text:
         is_raw_byte = "\udc80" <= letter <= "\udcff"
         shown += letter if letter.isprintable() or is_raw_byte else _escaped(letter)
-    text = shown
-    return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) else text
+    return shown

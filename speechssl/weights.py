@@ -25,8 +25,16 @@ from speechssl.files import atomic_write
 SAFETENSORS = ".safetensors"
 
 
-def write(path: str | Path, state: Mapping[str, Tensor]) -> None:
+def write(
+    path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
     """Write a state dict as safetensors; a reader sees the old file or the new one.
+
+    Args:
+        path: of the file.
+        state: name -> tensor.
+        metadata: of the file's header; that of PyTorch's files where None is given. Of several
+            entries the order changes from run to run.
 
     Raises:
         OSError: the disk refused.
@@ -34,7 +42,7 @@ def write(path: str | Path, state: Mapping[str, Tensor]) -> None:
     with atomic_write(path) as temporary:
         contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
         try:
-            save_file(contiguous, str(temporary), metadata={"format": "pt"})
+            save_file(contiguous, str(temporary), metadata=dict(metadata or {"format": "pt"}))
         except SafetensorError as error:
             refused = re.search(r"\(os error (\d+)\)", str(error))
             if refused is None:

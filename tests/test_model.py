@@ -64,6 +64,21 @@ def test_load_says_that_there_is_no_model(tmp_path):
         Model.load(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("snapshots/step-00000250.pt", "speechssl average .* --last 1 --until 250 --out DIR"),
+        ("last.pt", "give its folder"),
+    ],
+)
+def test_load_says_how_to_make_a_model_of_a_state(tmp_path, name, remedy):
+    (tmp_path / "snapshots").mkdir()
+    (tmp_path / "log.jsonl").touch()
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match=remedy):
+        Model.load(tmp_path / name)
+
+
 def test_load_refuses_weights_of_another_encoder(tmp_path):
     make("ecapa").save(tmp_path / "a")
     make("resnet").save(tmp_path / "b")

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from speechssl import processes
+from speechssl import locks, processes
 from speechssl.errors import UserError
 
 HOLD = """
 import sys, time
-from speechssl.processes import sole_writer
+from speechssl.locks import sole_writer
 with sole_writer(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)
@@ -37,12 +37,12 @@ def test_a_second_writer_is_refused_until_the_first_is_dead(tmp_path, kind):
     first = holder(output)
     with (
         pytest.raises(UserError, match=f"process {first.pid}\\) is writing it"),
-        processes.sole_writer(output),
+        locks.sole_writer(output),
     ):
         pass
     first.kill()
     first.wait()
-    with processes.sole_writer(output):
+    with locks.sole_writer(output):
         pass
     left = [path.name for path in tmp_path.rglob("*") if path != output]
     assert left == []
@@ -50,7 +50,7 @@ def test_a_second_writer_is_refused_until_the_first_is_dead(tmp_path, kind):
 
 def test_the_lock_is_released_when_the_body_fails(tmp_path):
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError), processes.sole_writer(tmp_path / "a.npz"):
+        with pytest.raises(ZeroDivisionError), locks.sole_writer(tmp_path / "a.npz"):
             _ = 1 / 0
 
 
@@ -58,7 +58,7 @@ def test_ten_processes_one_writer(tmp_path):
     code = """
 import sys, time
 from speechssl.errors import UserError
-from speechssl.processes import sole_writer
+from speechssl.locks import sole_writer
 done = 0
 while done < 20:
     try:
@@ -80,10 +80,11 @@ while done < 20:
 
 
 PARENT = """
-import multiprocessing, os, sys, time
+import multiprocessing, multiprocessing.util, os, sys, time
 from speechssl.processes import end_with_parent
 def work(pids):
     end_with_parent()
+    multiprocessing.util.get_temp_dir()
     pids.send(os.getpid())
     while True:
         time.sleep(0.05)
@@ -93,6 +94,10 @@ if __name__ == "__main__":
     process = context.Process(target=work, args=(theirs,), daemon=True)
     process.start()
     print(ours.recv(), flush=True)
+    if sys.argv[2] == "terminates":
+        process.terminate()
+        process.join()
+        print("ended", flush=True)
     time.sleep(60)
 """
 
@@ -105,30 +110,40 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks into /proc")
+@pytest.mark.parametrize("how", ["is killed", "terminates"])
 @pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_a_worker_ends_with_its_killed_parent(tmp_path, start):
+def test_a_worker_ends_with_its_parent_and_leaves_nothing(tmp_path, start, how):
     (tmp_path / "parent.py").write_text(PARENT)
-    environment = {**os.environ, "PYTHONPATH": str(Path(processes.__file__).parents[1])}
+    (tmp_path / "tmp").mkdir()
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(processes.__file__).parents[1]),
+        "TMPDIR": str(tmp_path / "tmp"),
+    }
     parent = subprocess.Popen(
-        [sys.executable, tmp_path / "parent.py", start],
+        [sys.executable, tmp_path / "parent.py", start, how],
         stdout=subprocess.PIPE,
         text=True,
         env=environment,
     )
     worker = int(parent.stdout.readline())
-    assert alive(worker)
+    if how == "terminates":
+        assert parent.stdout.readline() == "ended\n"
+    else:
+        assert alive(worker)
     parent.kill()
     parent.wait()
     deadline = time.monotonic() + 10
     while alive(worker) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not alive(worker)
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_sigterm_cleans_up_on_the_way_out(tmp_path):
     code = """
 import sys, time
-from speechssl import processes
+from speechssl import locks, processes
 from speechssl.files import atomic_write
 with processes.raise_on_signals(ends_process=True) as arrived:
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,10 @@ import numpy as np
 import pytest
 import torch
 from builders import RATE, ROOT, make_model, noise, readme_code, write_audio
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+import speechssl
 
 
 def folders_with_examples() -> list[str]:
@@ -50,6 +55,58 @@ def test_embed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert made["batch"].shape == (2, size) and -1 <= made["cosine"] <= 1
     assert list(made["paths"]) == ["a.flac", "b.flac"] and not made["failed"]
     assert made["summary"].embedded == 1 and (tmp_path / "mine.npz").is_file()
+
+
+def from_python() -> str:
+    """Return the block "From Python" of the README, as a reader would copy it."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text.partition("### From Python\n")[2].partition("\n## ")[0]
+    code = "\n".join(line for line in section.splitlines() if line.startswith("    "))
+    return textwrap.dedent(code)
+
+
+def test_the_block_of_the_main_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = make_model("resnet", n_mels=40)
+    model.save("exp/mine")
+    write_audio(tmp_path / "a.flac", noise(1.5, seed=1))
+    write_audio(tmp_path / "b.flac", noise(1.0, seed=2))
+    write_audio(tmp_path / "talk.m4a", noise(6.0, seed=3), format="WAV")  # content decides
+    uploaded: dict[str, Any] = {}
+
+    def push(model: Any, repository: str, **options: Any) -> str:
+        uploaded[repository] = options
+        return f"hub:{repository}"
+
+    monkeypatch.setattr("speechssl.embed.embedder.push", push)
+    given: dict[str, Any] = {
+        "samples": noise(0.5, rate=44100).reshape(-1, 1),
+        "waveform": torch.from_numpy(noise(0.5))[None],
+        "waves": torch.from_numpy(np.stack([noise(1.0, seed=4), noise(1.0, seed=5)])),
+        "lengths": torch.tensor([RATE, RATE // 2]),
+        "make_pipeline": make_pipeline,
+        "LogisticRegression": LogisticRegression,
+    }
+    seen = given | {"vectors": []}
+    for line in from_python().splitlines():
+        exec(line, seen)
+        if line.startswith("vector ="):
+            seen["vectors"].append(seen["vector"])
+        elif line.startswith("matrix ="):
+            seen["of_list"] = seen["matrix"]
+    size = seen["embedder"].dim
+    assert [vector.shape for vector in seen["vectors"]] == [(size,)] * 3
+    assert seen["of_list"].shape == seen["batch"].shape == (2, size)
+    np.testing.assert_allclose(seen["of_list"][0], seen["vectors"][0], atol=1e-5)
+    a, b = seen["of_list"] / np.linalg.norm(seen["of_list"], axis=1, keepdims=True)
+    assert seen["cosine"] == pytest.approx(a @ b, abs=1e-5)
+    assert seen["starts"].tolist() == [0.0, 1.5, 3.0]
+    assert seen["matrix"].shape == (3, size)
+    fitted = seen["pipeline"].fit(["a.flac", "b.flac"], ["one", "two"])
+    assert fitted.predict(["b.flac", "a.flac"]).tolist() == ["two", "one"]
+    copy = speechssl.Embedder.from_pretrained("copy", "cpu")
+    np.testing.assert_array_equal(copy.embed("a.flac"), seen["vectors"][0])
+    assert uploaded == {"owner/name": {"results": ["exp/mine/eval/trained/mine"], "private": False}}
 
 
 def test_nn() -> None:

@@ -6,24 +6,12 @@
 # DirectPred, a minute each on one core. key=value goes to both trainings. --out: where the two files are written (egs/front).
 # Stages: 1 generate and prepare, 2 train, 3 embed, 4 draw. What is done is not repeated.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck source=egs/options.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../../egs/options.sh"
 
 data=${SPEECHSSL_DATA:-} set=speechocean_eval exp=exp/front out=egs/front stage=1 stop_stage=4
-overrides=()
-usage() { sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2; }
-while (($#)); do
-    case $1 in
-        --data) data=$2 && shift 2 ;;
-        --set) set=$2 && shift 2 ;;
-        --exp) exp=$2 && shift 2 ;;
-        --out) out=$2 && shift 2 ;;
-        --stage) stage=$2 && shift 2 ;;
-        --stop-stage) stop_stage=$2 && shift 2 ;;
-        *=*) overrides+=("$1") && shift ;;
-        *) usage ;;
-    esac
-done
-[[ -d $data/$set ]] || { echo "run.sh: $data/$set is not a folder; give --data and --set" >&2 && exit 2; }
+read_options "--data --set --exp --out --stage --stop-stage key=value" "$@"
+[[ -d $data/$set ]] || refuse "$data/$set is not a folder; give --data and --set"
 # shellcheck source=egs/setup.sh
 source egs/setup.sh page
 # shellcheck source=egs/stages.sh

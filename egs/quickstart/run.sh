@@ -3,20 +3,11 @@
 #   bash egs/quickstart/run.sh [--stage N] [--stop-stage N] [--exp DIR] [--data DIR] [key=value ...]
 # Stages: 1 generate, 2 train, 3 embed, 4 evaluate, 5 report. key=value goes to the training configuration.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck source=egs/options.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../../egs/options.sh"
 
 stage=1 stop_stage=5 exp=exp/quickstart data=data/quickstart
-overrides=()
-while (($#)); do
-    case $1 in
-        --stage) stage=$2 && shift 2 ;;
-        --stop-stage) stop_stage=$2 && shift 2 ;;
-        --exp) exp=$2 && shift 2 ;;
-        --data) data=$2 && shift 2 ;;
-        *=*) overrides+=("$1") && shift ;;
-        *) echo "usage: run.sh [--stage N] [--stop-stage N] [--exp DIR] [--data DIR] [key=value ...]" >&2 && exit 2 ;;
-    esac
-done
+read_options "--stage --stop-stage --exp --data key=value" "$@"
 # shellcheck source=egs/setup.sh
 source egs/setup.sh log,page
 # shellcheck source=egs/stages.sh

@@ -14,38 +14,19 @@
 # encoder as well; $exp/fitted is the model.
 # Stages: 1 prepare, 2 train, 3 fit, 4 embed, 5 evaluate, 6 report. A finished stage 2 is resumed, not repeated.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck source=egs/options.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../../egs/options.sh"
 
 data=${SPEECHSSL_DATA:-} minutes="" config=contrastive-small warm_up=none
 exp=exp/real device=auto
-publishable="librispeech_train unlabelled speechocean_train emogator_train dspspeech_train small_train"
-train_sets="$publishable game_dialogue_train debian_voices_train indian_commands_train"
+publishable_sets="librispeech_train unlabelled speechocean_train emogator_train dspspeech_train small_train"
+train_sets="$publishable_sets game_dialogue_train debian_voices_train indian_commands_train"
 eval_sets="librispeech_test arabic_commands ravdess speechocean_eval alphanumeric_eval emogator_eval"
-telephone=false noise="" rir="" at="" stage=1 stop_stage=6
-overrides=()
-usage() { sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2; }
-while (($#)); do
-    case $1 in
-        --data) data=$2 && shift 2 ;;
-        --minutes) minutes=$2 && shift 2 ;;
-        --config) config=$2 && shift 2 ;;
-        --warm-up) warm_up=$2 && shift 2 ;;
-        --exp) exp=$2 && shift 2 ;;
-        --train) train_sets=$2 && shift 2 ;;
-        --publishable) train_sets=$publishable && shift ;;
-        --telephone) telephone=true && shift ;;
-        --eval) eval_sets=$2 && shift 2 ;;
-        --noise) noise=$2 && shift 2 ;;
-        --rir) rir=$2 && shift 2 ;;
-        --at) at=$2 && shift 2 ;;
-        --device) device=$2 && shift 2 ;;
-        --stage) stage=$2 && shift 2 ;;
-        --stop-stage) stop_stage=$2 && shift 2 ;;
-        *=*) overrides+=("$1") && shift ;;
-        *) usage ;;
-    esac
-done
-[[ -d $data ]] || { echo "run.sh: --data '$data' is not a folder; give the folder of audio" >&2 && exit 2; }
+publishable=false telephone=false noise="" rir="" at="" stage=1 stop_stage=6
+read_options "--data --minutes --config --warm-up --exp --train:train_sets --publishable --eval:eval_sets \
+    --telephone --noise --rir --device --at --stage --stop-stage key=value" "$@"
+if $publishable; then train_sets=$publishable_sets; fi
+[[ -d $data ]] || refuse "--data '$data' is not a folder; give the folder of audio"
 [[ -n $noise || ! -d $data/noise ]] || noise=$data/noise
 [[ -n $rir || ! -d $data/rir ]] || rir=$data/rir
 [[ $warm_up == none ]] && warm_up=""
@@ -64,8 +45,11 @@ directory() { [[ $1 == . ]] && echo "$exp/data/all" || echo "$exp/data/$1"; }
 
 if wanted 1; then
     : >"$exp/seconds.tsv"
-    for set in "${train[@]}" "${evals[@]}"; do
+    for set in "${train[@]}"; do
         run 1 "prepare-$set" speechssl prepare folder "$data/$set" "$(directory "$set")" --trim 35
+    done
+    for set in "${evals[@]}"; do # their trials name short recordings as well
+        run 1 "prepare-$set" speechssl prepare folder "$data/$set" "$(directory "$set")" --trim 35 --min-seconds 0.1
     done
     if $telephone; then
         for set in "${evals[@]}"; do

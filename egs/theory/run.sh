@@ -4,17 +4,11 @@
 # NAMEs: linear network dino uniformity decorrelation pairwise (default: all; some minutes on one core).
 # Ends with code 1 if a prediction did not come true.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck source=egs/options.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../../egs/options.sh"
 
 exp=exp/theory
-names=()
-while (($#)); do
-    case $1 in
-        --exp) exp=$2 && shift 2 ;;
-        -*) sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2 ;;
-        *) names+=("$1") && shift ;;
-    esac
-done
+read_options "--exp NAME" "$@"
 ((${#names[@]})) || names=(linear network dino uniformity decorrelation pairwise)
 # shellcheck source=egs/setup.sh
 source egs/setup.sh log
@@ -22,7 +16,7 @@ mkdir -p "$exp"
 
 failed=0
 for name in "${names[@]}"; do
-    [[ -f egs/theory/$name.py && $name != _* ]] || { echo "run.sh: no experiment '$name' in egs/theory" >&2 && exit 2; }
+    [[ -f egs/theory/$name.py && $name != _* ]] || refuse "no experiment '$name' in egs/theory"
     echo "== python egs/theory/$name.py --out $exp" >&2
     python "egs/theory/$name.py" --out "$exp" | tee "$exp/$name.txt" || failed=1
 done

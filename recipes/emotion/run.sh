@@ -1,36 +1,23 @@
 #!/usr/bin/env bash
 # What an encoder knows of emotion, frozen and fine-tuned, by one protocol for every corpus:
 #   bash recipes/emotion/run.sh --corpora "NAME=ROOT ..." --models "NAME=DIR ..." [--layers "NAME ..."] [--exp DIR]
-#                               [--finetune "OPTION ..."] [--device D] [--stage N] [--stop-stage N]
+#                               [--finetune "OPTION ..."] [--replicates N] [--device D] [--stage N] [--stop-stage N]
 # A corpus: ravdess, crema_d, emodb, iemocap or msp_podcast=its release, or NAME=a Kaldi directory with utt2emotion.
 # A model: a name and its folder, DIR@student for another network of a run. The first is the floor (untrained): its
 # rows stand beside those of the others, as do the MFCC statistics. --layers: see `speechssl embed --layer`.
 # Stages: 1 prepare, 2 embed, 3 probe, 4 fine-tune (every model), 5 results. What is done is not repeated.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck source=egs/options.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../../egs/options.sh"
 
 corpora="" models="" layers="embedding pooled" exp=exp/emotion finetune="" device=auto replicates=1000
 stage=1 stop_stage=5
-usage() { sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2; }
-while (($#)); do
-    case $1 in
-        --corpora) corpora=$2 && shift 2 ;;
-        --models) models=$2 && shift 2 ;;
-        --layers) layers=$2 && shift 2 ;;
-        --exp) exp=$2 && shift 2 ;;
-        --finetune) finetune=$2 && shift 2 ;;
-        --device) device=$2 && shift 2 ;;
-        --replicates) replicates=$2 && shift 2 ;;
-        --stage) stage=$2 && shift 2 ;;
-        --stop-stage) stop_stage=$2 && shift 2 ;;
-        *) usage ;;
-    esac
-done
+read_options "--corpora --models --layers --exp --finetune --device --replicates --stage --stop-stage" "$@"
 [[ -n $corpora && -n $models ]] || usage
 for word in $corpora $models; do
-    [[ $word == *=* ]] || { echo "run.sh: '$word': give NAME=FOLDER" >&2 && exit 2; }
+    [[ $word == *=* ]] || refuse "'$word': give NAME=FOLDER"
     folder=${word#*=}
-    [[ -d ${folder%@*} ]] || { echo "run.sh: '$word': no such folder" >&2 && exit 2; }
+    [[ -d ${folder%@*} ]] || refuse "'$word': no such folder"
 done
 # shellcheck source=egs/setup.sh
 source egs/setup.sh log

@@ -4,45 +4,28 @@
 #                               [--train "SET ..."] [--eval "SET ..."] [--noise DIR] [--rir DIR] [--device D]
 #                               [--jobs N] [--stage N] [--stop-stage N] [key=value ... seed=0..4]
 #   bash recipes/methods/run.sh --tiny      # on generated voices, two steps each: does everything run?
-# DIR is laid out as for egs/real/run.sh. The arms are the lines of conf/arms.tsv; --arms names some of them.
+# DIR is laid out as for egs/real/run.sh; of the sets of --train and --eval those that it holds are used. The arms are the lines of conf/arms.tsv; --arms names some of them.
 # Stages: 1 prepare, 2 sweep (train every arm, --jobs at once, and measure it), 3 table, figure and page. What is done is not
 # repeated, and a training that was cut off goes on.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck source=egs/options.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../../egs/options.sh"
 
-data=${SPEECHSSL_DATA:-} steps=100 chosen="" exp="" config=recipes/methods/conf/base.yaml device=auto tiny=
-train_sets="librispeech_train unlabelled" eval_sets="librispeech_test arabic_commands ravdess"
+data=${SPEECHSSL_DATA:-} steps=100 arms="" exp="" config=recipes/methods/conf/base.yaml device=auto tiny=false
+train_sets="librispeech_train speechocean_train emogator_train dspspeech_train small_train game_dialogue_train"
+train_sets+=" debian_voices_train indian_commands_train unlabelled"
+eval_sets="librispeech_test arabic_commands ravdess speechocean_eval alphanumeric_eval emogator_eval"
 noise="" rir="" jobs=1 stage=1 stop_stage=3
-overrides=()
-usage() { sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2; }
-while (($#)); do
-    case $1 in
-        --tiny) tiny=yes && shift ;;
-        --data) data=$2 && shift 2 ;;
-        --steps) steps=$2 && shift 2 ;;
-        --arms) chosen=$2 && shift 2 ;;
-        --exp) exp=$2 && shift 2 ;;
-        --config) config=$2 && shift 2 ;;
-        --train) train_sets=$2 && shift 2 ;;
-        --eval) eval_sets=$2 && shift 2 ;;
-        --noise) noise=$2 && shift 2 ;;
-        --rir) rir=$2 && shift 2 ;;
-        --jobs) jobs=$2 && shift 2 ;;
-        --device) device=$2 && shift 2 ;;
-        --stage) stage=$2 && shift 2 ;;
-        --stop-stage) stop_stage=$2 && shift 2 ;;
-        *=*) overrides+=("$1") && shift ;;
-        *) usage ;;
-    esac
-done
+read_options "--data --steps --arms --exp --config --train:train_sets --eval:eval_sets --noise --rir --device \
+    --jobs --tiny --stage --stop-stage key=value" "$@"
 # shellcheck source=egs/setup.sh
 source egs/setup.sh log,page
 # shellcheck source=egs/stages.sh
 source egs/stages.sh
-exp=${exp:-exp/methods${tiny:+-tiny}}
+[[ -n $exp ]] || exp=$($tiny && echo exp/methods-tiny || echo exp/methods)
 mkdir -p "$exp/data"
 diagnose=(--precision auto)
-if [[ $tiny ]]; then
+if $tiny; then
     steps=2 train_sets=train eval_sets=eval
     overrides=(
         encoder.width=16 encoder.scale=2 encoder.embedding_dim=16 features.n_mels=24 "data.crops=[{count: 2, seconds: 0.5}]"
@@ -51,33 +34,37 @@ if [[ $tiny ]]; then
     )
     diagnose+=(--utterances 20 --views 2 --seconds 0.5)
 else
-    [[ -d $data ]] || { echo "run.sh: --data '$data' is not a folder; give the folder of audio" >&2 && exit 2; }
+    [[ -d $data ]] || refuse "--data '$data' is not a folder; give the folder of audio"
     [[ -n $noise || ! -d $data/noise ]] || noise=$data/noise
     [[ -n $rir || ! -d $data/rir ]] || rir=$data/rir
     diagnose+=(--utterances 600)
 fi
 
 if wanted 1; then
-    if [[ $tiny ]]; then
+    if $tiny; then
         [[ -f $exp/data/eval/trials ]] || run 1 generate speechssl prepare synthetic "$exp/audio" "$exp/data" \
             --speakers 12 --utterances 4 --evaluation-speakers 4 --shortest 1 --longest 1.5
     else
         for set in $train_sets $eval_sets; do
-            [[ -f $exp/data/$set/wav.scp ]] ||
-                run 1 "prepare-$set" speechssl prepare folder "$data/$set" "$exp/data/$set" --trim 35
+            [[ -d $data/$set && ! -f $exp/data/$set/wav.scp ]] || continue
+            shortest=0.5
+            [[ ! -f $data/$set/trials ]] || shortest=0.1 # trials name short recordings as well
+            run 1 "prepare-$set" speechssl prepare folder "$data/$set" "$exp/data/$set" --trim 35 --min-seconds $shortest
         done
     fi
 fi
 train=() evals=()
-for set in $train_sets; do train+=("$exp/data/$set"); done
+for set in $train_sets; do [[ ! -d $exp/data/$set ]] || train+=("$exp/data/$set"); done
 for set in $eval_sets; do [[ ! -f $exp/data/$set/trials ]] || evals+=("$set"); done
+((${#train[@]})) || refuse "none of the training sets ($train_sets) is in '$data'; name yours with --train"
+train_sets="${train[*]##*/}"
 list=$(IFS=, && echo "${train[*]}")
 
 if wanted 2; then
     options=("data.train=[$list]" "train.steps=$steps" "${overrides[@]}")
     [[ -z $noise ]] || options+=("augment.noise=$noise")
     [[ -z $rir ]] || options+=("augment.rir=$rir")
-    read -ra names <<<"$chosen"
+    read -ra names <<<"$arms"
     ((!${#names[@]})) || names=(--only "${names[@]}")
     echo "[stage 2] speechssl sweep: train and measure every arm; logs in $exp/logs" >&2
     speechssl sweep "$config" "${options[@]}" --arms recipes/methods/conf/arms.tsv "${names[@]}" --out "$exp" \

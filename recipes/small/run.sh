@@ -6,21 +6,11 @@
 # Stages: 1 prepare, train, fit, embed, evaluate and report (egs/real/run.sh); 2 pack in half precision;
 # 3 calibrate: the threshold, on the two sets that chose the recipe. About 20 minutes of one core for the training.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck source=egs/options.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../../egs/options.sh"
 
 data=${SPEECHSSL_DATA:-} exp=exp/small out="" stage=1 stop_stage=3
-overrides=()
-while (($#)); do
-    case $1 in
-        --data) data=$2 && shift 2 ;;
-        --exp) exp=$2 && shift 2 ;;
-        --out) out=$2 && shift 2 ;;
-        --stage) stage=$2 && shift 2 ;;
-        --stop-stage) stop_stage=$2 && shift 2 ;;
-        *=*) overrides+=("$1") && shift ;;
-        *) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2 ;;
-    esac
-done
+read_options "--data --exp --out --stage --stop-stage key=value" "$@"
 [[ -n $out ]] || out=$exp/packed
 # shellcheck source=egs/setup.sh
 source egs/setup.sh log
@@ -43,7 +33,7 @@ if wanted 3; then
         chosen+=("$exp/data/$set")
         cat "$exp/data/$set/trials" >>"$exp/calibration-trials"
     done
-    ((${#chosen[@]})) || { echo "run.sh: $exp/data holds none of the two sets; run stage 1" >&2 && exit 2; }
+    ((${#chosen[@]})) || refuse "$exp/data holds none of the two sets; run stage 1"
     run 3 embed-chosen speechssl embed "$out" "${chosen[@]}" --out "$exp/chosen.npz"
     run 3 calibrate speechssl calibrate "$out" "$exp/chosen.npz" --trials "$exp/calibration-trials"
 fi

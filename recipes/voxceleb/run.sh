@@ -9,41 +9,15 @@
 #         10 results table
 # Folders are taken from the repository's root. key=value goes to stage 3. What is done is not repeated; what was broken off goes on. README.md explains each stage.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck source=egs/options.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../../egs/options.sh"
 
 voxceleb1="" voxceleb2="" musan="" rirs="" lists=""
 config=dino pseudolabel=recipes/voxceleb/conf/pseudolabel.yaml
 rounds=2 average=10 data=data/voxceleb exp=exp/voxceleb nj=8 ngpu="" shards="" cohort=50
-trials="O E H" partial="" device=auto stage=1 stop_stage=10
-overrides=()
-usage() { sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2; }
-while (($#)); do
-    [[ $1 != --* ]] || (($# > 1)) || usage
-    case $1 in
-        --voxceleb1) voxceleb1=$2 && shift 2 ;;
-        --voxceleb2) voxceleb2=$2 && shift 2 ;;
-        --musan) musan=$2 && shift 2 ;;
-        --rirs) rirs=$2 && shift 2 ;;
-        --lists) lists=$2 && shift 2 ;;
-        --config) config=$2 && shift 2 ;;
-        --pseudolabel) pseudolabel=$2 && shift 2 ;;
-        --rounds) rounds=$2 && shift 2 ;;
-        --average) average=$2 && shift 2 ;;
-        --data) data=$2 && shift 2 ;;
-        --exp-dir) exp=$2 && shift 2 ;;
-        --nj) nj=$2 && shift 2 ;;
-        --ngpu) ngpu=$2 && shift 2 ;;
-        --shards) shards=$2 && shift 2 ;;
-        --trials) trials=$2 && shift 2 ;;
-        --cohort) cohort=$2 && shift 2 ;;
-        --partial) partial=$2 && shift 2 ;;
-        --device) device=$2 && shift 2 ;;
-        --stage) stage=$2 && shift 2 ;;
-        --stop-stage) stop_stage=$2 && shift 2 ;;
-        *=*) overrides+=("$1") && shift ;;
-        *) usage ;;
-    esac
-done
+restarts=3 trials="O E H" partial="" device=auto stage=1 stop_stage=10
+read_options "--voxceleb1 --voxceleb2 --musan --rirs --lists --config --pseudolabel --rounds --average --data \
+    --exp-dir:exp --nj --ngpu --shards --trials --cohort --partial --device --stage --stop-stage key=value" "$@"
 # shellcheck source=egs/setup.sh
 source egs/setup.sh log,av
 # shellcheck source=egs/stages.sh
@@ -56,8 +30,7 @@ once() {
     local marker=$exp/done/$2 command="${*:3}"
     if [[ -e $marker ]]; then
         [[ -s $marker && $(<"$marker") != "$command" ]] || return 0
-        echo "run.sh: $marker was made by another command; remove it, and what follows it, or give another --exp-dir" >&2
-        exit 2
+        refuse "$marker was made by another command; remove it, and what follows it, or give another --exp-dir"
     fi
     run "$@"
     echo "$command" >"$marker"
@@ -66,7 +39,7 @@ once() {
 train=$data/vox2
 [[ $shards != yes ]] || train=$data/vox2-shards
 if wanted 1; then
-    [[ -n $voxceleb1 && -n $voxceleb2 ]] || { echo "run.sh: give --voxceleb1 DIR and --voxceleb2 DIR" >&2 && exit 2; }
+    [[ -n $voxceleb1 && -n $voxceleb2 ]] || refuse "give --voxceleb1 DIR and --voxceleb2 DIR"
     words=(--jobs "$nj")
     [[ $partial != yes ]] || words+=(--partial)
     once 1 prepare-vox1 speechssl prepare voxceleb1 "$voxceleb1" "$data/vox1" "${words[@]}" \
@@ -85,7 +58,7 @@ augment=()
 [[ ! -d $data/rirs ]] || augment+=("augment.rir=$data/rirs")
 if wanted 3; then
     command=(speechssl train)
-    ((ngpu == 1)) || command=(torchrun --standalone --nproc-per-node "$ngpu" -m speechssl train)
+    ((ngpu == 1)) || command=(torchrun --standalone --nproc-per-node "$ngpu" --max-restarts "$restarts" -m speechssl train)
     once 3 train "${command[@]}" "$config" --out "$exp/dino" --resume --device "$device" \
         "data.train=[$train]" "${augment[@]}" "${overrides[@]}"
 fi

@@ -19,8 +19,8 @@ from speechssl.embed.embedder import Embedder
 from speechssl.embed.networks import load_model
 from speechssl.errors import UserError
 from speechssl.files import model_folder, write_text
+from speechssl.locks import sole_writer_in
 from speechssl.model import Model
-from speechssl.processes import sole_writer_in
 from speechssl.speakers import calibration
 
 BEFORE = "before"

@@ -101,19 +101,7 @@ def embed_pairs(
             f"adapt: {len(pieces)} pieces have room for two windows of {window:g} s; give more, or"
             " longer recordings"
         )
-    batch_size = min(_BATCH, len(pieces))
-    batches = CropBatches(
-        pieces,
-        [
-            CropSpec(1, window, augment="none", to="teacher"),
-            CropSpec(1, window, augment="full", to="student"),
-        ],
-        rate=embedder.sample_rate,
-        batch_size=batch_size,
-        seed=seed,
-        disjoint=True,
-        augment=Augment(embedder.sample_rate, **augment),
-    )
+    batches = _batches(pieces, window, embedder.sample_rate, seed, augment)
     plain = []
     changed = []
     rows: list[int] = []
@@ -123,9 +111,38 @@ def embed_pairs(
         plain.append(embedder.encode_batch(batch.groups[0][0]).cpu().numpy())
         changed.append(embedder.encode_batch(batch.groups[1][0]).cpu().numpy())
         rows += batch.indices.tolist()
+    return Pairs(
+        np.concatenate(plain),
+        np.concatenate(changed),
+        pieces=np.array(rows, np.int64),
+        recordings=_recordings(pieces)[rows],
+    )
+
+
+def _batches(
+    pieces: Sequence[Utterance],
+    window: float,
+    sample_rate: int,
+    seed: int,
+    augment: Mapping[str, Any],
+) -> CropBatches:
+    """Return batches of two windows of each piece that do not overlap, the second augmented."""
+    return CropBatches(
+        pieces,
+        [
+            CropSpec(1, window, augment="none", to="teacher"),
+            CropSpec(1, window, augment="full", to="student"),
+        ],
+        rate=sample_rate,
+        batch_size=min(_BATCH, len(pieces)),
+        seed=seed,
+        disjoint=True,
+        augment=Augment(sample_rate, **augment),
+    )
+
+
+def _recordings(pieces: Sequence[Utterance]) -> NDArray[np.int64]:
+    """Return (N,) the number of each piece's recording, in the order of their paths."""
     paths = sorted({piece.path for piece in pieces})
     number_of = {path: number for number, path in enumerate(paths)}
-    recordings = np.array([number_of[pieces[row].path] for row in rows], np.int64)
-    return Pairs(
-        np.concatenate(plain), np.concatenate(changed), np.array(rows, np.int64), recordings
-    )
+    return np.array([number_of[piece.path] for piece in pieces], np.int64)

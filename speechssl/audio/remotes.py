@@ -25,6 +25,9 @@ machine, wrap another address, build something or run code are left out on purpo
 reference, zip, tar, simplecache, github, jupyter, dask and the like."""
 
 _WEB = ("http://", "https://")
+_WITHOUT_HOST = ("hdfs", "webhdfs")
+"""Protocols whose addresses may leave the host to the machine's configuration."""
+
 _SCHEME = re.compile(r"([^:/\s]+)://")
 
 
@@ -44,11 +47,16 @@ class Remotes:
     A prefix that does not end with a slash matches whole path components only: `s3://bucket` allows
     `s3://bucket/a.tar`, not `s3://bucket-of-another/a.tar`.
 
+    An address without a host (`s3:///bucket/a.tar`) is never allowed: one library takes the first
+    folder for the host, another refuses it, and a prefix could not say what it stands for. HDFS
+    alone has such addresses: the host is that of this machine's configuration.
+
     Args:
         prefixes: such as `s3://bucket/`, `https://host/data`, or `s3://` for any bucket.
 
     Raises:
-        UserError: a prefix does not begin with one of `STORES` and `://`, or is a chain (`::`).
+        UserError: a prefix does not begin with one of `STORES` and `://`, has no host, or is a chain
+            (`::`).
     """
 
     def __init__(self, prefixes: Sequence[str] = ()) -> None:
@@ -93,6 +101,10 @@ def _check_prefix(prefix: str) -> None:
             f"--remote {prefix!r}: {scheme[1]} is not a protocol of a store; known: "
             + " ".join(sorted(STORES))
         )
+    if _has_no_host(prefix):
+        raise UserError(
+            f"--remote {prefix!r}: names no host or bucket after {scheme[1]}://; give one"
+        )
     if "::" in prefix or _leaves_folder(prefix):
         raise UserError(f"--remote {prefix!r}: must be one plain address without `::` and `..`")
 
@@ -100,6 +112,8 @@ def _check_prefix(prefix: str) -> None:
 def _is_below(address: str, prefix: str) -> bool:
     """Return True if an address lies in the store, and below the folder, that a prefix names."""
     if not address.startswith(prefix) or "::" in address or _leaves_folder(address):
+        return False
+    if _has_no_host(address):
         return False
     rest = address[len(prefix) :]
     if rest and not prefix.endswith("/") and not rest.startswith("/"):
@@ -109,6 +123,15 @@ def _is_below(address: str, prefix: str) -> bool:
         return False  # a password or another host that the prefix does not name
     is_web = address.startswith(_WEB)
     return is_web or not re.search(r"[?#]", rest)  # options of a file system, except on the web
+
+
+def _has_no_host(address: str) -> bool:
+    """Return True for `s3:///a` and `https://@/a`, not for `s3://` (any host) nor for HDFS."""
+    scheme, _, rest = address.partition("://")
+    if not rest or scheme in _WITHOUT_HOST:
+        return False
+    host = re.split(r"[/?#]", rest)[0].rpartition("@")[2]
+    return not host.partition(":")[0]
 
 
 def _leaves_folder(address: str) -> bool:

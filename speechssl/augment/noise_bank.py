@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from speechssl.audio.tables import (
 )
 from speechssl.audio.walk import audio_files
 from speechssl.errors import UserError
+from speechssl.pools import ThreadPool
 from speechssl.text import printable
 from speechssl.threads import usable_cores
 
@@ -234,6 +234,6 @@ def _read_all(
             _warn(item[0], str(error))
             return None
 
-    with ThreadPoolExecutor(max(1, min(8, usable_cores()))) as pool:
+    with ThreadPool(max(1, min(8, usable_cores()))) as pool:
         waves = list(pool.map(read, listed))
     return [(wave, kind) for wave, (_, kind) in zip(waves, listed, strict=True) if wave is not None]

@@ -16,25 +16,15 @@ from speechssl.cli import flags
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `speechssl adapt`."""
-    parser.add_argument(
-        "start",
-        metavar="START",
-        help="the model to start from: small, a model or run folder, another program's model, or"
-        " hub:owner/name",
-    )
-    parser.add_argument(
-        "audio",
-        nargs="+",
-        metavar="AUDIO",
-        help="recordings: files, folders, a wav.scp, Kaldi directories; at least 8 recordings",
-    )
-    flags.add_out(parser, "the folder to write; the model is in OUT/model", required=True)
+    flags.add_start(parser)
+    flags.add_recordings(parser, "at least 8 recordings")
+    flags.add_out(parser, "where the trainings go, and OUT/model", required=True)
     parser.add_argument(
         "--way",
         action="append",
         default=[],
         metavar="WAY",
-        help="try this way only (last-layer, rounds, contrastive, dino); may be repeated (default:"
+        help="try this way only (last-layer, rounds, contrastive, dino; may be repeated; default:"
         " all but dino for which there are enough recordings)",
     )
     parser.add_argument(
@@ -43,13 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="steps of each training (default: five passes over the recordings, at most 1500)",
     )
-    parser.add_argument(
-        "--seed",
-        type=flags.whole_number,
-        default=0,
-        metavar="N",
-        help="of everything random (default: 0)",
-    )
+    flags.add_seed(parser)
     flags.add_vad(parser, "the speech that is cut out", default="energy")
     parser.add_argument(
         "--noise",
@@ -72,8 +56,8 @@ def run(args: argparse.Namespace) -> None:
     from speechssl.adapt import AdaptSettings, adapt
 
     settings = AdaptSettings(
-        start=args.start,
-        audio=tuple(args.audio),
+        start=args.model,
+        audio=tuple(args.inputs),
         ways=tuple(args.way),
         steps=args.steps,
         seed=args.seed,

@@ -62,6 +62,7 @@ ORDER = (
     "train",
     "watch",
     "sweep",
+    "federate",
     "average",
     "embed",
     "diarize",
@@ -146,7 +147,7 @@ def _run_command_line(argv: Sequence[str] | None) -> int:
         # `| head` has closed its end. Python flushes stdout once more at exit: let that go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (MachineError, OSError, MemoryError, RuntimeError) as error:
+    except (MachineError, OSError, MemoryError, RuntimeError, ImportError) as error:
         reason = what_ran_out(error)
         if reason is None:
             raise

@@ -46,6 +46,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rank", action="store_true", help="order several models by their figures, best first"
     )
+    _add_crops(parser)
+    flags.add_remote(parser)
+    flags.add_seed(parser)
+    flags.add_device(parser)
+    flags.add_precision(parser)
+    flags.add_allow_code(parser)
+    flags.add_out(parser, "folder for diagnostics.json and spectrum.png, or ranking.json")
+
+
+def _add_crops(parser: argparse.ArgumentParser) -> None:
+    """Add what is drawn of the audio."""
     parser.add_argument(
         "--utterances",
         type=int,
@@ -67,12 +78,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="length of a crop (default: 2)",
     )
-    flags.add_remote(parser)
-    flags.add_seed(parser)
-    flags.add_device(parser)
-    flags.add_precision(parser)
-    flags.add_allow_code(parser)
-    flags.add_out(parser, "folder for diagnostics.json and spectrum.png, or ranking.json")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -16,13 +16,7 @@ from speechssl.cli import flags
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `speechssl diarize`."""
     flags.add_model_or_name(parser)
-    parser.add_argument(
-        "inputs",
-        nargs="+",
-        metavar="INPUT",
-        help="recordings: audio or video files, folders, a wav.scp, Kaldi directories; -: a list of"
-        " files on standard input",
-    )
+    flags.add_recordings(parser, stdin=True)
     parser.add_argument(
         "--out",
         required=True,
@@ -69,19 +63,8 @@ def _add_speakers(parser: argparse.ArgumentParser) -> None:
 
 def _add_windows(parser: argparse.ArgumentParser) -> None:
     """Add what is embedded, and how turns are made of it."""
-    parser.add_argument(
-        "--window",
-        type=flags.positive,
-        default=1.5,
-        metavar="SECONDS",
-        help="length of the windows that are embedded (default: 1.5)",
-    )
-    parser.add_argument(
-        "--hop",
-        type=flags.positive,
-        default=0.75,
-        metavar="SECONDS",
-        help="from one window to the next (default: 0.75)",
+    flags.add_windows(
+        parser, "length of the windows that are embedded (default: 1.5)", window=1.5, hop=0.75
     )
     flags.add_vad(parser, "speech", default="energy")
     parser.add_argument(

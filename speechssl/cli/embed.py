@@ -23,15 +23,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `speechssl embed`."""
     flags.add_model_or_name(parser)
-    parser.add_argument(
-        "inputs",
-        nargs="+",
-        metavar="INPUT",
-        help=(
-            "audio files, folders, a wav.scp, Kaldi directories, a .parquet with columns id and path;"
-            " -: a list of files on standard input"
-        ),
-    )
+    flags.add_recordings(parser, more=", a .parquet with columns id and path", stdin=True)
     parser.add_argument(
         "--out",
         required=True,
@@ -134,17 +126,11 @@ def _add_policy(parser: argparse.ArgumentParser) -> None:
 
 def _add_cutting(parser: argparse.ArgumentParser) -> None:
     """Add what long and stereo recordings are cut into."""
-    parser.add_argument(
-        "--window",
-        type=flags.positive,
-        metavar="SECONDS",
-        help="one embedding for each window of this length (default: one for each recording)",
-    )
-    parser.add_argument(
-        "--hop",
-        type=flags.positive,
-        metavar="SECONDS",
-        help="from one window to the next (default: half a window)",
+    flags.add_windows(
+        parser,
+        "one embedding for each window of this length (default: one for each recording)",
+        window=None,
+        hop=None,
     )
     flags.add_vad(parser, "embed speech only")
     flags.add_channels(parser)

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FORMAT",
         help=f"one of {', '.join(formats)} (`speechssl list exporters`)",
     )
-    flags.add_out(parser, "the folder to write", required=True)
+    flags.add_out(parser, "folder for the model in the other format", required=True)
     flags.add_allow_code(parser)
 
 

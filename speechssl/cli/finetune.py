@@ -58,6 +58,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
     """Add the settings of the two training steps."""
+    _add_first_stage(parser)
+    _add_second_stage(parser)
+    parser.add_argument(
+        "--batch-size",
+        type=flags.count,
+        default=32,
+        metavar="N",
+        help="utterances in a batch, in both stages (default: 32)",
+    )
+
+
+def _add_first_stage(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--affine-steps",
         type=flags.whole_number,
@@ -72,6 +84,9 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         metavar="RATE",
         help="learning rate of the first stage (default: 1e-3)",
     )
+
+
+def _add_second_stage(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--epochs",
         type=flags.whole_number,
@@ -85,13 +100,6 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         default=2e-4,
         metavar="RATE",
         help="learning rate of the second stage (default: 2e-4)",
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=flags.count,
-        default=32,
-        metavar="N",
-        help="utterances in a batch, in both stages (default: 32)",
     )
     parser.add_argument(
         "--seconds",
@@ -162,9 +170,9 @@ def _write(out: Path, measured: Classification) -> None:
     from speechssl.evaluation.classification.classify import write_results
     from speechssl.report import plots
 
-    write_results(out, measured)
     results = measured.results
     plots.confusion_plot(results["labels"], results["confusion"], out / "confusion.png")
+    write_results(out, measured)
 
 
 def _settings(args: argparse.Namespace) -> FinetuneSettings:

@@ -61,6 +61,9 @@ def folds(word: str) -> int | Path:
     return int(word) if word.isdigit() else Path(word)
 
 
+_MODELS = "small, a model folder, a run folder, another program's model, hub:owner/name"
+
+
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the positional ``MODEL``."""
     parser.add_argument("model", type=Path, metavar="MODEL", help="a model folder or a run folder")
@@ -68,10 +71,50 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def add_model_or_name(parser: argparse.ArgumentParser) -> None:
     """Add the positional ``MODEL`` where ``mfcc`` may stand for it."""
+    parser.add_argument("model", metavar="MODEL", help=f"{_MODELS}, or mfcc (no model)")
+
+
+def add_start(parser: argparse.ArgumentParser) -> None:
+    """Add the positional ``MODEL`` from which training goes on."""
+    parser.add_argument("model", metavar="MODEL", help=f"where to start from: {_MODELS}")
+
+
+def add_recordings(
+    parser: argparse.ArgumentParser, what: str = "", more: str = "", *, stdin: bool = False
+) -> None:
+    """Add the positional ``INPUT ...``, recordings as `embed.sources.collect` takes them.
+
+    Args:
+        parser: of the verb.
+        what: begins the help, such as ``recordings to name``.
+        more: ends the list of what an input may be.
+        stdin: whether ``-`` may stand for a list on standard input.
+    """
+    help = f"{what}: " if what else ""
+    help += f"audio or video files, folders, a wav.scp, Kaldi directories{more}"
+    if stdin:
+        help += "; -: a list of files on standard input"
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help=help)
+
+
+def add_windows(
+    parser: argparse.ArgumentParser, what: str, window: float | None, hop: float | None
+) -> None:
+    """Add ``--window`` and ``--hop``.
+
+    Args:
+        parser: of the verb.
+        what: help of the first, with its default.
+        window: default, seconds; None: recordings are not cut.
+        hop: default, seconds; None: half a window.
+    """
+    parser.add_argument("--window", type=positive, default=window, metavar="SECONDS", help=what)
     parser.add_argument(
-        "model",
-        metavar="MODEL",
-        help="a model folder, a run folder, another program's model, hub:owner/name, or mfcc (no model)",
+        "--hop",
+        type=positive,
+        default=hop,
+        metavar="SECONDS",
+        help=f"from one window to the next (default: {hop or 'half a window'})",
     )
 
 
@@ -171,14 +214,21 @@ def add_out(parser: argparse.ArgumentParser, help: str, required: bool = False) 
     parser.add_argument("--out", required=required, type=Path, metavar="DIR", help=help)
 
 
+def add_table_out(parser: argparse.ArgumentParser) -> None:
+    """Add ``--out FILE`` of a verb whose answer is a table."""
+    parser.add_argument(
+        "--out", metavar="FILE", default="-", help="table to write (default: -, standard output)"
+    )
+
+
 def writing_alone(out: Path | None) -> contextlib.AbstractContextManager[None]:
     """Return the context in which a verb writes into ``--out``, as its only writer.
 
-    See `processes.sole_writer_in`; without ``--out`` nothing is written and nobody is refused.
+    See `locks.sole_writer_in`; without ``--out`` nothing is written and nobody is refused.
     """
     if out is None:
         return contextlib.nullcontext()
-    from speechssl.processes import sole_writer_in
+    from speechssl.locks import sole_writer_in
 
     return sole_writer_in(out)
 
@@ -190,8 +240,8 @@ def add_remote(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PREFIX",
-        help="read addresses that begin with this, such as s3://bucket/; may be given again"
-        " (default: none is read)",
+        help="read addresses that begin with this, such as s3://bucket/ (may be repeated; default:"
+        " none is read)",
     )
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechssl.cli import flags
+from speechssl.cli.tables import cell_text, write_lines
 
 if TYPE_CHECKING:
     from speechssl.data.manifest import Utterance
@@ -27,15 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "voices", type=Path, metavar="VOICES", help="file that `speechssl register` wrote"
     )
-    parser.add_argument(
-        "inputs",
-        nargs="+",
-        metavar="INPUT",
-        help="recordings to name: audio files, folders, a wav.scp, Kaldi directories",
-    )
-    parser.add_argument(
-        "--out", metavar="FILE", default="-", help="table to write (default: -, standard output)"
-    )
+    flags.add_recordings(parser, "recordings to name")
+    flags.add_table_out(parser)
     parser.add_argument(
         "--threshold",
         type=float,
@@ -71,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     utterances, failed = collect(args.inputs)
     kept, matrix, unreadable = gather(embedder, utterances)
     answers = known.identify(matrix, calibration, prior=args.prior, threshold=args.threshold)
-    _write(args.out, "".join(_lines(kept, answers)))
+    write_lines(args.out, lambda: _lines(kept, answers, cell_text(args.out)))
     for failure in [*failed, *unreadable]:
         print(printable(f"left out {failure.path}: {failure.reason}"), file=sys.stderr)
     if args.threshold is not None:
@@ -84,25 +78,12 @@ def run(args: argparse.Namespace) -> None:
     print(printable(told), file=sys.stderr)
 
 
-def _write(out: str, text: str) -> None:
-    """Write the lines into a file, or on standard output for `-`."""
-    from speechssl.errors import writing
-    from speechssl.files import write_text
-
-    if out == "-":
-        sys.stdout.write(text)
-        return
-    with writing(out):
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, text)
-
-
-def _lines(utterances: Sequence[Utterance], answers: Sequence[Answer]) -> Iterator[str]:
-    """Yield the lines of the table; names cannot break them."""
-    from speechssl.text import tsv_cell
-
+def _lines(
+    utterances: Sequence[Utterance], answers: Sequence[Answer], text: Callable[[str], str]
+) -> Iterator[str]:
+    """Yield the lines of the table; `text` makes names cells of it."""
     yield "recording\tvoice\tnearest\tscore\tprobability\n"
     for utterance, answer in zip(utterances, answers, strict=True):
         probability = "" if answer.probability is None else f"{answer.probability:.4f}"
-        cells = [tsv_cell(utterance.id), tsv_cell(answer.voice), tsv_cell(answer.nearest)]
+        cells = [text(utterance.id), text(answer.voice), text(answer.nearest)]
         yield "\t".join([*cells, f"{answer.score:.4f}", probability]) + "\n"

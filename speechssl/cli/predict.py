@@ -7,10 +7,12 @@ a table of subjects, FILE.subjects.tsv: the mean probabilities of each one's rec
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from pathlib import Path
 
 from speechssl.cli import flags
+from speechssl.cli.tables import cell_text, write_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,15 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CLASSIFIER",
         help="folder that `speechssl finetune --save` wrote",
     )
-    parser.add_argument(
-        "inputs",
-        nargs="+",
-        metavar="INPUT",
-        help="recordings: audio files, folders, a wav.scp, Kaldi directories",
-    )
-    parser.add_argument(
-        "--out", metavar="FILE", default="-", help="table to write (default: -, standard output)"
-    )
+    flags.add_recordings(parser)
+    flags.add_table_out(parser)
     parser.add_argument(
         "--subjects",
         type=Path,
@@ -44,8 +39,6 @@ def run(args: argparse.Namespace) -> None:
     """Write the tables; say on standard error what was left out."""
     from speechssl.data.kaldi import read_values
     from speechssl.embed.sources import collect
-    from speechssl.errors import writing
-    from speechssl.files import write_text
     from speechssl.finetune import predict, saved
     from speechssl.text import printable
 
@@ -59,17 +52,12 @@ def run(args: argparse.Namespace) -> None:
     if subject_of is not None:
         tables["subject"] = predict.by_subject(found, subject_of)
     for what, table in tables.items():
-        text = "".join(table.lines(what))
-        if args.out == "-":
-            if what == "subject" or len(tables) == 1:
-                sys.stdout.write(text)
-            continue
-        path = Path(args.out)
-        if what == "subject":
-            path = path.with_name(f"{path.stem}.subjects.tsv")
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, text)
+        out = args.out
+        if what == "subject" and out != "-":
+            path = Path(out)
+            out = str(path.with_name(f"{path.stem}.subjects.tsv"))
+        if out != "-" or table is list(tables.values())[-1]:  # one table fits on standard output
+            write_lines(out, functools.partial(table.lines, what, cell_text(out)))
     for failure in [*bad_lines, *unreadable]:
         print(printable(f"left out {failure.path}: {failure.reason}"), file=sys.stderr)
     left_out = len(bad_lines) + len(unreadable)

@@ -27,7 +27,7 @@ def _add_parameters(corpus: str, parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the directory, as its only writer."""
-    from speechssl.processes import sole_writer_in
+    from speechssl.locks import sole_writer_in
 
     with sole_writer_in(args.out):
         signature.call(parts.find("corpora", args.corpus), args)

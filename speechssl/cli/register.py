@@ -16,12 +16,7 @@ from speechssl.cli import flags
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `speechssl register`."""
     flags.add_model_or_name(parser)
-    parser.add_argument(
-        "inputs",
-        nargs="+",
-        metavar="INPUT",
-        help="recordings: a folder that has a folder for each voice, audio files, Kaldi directories",
-    )
+    flags.add_recordings(parser, "recordings; of several voices, a folder with a folder for each")
     parser.add_argument(
         "--out",
         required=True,
@@ -48,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     """Write the voices; say on standard error who was enrolled and what was left out."""
     from speechssl.embed.embedder import Embedder
     from speechssl.errors import UserError, writing
-    from speechssl.processes import sole_writer
+    from speechssl.locks import sole_writer
     from speechssl.speakers import voices
     from speechssl.speakers.enrolment import register
     from speechssl.text import printable

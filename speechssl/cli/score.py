@@ -7,13 +7,12 @@ of them.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from speechssl.cli import flags, scoring
-from speechssl.errors import UserError, writing
+from speechssl.cli.tables import write_lines
+from speechssl.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,30 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write one line a trial, or a pair."""
-    if args.out == "-":
-        sys.stdout.writelines(_lines(args))
-        return
-    from speechssl.files import atomic_write, remove_partial
-    from speechssl.processes import sole_writer
-
-    out = Path(args.out)
-    if out.exists() and not out.is_file():  # a pipe or a terminal: there is nothing to replace
-        lines = _lines(args)
-        with writing(out):
-            _write_lines(out, lines)
-        return
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    with sole_writer(out):
-        remove_partial(out)
-        lines = _lines(args)
-        with writing(out), atomic_write(out) as temporary:
-            _write_lines(temporary, lines)
-
-
-def _write_lines(path: Path, lines: Iterator[str]) -> None:
-    with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
-        file.writelines(lines)
+    write_lines(args.out, lambda: _lines(args))
 
 
 def _lines(args: argparse.Namespace) -> Iterator[str]:

@@ -29,6 +29,24 @@ def add_trials(parser: argparse._ActionsContainer, required: bool = False) -> No
 def add_scoring(parser: argparse.ArgumentParser) -> None:
     """Add ``EMB`` and the flags of mean, whitening, AS-norm, PLDA and calibration."""
     flags.add_embeddings(parser)
+    _add_whitening(parser)
+    _add_as_norm(parser)
+    _add_plda(parser)
+    _add_calibration(parser)
+    parser.add_argument(
+        "--enrol",
+        type=Path,
+        metavar="SPK2UTT",
+        help="lines `model utterance ...`: trials name models, each the mean of its utterances",
+    )
+    parser.add_argument(
+        "--keep-going",
+        action="store_true",
+        help="leave out trials that name an id without an embedding, and count them",
+    )
+
+
+def _add_whitening(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--subtract-mean",
         metavar="TRAIN_EMB",
@@ -46,6 +64,9 @@ def add_scoring(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="shrinkage of the whitening: 0 whitens fully, 10 hardly at all (default: 0.1)",
     )
+
+
+def _add_as_norm(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--as-norm", metavar="COHORT_EMB", help="adaptive score normalisation with this cohort"
     )
@@ -55,19 +76,6 @@ def add_scoring(parser: argparse.ArgumentParser) -> None:
         default=300,
         metavar="N",
         help="nearest cohort embeddings that AS-norm uses (default: 300)",
-    )
-    _add_plda(parser)
-    _add_calibration(parser)
-    parser.add_argument(
-        "--enrol",
-        type=Path,
-        metavar="SPK2UTT",
-        help="lines `model utterance ...`: trials name models, each the mean of its utterances",
-    )
-    parser.add_argument(
-        "--keep-going",
-        action="store_true",
-        help="leave out trials that name an id without an embedding, and count them",
     )
 
 

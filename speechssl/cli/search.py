@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechssl.cli import flags
-from speechssl.errors import UserError, writing
+from speechssl.cli.tables import cell_text, write_lines
+from speechssl.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,9 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="lists that are looked into (default: those of the index, which its recall is of)",
     )
-    parser.add_argument(
-        "--out", default="-", metavar="FILE", help="file to write (default: -, standard output)"
-    )
+    flags.add_table_out(parser)
     flags.add_device(parser)
     flags.add_remote(parser)
     flags.add_allow_code(parser)
@@ -52,35 +51,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the lines."""
-    if args.out == "-":
-        sys.stdout.writelines(_lines(args))
-        return
-    from speechssl.files import atomic_write
-    from speechssl.processes import sole_writer
-
-    out = Path(args.out)
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    with sole_writer(out):
-        lines = _lines(args)
-        with (
-            writing(out),
-            atomic_write(out) as temporary,
-            open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file,
-        ):
-            file.writelines(lines)
+    write_lines(args.out, lambda: _lines(args))
 
 
 def _lines(args: argparse.Namespace) -> Iterator[str]:
     from speechssl.evaluation.neighbours.search import Index
-    from speechssl.text import tsv_cell
 
+    text = cell_text(args.out)
     index = Index(args.index)
     if args.probes:
         index.set_probes(args.probes)
     for names, embeddings in _queries(args):
         for name, other, cosine in index.search(names, embeddings, args.top):
-            yield f"{tsv_cell(name)}\t{tsv_cell(other)}\t{cosine:.6f}\n"
+            yield f"{text(name)}\t{text(other)}\t{cosine:.6f}\n"
 
 
 def _queries(args: argparse.Namespace) -> Iterator[tuple[list[str], NDArray[np.float32]]]:

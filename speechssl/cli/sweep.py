@@ -32,13 +32,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " with OMP_NUM_THREADS)",
     )
     flags.add_device(parser)
+    _add_measuring(parser)
+    _add_arms(parser)
+    _add_search(parser)
+
+
+def _add_measuring(parser: argparse.ArgumentParser) -> None:
+    """Add what each run is measured by, and what the table compares it with."""
     parser.add_argument(
         "--evaluate",
         type=Path,
         action="append",
         default=[],
         metavar="DIR",
-        help="a Kaldi directory with trials that every run is evaluated on; may be given again",
+        help="a Kaldi directory with trials that every run is evaluated on (may be repeated)",
     )
     parser.add_argument(
         "--after",
@@ -46,6 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a command to run after each training; {run}, {name}, {eval}, {out} and {device} are"
         " filled in, and results.json in {eval}/LIST come into the table",
     )
+    parser.add_argument(
+        "--reference",
+        metavar="SETTING",
+        help="the setting that the others are compared with (default: the first)",
+    )
+
+
+def _add_arms(parser: argparse.ArgumentParser) -> None:
+    """Add the table of settings that change together."""
     parser.add_argument(
         "--arms",
         type=Path,
@@ -55,11 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="ARM", help="of --arms, those with these names"
     )
-    parser.add_argument(
-        "--reference",
-        metavar="SETTING",
-        help="the setting that the others are compared with (default: the first)",
-    )
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    """Add the search in place of all combinations."""
     parser.add_argument(
         "--optuna",
         type=flags.count,

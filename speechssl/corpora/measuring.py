@@ -10,7 +10,6 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from speechssl.corpora.listing import Found
 from speechssl.data.kaldi import label_names, report_skipped
 from speechssl.data.manifest import Manifest, Utterance, write_manifest
 from speechssl.errors import UserError
+from speechssl.pools import ThreadPool
 from speechssl.progress import progress
 from speechssl.threads import usable_cores
 
@@ -113,7 +113,7 @@ def measure(
         found[first : first + _FILES_PER_TASK] for first in range(0, len(found), _FILES_PER_TASK)
     ]
     measured: list[Usable | Skip] = []
-    with ThreadPoolExecutor(max(1, jobs or usable_cores())) as pool:
+    with ThreadPool(max(1, jobs or usable_cores())) as pool:
         for results in _with_progress(pool.map(measure_some, tasks), len(found)):
             measured += results
     return measured

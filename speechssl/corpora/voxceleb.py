@@ -12,12 +12,12 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from speechssl.corpora.listing import Found
 from speechssl.errors import UserError
+from speechssl.pools import ThreadPool
 from speechssl.threads import usable_cores
 
 FORMATS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a")
@@ -60,7 +60,7 @@ def find(root: Path, number: int, jobs: int | None = None) -> dict[str, Found]:
     digit = "1" if number == 1 else "0"
     folders = [folder for folder in all_folders if os.path.basename(folder)[2] == digit]
     files: dict[str, Found] = {}
-    with ThreadPoolExecutor(max(1, jobs or min(32, 4 * usable_cores()))) as pool:
+    with ThreadPool(max(1, jobs or min(32, 4 * usable_cores()))) as pool:
         for folder, utterances in zip(folders, pool.map(_utterances, folders), strict=True):
             speaker = os.path.basename(folder)
             below_root = os.path.relpath(folder, root)

@@ -7,8 +7,7 @@ its slice of the batch that one process would have read. No label is looked at.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,20 +17,16 @@ from torch.utils.data import Dataset
 
 from speechssl.data.crop_reading import CropReader
 from speechssl.data.crops import Augmenter, Batch, CropSpec
-from speechssl.data.epochs import (
-    CROP_STREAM,
-    EpochOrder,
-    random_stream,
-    shard_numbers,
-    visit_weights,
-)
+from speechssl.data.epochs import CROP_STREAM, random_stream
 from speechssl.data.manifest import Utterance
-from speechssl.data.order import DataOrder, StreamOrder
+from speechssl.data.order import DataOrder
+from speechssl.data.order_choice import choose_order
 from speechssl.data.positives import Positives
-from speechssl.data.sequential import Reading, SequentialOrder, Shards, find_shards
+from speechssl.data.sequential import Reading, SequentialOrder
 from speechssl.data.shard_cache import ShardCache
 from speechssl.data.table import UtteranceTable
 from speechssl.errors import UserError
+from speechssl.pools import ThreadPool
 
 _BLOCK = 8  # utterances augmented at once: they fit the cache, and babble is made of as many
 _ATTEMPTS = 10  # utterances tried in the place of one that cannot be read
@@ -126,38 +121,22 @@ class CropBatches(Dataset[Batch]):
         self.positives = positives
         self.table = UtteranceTable(utterances)
         self.steps_per_epoch = len(self.table) // (batch_size * world)
-        self.order: EpochOrder | StreamOrder | SequentialOrder
+        self.order = choose_order(
+            utterances,
+            batch_size,
+            world,
+            seed,
+            order=order,
+            sequential=sequential,
+            weight_by_duration=weight_by_duration,
+            replacement=replacement,
+            source_shares=source_shares,
+            source_temperature=source_temperature,
+            shards_at_once=shards_at_once,
+        )
         self.cache: ShardCache | None = None
-        other_orders = {
-            "weight_by_duration": weight_by_duration,
-            "replacement": replacement,
-            "source_shares": bool(source_shares),
-            "source_temperature": source_temperature != 1.0,
-            "shards_at_once": shards_at_once is not None,
-        }
-        if sequential is not None:
-            other_orders["order"] = order is not None and order.kind != "shuffled"
-            _check_order("reading=stream", other_orders)
-            self._read_in_sequence(find_shards(utterances), sequential)
-        elif order is None or order.kind == "shuffled":
-            weights = visit_weights(
-                self.table.seconds,
-                np.array([utterance.source for utterance in utterances]),
-                weight_by_duration=weight_by_duration,
-                source_shares=source_shares,
-                source_temperature=source_temperature,
-            )
-            self.order = EpochOrder(
-                len(self.table),
-                seed,
-                weights=weights,
-                replacement=replacement,
-                shard=None if shards_at_once is None else shard_numbers(utterances, shards_at_once),
-                shards_at_once=shards_at_once or 1,
-            )
-        else:
-            _check_order(f"order={order.kind}", other_orders)
-            self.order = StreamOrder(len(self.table), batch_size * world, seed, order)
+        if sequential is not None and self.table.has_addresses:
+            self.cache = ShardCache(sequential.cache, sequential.cache_gb)
         self.context = 0
         if augment is not None and any(group.augment != "none" for group in plan):
             self.context = augment.context_samples
@@ -172,23 +151,11 @@ class CropBatches(Dataset[Batch]):
             read_file=None if self.cache is None else self.cache.read,
         )
         self.requests = requests or (_REQUESTS if self.table.has_addresses else 1)
-        self._pool: tuple[int, ThreadPoolExecutor] | None = None
+        self._pool: tuple[int, ThreadPool] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a loader process gets: threads stay behind."""
         return {**self.__dict__, "_pool": None}
-
-    def _read_in_sequence(self, shards: Shards, how: Reading) -> None:
-        """Choose the order of `sequential.py`, and a cache for shards behind addresses."""
-        self.order = SequentialOrder(
-            shards,
-            batch_size=self.batch_size,
-            world=self.world,
-            seed=self.seed,
-            buffer=how.buffer,
-        )
-        if self.table.has_addresses:
-            self.cache = ShardCache(how.cache, how.cache_gb)
 
     def __len__(self) -> int:
         """Return the steps in an epoch; indices may go beyond, into later epochs."""
@@ -248,7 +215,7 @@ class CropBatches(Dataset[Batch]):
         if self.requests == 1:
             return map(read, places)
         if self._pool is None or self._pool[0] != os.getpid():  # threads do not survive a fork
-            self._pool = (os.getpid(), ThreadPoolExecutor(self.requests, "crops"))
+            self._pool = (os.getpid(), ThreadPool(self.requests, "crops"))
         return self._pool[1].map(read, places)
 
     def _read_place(self, step: int, position: int, row: int, crops: Sequence[np.ndarray]) -> _Read:
@@ -370,18 +337,6 @@ def _check_plan(plan: Sequence[CropSpec], far_apart_prob: float, disjoint: bool)
             "data: disjoint needs a crop plan with groups to: teacher and to: student, and none"
             " to: both"
         )
-
-
-def _check_order(chosen: str, wanted: Mapping[str, bool]) -> None:
-    """Raise UserError if another option, of those `wanted`, asks for another order of the data.
-
-    Args:
-        chosen: the option, as the user writes it behind `data.`.
-        wanted: option -> whether it was chosen, too.
-    """
-    for option, is_wanted in wanted.items():
-        if is_wanted:
-            raise UserError(f"data.{chosen} does not go with data.{option}; leave one of them out")
 
 
 def _check_utterances(utterances: Sequence[Utterance], batch_size: int, world: int) -> None:

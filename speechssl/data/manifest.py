@@ -12,7 +12,6 @@ import dataclasses
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -30,6 +29,7 @@ from speechssl.data.kaldi import (
 )
 from speechssl.errors import Unreadable, UserError
 from speechssl.files import atomic_write_together
+from speechssl.pools import ThreadPool
 from speechssl.threads import usable_cores
 
 
@@ -185,7 +185,7 @@ def _with_durations(utterances: list[Utterance], on_bad: OnBadEntry) -> list[Utt
     paths = list({utterance.path for utterance in utterances if not utterance.seconds})
     if not paths:
         return utterances
-    with ThreadPoolExecutor(min(16, 4 * usable_cores())) as pool:
+    with ThreadPool(min(16, 4 * usable_cores())) as pool:
         lengths = dict(zip(paths, pool.map(_length, paths), strict=True))
     known = []
     for utterance in utterances:

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from speechssl.audio import members, reading
 from speechssl.audio.remotes import Remote
 from speechssl.errors import UserError, writing
 from speechssl.files import remove_partial
+from speechssl.pools import ThreadPool
 
 try:
     import fcntl
@@ -68,7 +69,7 @@ class ShardCache:
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._process = -1
-        self._pool: ThreadPoolExecutor
+        self._pool: ThreadPool
         self._lock: threading.Lock
         self._fetching: dict[str, Future[Path]]
         self._wanted: list[str] = []
@@ -120,7 +121,7 @@ class ShardCache:
         """Make the threads of this process."""
         if self._process != os.getpid():
             self._process = os.getpid()
-            self._pool = ThreadPoolExecutor(_SHARDS_AT_ONCE, "shard")
+            self._pool = ThreadPool(_SHARDS_AT_ONCE, "shard")
             self._lock = threading.Lock()
             self._fetching = {}
 
@@ -170,7 +171,7 @@ class ShardCache:
 
         try:
             # Made anew: in a folder that others may write, too, the name could be a link.
-            with temporary.open("xb") as target, ThreadPoolExecutor(REQUESTS) as pool:
+            with temporary.open("xb") as target, ThreadPool(REQUESTS) as pool:
                 for _ in pool.map(fetch, starts):
                     pass
             os.replace(temporary, copy)

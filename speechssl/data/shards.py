@@ -17,14 +17,14 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import soundfile
 
-from speechssl import processes
+from speechssl import locks
 from speechssl.audio import reading
 from speechssl.audio.remotes import Remotes, is_address
 from speechssl.data.kaldi import report_skipped
@@ -38,6 +38,7 @@ from speechssl.errors import (
     writing,
 )
 from speechssl.files import write_text
+from speechssl.pools import ThreadPool
 from speechssl.progress import counted
 from speechssl.threads import usable_cores
 
@@ -83,7 +84,7 @@ def write_shards(
     out = Path(out)
     target = store or os.path.abspath(out)
     with (
-        processes.sole_writer_in(out),
+        locks.sole_writer_in(out),
         _lock_of_store(target, out),
         unfinished(out, target) as opened,
     ):
@@ -158,7 +159,7 @@ def _lock_of_store(target: str, out: Path) -> contextlib.AbstractContextManager[
     """Return the lock of a store that is another folder of this machine."""
     if "://" in target or Path(target).resolve() == out.resolve():
         return contextlib.nullcontext()
-    return processes.sole_writer_in(target)
+    return locks.sole_writer_in(target)
 
 
 def _pack_all(
@@ -243,7 +244,7 @@ def _encode_ahead(
 ) -> Generator[bytes | Unreadable, None, None]:
     """Yield `encode` of each utterance, in order; threads are a bounded number of them ahead."""
     waiting: deque[Future[bytes | Unreadable]] = deque()
-    pool = ThreadPoolExecutor(max(1, jobs or usable_cores()))
+    pool = ThreadPool(max(1, jobs or usable_cores()))
     try:
         for utterance in utterances:
             waiting.append(pool.submit(encode, utterance))

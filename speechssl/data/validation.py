@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from speechssl.audio import reading
@@ -21,6 +20,7 @@ from speechssl.data.kaldi import (
 )
 from speechssl.data.trials import read_trials
 from speechssl.errors import Unreadable, UserError
+from speechssl.pools import ThreadPool
 from speechssl.threads import usable_cores
 
 _TOLERANCE = 0.1  # seconds by which utt2dur and segments may disagree with the audio
@@ -169,7 +169,7 @@ def _check_audio(
         durations: utterance id -> seconds, as far as utt2dur states them.
     """
     paths = list(recordings.values())
-    with ThreadPoolExecutor(usable_cores()) as pool:
+    with ThreadPool(usable_cores()) as pool:
         lengths = dict(zip(paths, pool.map(_decoded_length, paths), strict=True))
     problems = [length.reason for length in lengths.values() if isinstance(length, Unreadable)]
     for name, segment in segments.items():

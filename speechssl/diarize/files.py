@@ -21,7 +21,7 @@ from speechssl.embed.embedder import Embedder
 from speechssl.embed.sources import collect
 from speechssl.errors import UserError, writing
 from speechssl.files import write_skipped
-from speechssl.processes import sole_writer
+from speechssl.locks import sole_writer, sole_writer_in
 from speechssl.text import printable
 
 COLLAR = 0.25
@@ -100,10 +100,9 @@ def diarize_to_files(
     summary = Summary(str(out))
     recordings, bad_lines = collect(inputs, passed_over=summary.passed_over)
     summary.failed += bad_lines
-    folder = out.parent if is_file else out
     with writing(out):
-        folder.mkdir(parents=True, exist_ok=True)
-    with sole_writer(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    with sole_writer(out) if is_file else sole_writer_in(out):
         names = file_names([recording.id for recording in recordings])
         for recording, name in zip(recordings, names, strict=True):
             result = _try(embedder, recording, settings, summary)

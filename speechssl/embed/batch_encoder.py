@@ -88,17 +88,7 @@ class BatchEncoder:
     def encode_batch(
         self, wavs: npt.ArrayLike | Tensor, lengths: npt.ArrayLike | Tensor | None = None
     ) -> Tensor:
-        """Return embeddings (B, D) float32 of a padded batch, on the device, without gradient.
-
-        Args:
-            wavs: (B, T) or (T,) samples in -1..1 at `sample_rate` Hz.
-            lengths: (B,) valid length of each: integers count samples (1..T), floats
-                are relative to T (0 < x <= 1, as SpeechBrain's `wav_lens`). None: all
-                of T.
-
-        Raises:
-            UserError: the shapes or the lengths do not fit.
-        """
+        """Return embeddings (B, D) of a padded batch; see `Embedder.encode_batch`."""
         waves = torch.as_tensor(wavs, dtype=torch.float32, device=self.device)
         if waves.dim() == 1:
             waves = waves[None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from speechssl.audio import reading
 from speechssl.data.manifest import Utterance
 from speechssl.errors import Unreadable, UserError
+from speechssl.pools import ThreadPool
 
 Samples = npt.NDArray[np.float32]
 """(T,) samples in -1..1."""
@@ -107,7 +108,7 @@ def durations(
             return Failure.of(utterance, reason)
         return stated
 
-    with ThreadPoolExecutor(readers) as pool:
+    with ThreadPool(readers) as pool:
         return list(pool.map(duration, utterances))
 
 
@@ -261,7 +262,7 @@ def read_ahead(
         sample_rate: of the samples, Hz.
     """
     waiting: deque[list[tuple[list[Piece], Future[list[Samples | Unreadable]]]]] = deque()
-    with ThreadPoolExecutor(readers) as pool:
+    with ThreadPool(readers) as pool:
         try:
             for batch in batches:
                 reads = []

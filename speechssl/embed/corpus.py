@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,11 +54,7 @@ def embed_corpus(
     started_at = time.monotonic()
     ray = ray or RaySettings()
     settings = replace(settings or EmbedSettings(), **changes)
-    settings.check(str(out))
-    if settings.jobs > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("embed: --engine ray starts its own workers; leave --jobs and torchrun out")
-    if not means_folder(str(out)):
-        raise UserError(f"--engine ray writes a folder: give {Path(out).with_suffix('')}/")
+    _check(settings, str(out))
     with FolderOutput(str(out)) as output, cluster(ray) as (workers, gpus):
         embedder = model if isinstance(model, Embedder) else load_model_for(model, "cpu", settings)
         output.open()
@@ -81,27 +77,44 @@ def embed_corpus(
             ray.worker_cpus,
             gpus,
         )
-        embedded = 0
-        audio_seconds = 0.0
         with progress(corpus.count, "embed", "utt", show=settings.progress) as count:
-            for report in reports:
-                failed += [Failure(**failure) for failure in report["failed"]]
-                embedded += report["written"] + report["done"]
-                audio_seconds += report["seconds"]
-                count(report["recordings"])
+            embedded, audio_seconds = _add_up(reports, failed, count)
         list_failed(output.failed_list, failed)
         if not embedded:
             raise nothing_embedded(failed)
-    return Summary(
-        str(out),
-        embedded,
-        failed,
-        output.failed_list if failed else None,
-        audio_seconds,
-        wall_seconds=time.monotonic() - started_at,
-        passed_over=len(passed_over),
-        passed_over_list=output.passed_over_list if passed_over else None,
-    )
+    return Summary.of(output, embedded, failed, audio_seconds, started_at, passed_over)
+
+
+def _check(settings: EmbedSettings, out: str) -> None:
+    """Raise UserError if the settings or `out` do not go together with a cluster."""
+    settings.check(out)
+    if settings.jobs > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("embed: --engine ray starts its own workers; leave --jobs and torchrun out")
+    if not means_folder(out):
+        raise UserError(f"--engine ray writes a folder: give {Path(out).with_suffix('')}/")
+
+
+def _add_up(
+    reports: Iterable[dict[str, Any]], failed: list[Failure], count: Callable[[int], None]
+) -> tuple[int, float]:
+    """Add up what the workers report (`ChunkEmbedder.embed`), as it comes.
+
+    Args:
+        reports: one a chunk.
+        failed: gets the failures.
+        count: is called with the number of recordings of each chunk.
+
+    Returns:
+        Embeddings that the folder has of them, and the seconds of audio that were embedded.
+    """
+    embedded = 0
+    audio_seconds = 0.0
+    for report in reports:
+        failed += [Failure(**failure) for failure in report["failed"]]
+        embedded += report["written"] + report["done"]
+        audio_seconds += report["seconds"]
+        count(report["recordings"])
+    return embedded, audio_seconds
 
 
 def _files_of(embedder: Embedder) -> dict[str, bytes]:

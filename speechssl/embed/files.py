@@ -53,6 +53,37 @@ class Summary:
     passed_over: int = 0
     passed_over_list: str | None = None
 
+    @classmethod
+    def of(
+        cls,
+        output: Output,
+        embedded: int,
+        failed: list[Failure],
+        audio_seconds: float,
+        started_at: float,
+        passed_over: Sequence[PassedOver],
+    ) -> Summary:
+        """Return the summary of a run that is done.
+
+        Args:
+            output: where the embeddings are.
+            embedded: number of them.
+            failed: what could not be embedded.
+            audio_seconds: audio that was embedded.
+            started_at: `time.monotonic` at the beginning.
+            passed_over: files in the folders that are no audio.
+        """
+        return cls(
+            output.name,
+            embedded,
+            failed,
+            output.failed_list if failed else None,
+            audio_seconds,
+            wall_seconds=time.monotonic() - started_at,
+            passed_over=len(passed_over),
+            passed_over_list=output.passed_over_list if passed_over else None,
+        )
+
     def __str__(self) -> str:
         text = (
             f"embedded {self.embedded} of {self.embedded + len(self.failed)} utterances"
@@ -133,18 +164,7 @@ def embed_to_file(
         if group.rank > 0:
             return None
         embedded, failed, audio_seconds = output.finish(plan)
-    failed_list = output.failed_list if failed else None
-    passed_over_list = output.passed_over_list if plan.passed_over else None
-    return Summary(
-        output.name,
-        embedded,
-        failed,
-        failed_list,
-        audio_seconds,
-        wall_seconds=time.monotonic() - started_at,
-        passed_over=len(plan.passed_over),
-        passed_over_list=passed_over_list,
-    )
+    return Summary.of(output, embedded, failed, audio_seconds, started_at, plan.passed_over)
 
 
 def _make_plan(

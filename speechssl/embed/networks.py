@@ -48,10 +48,14 @@ def load_model(
         return load_onnx(Path(source), features)
     if features is not None:
         raise UserError(f"--features is for ONNX files, and {source} is none; leave it out")
-    if network is None:
-        is_mfcc = str(source) == NAME and not Path(source).exists()
-        return mfcc_model() if is_mfcc else Model.load(source, allow_code=allow_code)
-    run = RunFolder(source)
+    if network is not None:
+        return _load_network(RunFolder(source), network, allow_code)
+    is_mfcc = str(source) == NAME and not Path(source).exists()
+    return mfcc_model() if is_mfcc else Model.load(source, allow_code=allow_code)
+
+
+def _load_network(run: RunFolder, network: str, allow_code: Collection[str]) -> Model:
+    """Return one of the networks of the last checkpoint of a run; see `load_model`."""
     if not run.last.is_file():
         raise UserError(
             f"embed: --network needs a run folder with {run.last.name}, which {run.path} is not"

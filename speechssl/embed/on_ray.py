@@ -167,20 +167,10 @@ class ChunkEmbedder:
             UserError: without `keep_going`, the first failure.
         """
         failed: list[Failure] = []
-        if isinstance(chunk, Slice):
-            count = chunk.rows
-            path = chunk.path
-
-            def on_bad(name: str, reason: str) -> None:
-                failed.append(Failure(name, path, reason))
-
-            chunk = read_slice(chunk, Remotes(self.settings.remote), on_bad)
-        else:
-            count = len(chunk)
-        found = cut(chunk, self.settings.cutting, self.settings.readers)
+        found = cut(self._read(chunk, failed), self.settings.cutting, self.settings.readers)
+        failed += found.failures
         is_done = np.isin(digests([one.id for one in found.utterances]), self.done)
         wanted = [one for one, done in zip(found.utterances, is_done, strict=True) if not done]
-        failed += found.failures
         rows: dict[int, tuple[float, NDArray[np.float32]]] = {}
         for index, seconds, result in self.embedder.stream(wanted):
             if isinstance(result, Failure):
@@ -190,20 +180,30 @@ class ChunkEmbedder:
         if failed and not self.settings.keep_going:
             raise UserError(f"{failed[0].path}: {failed[0].reason}")
         order = sorted(rows)
+        audio = [rows[index][0] for index in order]
         if order:
             ids = [wanted[index].id for index in order]
             spans = [found.spans[name] for name in ids if name in found.spans]
-            audio = [rows[index][0] for index in order]
             vectors = np.stack([rows[index][1] for index in order])
             name = part_name([one.id for one in wanted])
             self.place.write(name, part_bytes(ids, vectors, audio, spans))
         return {
-            "recordings": count,
+            "recordings": chunk.rows if isinstance(chunk, Slice) else len(chunk),
             "written": len(order),
             "done": int(is_done.sum()),
-            "seconds": sum(rows[index][0] for index in order),
+            "seconds": sum(audio),
             "failed": [asdict(failure) for failure in failed],
         }
+
+    def _read(self, chunk: list[Utterance] | Slice, failed: list[Failure]) -> list[Utterance]:
+        """Return the utterances of a chunk; rows of a list that cannot be used go to `failed`."""
+        if not isinstance(chunk, Slice):
+            return chunk
+
+        def on_bad(name: str, reason: str) -> None:
+            failed.append(Failure(name, chunk.path, reason))
+
+        return read_slice(chunk, Remotes(self.settings.remote), on_bad)
 
 
 def _fetched(reference: Any) -> Any:

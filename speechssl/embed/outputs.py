@@ -28,7 +28,7 @@ from speechssl.embed.partial import (
 from speechssl.embed.scratch import scratch_folder
 from speechssl.errors import UserError, writing
 from speechssl.files import remove_partial
-from speechssl.processes import sole_writer, sole_writer_in
+from speechssl.locks import sole_writer, sole_writer_in
 from speechssl.text import tsv_cell
 
 

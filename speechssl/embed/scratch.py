@@ -12,7 +12,7 @@ from pathlib import Path
 
 from speechssl.errors import UserError, writing
 from speechssl.files import is_dead
-from speechssl.processes import sole_writer
+from speechssl.locks import sole_writer
 
 _PREFIX = "speechssl-scratch-"
 

@@ -11,8 +11,8 @@ from speechssl.errors import UserError, writing
 from speechssl.exporters.waveforms import compare
 from speechssl.files import model_folder
 from speechssl.interfaces import Exporter
+from speechssl.locks import sole_writer_in
 from speechssl.model import Model
-from speechssl.processes import sole_writer_in
 
 
 def export(

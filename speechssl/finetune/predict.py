@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,17 +33,21 @@ class Predictions:
     probabilities: NDArray[np.float64]
     counts: Sequence[int]
 
-    def lines(self, what: str) -> Iterator[str]:
-        """Yield a table: id, likeliest class, probability of each class; `what` heads the ids.
+    def lines(self, what: str, text: Callable[[str], str] = tsv_cell) -> Iterator[str]:
+        """Yield a table: id, likeliest class, probability of each class.
 
         Of subjects, also how many recordings each has.
+
+        Args:
+            what: heads the ids: `recording` or `subject`.
+            text: makes ids and labels cells of the table (`text.tsv_cell`, `text.tsv_field`).
         """
         counted = what != "recording"
         heads = [what, *(["recordings"] if counted else []), "label"]
-        yield "\t".join([*heads, *(tsv_cell(label) for label in self.labels)]) + "\n"
+        yield "\t".join([*heads, *(text(label) for label in self.labels)]) + "\n"
         for name, row, count in zip(self.ids, self.probabilities, self.counts, strict=True):
-            cells = [tsv_cell(name), *([str(count)] if counted else [])]
-            cells.append(tsv_cell(self.labels[int(row.argmax())]))
+            cells = [text(name), *([str(count)] if counted else [])]
+            cells.append(text(self.labels[int(row.argmax())]))
             yield "\t".join([*cells, *(f"{value:.4f}" for value in row)]) + "\n"
 
 

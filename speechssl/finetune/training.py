@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from speechssl.finetune.classifier import Classifier, apply_affine_layers
 from speechssl.finetune.crops import epoch_batches, random_crop, read_crops
 from speechssl.finetune.settings import FinetuneSettings
 from speechssl.model import Model
+from speechssl.pools import ThreadPool
 
 STEPS = ("affine", "all")
 _MIN_STEPS = 20  # optimiser steps that train everything, however few labels there are
@@ -204,7 +204,7 @@ class Trainer:
         parameters = list(classifier.parameters())
         optimizer = torch.optim.AdamW(parameters, settings.lr, weight_decay=settings.weight_decay)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        with ThreadPoolExecutor(_READERS) as readers:
+        with ThreadPool(_READERS) as readers:
             for rows in batches:
                 crops = [random_crop(self.utterances[i], settings.seconds, rng) for i in rows]
                 waves, lengths = read_crops(crops, model.sample_rate, readers)

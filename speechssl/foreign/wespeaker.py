@@ -97,6 +97,37 @@ def _features(written: Mapping[str, Any], file: Path) -> dict[str, Any]:
     }
 
 
+def _ecapa(name: re.Match[str], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return section `encoder` of an ECAPA-TDNN, whose name `_ECAPA` matched."""
+    return {
+        "name": "ecapa",
+        "width": int(name[2]),
+        "mfa_channels": 1536,
+        "embedding_dim": arguments.get("embed_dim", 192),
+        "global_context": name[1] is not None,
+        "mfa_norm": False,
+        "pooling": "tanh",
+        "padding": "zeros",
+        "embedding_norm": arguments.get("emb_bn", False),
+    }
+
+
+def _resnet(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return section `encoder` of a ResNet."""
+    block_type, blocks = _BLOCKS[name]
+    return {
+        "name": "resnet",
+        "blocks": blocks,
+        "block_type": block_type,
+        "embedding_dim": arguments.get("embed_dim", 128),
+        "se_stages": 0,
+        "pooling": "unbiased",
+        "added_variance": _ADDED_VARIANCE,
+        "pooled_norm": False,
+        "embedding_norm": False,
+    }
+
+
 def _encoder(name: str, arguments: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """Return section `encoder` for `model` and `model_args`.
 
@@ -113,30 +144,9 @@ def _encoder(name: str, arguments: Mapping[str, Any], file: Path) -> dict[str, A
         )
     match = _ECAPA.fullmatch(name)
     if match:
-        return {
-            "name": "ecapa",
-            "width": int(match[2]),
-            "mfa_channels": 1536,
-            "embedding_dim": arguments.get("embed_dim", 192),
-            "global_context": match[1] is not None,
-            "mfa_norm": False,
-            "pooling": "tanh",
-            "padding": "zeros",
-            "embedding_norm": arguments.get("emb_bn", False),
-        }
+        return _ecapa(match, arguments)
     if name in _BLOCKS:
-        block_type, blocks = _BLOCKS[name]
-        return {
-            "name": "resnet",
-            "blocks": blocks,
-            "block_type": block_type,
-            "embedding_dim": arguments.get("embed_dim", 128),
-            "se_stages": 0,
-            "pooling": "unbiased",
-            "added_variance": _ADDED_VARIANCE,
-            "pooled_norm": False,
-            "embedding_norm": False,
-        }
+        return _resnet(name, arguments)
     if name == "CAMPPlus":
         return {
             "name": "campplus",

@@ -16,17 +16,16 @@ up for that.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from speechssl import parts
 from speechssl.distributed import gather_with_gradient
-from speechssl.errors import UserError
-from speechssl.interfaces import Encoder, Method, Output, ParameterRule, Progress, Views
+from speechssl.interfaces import Encoder, Output, Progress, Views
 from speechssl.methods.barlow_twins import standardised
 from speechssl.methods.simclr import nt_xent
+from speechssl.nn.around import AroundMethod
 from speechssl.nn.precision import in_float32
 from speechssl.nn.siamese import unordered_pairs
 
@@ -44,7 +43,7 @@ SUMMED = ("byol", "moco_v3")
 """Methods whose programs sum the two directions of a pair; here they are averaged."""
 
 
-class DimCL(Method):
+class DimCL(AroundMethod):
     """A base method and the regulariser.
 
     All hooks of the base method are called; its encoder is the one that users get.
@@ -61,8 +60,6 @@ class DimCL(Method):
         UserError: the base method learns pseudo-labels.
     """
 
-    PARTS: ClassVar[dict[str, str]] = {"base": "methods"}
-
     def __init__(
         self,
         encoder: Encoder,
@@ -72,31 +69,11 @@ class DimCL(Method):
         temperature: float = 0.1,
         base_scale: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.base: Method = parts.build("methods", base, encoder)
-        if self.base.NEEDS_LABELS:
-            raise UserError(
-                "method dimcl: base must compare two views of an utterance, and a method that"
-                " learns pseudo-labels does not; choose another base"
-            )
+        super().__init__(encoder, base, "dimcl")
         self.weight = weight
         self.base_scale = base_scale or _released_scale(base)
         self.temperature = temperature
-        self.teacher_prototypes = self.base.teacher_prototypes
         self.min_batch = max(4, self.base.min_batch)
-
-    @property
-    def encoder(self) -> Encoder:
-        """The base method's encoder."""
-        return self.base.encoder
-
-    def networks(self) -> dict[str, Encoder]:
-        """Return the networks of the base method."""
-        return self.base.networks()
-
-    def prepare(self, utterances: int, labels: Tensor | None = None) -> None:
-        """Let the base method make its memories for ``utterances``."""
-        self.base.prepare(utterances, labels)
 
     def forward(self, views: Sequence[Views], progress: Progress) -> Output:
         """Return the weighted sum of both losses; the regulariser needs one long view in a pair."""
@@ -113,18 +90,6 @@ class DimCL(Method):
         scalars["base"] = output.loss.detach()
         scalars["dimcl"] = regulariser.detach()
         return output._replace(loss=loss, scalars=scalars)
-
-    def parameter_rules(self) -> list[ParameterRule]:
-        """Return the rules of the base method."""
-        return self.base.parameter_rules()
-
-    def after_backward(self, progress: Progress) -> None:
-        """Call the hook of the base method."""
-        self.base.after_backward(progress)
-
-    def after_step(self, progress: Progress) -> None:
-        """Call the hook of the base method."""
-        self.base.after_step(progress)
 
 
 def _released_scale(base: Any) -> float:

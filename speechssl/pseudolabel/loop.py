@@ -9,7 +9,7 @@ from typing import Any
 from speechssl import conf
 from speechssl.config import Overrides, as_words
 from speechssl.files import write_text
-from speechssl.processes import sole_writer_in
+from speechssl.locks import sole_writer_in
 from speechssl.pseudolabel.folders import PseudoLabelFolder
 from speechssl.pseudolabel.rounds import Rounds
 from speechssl.pseudolabel.settings import PseudoLabelSettings, read_settings

@@ -167,8 +167,8 @@ def write(
         out.mkdir(parents=True, exist_ok=True)
     figures = {finding.name: _as_json(finding) for finding in findings}
     data = {"model": model, "verdict": verdict(findings), "figures": figures}
-    write_json(out / "diagnostics.json", data)
     spectrum_plot({model: embeddings, **(others or {})}, out / "spectrum.png")
+    write_json(out / "diagnostics.json", data)  # last: what has it is taken for done
 
 
 def _as_json(finding: Finding) -> dict[str, Any]:

@@ -17,16 +17,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
+from speechssl import weights
 from speechssl.errors import UserError, writing
 from speechssl.evaluation.verification.scoring import score_trials, unit
-from speechssl.files import atomic_write
 from speechssl.speakers import calibration as calibrations
 from speechssl.speakers.calibration import Calibration
 
@@ -180,13 +179,12 @@ class Voices:
     def write(self, path: Path) -> None:
         """Write the file; a reader sees the old one or the new one."""
         about = {"names": list(self.names), "recordings": list(self.ids), "model": self.model}
-        # One entry: safetensors writes several in an order that changes from run to run.
         metadata = {"speechssl voices": json.dumps(about)}
-        tensors: dict[str, NDArray[Any]] = {"embeddings": self.embeddings, "voice": self.voice}
+        arrays = {"embeddings": self.embeddings, "voice": self.voice}
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(path) as temporary:
-                save_file(tensors, str(temporary), metadata=metadata)
+            weights.write(path, tensors, metadata)
 
 
 def make(

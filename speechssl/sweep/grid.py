@@ -74,7 +74,7 @@ def values_of(key: str, written: str) -> list[str]:
     """Return the values of one word.
 
     Raises:
-        UserError: one of them stands there twice, or a range is too long or runs backwards.
+        UserError: two of them are one, or a range is too long or runs backwards.
     """
     values: list[str] = []
     for value in split_outside_brackets(written, ","):
@@ -85,9 +85,32 @@ def values_of(key: str, written: str) -> list[str]:
             raise UserError(
                 f"sweep: {key}={written} has an empty value; leave out a comma, or {key}"
             )
-        if values.count(value) > 1:
-            raise UserError(f"sweep: {key} has the value {value!r} twice; leave one of them out")
+    _refuse_twins(key, values)
     return values
+
+
+def _refuse_twins(key: str, values: Sequence[str]) -> None:
+    """Raise UserError if two values are one: runs with two names would be the same training."""
+    known: dict[str | float, str] = {}
+    for value in values:
+        meant = _meant(value)
+        if meant not in known:
+            known[meant] = value
+        elif known[meant] == value:
+            raise UserError(f"sweep: {key} has the value {value!r} twice; leave one of them out")
+        else:
+            raise UserError(
+                f"sweep: {key} has the values {known[meant]!r} and {value!r}, which are one number;"
+                " leave one of them out"
+            )
+
+
+def _meant(value: str) -> str | float:
+    """Return the number that a value is (`1e-3` and `0.001` are one), or else the value."""
+    try:
+        return float(value)
+    except ValueError:
+        return value
 
 
 def _numbers(key: str, first: int, last: int) -> list[str]:

@@ -15,10 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from speechssl.errors import UserError
 from speechssl.sweep.grid import Axes, PlannedRun, runs_of_setting
+
+if TYPE_CHECKING:
+    import optuna
 
 Direction = Literal["minimize", "maximize"]
 
@@ -116,8 +119,7 @@ class Search:
         finished: Callable[[PlannedRun, str], None],
         seed: int = 0,
     ) -> None:
-        import optuna
-        from optuna.storages.journal import JournalFileBackend
+        from optuna.samplers import TPESampler
 
         self.trials = trials
         self.fixed = fixed
@@ -136,20 +138,11 @@ class Search:
             raise UserError(
                 "sweep: --optuna has nothing to choose; give key=LOW..HIGH or key=a,b,c"
             )
-        for name in ("optuna", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        backend = JournalFileBackend(str(out / "optuna.journal"))
-        self.study = optuna.create_study(
-            study_name="sweep",
-            storage=optuna.storages.JournalStorage(backend),
-            load_if_exists=True,
-            direction=direction,
-        )
+        self.study = _open_study(out, direction)
         before = self.study.get_trials(deepcopy=False)
         _refuse_another_search(before, self.space, self.study.direction.name, direction, out)
         # A sampler that is made anew must not draw again what it has drawn.
-        self.study.sampler = optuna.samplers.TPESampler(
+        self.study.sampler = TPESampler(
             seed=seed + len(before), constant_liar=True, n_startup_trials=min(10, trials)
         )
         self.asked = len(before)
@@ -215,6 +208,23 @@ class Search:
         (run, *_) = runs_of_setting(chosen, [], self.fixed)
         assert trial.value is not None
         return run.setting, trial.value
+
+
+def _open_study(out: Path, direction: Direction) -> optuna.Study:
+    """Return the study of a sweep's folder, a new one if it has none; Optuna says warnings only."""
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    for name in ("optuna", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    backend = JournalFileBackend(str(out / "optuna.journal"))
+    return optuna.create_study(
+        study_name="sweep",
+        storage=optuna.storages.JournalStorage(backend),
+        load_if_exists=True,
+        direction=direction,
+    )
 
 
 def _distributions(spans: Mapping[str, Span], lists: Axes) -> dict[str, Any]:

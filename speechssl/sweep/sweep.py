@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from speechssl import processes
+from speechssl import locks
 from speechssl.errors import UserError, writing
 from speechssl.files import RunFolder, write_skipped
 from speechssl.sweep.grid import PlannedRun, plan, read_arms, read_words
@@ -44,7 +44,7 @@ def sweep(settings: SweepSettings) -> tuple[str, int]:
     """
     check_lists(settings)
     check_command(settings.after)
-    with processes.sole_writer_in(settings.out):
+    with locks.sole_writer_in(settings.out):
         if settings.optuna:
             return _search(settings)
         fixed, axes = read_words(settings.words)
@@ -114,7 +114,7 @@ def wait_for_writer(folder: Path, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while folder.is_dir() and time.monotonic() < deadline:
         try:
-            with processes.sole_writer(folder):
+            with locks.sole_writer(folder):
                 return
         except UserError:
             time.sleep(0.2)

@@ -11,8 +11,8 @@ from torch import Tensor
 from speechssl import foreign_yaml, weights
 from speechssl.errors import UserError
 from speechssl.files import RunFolder
+from speechssl.locks import sole_writer_in
 from speechssl.model import Model
-from speechssl.processes import sole_writer_in
 from speechssl.train.checkpoint import snapshots, step_of
 
 

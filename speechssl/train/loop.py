@@ -226,13 +226,7 @@ def take_steps(
             stop_if_not_finite(run, unchecked, folder)
             unchecked.clear()
         if should_log:
-            figures = figures_of(run, step, clock)
-            if should_measure:
-                figures |= run.monitor.figures()
-            alarms: list[Alarm] = []
-            if step.progress.fraction >= config.monitor.after:
-                alarms = run.monitor.check(figures)
-            log.write(run.step, figures, [str(alarm) for alarm in alarms])
+            alarms = write_log(run, step, clock, log, measure=should_measure)
             should_stop = any_rank(bool(alarms) and config.monitor.stop, run.world)
         if should_save or should_stop:
             save(run, folder)
@@ -276,7 +270,7 @@ def take_step(
         tracking: programs that show the crops of the first batch.
     """
     progress = run.progress()
-    lr = schedule(run.optimizer, run.config.optimizer, progress.fraction, run.batch_size)
+    lr = schedule(run.optimizer, run.config.optimizer, run.rate_fraction(), run.batch_size)
     passes = run.config.train.gradient_accumulation_steps
     losses = []
     for number in range(passes):
@@ -300,6 +294,29 @@ def take_step(
     run.method.after_step(progress)
     run.step += 1
     return Step(progress, lr, losses, gradient_norm)
+
+
+def write_log(run: Run, step: Step, clock: Clock, log: Log, *, measure: bool) -> list[Alarm]:
+    """Write a line of the log.
+
+    Args:
+        run: as far as it has come.
+        step: the last one.
+        clock: what measures time.
+        log: where the line goes.
+        measure: with the figures of embeddings and projections.
+
+    Returns:
+        The alarms that the figures give rise to, once `monitor.after` of the run has passed.
+    """
+    figures = figures_of(run, step, clock)
+    if measure:
+        figures |= run.monitor.figures()
+    alarms: list[Alarm] = []
+    if step.progress.fraction >= run.config.monitor.after:
+        alarms = run.monitor.check(figures)
+    log.write(run.step, figures, [str(alarm) for alarm in alarms])
+    return alarms
 
 
 def figures_of(run: Run, step: Step, clock: Clock) -> dict[str, Any]:

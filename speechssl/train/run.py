@@ -44,6 +44,8 @@ class Run:
         method: the method, on the device and in training mode.
         step: optimiser steps that are done.
         steps: optimiser steps of the whole run.
+        rate_step: step whose learning rate and weight decay all steps have; None: each
+            has its own (federated rounds hold them).
         steps_per_epoch: optimiser steps in which every utterance is seen once.
         batch_size: utterances of an optimiser step, over devices and accumulated
             passes.
@@ -86,6 +88,7 @@ class Run:
         self.steps_per_epoch = max(1, len(utterances) // self.batch_size)
         self.steps = run_length(train, self.steps_per_epoch)
         self.step = 0
+        self.rate_step: int | None = None
 
         plan = parse_plan(thaw(config.data.crops))
         augment = Augment(self.model.sample_rate, **thaw(config.augment))
@@ -129,6 +132,12 @@ class Run:
     def progress(self) -> Progress:
         """Return how far the run has come."""
         return Progress(self.step, self.steps, self.steps_per_epoch)
+
+    def rate_fraction(self) -> float:
+        """Return the share of the run that learning rate and weight decay are those of."""
+        if self.rate_step is None:
+            return self.progress().fraction
+        return self.progress()._replace(step=self.rate_step).fraction
 
     def parallel(self) -> nn.Module:
         """Return the method, compiled if asked for, and wrapped if there are several processes."""
@@ -193,6 +202,14 @@ def run_length(train: TrainSettings, steps_per_epoch: int) -> int:
     return train.steps
 
 
+def construct_method(config: TrainingConfig, encoder: Encoder) -> Method:
+    """Return the method around ``encoder``, of which nothing depends on the utterances yet."""
+    if config.train.local_blocks:
+        return LocalBlocks(encoder, config.method, config.train.local_blocks)
+    method: Method = parts.build("methods", config.method, encoder)
+    return method
+
+
 def build_method(
     config: TrainingConfig, encoder: Encoder, utterances: Sequence[Utterance]
 ) -> Method:
@@ -203,11 +220,7 @@ def build_method(
             weights of ``train.init_method`` that do not fit.
     """
     name = config.method["name"]
-    method: Method
-    if config.train.local_blocks:
-        method = LocalBlocks(encoder, config.method, config.train.local_blocks)
-    else:
-        method = parts.build("methods", config.method, encoder)
+    method = construct_method(config, encoder)
     if config.data.pseudo_labels and not method.NEEDS_LABELS:
         raise UserError(
             f"data.pseudo_labels: method {name} learns no labels; leave it out, or set"

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from speechssl.distributed import World
 from speechssl.errors import UserError
 from speechssl.files import RunFolder
-from speechssl.processes import StopRequest, sole_writer_in
+from speechssl.locks import sole_writer_in
+from speechssl.processes import StopRequest
 from speechssl.train.checks import any_rank
 from speechssl.train.run import Run
 

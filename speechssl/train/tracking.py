@@ -24,6 +24,7 @@ from speechssl import foreign_json, parts
 from speechssl.errors import UserError
 from speechssl.files import RunFolder, write_text
 from speechssl.interfaces import TrackedRun, Tracker
+from speechssl.pools import start_thread
 from speechssl.text import printable
 
 SECONDS_TO_CLOSE = 60.0
@@ -181,8 +182,7 @@ class _Feed:
         self._calls: queue.Queue[Callable[[], None] | None] = queue.Queue(_MOST_WAITING)
         self._given_up = False
         self.opened = threading.Event()
-        self._thread = threading.Thread(target=self._work, name=f"tracker-{name}", daemon=True)
-        self._thread.start()
+        self._thread = start_thread(self._work, name=f"tracker-{name}")
         missed = [entry for entry in history if entry["step"] > self._seen]
         self._queue(lambda: self._open(run._replace(id=identity), missed))
 

@@ -1,10 +1,13 @@
 """Help texts: every verb, corpus, task and argument has one that says something."""
 
 import argparse
+import ast
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -83,6 +86,49 @@ def test_a_flag_means_the_same_wherever_it_is() -> None:
             if action is not None:
                 found.add((action.help, action.default, action.metavar, action.type))
         assert len(found) == 1, f"{flag}: {found}"
+
+
+def phrases(text: str) -> set[str]:
+    """The parts of a help between its stops, as words; those of three words and fewer left out."""
+    found = set()
+    for phrase in re.split(r"[;:().]\s|[;:()]", text.lower()):
+        said = re.findall(r"[\w.-]+", phrase)
+        if len(said) > 3:
+            found.add(" ".join(said))
+    return found
+
+
+def helps(source: str) -> Iterator[tuple[int, list[str]]]:
+    """The line of each call that adds an argument, and the texts that it writes."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call) or not re.match(r".*add_\w+$", ast.unparse(node.func)):
+            continue
+        given = node.args[1:] + [word.value for word in node.keywords]
+        constants = [part for value in given for part in ast.walk(value)]
+        texts = [part.value for part in constants if isinstance(part, ast.Constant)]
+        yield node.lineno, [text for text in texts if isinstance(text, str)]
+
+
+def test_a_help_is_split_into_what_it_says() -> None:
+    (line, texts), (_, more) = helps(
+        'p.add_argument("--x", help="one to the next (default: 1)")\nflags.add_out(p, "a b c d; e f")'
+    )
+    assert line == 1
+    assert phrases(texts[0]) == {"one to the next"}
+    assert phrases(more[0]) == {"a b c d"}
+
+
+def test_no_help_stands_twice() -> None:
+    """What two verbs say of an argument is said once, by a function of `cli/flags.py`."""
+    folder = Path(command.__file__).parent
+    places = defaultdict(list)
+    for path in sorted(folder.rglob("*.py")):
+        for line, texts in helps(path.read_text()):
+            for phrase in {phrase for text in texts for phrase in phrases(text)}:
+                places[phrase].append(f"{path.name}:{line}")
+    twice = {phrase: where for phrase, where in places.items() if len(where) > 1}
+    assert len(places) > 150
+    assert not twice
 
 
 def test_help_imports_nothing_heavy() -> None:

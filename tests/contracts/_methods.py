@@ -32,6 +32,8 @@ SMALL = {
         "dino": {"prototypes": 16, "layers": 2, "hidden": 24, "bottleneck": 8},
     },
     "dimcl": {"base": {"name": "byol", **PAIR}},
+    "plus_contrast": {"base": {"name": "simsiam", **PAIR}},
+    "ccfc": PAIR,
 }  # fmt: skip
 
 

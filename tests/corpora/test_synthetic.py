@@ -15,15 +15,9 @@ import scipy.signal
 import soundfile
 
 from speechssl.corpora.synthetic import source, speech
-from speechssl.corpora.synthetic.corpus import (
-    Sizes,
-    choose_trials,
-    plan,
-    prepare,
-    voice_of,
-    waveform,
-)
+from speechssl.corpora.synthetic.corpus import prepare, voice_of, waveform
 from speechssl.corpora.synthetic.phones import sentence
+from speechssl.corpora.synthetic.recordings import Sizes, choose_trials, plan
 from speechssl.corpora.synthetic.rooms import NOISES, draw_room, record, visit
 from speechssl.corpora.synthetic.source import SAMPLE_RATE as RATE
 from speechssl.corpora.synthetic.speech import speak

@@ -21,8 +21,8 @@ from speechssl.embed.batch_encoder import BatchEncoder
 from speechssl.embed.partial import PartialWriter, merge, open_partial_results
 from speechssl.embed.sources import collect
 from speechssl.errors import UserError
+from speechssl.locks import sole_writer
 from speechssl.model import Model
-from speechssl.processes import sole_writer
 
 ARABIC = "\u0633\u0644\u0627\u0645"
 
@@ -523,7 +523,7 @@ print(die_at - 1, sorted(os.listdir()))
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 @pytest.mark.parametrize("then", ["resume", pytest.param("start-again", marks=pytest.mark.slow)])
 def test_a_kill_at_any_moment_ends_in_the_bits_of_an_unbroken_run(tmp_path, then):
-    for seed in range(3):
+    for seed in range(2):
         write(tmp_path / "audio" / f"{seed}.wav", 0.4 + 0.37 * seed, seed)
     (tmp_path / "audio" / "empty.wav").write_bytes(b"")
     (tmp_path / "work").mkdir()
@@ -539,7 +539,7 @@ def test_a_kill_at_any_moment_ends_in_the_bits_of_an_unbroken_run(tmp_path, then
     )
     assert done.returncode == 0, done.stderr
     count, left = done.stdout.split(" ", 1)
-    assert int(count) > 15
+    assert int(count) > 12
     assert "parts" not in left
 
 

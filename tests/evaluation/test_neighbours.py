@@ -171,6 +171,22 @@ def test_the_commands(tmp_path: Path, embeddings: Rows, capsys: pytest.CaptureFi
     assert "use one model" in capsys.readouterr().err
 
 
+def test_an_id_is_itself_for_a_program_and_no_formula_in_a_file(
+    tmp_path: Path, embeddings: Rows, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["=cmd()", "-2"]
+    write_vectors(tmp_path / "e.npz", names, embeddings[:2])
+    assert main(["index", str(tmp_path / "e.npz"), "--out", str(tmp_path / "i")]) == 0
+    capsys.readouterr()
+    command = ["search", str(tmp_path / "i"), str(tmp_path / "e.npz"), "--top", "1"]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("\t")[:2] for line in lines] == [[name, name] for name in names]
+    assert main([*command, "--out", str(tmp_path / "found.tsv")]) == 0
+    lines = (tmp_path / "found.tsv").read_text().splitlines()
+    assert [line.split("\t")[:2] for line in lines] == [[f"'{name}"] * 2 for name in names]
+
+
 def test_recordings_are_searched_with_their_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

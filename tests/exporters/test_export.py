@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builders import ECAPA, RATE, RESNET, make_model, noises, readme_code
+from builders import ECAPA, RATE, RESNET, XVECTOR, make_model, noises, readme_code
 
 import speechssl
 from speechssl.__main__ import main
@@ -32,6 +32,7 @@ MODELS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "level": ({"normalise": "level", "sample_rate": 8000, "f_max": 3800.0}, ECAPA | SMALL),
     "none": ({"normalise": "none"}, ECAPA | SMALL | {"pooling": "statistics"}),
     "resnet": ({"n_mels": 40}, RESNET | {"attention_channels": 128}),
+    "xvector": ({}, XVECTOR),
     "light": (
         {"n_mels": 40},
         {
@@ -45,7 +46,7 @@ MODELS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
 }
 
 
-SLOW = ("sliding", "light")  # the exporter takes half a minute each
+SLOW = ("ecapa", "sliding", "light")  # the exporter takes 10 s of a core and more for each
 
 
 def make(name: str, folder: Path) -> Path:
@@ -102,7 +103,7 @@ def test_torchscript_needs_nothing_of_this_package(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["ecapa", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)]
+    "name", ["xvector", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)]
 )
 def test_onnx(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript", reason="the extra `export` is not installed")

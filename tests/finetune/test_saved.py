@@ -163,4 +163,14 @@ def test_labels_cannot_command_a_terminal(small, tmp_path, capsys):
     assert main(["predict", str(small), str(tmp_path / "a.wav")]) == 0
     out = capsys.readouterr().out
     assert "\x1b" not in out and len(out.splitlines()) == 2
-    assert r"\x1b[2J\n" in out and "'=cmd()" in out
+    assert r"\x1b[2J\n" in out
+    assert "\t=cmd()" in out  # a program reads it; people open the file
+
+
+def test_labels_cannot_command_a_spreadsheet(small, tmp_path):
+    about = read_json(small / "classifier.json")
+    (small / "classifier.json").write_text(json.dumps({**about, "labels": ["one", "=cmd()"]}))
+    write_audio(tmp_path / "a.wav", noise(0.5))
+    table = tmp_path / "out.tsv"
+    assert main(["predict", str(small), str(tmp_path / "a.wav"), "--out", str(table)]) == 0
+    assert "\t'=cmd()" in table.read_text() and "\t=" not in table.read_text()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import torch
 import yaml
 from starting import Fork, Process, run
@@ -73,6 +74,15 @@ VERBS = {
     "embed parquet": Verb(words_of(EMBED + ".parquet"), ["--resume"]),
     "embed --jobs 2": Verb(words_of(EMBED + ".npz --jobs 2"), ["--resume"]),
     "embed anew": Verb(words_of(EMBED + ".npz --jobs 2")),
+    "embed to a folder": Verb(
+        words_of("embed {w}/run/model {w}/data/train --out {o}"), ["--resume"]
+    ),
+    "index": Verb(words_of("index {w}/e.npz --out {o}")),
+    "sweep": Verb(
+        words_of(
+            "sweep {w}/short.yaml seed=0,1 --evaluate {w}/data/eval --device cpu --jobs 2 --out {o}"
+        )
+    ),
     "cluster": Verb(words_of("cluster {w}/e.npz n_clusters=8 --out {o}")),
     "finetune": Verb(
         words_of(
@@ -132,6 +142,7 @@ def make_world(folder: Path) -> Path:
     dino = {**TRAINING, "data": data, "method": DINO}
     (folder / "train.yaml").write_text(yaml.safe_dump(dino))
     short = {**TRAINING["train"], "steps": 6, "save_every": 2}
+    (folder / "short.yaml").write_text(yaml.safe_dump({**dino, "train": short}))
     classes = {**TRAINING, "method": {"name": "aam_softmax"}, "train": short}
     (folder / "classes.yaml").write_text(yaml.safe_dump(classes))
     rounds = {
@@ -165,20 +176,21 @@ class Unbroken:
         first: seconds until it began to write.
         seconds: until it ended.
         bits: name of each file -> digest.
-        size: bytes of all files of the output.
-        largest: bytes of the largest.
+        pages: of 4096 bytes, that the files which it wrote take on a disk.
+        largest: bytes of the largest of them.
     """
 
     first: float
     seconds: float
     bits: dict[str, str]
-    size: int
+    pages: int
     largest: int
 
 
 def unbroken(world: Path, verb: Verb, kind: type[Process] | type[Fork] = Fork) -> Unbroken:
     """Run a verb and remove its output again."""
     given = begin(world, verb)
+    before = digests(world)
     began = time.monotonic()
     command = kind(world, verb.words(world))
     first = 0.0
@@ -188,8 +200,15 @@ def unbroken(world: Path, verb: Verb, kind: type[Process] | type[Fork] = Fork) -
         time.sleep(0.002)
     seconds = time.monotonic() - began
     assert command.returncode == 0, command.text()
-    sizes = [path.stat().st_size for path in (world / "out").rglob("*") if path.is_file()]
-    found = Unbroken(first, seconds, digests(world), sum(sizes), max(sizes))
+    bits = digests(world)
+    sizes = {
+        str(path.relative_to(world)): path.stat().st_size
+        for path in (world / "out").rglob("*")
+        if path.is_file()
+    }
+    written = {name: size for name, size in sizes.items() if bits.get(name) != before.get(name)}
+    pages = sum(-(-size // 4096) for size in written.values())
+    found = Unbroken(first, seconds, bits, pages, max(written.values()))
     clear(world)
     return found
 
@@ -220,16 +239,29 @@ def digests(world: Path) -> dict[str, str]:
 
     Timings do not count, nor the commit of the checkout, which may change meanwhile; TensorBoard's
     files have the time in their names. The state of a run counts by its values: how it is packed
-    depends on which of its strings are one object.
+    depends on which of its strings are one object. Of a folder of parquet files all rows together
+    count: how many files they lie in depends on how often it was begun.
     """
     found = {}
     for folder in ("out", "tmp"):
+        rows: list[str] = []
         for path in sorted((world / folder).rglob("*")):
-            if path.is_dir() or "tensorboard" in path.parts or is_cache_of_torch(path):
+            if path.is_dir() or has_timings_only(path) or is_cache_of_torch(path):
+                continue
+            if path.name.startswith("part-") and path.suffix == ".parquet":
+                rows += [repr(row) for row in pyarrow.parquet.read_table(path).to_pylist()]
                 continue
             digest = hashlib.sha256(content_of(path)).hexdigest()
             found[str(path.relative_to(world))] = digest[:12]
+        if rows:
+            digest = hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()
+            found[f"{folder}/part-*.parquet"] = digest[:12]
     return found
+
+
+def has_timings_only(path: Path) -> bool:
+    """True for what no two runs share: TensorBoard's files, and the logs and seconds of a sweep."""
+    return "tensorboard" in path.parts or "logs" in path.parts or path.name == "seconds.tsv"
 
 
 def is_cache_of_torch(path: Path) -> bool:

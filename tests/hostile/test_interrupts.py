@@ -36,7 +36,7 @@ sys.meta_path.insert(0, Interrupt)
         "numpy.linalg",
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in ("torch", "torch.nn", "scipy.signal", "omegaconf", "speechssl.model")
+            for name in ("torch", "torch.nn", "safetensors", "omegaconf", "speechssl.model")
         ),
     ],
 )

@@ -1,6 +1,6 @@
 """Memory that does not grow: epochs of training, files that are embedded, lines of wav.scp.
 
-    python -m pytest -m slow -s tests/hostile/test_memory.py
+    python -m pytest -m slow -s tests/hostile/test_memory_over_time.py
 
 prints what was measured.
 """

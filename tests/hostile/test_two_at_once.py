@@ -13,7 +13,7 @@ from builders import ECAPA, make_model
 from speechssl.cli import main
 from speechssl.data.vectors.files import write_vectors
 from speechssl.errors import UserError
-from speechssl.processes import sole_writer
+from speechssl.locks import sole_writer
 
 
 @pytest.fixture

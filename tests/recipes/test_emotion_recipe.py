@@ -41,6 +41,18 @@ def run(world, *words):
     return run_script(SCRIPT, *given, *words)
 
 
+def test_the_release_is_prepared_once(world):
+    words = ["--exp", world / "prepared", "--stop-stage", "1"]
+    done = run(world, *words)
+    assert done.returncode == 0, done.stderr[-3000:]
+    emotions = (world / "prepared/data/emodb/utt2emotion").read_text().split()[1::2]
+    assert len(emotions) == 120 and set(emotions) == set(STYLES)
+    again = run(world, *words)
+    assert again.returncode == 0 and "[stage 1]" in done.stderr
+    assert "[stage 1]" not in again.stderr
+
+
+@pytest.mark.slow  # thirteen commands, 45 s of a core
 def test_from_the_release_to_the_table_and_nothing_twice(world):
     done = run(world)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -38,6 +38,7 @@ def speech(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow  # thirty commands; the next test has the same stages without the tables
 def test_real_speech_from_folders_to_the_table_and_on(speech):
     words = ["--data", speech / "speech", "--exp", speech / "exp", "--train", "mine"]
     words += ["--eval", "test", "--config", speech / "dino.yaml", "--at", "2"]

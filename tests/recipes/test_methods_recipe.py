@@ -47,7 +47,7 @@ def test_every_method_and_every_predictor_has_an_arm():
 @pytest.mark.parametrize(
     "chosen",
     [
-        "dimcl-byol c3_dino",
+        "dimcl-byol",
         pytest.param("dimcl-byol c3_dino simsiam-none swav", marks=pytest.mark.slow),
     ],
 )

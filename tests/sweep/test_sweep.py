@@ -170,7 +170,7 @@ def test_optuna_finds_the_best_and_continues_a_search_that_was_cut_off(tmp_path,
 
 def test_a_run_is_begun_when_the_training_of_a_killed_sweep_has_saved(tmp_path) -> None:
     hold = (
-        "import sys, time; from speechssl.processes import sole_writer\n"
+        "import sys, time; from speechssl.locks import sole_writer\n"
         "with sole_writer(sys.argv[1]): print(flush=True); time.sleep(1)"
     )
     call = [sys.executable, "-c", hold, str(tmp_path)]

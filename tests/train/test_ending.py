@@ -46,7 +46,7 @@ def same_bits(one: Path, other: Path) -> bool:
 
 
 # A log line every 3 steps and a state every 2: means are under way when a state is written.
-LENGTH = ("train.steps=60", "train.log_every=3", "data.workers=1")
+LENGTH = ("train.steps=30", "train.log_every=3", "data.workers=1")
 
 
 @pytest.mark.parametrize(

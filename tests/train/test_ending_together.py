@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from speechssl.processes import sole_writer
+from speechssl.locks import sole_writer
 from speechssl.weights import read_checkpoint
 
 pytestmark = pytest.mark.slow

@@ -80,11 +80,11 @@ def _measure(args: argparse.Namespace) -> None:
     if args.out:
         from speechssl.report import plots
 
-        classify.write_results(args.out, measured)
         results = measured.results
         plots.confusion_plot(results["labels"], results["confusion"], args.out / "confusion.png")
         if votes is not None:
             subjects.write_votes(args.out, votes)
+        classify.write_results(args.out, measured)  # last: what has it is taken for done
     print(_table(measured.results))
     if votes is not None:
         print(subjects.describe(measured.results["subjects"]))
@@ -102,11 +102,11 @@ def _compare(measured: Classification, path: Path, options: Mapping[str, Any]) -
     """Compare a run with other embeddings, or with the predictions in the folder of another run."""
     from speechssl.data.vectors.files import read_vectors
     from speechssl.data.vectors.folder import holds_embeddings
-    from speechssl.evaluation.classification import classify
+    from speechssl.evaluation.classification import classify, comparing
 
     what = f"--beside {path}"
     if path.is_dir() and not holds_embeddings(path):
-        return classify.compare_predictions(
+        return comparing.compare_predictions(
             measured,
             classify.read_predictions(path),
             replicates=options["replicates"],
@@ -114,7 +114,7 @@ def _compare(measured: Classification, path: Path, options: Mapping[str, Any]) -
             what=what,
         )
     ids, embeddings = read_vectors(path)
-    return classify.compare_embeddings(measured, ids, embeddings, what=what, **options)
+    return comparing.compare_embeddings(measured, ids, embeddings, what=what, **options)
 
 
 def _table(results: Mapping[str, Any]) -> str:

@@ -77,11 +77,13 @@ def _measure(args: argparse.Namespace) -> None:
 
 
 def _write(measured: Verification, out: Path, model: str, replicates: int) -> None:
-    """Write results, scores and plots; the model is named by the last two parts of its path."""
+    """Write plots, scores and results; the model is named by the last two parts of its path.
+
+    `results.json` comes last: recipes and sweeps take an evaluation that has it for done.
+    """
     from speechssl.evaluation.verification.verify import write_results
     from speechssl.report import det, plots
 
-    write_results(out, measured, scores=True)
     target = measured.trials.target
     name = "/".join(Path(model).parts[-2:])
     bands = {}
@@ -92,9 +94,11 @@ def _write(measured: Verification, out: Path, model: str, replicates: int) -> No
             measured.speakers,
             replicates=min(replicates, det.REPLICATES),
         )
-        det.write_band(bands[name], out / "det.json")
     plots.det_plot({name: (measured.scores, target)}, out / "det.png", bands)
     plots.score_histogram(measured.scores, target, out / "scores.png")
+    if bands:
+        det.write_band(bands[name], out / "det.json")
+    write_results(out, measured, scores=True)
 
 
 def _table(results: Mapping[str, Any]) -> str:

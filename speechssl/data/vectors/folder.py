@@ -11,7 +11,6 @@ The folder lies on a disk, or behind an address that the user gave (`s3://bucket
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from speechssl.data.vectors.format import Vectors, most_bytes_of
 from speechssl.data.vectors.parquet import batches, bomb, group_rows, ids_of, opened, unequal
 from speechssl.data.vectors.places import Entry, Place
 from speechssl.errors import UserError
+from speechssl.pools import ThreadPool
 
 BLOCK_ROWS = 8192
 """Rows of a block."""
@@ -85,7 +85,7 @@ class VectorFolder:
         self.name = str(name)
         self._place = Place(name)
         entries = [entry for entry in self._place.files() if is_part(entry.name)]
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
+        with ThreadPool(_AT_ONCE) as pool:
             found = list(pool.map(self._row_groups, entries))
         parts = []
         first = 0

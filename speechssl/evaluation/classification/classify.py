@@ -6,7 +6,7 @@ written out; standardisation and the classifier's one setting chosen on the trai
 folds of groups within them; micro-F1 (the accuracy), macro-F1, UAR, F1 of each class and the
 confusion of all test folds together, with intervals over groups and over folds. They are compared
 with the majority class of the training folds and, if given, with other embeddings of the same
-utterances on the same folds (`compare_embeddings`).
+utterances on the same folds (`comparing.py`).
 
 Classes are weighted by the inverse of their frequency (UAR and macro-F1 count them alike) unless
 one says not to; k-NN, LDA and MLP cannot do so, and the results say what was done (`balanced`).
@@ -15,7 +15,7 @@ one says not to; k-NN, LDA and MLP cannot do so, and the results say what was do
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -210,10 +210,10 @@ def measured(
     def statistic(weights: Weights | None) -> float:
         return measure(truth, predicted, weights)
 
-    return _with_interval(key, statistic, group, replicates, seed)
+    return with_interval(key, statistic, group, replicates, seed)
 
 
-def _with_interval(
+def with_interval(
     key: str,
     statistic: Callable[[Weights | None], float],
     group: Names,
@@ -260,103 +260,6 @@ def _per_class(truth: Names, predicted: Names) -> dict[str, Any]:
         "labels": names.tolist(),
         "confusion": counts.astype(int).tolist(),
     }
-
-
-def compare_embeddings(
-    run: Classification,
-    ids: Names,
-    embeddings: Rows,
-    *,
-    what: str = "the other embeddings",
-    **options: Any,
-) -> dict[str, Any]:
-    """Probe other embeddings of the utterances of a run on its folds, and compare.
-
-    Args:
-        run: what ``evaluate`` returned.
-        ids: (N,); all utterances of the run, in any order.
-        embeddings: (N, D).
-        what: names the embeddings in an error.
-        options: of ``evaluate``; labels, groups, test_folds and the rest as for the run.
-
-    Returns:
-        As ``compare_predictions``.
-
-    Raises:
-        UserError: an utterance of the run is missing.
-    """
-    ids = np.asarray(ids, str)
-    _check_all_there(run.folds, set(ids.tolist()), what)
-    kept = np.array([name in run.folds for name in ids.tolist()])
-    other = evaluate(ids[kept], embeddings[kept], folds=run.folds, **options)
-    predicted = dict(zip(other.ids.tolist(), other.predicted.tolist(), strict=True))
-    return compare_predictions(
-        run,
-        predicted,
-        replicates=options.get("replicates", 1000),
-        seed=options.get("seed", 0),
-        what=what,
-    )
-
-
-def compare_predictions(
-    run: Classification,
-    predicted: Mapping[str, str],
-    *,
-    replicates: int = 1000,
-    seed: int = 0,
-    what: str = "the other predictions",
-) -> dict[str, Any]:
-    """Compare a run with what another classifier predicted for its utterances.
-
-    Args:
-        run: what ``evaluate`` returned.
-        predicted: utterance -> class.
-        replicates: bootstrap resamples of groups, 0 for none.
-        seed: of the bootstrap.
-        what: names the predictions in an error.
-
-    Returns:
-        micro_f1, macro_f1 and uar of the other, and ``<figure>_gain``: how much higher the run's
-        is, each with its ``_interval`` over groups (the same resamples for both: what is hard for
-        both cancels).
-
-    Raises:
-        UserError: an utterance of the run is missing.
-    """
-    _check_all_there(run.ids.tolist(), predicted, what)
-    other = np.array([predicted[name] for name in run.ids.tolist()])
-    row: dict[str, Any] = {}
-    for key, measure in MEASURES.items():
-        row |= measured(key, measure, run.truth, other, run.group, replicates, seed)
-        row |= _gain(key, measure, run, other, replicates, seed)
-    return row
-
-
-def _gain(
-    key: str,
-    measure: Callable[..., float],
-    run: Classification,
-    other: Names,
-    replicates: int,
-    seed: int,
-) -> dict[str, Any]:
-    """Return how much higher a measure is for the run than for ``other`` (N,), and the interval."""
-
-    def statistic(weights: Weights | None) -> float:
-        own = measure(run.truth, run.predicted, weights)
-        return own - measure(run.truth, other, weights)
-
-    return _with_interval(f"{key}_gain", statistic, run.group, replicates, seed)
-
-
-def _check_all_there(wanted: Iterable[str], there: Container[str], what: str) -> None:
-    missing = [name for name in wanted if name not in there]
-    if missing:
-        raise UserError(
-            f"classification: {what}: {len(missing)} utterances of the run are missing, such as"
-            f" {missing[0]!r}"
-        )
 
 
 def read_predictions(folder: str | Path) -> dict[str, str]:

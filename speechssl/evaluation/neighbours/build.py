@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,15 +133,8 @@ def build_index(
     folder = Path(out)
     started_at = time.perf_counter()
     source = Source(embeddings, mean)
-    if kind == "auto":
-        kind = "flat" if source.rows < FLAT_BELOW else "ivfpq"
-    if kind == "ivfpq" and source.rows < layout.CODES:
-        raise UserError(
-            f"{embeddings}: {source.rows} embeddings are too few for ivfpq, which needs"
-            f" {layout.CODES}; leave --kind out"
-        )
     about = About(
-        kind="flat" if kind == "flat" else "ivfpq",
+        kind=_kind(kind, source.rows, embeddings),
         dim=source.dim,
         shards=_shards(source.rows, shard_rows),
         has_mean=mean is not None,
@@ -150,10 +143,7 @@ def build_index(
     rng = np.random.default_rng(seed)
     drawn = np.sort(rng.choice(source.rows, min(QUERIES, source.rows), replace=False))
     with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / layout.ABOUT).unlink(missing_ok=True)
-        for left_over in layout.shard_files(folder):
-            left_over.unlink()
+        _make_empty(folder)
         if mean is not None:
             np.save(folder / layout.MEAN, mean)
         trained = None
@@ -166,6 +156,30 @@ def build_index(
     size = sum(path.stat().st_size for path in folder.iterdir())
     seconds = time.perf_counter() - started_at
     return about, {"seconds": seconds, "milliseconds": milliseconds, "bytes": size}
+
+
+def _kind(wanted: str, rows: int, embeddings: str | Path) -> Literal["flat", "ivfpq"]:
+    """Return the kind of an index of so many rows.
+
+    Raises:
+        UserError: they are too few for the kind that is wanted.
+    """
+    if wanted == "flat" or (wanted == "auto" and rows < FLAT_BELOW):
+        return "flat"
+    if rows < layout.CODES:
+        raise UserError(
+            f"{embeddings}: {rows} embeddings are too few for ivfpq, which needs"
+            f" {layout.CODES}; leave --kind out"
+        )
+    return "ivfpq"
+
+
+def _make_empty(folder: Path) -> None:
+    """Make a folder without an index in it; one that a kill cut off has no `index.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / layout.ABOUT).unlink(missing_ok=True)
+    for left_over in layout.shard_files(folder):
+        left_over.unlink()
 
 
 def _shards(rows: int, size: int) -> tuple[int, ...]:

@@ -126,11 +126,7 @@ def read_about(folder: Path) -> About:
     held = foreign_json.read(path)
     if not isinstance(held, dict) or held.get("layout") != LAYOUT:
         raise UserError(f"{path}: not an index of layout {LAYOUT}; build it again")
-    shards = held.get("shards")
-    if not isinstance(shards, list) or not 1 <= len(shards) <= 1 << 16:
-        raise UserError(f"{path}: its shards are no list of numbers; build it again")
-    for rows in shards:
-        _check(path, "a shard", rows, 1, _MOST_ROWS)
+    shards = _shards(path, held.get("shards"))
     kind = held.get("kind")
     if kind not in ("flat", "ivfpq"):
         raise UserError(f"{path}: its kind is {str(kind)[:40]!r}; build it again")
@@ -148,7 +144,7 @@ def read_about(folder: Path) -> About:
     return About(
         kind=kind,
         dim=dim,
-        shards=tuple(shards),
+        shards=shards,
         lists=lists,
         code_bytes=code_bytes,
         probes=probes,
@@ -156,6 +152,13 @@ def read_about(folder: Path) -> About:
         source=str(held.get("source", ""))[:1000],
         recall=float(recall) if known else 0.0,  # type: ignore[arg-type]
     )
+
+
+def _shards(path: Path, value: Any) -> tuple[int, ...]:
+    """Return the rows of each shard; raise UserError for what is no list of such numbers."""
+    if not isinstance(value, list) or not 1 <= len(value) <= 1 << 16:
+        raise UserError(f"{path}: its shards are no list of numbers; build it again")
+    return tuple(_check(path, "a shard", rows, 1, _MOST_ROWS) for rows in value)
 
 
 def _check(path: Path, what: str, value: Any, least: int, most: int) -> int:

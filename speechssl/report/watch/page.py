@@ -11,6 +11,7 @@ from typing import Any
 
 from speechssl import files
 from speechssl.errors import UserError, writing
+from speechssl.pools import start_thread
 from speechssl.report.page import write
 from speechssl.report.page.blocks import Block, Text
 from speechssl.report.page.clips import Clips
@@ -129,5 +130,5 @@ def serve(make: Callable[[], str], port: int) -> _Server:
         raise UserError(
             f"watch: port {port} cannot be used ({error}); give another --port"
         ) from error
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    start_thread(server.serve_forever, name="page")
     return server

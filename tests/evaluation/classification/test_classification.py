@@ -10,7 +10,7 @@ from builders import write_table
 
 from speechssl.cli import main
 from speechssl.errors import UserError
-from speechssl.evaluation.classification import classify
+from speechssl.evaluation.classification import classify, comparing
 from speechssl.evaluation.classification.classifiers import kinds
 from speechssl.evaluation.classification.classify import evaluate
 
@@ -269,14 +269,14 @@ def test_the_gain_over_another_embedding_is_paired_on_the_same_folds(tmp_path, c
     run = evaluate(ids, x, labels, groups, replicates=200)
     options = {"labels": labels, "groups": groups, "replicates": 200}
     turn = np.random.default_rng(1).permutation(len(ids))
-    same = classify.compare_embeddings(run, ids[turn], x[turn], **options)
+    same = comparing.compare_embeddings(run, ids[turn], x[turn], **options)
     assert same["uar_gain"] == 0 and same["uar_gain_interval"] == [0, 0]
-    other = classify.compare_embeddings(run, ids, noise, **options)
+    other = comparing.compare_embeddings(run, ids, noise, **options)
     low, high = other["uar_gain_interval"]
     assert 0.3 < low < other["uar_gain"] < high
     assert other["uar"] == pytest.approx(run.results["uar"] - other["uar_gain"])
     with pytest.raises(UserError, match="150 utterances of the run are missing, such as .u"):
-        classify.compare_embeddings(run, ids[:10], x[:10], **options)
+        comparing.compare_embeddings(run, ids[:10], x[:10], **options)
 
 
 def test_the_command_shows_what_is_beside(tmp_path, capsys):

@@ -1,0 +1,102 @@
+"""Who has which utterances: one client a directory, or the groups of a map such as utt2session."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+from speechssl.data.kaldi import read_mapping
+from speechssl.data.manifest import Utterance
+from speechssl.errors import UserError
+from speechssl.federated.settings import FederatedSettings
+from speechssl.train.data import read_utterances
+from speechssl.train.settings import TrainingConfig
+
+
+class Holdings(NamedTuple):
+    """What a client has.
+
+    Attributes:
+        name: of the client.
+        config: training configuration with this client's directories.
+        utterances: of this client.
+        skipped: (id, reason) of those that are left out.
+    """
+
+    name: str
+    config: TrainingConfig
+    utterances: list[Utterance]
+    skipped: list[tuple[str, str]]
+
+
+def client_names(config: TrainingConfig, settings: FederatedSettings) -> list[str]:
+    """Return the names of all clients that a configuration describes, sorted.
+
+    Raises:
+        UserError: the map cannot be read, or is empty.
+    """
+    if settings.clients is None:
+        return sorted(_directories(config.data.train))
+    names = sorted(set(read_mapping(settings.clients).values()))
+    if not names:
+        raise UserError(f"federated.clients: {settings.clients} is empty; give `utterance client`")
+    return names
+
+
+def holdings(config: TrainingConfig, settings: FederatedSettings, name: str) -> Holdings:
+    """Read what one client has; the directories of other clients are not opened.
+
+    With a map all directories are read, and the utterances of other clients passed over.
+
+    Raises:
+        UserError: there is no such client, or it has no usable utterance.
+    """
+    known = client_names(config, settings)
+    if name not in known:
+        raise UserError(f"federate: no client {name!r}; there are: {', '.join(known[:20])}")
+    if settings.clients is None:
+        directory = _directories(config.data.train)[name]
+        own = dataclasses.replace(config.data, train=(directory,), source_shares=())
+        config = dataclasses.replace(config, data=own)
+        utterances, skipped = read_utterances(config.data)
+    else:
+        client_of = read_mapping(settings.clients)
+        utterances, skipped = read_utterances(config.data)
+        _refuse_shared_ids(utterances)
+        utterances = [u for u in utterances if client_of.get(u.id) == name]
+        skipped = [entry for entry in skipped if client_of.get(entry[0]) == name]
+    if not utterances:
+        raise UserError(f"federate: client {name} has no usable utterance; leave it out")
+    return Holdings(name, config, utterances, skipped)
+
+
+def _directories(directories: Sequence[str]) -> dict[str, str]:
+    """Return client -> directory; the client is called by the folder, or the path if two are alike."""
+    last = [Path(directory).name for directory in directories]
+    named = {}
+    for directory, name in zip(directories, last, strict=True):
+        named[name if name and last.count(name) == 1 else directory] = directory
+    return named
+
+
+def folder_of(out: Path, name: str) -> Path:
+    """Return the folder of a client, whatever it is called."""
+    quoted = quote(name, safe=" ")
+    if not quoted.strip("."):  # "", "." and ".." are no names of folders
+        quoted = quoted.replace(".", "%2E") or "%"
+    return out / "clients" / quoted
+
+
+def _refuse_shared_ids(utterances: Sequence[Utterance]) -> None:
+    """Raise UserError if two utterances have the same id: clients are looked up by id."""
+    seen: set[str] = set()
+    for utterance in utterances:
+        if utterance.id in seen:
+            raise UserError(
+                f"federated.clients: two directories have an utterance {utterance.id!r}, and"
+                " clients are looked up by id; prepare one of them in another folder"
+            )
+        seen.add(utterance.id)
