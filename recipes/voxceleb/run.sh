@@ -2,8 +2,8 @@
 # VoxCeleb, from the downloaded corpus to EER, and on through iterative pseudo-labelling. No speaker label is read.
 #   bash recipes/voxceleb/run.sh --voxceleb1 DIR --voxceleb2 DIR [--musan DIR] [--rirs DIR] [--lists DIR]
 #        [--config NAME|FILE] [--pseudolabel FILE] [--rounds N] [--average N] [--data DIR] [--exp-dir DIR]
-#        [--nj N] [--ngpu N] [--shards yes] [--trials "NAME ..."] [--cohort N] [--partial yes] [--device D]
-#        [--stage N] [--stop-stage N] [key=value ...]
+#        [--nj N] [--ngpu N] [--launcher torchrun|slurm|ray] [--nodes N] [--sbatch "OPTIONS"] [--shards yes]
+#        [--trials "NAME ..."] [--cohort N] [--partial yes] [--device D] [--stage N] [--stop-stage N] [key=value ...]
 # Stages: 1 prepare   2 shards (only with --shards yes)   3 train DINO   4 average teachers, extract   5 score
 #         6 export    7 cluster    8 train on pseudo-labels    9 more rounds, large margin, extract, score
 #         10 results table
@@ -15,15 +15,36 @@ source "$(dirname "${BASH_SOURCE[0]}")/../../egs/options.sh"
 voxceleb1="" voxceleb2="" musan="" rirs="" lists=""
 config=dino pseudolabel=recipes/voxceleb/conf/pseudolabel.yaml
 rounds=2 average=10 data=data/voxceleb exp=exp/voxceleb nj=8 ngpu="" shards="" cohort=50
-restarts=3 trials="O E H" partial="" device=auto stage=1 stop_stage=10
+launcher=torchrun nodes=1 sbatch="" trials="O E H" partial="" device=auto stage=1 stop_stage=10
 read_options "--voxceleb1 --voxceleb2 --musan --rirs --lists --config --pseudolabel --rounds --average --data \
-    --exp-dir:exp --nj --ngpu --shards --trials --cohort --partial --device --stage --stop-stage key=value" "$@"
+    --exp-dir:exp --nj --ngpu --launcher --nodes --sbatch --shards --trials --cohort --partial --device --stage --stop-stage key=value" "$@"
 # shellcheck source=egs/setup.sh
 source egs/setup.sh log,av
 # shellcheck source=egs/stages.sh
 source egs/stages.sh
 mkdir -p "$exp/done"
 [[ -n $ngpu ]] || ngpu=$(python -c 'import torch; print(max(1, torch.cuda.device_count()))')
+
+# What starts the ranks of a command, which follows; those of training come back when one is lost, and go on.
+launch=()
+case $launcher in
+    torchrun)
+        ((nodes == 1)) || refuse "--nodes $nodes needs --launcher slurm or ray (or torchrun by hand: README.md)"
+        ((ngpu == 1)) || launch=(torchrun --standalone --nproc-per-node "$ngpu" --max-restarts 3 -m)
+        ;;
+    slurm)
+        launch=(bash recipes/launch/slurm.sh --nodes "$nodes" --per-node "$ngpu" --log "$exp/slurm-%j.log")
+        [[ -z $sbatch ]] || launch+=(--sbatch "$sbatch")
+        launch+=(--)
+        ;;
+    ray)
+        launch=(python recipes/launch/on_ray.py --processes $((nodes * ngpu)) --max-restarts 3)
+        ((nodes == 1)) || launch+=(--address auto)
+        [[ $device == cpu ]] || launch+=(--gpus 1)
+        launch+=(--)
+        ;;
+    *) refuse "--launcher $launcher: give torchrun, slurm or ray" ;;
+esac
 
 # once N NAME COMMAND...: like run, and not again once it has ended well; another command of that name is refused
 once() {
@@ -57,9 +78,7 @@ augment=()
 [[ ! -d $data/musan ]] || augment+=("augment.noise=$data/musan")
 [[ ! -d $data/rirs ]] || augment+=("augment.rir=$data/rirs")
 if wanted 3; then
-    command=(speechssl train)
-    ((ngpu == 1)) || command=(torchrun --standalone --nproc-per-node "$ngpu" --max-restarts "$restarts" -m speechssl train)
-    once 3 train "${command[@]}" "$config" --out "$exp/dino" --resume --device "$device" \
+    once 3 train "${launch[@]}" speechssl train "$config" --out "$exp/dino" --resume --device "$device" \
         "data.train=[$train]" "${augment[@]}" "${overrides[@]}"
 fi
 
@@ -105,6 +124,9 @@ fi
 
 loop=(speechssl pseudolabel "$pseudolabel" --out "$exp/pseudolabel" --device "$device" "start=$start"
     "data=[$train]" "processes=$ngpu")
+if [[ $launcher != torchrun ]]; then
+    loop+=("launch=$(python -c 'import json, sys; print(json.dumps(sys.argv[1:]))' "${launch[@]}")")
+fi
 if ((${#augment[@]})); then
     list=$(IFS=, && echo "${augment[*]}")
     loop+=("overrides=[$list]" "large_margin_overrides=[$list]")

@@ -16,6 +16,7 @@ from speechssl.embed.batches import Failure
 from speechssl.embed.embedder import Embedder
 from speechssl.embed.files import Summary, fingerprint, load_model_for, packages_of
 from speechssl.embed.folders import means_folder
+from speechssl.embed.onnx import copied
 from speechssl.embed.outputs import FolderOutput, list_failed, nothing_embedded
 from speechssl.embed.ray_cluster import RaySettings, cluster
 from speechssl.embed.settings import EmbedSettings
@@ -118,9 +119,9 @@ def _add_up(
 
 
 def _files_of(embedder: Embedder) -> dict[str, bytes]:
-    """Return the files of a model folder by name."""
+    """Return the files of a model folder, or an ONNX file, by name."""
     with tempfile.TemporaryDirectory() as folder:
-        embedder.save_pretrained(folder)
+        copied(embedder.model, folder)
         return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 

@@ -8,7 +8,7 @@ pipes are not run. A list is read a slice at a time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,6 +110,23 @@ def read_slice(piece: Slice, remotes: Remotes, on_bad: OnBad | None = None) -> l
                 raise
             on_bad(str(row[0] or ""), str(error))
     return found
+
+
+def read_ids(path: str) -> Iterator[list[str]]:
+    """Yield the ids of a list, a row group at a time; rows without one are passed over.
+
+    Raises:
+        UserError: the column is not there or of another type, or an id is longer than any.
+    """
+    arrow = pyarrow_or_refuse()
+    try:
+        with arrow.parquet.ParquetFile(path, read_dictionary=["id"]) as file:
+            for group in range(file.metadata.num_row_groups):
+                column = file.read_row_group(group, columns=["id"])["id"]
+                ids = _texts(arrow, column, lambda name: refuse_long_id(path, name))
+                yield [name for name in ids if name]
+    except (OSError, ValueError, KeyError, arrow.ArrowException) as error:
+        raise _not_a_list(path) from error
 
 
 def _texts(arrow: Any, column: Any, check: Callable[[str], None]) -> list[str]:

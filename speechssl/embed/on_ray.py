@@ -30,10 +30,11 @@ from speechssl.data.vectors.places import Place
 from speechssl.embed.batches import Failure
 from speechssl.embed.cutting import cut
 from speechssl.embed.embedder import Embedder
-from speechssl.embed.lists import Slice, is_list, read_slice, slices
+from speechssl.embed.lists import Slice, is_list, read_ids, read_slice, slices
 from speechssl.embed.settings import EmbedSettings
 from speechssl.embed.sources import collect
 from speechssl.errors import UserError
+from speechssl.foreign.onnx_file import SUFFIX
 
 MOST_ROWS = 4096
 """Utterances of a chunk at most: what is done again if a worker is lost."""
@@ -61,7 +62,7 @@ def find_chunks(
     workers: int,
     passed_over: list[PassedOver],
 ) -> tuple[Corpus, list[Failure]]:
-    """Find what is embedded; of parquet lists only the metadata are read.
+    """Find what is embedded; of parquet lists only the ids are read, and 8 bytes of each kept.
 
     Args:
         inputs: as for `sources.collect`, and lists.
@@ -73,7 +74,8 @@ def find_chunks(
         The chunks, and the lines of Kaldi files that cannot be used.
 
     Raises:
-        UserError: as `sources.collect`; or `every`, which needs one list of all.
+        UserError: as `sources.collect`; two rows have one id, in whichever lists; or `every`,
+            which needs one list of all.
     """
     lists = [str(name) for name in inputs if is_list(Path(name))]
     others = [name for name in inputs if str(name) not in lists]
@@ -86,6 +88,7 @@ def find_chunks(
         utterances, skipped = collect(others, settings.allow_pipes, remotes, passed_over)
         utterances = utterances[:: settings.every]
     pieces = [piece for path in lists for piece in slices(path, MOST_ROWS)]
+    _refuse_duplicates(utterances, lists)
     size = len(utterances) // (_CHUNKS_OF_A_WORKER * workers)
     size = min(MOST_ROWS, max(_FEWEST_ROWS, size))
     chunks: list[list[Utterance] | Slice] = []
@@ -93,6 +96,29 @@ def find_chunks(
         chunks.append(utterances[first : first + size])
     chunks += pieces
     return Corpus(chunks, len(utterances) + sum(piece.rows for piece in pieces)), skipped
+
+
+def _refuse_duplicates(utterances: Sequence[Utterance], lists: Sequence[str]) -> None:
+    """Raise UserError if two rows of all lists and utterances have the same id, as one process does.
+
+    Without it both would be embedded, each by its own worker.
+    """
+    if not lists:
+        return  # `sources.collect` has looked
+    parts = [digests([one.id for one in utterances])]
+    for path in lists:
+        parts += [digests(ids) for ids in read_ids(path)]
+    joined = np.sort(np.concatenate(parts))
+    twice = joined[1:][joined[1:] == joined[:-1]]
+    if not len(twice):
+        return
+    for path in lists:
+        for ids in read_ids(path):
+            for name in np.array(ids, dtype=object)[np.isin(digests(ids), twice)]:
+                raise UserError(
+                    f"embed: the id {name!r} stands in {path} and once more in what is to be"
+                    " embedded; give every recording an id of its own"
+                )
 
 
 def digests(ids: Sequence[str]) -> NDArray[np.uint64]:
@@ -114,7 +140,7 @@ class ChunkEmbedder:
     """What an actor does: a chunk in, a file of the folder and a report out.
 
     Args:
-        model: files of a model folder by name.
+        model: files of a model folder, or an ONNX file, by name.
         out: path or address of the folder.
         settings: as for `embed_to_file`.
         done: sorted `digests` of the ids that are not wanted again.
@@ -137,12 +163,17 @@ class ChunkEmbedder:
         self.place = Place(out)
         self.done = _fetched(done)
         with tempfile.TemporaryDirectory() as folder:
+            source = folder
             for name, data in _fetched(model).items():
-                (Path(folder) / name).write_bytes(data)
+                path = Path(folder, name)
+                path.write_bytes(data)
+                if path.suffix == SUFFIX:
+                    source = str(path)
             self.embedder = Embedder.from_pretrained(
-                folder,
+                source,
                 settings.device,
                 settings.precision,
+                features=settings.features if source != folder else None,
                 allow_code=settings.allow_code,
                 batch_seconds=settings.batch_seconds,
                 max_seconds=settings.max_seconds,

@@ -8,6 +8,7 @@ weights, beside `untrained/`. How tasks and answers travel is not known here (`l
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -309,9 +310,10 @@ class Server:
 
 
 def _figures(answer: Answer) -> dict[str, float]:
-    """Return the figures of an answer that are numbers under short names."""
+    """Return the figures of an answer that are finite numbers under short names."""
     kept = {}
     for name, value in list(answer.figures.items())[:50]:
-        if isinstance(name, str) and len(name) <= 40 and isinstance(value, int | float):
+        is_named = isinstance(name, str) and len(name) <= 40
+        if is_named and isinstance(value, int | float) and math.isfinite(value):
             kept[printable(name)] = round(float(value), 6)
     return kept

@@ -98,6 +98,9 @@ class Rounds:
         if target.is_file():
             return
         self.say(number, f"embed {' '.join(data)} with {model}")
+        if self.settings.launch:
+            self._embed_elsewhere(model, data, target)
+            return
         embed_to_file(
             model,
             data,
@@ -110,6 +113,37 @@ class Rounds:
             remote=self.settings.remote,
             resume=True,
         )
+
+    def _ranks(self) -> list[str]:
+        """Return the words that start the processes of `speechssl ...`, which follows them."""
+        python = [sys.executable, "-m"]
+        if self.settings.launch:
+            return [*self.settings.launch, *python]
+        if self.settings.processes == 1:
+            return python
+        return [
+            *python,
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={self.settings.processes}",
+            "-m",
+        ]
+
+    def _embed_elsewhere(self, model: str, data: Sequence[str], target: Path) -> None:
+        """Run `speechssl embed` by the processes of ``launch``."""
+        settings = self.settings
+        command = [*self._ranks(), "speechssl", "embed", model, *data, "--out", str(target)]
+        command += ["--resume", "--device", self.device, "--precision", settings.precision]
+        command += ["--readers", str(settings.readers)]
+        for prefix in settings.remote:
+            command += ["--remote", prefix]
+        for package in settings.allow_code or ():
+            command += ["--allow-code", package]
+        if processes.run_command(command):
+            raise UserError(
+                f"pseudolabel: embedding into {target} failed; see its message above, then run the"
+                " same command again"
+            )
 
     def cluster(self, number: int, folder: RoundFolder) -> None:
         """Cluster the embeddings of a round and write the pseudo-labels."""
@@ -132,11 +166,7 @@ class Rounds:
         """Run `speechssl cluster` on the folder of embeddings, by as many processes as train."""
         self.say(number, f"cluster {folder.embeddings_folder}")
         settings = self.settings
-        command = [sys.executable, "-m"]
-        if settings.processes > 1:
-            command += ["torch.distributed.run", "--standalone"]
-            command += [f"--nproc-per-node={settings.processes}", "-m"]
-        command += ["speechssl", "cluster", str(folder.embeddings_folder)]
+        command = [*self._ranks(), "speechssl", "cluster", str(folder.embeddings_folder)]
         for key, value in self.clusterer_settings.items():
             if key != "name":
                 command.append(f"{key}={json.dumps(value)}")
@@ -224,14 +254,12 @@ class Rounds:
             f"data.remote={json.dumps(list(self.settings.remote))}",
             f"data.pseudo_labels={json.dumps(str(labels))}",
         ]
-        if self.settings.processes == 1:
+        if self.settings.processes == 1 and not self.settings.launch:
             options: dict[str, Any] = {"resume": True, "device": self.device, "quiet": self.quiet}
             train(path, overrides, out=run.path, **options)
             return
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        torchrun.append(f"--nproc-per-node={self.settings.processes}")
-        command = ["-m", "speechssl", "train", path, *overrides, "--out", str(run.path)]
-        if processes.run_command([*torchrun, *command, "--resume", "--device", self.device]):
+        command = ["speechssl", "train", path, *overrides, "--out", str(run.path)]
+        if processes.run_command([*self._ranks(), *command, "--resume", "--device", self.device]):
             raise UserError(
                 f"pseudolabel: training of {run.path} ended early; see its message above, then run"
                 " the same command again"

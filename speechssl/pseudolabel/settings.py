@@ -53,6 +53,9 @@ class PseudoLabelSettings:
             ``processes`` cluster together and none holds whole (kmeans, kmeans_ahc).
         processes: that embed and train together, each with a GPU of its own where there
             are GPUs.
+        launch: words that start the processes of a command, which follows them, in place of
+            torchrun on this machine: `[bash, recipes/launch/slurm.sh, --nodes, "4", --per-node,
+            "8", --]` (recipes/launch); then ``processes`` does not count.
         allow_code: packages outside this one whose parts the start's folder may name.
     """
 
@@ -77,6 +80,7 @@ class PseudoLabelSettings:
     readers: int = 2
     streamed: bool = False
     processes: int = 1
+    launch: list[str] | None = None
     allow_code: list[str] | None = None
 
     RENAMED: ClassVar[dict[str, str]] = {

@@ -1,5 +1,6 @@
 """The benchmarks run, in miniature, and print what they promise; their figures are not tests."""
 
+import re
 import subprocess
 import sys
 
@@ -73,6 +74,16 @@ def test_clusters_in_processes_of_their_own():
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines()[2:]}
     assert set(rows) == {"kmeans", "kmeans_ahc", "MiniBatchKMeans"}
     assert all(float(row[2]) > 0.5 and int(row[3]) <= 12 for row in rows.values())
+
+
+def test_a_corpus_at_two_sizes_and_the_exponent():
+    pytest.importorskip("pyarrow")
+    out = bench("corpus", "--rows", "2000", "4000", "--clusters", "10", "--device", "cpu")
+    assert out.count("k-means to 10") == 2 and out.count("recall@10") == 2
+    assert out.count("seconds grow as rows to the power of") == 2
+    figures = [float(word) for word in re.findall(r"NMI ([\d.]+)", out)]
+    memory = [float(word) for word in re.findall(r"largest process ([\d.]+) GB", out)]
+    assert min(figures) > 0.5 and min(memory) > 0.1
 
 
 def test_a_busy_machine():

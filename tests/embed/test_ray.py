@@ -1,6 +1,7 @@
 """Ray: every recording once, also when a worker is killed; the embeddings of one process."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from speechssl.embed.lists import read_slice, slices
 from speechssl.embed.on_ray import ChunkEmbedder, digests, find_chunks, part_name
 from speechssl.embed.ray_cluster import RaySettings
 from speechssl.embed.settings import EmbedSettings
+from speechssl.embed.sources import collect
 from speechssl.errors import UserError
 
 arrow = pytest.importorskip("pyarrow")
@@ -161,6 +163,26 @@ def test_a_list_without_rows_is_one_line(model: Path, tmp_path: Path) -> None:
     for out in ("e.npz", "e"):
         with pytest.raises(UserError, match="name no recordings"):
             embed_to_file(model, [empty], tmp_path / out)
+
+
+def test_an_id_that_stands_twice_is_refused_in_whichever_slices(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "c", 6)
+    paths = [str(tmp_path / f"c/{number:04d}.wav") for number in range(6)]
+    ids = ["a", "b", "c", "d", "e", "a"]  # row groups of four: two slices
+    one = write_list(tmp_path / "one.parquet", id=ids, path=paths)
+    fine = write_list(tmp_path / "fine.parquet", id=["f", "g"], path=paths[:2])
+    other = write_list(tmp_path / "other.parquet", id=["h", "g"], path=paths[:2])
+    folder = tmp_path / "c"
+    name = collect([folder])[0][3].id
+    twin = write_list(tmp_path / "twin.parquet", id=[name], path=paths[:1])
+    settings = EmbedSettings()
+    with pytest.raises(UserError, match=r"the id 'a' stands in .*one\.parquet and once more"):
+        find_chunks([one], settings, 1, [])
+    with pytest.raises(UserError, match="the id 'g'"):
+        find_chunks([fine, other], settings, 1, [])
+    with pytest.raises(UserError, match=re.escape(f"the id {name!r}")):
+        find_chunks([folder, twin], settings, 1, [])
+    assert find_chunks([folder, fine], settings, 1, [])[0].count == 9
 
 
 def test_addresses_and_pipes_in_a_list_are_not_followed(model: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from speechssl.data.vectors.files import write_vectors
 from speechssl.data.vectors.folder_writer import part_bytes
 from speechssl.embed import Embedder
 from speechssl.errors import UserError
-from speechssl.evaluation.neighbours import layout, quantised
+from speechssl.evaluation.neighbours import build, layout, quantised
 from speechssl.evaluation.neighbours.build import build_index, recall_of
 from speechssl.evaluation.neighbours.layout import read_about
 from speechssl.evaluation.neighbours.search import Best, Index
@@ -140,6 +140,25 @@ def test_best_of_blocks_is_the_best_of_all() -> None:
     expected = np.argsort(-(queries @ rows.T), axis=1)
     np.testing.assert_array_equal(best.rows, expected)
     np.testing.assert_allclose(best.cosines, np.sort(queries @ rows.T, axis=1)[:, ::-1], atol=1e-5)
+
+
+def test_the_recall_is_that_of_queries_which_did_not_choose_the_probes(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("faiss")
+    asked = []
+
+    def watched(rows: Rows, truth: Rows, own: NDArray[np.int64]) -> float:
+        asked.append(set(own.tolist()))
+        return recall_of(rows, truth, own)
+
+    monkeypatch.setattr(build, "recall_of", watched)
+    about, _ = build_index(source, tmp_path / "i", kind="ivfpq", recall=0.95)
+    *choosing, measuring = asked
+    assert about.probes > 1 and len(choosing) > 1
+    assert about.recall_queries == len(measuring) == build.QUERIES
+    assert all(queries == choosing[0] for queries in choosing)
+    assert len(choosing[0]) == build.QUERIES and not choosing[0] & measuring
 
 
 def test_recall_by_hand() -> None:

@@ -404,3 +404,26 @@ def test_a_graph_that_doubles_for_ever_is_one_line(tmp_path):
     )
     assert done.returncode == 2, done.stderr
     assert "does not run" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_an_actor_of_ray_embeds_as_one_process(tmp_path, monkeypatch):
+    """The graph goes to the workers as a file, with what the user said of its features."""
+    from speechssl.data.manifest import Utterance
+    from speechssl.embed import on_ray
+    from speechssl.embed.corpus import _files_of
+    from speechssl.embed.embedder import Embedder
+    from speechssl.embed.settings import EmbedSettings
+
+    monkeypatch.setattr(on_ray, "_fetched", lambda reference: reference)
+    graph = mean_of_frames(tmp_path / "mean.onnx")
+    sound = write_audio(tmp_path / "a.wav", noise(1.0))
+    features = "{name: kaldi, n_mels: 80}"
+    embedder = Embedder.from_pretrained(graph, "cpu", features=features)
+    files = _files_of(embedder)
+    assert list(files) == ["model.onnx"]
+    settings = EmbedSettings(features=features)
+    actor = on_ray.ChunkEmbedder(files, str(tmp_path / "e"), settings, np.zeros(0, np.uint64), 1)
+    report = actor.embed([Utterance("a", str(sound))])
+    assert (report["written"], report["failed"]) == (1, [])
+    _, vectors = read_vectors(tmp_path / "e")
+    np.testing.assert_allclose(vectors[0], embedder.embed(str(sound)), rtol=1e-5, atol=1e-5)

@@ -26,7 +26,7 @@ FLAT_BELOW = 1_000_000
 SHARD_ROWS = 1_000_000
 
 QUERIES = 200
-"""Embeddings whose neighbours are searched to measure the recall."""
+"""Embeddings whose neighbours are searched to measure the recall; as many others choose the probes."""
 
 NEIGHBOURS = 10
 """Nearest others of each that are looked for."""
@@ -141,7 +141,7 @@ def build_index(
         source=str(embeddings),
     )
     rng = np.random.default_rng(seed)
-    drawn = np.sort(rng.choice(source.rows, min(QUERIES, source.rows), replace=False))
+    drawn = np.sort(rng.choice(source.rows, min(2 * QUERIES, source.rows), replace=False))
     with writing(folder):
         _make_empty(folder)
         if mean is not None:
@@ -288,19 +288,26 @@ def _measured(
     truth: NDArray[np.int64],
     wanted: float,
 ) -> About:
-    """Return `about` with as many probes as the wanted recall needs, and the recall found."""
-    about = replace(about, recall_queries=len(drawn))
+    """Return `about` with as many probes as the wanted recall needs, and the recall that they give.
+
+    Every second query chooses the probes; the recall is that of the others, which chose nothing.
+    """
+    measuring = np.arange(len(drawn)) % 2 == 0
+    about = replace(about, recall_queries=int(measuring.sum()))
     if about.kind == "flat":
         return about
-    probes = 1
     index = Index(folder, about)
-    while True:
-        index.set_probes(probes)
-        _, rows = index.nearest(queries, NEIGHBOURS + 1)
-        found = recall_of(rows, truth, drawn)
-        if found >= wanted or probes >= about.lists:
-            return replace(about, probes=probes, recall=found)
+
+    def found(chosen: NDArray[np.bool_]) -> float:
+        _, rows = index.nearest(queries[chosen], NEIGHBOURS + 1)
+        return recall_of(rows, truth[chosen], drawn[chosen])
+
+    probes = 1
+    index.set_probes(probes)
+    while probes < about.lists and found(~measuring) < wanted:
         probes = min(2 * probes, about.lists)
+        index.set_probes(probes)
+    return replace(about, probes=probes, recall=found(measuring))
 
 
 def recall_of(rows: NDArray[np.int64], truth: NDArray[np.int64], own: NDArray[np.int64]) -> float:
