@@ -15,6 +15,7 @@ import argparse
 import base64
 import hashlib
 import io
+import json
 import os
 import sys
 import tempfile
@@ -96,9 +97,18 @@ def execute(notebook: NotebookNode, parameters: Mapping[str, Any]) -> None:
             extra_arguments=["--IPKernelApp.log_level=40"],  # errors
         )
         client.execute()
+        leave_out(notebook, f"{folder}/")
     shrink_pictures(notebook)
     notebook.metadata.language_info = {"name": "python"}
     notebook.metadata.speechssl["digest"] = digest(notebook)
+
+
+def leave_out(notebook: NotebookNode, folder: str) -> None:
+    """Take the folder that the notebook ran in out of the texts of its outputs."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            text = json.dumps(cell.outputs)
+            cell.outputs = nbformat.from_dict(json.loads(text.replace(folder, "")))
 
 
 def shrink_pictures(notebook: NotebookNode) -> None:
@@ -132,9 +142,10 @@ def unfit(notebook: NotebookNode) -> str:
     text = as_text(notebook)
     if len(text) > MOST_BYTES:
         return f"{len(text)} bytes, over {MOST_BYTES}; show less"
-    for private in (sys.prefix, str(Path.home()), str(FOLDER.resolve().parents[1]), "notebook-"):
-        if f"{private.rstrip('/')}/" in text and private != "/":
-            start = text.index(f"{private.rstrip('/')}/")
+    for folder in (sys.prefix, Path.home(), FOLDER.resolve().parents[1], tempfile.gettempdir()):
+        private = f"{str(folder).rstrip('/')}/"
+        if private != "/" and private in text:
+            start = text.index(private)
             return f"shows a path of this machine: ...{text[start : start + 200]}"
     return ""
 

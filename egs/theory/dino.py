@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from _table import Row, main
 from network import POINTS, Mixture
@@ -124,20 +125,24 @@ PANELS = {
 separates them (all prototypes in use, or few), and the third both collapses from the full method.
 """
 
+SMOOTHED = 10
+"""A point that is drawn is the mean over so many steps."""
+
 SMALLEST = 1e-6
 """Values below are drawn at it."""
 
 
 def plot(folder: Path) -> None:
-    """Plot entropies and divergence over the steps, on logarithmic axes."""
+    """Plot entropies and divergence over the steps, two of them on logarithmic axes."""
     from speechssl.drawing.style import legend_below, line_styles, panels, save
 
     figure, all_axes = panels((12.5, 4.4), len(PANELS))
     arms = ("full", "no centre", "no sharpening", "sinkhorn")
     for axes, (key, title) in zip(all_axes, PANELS.items(), strict=True):
         for style, arm in zip(line_styles(len(arms)), arms, strict=True):
-            values = [max(value, SMALLEST) for value in curves(arm)[key]]
-            axes.plot(values, **style, lw=1.2, label=arm if axes is all_axes[0] else None)
+            values = np.maximum(np.array(curves(arm)[key]).reshape(-1, SMOOTHED).mean(1), SMALLEST)
+            steps = SMOOTHED * np.arange(1, len(values) + 1)
+            axes.plot(steps, values, **style, lw=1.4, label=arm if axes is all_axes[0] else None)
         axes.set(title=title, xlabel="step")
         if key != "mean_assignment_entropy":
             axes.set_yscale("log")

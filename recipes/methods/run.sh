@@ -56,7 +56,7 @@ fi
 train=() evals=()
 for set in $train_sets; do [[ ! -d $exp/data/$set ]] || train+=("$exp/data/$set"); done
 for set in $eval_sets; do [[ ! -f $exp/data/$set/trials ]] || evals+=("$set"); done
-((${#train[@]})) || refuse "none of the training sets ($train_sets) is in '$data'; name yours with --train"
+((${#train[@]})) || refuse "none of the training sets ($train_sets) is in '$data' and prepared (stage 1); name yours with --train"
 train_sets="${train[*]##*/}"
 list=$(IFS=, && echo "${train[*]}")
 

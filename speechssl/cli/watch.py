@@ -1,7 +1,8 @@
 """Show the curves of a run while it goes on, in the terminal or as a page that refreshes itself.
 
 RUN is the folder of `speechssl train`. The terminal shows a curve for each figure of the log, alarms
-in red, and the time left. It ends when the run has ended, or with Ctrl-C; the run goes on.
+in red, and the time left. It ends when the run has ended, or with Ctrl-C; the run goes on. Into a file
+or a pipe it prints one frame.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ def run(args: argparse.Namespace) -> None:
     show = _show_in_terminal
     if args.page is not None or args.port is not None:
         show = _show_as_page
-    elif not args.once and not sys.stdout.isatty():
-        raise UserError("watch: standard output is no terminal; give --once, --page or --port")
+    elif not sys.stdout.isatty():
+        args.once = True  # into a file or a pipe
     show(watched(args.run_folder), args)
 
 

@@ -122,7 +122,9 @@ def curves_plot(
         if key in logarithmic:
             axes.set_yscale("log")
         elif key in RANGES:
-            axes.set_ylim(*RANGES[key])
+            bottom, top = RANGES[key]
+            highest = max(axes.dataLim.y1, (known or {}).get(key, 0.0))
+            axes.set_ylim(bottom, 1.08 * highest if top is None and highest > 0 else top)
         axes.set(title=TITLES.get(key, key), xlabel="step")
     _add_legend(figure, all_axes[0], logs, known)
     if path is not None:

@@ -212,16 +212,31 @@ class AAMSoftmax(Method):
                 if self.correction == "hard":
                     counted = torch.ones_like(kept)
             loss = _mean_over_ranks(losses, kept | corrected, counted)
+        is_right = cosines.detach().argmax(1) == labels
+        scalars = self._scalars(kept, corrected, is_right, margin)
+        return Output(loss, scalars, embeddings[:num_long].flatten(0, 1).detach(), embeddings)
+
+    def _scalars(
+        self, kept: Tensor, corrected: Tensor, is_right: Tensor, margin: float
+    ) -> dict[str, Tensor]:
+        """Return the figures of the log, each () on the device.
+
+        Args:
+            kept: (V B,) samples that the gate lets through.
+            corrected: (V B,) those that are learnt with a predicted class.
+            is_right: (V B,) whether the nearest centre is the labelled class's.
+            margin: of this step.
+        """
         scalars = {
             "kept": kept.float().mean(),
-            "accuracy": (cosines.detach().argmax(1) == labels).float().mean(),
-            "margin": torch.tensor(margin, device=loss.device),
+            "accuracy": is_right.float().mean(),
+            "margin": torch.tensor(margin, device=kept.device),
         }
         if self.gate_kind != "none":
             scalars["gate"] = self.gate.clamp(max=1e4).clone()
         if self.correct_after < 1:
             scalars["corrected"] = corrected.float().mean()
-        return Output(loss, scalars, embeddings[:num_long].flatten(0, 1).detach(), embeddings)
+        return scalars
 
     def _corrected_losses(
         self, seen: Tensor, logits: Tensor, cosines: Tensor

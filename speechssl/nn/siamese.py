@@ -95,7 +95,10 @@ def ordered_pairs(long: int, count: int) -> list[tuple[int, int]]:
         long: how many views are long; these come first.
         count: V, all views.
     """
-    return [(u, v) for u in range(long) for v in range(count) if u != v]
+    pairs = []
+    for target in range(long):
+        pairs += [(target, online) for online in range(count) if online != target]
+    return pairs
 
 
 def unordered_pairs(long: int, count: int) -> list[tuple[int, int]]:

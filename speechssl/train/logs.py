@@ -26,11 +26,15 @@ _SHOWN = {
     "teacher_entropy": "entropy {:.3g}",
     "kl": "KL {:.3g}",
     "effective_rank": "rank {:.3g}",
-    "lr": "lr {:.2g}",
     "utterances_per_second": "{:.3g} utt/s",
     "data_wait": "wait {:.0%}",
+    "lr": "lr {:.2g}",
 }
-"""Figures that are shown on a terminal, and how; all are in ``log.jsonl``."""
+"""Figures that are shown, and how, the most important ones first; all are in ``log.jsonl``."""
+
+_NARROW = 120  # columns of a terminal; with fewer, the figures take the place of the bar
+
+_NARROW_BAR = "{n_fmt}/{total_fmt} {remaining} left{postfix}"
 
 _RED = "\033[1;31m{}\033[0m"
 
@@ -153,7 +157,14 @@ class Log:
         on_terminal = active and not quiet and sys.stderr.isatty()
         self.in_colour = on_terminal and "NO_COLOR" not in os.environ
         self.latest: dict[str, float] = {}
-        self.bar = tqdm(total=steps, initial=step, unit="step", disable=not on_terminal)
+        self.columns = _columns()
+        self.bar = tqdm(
+            total=steps,
+            initial=step,
+            unit="step",
+            disable=not on_terminal,
+            bar_format=_NARROW_BAR if self.columns < _NARROW else None,
+        )
         self.tracking = tracking
 
     def write(self, step: int, figures: Mapping[str, Any], alarms: Sequence[str] = ()) -> None:
@@ -170,22 +181,33 @@ class Log:
         if self.tracking:
             self.tracking.add(step, figures, alarms)
         if self.bar.disable and not self.quiet:
-            shown = "  ".join(f"{key} {_rounded(figures[key])}" for key in _SHOWN if key in figures)
             minutes = self._seconds_left(step) / 60
+            shown = "  ".join(_in_words(figures))
             self.say(f"step {step}/{self.steps}  {shown}  {minutes:.1f} min left")
         elif not self.quiet:
             self.bar.set_postfix_str(self._line(figures))
         for alarm in alarms:
             self.say(_RED.format(alarm) if self.in_colour else alarm)
-        if alarms and self.in_colour:
-            self.bar.colour = "red"  # from the first alarm on
+        if alarms and self.in_colour:  # from the first alarm on
+            if self.columns < _NARROW:
+                self.bar.bar_format = f"\033[31m{_NARROW_BAR}\033[0m"
+            else:
+                self.bar.colour = "red"
 
     def _line(self, figures: Mapping[str, Any]) -> str:
-        """Return the latest figures for the bar: some are not measured at every logged step."""
+        """Return the latest figures for the bar: some are not measured at every logged step.
+
+        Of those that do not fit into the terminal's width, the least important are left out.
+        """
         self.latest |= {key: figures[key] for key in _SHOWN if key in figures}
-        return "  ".join(
-            form.format(self.latest[key]) for key, form in _SHOWN.items() if key in self.latest
-        )
+        room = self.columns - len(f"{self.steps}/{self.steps} 0:00:00 left, ")
+        line = ""
+        for words in _in_words(self.latest):
+            longer = f"{line}  {words}" if line else words
+            if line and len(longer) > room:
+                break
+            line = longer
+        return line
 
     def _seconds_left(self, step: int) -> float:
         elapsed = time.monotonic() - self.started_at
@@ -204,6 +226,19 @@ class Log:
     def close(self) -> None:
         """Close the progress bar."""
         self.bar.close()
+
+
+def _in_words(figures: Mapping[str, Any]) -> list[str]:
+    """Return those of the figures that are shown, as people read them."""
+    return [form.format(figures[key]) for key, form in _SHOWN.items() if key in figures]
+
+
+def _columns() -> int:
+    """Return the width of the terminal that standard error is; 80 if nobody knows."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError, AttributeError):
+        return 80
 
 
 def _cut_back(path: Path, step: int) -> None:

@@ -38,7 +38,7 @@ def speech(tmp_path):
     return tmp_path
 
 
-@pytest.mark.slow  # thirty commands; the next test has the same stages without the tables
+@pytest.mark.slow  # thirty commands
 def test_real_speech_from_folders_to_the_table_and_on(speech):
     words = ["--data", speech / "speech", "--exp", speech / "exp", "--train", "mine"]
     words += ["--eval", "test", "--config", speech / "dino.yaml", "--at", "2"]
@@ -59,6 +59,17 @@ def test_real_speech_from_folders_to_the_table_and_on(speech):
     assert (speech / "exp" / "dino" / "model" / "weights.safetensors").read_bytes() == weights
 
 
+def test_real_speech_is_prepared(speech):
+    words = ["--data", speech / "speech", "--exp", speech / "exp", "--train", "mine absent"]
+    run("real", *words, "--eval", "test absent", "--stop-stage", "1")
+    assert {path.name for path in (speech / "exp/data").iterdir()} == {"mine", "test"}
+    assert len((speech / "exp/data/mine/wav.scp").read_text().splitlines()) == 6
+    assert (speech / "exp/data/test/trials").is_file()
+    stages = (speech / "exp/seconds.tsv").read_text().splitlines()
+    assert [line.partition("\t")[0] for line in stages] == ["prepare-mine", "prepare-test"]
+
+
+@pytest.mark.slow  # ten commands
 def test_real_speech_without_a_warm_up_and_nothing_to_evaluate(speech):
     given = ["--data", speech / "speech", "--exp", speech / "exp", "--train", "mine", "--eval", ""]
     run("real", *given, "--config", speech / "dino.yaml", "--warm-up", "none", "train.steps=2")

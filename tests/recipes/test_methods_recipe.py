@@ -72,5 +72,14 @@ def test_the_tiny_form_goes_from_nothing_to_the_table_and_does_nothing_twice(cho
 
 
 def test_an_unknown_arm_is_one_line(tmp_path):
+    (tmp_path / "data/train").mkdir(parents=True)
     done = run_script(SCRIPT, "--tiny", "--exp", tmp_path, "--arms", "byoll", "--stage", "2")
-    assert done.returncode == 2 and "no arm 'byoll' in recipes/methods/conf/arms.tsv" in done.stderr
+    assert done.returncode == 2
+    assert "no arm 'byoll' in recipes/methods/conf/arms.tsv" in done.stderr
+
+
+def test_stages_without_a_training_set_are_one_line(tmp_path):
+    done = run_script(SCRIPT, "--tiny", "--exp", tmp_path, "--stage", "2")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("run.sh: none of the training sets (train) is in ")

@@ -180,6 +180,31 @@ def test_a_curve_by_hand(values: list[float], expected: str) -> None:
     assert sparkline(values, 8) == expected
 
 
+def test_curves_stand_below_each_other_by_their_steps() -> None:
+    pytest.importorskip("rich", reason="needs the extra log")
+    from speechssl.report.watch.frame import by_step
+
+    every = [(float(step), float(step)) for step in range(1, 9)]
+    assert by_step(every, 8, 4) == [1.5, 3.5, 5.5, 7.5]  # two in each span
+    rare = by_step([(4.0, 10.0), (8.0, 20.0)], 8, 4)
+    assert math.isnan(rare[0]) and rare[1:] == [
+        10,
+        10,
+        20,
+    ]  # from step 4 on, until it is measured again
+    broken = by_step([(2.0, 1.0), (4.0, math.nan)], 8, 4)
+    assert broken[0] == 1 and all(map(math.isnan, broken[1:]))
+    assert by_step([], 0, 2)[0] != by_step([], 0, 2)[0]
+
+
+def test_a_change_of_a_percent_is_drawn_small() -> None:
+    pytest.importorskip("rich", reason="needs the extra log")
+    from speechssl.report.watch.frame import sparkline
+
+    assert sparkline([84.0, 84.4, 84.1], 8) == "▄▅▄"
+    assert sparkline([84.0, 8.4], 8) == "█▁"
+
+
 def test_it_fits_a_narrow_terminal(folder: Path) -> None:
     for width in (40, 80, 200):
         assert max(map(len, shown(watched(folder), width).splitlines())) <= width
@@ -223,8 +248,8 @@ def test_the_command_prints_a_frame_and_writes_a_page(folder: Path, tmp_path: Pa
     done = command(folder, "--once")
     assert done.returncode == 0, done.stderr
     assert "step 20 of 100" in done.stdout and "\x1b" not in done.stdout
-    refused = command(folder)
-    assert refused.returncode == 2 and "give --once" in refused.stderr
+    into_a_pipe = command(folder)
+    assert into_a_pipe.returncode == 0 and "step 20 of 100" in into_a_pipe.stdout
     pytest.importorskip("plotly", reason="needs the extra page")
     page = tmp_path / "page.html"
     done = command(folder, "--page", page, "--once")

@@ -41,7 +41,8 @@ def test_one_object_a_line_with_five_digits(tmp_path, capsys):
         {"step": 1, "loss": 1.2346, "alarms": ["x"]},
         {"step": 2, "loss": 2e-9},
     ]
-    assert "step 2/10" in capsys.readouterr().err
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("step 1/10  loss 1.235  ") and "step 2/10  loss 2e-09" in second
 
 
 def test_a_resumed_run_cuts_off_what_was_logged_after_its_state_and_half_a_line(tmp_path):
@@ -92,7 +93,7 @@ def test_on_a_terminal_there_is_one_readable_line_and_alarms_are_red(tmp_path, m
     monkeypatch.setattr("sys.stderr", terminal)
     log = Log(RunFolder(tmp_path), 10, 0)
     log.write(1, {"loss": 1.23456789, "effective_rank": 9.876, "data_wait": 0.256, "lr": 1e-3})
-    assert log.bar.postfix == "loss 1.235  rank 9.88  lr 0.001  wait 26%"
+    assert log.bar.postfix == "loss 1.235  rank 9.88  wait 26%  lr 0.001"
     log.write(2, {"loss": 2.0}, ["collapse alarm: x"])
     assert log.bar.postfix.startswith("loss 2  rank 9.88")  # the rank is measured more rarely
     log.close()
@@ -100,3 +101,21 @@ def test_on_a_terminal_there_is_one_readable_line_and_alarms_are_red(tmp_path, m
     assert ("\x1b[1;31mcollapse alarm: x\x1b[0m" in said) == (not plain)
     assert "collapse alarm: x" in said and ("\x1b[31m" in said) == (not plain)
     assert written(tmp_path)[1]["alarms"] == ["collapse alarm: x"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_the_line_of_a_terminal_fits_into_its_width(tmp_path, monkeypatch, width):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr("speechssl.train.logs._columns", lambda: width)
+    monkeypatch.setenv("COLUMNS", str(width))
+    log = Log(RunFolder(tmp_path), 1000, 0)
+    figures = {"loss": 5.825, "teacher_entropy": 3.9, "kl": 1.92, "effective_rank": 83.9}
+    figures |= {"utterances_per_second": 33.2, "data_wait": 0.01, "lr": 2.5e-4}
+    log.write(1, figures)
+    shown = str(log.bar)
+    log.close()
+    assert len(shown) <= width
+    assert "loss 5.825  entropy 3.9" in shown
+    assert ("lr 0.00025" in shown) == (width == 200)
+    assert ("33.2 utt/s" in shown) == (width > 60)

@@ -36,6 +36,8 @@ _WIDE = 100  # columns of a terminal that has room for all figures
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _GAP = "·"
 
+_LEAST_CHANGE = 0.1  # share of the largest value that fills the height of a curve, or more
+
 
 def frame(run: Watched, width: int) -> RenderableType:
     """Return what the terminal shows of a run.
@@ -94,21 +96,24 @@ def _curves(run: Watched, width: int) -> RenderableType:
     for name in heads:
         table.add_column(name, justify="left" if name in ("", "curve") else "right", no_wrap=True)
     room = max(8, min(80, width - 28 - 11 * (len(heads) - 2)))
+    room = min(room, max((len(run.points(key)) for key in FIGURES), default=room))
     for key, title in FIGURES.items():
-        values = [value for _, value in run.points(key)]
+        points = run.points(key)
+        values = [value for _, value in points]
         if values:
             known = [value for value in values if not math.isnan(value)]
             low = min(known, default=math.nan)
             high = max(known, default=math.nan)
-            last = Text(_number(values[-1]), style="bold red" if math.isnan(values[-1]) else "bold")
-            curve = Text(sparkline(values, room), style="cyan")
+            style = "bold red" if math.isnan(values[-1]) else "bold"
+            last = Text(_number(values[-1], key), style=style)
+            curve = Text(sparkline(by_step(points, run.log.step, room), room), style="cyan")
             cells: list[str | Text] = [
                 title,
                 curve,
-                _number(values[0]),
+                _number(values[0], key),
                 last,
-                _number(low),
-                _number(high),
+                _number(low, key),
+                _number(high, key),
             ]
             table.add_row(*cells[: len(heads)])
     if not table.row_count:
@@ -135,10 +140,38 @@ def _notes(run: Watched) -> list[str]:
     return notes
 
 
+def by_step(points: Sequence[tuple[float, float]], last: float, count: int) -> list[float]:
+    """Return a value for each of `count` equal spans of steps, so that curves stand below each other.
+
+    It is the mean of the points in the span, or else the value of the span before (a figure that is
+    measured more rarely); NaN where there is none yet.
+
+    Args:
+        points: (step, value) in the order of the steps.
+        last: step at the end of the last span.
+        count: of spans.
+    """
+    spans: list[list[float]] = [[] for _ in range(count)]
+    for step, value in points:
+        place = math.ceil(step / last * count) - 1 if last > 0 else 0
+        spans[min(max(place, 0), count - 1)].append(value)
+    values = []
+    before = math.nan
+    for span in spans:
+        known = [value for value in span if not math.isnan(value)]
+        if known:
+            before = sum(value / len(known) for value in known)
+        elif span:
+            before = math.nan
+        values.append(before)
+    return values
+
+
 def sparkline(values: Sequence[float], width: int) -> str:
     """Return values as blocks of eight heights, at most `width` of them; a gap for NaN.
 
-    With more values than room, each block is the mean of its share.
+    With more values than room, each block is the mean of its share. A change of a few percent is
+    drawn small.
     """
     count = min(width, len(values))
     means = []
@@ -149,13 +182,15 @@ def sparkline(values: Sequence[float], width: int) -> str:
         means.append(sum(value / len(known) for value in known) if known else math.nan)
     known = [value for value in means if not math.isnan(value)]
     low = min(known, default=0.0)
-    span = max(known, default=0.0) / 2 - low / 2
+    high = max(known, default=0.0)
+    span = max(high / 2 - low / 2, _LEAST_CHANGE / 2 * max(abs(low), abs(high)))
+    middle = low / 4 + high / 4  # halves and quarters: no overflow
     letters = []
     for value in means:
         if math.isnan(value):
             letters.append(_GAP)
         else:
-            height = (value / 2 - low / 2) / span if span > 0 else 0.5  # halves: no overflow
+            height = 0.5 + (value / 2 - middle) / span if span > 0 else 0.5
             letters.append(_BLOCKS[min(7, int(height * 8))])
     return "".join(letters)
 
@@ -168,5 +203,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.1f} days"
 
 
-def _number(value: float) -> str:
-    return "nan" if math.isnan(value) else f"{value:.4g}"
+def _number(value: float, key: str) -> str:
+    if math.isnan(value):
+        return "nan"
+    return f"{value:.1%}" if key == "data_wait" else f"{value:.4g}"

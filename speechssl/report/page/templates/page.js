@@ -186,10 +186,15 @@
         },
       }));
       const bare = { visible: false };
-      const layout = merged(shared(innerWidth < 760 ? 460 : 620), {
+      // On a telephone the names of many groups would take more room than the map; a touch tells them.
+      const narrow = innerWidth < 760;
+      const named = traces.length > 1 && (!narrow || traces.length <= 8);
+      let height = 620;
+      if (narrow) height = named ? 460 : plot.clientWidth + 40;
+      plot.style.minHeight = `${height}px`;
+      const layout = merged(shared(height), {
         xaxis: bare, yaxis: { ...bare, scaleanchor: "x" }, hovermode: "closest",
-        // On a telephone the names of many groups would take more room than the map; a touch tells them.
-        showlegend: traces.length > 1 && (innerWidth >= 760 || traces.length <= 8), legend: { y: -0.02, yanchor: "top", itemsizing: "constant" },
+        showlegend: named, legend: { y: -0.02, yanchor: "top", itemsizing: "constant" },
       });
       find(".count").textContent = `${rows.length} of ${map.ids.length} points`;
       list(rows);
