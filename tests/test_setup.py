@@ -124,7 +124,7 @@ IMPORTED_BY_OTHERS = {
 """Dependencies that no line of the package imports, and who needs them."""
 
 MODULES = {
-    "faiss-cpu": "faiss", "ipython": "IPython", "mlflow-skinny": "mlflow", "pillow": "PIL",
+    "faiss-cpu": "faiss", "grpcio": "grpc", "ipython": "IPython", "mlflow-skinny": "mlflow", "pillow": "PIL",
     "protobuf": "google", "pyyaml": "yaml", "scikit-learn": "sklearn", "silero-vad": "silero_vad",
 }  # fmt: skip
 """What distributions are imported as, where that is another name."""
@@ -165,7 +165,11 @@ def test_all_is_all_the_extras() -> None:
     ]
     (everything,) = extras["all"]
     named = set(everything.partition("[")[2].rstrip("]").split(","))
-    assert named == extras.keys() - {"all", "dev"}
+    assert named == extras.keys() - {
+        "all",
+        "dev",
+        "federated",
+    }  # Flower has an environment of its own
 
 
 def test_every_folder_of_modules_is_a_package() -> None:
@@ -179,7 +183,8 @@ def test_every_dependency_is_pinned_exactly() -> None:
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", pin) for pin in pins), (
         "exact, and no local versions such as +cpu"
     )
-    pinned = {normal(pin.partition("==")[0]) for pin in pins}
+    flowers = (ROOT / "recipes" / "federated" / "constraints.txt").read_text().splitlines()
+    pinned = {normal(pin.partition("==")[0]) for pin in [*pins, *flowers]}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [
         *project["dependencies"],
