@@ -124,10 +124,13 @@ IMPORTED_BY_OTHERS = {
 """Dependencies that no line of the package imports, and who needs them."""
 
 MODULES = {
-    "faiss-cpu": "faiss", "ipython": "IPython", "mlflow-skinny": "mlflow", "pillow": "PIL",
+    "faiss-cpu": "faiss", "grpcio": "grpc", "ipython": "IPython", "mlflow-skinny": "mlflow", "pillow": "PIL",
     "protobuf": "google", "pyyaml": "yaml", "scikit-learn": "sklearn", "silero-vad": "silero_vad",
 }  # fmt: skip
 """What distributions are imported as, where that is another name."""
+
+OF_ITS_OWN = {"federated": "recipes/federated/constraints.txt"}
+"""Extras that want other versions than the rest, and what pins these in their own environment."""
 
 NOT_DECLARED = {"pandas", "polars", "umap"}
 """Imported only if a user asks for data frames by name, or used if they happen to be there."""
@@ -165,7 +168,7 @@ def test_all_is_all_the_extras() -> None:
     ]
     (everything,) = extras["all"]
     named = set(everything.partition("[")[2].rstrip("]").split(","))
-    assert named == extras.keys() - {"all", "dev"}
+    assert named == extras.keys() - {"all", "dev", *OF_ITS_OWN}
 
 
 def test_every_folder_of_modules_is_a_package() -> None:
@@ -175,6 +178,8 @@ def test_every_folder_of_modules_is_a_package() -> None:
 
 def test_every_dependency_is_pinned_exactly() -> None:
     lines = (ROOT / "tests" / "constraints.txt").read_text().splitlines()
+    for path in OF_ITS_OWN.values():
+        lines += (ROOT / path).read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", pin) for pin in pins), (
         "exact, and no local versions such as +cpu"
