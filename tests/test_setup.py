@@ -129,6 +129,9 @@ MODULES = {
 }  # fmt: skip
 """What distributions are imported as, where that is another name."""
 
+OF_ITS_OWN = {"federated": "recipes/federated/constraints.txt"}
+"""Extras that want other versions than the rest, and what pins these in their own environment."""
+
 NOT_DECLARED = {"pandas", "polars", "umap"}
 """Imported only if a user asks for data frames by name, or used if they happen to be there."""
 
@@ -165,11 +168,7 @@ def test_all_is_all_the_extras() -> None:
     ]
     (everything,) = extras["all"]
     named = set(everything.partition("[")[2].rstrip("]").split(","))
-    assert named == extras.keys() - {
-        "all",
-        "dev",
-        "federated",
-    }  # Flower has an environment of its own
+    assert named == extras.keys() - {"all", "dev", *OF_ITS_OWN}
 
 
 def test_every_folder_of_modules_is_a_package() -> None:
@@ -179,12 +178,13 @@ def test_every_folder_of_modules_is_a_package() -> None:
 
 def test_every_dependency_is_pinned_exactly() -> None:
     lines = (ROOT / "tests" / "constraints.txt").read_text().splitlines()
+    for path in OF_ITS_OWN.values():
+        lines += (ROOT / path).read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", pin) for pin in pins), (
         "exact, and no local versions such as +cpu"
     )
-    flowers = (ROOT / "recipes" / "federated" / "constraints.txt").read_text().splitlines()
-    pinned = {normal(pin.partition("==")[0]) for pin in [*pins, *flowers]}
+    pinned = {normal(pin.partition("==")[0]) for pin in pins}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [
         *project["dependencies"],
