@@ -105,10 +105,16 @@ def remove_leftovers(folder: Path, depth: int = 2) -> None:
             path.unlink(missing_ok=True)
 
 
+def writer_of(name: str) -> int | None:
+    """Return the process that writes a temporary file of this name; None for any other file."""
+    match = _TEMPORARY.fullmatch(name)
+    return None if match is None else int(match["process"])
+
+
 def _writer_is_dead(path: Path) -> bool:
     """True for a temporary file of `_temporary` whose process has ended."""
-    match = _TEMPORARY.fullmatch(path.name)
-    return match is not None and is_dead(int(match["process"]))
+    writer = writer_of(path.name)
+    return writer is not None and is_dead(writer)
 
 
 def is_dead(process: int) -> bool:

@@ -12,10 +12,10 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from speechssl.audio import members, reading
 from speechssl.audio.remotes import Remote
 from speechssl.errors import UserError, writing
-from speechssl.files import remove_partial
+from speechssl.files import is_dead, remove_leftovers, writer_of
 from speechssl.pools import ThreadPool
 
 try:
@@ -121,6 +121,7 @@ class ShardCache:
         """Make the threads of this process."""
         if self._process != os.getpid():
             self._process = os.getpid()
+            remove_leftovers(self.folder, depth=0)  # of killed processes, one of our number, too
             self._pool = ThreadPool(_SHARDS_AT_ONCE, "shard")
             self._lock = threading.Lock()
             self._fetching = {}
@@ -154,8 +155,6 @@ class ShardCache:
                 time.sleep(_POLL)
             if not copy.exists():
                 with writing(self.folder):
-                    remove_partial(copy)  # what a killed process has left of it
-                    self._make_room(size)
                     self._download(archive, size, copy)
             lock.unlink(missing_ok=True)
         return copy
@@ -170,30 +169,65 @@ class ShardCache:
             os.pwrite(target.fileno(), data, start)
 
         try:
-            # Made anew: in a folder that others may write, too, the name could be a link.
-            with temporary.open("xb") as target, ThreadPool(REQUESTS) as pool:
+            with self._reserve(temporary, size) as target, ThreadPool(REQUESTS) as pool:
                 for _ in pool.map(fetch, starts):
                     pass
             os.replace(temporary, copy)
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _make_room(self, size: int) -> None:
-        """Remove the copies that were used longest ago until there is room for `size` bytes more."""
+    def _reserve(self, path: Path, size: int) -> BinaryIO:
+        """Make a file of `size` bytes, for which there is room then; wait for others if need be."""
+        while True:
+            with self._alone():
+                if self._make_room(size):
+                    # Made anew: in a folder that others may write, too, the name could be a link.
+                    target = path.open("xb")
+                    target.truncate(size)
+                    return target
+            time.sleep(_POLL)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the lock of the folder, in which room is made and taken; no thread shares it."""
+        if fcntl is None:
+            yield
+            return
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _make_room(self, size: int) -> bool:
+        """Remove the copies that were used longest ago until there is room for `size` bytes more.
+
+        Returns:
+            False if what is being fetched now takes too much of it.
+        """
         copies = []
+        held = 0
         for entry in os.scandir(self.folder):
+            if not entry.name.endswith(".tar"):
+                continue
             with contextlib.suppress(FileNotFoundError):
-                if entry.name.endswith(".tar") and not entry.name.startswith("."):
-                    about = entry.stat()
+                writer = writer_of(entry.name)
+                if writer is not None and writer != os.getpid() and is_dead(writer):
+                    os.unlink(entry.path)  # what a killed process has left
+                    continue
+                about = entry.stat(follow_symlinks=False)
+                held += about.st_size
+                if writer is None:
                     copies.append((about.st_mtime, about.st_size, entry.path))
-        copies.sort()
-        held = sum(one[1] for one in copies)
-        for _, freed, path in copies:
+        for _, freed, path in sorted(copies):
             if held + size <= self.limit:
-                return
+                break
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
             held -= freed
+        return held + size <= self.limit
 
 
 def _is_ours(descriptor: int) -> bool:

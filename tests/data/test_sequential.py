@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -267,6 +270,43 @@ def test_the_cache_keeps_its_size_and_what_is_gone_is_read_from_the_store(
         small = ShardCache(tmp_path / "small", 1e-6)
         small.want([members.parse(there[0].path).archive])  # type: ignore[union-attr]
         small.local(there[0].path)
+
+
+def test_the_cache_keeps_its_size_while_shards_come_at_once(
+    tmp_path: Path, store: SlowBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is being fetched counts, and what a killed process has left is removed."""
+    monkeypatch.setattr(shard_cache, "PART_BYTES", 65536)
+    there = write("s3://bucket/shards")
+    store.delay = 0.02
+    sizes = [len(file.getvalue()) for file in fsspec.filesystem("s3").store.values()]
+    limit = int(1.5 * max(sizes))  # two do not fit
+    folder = tmp_path / "cache"
+    cache = ShardCache(folder, limit / 1e9)
+    ended = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True
+    )
+    left = folder / f".x.{int(ended.stdout)}.partial.tar"
+    left.write_bytes(bytes(limit))
+    held: list[int] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.001):
+            with contextlib.suppress(FileNotFoundError):  # it has just been removed or renamed
+                held.append(sum(path.stat().st_size for path in folder.glob("*.tar")))
+
+    watcher = threading.Thread(target=watch)
+    archives = {members.parse(one.path).archive: one for one in there}  # type: ignore[union-attr]
+    cache.want(list(archives))
+    watcher.start()
+    for utterance in archives.values():
+        expected = reading.read(utterance.path, RATE, 0.05, 0.2)
+        np.testing.assert_array_equal(cache.read(utterance.path, RATE, 0.05, 0.2), expected)
+    done.set()
+    watcher.join()
+    assert max(held) <= limit
+    assert not left.exists()
 
 
 def test_a_store_that_fails_is_one_line_and_tried_again(tmp_path: Path, store: SlowBucket) -> None:
