@@ -11,7 +11,7 @@ set -euo pipefail
 # shellcheck source=egs/options.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../../egs/options.sh"
 
-data=${SPEECHSSL_DATA:-} steps=100 arms="" exp="" config=recipes/methods/conf/base.yaml device=auto tiny=false
+data=${SPEECHSSL_DATA:-} steps="" arms="" exp="" config=recipes/methods/conf/base.yaml device=auto tiny=false
 train_sets="librispeech_train speechocean_train emogator_train dspspeech_train small_train game_dialogue_train"
 train_sets+=" debian_voices_train indian_commands_train unlabelled"
 eval_sets="librispeech_test arabic_commands ravdess speechocean_eval alphanumeric_eval emogator_eval"
@@ -26,7 +26,7 @@ source egs/stages.sh
 mkdir -p "$exp/data"
 diagnose=(--precision auto)
 if $tiny; then
-    steps=2 train_sets=train eval_sets=eval
+    steps=${steps:-2} train_sets=train eval_sets=eval
     overrides=(
         encoder.width=16 encoder.scale=2 encoder.embedding_dim=16 features.n_mels=24 "data.crops=[{count: 2, seconds: 0.5}]"
         train.batch_size=16 train.precision=float32 augment.rir_prob=0 data.workers=0 train.log_every=1
@@ -38,6 +38,7 @@ else
     [[ -n $noise || ! -d $data/noise ]] || noise=$data/noise
     [[ -n $rir || ! -d $data/rir ]] || rir=$data/rir
     diagnose+=(--utterances 600)
+    steps=${steps:-100}
 fi
 
 if wanted 1; then
