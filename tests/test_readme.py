@@ -18,6 +18,7 @@ import tomllib
 import yaml
 from builders import RATE, ROOT, write_audio
 
+from speechssl import parts
 from speechssl.corpora import synthetic
 
 SMALLER = (
@@ -154,3 +155,14 @@ def test_every_line_runs_from_an_empty_folder_with_a_wheel(tmp_path: Path) -> No
         assert "Traceback" not in done.stderr, f"{line}\n{done.stderr[-1500:]}"
     for made in ("mine.npz", "windows.npz", "who.tsv", "emotions.tsv", "voices.safetensors"):
         assert (work / made).is_file(), made
+
+
+NUMBERS = {7: "seven", 8: "eight", 9: "nine", 10: "ten", 21: "twenty-one", 22: "twenty-two"}
+
+
+def test_numbers_of_parts_are_those_there_are() -> None:
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    others = len(parts.names("methods")) - 2  # DINO itself, and AAM-softmax, which wants classes
+    assert f"DINO and {NUMBERS[others]} other methods" in text
+    assert f"{NUMBERS[len(parts.names('predictors'))]} predictors" in text
+    assert f"{NUMBERS[len(parts.names('encoders'))]} encoders" in text
