@@ -120,7 +120,7 @@ def read_manifest(
         UserError: a file of the directory is missing, a line is bad (`on_bad="raise"`), or no
             utterance is left.
     """
-    folder = _checked_folder(directory)
+    folder = checked_folder(directory)
     skipped: list[tuple[str, str]] = []
 
     def skip(name: str, reason: str) -> None:
@@ -146,7 +146,12 @@ def read_manifest(
     return Manifest(utterances, _labels_of(utterances, tables), recording_ids, skipped)
 
 
-def _checked_folder(directory: str | os.PathLike[str]) -> Path:
+def checked_folder(directory: str | os.PathLike[str]) -> Path:
+    """Return a Kaldi directory.
+
+    Raises:
+        UserError: it is not there, or holds no wav.scp.
+    """
     folder = Path(directory)
     if not folder.is_dir():
         raise UserError(

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from speechssl import locks
+from speechssl.data.manifest import checked_folder
 from speechssl.errors import UserError, writing
 from speechssl.files import RunFolder, write_skipped
 from speechssl.sweep.grid import PlannedRun, plan, read_arms, read_words
@@ -193,11 +194,14 @@ def _shown(figures: dict[str, float]) -> str:
 
 
 def check_run(settings: SweepSettings, run: PlannedRun) -> None:
-    """Raise UserError if a run's configuration is wrong, or not that of what its folder holds."""
+    """Raise UserError if a run's configuration or data are wrong, or its folder holds another's."""
     asked = resolve(settings.config, run.overrides)
     folder = RunFolder(settings.out / "runs" / run.name)
     if folder.config.exists():
         same_settings(folder, asked)
+    if folder.model.existing() is None:
+        for directory in asked.data.train:
+            checked_folder(directory)
 
 
 @functools.cache

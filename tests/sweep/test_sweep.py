@@ -89,6 +89,7 @@ def test_figures_are_the_last_ones_and_evaluations_have_their_list(tmp_path: Pat
     ("more", "message"),
     [
         ({"words": ["methd=a,b"]}, "unknown section 'methd'"),
+        ({"words": ["data.train=[nowhere]"]}, "nowhere: no such directory"),
         ({"words": ["method=simsiam,dinno"]}, "no 'dinno'"),
         ({"reference": "method=x", "words": ["method=simsiam,dino"]}, "no setting 'method=x'"),
         ({"evaluate": [Path("nowhere")]}, "has no file `trials`"),
