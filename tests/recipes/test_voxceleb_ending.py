@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -138,15 +139,23 @@ def rank_one(pid: int) -> int:
 
     torchrun gives every rank a session of its own, so that is not what tells them.
     """
-    waiting = [pid]
-    while waiting:
-        one = waiting.pop()
-        try:
-            children = Path(f"/proc/{one}/task/{one}/children").read_text().split()
-            variables = Path(f"/proc/{one}/environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"RANK=1" in variables:
+    parent_of = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has just ended
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            parent_of[int(folder.name)] = int(fields[1])
+    for one in parent_of:
+        above = one
+        while above in parent_of and above != pid:
+            above = parent_of[above]
+        # Its loader's workers have inherited the variable: the rank's parent has not got it.
+        if above == pid and _is_rank_one(one) and not _is_rank_one(parent_of[one]):
             return one
-        waiting += [int(child) for child in children]
     raise AssertionError("no rank 1")
+
+
+def _is_rank_one(process: int) -> bool:
+    try:
+        return b"RANK=1" in Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False

@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from speechssl import conf, config, parts
+from speechssl.federated.settings import read_settings
 from speechssl.model import Model
 from speechssl.pseudolabel import PseudoLabelSettings
 from speechssl.train.optimizers import build_optimizer, schedule
@@ -23,6 +24,9 @@ TRAINING = [path for path in FILES if "method" in yaml.safe_load((ROOT / path).r
 
 
 def settings(path):
+    """The settings of its training; a federated one is read with its rounds."""
+    if "federated" in yaml.safe_load((ROOT / path).read_text()):
+        return read_settings(str(ROOT / path))[0]
     return resolve(str(ROOT / path))
 
 
@@ -41,7 +45,9 @@ def test_it_resolves_and_its_encoder_can_be_built(path):
 @pytest.mark.parametrize("path", TRAINING, ids=str)
 def test_it_begins_with_the_command_that_runs_it(path):
     first = (ROOT / path).read_text().splitlines()[0]
-    assert first.startswith("# ") and ("run.sh" in first or "speechssl train" in first)
+    assert first.startswith("# ") and any(
+        command in first for command in ("run.sh", "speechssl train", "speechssl federate")
+    )
 
 
 @pytest.mark.parametrize("path", TRAINING, ids=str)
@@ -50,6 +56,7 @@ def test_it_states_only_what_differs_from_the_defaults_or_pins_a_recipe(path):
     says.
     """
     written, resolved = yaml.safe_load((ROOT / path).read_text()), config.thaw(settings(path))
+    written.pop("federated", None)
     for name, section in written.items():
         if isinstance(section, dict):
             for key, value in section.items():
