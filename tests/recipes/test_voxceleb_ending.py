@@ -110,6 +110,10 @@ def test_stage_3_asked_to_end_twice_ends_in_the_bits_of_an_unbroken_run(prepared
     assert len(steps) == len(set(steps)) == 120
 
 
+@pytest.mark.xfail(
+    strict=False,
+    reason="gloo sometimes refuses or hangs when torchrun starts the ranks again: launch/README.md",
+)
 def test_a_rank_that_is_killed_comes_back_and_the_bits_are_the_same(prepared: Path) -> None:
     """torchrun starts the ranks again, which go on from the last checkpoint."""
     save = "train.save_every=10"
