@@ -12,7 +12,7 @@ from speechssl.data.kaldi import read_mapping
 from speechssl.data.manifest import Utterance
 from speechssl.errors import UserError
 from speechssl.federated.settings import FederatedSettings
-from speechssl.train.data import read_utterances
+from speechssl.train.data import read_utterances, refuse_shared_ids
 from speechssl.train.settings import TrainingConfig
 
 
@@ -65,7 +65,7 @@ def holdings(config: TrainingConfig, settings: FederatedSettings, name: str) -> 
     else:
         client_of = read_mapping(settings.clients)
         utterances, skipped = read_utterances(config.data)
-        _refuse_shared_ids(utterances)
+        refuse_shared_ids(utterances, "federated.clients", "clients")
         utterances = [u for u in utterances if client_of.get(u.id) == name]
         skipped = [entry for entry in skipped if client_of.get(entry[0]) == name]
     if not utterances:
@@ -88,15 +88,3 @@ def folder_of(out: Path, name: str) -> Path:
     if not quoted.strip("."):  # "", "." and ".." are no names of folders
         quoted = quoted.replace(".", "%2E") or "%"
     return out / "clients" / quoted
-
-
-def _refuse_shared_ids(utterances: Sequence[Utterance]) -> None:
-    """Raise UserError if two utterances have the same id: clients are looked up by id."""
-    seen: set[str] = set()
-    for utterance in utterances:
-        if utterance.id in seen:
-            raise UserError(
-                f"federated.clients: two directories have an utterance {utterance.id!r}, and"
-                " clients are looked up by id; prepare one of them in another folder"
-            )
-        seen.add(utterance.id)

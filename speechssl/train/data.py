@@ -50,7 +50,7 @@ def read_utterances(data: DataSettings) -> tuple[list[Utterance], list[tuple[str
             else:
                 utterances.append(dataclasses.replace(utterance, source=number))
     if data.pseudo_labels or data.positives:
-        _refuse_shared_ids(utterances)
+        refuse_shared_ids(utterances)
     if clusters is not None and not utterances:
         raise UserError(
             f"data.pseudo_labels: {data.pseudo_labels} has none of the {len(skipped)} utterances;"
@@ -76,13 +76,21 @@ def _reason_to_skip(
     return ""
 
 
-def _refuse_shared_ids(utterances: Sequence[Utterance]) -> None:
-    """Raise UserError if two utterances have the same id: their classes are looked up by id."""
+def refuse_shared_ids(
+    utterances: Sequence[Utterance], setting: str = "data.train", looked_up: str = "classes"
+) -> None:
+    """Raise UserError if two utterances have the same id, by which something is looked up.
+
+    Args:
+        utterances: of all directories.
+        setting: that the message begins with.
+        looked_up: what an id stands for.
+    """
     seen: set[str] = set()
     for utterance in utterances:
         if utterance.id in seen:
             raise UserError(
-                f"data.train: two directories have an utterance {utterance.id!r}, and classes are"
+                f"{setting}: two directories have an utterance {utterance.id!r}, and {looked_up} are"
                 " looked up by id; prepare one of them in another folder"
             )
         seen.add(utterance.id)
