@@ -1,8 +1,8 @@
 """Every front end keeps the contract of `interfaces.FrontEnd`, and so does the example of the README."""
 
+import builders
 import pytest
 import torch
-import builders
 from builders import DEVICE, ECAPA, on_device, readme_part
 
 from speechssl import parts
