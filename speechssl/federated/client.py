@@ -34,6 +34,7 @@ from speechssl.federated.training import save_round, train_steps
 from speechssl.files import RunFolder, atomic_write
 from speechssl.model import Model
 from speechssl.train.about import describe
+from speechssl.train.logs import cut_back
 from speechssl.train.loop import set_kernel, set_threads
 from speechssl.train.optimizers import build_optimizer
 from speechssl.train.resuming import same_data, same_settings
@@ -65,7 +66,8 @@ class Client:
         self.utterances = held.utterances
         self.skipped = held.skipped
         config, self.steps = for_a_client(held.config, settings, len(held.utterances))
-        if self.folder.config.exists():
+        has_a_round = self.folder.last.exists()
+        if has_a_round:
             config = same_settings(self.folder, config)
             same_data(self.folder, config, self.utterances)
         self.config = with_precision(config, str(self.world.device))
@@ -76,7 +78,7 @@ class Client:
         blank = Blank(self.config, with_targets=with_targets)
         self.shared = blank.names
         self.expected = blank.state()
-        if not self.folder.config.exists():
+        if not has_a_round:
             describe(self.folder, self.config, self.utterances, self.skipped)
 
     def answer(self, task: Task) -> Answer:
@@ -107,6 +109,7 @@ class Client:
         if task.centroids:
             self._label(task, received)
         run = self._run(kept)
+        cut_back(self.folder.log, run.step)  # what a round that was killed has written
         if self.settings.optimizer == "new":
             run.optimizer = build_optimizer(run.method, run.config.optimizer)
         before = self._begin(run, task, received, kept)

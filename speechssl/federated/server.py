@@ -31,6 +31,7 @@ from speechssl.model import Model
 from speechssl.text import printable
 from speechssl.train.about import commit, labels_used
 from speechssl.train.checkpoint import save_state
+from speechssl.train.logs import cut_back
 from speechssl.train.settings import TrainingConfig
 from speechssl.weights import read_checkpoint
 
@@ -300,13 +301,14 @@ class Server:
         )
 
     def _restore(self) -> None:
-        """Continue from what `_save` wrote."""
+        """Continue from what `_save` wrote; a task that it does not know of is not in the log."""
         saved = read_checkpoint(self._saved)
         self.state = wire.unpack(wire.pack(saved["state"]), self.expected)
         self.rounds_done = int(saved["rounds_done"])
         self.tasks_done = int(saved["tasks_done"])
         self.clustered_before = int(saved["clustered_before"])
         self.centroids = bytes.fromhex(saved["centroids"])
+        cut_back(self.folder.log, self.tasks_done, "task")
 
 
 def _figures(answer: Answer) -> dict[str, float]:

@@ -36,7 +36,10 @@ def digest(data: bytes) -> str:
 
 
 def unpack(data: bytes, expected: Mapping[str, Tensor]) -> State:
-    """Return the weights in a message.
+    """Return the weights in a message, in the order of `expected`.
+
+    The library gives them in another order each time; sums over weights, and the file that a server
+    resumes from, would have other bits after a resume.
 
     Args:
         data: what has arrived.
@@ -59,7 +62,7 @@ def unpack(data: bytes, expected: Mapping[str, Tensor]) -> State:
         )
     for name, wanted in expected.items():
         _check(name, tensors[name], wanted)
-    return tensors
+    return {name: tensors[name] for name in expected}
 
 
 def unpack_rows(data: bytes, most_rows: int, columns: int) -> Tensor:

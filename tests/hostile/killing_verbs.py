@@ -278,7 +278,7 @@ def is_cache_of_torch(path: Path) -> bool:
 def content_of(path: Path) -> bytes:
     """Return what must be the same after a kill."""
     content = path.read_bytes()
-    if path.name in ("last.pt", "server.pt"):
+    if path.name == "last.pt":
         parts: list[bytes] = []
         collect(torch.load(path, weights_only=True), parts)
         return b"\0".join(parts)
