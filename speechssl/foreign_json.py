@@ -6,6 +6,7 @@ Results, logs and figures of a downloaded experiment are read by `speechssl repo
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,5 +107,7 @@ def damage(path: Path, remedy: str = "write it again") -> Iterator[None]:
 
 
 def is_number(value: Any) -> bool:
-    """Return True for an int or float (NaN and infinity, too), and not for a bool."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Return True for a float (NaN and infinity, too), or an int that can be one; not for a bool."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) <= sys.float_info.max
+    return isinstance(value, float)

@@ -14,6 +14,9 @@ from speechssl.text import printable
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#666666", "#8c510a")
 """Told apart by colour-blind people, too (Okabe and Ito 2008)."""
 
+_MOST_ROWS = 60
+_LONGEST = 60  # letters of a name that are shown
+
 
 def draw_timeline(
     turns: Sequence[Turn], path: str | Path, title: str, reference: Sequence[Turn] = ()
@@ -33,7 +36,8 @@ def draw_timeline(
     from matplotlib.figure import Figure
 
     rows = [(name, turns, name) for name in seconds_of(turns)]
-    rows += [(f"{name} (true)", reference, name) for name in seconds_of(reference)]
+    rows += [(f"{name[:_LONGEST]} (true)", reference, name) for name in seconds_of(reference)]
+    rows = rows[:_MOST_ROWS]  # a reference may be somebody else's
     figure = Figure(figsize=(10, 1.2 + 0.35 * len(rows)), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
