@@ -80,7 +80,6 @@ VERBS = {
     ),
     "index": Verb(words_of("index {w}/e.npz --out {o}")),
     "search": Verb(words_of("search {w}/index {w}/eval.npz --out {o}/neighbours.tsv")),
-    "watch --page": Verb(words_of("watch {w}/run --once --page {o}/page.html")),
     "sweep": Verb(
         words_of(
             "sweep {w}/short.yaml seed=0,1 --evaluate {w}/data/eval --device cpu --jobs 2 --out {o}"
