@@ -16,7 +16,7 @@ from speechssl.errors import UserError, writing
 from speechssl.files import atomic_write
 
 _LATEST = 1e9  # seconds, 30 years: no recording is as long
-_MOST_SPEAKERS_TIMES_TURNS = 2_000_000  # of a recording; they become numbers of a matrix
+_MOST_SPEAKERS_TIMES_TURNS = 1_000_000  # of a recording; they become numbers of a matrix
 
 
 class Turn(NamedTuple):
