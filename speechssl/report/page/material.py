@@ -140,7 +140,8 @@ class Material:
         try:
             return read()
         except UserError as error:
-            self.notes.append(str(error))
+            if str(error) not in self.notes:  # several sections read the same files
+                self.notes.append(str(error))
             return None
 
 

@@ -227,8 +227,8 @@ def watched(path: Path) -> Watched:
     folder = RunFolder(path)
     if not (folder.config.is_file() or folder.log.is_file()):
         raise UserError(
-            f"watch: {path} is no run folder (no config.yaml, no log.jsonl); give the --out of"
-            " `speechssl train`"
+            f"watch: {path} is no run folder (no config.yaml, no log.jsonl); give"
+            f" {_runs_inside(path) or 'the --out of `speechssl train`'}"
         )
     notes: list[str] = []
     settings = _read(folder.config, notes)
@@ -241,6 +241,13 @@ def watched(path: Path) -> Watched:
     run = Watched(name, folder, settings, about, steps, LogFollower(folder.log), notes)
     run.log.read()
     return run
+
+
+def _runs_inside(path: Path) -> str:
+    """Return the newest of the runs directly inside a folder, the one that is probably meant."""
+    logs = [RunFolder(one).log for one in path.glob("*/")]
+    found = sorted((log for log in logs if log.is_file()), key=lambda log: log.stat().st_mtime)
+    return str(found[-1].parent) if found else ""
 
 
 def _read(path: Path, notes: list[str]) -> dict[str, Any]:

@@ -54,6 +54,7 @@ def build(material: Material) -> Sequence[Block]:
             "scaleanchor": "x",
         },
         "hovermode": "closest",
+        "legend": {"x": 0.5, "xanchor": "center"},  # over the square, which stands in the middle
     }
     caption = (
         "Lower left is better; axes of normal deviates. Circle: equal error rate; square and"
@@ -110,6 +111,7 @@ def _marks(
         "legendgroup": plotly_text(one.system),
         "x": places[:, 0],
         "y": places[:, 1],
+        "customdata": np.round([[100 * x, 100 * y] for x, y, _, _ in marks], 3),
         "text": texts,
         "marker": {
             "color": styles.colour(one.system),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from speechssl.data.vectors.files import read_sample
 from speechssl.errors import UserError
-from speechssl.report.page.blocks import Block, EmbeddingMap, shortened
+from speechssl.report.page.blocks import Block, EmbeddingMap, Text, shortened
 from speechssl.report.page.material import Material, NamedFile, clusters_of
 from speechssl.report.page.projection import choose, project
 from speechssl.report.page.section import Section
@@ -30,7 +30,13 @@ Fields = Mapping[str, Mapping[str, str]]
 
 
 def build(material: Material) -> Sequence[Block]:
-    """Return the map, a menu for several systems; nothing where there are no embeddings."""
+    """Return the map, a menu for several systems; where there are no embeddings, how to get it."""
+    if not material.embeddings:
+        text = (
+            "No embeddings, so no map: `speechssl embed MODEL DATA --out"
+            " EXP/embeddings/NAME/SET.npz` writes them where this page looks."
+        )
+        return [Text(text, "note")]
     method = choose(material.chosen.map_method)
     fields = _fields(material)
     maps: dict[str, dict[str, Any]] = {}
@@ -51,7 +57,7 @@ def build(material: Material) -> Sequence[Block]:
         " who is near whom does."
     )
     if clips:
-        caption += f" {len(clips)} utterances, drawn with a dark rim, can be heard: click one."
+        caption += f" {len(clips)} utterances, drawn with a rim, can be heard: click one."
     elif not material.clips.utterances:
         caption += " For labels and audio, name the data with --data DIR (a Kaldi directory)."
     return [EmbeddingMap("Map of the embeddings", caption, maps)]
