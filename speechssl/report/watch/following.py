@@ -244,8 +244,9 @@ def watched(path: Path) -> Watched:
 
 
 def _runs_inside(path: Path) -> str:
-    """Return the newest of the runs directly inside a folder, the one that is probably meant."""
-    logs = [RunFolder(one).log for one in path.glob("*/")]
+    """Return the newest run in an experiment or a sweep, the one that is probably meant."""
+    folders = [*path.glob("*/"), *path.glob("runs/*/")]
+    logs = [RunFolder(folder).log for folder in folders]
     found = sorted((log for log in logs if log.is_file()), key=lambda log: log.stat().st_mtime)
     return str(found[-1].parent) if found else ""
 
