@@ -52,6 +52,8 @@ def read_evaluations(experiment: Path) -> list[Evaluation]:
     Raises:
         UserError: there is none, or all are damaged.
     """
+    for folder in (experiment, experiment / "eval"):
+        files.refuse_unreadable_folder("report", folder)
     paths = sorted(experiment.glob("eval/*/*/results.json"), key=lambda p: p.lstat().st_mtime)
     found = []
     damaged = []

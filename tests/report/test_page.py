@@ -1,6 +1,7 @@
 """The page: one file without a network, whose figures are the experiments' and whose names are text."""
 
 import base64
+import errno
 import io
 import json
 import re
@@ -421,3 +422,14 @@ def test_flags_of_the_page_are_not_passed_over_without_it(world, capsys):
     assert "--no-audio is for the page; give --html FILE" in capsys.readouterr().err
     assert main(["report", str(world["exp"]), "--html", "/proc/page.html", "--map", "pca"]) == 2
     assert "choose another --html" in capsys.readouterr().err
+
+
+def test_a_folder_that_may_not_be_read_is_one_line(world, tmp_path, monkeypatch, capsys):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("speechssl.files.os.scandir", refuse)
+    for words in (["report"], ["report", "--html", str(tmp_path / "p.html")], ["watch"]):
+        assert main([words[0], str(world["exp"]), *words[1:]]) == 2
+        told = capsys.readouterr().err
+        assert "cannot be read (Permission denied)" in told and told.count("\n") == 1
