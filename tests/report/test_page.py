@@ -31,6 +31,7 @@ from speechssl.report.page.drawing import log_axis
 from speechssl.report.page.material import PageSettings, collect
 from speechssl.report.page.projection import project
 from speechssl.report.page.section import sections
+from speechssl.report.page.sections.embedding_map import columns_of
 from speechssl.report.page.write import script_json, write_page
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
@@ -433,3 +434,11 @@ def test_a_folder_that_may_not_be_read_is_one_line(world, tmp_path, monkeypatch,
         assert main([words[0], str(world["exp"]), *words[1:]]) == 2
         told = capsys.readouterr().err
         assert "cannot be read (Permission denied)" in told and told.count("\n") == 1
+
+
+def test_ids_that_are_paths_are_coloured_by_folder_and_speakers_of_one_utterance_are_no_field():
+    names = ["a/1.wav", "a/2.wav", "b/1.wav", "3.wav"]
+    columns = columns_of(names, {"speaker": {name: name for name in names}})
+    assert list(columns) == ["folder"]
+    assert columns["folder"]["names"][columns["folder"]["codes"][0]] == "a"
+    assert columns_of(["a/1.wav", "a/2.wav"], {}) == {}

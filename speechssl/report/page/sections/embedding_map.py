@@ -91,7 +91,7 @@ def _map(
     order = order[: material.chosen.map_points]
     names = ids[order].tolist()
     points, made = project(rows[order], method, material.chosen.seed)
-    columns = _columns(names, fields)
+    columns = columns_of(names, fields)
     if len(files) > 1:
         columns["set"] = _column(sets[order].tolist())
     drawn = {
@@ -105,14 +105,27 @@ def _map(
     return drawn, made
 
 
-def _columns(names: Sequence[str], fields: Fields) -> dict[str, dict[str, Any]]:
-    """Return the column of each field that knows some of the names, the fullest first."""
-    known = {name: sum(one in values for one in names) for name, values in fields.items()}
+def columns_of(names: Sequence[str], fields: Fields) -> dict[str, dict[str, Any]]:
+    """Return the column of each field that groups some of the names, the fullest first.
+
+    A field in which every utterance has a value of its own (`prepare folder` writes such speakers,
+    where nothing is known of them) groups nothing. Ids that are paths are grouped by their folders.
+    """
+    fields = {**fields, "folder": _folders(names)}
+    known = {
+        field: [values[one] for one in names if one in values] for field, values in fields.items()
+    }
     columns = {}
-    for name in sorted(fields, key=lambda name: -known[name]):
-        if known[name]:
-            columns[name] = _column([fields[name].get(one, "") for one in names])
+    for field in sorted(fields, key=lambda field: -len(known[field])):
+        if len(set(known[field])) < len(known[field]):
+            columns[field] = _column([fields[field].get(one, "") for one in names])
     return columns
+
+
+def _folders(names: Sequence[str]) -> dict[str, str]:
+    """Return name -> folder of each name with one; nothing where they all lie in the same."""
+    folders = {name: name.rpartition("/")[0] for name in names if "/" in name}
+    return folders if len(set(folders.values())) > 1 else {}
 
 
 def _read(files: Sequence[NamedFile]) -> tuple[NDArray[Any], NDArray[Any], Rows]:
