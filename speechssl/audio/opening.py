@@ -20,7 +20,7 @@ from speechssl.audio import members, pipes, remotes
 from speechssl.audio.in_memory import InMemory
 from speechssl.audio.kinds import LOOK, Kind, kind_of
 from speechssl.audio.mp3 import length_is_a_guess
-from speechssl.audio.readers import AvReader, Reader, SoundFileReader
+from speechssl.audio.readers import AvReader, ForwardSoundFile, Reader, SoundFileReader
 from speechssl.audio.regular import first_bytes, refuse_special_file
 from speechssl.errors import UserError, refuse_without_descriptors
 
@@ -163,7 +163,7 @@ def _reader(source: Any, name: str, opened: ExitStack) -> Reader:
     refused: Exception | None = None
     if (kind is None or kind.soundfile) and not _length_is_a_guess(source, kind):
         try:
-            file = soundfile.SoundFile(os.fsencode(source) if isinstance(source, str) else source)
+            file = ForwardSoundFile(os.fsencode(source) if isinstance(source, str) else source)
         except _SOUNDFILE_ERRORS as error:
             refused = error
         else:
