@@ -119,7 +119,7 @@ def _writer_is_dead(path: Path) -> bool:
 
 
 def is_dead(process: int) -> bool:
-    """True if a process that began to write before this one has ended; False if nobody knows."""
+    """True if a process that began to write before this one has ended; False if that is unknown."""
     if os.name != "posix":  # elsewhere, asking for a process would end it
         return False
     if process == os.getpid():  # an earlier process of our number: we have not begun

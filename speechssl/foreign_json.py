@@ -63,7 +63,8 @@ def lines(path: Path) -> Iterator[dict[str, Any]]:
 def lines_up_to(path: Path, step: int) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Yield the lines of a log up to a step, each with what it says.
 
-    A line that is not of its form, or over 1 MiB, is left out; so is a file that is none.
+    A line that is no such object, or over 1 MiB, is left out. A path that is no regular file yields
+    nothing.
     """
     if not path.is_file():
         return

@@ -42,7 +42,7 @@ class Styles:
 
 
 def line(name: str, x: ArrayLike, y: ArrayLike, styles: Styles, **more: Any) -> Trace:
-    """Return a line of a run or system; one or two points are marked, or nobody would see them."""
+    """Return a line of a run or system; lines of one or two points get markers, to be visible."""
     return {
         "type": "scatter",
         "mode": "lines" if len(np.atleast_1d(x)) > 2 else "lines+markers",
