@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from speechssl.data.vectors.files import read_sample
 from speechssl.errors import UserError
+from speechssl.progress import counted
 from speechssl.report.page.blocks import Block, EmbeddingMap, Text, shortened
 from speechssl.report.page.material import Material, NamedFile, clusters_of
 from speechssl.report.page.projection import choose, project
@@ -41,7 +42,8 @@ def build(material: Material) -> Sequence[Block]:
     fields = _fields(material)
     maps: dict[str, dict[str, Any]] = {}
     made = ""
-    for system, files in list(_by_system(material.embeddings).items())[:MOST_MAPS]:
+    systems = list(_by_system(material.embeddings).items())[:MOST_MAPS]
+    for system, files in counted(systems, len(systems), "maps", "map"):
         found = material.attempt(partial(_map, material, files, fields, method))
         if found is not None:
             maps[system], made = found
