@@ -156,8 +156,9 @@ def _size(source: Any) -> int:
 def _reader(source: Any, name: str, opened: ExitStack) -> Reader:
     """Return a reader of the library that knows the container: by its first bytes.
 
-    libsndfile is asked for what it knows and for what nobody knows, and FFmpeg for the rest, for
-    what libsndfile refuses (a wav file with a rare codec), and for lengths that libsndfile guesses.
+    libsndfile reads the containers that it knows, and is tried on unknown ones. FFmpeg reads the
+    other known ones, what libsndfile refuses (a wav file with a rare codec), and those whose length
+    libsndfile only guesses.
     """
     kind = kind_of(_head(source))
     refused: Exception | None = None

@@ -128,7 +128,7 @@ def _crossing(fpr: Floats, fnr: Floats) -> tuple[float, int]:
     if before != after:
         share = gap_before / (gap_before + gap_after)
     rate = fpr[before] + share * (fpr[after] - fpr[before])
-    # The last threshold is infinite: it accepts nothing and serves nobody.
+    # The last threshold is infinite: it accepts nothing, so it is of no use to a user.
     after_is_infinite = after == len(fpr) - 1
     nearest = before if gap_before <= gap_after or after_is_infinite else after
     return float(rate), nearest

@@ -42,7 +42,7 @@ class Verification:
         results: see `evaluate`.
         trials: the T trials that were scored.
         scores: (T,).
-        speakers: numbers (T,) for the speakers of both sides; None where nobody knows them.
+        speakers: numbers (T,) for the speakers of both sides; None if unknown.
     """
 
     results: dict[str, Any]
