@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,6 +107,17 @@ def _voices(folder: Path, utterances: int) -> list[Path]:
     for name, lines in (("wav.scp", scp), ("utt2spk", speakers_of), ("utt2dur", durations)):
         (folder / "kaldi" / name).write_text("\n".join(lines) + "\n")
     return voices
+
+
+def write_vectors(path: Path, names: Sequence[str], vectors: np.ndarray) -> None:
+    """Write vectors (N, D) float32 as a Kaldi archive, and its index beside it (`.scp`)."""
+    index = []
+    with open(path, "wb") as archive:
+        for name, vector in zip(names, vectors, strict=True):
+            archive.write(f"{name} ".encode())
+            index.append(f"{name} {path}:{archive.tell()}\n")
+            archive.write(b"\0BFV \4" + struct.pack("<i", len(vector)) + vector.tobytes())
+    path.with_suffix(".scp").write_text("".join(index))
 
 
 def _write(path: Path, wave: np.ndarray) -> None:

@@ -66,9 +66,7 @@ def peak_of(module: str, words: Sequence[str], name: str) -> float:
     return float(lines[-1]) if done.returncode == 0 and lines else float("nan")
 
 
-def show(
-    title: str, seconds: Mapping[str, Seconds], base: str, peaks: Mapping[str, float]
-) -> None:
+def show(title: str, seconds: Mapping[str, Seconds], base: str, peaks: Mapping[str, float]) -> None:
     """Print a line a candidate; ratios are of processor seconds, to `base`."""
     print(f"\n{title}")
     print(f"  {'':<34}{'wall s':>9}{'CPU s':>9}{'ratio':>8}{'peak GB':>9}")

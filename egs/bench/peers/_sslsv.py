@@ -54,7 +54,8 @@ class Peer:
 
     def trainer(self, batch_size: int) -> Trainer:
         """Return its trainer."""
-        return Trainer(self._method(), batch_size)
+        with quiet():
+            return Trainer(self._method(), batch_size)
 
     def loader(self, corpus: Corpus, batch_size: int) -> Any:
         """Return its loader of a corpus, in this process."""

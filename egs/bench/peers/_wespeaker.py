@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import logging
 import subprocess
@@ -13,12 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from egs.bench.peers._corpus import Corpus
+from egs.bench.peers._corpus import Corpus, write_vectors
 from egs.bench.peers._programs import (
     Undistributed,
     one_process_group,
     quiet,
     read_by_soundfile,
+    stand_in,
     without_init,
 )
 from egs.bench.peers._setup import HEAD, LONG_CROPS, SHORT_CROPS, Crops
@@ -39,6 +42,7 @@ class Peer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         without_init("wespeaker", folder)
+        stand_in("visdom")  # torchnet imports it for plots
         one_process_group()
         read_by_soundfile()
         from wespeaker.models.ecapa_tdnn import ECAPA_TDNN_GLOB_c512
@@ -62,7 +66,7 @@ class Peer:
             self._write_lmdb(corpus.folder, kind)
         settings = {
             "shuffle": True,
-            "shuffle_args": {"shuffle_size": 2500},
+            "shuffle_args": {"shuffle_size": batch_size},  # 2500 would all be read before the first
             "resample_rate": 16000,
             "speed_perturb": False,
             "chunk_info_args": {
@@ -127,13 +131,13 @@ class Peer:
 
     def scorer(self, trials: Any, cohort: np.ndarray | None) -> Any:
         """Return a function from trials to its EER and minDCF, with or without AS-norm."""
-        import kaldiio
         from wespeaker.bin import compute_metrics, score, score_norm
 
         folder = trials.folder
-        _write_vectors(kaldiio, folder / "eval", dict(zip(trials.names, trials.embeddings)))
+        write_vectors(folder / "eval.ark", trials.names, trials.embeddings)
         if cohort is not None:
-            _write_vectors(kaldiio, folder / "cohort", {str(i): v for i, v in enumerate(cohort)})
+            names = [str(row) for row in range(len(cohort))]
+            write_vectors(folder / "cohort.ark", names, cohort)
 
         def scored() -> dict[str, float]:
             score.trials_cosine_score(
@@ -212,17 +216,8 @@ def _write_list(path: Path, voices: Sequence[Path]) -> str:
     return str(path)
 
 
-def _write_vectors(kaldiio: Any, stem: Path, vectors: dict[str, np.ndarray]) -> None:
-    with kaldiio.WriteHelper(f"ark,scp:{stem}.ark,{stem}.scp") as writer:
-        for name, vector in vectors.items():
-            writer(name, vector)
-
-
 def _metrics_of(compute_metrics: Any, scores: Path) -> dict[str, float]:
     """Return EER and minDCF that the program prints for a file of scores."""
-    import contextlib
-    import io
-
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
         compute_metrics.compute_metrics(str(scores))

@@ -68,6 +68,7 @@ def main() -> None:
     parser = _programs.parser_of(__doc__)
     parser.add_argument("--batch", type=int, default=16, help="utterances of a step")
     parser.add_argument("--rounds", type=int, default=3, help="steps that count")
+    parser.add_argument("--no-memory", action="store_true", help="leave the peak memory out")
     parser.add_argument("--alone", help="run one candidate and print its peak memory (GB)")
     args = parser.parse_args()
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -96,8 +97,9 @@ def main() -> None:
             continue
         seconds = _measure.in_turns(steps, args.rounds)
         del steps
+        measured = [] if args.no_memory else list(makers)
         peaks = {
-            name: _measure.peak_of("egs.bench.peers.dino_step", words, name) for name in makers
+            name: _measure.peak_of("egs.bench.peers.dino_step", words, name) for name in measured
         }
         crops = peer.crops
         gives = "features" if crops.features else "waveforms"
