@@ -15,7 +15,7 @@ from egs.bench.peers import _corpus, _measure, scoring
 from egs.bench.peers._ours import Trainer
 from egs.bench.peers._setup import Crops
 
-from speechssl.data.vectors import read_vectors
+from speechssl.data.vectors.files import read_vectors
 
 SCRIPTS = ("dino_step", "loader", "extraction", "scoring")
 SMALL = {

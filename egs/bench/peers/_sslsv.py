@@ -45,7 +45,8 @@ class Peer:
             head_output_dim=HEAD.prototypes,
             freeze_last_layer=0,
         )
-        return self._dino.DINO(method, lambda: self._encoder.ECAPATDNN(config))
+        with quiet():
+            return self._dino.DINO(method, lambda: self._encoder.ECAPATDNN(config))
 
     def encoder(self) -> tuple[torch.nn.Module, torch.Tensor]:
         """Return its encoder, and an input of one crop of 3 s."""
@@ -54,8 +55,7 @@ class Peer:
 
     def trainer(self, batch_size: int) -> Trainer:
         """Return its trainer."""
-        with quiet():
-            return Trainer(self._method(), batch_size)
+        return Trainer(self._method(), batch_size)
 
     def loader(self, corpus: Corpus, batch_size: int) -> Any:
         """Return its loader of a corpus, in this process."""
