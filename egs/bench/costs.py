@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -56,12 +57,32 @@ def run(words: list[str]) -> Cost:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with tempfile.TemporaryFile() as output:
         child = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
-        _, status, used = os.wait4(child.pid, 0)
+        megabytes = 0.0
+        ended = 0
+        while not ended:
+            time.sleep(0.02)
+            megabytes = max(megabytes, peak_memory(child.pid))
+            ended, status, used = os.wait4(child.pid, os.WNOHANG)
         child.returncode = os.waitstatus_to_exitcode(status)
         if child.returncode:
             output.seek(0)
             raise RuntimeError(f"{' '.join(words)}: {output.read().decode()[-500:]}")
-    return Cost(used.ru_utime + used.ru_stime, used.ru_maxrss / 1e3)
+    return Cost(used.ru_utime + used.ru_stime, megabytes)
+
+
+def peak_memory(process: int) -> float:
+    """Return the peak memory of a process so far in MB; 0 if it has ended.
+
+    What `wait4` tells counts the parent's memory from before the command was started.
+    """
+    try:
+        status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+    except OSError:
+        return 0.0
+    for line in status.splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1e3
+    return 0.0
 
 
 def jobs(folder: Path, scale: float) -> dict[str, Job]:
