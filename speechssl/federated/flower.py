@@ -13,9 +13,10 @@ import itertools
 import logging
 import os
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -224,7 +225,8 @@ def _until_served(connect: Callable[[], None], address: str) -> None:
     pauses = itertools.chain((1.0, 2.0, 4.0, 8.0), itertools.repeat(SECONDS_BETWEEN_TRIES))
     for pause in pauses:
         try:
-            connect()
+            with _without_word_of_closed_channels():
+                connect()
             return
         except grpc.RpcError as error:
             code = error.code().name if hasattr(error, "code") else type(error).__name__
@@ -232,6 +234,23 @@ def _until_served(connect: Callable[[], None], address: str) -> None:
                 f"no server at {address} ({code}); trying again in {pause:.0f} s", file=sys.stderr
             )
         time.sleep(pause)
+
+
+@contextlib.contextmanager
+def _without_word_of_closed_channels() -> Iterator[None]:
+    """Keep a thread of gRPC from printing a traceback when it looks at a channel that is closed."""
+    before = threading.excepthook
+
+    def say_unless_closed(arguments: threading.ExceptHookArgs) -> None:
+        error = arguments.exc_value
+        if not (isinstance(error, ValueError) and "Channel closed" in str(error)):
+            before(arguments)
+
+    threading.excepthook = say_unless_closed
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def simulate(
