@@ -2,7 +2,7 @@
 
 It has no audio. Its folder holds `server.pt` (the state to resume from, written after every task),
 `log.jsonl` (a line a round), `config.yaml`, and in the end `model/`, the encoder of the shared
-weights, beside `untrained/`. How tasks and answers travel is not known here (`local.py`, `flower.py`).
+weights, beside `untrained/`. How tasks and answers travel is not known here (`local.py`, `flower_*.py`).
 """
 
 from __future__ import annotations
