@@ -147,6 +147,16 @@ def _failing(reason: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return decorate
 
 
+@functools.cache
+def faiss_if_installed() -> Any:
+    """Return the module faiss, or None."""
+    try:
+        import faiss
+    except ImportError:
+        return None
+    return faiss
+
+
 def write_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure of matplotlib so that the same figure is the same bytes.
 

@@ -63,7 +63,9 @@ def build(kind: Callable[..., T], values: Mapping[str, Any], where: str) -> T:
     return kind(**freeze(checked))
 
 
-def check(part: Callable[..., Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+def check(
+    part: Callable[..., Any], values: Mapping[str, Any], where: str, hint: str = ""
+) -> dict[str, Any]:
     """Return ``values``, completed with the defaults of ``part`` and checked against its types.
 
     Args:
@@ -71,12 +73,13 @@ def check(part: Callable[..., Any], values: Mapping[str, Any], where: str) -> di
         values: what the user wrote.
         where: path of this section in the file, for messages (``encoder``,
             ``data.crops[1]``).
+        hint: added to the message about an unknown key that is like none of the known ones.
 
     Raises:
         UserError: an unknown key, a value of the wrong type, or a missing required one.
     """
     fields = schema(part)
-    _refuse_unknown_keys(part, fields, values, where)
+    _refuse_unknown_keys(part, fields, values, where, hint)
     for key, (_, default) in fields.items():
         if default is dataclasses.MISSING and key not in values:
             raise UserError(f"config: {where}.{key} is missing; give it a value")
@@ -96,6 +99,7 @@ def _refuse_unknown_keys(
     fields: Mapping[str, Any],
     values: Mapping[str, Any],
     where: str,
+    hint: str,
 ) -> None:
     """Raise UserError for a key that ``part`` does not have, or no longer has."""
     renamed: Mapping[str, str] = getattr(part, "RENAMED", {})
@@ -107,7 +111,9 @@ def _refuse_unknown_keys(
         if key not in fields:
             near = nearest(key, list(fields))
             known = ", ".join(fields) or "none"
-            raise UserError(f"config: unknown key {where}.{key}{near}; known: {known}")
+            raise UserError(
+                f"config: unknown key {where}.{key}{near}; known: {known}{'' if near else hint}"
+            )
 
 
 def _structured(fields: Mapping[str, tuple[Any, Any]]) -> Any:

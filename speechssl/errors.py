@@ -44,8 +44,8 @@ class Unreadable:
 
 
 @contextmanager
-def writing(path: str | Path) -> Iterator[None]:
-    """Turn an OSError raised while writing ``path`` into a CannotWrite.
+def writing(path: str | Path, remedy: str = "choose another --out") -> Iterator[None]:
+    """Turn an OSError raised while writing ``path`` into a CannotWrite that ends in ``remedy``.
 
     A BrokenPipeError passes: standard output was closed by its reader (`| head`), which
     `cli.command.main` handles.
@@ -55,7 +55,7 @@ def writing(path: str | Path) -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        remedy = _OF_THE_MACHINE.get(error.errno or 0, "choose another --out")
+        remedy = _OF_THE_MACHINE.get(error.errno or 0, remedy)
         raise CannotWrite(
             f"{path}: cannot be written ({error.strerror or error}); {remedy}"
         ) from None

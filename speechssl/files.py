@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from speechssl.errors import UserError
 from speechssl.text import tsv_cell
 
 FORMAT = 1
@@ -118,7 +119,7 @@ def _writer_is_dead(path: Path) -> bool:
 
 
 def is_dead(process: int) -> bool:
-    """True if a process that began to write before this one has ended; False if nobody knows."""
+    """True if a process that began to write before this one has ended; False if that is unknown."""
     if os.name != "posix":  # elsewhere, asking for a process would end it
         return False
     if process == os.getpid():  # an earlier process of our number: we have not begun
@@ -275,3 +276,16 @@ def model_folder(path: str | Path) -> ModelFolder:
     if not Path(path).exists() and Path(name).name == name and shipped.existing() is not None:
         return shipped
     return here
+
+
+def refuse_unreadable_folder(what: str, path: Path) -> None:
+    """Raise UserError if a folder is there and may not be read; `what` needs it."""
+    try:
+        with os.scandir(path):
+            os.stat(path / ".")  # listing needs one permission, reaching what is inside another
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise UserError(
+            f"{what}: {path} cannot be read ({error.strerror}); make it readable, or give another"
+        ) from error

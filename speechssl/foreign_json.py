@@ -22,8 +22,8 @@ _DAMAGE = (
 )  # fmt: skip
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file.
+def read(path: Path, remedy: str = "write it again") -> dict[str, Any]:
+    """Return the object in a JSON file; `remedy` is what to do if it is damaged.
 
     Raises:
         UserError: it is not there, no regular file, no such object, too deep, or over 8 MiB.
@@ -37,7 +37,7 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     if len(data) > _MOST_BYTES:
         raise UserError(f"{path}: is longer than {_MOST_BYTES} bytes; not read")
-    return _object(path, data)
+    return _object(path, data, remedy)
 
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -64,7 +64,8 @@ def lines(path: Path) -> Iterator[dict[str, Any]]:
 def lines_up_to(path: Path, step: int, key: str = "step") -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Yield the lines of a log up to a step, each with what it says.
 
-    A line that is not of its form, or over 1 MiB, is left out; so is a file that is none.
+    A line that is no such object, or over 1 MiB, is left out. A path that is no regular file yields
+    nothing.
 
     Args:
         path: of the log.
@@ -83,8 +84,8 @@ def lines_up_to(path: Path, step: int, key: str = "step") -> Iterator[tuple[byte
                 yield line.rstrip(b"\r\n") + b"\n", entry
 
 
-def _object(path: Path, data: bytes) -> dict[str, Any]:
-    with damage(path):
+def _object(path: Path, data: bytes, remedy: str = "write it again") -> dict[str, Any]:
+    with damage(path, remedy):
         found = json.loads(data)
         if not isinstance(found, dict):
             raise TypeError("not a JSON object")

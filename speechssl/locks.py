@@ -39,7 +39,9 @@ def sole_writer(output: str | Path) -> Iterator[None]:
         yield
     finally:
         if file is not None:
-            path.unlink(missing_ok=True)  # while it is held: nobody else's is removed
+            path.unlink(
+                missing_ok=True
+            )  # while it is still locked, so that no other process's file is removed
             file.close()
 
 

@@ -163,7 +163,8 @@ def check(folder: str, section: Mapping[str, Any] | str, where: str) -> dict[str
 
     name, settings = _name_and_settings(folder, section, where)
     part = find(folder, name)
-    checked = {"name": name, **config.check(part, settings, where)}
+    hint = f"; {where}={name} takes this part with none of another one's settings"
+    checked = {"name": name, **config.check(part, settings, where, hint)}
     for key, inner_folder in getattr(part, "PARTS", {}).items():
         inner = checked[key]
         if isinstance(inner, Mapping) and "name" not in inner:

@@ -14,7 +14,7 @@ import sys
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -26,6 +26,8 @@ from torch import Tensor, nn
 from speechssl import interfaces
 from speechssl.model import Model
 
+Movable = TypeVar("Movable", Tensor, nn.Module)
+
 ROOT = Path(__file__).parents[1]
 """The repository."""
 
@@ -33,6 +35,22 @@ ENVIRONMENT = {**os.environ, "SPEECHSSL_PYTHON": sys.executable}
 """For scripts: they use this Python, and install nothing while tests run."""
 
 RATE = 16000
+
+DEVICE = torch.device("cpu")
+"""Where tests that use `on_device` compute: pytest's option ``--device``."""
+
+
+def choose_device(name: str) -> None:
+    """Let `on_device` move to the device of that name; a GPU then computes float32 without TF32."""
+    global DEVICE
+    DEVICE = torch.device(name)
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def on_device(thing: Movable) -> Movable:
+    """Move a tensor or a module to the device under test."""
+    return thing.to(DEVICE)
+
 
 ECAPA: dict[str, Any] = {
     "name": "ecapa",

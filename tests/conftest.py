@@ -5,10 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import builders
 import pytest
 import torch
 
 from speechssl.corpora import synthetic
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--device cuda``: the contract tests compute there."""
+    parser.addoption(
+        "--device", default="cpu", help="where tests/contracts computes: cpu, cuda, cuda:N or mps"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the device before the first test file is imported."""
+    builders.choose_device(config.getoption("--device"))
 
 
 @pytest.fixture(autouse=True)

@@ -269,6 +269,23 @@ def test_a_bootstrap_replicate_is_the_metric_of_the_resampled_list():
     assert got["min_dcf_0.05"] == pytest.approx((metrics.min_dcf(*again, 0.05),) * 2)
 
 
+def test_many_replicates_of_many_trials_are_weighted_curves_one_by_one():
+    """More replicates and trials than are computed at once."""
+    scores, target, left, right = _speaker_trials(20, np.random.default_rng(5))
+    assert len(scores) > 4096
+    low, high = metrics.bootstrap_trials(scores, target, left, right, replicates=40, seed=3)["eer"]
+    names = np.unique([left, right])
+    generator = np.random.default_rng(3)
+    errors = []
+    for _ in range(40):
+        drawn = generator.integers(0, len(names), len(names))
+        times = {name: int((names[drawn] == name).sum()) for name in names}
+        weights = [times[a] * (times[b] if a != b else 1) for a, b in zip(left, right, strict=True)]
+        fpr, fnr, _ = metrics.det_curve(scores, target, weights)
+        errors.append(metrics.curve_eer(fpr, fnr))
+    assert (low, high) == pytest.approx(np.quantile(errors, [0.025, 0.975]), rel=1e-12)
+
+
 def test_bootstrap_without_enough_speakers_is_none():
     assert metrics.bootstrap_interval(np.mean, ["a", "a"]) is None
     assert metrics.bootstrap_trials([0, 1], [0, 1], ["a", "a"], ["a", "a"])["eer"] is None

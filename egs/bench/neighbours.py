@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 
-from speechssl.clustering.nearest import faiss_if_installed
+from speechssl.compat import faiss_if_installed
 from speechssl.evaluation.verification import scoring
 
 

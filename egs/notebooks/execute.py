@@ -20,7 +20,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", type=Path, metavar="DIR")
     args = parser.parse_args()
-    for path in args.notebooks or sorted(FOLDER.glob("*.ipynb")):
+    for path in _chosen(args.notebooks):
         began = time.monotonic()
         notebook = nbformat.read(path, as_version=4)
         try:
@@ -60,6 +60,18 @@ def main() -> None:
             (folder / path.name).write_text(as_text(notebook), encoding="utf-8")
         size = len(as_text(notebook)) / 1e3
         print(f"{path.name}: {time.monotonic() - began:.0f} s, {size:.0f} KB", flush=True)
+
+
+def _chosen(names: Sequence[Path]) -> list[Path]:
+    """Return the notebooks to run: paths, or names of this folder; all of it where none is given."""
+    paths = []
+    for name in names:
+        path = name if name.is_file() else FOLDER / name
+        if not path.is_file():
+            known = ", ".join(sorted(one.name for one in FOLDER.glob("*.ipynb")))
+            sys.exit(f"{name}: no such notebook; here are {known}")
+        paths.append(path)
+    return paths or sorted(FOLDER.glob("*.ipynb"))
 
 
 def execute(notebook: NotebookNode, parameters: Mapping[str, Any]) -> None:

@@ -90,6 +90,10 @@ def main() -> None:
     within = 0.5 * np.cov(((one - two) / deviation).T)
     total = np.cov(((clean - mean) / deviation).T)
     early = 2 * model.encoder.mfa.conv.conv.out_channels
+    if early == len(mean) and (args.early_only or args.beside):
+        parser.error(
+            f"{args.model}: this encoder has no early_statistics; leave --early-only and --beside out"
+        )
     used = np.arange(early if args.early_only or args.beside else 0, len(mean))
     chosen = np.ix_(used, used)
     weight = np.zeros((model.dim, len(mean)))

@@ -53,7 +53,7 @@ class Row:
 
     def __str__(self) -> str:
         verdict = "yes" if self.holds else "NO"
-        return f"  {self.name:<52} {self.measured:>12.5g}   {self.prediction:<26} {verdict}"
+        return f"  {self.name:<58} {self.measured:>12.5g}   {self.prediction:<26} {verdict}"
 
 
 def main(
@@ -79,7 +79,7 @@ def main(
         seconds = time.perf_counter() - started_at
         title = (experiment.__doc__ or "").strip()
         print(f"{title} ({seconds:.1f} s)")
-        print(f"  {'':<52} {'measured':>12}   {'predicted':<26} holds")
+        print(f"  {'':<58} {'measured':>12}   {'predicted':<26} holds")
         for row in rows:
             print(row)
             all_hold = all_hold and row.holds

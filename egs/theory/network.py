@@ -197,12 +197,12 @@ def small_batch() -> list[Row]:
 
 
 PLOTTED: dict[str, dict[str, Any]] = {
-    "none": {"predictor": "none"},
-    "no stop-grad": {"predictor": "mlp", "stop_gradient": False},
-    "GSG": {"predictor": "none", "gsg": True},
-    "offdiag": {"predictor": "offdiag"},
-    "directpred": {"predictor": "directpred"},
-    "mlp": {"predictor": "mlp"},
+    "no predictor": {"predictor": "none"},
+    "MLP, no stop-gradient": {"predictor": "mlp", "stop_gradient": False},
+    "guided, no predictor": {"predictor": "none", "gsg": True},
+    "off-diagonal": {"predictor": "offdiag"},
+    "DirectPred": {"predictor": "directpred"},
+    "MLP": {"predictor": "mlp"},
 }
 
 
@@ -212,18 +212,23 @@ def plot(folder: Path) -> None:
 
     plain = [train(**arm) for arm in PLOTTED.values()]
     normed = [train(**arm, output_norm=True) for arm in PLOTTED.values()]
-    titles = {"deviation": "deviation x sqrt(D)", "centre": "centre norm", "rank": "RankMe"}
+    titles = {
+        "deviation": "deviation x sqrt(D)",
+        "centre": "centre norm",
+        "rank": "rank (RankMe) of 32",
+    }
     places = range(len(PLOTTED))
-    figure, all_axes = panels((12.5, 4.6), 3)
+    figure, all_axes = panels((12.5, 4.2), 3, share_y=True)
+    all_axes[0].set_yticks(places, list(PLOTTED))
+    all_axes[0].invert_yaxis()
     kinds = {"plain output": (-0.2, plain, 0), "BatchNorm on the output": (0.2, normed, 1)}
     for axes, (field, title) in zip(all_axes, titles.items(), strict=True):
         for label, (shift, arms_figures, colour) in kinds.items():
             values = [getattr(figures, field) for figures in arms_figures]
             at = [place + shift for place in places]
             name = label if axes is all_axes[0] else None
-            axes.bar(at, values, 0.4, color=COLOURS[colour], label=name)
-        axes.set_xticks(places, list(PLOTTED), rotation=30, ha="right")
-        axes.set_title(title)
+            axes.barh(at, values, 0.4, color=COLOURS[colour], label=name)
+        axes.set_xlabel(title)
     figure.suptitle(
         "A final BatchNorm hides collapse from deviation and centre; the rank still shows it"
     )

@@ -31,7 +31,7 @@ def line(way: str, judged: Judgement) -> str:
 
 
 def lines(results: Mapping[str, Any], settings: AdaptSettings, folder: AdaptFolder) -> list[str]:
-    """Return what was done, what was found, and what nobody can know without labels.
+    """Return what was done, what was found, and what cannot be known without labels.
 
     Args:
         results: what `results.json` holds.

@@ -20,7 +20,7 @@ from speechssl.audio import members, pipes, remotes
 from speechssl.audio.in_memory import InMemory
 from speechssl.audio.kinds import LOOK, Kind, kind_of
 from speechssl.audio.mp3 import length_is_a_guess
-from speechssl.audio.readers import AvReader, Reader, SoundFileReader
+from speechssl.audio.readers import AvReader, ForwardSoundFile, Reader, SoundFileReader
 from speechssl.audio.regular import first_bytes, refuse_special_file
 from speechssl.errors import UserError, refuse_without_descriptors
 
@@ -156,14 +156,15 @@ def _size(source: Any) -> int:
 def _reader(source: Any, name: str, opened: ExitStack) -> Reader:
     """Return a reader of the library that knows the container: by its first bytes.
 
-    libsndfile is asked for what it knows and for what nobody knows, and FFmpeg for the rest, for
-    what libsndfile refuses (a wav file with a rare codec), and for lengths that libsndfile guesses.
+    libsndfile reads the containers that it knows, and is tried on unknown ones. FFmpeg reads the
+    other known ones, what libsndfile refuses (a wav file with a rare codec), and those whose length
+    libsndfile only guesses.
     """
     kind = kind_of(_head(source))
     refused: Exception | None = None
     if (kind is None or kind.soundfile) and not _length_is_a_guess(source, kind):
         try:
-            file = soundfile.SoundFile(os.fsencode(source) if isinstance(source, str) else source)
+            file = ForwardSoundFile(os.fsencode(source) if isinstance(source, str) else source)
         except _SOUNDFILE_ERRORS as error:
             refused = error
         else:

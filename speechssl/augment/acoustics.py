@@ -106,11 +106,13 @@ def channel_gain(eq: Tensor, band: Tensor, size: int, sample_rate: int) -> Tenso
     """
     frequency, weights = _interpolation(size, eq.shape[1], sample_rate, eq.device)
     gain = torch.exp_((math.log(10.0) / 20.0 * eq) @ weights)
-    for row in torch.nonzero((band > 0).any(dim=-1)).flatten().tolist():
-        low, high = band[row].tolist()
-        gain[row] *= torch.rsqrt(1.0 + (low / frequency).square_().square_().square_())
-        if high > 0:
-            gain[row] *= torch.rsqrt(1.0 + (frequency / high).square_().square_().square_())
+    limited = torch.nonzero((band > 0).any(dim=-1)).flatten()
+    if len(limited):
+        low, high = band[limited, :, None].unbind(dim=1)
+        below = (low / frequency).square_().square_().square_()
+        above = (frequency / high).square_().square_().square_()
+        above.masked_fill_(high == 0, 0.0)
+        gain[limited] *= below.add_(1.0).rsqrt_().mul_(above.add_(1.0).rsqrt_())
     return gain
 
 

@@ -121,8 +121,7 @@ def in_room_and_channel(waves: Tensor, plan: np.ndarray, context: int, rooms: Ro
     # The circular wrap of the room's tail may fall on the context, which is cut: the pad is that
     # much shorter.
     size = acoustics.fft_length(waves.shape[1] + max(rooms.samples - context, 1024))
-    rows_at_once = _CPU_ROWS if waves.device.type == "cpu" else _GPU_ROWS
-    for chosen in np.split(rows, range(rows_at_once, len(rows), rows_at_once)):
+    for chosen in _portions(rows, waves):
         part = plan[chosen]
         index = to_rows(chosen, waves)
         spectrum = torch.fft.rfft(waves[index], n=size)
@@ -230,15 +229,22 @@ def _limit_band(crops: Tensor, plan: np.ndarray, sample_rate: int) -> None:
     rows = np.flatnonzero(telephone | (plan["codec"] == Codec.LOW_PASS))
     if not len(rows):
         return
-    low = np.where(telephone[rows], 300.0, 0.0)
-    high = np.where(telephone[rows], 3400.0, plan["cutoff"][rows])
-    band = to_tensor(np.stack([low, high], axis=-1), crops)
-    flat = crops.new_zeros(len(rows), EQ_KNOTS)
     size = acoustics.fft_length(crops.shape[1] + 1024)
-    chosen = to_index(rows, crops)
-    spectrum = torch.fft.rfft(crops[chosen], n=size)
-    spectrum *= acoustics.channel_gain(flat, band, size, sample_rate)
-    crops[chosen] = torch.fft.irfft(spectrum, n=size)[:, : crops.shape[1]]
+    for chosen in _portions(rows, crops):
+        low = np.where(telephone[chosen], 300.0, 0.0)
+        high = np.where(telephone[chosen], 3400.0, plan["cutoff"][chosen])
+        band = to_tensor(np.stack([low, high], axis=-1), crops)
+        flat = crops.new_zeros(len(chosen), EQ_KNOTS)
+        index = to_index(chosen, crops)
+        spectrum = torch.fft.rfft(crops[index], n=size)
+        spectrum *= acoustics.channel_gain(flat, band, size, sample_rate)
+        crops[index] = torch.fft.irfft(spectrum, n=size)[:, : crops.shape[1]]
+
+
+def _portions(rows: NDArray[np.intp], like: Tensor) -> list[NDArray[np.intp]]:
+    """Split the rows of a batch into as many at a time as the device of ``like`` takes best."""
+    at_once = _CPU_ROWS if like.device.type == "cpu" else _GPU_ROWS
+    return np.split(rows, range(at_once, len(rows), at_once))
 
 
 def with_gain(waves: Tensor, plan: np.ndarray) -> Tensor:

@@ -233,7 +233,7 @@ def add_table_out(parser: argparse.ArgumentParser) -> None:
 def writing_alone(out: Path | None) -> contextlib.AbstractContextManager[None]:
     """Return the context in which a verb writes into ``--out``, as its only writer.
 
-    See `locks.sole_writer_in`; without ``--out`` nothing is written and nobody is refused.
+    See `locks.sole_writer_in`; without ``--out`` nothing is written and nothing locked.
     """
     if out is None:
         return contextlib.nullcontext()

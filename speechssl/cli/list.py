@@ -90,7 +90,7 @@ def _print_settings(folder: str, name: str) -> None:
 
     part = parts.find(folder, name)
     print(parts.descriptions(folder).get(name, name))
-    # A record (a diagnostic, a foreign format) has fields, which nobody sets.
+    # A record (a diagnostic, a foreign format) has fields that are no settings.
     schema = config.schema(part) if callable(part) else {}
     helps = argument_helps(inspect.getdoc(part) or "")
     rows = []

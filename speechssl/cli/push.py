@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " folder",
     )
     parser.add_argument(
-        "--private", action="store_true", help="let nobody else see a repository that is made"
+        "--private", action="store_true", help="if the repository is new, make it private"
     )
     flags.add_allow_code(parser)
 

@@ -10,6 +10,9 @@ from speechssl.cli import flags
 from speechssl.errors import UserError
 from speechssl.text import printable
 
+_PAGE_ONLY = ("data", "no-audio")
+"""Flags that would be passed over in silence without --html."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `speechssl report`."""
@@ -86,6 +89,9 @@ def run(args: argparse.Namespace) -> None:
     if args.html is not None:
         _write_page(args)
         return
+    for flag in _PAGE_ONLY:
+        if getattr(args, flag.replace("-", "_")):
+            raise UserError(f"report: --{flag} is for the page; give --html FILE too")
     if len(args.experiments) > 1:
         raise UserError("report: several experiments are shown by --html FILE only; give one")
     experiment = args.experiments[0]

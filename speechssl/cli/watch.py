@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from speechssl.cli import flags
 from speechssl.errors import UserError
+from speechssl.text import printable
 
 if TYPE_CHECKING:
     from speechssl.report.watch.following import Watched
@@ -95,6 +96,7 @@ def _show_as_page(run: Watched, args: argparse.Namespace) -> None:
         while True:
             time.sleep(args.every)
     page.write_page(run, args.page, refresh)
+    print(f"{printable(str(args.page))}: open it; it loads itself anew while the run goes on")
     while not args.once and not run.is_finished:
         time.sleep(args.every)
         if run.log.read() or run.is_finished:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from speechssl.compat import faiss_if_installed
 
 TILE = 1 << 22
 """Similarities held at a time: 16 MB in float32."""
@@ -46,13 +47,3 @@ def _nearest_by_tiles(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
         products = torch.mm(x[start:stop], centroids.T, out=tile[: stop - start])
         torch.max(products, dim=1, out=(cosines[start:stop], labels[start:stop]))
     return labels, cosines
-
-
-@cache
-def faiss_if_installed() -> Any:
-    """Return the module faiss, or None."""
-    try:
-        import faiss
-    except ImportError:
-        return None
-    return faiss

@@ -3,9 +3,9 @@
 Arthur and Vassilvitskii 2007 draw each centroid among the rows with a probability
 proportional to the squared distance from the nearest one so far, which for unit vectors
 is 2 - 2 cos. Of several draws the one is kept that leaves the smallest sum of these
-distances, as in scikit-learn. From the 128th centroid on they are drawn in blocks of
-1 / 64 of those that there are, without a choice (after Bahmani et al. 2012): 10,000
-centroids take some 400 passes in place of 10,000.
+distances, as in scikit-learn. From the 128th centroid on they are drawn in blocks, each
+1 / 64 of the centroids drawn so far, and one draw is taken as it is (after Bahmani et
+al. 2012): 10,000 centroids take some 400 passes in place of 10,000.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from speechssl.clustering.nearest import nearest
 
 BLOCK_SHARE = 64
-"""Centroids are drawn in blocks of 1 / 64 of those that there are, at least one."""
+"""Centroids are drawn in blocks of 1 / 64 of the number drawn so far, at least one."""
 
 
 @torch.no_grad()

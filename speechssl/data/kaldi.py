@@ -171,7 +171,7 @@ def report_skipped(skipped: Sequence[tuple[str, str]], folder: Path) -> str:
 
     Args:
         skipped: (path, reason); the kind is the reason up to its first colon.
-        folder: where the list is written. Without anything left out there is none.
+        folder: where the list is written. No list is written if nothing was left out.
 
     Returns:
         Such as "; 3 files skipped (2 corrupt, 1 silent), listed in ...", or "".

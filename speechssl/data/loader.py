@@ -103,6 +103,16 @@ class Loader:
         self.timeout = timeout
         self.errors = ReadErrors()
 
+    @property
+    def workers(self) -> int:
+        """Processes that prepare batches."""
+        return self.loader.num_workers
+
+    @property
+    def ahead(self) -> int:
+        """Batches that they may have ready before the first one is asked for."""
+        return self.workers * _PREFETCHED
+
     def __len__(self) -> int:
         return len(self.loader)
 

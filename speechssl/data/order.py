@@ -4,7 +4,7 @@ SimSiam loses dimensions when the encoder is small for its data. Their remedy is
 the data as a stream: one fixed random order of all utterances is cut into pieces, and
 each epoch, of as many steps as ever, goes through
 
-* ``single_pass``: the piece whose turn it is, again and again, and never comes back;
+* ``single_pass``: one piece an epoch, which is not used again afterwards;
 * ``accumulate``: this piece and all before it;
 * ``hybrid``: as ``single_pass`` for a share of the run, then all the data.
 

@@ -74,38 +74,54 @@ def read_trials(path: str | os.PathLike[str]) -> Trials:
     Raises:
         UserError: the file cannot be read, is empty, or a line (named) is not in that format.
     """
-    rows = list(_rows(path))
-    if not rows:
+    text = _text(path)
+    words = text.split()
+    if not words:
         raise UserError(
             f"{path}: is empty; give one trial a line, `enrol test target|nontarget` or `1|0 enrol"
             " test`"
         )
-    _, first = rows[0]
+    first = next(row for _, row in _rows(text))
     is_kaldi = len(first) == 3 and first[KALDI.key] in KALDI.words
     form = KALDI if is_kaldi else VOXCELEB
-    expected = KALDI.shape if is_kaldi else f"{VOXCELEB.shape} or {KALDI.shape}"
-    enrol = []
-    test = []
-    target = []
-    for number, row in rows:
+    # A list may have millions of lines: it is split as a whole, and the lines are only counted.
+    widths = {len(line.split()) for line in text.split("\n")}
+    keys = words[form.key :: 3]
+    if not widths <= {0, 3} or not set(keys) <= form.words.keys() or _longest(words) > MAX_ID:
+        raise _not_trials(path, text, form)
+    return Trials(
+        np.array(words[form.enrol :: 3]),
+        np.array(words[form.test :: 3]),
+        np.array([form.words[key] for key in keys]),
+    )
+
+
+def _longest(words: list[str]) -> int:
+    return max(map(len, words))
+
+
+def _not_trials(path: str | os.PathLike[str], text: str, form: TrialFormat) -> UserError:
+    """Return the error about the first line that is no trial."""
+    expected = KALDI.shape if form is KALDI else f"{VOXCELEB.shape} or {KALDI.shape}"
+    for number, row in _rows(text):
         if len(row) != 3 or row[form.key] not in form.words:
             shown = " ".join(row)[:80]
-            raise UserError(
+            return UserError(
                 f"{path}:{number}: {shown!r} is not a trial; write it as {expected}, ids without"
                 " blanks"
             )
-        if max(map(len, row)) > MAX_ID:
-            raise UserError(f"{path}:{number}: an id has over {MAX_ID} characters; shorten it")
-        enrol.append(row[form.enrol])
-        test.append(row[form.test])
-        target.append(form.words[row[form.key]])
-    return Trials(np.array(enrol), np.array(test), np.array(target))
+        if _longest(row) > MAX_ID:
+            return UserError(f"{path}:{number}: an id has over {MAX_ID} characters; shorten it")
+    raise AssertionError("every line is a trial")
 
 
-def _rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
-    """Yield line number and fields of every line that is not blank."""
+def _text(path: str | os.PathLike[str]) -> str:
     remedy = "give a list of trials"
-    text = read_text(Path(path), remedy, remedy).removeprefix("\ufeff")
+    return read_text(Path(path), remedy, remedy).removeprefix("\ufeff")
+
+
+def _rows(text: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield line number and fields of every line that is not blank."""
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield number, line.split()
@@ -120,13 +136,13 @@ def read_enrolment(path: str | os.PathLike[str]) -> dict[str, list[str]]:
         UserError: the file cannot be read or is empty, or a line (named) has no utterance.
     """
     models: dict[str, list[str]] = {}
-    for number, row in _rows(path):
+    for number, row in _rows(_text(path)):
         if len(row) < 2:
             raise UserError(
                 f"{path}:{number}: model {row[0][:80]!r} has no utterance; write `model utterance"
                 " ...`"
             )
-        if max(map(len, row)) > MAX_ID:
+        if _longest(row) > MAX_ID:
             raise UserError(f"{path}:{number}: an id has over {MAX_ID} characters; shorten it")
         known = models.setdefault(row[0], [])
         known += [name for name in row[1:] if name not in known]

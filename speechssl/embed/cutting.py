@@ -72,7 +72,7 @@ class Cut:
     spans: dict[str, Span] = field(default_factory=dict)
 
 
-def cut(recordings: Sequence[Utterance], how: Cutting, readers: int = 2) -> Cut:
+def cut(recordings: Sequence[Utterance], how: Cutting, readers: int | None = None) -> Cut:
     """Cut recordings into utterances.
 
     An id gets `-ch2` behind it for a channel of `each`, and `-START-STOP` in milliseconds for a
@@ -81,7 +81,7 @@ def cut(recordings: Sequence[Utterance], how: Cutting, readers: int = 2) -> Cut:
     Args:
         recordings: files, or segments of them.
         how: what to cut.
-        readers: threads that read headers.
+        readers: threads that read headers; None: 2.
 
     Returns:
         The utterances. With windows, or `vad`, every recording's length is known afterwards.
@@ -97,7 +97,7 @@ def cut(recordings: Sequence[Utterance], how: Cutting, readers: int = 2) -> Cut:
     detector = None if how.vad is None else parts.build("vad", {"name": how.vad})
     lengths: Iterable[float | Failure] = [0.0] * len(by_channel)
     if how.window is not None:
-        lengths = durations([utterance for _, utterance in by_channel], readers)
+        lengths = durations([utterance for _, utterance in by_channel], readers or 2)
     for (name, utterance), seconds in zip(by_channel, lengths, strict=True):
         if isinstance(seconds, Failure):
             result.failures.append(seconds)

@@ -36,6 +36,7 @@ from speechssl.embed.stream import StreamSettings, embed_stream
 from speechssl.embed.windows import LiveWindows, Windows, joined
 from speechssl.errors import Unreadable, UserError
 from speechssl.model import Model
+from speechssl.threads import usable_cores
 
 
 def load(
@@ -78,10 +79,11 @@ class Embedder(Estimator):
             "bfloat16" is good to about 2 digits; "int8" (a CPU with VNNI or AMX) has the
             large products in 8 bits and the rest as with "auto". Features are float32
             in all of them, and so are the sums of pooling and norms.
-        batch_seconds: padded seconds of audio encoded at once.
+        batch_seconds: padded seconds of audio encoded at once; None: 60, on a GPU 600.
         max_seconds: longer recordings are embedded in equal pieces of at most this, and
             averaged.
-        readers: threads that read and decode files ahead.
+        readers: threads that read and decode files ahead; None: 2, and on a GPU, which
+            would wait for two, one for each core that this process may use, at most 16.
         layer: which layer gives the embedding: one of
             `speechssl.embed.layers.layer_names`.
 
@@ -95,19 +97,24 @@ class Embedder(Estimator):
         device: str | torch.device = "auto",
         precision: Precision = "float32",
         *,
-        batch_seconds: float = 60.0,
-        max_seconds: float = 120.0,
-        readers: int = 2,
+        batch_seconds: float | None = None,
+        max_seconds: float = 60.0,
+        readers: int | None = None,
         layer: str = EMBEDDING,
     ) -> None:
+        self._encoder = BatchEncoder(model, device, precision, layer)
+        self.model = self._encoder.model
+        self.device = self._encoder.device
+        on_gpu = self.device.type != "cpu"
+        if batch_seconds is None:
+            batch_seconds = 600.0 if on_gpu else 60.0
+        if readers is None:
+            readers = min(16, usable_cores()) if on_gpu else 2
         if not (batch_seconds > 0 and max_seconds >= 1 and readers >= 1):
             raise UserError(
                 f"embed: batch_seconds={batch_seconds}, max_seconds={max_seconds},"
                 f" readers={readers}: need more than 0, at least 1 and at least 1"
             )
-        self._encoder = BatchEncoder(model, device, precision, layer)
-        self.model = self._encoder.model
-        self.device = self._encoder.device
         self.precision: Precision = precision
         self.used_precision = self._encoder.used_precision
         self.batch_seconds = batch_seconds

@@ -20,10 +20,10 @@ class EmbedSettings:
             them.
         precision: of the encoder: float32, bfloat16, auto (the faster one of these on
             this hardware), or int8 (large products in 8 bits, on a CPU).
-        batch_seconds: padded seconds of audio that are encoded at once.
+        batch_seconds: padded seconds of audio that are encoded at once; None: as `Embedder` says.
         max_seconds: longer recordings are embedded in equal pieces of at most this many
             seconds, and averaged.
-        readers: threads of each process that read and decode ahead.
+        readers: threads of each process that read and decode ahead; None: as `Embedder` says.
         layer: which layer of the encoder gives the embedding
             (`speechssl.embed.layers`).
         network: which network of a run embeds, such as student or teacher
@@ -49,9 +49,9 @@ class EmbedSettings:
 
     device: str = "cpu"
     precision: Precision = "float32"
-    batch_seconds: float = 60.0
-    max_seconds: float = 120.0
-    readers: int = 2
+    batch_seconds: float | None = None
+    max_seconds: float = 60.0
+    readers: int | None = None
     layer: str = EMBEDDING
     network: str | None = None
     features: str | None = None

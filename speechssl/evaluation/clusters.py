@@ -170,7 +170,8 @@ def _memory_gb() -> float:
 def write(out: Path, ids: Sequence[str], labels: Labels, figures: Mapping[str, Any]) -> None:
     """Write ``clusters.json`` and, last, ``utt2cluster`` (lines `utterance cNNNNNN`).
 
-    The digest in the first tells that the second is a clusterer's work and nobody's labels.
+    ``clusters.json`` holds a digest of ``utt2cluster``: with it, these are known to be clusters, not
+    labels that a person gave.
 
     Args:
         out: the folder, made if need be.

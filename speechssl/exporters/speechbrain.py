@@ -114,7 +114,7 @@ def _counterpart(encoder: Mapping[str, Any], mels: int) -> tuple[str, dict[str, 
     """Return SpeechBrain's class for an encoder, and its arguments.
 
     Raises:
-        UserError: there is none.
+        UserError: SpeechBrain has no such class.
     """
     is_attentive = encoder.get("pooling") == "attentive"
     is_plain = not encoder.get("embedding_norm") and not encoder.get("early_statistics")

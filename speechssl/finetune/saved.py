@@ -1,4 +1,4 @@
-"""A classifier in a folder: what `finetune` has learnt, for whoever comes with recordings.
+"""A classifier in a folder: what `finetune` has learnt, to predict labels of new recordings.
 
 The folder is a model folder (``config.yaml``, ``weights.safetensors``: the encoder as it was
 fine-tuned, which `speechssl embed` reads, too) with the classifier beside it:
@@ -61,9 +61,10 @@ class SavedClassifier:
         return found
 
     def save(self, folder: Path) -> None:
-        """Write the folder; without the list of classes, written last, nobody reads the rest.
+        """Write the folder, the list of classes last.
 
-        So a writer that is killed leaves no mixture with what was there before.
+        A folder without that list is refused. So a writer that is killed leaves no readable mixture
+        of old and new files.
         """
         state = self.classifier.state_dict()
         with writing(folder):

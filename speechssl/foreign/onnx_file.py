@@ -78,8 +78,8 @@ def read(path: Path, features: Mapping[str, Any] | None = None) -> OnnxFile:
         features: section `features` where the user says it; None: as the file says.
 
     Raises:
-        UserError: the package onnx is missing, the file is damaged or not safe to run, or nobody
-            says which features it takes.
+        UserError: the package onnx is missing, the file is damaged or not safe to run, or neither
+            the file nor `features` says which features it takes.
     """
     graph = _bytes(path)
     model = _parsed(graph, path)
@@ -120,7 +120,7 @@ def _parsed(graph: bytes, path: Path) -> Any:
     """Return the ModelProto of a file.
 
     Raises:
-        UserError: onnx is not installed, or the file is none.
+        UserError: onnx is not installed, or the file is not an ONNX model.
     """
     try:
         import onnx

@@ -27,12 +27,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechssl.distributed import gather_without_gradient
-from speechssl.interfaces import Encoder, Method, Output, Progress, Views
+from speechssl.interfaces import Encoder, Output, Progress, Views
 from speechssl.nn.groups import joined_groups, same_group
 from speechssl.nn.mlp import mlp
 from speechssl.nn.moving_average import ema_update, teacher_of
 from speechssl.nn.precision import in_float32
-from speechssl.nn.siamese import Network, ordered_pairs, project
+from speechssl.nn.siamese import Network, TeacherMethod, ordered_pairs, project
 
 
 def moco_loss(
@@ -64,7 +64,7 @@ EMPTY = -2
 """In ``queue_groups``: a row that no key has been written to."""
 
 
-class MoCo(Method):
+class MoCo(TeacherMethod):
     """Encoder and projector, their moving averages, and the queue.
 
     Args:
@@ -112,15 +112,6 @@ class MoCo(Method):
         self.register_buffer("queue_groups", torch.full((queue_size,), state))
         self.register_buffer("place", torch.zeros((), dtype=torch.int64))
         self.register_load_state_dict_pre_hook(_add_queue_groups)  # type: ignore[no-untyped-call]
-
-    @property
-    def encoder(self) -> Encoder:
-        """The teacher's encoder."""
-        return self.teacher.encoder
-
-    def networks(self) -> dict[str, Encoder]:
-        """Return the encoders of the trained network and of its moving average."""
-        return {"student": self.net.encoder, "teacher": self.teacher.encoder}
 
     def forward(self, views: Sequence[Views], progress: Progress) -> Output:
         """Return the loss of a batch, whose keys then join the queue."""

@@ -23,7 +23,6 @@ from speechssl import parts
 from speechssl.distributed import gather_without_gradient, rank
 from speechssl.interfaces import (
     Encoder,
-    Method,
     Output,
     ParameterRule,
     Predictor,
@@ -35,7 +34,7 @@ from speechssl.nn.mlp import mlp
 from speechssl.nn.moving_average import ema_update, teacher_of
 from speechssl.nn.precision import in_float32
 from speechssl.nn.schedules import cosine_schedule
-from speechssl.nn.siamese import Network, ordered_pairs, project
+from speechssl.nn.siamese import Network, TeacherMethod, ordered_pairs, project
 
 
 def batch_contrast(
@@ -64,7 +63,7 @@ def batch_contrast(
     return 2 * temperature * F.cross_entropy(logits, labels)
 
 
-class MoCoV3(Method):
+class MoCoV3(TeacherMethod):
     """Encoder, projector and predictor, and the moving average of the first two.
 
     Args:
@@ -96,15 +95,6 @@ class MoCoV3(Method):
         self.temperature = temperature
         self.teacher_momentum = teacher_momentum
         self.teacher_momentum_end = teacher_momentum_end
-
-    @property
-    def encoder(self) -> Encoder:
-        """The teacher's encoder."""
-        return self.teacher.encoder
-
-    def networks(self) -> dict[str, Encoder]:
-        """Return the encoders of the trained network and of its moving average."""
-        return {"student": self.net.encoder, "teacher": self.teacher.encoder}
 
     def forward(self, views: Sequence[Views], progress: Progress) -> Output:
         """Return the loss of a batch."""

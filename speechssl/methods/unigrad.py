@@ -20,13 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from speechssl.distributed import gather_without_gradient
-from speechssl.interfaces import Encoder, Method, Output, Progress, Views
+from speechssl.interfaces import Encoder, Output, Progress, Views
 from speechssl.nn.correlation import Correlation
 from speechssl.nn.mlp import mlp
 from speechssl.nn.moving_average import ema_update, teacher_of
 from speechssl.nn.precision import in_float32
 from speechssl.nn.schedules import cosine_schedule
-from speechssl.nn.siamese import Network, ordered_pairs, project
+from speechssl.nn.siamese import Network, TeacherMethod, ordered_pairs, project
 
 
 def unigrad_loss(z: Tensor, target: Tensor, correlation: Tensor, lambd: float) -> Tensor:
@@ -42,7 +42,7 @@ def unigrad_loss(z: Tensor, target: Tensor, correlation: Tensor, lambd: float) -
     return (0.5 * lambd * quadratic - (z * target).sum(-1)).mean()
 
 
-class UniGrad(Method):
+class UniGrad(TeacherMethod):
     """Encoder and projector, and their moving averages.
 
     Args:
@@ -74,15 +74,6 @@ class UniGrad(Method):
         self.lambd = lambd or 0.05 * projection
         self.teacher_momentum = teacher_momentum
         self.teacher_momentum_end = teacher_momentum_end
-
-    @property
-    def encoder(self) -> Encoder:
-        """The teacher's encoder."""
-        return self.teacher.encoder
-
-    def networks(self) -> dict[str, Encoder]:
-        """Return the encoders of the trained network and of its moving average."""
-        return {"student": self.net.encoder, "teacher": self.teacher.encoder}
 
     def forward(self, views: Sequence[Views], progress: Progress) -> Output:
         """Return the loss of a batch; F takes in the batch first."""

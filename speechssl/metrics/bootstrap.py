@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_matrix
 
 from speechssl.metrics.verification import (
     CurveFigure,
@@ -14,12 +15,17 @@ from speechssl.metrics.verification import (
     checked_trials,
     curve_eer,
     curve_min_dcf,
-    error_rates,
     group_starts,
+    rates_of_sums,
 )
 from speechssl.progress import counted
 
 Interval = tuple[float, float]
+
+# Resamples and trials whose weights are computed together: they stay in a core's cache, and
+# their sums are exact in float32.
+_AT_ONCE = 32
+_TRIALS_AT_ONCE = 4096
 
 
 def _quantiles(values: Floats, confidence: float) -> Interval | None:
@@ -99,7 +105,7 @@ def bootstrap_curve(
     Speakers are resampled with replacement. A trial between two speakers weighs the product of how
     often each was drawn (both had to be there), one within a speaker weighs that number once: the
     pigeonhole bootstrap (Owen 2007), which is somewhat conservative for the non-target trials. The
-    scores are sorted once; a replicate is a weighted cumulative sum.
+    scores are sorted once; a replicate is sums of weights between the points where the curve can turn.
 
     Args:
         measures: name -> function of (fpr, fnr), each (U,), such as `curve_eer`. The curve has only
@@ -128,14 +134,89 @@ def bootstrap_curve(
     second = np.where(enrol != test, test, len(names))
     starts = _corners(sorted_target, group_starts(scores[order]))
     draw = _resampler(len(names), seed)
+    curves = _resampled_curves(draw, replicates, (enrol, second), sorted_target, starts)
     values = np.full((len(measures), replicates), np.nan)
-    for replicate in counted(range(replicates), replicates, "bootstrap", "replicates"):
-        times = draw()
-        weights = times[enrol] * np.append(times, 1)[second]
-        fpr, fnr = error_rates(weights, sorted_target, starts)
+    counter = counted(curves, replicates, "bootstrap", "replicates")
+    for replicate, (fpr, fnr) in enumerate(counter):
         if not np.isnan(fpr[0]):
             values[:, replicate] = [measure(fpr, fnr) for measure in measures.values()]
     return {name: _quantiles(row, confidence) for name, row in zip(measures, values, strict=True)}
+
+
+def _resampled_curves(
+    draw: Callable[[], NDArray[np.int64]],
+    replicates: int,
+    factors: tuple[NDArray[np.intp], NDArray[np.intp]],
+    target: NDArray[np.bool_],
+    starts: NDArray[np.intp],
+) -> Iterator[tuple[Floats, Floats]]:
+    """Yield (fpr, fnr) at ``starts`` under each resample, several computed at a time.
+
+    Args:
+        draw: of `_resampler`.
+        replicates: how many.
+        factors: (T,) twice, of the sorted trials: which two counts a trial's weight is the
+            product of; the number behind the last speaker's stands for 1.
+        target: (T,), of the sorted trials.
+        starts: where the curve can turn, and T.
+    """
+    sums_of_targets = _Sums(starts, factors, np.flatnonzero(target))
+    sums_of_nontargets = _Sums(starts, factors, np.flatnonzero(~target))
+    for first in range(0, replicates, _AT_ONCE):
+        count = min(_AT_ONCE, replicates - first)
+        times = np.stack([np.append(draw(), 1) for _ in range(count)], axis=1).astype(np.float32)
+        targets = sums_of_targets(times)
+        nontargets = sums_of_nontargets(times)
+        for replicate in range(count):
+            yield rates_of_sums(targets[:, replicate], nontargets[:, replicate])
+
+
+class _Sums:
+    """Sums of the weights of some trials, from each start to the next, under many resamples.
+
+    Args:
+        starts: (U + 1,) places among the sorted trials.
+        factors: as for `_resampled_curves`.
+        chosen: (n,) places of these trials, ascending.
+    """
+
+    def __init__(
+        self,
+        starts: NDArray[np.intp],
+        factors: tuple[NDArray[np.intp], NDArray[np.intp]],
+        chosen: NDArray[np.intp],
+    ) -> None:
+        self.count = len(starts) - 1
+        segment = np.searchsorted(starts, chosen, side="right") - 1
+        self.parts = []
+        for first in range(0, len(chosen), _TRIALS_AT_ONCE):
+            trials = chosen[first : first + _TRIALS_AT_ONCE]
+            segments, begins = np.unique(
+                segment[first : first + _TRIALS_AT_ONCE], return_index=True
+            )
+            # Zeros and ones: numpy's reduceat over rows takes ten times as long as this product.
+            summing = csr_matrix(
+                (
+                    np.ones(len(trials), np.float32),
+                    np.arange(len(trials)),
+                    np.append(begins, len(trials)),
+                ),
+                shape=(len(begins), len(trials)),
+            )
+            self.parts.append((factors[0][trials], factors[1][trials], segments, summing))
+
+    def __call__(self, times: NDArray[np.float32]) -> Floats:
+        """Return sums (U, R), exact whole numbers.
+
+        Args:
+            times: (S + 1, R), how often each speaker was drawn in each of R resamples, then 1.
+        """
+        sums = np.zeros((self.count, times.shape[1]))
+        for one, other, segments, summing in self.parts:
+            weights = times.take(one, axis=0)
+            weights *= times.take(other, axis=0)
+            sums[segments] += summing @ weights
+        return sums
 
 
 def bootstrap_trials(

@@ -62,16 +62,30 @@ def error_rates(
 
     Both are NaN if all target trials, or all non-target trials, weigh nothing.
     """
-    targets_below = np.concatenate([[0], np.cumsum(weights * target)])
-    nontargets_below = np.concatenate([[0], np.cumsum(weights)]) - targets_below
-    targets = targets_below[-1]
-    nontargets = nontargets_below[-1]
-    if targets <= 0 or nontargets <= 0:
-        undefined = np.full(len(starts), np.nan)
+    of_targets = weights * target
+    between = starts[:-1]
+    return rates_of_sums(
+        np.add.reduceat(of_targets, between), np.add.reduceat(weights - of_targets, between)
+    )
+
+
+def rates_of_sums(targets: NDArray[Any], nontargets: NDArray[Any]) -> tuple[Floats, Floats]:
+    """Return (fpr, fnr), each (U + 1,), from the weights of the trials between U + 1 thresholds.
+
+    Both are NaN if all target trials, or all non-target trials, weigh nothing.
+
+    Args:
+        targets: (U,), of the target trials between each threshold and the next, ascending.
+        nontargets: (U,), of the others.
+    """
+    targets_below = np.concatenate([[0], np.cumsum(targets)])
+    nontargets_below = np.concatenate([[0], np.cumsum(nontargets)])
+    all_targets = targets_below[-1]
+    all_nontargets = nontargets_below[-1]
+    if all_targets <= 0 or all_nontargets <= 0:
+        undefined = np.full(len(targets_below), np.nan)
         return undefined, undefined
-    fpr = (nontargets - nontargets_below[starts]) / nontargets
-    fnr = targets_below[starts] / targets
-    return fpr, fnr
+    return (all_nontargets - nontargets_below) / all_nontargets, targets_below / all_targets
 
 
 def det_curve(
@@ -114,7 +128,7 @@ def _crossing(fpr: Floats, fnr: Floats) -> tuple[float, int]:
     if before != after:
         share = gap_before / (gap_before + gap_after)
     rate = fpr[before] + share * (fpr[after] - fpr[before])
-    # The last threshold is infinite: it accepts nothing and serves nobody.
+    # The last threshold is infinite: it accepts nothing, so it is of no use to a user.
     after_is_infinite = after == len(fpr) - 1
     nearest = before if gap_before <= gap_after or after_is_infinite else after
     return float(rate), nearest

@@ -19,7 +19,7 @@ def same_group(one: Tensor, two: Tensor) -> Tensor:
     """Return (A, B) bool: whether two utterances have the same group.
 
     Args:
-        one: (A,) int64 groups, -1 for none: of the same group as nobody.
+        one: (A,) int64 groups, -1 where it is unknown: equal to no other row.
         two: (B,) int64.
     """
     return (one[:, None] == two) & (one[:, None] >= 0)

@@ -20,6 +20,7 @@ __all__ = [
     "Network",
     "PairMethod",
     "Projected",
+    "TeacherMethod",
     "check_views",
     "ordered_pairs",
     "project",
@@ -109,6 +110,25 @@ def unordered_pairs(long: int, count: int) -> list[tuple[int, int]]:
         count: V, all views.
     """
     return [(u, v) for u in range(long) for v in range(u + 1, count)]
+
+
+class TeacherMethod(Method):
+    """A method whose targets come from `teacher`, a moving average of the trained `net`.
+
+    A subclass sets both in its constructor and moves the teacher in `after_step`.
+    """
+
+    net: Network
+    teacher: Network
+
+    @property
+    def encoder(self) -> Encoder:
+        """The teacher's encoder."""
+        return self.teacher.encoder
+
+    def networks(self) -> dict[str, Encoder]:
+        """Return the encoders of the trained network and of its moving average."""
+        return {"student": self.net.encoder, "teacher": self.teacher.encoder}
 
 
 class PairMethod(Method):

@@ -134,7 +134,8 @@ class Rounds:
         settings = self.settings
         command = [*self._ranks(), "speechssl", "embed", model, *data, "--out", str(target)]
         command += ["--resume", "--device", self.device, "--precision", settings.precision]
-        command += ["--readers", str(settings.readers)]
+        if settings.readers is not None:
+            command += ["--readers", str(settings.readers)]
         for prefix in settings.remote:
             command += ["--remote", prefix]
         for package in settings.allow_code or ():

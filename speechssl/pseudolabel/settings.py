@@ -48,7 +48,7 @@ class PseudoLabelSettings:
             on ``heldout``.
         agreement: see ``stop``.
         heldout: Kaldi directory with trials that no result is reported on.
-        precision, readers: of embedding.
+        precision, readers: of embedding, as `speechssl embed` takes them.
         streamed: keep the embeddings of a round in a folder of parquet files, which
             ``processes`` cluster together and none holds whole (kmeans, kmeans_ahc).
         processes: that embed and train together, each with a GPU of its own where there
@@ -77,7 +77,7 @@ class PseudoLabelSettings:
     large_margin: str | None = None
     large_margin_overrides: list[str] | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
-    readers: int = 2
+    readers: int | None = None
     streamed: bool = False
     processes: int = 1
     launch: list[str] | None = None

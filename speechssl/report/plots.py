@@ -70,7 +70,9 @@ def det_plot(
     _probit_axes(axes)
     axes.set(title="Detection error trade-off")
     for marker, label in (("o", "EER"), ("s", "minDCF 0.01"), ("D", "minDCF 0.05")):
-        axes.plot([], [], marker, color="0.3", mfc="white", ms=6, label=label)
+        axes.plot([], [], marker, color="0.3", ls="none", mfc="white", ms=6, label=label)
+    if bands:
+        axes.fill_between([], [], [], color="0.5", alpha=0.3, lw=0, label="95 % band over speakers")
     legend_below(figure, 2)
     return _finished(figure, path)
 

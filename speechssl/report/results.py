@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,19 +39,33 @@ def read_results(path: Path) -> Results:
         UserError: it is not JSON, no object, or too long.
     """
     try:
-        return foreign_json.read(path)
+        return foreign_json.read(path, "evaluate again")
     except UserError as error:
-        raise UserError(f"report: {error}; evaluate again") from error
+        raise UserError(f"report: {error}") from error
 
 
 def read_evaluations(experiment: Path) -> list[Evaluation]:
     """Return the evaluations of an experiment, the oldest file first.
 
+    A results file that is damaged is left out with a warning, as long as another one is whole.
+
     Raises:
-        UserError: there is none, or a results file is damaged.
+        UserError: there is none, or all are damaged.
     """
-    paths = experiment.glob("eval/*/*/results.json")
-    found = [read_evaluation(path) for path in sorted(paths, key=lambda p: p.lstat().st_mtime)]
+    for folder in (experiment, experiment / "eval"):
+        files.refuse_unreadable_folder("report", folder)
+    paths = sorted(experiment.glob("eval/*/*/results.json"), key=lambda p: p.lstat().st_mtime)
+    found = []
+    damaged = []
+    for path in paths:
+        try:
+            found.append(read_evaluation(path))
+        except UserError as error:
+            damaged.append(error)
+    if damaged and not found:
+        raise damaged[0]
+    for one in damaged:
+        warnings.warn(f"{one}; left out", stacklevel=2)
     if not found:
         raise UserError(
             f"report: no eval/NAME/LIST/results.json in {experiment}; run `speechssl evaluate"

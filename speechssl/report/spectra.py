@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 def spectrum(embeddings: ArrayLike) -> NDArray[np.float64]:
     """Return the singular values of centred embeddings (N, D), the first at 1: min(N - 1, D).
 
-    Centring takes one direction of N rows away: of the N values that there are with N <= D, the
-    last is a rounding error. All zeros where the embeddings are all the same.
+    N centred rows span at most N - 1 directions: for N <= D the last of the N values is a rounding
+    error. All zeros where the embeddings are all the same.
     """
     matrix = np.asarray(embeddings, np.float64)
     values: NDArray[np.float64] = np.linalg.svd(matrix - matrix.mean(0), compute_uv=False)

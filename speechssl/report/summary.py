@@ -32,7 +32,7 @@ def summarise(experiment: str | Path) -> str:
     ``seconds_per_stage``. The text has the headline measures only.
 
     Raises:
-        UserError: nothing has been evaluated there, or a results file is damaged.
+        UserError: nothing has been evaluated there, or all results files are damaged.
     """
     experiment = Path(experiment)
     evaluations = read_evaluations(experiment)

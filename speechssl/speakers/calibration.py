@@ -107,7 +107,7 @@ def from_scores(scores_file: Path, trials_file: Path, prior: float = 0.05) -> Ca
     """Fit a calibration on a file of lines `enrol test score` and the answers of a trial list.
 
     Raises:
-        UserError: a file cannot be read, a line is none, a trial has no score, or as `fit`.
+        UserError: a file cannot be read, a line is not a trial, a trial has no score, or as `fit`.
     """
     from speechssl.audio.regular import read_text
 

@@ -115,9 +115,11 @@ def _meant(value: str) -> str | float:
 
 
 def _numbers(key: str, first: int, last: int) -> list[str]:
-    if not 0 <= last - first < MOST_RUNS:
+    if last < first:
+        raise UserError(f"sweep: {key}={first}..{last} is empty; write the smaller number first")
+    if last - first >= MOST_RUNS:
         raise UserError(
-            f"sweep: {key}={first}..{last} has {last - first + 1} values; mend the range"
+            f"sweep: {key}={first}..{last} has {last - first + 1} values; at most {MOST_RUNS:,}"
         )
     return [str(number) for number in range(first, last + 1)]
 

@@ -216,7 +216,7 @@ def choose_jobs(asked: int | None, runs: int, gpus: int) -> int:
 
     Args:
         asked: the user's number, or None.
-        runs: that there are to do.
+        runs: how many are left to do.
         gpus: that can be used; 0: the runs are on the CPU.
 
     Returns:

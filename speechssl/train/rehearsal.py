@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 
@@ -14,29 +15,36 @@ from speechssl.train.run import Run
 
 _WARM_UP = 3
 _MIN_STEPS = 20
+_MAX_BATCHES = 1_000_000
 
 
 def rehearse(run: Run, steps: int) -> float:
     """Take optimiser steps and return the seconds of one, loading included.
 
     The steps are real, so ``run`` must not be used for training afterwards. With more
-    than one step the loader's workers are started, and the first steps, which fill
-    their queue, are not counted.
+    than one step the loader's workers are started. The first steps are not counted, as
+    many as take the batches that the workers have ready while the first step starts the
+    device: a fast device would seem never to wait. Then each worker gives one batch at
+    least.
+
+    Args:
+        run: at its beginning.
+        steps: that are counted at least.
 
     Returns:
-        The median, and of several processes the slowest one's.
+        The mean, and of several processes the slowest one's.
 
     Raises:
         UserError: a loss is not finite.
     """
     config = run.config
     passes = config.train.gradient_accumulation_steps
-    total = 1
-    workers: int | None = 0
+    loader = run.loader(0, passes, 0)
+    warm_up = 0
     if steps > 1:
-        total = steps + _WARM_UP
-        workers = None
-    loader = run.loader(0, total * passes, workers)
+        loader = run.loader(0, _MAX_BATCHES)
+        warm_up = max(_WARM_UP, math.ceil(loader.ahead / passes))
+        steps = max(steps, math.ceil(loader.workers / passes))
     model = run.parallel()
     times = []
     started_at = time.perf_counter()
@@ -55,8 +63,9 @@ def rehearse(run: Run, steps: int) -> float:
             run.optimizer.zero_grad(set_to_none=True)
             times.append(time.perf_counter() - started_at)
             started_at = time.perf_counter()
-    counted = times[_WARM_UP:] or times
-    seconds = torch.tensor(statistics.median(counted), device=run.world.device)
+            if len(times) == warm_up + steps:
+                break
+    seconds = torch.tensor(statistics.mean(times[warm_up:]), device=run.world.device)
     if run.world.size > 1:
         dist.all_reduce(seconds, op=dist.ReduceOp.MAX)
     return float(seconds)

@@ -156,7 +156,7 @@ class Run:
 
     def state(self) -> dict[str, Any]:
         """Return all that resuming needs; batches are a function of seed and step."""
-        return {
+        state = {
             "step": self.step,
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -165,6 +165,9 @@ class Run:
             "meter": self.meter.state(),
             "read_errors": self.read_errors.state(),
         }
+        if self.world.device.type == "cuda":  # dropout draws there
+            state["rng_of_gpu"] = torch.cuda.get_rng_state(self.world.device)
+        return state
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from what ``state`` returned.
@@ -179,6 +182,8 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         _refuse_other_shapes(self.optimizer)
         torch.set_rng_state(state["rng"])
+        if self.world.device.type == "cuda" and "rng_of_gpu" in state:
+            torch.cuda.set_rng_state(state["rng_of_gpu"], self.world.device)
         self.monitor.restore(state["monitor"], self.world.device)
         if "meter" in state:  # older versions did not save them
             self.meter.restore(state["meter"], self.world.device)

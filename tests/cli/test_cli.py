@@ -171,6 +171,15 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.parametrize("verb", ["evaluate.verification", "score", "calibrate"])
+def test_what_reads_embeddings_does_not_wait_for_torch(verb: str) -> None:
+    code = (
+        f"import sys; import speechssl.cli.{verb}, speechssl.evaluation.verification.verify;"
+        " assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_list_names_the_parts_without_importing_them() -> None:
     code = (
         "import sys; from speechssl.cli import main; main(['list']);"

@@ -1,7 +1,7 @@
 """Small settings of every method, a small encoder, and batches for it."""
 
 import torch
-from builders import ToyEncoder
+from builders import ToyEncoder, on_device
 
 from speechssl import parts
 from speechssl.interfaces import Views
@@ -44,7 +44,7 @@ def make(name, seed=0, **settings):
         "methods", {"name": name, **SMALL.get(name, {}), **settings}, ToyEncoder(MELS)
     ).train()
     method.prepare(UTTERANCES, torch.arange(UTTERANCES) // 2)
-    return method
+    return on_device(method)
 
 
 def views(batch=8, seed=0, count=2):
@@ -53,8 +53,8 @@ def views(batch=8, seed=0, count=2):
     voice = 2 * torch.randn(1, batch, 1, MELS, generator=g)
     long = voice + torch.randn(count, batch, FRAMES, MELS, generator=g)
     short = voice + torch.randn(2, batch, FRAMES // 2, MELS, generator=g)
-    ids = torch.arange(batch)
-    return [Views(long, ids=ids), Views(short, "student", ids)]
+    ids = on_device(torch.arange(batch))
+    return [Views(on_device(long), ids=ids), Views(on_device(short), "student", ids)]
 
 
 def trainable(method):

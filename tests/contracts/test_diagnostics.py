@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from builders import readme_part
+from builders import on_device, readme_part
 
 from speechssl import parts
 from speechssl.interfaces import Diagnostic
@@ -32,7 +32,7 @@ OVER_DIMENSIONS = ["deviation", "offdiagonal_correlation"]
 
 
 def spread(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return on_device(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)))
 
 
 def shaped(part, count=N, views=3):
@@ -57,7 +57,7 @@ def collapsed(part):
 
 def askew(part):
     """Neither: directions of different strength around a common offset."""
-    strength = torch.linspace(0.2, 2.0, D)
+    strength = on_device(torch.linspace(0.2, 2.0, D))
     if part.needs == "embeddings":
         return strength * spread(200, D) + 0.5
     return strength * (spread(1, 200, D) + 0.7 * spread(3, 200, D, seed=1)) + 0.5
@@ -86,13 +86,13 @@ def test_an_even_spread_is_healthy_and_collapse_is_seen(part):
 
 
 def test_one_common_vector_is_never_healthy(part):
-    value = part.measure(torch.full(shaped(part), 0.3))
+    value = part.measure(on_device(torch.full(shaped(part), 0.3)))
     assert part.verdict(value, N, D) in ("collapsed", "undefined"), value
 
 
 @pytest.mark.parametrize("fill", [0.0, 1e-30, -1.0, 1e18])
 def test_a_constant_gives_a_number_and_a_word(part, fill):
-    value = part.measure(torch.full(shaped(part), fill))
+    value = part.measure(on_device(torch.full(shaped(part), fill)))
     assert type(value) is float and part.verdict(value, N, D) in WORDS
 
 

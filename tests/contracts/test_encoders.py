@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 import torch
-from builders import ENCODERS, readme_part
+from builders import DEVICE, ENCODERS, on_device, readme_part
 
 from speechssl import config, parts
 from speechssl.errors import UserError
@@ -18,7 +18,7 @@ NAMES = [name for name in NAMES if parts.find("encoders", name).INPUT == "featur
 
 def make(name, seed=0):
     torch.manual_seed(seed)
-    return parts.build("encoders", ENCODERS.get(name, name), MELS)
+    return on_device(parts.build("encoders", ENCODERS.get(name, name), MELS))
 
 
 def settled(name):
@@ -31,7 +31,13 @@ def settled(name):
 
 
 def features(batch, frames, seed=0):
-    return torch.randn(batch, frames, MELS, generator=torch.Generator().manual_seed(seed))
+    rows = torch.randn(batch, frames, MELS, generator=torch.Generator().manual_seed(seed))
+    return on_device(rows)
+
+
+def counts(*frames):
+    """Frames of each utterance."""
+    return on_device(torch.tensor(frames))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -53,7 +59,7 @@ def test_shape_dimension_and_type(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_padded_batch_equals_each_utterance_alone(name):
-    encoder, lengths = settled(name), torch.tensor([90, 37, 8, 61])
+    encoder, lengths = settled(name), counts(90, 37, 8, 61)
     x = features(4, 90)
     for row, length in enumerate(lengths):
         x[row, length:] = 1e3  # what lies behind the end must not matter
@@ -67,7 +73,7 @@ def test_a_padded_batch_equals_each_utterance_alone(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_full_lengths_are_no_lengths(name):
-    x, lengths = features(4, 40), torch.full((4,), 40)
+    x, lengths = features(4, 40), counts(40, 40, 40, 40)
     for mode in (True, False):
         encoder = settled(name).train(mode)
         with torch.no_grad():
@@ -76,10 +82,11 @@ def test_full_lengths_are_no_lengths(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_gets_a_gradient_with_and_without_lengths(name):
-    for lengths in (None, torch.tensor([40, 33, 25, 40])):
+    for lengths in (None, counts(40, 33, 25, 40)):
         encoder = make(name).train()
         out = encoder(features(4, 40), lengths)
-        (out * torch.randn(out.shape, generator=torch.Generator().manual_seed(1))).sum().backward()
+        weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
+        (out * on_device(weights)).sum().backward()
         for key, p in encoder.named_parameters():
             assert p.grad is not None and p.grad.isfinite().all(), key
             assert p.grad.abs().sum() > 0 or key.endswith("bias"), (
@@ -91,7 +98,7 @@ def test_every_parameter_gets_a_gradient_with_and_without_lengths(name):
 def test_the_input_is_left_as_it_was(name):
     x = features(4, 40)
     kept = x.clone()
-    make(name).train()(x, torch.tensor([40, 30, 20, 40]))
+    make(name).train()(x, counts(40, 30, 20, 40))
     assert torch.equal(x, kept)
 
 
@@ -116,7 +123,7 @@ def test_bfloat16_autocast_is_close(name):
     encoder, x = settled(name), features(4, 50)
     with torch.no_grad():
         want = encoder(x)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
             got = encoder(x).float()
     assert torch.nn.functional.cosine_similarity(got, want).min() > 0.98
 
@@ -154,7 +161,7 @@ def test_affine_layers_one_after_the_other_are_what_comes_after_pooling(name):
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_frame_layers_take_and_give_frames(name):
-    encoder, lengths = settled(name), torch.tensor([40, 17])
+    encoder, lengths = settled(name), counts(40, 17)
     layers = encoder.frame_layers()
     assert layers and not set(layers) & set(encoder.affine_layers())
     for layer in layers.values():
@@ -183,10 +190,10 @@ def test_it_compiles_without_breaks_and_exports_any_batch_and_length(name):
         torch.testing.assert_close(compiled(x), encoder(x), atol=1e-5, rtol=1e-5)
         batch = torch.export.Dim("batch", min=2, max=64)
         frames = torch.export.Dim("frames", min=10, max=2000)
-        given = (x, torch.tensor([40, 30, 20]))
+        given = (x, counts(40, 30, 20))
         shapes = ({0: batch, 1: frames}, {0: batch})
         program = torch.export.export(encoder, given, dynamic_shapes=shapes).module()
-        other, lengths = features(5, 61, seed=1), torch.tensor([61, 12, 40, 33, 60])
+        other, lengths = features(5, 61, seed=1), counts(61, 12, 40, 33, 60)
         torch.testing.assert_close(
             program(other, lengths), encoder(other, lengths), atol=1e-5, rtol=1e-5
         )

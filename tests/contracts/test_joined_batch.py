@@ -2,10 +2,12 @@
 0).
 """
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from _methods import make, trainable, views
+from builders import DEVICE
 
 from speechssl import parts
 from speechssl.distributed import World, synchronise_batchnorm
@@ -56,6 +58,7 @@ def worker(rank, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="gloo computes on CPUs")
 def test_two_processes_are_one_with_the_joined_batch(tmp_path):
     mp.start_processes(worker, args=(str(tmp_path),), nprocs=2, start_method="spawn")
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))

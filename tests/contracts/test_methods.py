@@ -6,7 +6,7 @@ import inspect
 import pytest
 import torch
 from _methods import make, trainable, views
-from builders import ToyEncoder, readme_part
+from builders import DEVICE, ToyEncoder, readme_part
 
 from speechssl import config, parts
 from speechssl.errors import UserError
@@ -119,7 +119,7 @@ def test_the_smallest_batch_is_enough(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_loss_is_float32_under_autocast(name):
     method = make(name)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
         output = method(views(), Progress(0, 100, 5))
     assert output.loss.dtype == torch.float32 and output.loss.isfinite()
     output.loss.backward()

@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 import torch
-from builders import readme_part
+from builders import on_device, readme_part
 
 from speechssl import parts
 from speechssl.errors import UserError
@@ -16,11 +16,11 @@ DIM = 6
 
 def make(name):
     torch.manual_seed(0)
-    return parts.build("predictors", name, DIM).train()
+    return on_device(parts.build("predictors", name, DIM)).train()
 
 
 def rows(count, seed=0):
-    return torch.randn(count, DIM, generator=torch.Generator().manual_seed(seed))
+    return on_device(torch.randn(count, DIM, generator=torch.Generator().manual_seed(seed)))
 
 
 @pytest.mark.parametrize("name", NAMES)

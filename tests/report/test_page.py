@@ -1,6 +1,7 @@
 """The page: one file without a network, whose figures are the experiments' and whose names are text."""
 
 import base64
+import errno
 import io
 import json
 import re
@@ -26,9 +27,11 @@ from speechssl.data.vectors.places import Place
 from speechssl.errors import UserError
 from speechssl.report.page import write
 from speechssl.report.page.blocks import plotly_text, shortened
+from speechssl.report.page.drawing import log_axis
 from speechssl.report.page.material import PageSettings, collect
 from speechssl.report.page.projection import project
 from speechssl.report.page.section import sections
+from speechssl.report.page.sections.embedding_map import columns_of
 from speechssl.report.page.write import script_json, write_page
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
@@ -371,3 +374,71 @@ def test_a_wrong_value_anywhere_is_a_note_or_nothing(tmp_path, name):
             material = collect([exp], [], PageSettings(), 0)
             for section in sections().values():
                 script_json([block.data() for block in section.build(material)])
+
+
+def test_ticks_of_a_logarithmic_axis_are_few_and_inside_its_decades():
+    few = log_axis("share", 0.012, 1.0)
+    assert few["ticktext"][:4] == ["0.01", "0.02", "0.05", "0.1"]
+    many = log_axis("share", 1e-8, 1.0)
+    assert many["ticktext"] == [
+        "1e-08",
+        "1e-07",
+        "1e-06",
+        "1e-05",
+        "0.0001",
+        "0.001",
+        "0.01",
+        "0.1",
+        "1",
+    ]
+
+
+def test_classes_with_long_names_have_short_ones_on_the_axes_and_none_twice(tmp_path):
+    exp = experiment(tmp_path / "exp", labels=["a" * 500, "a" * 600])
+    material = collect([exp], [], PageSettings(), 0)
+    (trace,) = sections()["confusion"].build(material)[1].variants["probe/emotion"]
+    assert len(set(trace["x"])) == 2 and max(map(len, trace["x"])) < 40
+
+
+def test_without_embeddings_the_page_says_how_to_get_a_map(tmp_path):
+    made.run(tmp_path / "exp", "only")
+    material = collect([tmp_path / "exp"], [], PageSettings(), 0)
+    (hint,) = sections()["embedding_map"].build(material)
+    assert "EXP/embeddings/NAME/SET.npz" in hint.text
+
+
+def test_a_damaged_result_is_left_out_of_the_table_with_a_warning(tmp_path, capsys):
+    exp = experiment(tmp_path / "exp")
+    (exp / "eval/trained/list/results.json").write_text("{")
+    assert main(["report", str(exp)]) == 0
+    told = capsys.readouterr()
+    assert "untrained" in told.out and "trained/list/results.json" in told.err
+    assert told.err.count("\n") == 1 and told.err.endswith("evaluate again; left out\n")
+    (exp / "eval/untrained/list/results.json").write_text("[]")
+    assert main(["report", str(exp)]) == 2
+
+
+def test_flags_of_the_page_are_not_passed_over_without_it(world, capsys):
+    assert main(["report", str(world["exp"]), "--no-audio"]) == 2
+    assert "--no-audio is for the page; give --html FILE" in capsys.readouterr().err
+    assert main(["report", str(world["exp"]), "--html", "/proc/page.html", "--map", "pca"]) == 2
+    assert "choose another --html" in capsys.readouterr().err
+
+
+def test_a_folder_that_may_not_be_read_is_one_line(world, tmp_path, monkeypatch, capsys):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("speechssl.files.os.scandir", refuse)
+    for words in (["report"], ["report", "--html", str(tmp_path / "p.html")], ["watch"]):
+        assert main([words[0], str(world["exp"]), *words[1:]]) == 2
+        told = capsys.readouterr().err
+        assert "cannot be read (Permission denied)" in told and told.count("\n") == 1
+
+
+def test_ids_that_are_paths_are_coloured_by_folder_and_speakers_of_one_utterance_are_no_field():
+    names = ["a/1.wav", "a/2.wav", "b/1.wav", "3.wav"]
+    columns = columns_of(names, {"speaker": {name: name for name in names}})
+    assert list(columns) == ["folder"]
+    assert columns["folder"]["names"][columns["folder"]["codes"][0]] == "a"
+    assert columns_of(["a/1.wav", "a/2.wav"], {}) == {}

@@ -202,3 +202,28 @@ def test_everything_that_can_be_used_has_a_name_and_every_picture_a_text(tab):
 def test_it_prints(tab, tmp_path):
     tab.pdf(path=tmp_path / "page.pdf", format="A4")
     assert (tmp_path / "page.pdf").stat().st_size > 20_000
+
+
+def test_many_names_leave_a_telephone_its_curves(browser, tmp_path):
+    for place in range(8):
+        system = f"a system with quite a long name {place}"
+        made.evaluate(tmp_path / "exp", system, made.ids(), made.embeddings(0.3 * place, place))
+    write_page([tmp_path / "exp"], tmp_path / "page.html", chosen=PageSettings(map_method="pca"))
+    context = browser.new_context(viewport={"width": 400, "height": 900})
+    tab = context.new_page()
+    tab.goto((tmp_path / "page.html").as_uri())
+    tab.wait_for_selector("html[data-ready=true]", timeout=60_000)
+    figure = tab.locator("#det figure.chart")
+    box = figure.locator(".plot .bglayer").bounding_box() or figure.locator(".xy").bounding_box()
+    assert box["width"] > 250 and box["height"] > 250
+    names = figure.locator(".legend li").all_inner_texts()
+    assert names == [f"a system with quite a long name {place}" for place in range(8)]
+    figure.locator("summary").click()
+    figure.locator("th").first.wait_for(state="attached")
+    assert figure.locator("th").all_inner_texts()[1:] == [
+        "false positives (%)",
+        "false negatives (%)",
+    ]
+    cells = figure.locator("td").all_inner_texts()
+    assert all(0 <= float(cell) <= 100 for place, cell in enumerate(cells) if place % 3)
+    context.close()

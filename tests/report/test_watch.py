@@ -155,9 +155,11 @@ def test_a_run_that_has_ended_is_said_to_and_its_page_stays(folder: Path) -> Non
 
 
 def test_before_the_first_entry_and_no_run_at_all(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no run folder.*give .*/run$"):
+        watched(folder.parent)
     (folder / "log.jsonl").unlink()
     assert "nothing logged yet" in shown(watched(folder))
-    with pytest.raises(UserError, match="is no run folder"):
+    with pytest.raises(UserError, match="is no run folder.*give the --out"):
         watched(tmp_path)
 
 

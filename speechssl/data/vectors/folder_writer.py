@@ -1,7 +1,7 @@
 """Writing a folder of parquet files, by as many processes at once as one likes.
 
-Each process writes files of its own under names that nobody else draws, each of them whole or not
-at all, so whenever processes are killed, what lies there counts. `_made_by.json` holds what decides
+Each process writes files of its own, with random names, each of them whole or not at all. So the
+files that are there can be used, even after a process was killed. `_made_by.json` holds what decides
 the numbers (a digest of model and settings): a folder never mixes those of two models.
 """
 

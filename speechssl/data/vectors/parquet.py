@@ -97,7 +97,7 @@ def opened(where: str, source: IO[bytes], size: int) -> Iterator[Any]:
     """
     arrow = pyarrow_or_refuse()
     try:
-        # Pieces of a column chunk: whoever wrote it decided how long that is.
+        # Read pieces of a column chunk: its length was chosen by the file's writer.
         with arrow.parquet.ParquetFile(
             source, buffer_size=1 << 20, pre_buffer=False, read_dictionary=["id"]
         ) as file:

@@ -52,7 +52,7 @@ class Place:
         return self._store is None
 
     def files(self) -> list[Entry]:
-        """Return the files that lie directly in the folder, by name; none where there is none."""
+        """Return the files directly in the folder, by name; an empty list if it does not exist."""
         if self.is_local:
             return _local_files(self._folder)
         try:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from speechssl import metrics
-from speechssl.clustering.nearest import faiss_if_installed
+from speechssl.compat import faiss_if_installed
 from speechssl.errors import UserError
 from speechssl.progress import progress
 

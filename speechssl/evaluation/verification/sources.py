@@ -201,7 +201,7 @@ def locate(
     if not keep_going or not known.any():
         first = int(np.argmin(known))
         side = trials.enrol if enrol[first] < 0 else trials.test
-        hint = "is it the right list?"
+        hint = f"is it the right list? The embeddings have ids like {str(ids[0])!r}"
         if known.any():
             hint = "embed them too, or leave them out with --keep-going"
         raise UserError(

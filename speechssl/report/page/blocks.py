@@ -175,12 +175,12 @@ class Flow:
 Block = Text | Table | Chart | EmbeddingMap | Pairs | Flow
 
 
-def shortened(text: str) -> str:
-    """Return text on one line, with at most `LONGEST_TEXT` characters, its ends kept."""
+def shortened(text: str, most: int = LONGEST_TEXT) -> str:
+    """Return text on one line, with at most `most` characters, its ends kept."""
     text = printable(text)
-    if len(text) <= LONGEST_TEXT:
+    if len(text) <= most:
         return text
-    kept = LONGEST_TEXT // 2 - 1
+    kept = most // 2 - 1
     return f"{text[:kept]} … {text[-kept:]}"
 
 

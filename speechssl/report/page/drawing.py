@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,9 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito: safe for the colour-blind; against white and black alike."""
 
 DASHES = ("solid", "dash", "dot", "dashdot")
+FEW_DECADES = 4
+"""Of so many decades or fewer, a logarithmic axis names 1, 2 and 5."""
+
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 
 
@@ -38,7 +42,7 @@ class Styles:
 
 
 def line(name: str, x: ArrayLike, y: ArrayLike, styles: Styles, **more: Any) -> Trace:
-    """Return a line of a run or system; one or two points are marked, or nobody would see them."""
+    """Return a line of a run or system; lines of one or two points get markers, to be visible."""
     return {
         "type": "scatter",
         "mode": "lines" if len(np.atleast_1d(x)) > 2 else "lines+markers",
@@ -66,6 +70,26 @@ def probit_axis(title: str, ticks: Sequence[float], low: float, high: float) -> 
         "ticktext": [f"{tick:g}" for tick in ticks],
         "range": [float(ndtri(low)), float(ndtri(high))],
         "zeroline": False,
+    }
+
+
+def log_axis(title: str, low: float, high: float) -> dict[str, Any]:
+    """Return a logarithmic axis with readable ticks: 1, 2 and 5 of few decades, the powers of many.
+
+    Plotly's own ticks name every digit of a decade and write them over each other.
+
+    Args:
+        title: of the axis.
+        low, high: smallest and largest value that is drawn, above 0.
+    """
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    digits = (1, 2, 5) if len(decades) <= FEW_DECADES else (1,)
+    ticks = [digit * 10.0**decade for decade in decades for digit in digits]
+    return {
+        "title": {"text": title},
+        "type": "log",
+        "tickvals": ticks,
+        "ticktext": [f"{tick:g}" for tick in ticks],
     }
 
 

@@ -35,6 +35,7 @@ class Found:
         clusters: utt2cluster files.
         diagnoses: diagnostics.json.
         rounds: pseudolabel.json.
+        unreadable: a line for each folder that may not be read.
     """
 
     logs: list[Path] = field(default_factory=list)
@@ -44,6 +45,7 @@ class Found:
     clusters: list[Path] = field(default_factory=list)
     diagnoses: list[Path] = field(default_factory=list)
     rounds: list[Path] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
 
 
 def find(root: Path) -> Found:
@@ -56,7 +58,7 @@ def find(root: Path) -> Found:
         "diagnostics.json": found.diagnoses,
         "pseudolabel.json": found.rounds,
     }
-    for path in sorted(_files(root)):
+    for path in sorted(_files(root, found.unreadable)):
         inside = path.relative_to(root).parts
         if path.name in by_name:
             by_name[path.name].append(path)
@@ -71,9 +73,12 @@ def find(root: Path) -> Found:
     return found
 
 
-def _files(root: Path) -> Iterator[Path]:
+def _files(root: Path, unreadable: list[str]) -> Iterator[Path]:
+    def note(error: OSError) -> None:
+        unreadable.append(f"{error.filename}: cannot be read ({error.strerror}); make it readable")
+
     count = 0
-    for folder, folders, names in os.walk(root):
+    for folder, folders, names in os.walk(root, onerror=note):
         depth = len(Path(folder).relative_to(root).parts)
         folders[:] = sorted(name for name in folders if name not in PASSED_OVER)
         if depth >= DEEPEST:

@@ -20,7 +20,7 @@ from speechssl.data.manifest import Utterance, read_manifest
 from speechssl.data.trials import Trials, read_trials
 from speechssl.errors import UserError
 from speechssl.evaluation.verification.measures import MEASURES
-from speechssl.files import RunFolder
+from speechssl.files import RunFolder, refuse_unreadable_folder
 from speechssl.report.page import untrusted
 from speechssl.report.page.clips import Clips
 from speechssl.report.page.finding import Found, find
@@ -140,7 +140,8 @@ class Material:
         try:
             return read()
         except UserError as error:
-            self.notes.append(str(error))
+            if str(error) not in self.notes:  # several sections read the same files
+                self.notes.append(str(error))
             return None
 
 
@@ -165,8 +166,12 @@ def collect(
     for root, prefix in zip(experiments, _prefixes(names), strict=True):
         if not root.is_dir():
             raise UserError(f"report: {root} is no folder; give the folder of an experiment")
+        refuse_unreadable_folder("report", root)
         found = find(root)
+        material.notes += found.unreadable
         if not (found.logs or found.evaluations or found.results or found.rounds):
+            if found.unreadable:
+                raise UserError(f"report: {found.unreadable[0]}")
             raise UserError(
                 f"report: {root} holds no log.jsonl, results.json or pseudolabel.json; train or"
                 " evaluate into it first"

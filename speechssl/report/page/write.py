@@ -66,7 +66,7 @@ def write_page(
             f"report: the page would have {size / 1e6:.0f} MB, over {MOST_BYTES / 1e6:.0f}; give"
             " --no-audio, fewer --map-points, or fewer experiments"
         )
-    with writing(out):
+    with writing(out, "choose another --html"):
         out.parent.mkdir(parents=True, exist_ok=True)
         files.write_text(out, text)
     return material

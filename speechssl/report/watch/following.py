@@ -13,7 +13,7 @@ from typing import Any
 from speechssl import foreign_json, foreign_yaml
 from speechssl.audio.regular import refuse_special_file
 from speechssl.errors import UserError
-from speechssl.files import RunFolder
+from speechssl.files import RunFolder, refuse_unreadable_folder
 from speechssl.report.page import untrusted
 
 MOST_POINTS = 2000
@@ -225,10 +225,11 @@ def watched(path: Path) -> Watched:
         UserError: it is no run folder.
     """
     folder = RunFolder(path)
+    refuse_unreadable_folder("watch", path)
     if not (folder.config.is_file() or folder.log.is_file()):
         raise UserError(
-            f"watch: {path} is no run folder (no config.yaml, no log.jsonl); give the --out of"
-            " `speechssl train`"
+            f"watch: {path} is no run folder (no config.yaml, no log.jsonl); give"
+            f" {_runs_inside(path) or 'the --out of `speechssl train`'}"
         )
     notes: list[str] = []
     settings = _read(folder.config, notes)
@@ -241,6 +242,17 @@ def watched(path: Path) -> Watched:
     run = Watched(name, folder, settings, about, steps, LogFollower(folder.log), notes)
     run.log.read()
     return run
+
+
+def _runs_inside(path: Path) -> str:
+    """Return the newest run in an experiment or a sweep, the one that is probably meant."""
+    folders = [*path.glob("*/"), *path.glob("runs/*/")]
+    logs = [RunFolder(folder).log for folder in folders]
+    found = [
+        log for log in logs if os.path.isfile(log)
+    ]  # False, too, where it may not be looked at
+    newest = max(found, key=lambda log: log.stat().st_mtime, default=None)
+    return "" if newest is None else str(newest.parent)
 
 
 def _read(path: Path, notes: list[str]) -> dict[str, Any]:

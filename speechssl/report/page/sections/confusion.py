@@ -9,11 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechssl.report.page import untrusted
-from speechssl.report.page.blocks import Block, Chart, Row, Table, Trace, plotly_text
+from speechssl.report.page.blocks import Block, Chart, Row, Table, Trace, plotly_text, shortened
 from speechssl.report.page.material import Material
 from speechssl.report.page.section import Section
 
 MOST_CLASSES = 60
+LONGEST_NAME = 24
+"""Characters of a class that its axis shows; a longer name would leave no room for the table."""
+
 MEASURES = {"micro_f1": "micro F1", "macro_f1": "macro F1", "uar": "UAR"}
 
 
@@ -67,6 +70,15 @@ def _counts(held: Mapping[str, Any], classes: int) -> NDArray[np.float64] | None
     return counts
 
 
+def _axis_names(labels: Sequence[str]) -> list[str]:
+    """Return what the axes call each class; those that would be alike get a number."""
+    names: list[str] = []
+    for number, label in enumerate(labels, 1):
+        name = plotly_text(shortened(label, LONGEST_NAME))
+        names.append(f"{name} ({number})" if name in names else name)
+    return names
+
+
 def _traces(held: Mapping[str, Any]) -> list[Trace]:
     labels = [str(label) for label in untrusted.items(held, "labels")][:MOST_CLASSES]
     counts = _counts(held, len(labels))
@@ -74,7 +86,7 @@ def _traces(held: Mapping[str, Any]) -> list[Trace]:
         return []
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     f1 = untrusted.mapping(held, "class_f1")
-    names = [plotly_text(label) for label in labels]
+    names = _axis_names(labels)
     rows = []
     for label, name in zip(labels, names, strict=True):
         value = untrusted.number(f1, label)

@@ -42,19 +42,6 @@ def build(material: Material) -> Sequence[Block]:
         variants.setdefault(one.results.trials, []).extend(
             _traces(one, one.scored, styles, has_bands)
         )
-    ticks = [tick for tick in TICKS if EDGES[0] < tick / 100 < EDGES[1]]
-    layout = {
-        "xaxis": {
-            **probit_axis("false positives (%)", ticks, *EDGES),
-            "constrain": "domain",
-        },
-        "yaxis": {
-            **probit_axis("false negatives (%)", ticks, *EDGES),
-            "constrain": "domain",
-            "scaleanchor": "x",
-        },
-        "hovermode": "closest",
-    }
     caption = (
         "Lower left is better; axes of normal deviates. Circle: equal error rate; square and"
         " diamond: minDCF at a target prior of 0.01 and 0.05"
@@ -65,7 +52,20 @@ def build(material: Material) -> Sequence[Block]:
         caption += (
             f". Bands of more than {MOST_BANDS} systems would hide each other: see the table."
         )
-    return [Chart("Detection error trade-off", caption, variants, layout, height=680)]
+    return [Chart("Detection error trade-off", caption, variants, _layout(), height=680)]
+
+
+def _layout() -> dict[str, Any]:
+    """Return two probit axes of one scale, which make a square in the middle of the chart."""
+    ticks = [tick for tick in TICKS if EDGES[0] < tick / 100 < EDGES[1]]
+    x = probit_axis("false positives (%)", ticks, *EDGES)
+    y = probit_axis("false negatives (%)", ticks, *EDGES)
+    return {
+        "xaxis": {**x, "constrain": "domain"},
+        "yaxis": {**y, "constrain": "domain", "scaleanchor": "x"},
+        "hovermode": "closest",
+        "legend": {"x": 0.5, "xanchor": "center"},  # over the square
+    }
 
 
 def _traces(
@@ -110,6 +110,7 @@ def _marks(
         "legendgroup": plotly_text(one.system),
         "x": places[:, 0],
         "y": places[:, 1],
+        "customdata": np.round([[100 * x, 100 * y] for x, y, _, _ in marks], 3),
         "text": texts,
         "marker": {
             "color": styles.colour(one.system),

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from speechssl.data.vectors.files import read_sample
 from speechssl.errors import UserError
-from speechssl.report.page.blocks import Block, EmbeddingMap, shortened
+from speechssl.progress import counted
+from speechssl.report.page.blocks import Block, EmbeddingMap, Text, shortened
 from speechssl.report.page.material import Material, NamedFile, clusters_of
 from speechssl.report.page.projection import choose, project
 from speechssl.report.page.section import Section
@@ -30,12 +31,19 @@ Fields = Mapping[str, Mapping[str, str]]
 
 
 def build(material: Material) -> Sequence[Block]:
-    """Return the map, a menu for several systems; nothing where there are no embeddings."""
+    """Return the map, a menu for several systems; where there are no embeddings, how to get it."""
+    if not material.embeddings:
+        text = (
+            "No embeddings, so no map: `speechssl embed MODEL DATA --out"
+            " EXP/embeddings/NAME/SET.npz` writes them where this page looks."
+        )
+        return [Text(text, "note")]
     method = choose(material.chosen.map_method)
     fields = _fields(material)
     maps: dict[str, dict[str, Any]] = {}
     made = ""
-    for system, files in list(_by_system(material.embeddings).items())[:MOST_MAPS]:
+    systems = list(_by_system(material.embeddings).items())[:MOST_MAPS]
+    for system, files in counted(systems, len(systems), "maps", "map"):
         found = material.attempt(partial(_map, material, files, fields, method))
         if found is not None:
             maps[system], made = found
@@ -51,7 +59,7 @@ def build(material: Material) -> Sequence[Block]:
         " who is near whom does."
     )
     if clips:
-        caption += f" {len(clips)} utterances, drawn with a dark rim, can be heard: click one."
+        caption += f" {len(clips)} utterances, drawn with a rim, can be heard: click one."
     elif not material.clips.utterances:
         caption += " For labels and audio, name the data with --data DIR (a Kaldi directory)."
     return [EmbeddingMap("Map of the embeddings", caption, maps)]
@@ -85,7 +93,7 @@ def _map(
     order = order[: material.chosen.map_points]
     names = ids[order].tolist()
     points, made = project(rows[order], method, material.chosen.seed)
-    columns = _columns(names, fields)
+    columns = columns_of(names, fields)
     if len(files) > 1:
         columns["set"] = _column(sets[order].tolist())
     drawn = {
@@ -99,14 +107,27 @@ def _map(
     return drawn, made
 
 
-def _columns(names: Sequence[str], fields: Fields) -> dict[str, dict[str, Any]]:
-    """Return the column of each field that knows some of the names, the fullest first."""
-    known = {name: sum(one in values for one in names) for name, values in fields.items()}
+def columns_of(names: Sequence[str], fields: Fields) -> dict[str, dict[str, Any]]:
+    """Return the column of each field that groups some of the names, the fullest first.
+
+    A field in which every utterance has a value of its own (`prepare folder` writes such speakers,
+    where nothing is known of them) groups nothing. Ids that are paths are grouped by their folders.
+    """
+    fields = {**fields, "folder": _folders(names)}
+    known = {
+        field: [values[one] for one in names if one in values] for field, values in fields.items()
+    }
     columns = {}
-    for name in sorted(fields, key=lambda name: -known[name]):
-        if known[name]:
-            columns[name] = _column([fields[name].get(one, "") for one in names])
+    for field in sorted(fields, key=lambda field: -len(known[field])):
+        if len(set(known[field])) < len(known[field]):
+            columns[field] = _column([fields[field].get(one, "") for one in names])
     return columns
+
+
+def _folders(names: Sequence[str]) -> dict[str, str]:
+    """Return name -> folder of each name with one; nothing where they all lie in the same."""
+    folders = {name: name.rpartition("/")[0] for name in names if "/" in name}
+    return folders if len(set(folders.values())) > 1 else {}
 
 
 def _read(files: Sequence[NamedFile]) -> tuple[NDArray[Any], NDArray[Any], Rows]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from speechssl.report.page.blocks import Block, Row, Table
+from speechssl.report.page.blocks import Block, Text, shortened
 from speechssl.report.page.material import Material
 from speechssl.report.page.section import Section
 
 MOST = 100
+
+LONGEST_REASON = 600
+"""Characters of a reason that are shown."""
 
 
 def build(material: Material) -> Sequence[Block]:
@@ -17,8 +20,10 @@ def build(material: Material) -> Sequence[Block]:
     reasons += [f"{name}: {reason}" for name, reason in material.clips.failed.items()]
     if not reasons:
         return []
-    caption = f"Files that could not be shown: {len(reasons)}"
-    return [Table(caption, ["file and reason"], [Row([reason]) for reason in reasons[:MOST]])]
+    blocks = [Text(f"Files that could not be shown: {len(reasons)}")]
+    for reason in reasons[:MOST]:
+        blocks.append(Text(shortened(reason, LONGEST_REASON), "note"))
+    return blocks
 
 
 SECTION = Section("Left out", 1000, build)

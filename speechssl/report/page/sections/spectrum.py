@@ -12,7 +12,7 @@ from speechssl.data.vectors.files import read_sample
 from speechssl.errors import UserError
 from speechssl.report.page import untrusted
 from speechssl.report.page.blocks import Block, Chart, Row, Table, Text
-from speechssl.report.page.drawing import Styles, line
+from speechssl.report.page.drawing import Styles, line, log_axis
 from speechssl.report.page.material import Material, NamedFile
 from speechssl.report.page.section import Section
 from speechssl.report.spectra import spectrum
@@ -22,6 +22,9 @@ MOST_ROWS = 5000
 
 MOST_FILES = 24
 
+SMALLEST_VALUE = 1e-8
+"""The axis ends here at the latest: smaller singular values are rounding."""
+
 
 def build(material: Material) -> Sequence[Block]:
     """Return the spectra of the files of embeddings, a menu for the sets, and the diagnostics."""
@@ -29,17 +32,19 @@ def build(material: Material) -> Sequence[Block]:
     files = material.embeddings[:MOST_FILES]
     styles = Styles([file.name for file in files])
     variants: dict[str, list[Any]] = {}
+    least = 1.0
     for file in files:
         values = material.attempt(partial(_spectrum, file, material.chosen.seed))
         if values is not None:
             numbers = np.arange(1, len(values) + 1)
             shown = np.round(values, 8)
+            least = min(least, float(shown.min(initial=1.0)))
             trace = line(file.name, numbers, shown, styles, hovertemplate="%{x}: %{y:.3g}")
             variants.setdefault(file.path.stem, []).append(trace)
     if variants:
         layout = {
             "xaxis": {"title": {"text": "dimension"}},
-            "yaxis": {"title": {"text": "singular value / largest"}, "type": "log"},
+            "yaxis": log_axis("singular value / largest", max(least, SMALLEST_VALUE), 1.0),
         }
         caption = (
             "Singular values of the centred embeddings, the largest at 1, as many as min(N - 1, D)."
@@ -100,8 +105,10 @@ def _one(name: str, held: Mapping[str, Any]) -> list[Block]:
             ]
             rows.append(Row(cells))
     head = ["diagnostic", "value", "untrained", "healthy", "verdict", "what it tells"]
+    verdict = untrusted.text(held, "verdict")
     table = Table(f"Diagnostics of {name}: {_in_short(held)}", head, rows)
-    return [table, Text(f"{name}: {untrusted.text(held, 'verdict')}", "note")]
+    is_said = verdict == _in_short(held)
+    return [table] if is_said else [table, Text(f"{name}: {verdict}", "note")]
 
 
 def _in_short(held: Mapping[str, Any]) -> str:

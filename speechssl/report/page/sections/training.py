@@ -59,16 +59,14 @@ def build(material: Material) -> Sequence[Block]:
         traces = _curves(key, runs, styles)
         if traces:
             traces += _marks(key, runs, styles)
-            caption = "By optimiser step."
-            if alarms:
-                caption += " A cross is an alarm of the collapse monitor."
+            caption = "A cross is an alarm of the collapse monitor." if alarms else ""
             blocks.append(
                 Chart(
                     title,
                     caption,
                     {"": traces},
                     {
-                        "xaxis": {"title": {"text": "step"}},
+                        "xaxis": {"title": {"text": "optimiser step"}},
                         "yaxis": RANGES.get(key, {}),
                         "hovermode": "x unified",
                     },

@@ -7,6 +7,8 @@
   const DEEPER = { "#e69f00": "#b57700", "#56b4e9": "#2b8cc0" };
   const MOST_COLOURS = COLOURS.length * SYMBOLS.length;
   const MOST_LISTED = 100;
+  const MOST_IN_LEGEND = 4;
+  const DASHES = { dash: "7 4", dot: "2 3", dashdot: "7 3 2 3" };
   const CONFIG = {
     responsive: true, displaylogo: false, scrollZoom: false, plotlyServerURL: "",
     modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
@@ -23,6 +25,8 @@
 
   // Plotly takes <b>, <a> and entities in texts for markup: names are text.
   const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+
+  const unescaped = (text) => text.replace(/&lt;/g, "<").replace(/&gt;/g, ">").replace(/&amp;/g, "&");
 
   function element(name, properties = {}, children = []) {
     const made = Object.assign(document.createElement(name), properties);
@@ -76,15 +80,21 @@
     const draw = () => {
       const shown = chosen().filter((trace) => !hidden.has(trace.meta));
       const square = data.layout.yaxis && data.layout.yaxis.scaleanchor;
-      const height = square ? Math.min(data.height, figure.clientWidth + 110) : data.height;
+      const named = shown.filter((trace) => trace.name && trace.showlegend !== false);
+      const below = innerWidth < 760 && named.length > MOST_IN_LEGEND && data.layout.showlegend !== false;
+      const room = below ? 60 : 110;
+      const height = square ? Math.min(data.height, figure.clientWidth + room) : data.height;
       plot.style.minHeight = `${height}px`;
       const layout = merged(shared(height), data.layout);
-      return Plotly.react(plot, coloured(shown), layout, CONFIG);
+      if (below) layout.showlegend = false;
+      const drawn = coloured(shown);
+      legend(figure.querySelector(".legend"), below ? drawn : []);
+      return Plotly.react(plot, drawn, layout, CONFIG);
     };
     if (menu) menu.addEventListener("change", draw);
     const details = figure.querySelector(".figures");
     const fill = () => {
-      if (details.open) details.querySelector(".scroll").replaceChildren(table(chosen()));
+      if (details.open) details.querySelector(".scroll").replaceChildren(table(chosen(), data.layout));
     };
     details.addEventListener("toggle", fill);
     if (menu) menu.addEventListener("change", fill);
@@ -92,13 +102,40 @@
     return draw();
   }
 
-  function table(traces) {
+  // On a telephone Plotly's legend of many names takes the place of the curves: it is HTML then.
+  function legend(list, traces) {
+    const named = traces.filter((trace) => trace.name && trace.showlegend !== false);
+    list.hidden = named.length === 0;
+    list.replaceChildren(...named.map((trace) => element("li", {}, [swatch(trace), unescaped(trace.name)])));
+  }
+
+  function swatch(trace) {
+    const { color, dash } = trace.line || trace.marker || {};
+    const made = (name, attributes) => {
+      const one = document.createElementNS("http://www.w3.org/2000/svg", name);
+      for (const [key, value] of Object.entries(attributes)) one.setAttribute(key, value);
+      return one;
+    };
+    const svg = made("svg", { viewBox: "0 0 28 10", width: 28, height: 10, "aria-hidden": "true" });
+    const pattern = DASHES[dash] || "none";
+    svg.append(made("line", {
+      x1: 0, x2: 28, y1: 5, y2: 5, stroke: color || GREY, "stroke-width": 2.5, "stroke-dasharray": pattern,
+    }));
+    return svg;
+  }
+
+  function table(traces, layout) {
+    const title = (axis) => unescaped(((layout[axis] || {}).title || {}).text || "value");
+    const head = ["", title("xaxis"), title("yaxis")];
     const body = element("tbody");
     for (const trace of traces.filter((one) => one.type !== "heatmap" && one.hoverinfo !== "skip")) {
       const step = Math.max(1, Math.ceil(trace.x.length / 50));
       for (let i = 0; i < trace.x.length; i += step) {
-        const name = trace.meta || trace.name || "";
-        const cells = [name, trace.x[i], trace.y[i]].map((value) => element("td", {
+        const name = trace.meta || unescaped(trace.name || "");
+        const what = Array.isArray(trace.text) ? `: ${unescaped(String(trace.text[i]))}` : "";
+        // Where the axes are warped (normal deviates), customdata has the figures in their unit.
+        const [x, y] = trace.customdata ? trace.customdata[i] : [trace.x[i], trace.y[i]];
+        const cells = [name + what, x, y].map((value) => element("td", {
           textContent: typeof value === "number" ? String(Number(value.toPrecision(5))) : String(value),
         }));
         body.append(element("tr", {}, cells));
@@ -110,7 +147,8 @@
         body.append(element("tr", {}, cells.map((cell) => element("td", { textContent: cell }))));
       });
     }
-    return element("table", {}, [body]);
+    const cells = head.map((text) => element("th", { scope: "col", textContent: text }));
+    return element("table", {}, [element("thead", {}, [element("tr", {}, cells)]), body]);
   }
 
   // ---- map
