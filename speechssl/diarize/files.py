@@ -79,7 +79,8 @@ def diarize_to_files(
 
     Args:
         embedder: the model.
-        inputs: audio files, folders, wav.scp files, Kaldi directories, or `-`.
+        inputs: audio files, folders, wav.scp files, Kaldi directories, or `-`. Of a Kaldi directory
+            with `segments` each segment is a recording, whose turns are counted from its beginning.
         out: a name that ends in `.rttm`: one file of all turns. Otherwise a folder: RECORDING.rttm
             and RECORDING.png.
         settings: how; `DiarizeSettings()` if not given.
@@ -143,7 +144,7 @@ def _try(
     embedder: Embedder, recording: Utterance, settings: DiarizeSettings, summary: Summary
 ) -> Diarization | None:
     try:
-        return diarize(embedder, recording.path, settings)
+        return diarize(embedder, recording, settings)
     except UserError as error:
         failure = Failure.of(recording, str(error))
         summary.failed.append(failure)
