@@ -143,3 +143,21 @@ def test_mistakes_are_one_line(tmp_path, scored):
 def test_pyplot_is_left_alone():
     code = "import sys; from speechssl.report import plots; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["a", "a system with a longer name", "x" * 500])
+def test_a_legend_of_many_names_is_whole_and_the_axes_keep_their_size(name):
+    rng = np.random.default_rng(0)
+    target = rng.random(500) < 0.5
+    scores = rng.normal(size=500) + target
+    sizes = []
+    for count in (1, 10):
+        figure = plots.det_plot({f"{name} {place}": (scores, target) for place in range(count)})
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        drawn = legend.get_window_extent()
+        assert drawn.x0 >= 0 and drawn.x1 <= figure.bbox.width and drawn.y0 >= 0
+        assert figure.axes[0].title.get_window_extent().y1 <= figure.bbox.height
+        assert drawn.y1 < figure.axes[0].xaxis.label.get_window_extent().y0
+        sizes.append(figure.axes[0].get_window_extent().height)
+    assert sizes[1] > 0.9 * sizes[0]
