@@ -6,6 +6,7 @@ Results, logs and figures of a downloaded experiment are read by `speechssl repo
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,11 +61,16 @@ def lines(path: Path) -> Iterator[dict[str, Any]]:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def lines_up_to(path: Path, step: int) -> Iterator[tuple[bytes, dict[str, Any]]]:
+def lines_up_to(path: Path, step: int, key: str = "step") -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Yield the lines of a log up to a step, each with what it says.
 
     A line that is no such object, or over 1 MiB, is left out. A path that is no regular file yields
     nothing.
+
+    Args:
+        path: of the log.
+        step: the last one that is kept.
+        key: under which a line has its step.
     """
     if not path.is_file():
         return
@@ -74,7 +80,7 @@ def lines_up_to(path: Path, step: int) -> Iterator[tuple[bytes, dict[str, Any]]]
                 entry = json.loads(line)
             except (ValueError, RecursionError):
                 continue
-            if isinstance(entry, dict) and type(entry.get("step")) is int and entry["step"] <= step:
+            if isinstance(entry, dict) and type(entry.get(key)) is int and entry[key] <= step:
                 yield line.rstrip(b"\r\n") + b"\n", entry
 
 
@@ -102,5 +108,7 @@ def damage(path: Path, remedy: str = "write it again") -> Iterator[None]:
 
 
 def is_number(value: Any) -> bool:
-    """Return True for an int or float (NaN and infinity, too), and not for a bool."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Return True for a float (NaN and infinity, too), or an int that can be one; not for a bool."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) <= sys.float_info.max
+    return isinstance(value, float)

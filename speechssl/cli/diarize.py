@@ -53,7 +53,7 @@ def _add_speakers(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--threshold",
-        type=float,
+        type=flags.number,
         default=0.0,
         metavar="COSINE",
         help="two groups of windows whose mean cosine is below this are two speakers; higher finds"
@@ -72,7 +72,7 @@ def _add_windows(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--change-penalty",
-        type=float,
+        type=flags.number,
         default=2.0,
         metavar="X",
         help="what a change of speakers costs: higher gives fewer, longer turns (default: 2)",

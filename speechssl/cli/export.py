@@ -22,6 +22,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"one of {', '.join(formats)} (`speechssl list exporters`)",
     )
     flags.add_out(parser, "folder for the model in the other format", required=True)
+    parser.add_argument(
+        "--quantise",
+        choices=["int8"],
+        help="large products in 8 bits, for a CPU with VNNI or AMX (format onnx)",
+    )
+    parser.add_argument(
+        "--calibrate",
+        nargs="+",
+        default=(),
+        metavar="AUDIO",
+        help="recordings that --quantise is calibrated on: files, folders, Kaldi directories",
+    )
     flags.add_allow_code(parser)
 
 
@@ -29,4 +41,12 @@ def run(args: argparse.Namespace) -> None:
     """Write the folder and print its path."""
     from speechssl.exporters.export import export
 
-    print(export(args.model, args.to, args.out, allow_code=args.allow_code))
+    written = export(
+        args.model,
+        args.to,
+        args.out,
+        quantise=args.quantise,
+        calibrate=args.calibrate,
+        allow_code=args.allow_code,
+    )
+    print(written)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,14 @@ def count(word: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {word}")
     return number
+
+
+def number(word: str) -> float:
+    """Return a finite number."""
+    value = float(word)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be a finite number, not {word}")
+    return value
 
 
 def positive(word: str) -> float:

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_table_out(parser)
     parser.add_argument(
         "--threshold",
-        type=float,
+        type=flags.number,
         metavar="SCORE",
         help="score from which the nearest voice is the answer (default: of a calibration)",
     )
@@ -57,7 +57,8 @@ def run(args: argparse.Namespace) -> None:
     embedder = Embedder.from_pretrained(
         args.model, args.device, args.precision, allow_code=tuple(args.allow_code)
     )
-    if digest(embedder.model, embedder.layer) != known.model:
+    is_same_size = embedder.dim == known.embeddings.shape[1]
+    if digest(embedder.model, embedder.layer) != known.model or not is_same_size:
         raise UserError(
             f"identify: {args.voices} was registered with another model; register again"
         )

@@ -78,12 +78,13 @@ def _queries(args: argparse.Namespace) -> Iterator[tuple[list[str], NDArray[np.f
     from speechssl.embed import load
     from speechssl.embed.gather import gather
     from speechssl.embed.sources import collect
+    from speechssl.text import printable
 
     utterances, bad = collect(args.queries, remotes=Remotes(args.remote))
     embedder = load(args.model, args.device, allow_code=tuple(args.allow_code))
     kept, matrix, failed = gather(embedder, utterances)
     for failure in (*bad, *failed):
-        print(f"speechssl: left out: {failure.path}: {failure.reason}", file=sys.stderr)
+        print(printable(f"left out {failure.path}: {failure.reason}"), file=sys.stderr)
     if not kept:
         raise UserError("search: none of the queries could be embedded")
     yield [utterance.id for utterance in kept], matrix

@@ -66,9 +66,9 @@ def diarization_error(
         return DiarizationError()
     middles = (bounds[:-1] + bounds[1:]) / 2
     lengths = np.diff(bounds)
-    for turn in reference if collar else ():
-        for bound in (turn.start, turn.stop):
-            lengths[np.abs(middles - bound) < collar] = 0.0
+    if collar:
+        near = [(bound - collar, bound + collar) for turn in reference for bound in turn[:2]]
+        lengths[_covered(np.array(near), middles)] = 0.0
     true = _activity(reference, middles)
     found = _activity(hypothesis, middles)
     together = (true * lengths) @ found.T
@@ -100,9 +100,20 @@ def _bounds(
 
 def _activity(turns: Sequence[Turn], middles: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return (S, I): 1 where a speaker speaks in an interval, given by its middle."""
-    speakers = sorted({turn.speaker for turn in turns})
-    active = np.zeros((len(speakers), len(middles)))
+    spans: dict[str, list[tuple[float, float]]] = {}
     for turn in turns:
-        row = speakers.index(turn.speaker)
-        active[row, (middles > turn.start) & (middles < turn.stop)] = 1.0
+        spans.setdefault(turn.speaker, []).append((turn.start, turn.stop))
+    active = np.zeros((len(spans), len(middles)))
+    for row, name in enumerate(sorted(spans)):
+        active[row, _covered(np.array(spans[name]), middles)] = 1.0
     return active
+
+
+def _covered(spans: NDArray[np.float64], middles: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return (I,): whether any of N spans (N, 2) covers each of the middles, which are sorted."""
+    begins = np.searchsorted(middles, spans[:, 0], side="right")
+    ends = np.maximum(begins, np.searchsorted(middles, spans[:, 1], side="left"))
+    changes = np.zeros(len(middles) + 1, np.int64)
+    np.add.at(changes, begins, 1)
+    np.add.at(changes, ends, -1)
+    return np.cumsum(changes[:-1]) > 0

@@ -6,7 +6,6 @@ RTTM (NIST, Rich Transcription Time Marked): `SPEAKER file channel start duratio
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,9 @@ from typing import NamedTuple
 from speechssl.audio.regular import read_text
 from speechssl.errors import UserError, writing
 from speechssl.files import atomic_write
+
+_LATEST = 1e9  # seconds, 30 years: no recording is as long
+_MOST_SPEAKERS_TIMES_TURNS = 1_000_000  # of a recording; they become numbers of a matrix
 
 
 class Turn(NamedTuple):
@@ -53,7 +55,8 @@ def read_rttm(path: str | Path) -> dict[str, list[Turn]]:
     """Read an RTTM file: recording -> its turns in the order of time. Other lines are passed over.
 
     Raises:
-        UserError: the file cannot be read, or a SPEAKER line is not one.
+        UserError: the file cannot be read, a SPEAKER line is not one, or a recording has more speakers
+            and turns than can be compared.
     """
     text = read_text(Path(path), "give an RTTM file")
     recordings: dict[str, list[Turn]] = {}
@@ -68,6 +71,13 @@ def read_rttm(path: str | Path) -> dict[str, list[Turn]]:
                 " correct the line"
             )
         recordings.setdefault(fields[1], []).append(turn)
+    for name, turns in recordings.items():
+        speakers = len({turn.speaker for turn in turns})
+        if speakers * len(turns) > _MOST_SPEAKERS_TIMES_TURNS:
+            raise UserError(
+                f"{path}: {name[:80]!r} has {len(turns)} turns of {speakers} speakers, too many to"
+                " compare; give turns of people"
+            )
     return {name: sorted(turns) for name, turns in recordings.items()}
 
 
@@ -79,7 +89,7 @@ def _turn(fields: Sequence[str]) -> Turn | None:
         speaker = fields[7]
     except (IndexError, ValueError):
         return None
-    if not (0 <= start < math.inf and 0 <= seconds < math.inf):
+    if not (0 <= start < _LATEST and 0 <= seconds < _LATEST):
         return None
     return Turn(start, start + seconds, speaker)
 

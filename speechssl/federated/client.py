@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,6 +20,7 @@ from speechssl.federated import centroids, wire
 from speechssl.federated.averaging import State, divergence
 from speechssl.federated.clients import Holdings
 from speechssl.federated.messages import Answer, Task
+from speechssl.federated.saved import LastRound, read_last_round
 from speechssl.federated.settings import FederatedSettings, for_a_client
 from speechssl.federated.shared import (
     Blank,
@@ -34,12 +34,12 @@ from speechssl.federated.training import save_round, train_steps
 from speechssl.files import RunFolder, atomic_write
 from speechssl.model import Model
 from speechssl.train.about import describe
-from speechssl.train.loop import set_kernel, set_threads
+from speechssl.train.logs import cut_back
+from speechssl.train.loop import restore_from, set_kernel, set_threads
 from speechssl.train.optimizers import build_optimizer
 from speechssl.train.resuming import same_data, same_settings
 from speechssl.train.run import Run
 from speechssl.train.settings import TrainingConfig, with_precision
-from speechssl.weights import read_checkpoint
 
 
 class Client:
@@ -65,7 +65,8 @@ class Client:
         self.utterances = held.utterances
         self.skipped = held.skipped
         config, self.steps = for_a_client(held.config, settings, len(held.utterances))
-        if self.folder.config.exists():
+        has_a_round = self.folder.last.exists()
+        if has_a_round:
             config = same_settings(self.folder, config)
             same_data(self.folder, config, self.utterances)
         self.config = with_precision(config, str(self.world.device))
@@ -76,7 +77,9 @@ class Client:
         blank = Blank(self.config, with_targets=with_targets)
         self.shared = blank.names
         self.expected = blank.state()
-        if not self.folder.config.exists():
+        if has_a_round:
+            self._kept()  # damage is said now, before a round
+        else:
             describe(self.folder, self.config, self.utterances, self.skipped)
 
     def answer(self, task: Task) -> Answer:
@@ -89,24 +92,27 @@ class Client:
         if task.kind == "cluster":
             return self._answer_clusters(task, received)
         kept = self._kept()
-        if kept is not None and kept["answered"] == [task.number, wire.digest(task.state)]:
-            state = {name: kept["method"][name] for name in self.shared}
-            return self._answer(task, wire.pack(state), kept["figures"])
+        if kept is not None and kept.answered == (task.number, wire.digest(task.state)):
+            state = {name: kept.run["method"][name] for name in self.shared}
+            return self._answer(task, wire.pack(state), kept.figures)
         return self._train(task, received, kept)
 
     def _answer(self, task: Task, payload: bytes, figures: dict[str, float]) -> Answer:
         return Answer(self.name, task.number, len(self.utterances), payload, figures)
 
-    def _kept(self) -> dict[str, Any] | None:
+    def _kept(self) -> LastRound | None:
         """Return what was saved after the last round, or None."""
-        return read_checkpoint(self.folder.last) if self.folder.last.exists() else None
+        if not self.folder.last.exists():
+            return None
+        return read_last_round(self.folder.last, self.expected)
 
-    def _train(self, task: Task, received: State, kept: dict[str, Any] | None) -> Answer:
+    def _train(self, task: Task, received: State, kept: LastRound | None) -> Answer:
         """Train for a round, save, and return the weights."""
         started_at = time.monotonic()
         if task.centroids:
             self._label(task, received)
         run = self._run(kept)
+        cut_back(self.folder.log, run.step)  # what a round that was killed has written
         if self.settings.optimizer == "new":
             run.optimizer = build_optimizer(run.method, run.config.optimizer)
         before = self._begin(run, task, received, kept)
@@ -114,7 +120,7 @@ class Client:
         after = shared_state(run.method, self.shared)
         moved = divergence(before, after)
         figures |= {"divergence": moved, "seconds": time.monotonic() - started_at}
-        first = moved if kept is None else kept["first_divergence"]
+        first = moved if kept is None else kept.first_divergence
         memory = {
             "answered": [task.number, wire.digest(task.state)],
             "divergence": moved,
@@ -124,7 +130,7 @@ class Client:
         save_round(run, self.folder, memory, task.round)
         return self._answer(task, wire.pack(after), figures)
 
-    def _run(self, kept: dict[str, Any] | None) -> Run:
+    def _run(self, kept: LastRound | None) -> Run:
         """Return the run as it was after the last round; what depends on labels is new."""
         config = self.config
         utterances = self.utterances
@@ -137,16 +143,16 @@ class Client:
             return run
         fresh = run.method.state_dict()
         for name in run.method.OWN_STATE:
-            kept["method"][name] = fresh[name]
-        run.restore(kept)
+            kept.run["method"][name] = fresh[name]
+        restore_from(run, kept.run, self.folder.last)
         return run
 
-    def _begin(self, run: Run, task: Task, received: State, kept: dict[str, Any] | None) -> State:
+    def _begin(self, run: Run, task: Task, received: State, kept: LastRound | None) -> State:
         """Load what the round starts from into a run, and return it."""
         own = None
         if kept is not None:
             state = shared_state(run.method, self.shared)
-            own = Own(state, kept["divergence"], kept["first_divergence"])
+            own = Own(state, kept.divergence, kept.first_divergence)
         is_new = kept is None and not _equal(shared_state(run.method, self.shared), received)
         load_shared(run.method, received)
         if is_new:  # whoever comes later begins with a teacher that is a copy, as the others did

@@ -11,9 +11,12 @@ from urllib.parse import quote
 from speechssl.data.kaldi import read_mapping
 from speechssl.data.manifest import Utterance
 from speechssl.errors import UserError
+from speechssl.federated.messages import LONGEST_NAME
 from speechssl.federated.settings import FederatedSettings
 from speechssl.train.data import read_utterances, refuse_shared_ids
 from speechssl.train.settings import TrainingConfig
+
+_LONGEST_FOLDER = 255  # bytes; what disks allow
 
 
 class Holdings(NamedTuple):
@@ -36,14 +39,30 @@ def client_names(config: TrainingConfig, settings: FederatedSettings) -> list[st
     """Return the names of all clients that a configuration describes, sorted.
 
     Raises:
-        UserError: the map cannot be read, or is empty.
+        UserError: the map cannot be read, is empty, or has a name that is too long or not UTF-8.
     """
     if settings.clients is None:
-        return sorted(_directories(config.data.train))
-    names = sorted(set(read_mapping(settings.clients).values()))
+        names = sorted(_directories(config.data.train))
+    else:
+        names = sorted(set(read_mapping(settings.clients).values()))
     if not names:
         raise UserError(f"federated.clients: {settings.clients} is empty; give `utterance client`")
+    for name in names:
+        _check_name(name)
     return names
+
+
+def _check_name(name: str) -> None:
+    """Raise UserError for a name that a message or a folder cannot have."""
+    try:
+        length = len(folder_of(Path(), name).name)
+    except UnicodeEncodeError:
+        length = 0
+    if not 0 < length <= _LONGEST_FOLDER or len(name) > LONGEST_NAME:
+        raise UserError(
+            f"federate: {name[:40]!r} cannot be the name of a client: it is not UTF-8, or longer"
+            f" than {LONGEST_NAME} letters; rename it"
+        )
 
 
 def holdings(config: TrainingConfig, settings: FederatedSettings, name: str) -> Holdings:

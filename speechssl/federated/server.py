@@ -21,7 +21,7 @@ import speechssl
 from speechssl import config as configuration
 from speechssl import foreign_yaml
 from speechssl.errors import UserError
-from speechssl.federated import centroids, wire
+from speechssl.federated import centroids, saved, wire
 from speechssl.federated.averaging import State, shares, weighted_mean
 from speechssl.federated.messages import LONGEST_NAME, Answer, Task
 from speechssl.federated.settings import FederatedSettings
@@ -30,9 +30,8 @@ from speechssl.files import ModelFolder, RunFolder, atomic_write
 from speechssl.model import Model
 from speechssl.text import printable
 from speechssl.train.about import commit, labels_used
-from speechssl.train.checkpoint import save_state
+from speechssl.train.logs import cut_back
 from speechssl.train.settings import TrainingConfig
-from speechssl.weights import read_checkpoint
 
 MOST_UTTERANCES = 1 << 40
 """A client that claims to have more is refused."""
@@ -266,9 +265,7 @@ class Server:
             raise UserError(
                 f"federated.init: no server.pt in {folder}; give a finished run's folder"
             )
-        before = read_checkpoint(path).get("state")
-        if not isinstance(before, dict):
-            raise UserError(f"federated.init: {path} holds no weights; give another run")
+        before = saved.read_weights(path)
         trained = Model.load(RunFolder(folder).model.path).encoder.state_dict()
         encoder = trained_encoder(self.blank.method)
         try:
@@ -280,33 +277,46 @@ class Server:
             ) from error
         state = self.blank.state()
         for name, value in before.items():
-            if name in state and value.shape == state[name].shape:
+            wanted = state.get(name)
+            if wanted is not None and (value.shape, value.dtype) == (wanted.shape, wanted.dtype):
                 state[name] = value
         load_shared(self.blank.method, state)
         encoder.load_state_dict(trained)
-        self.state = self.blank.state()
+        try:
+            self.state = wire.fitting(self.blank.state(), self.expected)
+        except wire.Refused as error:
+            raise UserError(f"federated.init: {path}: {error}") from error
 
     def _save(self) -> None:
         """Write the state to resume from."""
-        save_state(
-            {
-                "state": self.state,
-                "rounds_done": self.rounds_done,
-                "tasks_done": self.tasks_done,
-                "clustered_before": self.clustered_before,
-                "centroids": self.centroids.hex(),
-            },
-            self._saved,
-        )
+        saved.ServerState(
+            state=self.state,
+            rounds_done=self.rounds_done,
+            tasks_done=self.tasks_done,
+            clustered_before=self.clustered_before,
+            centroids=self.centroids,
+        ).write(self._saved)
 
     def _restore(self) -> None:
-        """Continue from what `_save` wrote."""
-        saved = read_checkpoint(self._saved)
-        self.state = wire.unpack(wire.pack(saved["state"]), self.expected)
-        self.rounds_done = int(saved["rounds_done"])
-        self.tasks_done = int(saved["tasks_done"])
-        self.clustered_before = int(saved["clustered_before"])
-        self.centroids = bytes.fromhex(saved["centroids"])
+        """Continue from what `_save` wrote; a task that it does not know of is not in the log.
+
+        Raises:
+            UserError: it is damaged, or of another configuration.
+        """
+        held = saved.read_server(self._saved, self.expected)
+        if held.rounds_done > self.settings.rounds:
+            raise UserError(f"{self._saved}: has more rounds than there are; give another --out")
+        if held.centroids:
+            try:
+                wire.unpack_rows(held.centroids, self.settings.clusters, self.blank.model.dim)
+            except wire.Refused as error:
+                raise UserError(f"{self._saved}: its centroids: {error}") from error
+        self.state = held.state
+        self.rounds_done = held.rounds_done
+        self.tasks_done = held.tasks_done
+        self.clustered_before = held.clustered_before
+        self.centroids = held.centroids
+        cut_back(self.folder.log, self.tasks_done, "task")
 
 
 def _figures(answer: Answer) -> dict[str, float]:

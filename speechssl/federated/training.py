@@ -47,7 +47,10 @@ def train_steps(run: Run, steps: int, folder: RunFolder) -> dict[str, float]:
 
 
 def save_round(run: Run, folder: RunFolder, memory: Mapping[str, Any], round: int) -> None:
-    """Write the state after a round, then a line of the log, then the client's own model.
+    """Write a line of the log, the client's own model, and last the state after a round.
+
+    A client that is killed before the state is written takes the round again: nothing of it is missing
+    afterwards, and nothing is there twice.
 
     Args:
         run: at the end of the round.
@@ -55,8 +58,11 @@ def save_round(run: Run, folder: RunFolder, memory: Mapping[str, Any], round: in
         memory: what the next round needs beside the state of the run.
         round: its number, from 1.
     """
-    save_state(run.state() | dict(memory), folder.last)
+    state = run.state() | dict(memory)
+    # `save_model` loads the encoder that users get into the one that is trained.
+    state["method"] = {name: value.clone() for name, value in state["method"].items()}
     entry = {"step": run.step, "round": round, **memory["figures"]}
     with folder.log.open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
     save_model(run, folder, folder.model)
+    save_state(state, folder.last)

@@ -44,12 +44,26 @@ def unpack(data: bytes, expected: Mapping[str, Tensor]) -> State:
             for.
 
     Raises:
-        Refused: the message is longer than those are, is no safetensors, has other names, shapes or
-            types, or holds a number that is not finite.
+        Refused: the message is longer than those are, is no safetensors, or as `fitting`.
     """
     longest = HEADER_SLACK + len(expected) * 512
     longest += sum(value.numel() * value.element_size() for value in expected.values())
-    tensors = _tensors(data, longest)
+    return fitting(_tensors(data, longest), expected)
+
+
+def fitting(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> State:
+    """Return weights, in the order of `expected`, after a look at all of them.
+
+    safetensors gives them in another order each time: sums over weights, and the file that a server
+    resumes from, would have other bits after a resume.
+
+    Args:
+        tensors: what has arrived, or was kept.
+        expected: as of `unpack`.
+
+    Raises:
+        Refused: they have other names, shapes or types, or hold a number that is not finite.
+    """
     missing = sorted(expected.keys() - tensors.keys())
     unknown = sorted(tensors.keys() - expected.keys())
     if missing or unknown:
@@ -59,7 +73,7 @@ def unpack(data: bytes, expected: Mapping[str, Tensor]) -> State:
         )
     for name, wanted in expected.items():
         _check(name, tensors[name], wanted)
-    return tensors
+    return {name: tensors[name] for name in expected}
 
 
 def unpack_rows(data: bytes, most_rows: int, columns: int) -> Tensor:

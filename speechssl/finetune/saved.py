@@ -31,6 +31,7 @@ WEIGHTS = "classifier.safetensors"
 ABOUT = "classifier.json"
 
 _TENSORS = ("mean", "scale", "output.weight", "output.bias")
+_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _MOST_CLASSES = 100_000
 _LONGEST_LABEL = 200
 
@@ -107,8 +108,12 @@ def load(folder: str | Path, *, allow_code: Collection[str] = ()) -> SavedClassi
             f" {expected.get(name, 'absent')} by the model and the labels; fine-tune again"
         )
     state = weights.read(folder / WEIGHTS)
-    if not all(tensor.isfinite().all() for tensor in state.values()):
-        raise UserError(f"{folder / WEIGHTS}: holds NaN or infinity; fine-tune again")
+    for name, tensor in state.items():
+        if tensor.dtype not in _TYPES or not tensor.isfinite().all():
+            raise UserError(
+                f"{folder / WEIGHTS}: {name} ({tensor.dtype}) holds NaN or infinity, or is of no type"
+                " that a classifier has; fine-tune again"
+            )
     classifier = Classifier(model.encoder, torch.zeros(1, model.dim), len(labels))
     classifier.load_state_dict({name: state[name].float() for name in _TENSORS}, strict=False)
     rest = {key: value for key, value in about.items() if key not in ("format", "labels")}

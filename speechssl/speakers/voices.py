@@ -40,6 +40,7 @@ UNDECIDED = "undecided"
 _FEWEST_TARGETS = 10  # pairs of one voice from which a calibration is fitted
 _MOST_RECORDINGS = 1000  # whose pairs are used; of more, as many are drawn
 _LONGEST_NAME = 200
+_LARGEST = 1e18  # of a number in an embedding: the square of more is infinite
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,8 @@ class Voices:
         Raises:
             UserError: they are by different models.
         """
-        if self.model != others.model:
+        is_same_size = self.embeddings.shape[1] == others.embeddings.shape[1]
+        if self.model != others.model or not is_same_size:
             raise UserError(
                 "voices: these voices were registered with another model; register all with one"
             )
@@ -204,11 +206,15 @@ def make(
     if not len(ids):
         raise UserError("voices: no recording could be embedded; give recordings of each voice")
     for name in voice_of_each:
-        if name in (UNKNOWN, UNDECIDED) or not name.strip() or len(name) > _LONGEST_NAME:
+        if not _can_be_a_name(name):
             raise UserError(f"voices: {name[:80]!r} cannot be the name of a voice; rename it")
     names, voice = np.unique(np.array(voice_of_each, dtype=str), return_inverse=True)
     exact = np.ascontiguousarray(embeddings, np.float32)
     return Voices(names.tolist(), voice.astype(np.int64), list(ids), exact, model)
+
+
+def _can_be_a_name(name: str) -> bool:
+    return name not in (UNKNOWN, UNDECIDED) and bool(name.strip()) and len(name) <= _LONGEST_NAME
 
 
 def read(path: Path) -> Voices:
@@ -233,10 +239,12 @@ def read(path: Path) -> Voices:
             voice = np.asarray(file.get_tensor("voice"))
         if embeddings.dtype != np.float32 or voice.dtype != np.int64:
             raise ValueError(f"types {embeddings.dtype} and {voice.dtype}")
-        if not np.isfinite(embeddings).all():
-            raise ValueError("embeddings are not finite")
+        if not (np.abs(embeddings) < _LARGEST).all():
+            raise ValueError("embeddings are not finite, or far too large")
         if sorted(set(voice.tolist())) != list(range(len(names))) or names != sorted(set(names)):
             raise ValueError("names and recordings do not belong together")
+        if not all(map(_can_be_a_name, names)):
+            raise ValueError("a name that no voice can have")
         model = str(about["model"])
     except Exception as error:  # whatever safetensors, json and numpy raise
         detail = " ".join(str(error).split())[:200]

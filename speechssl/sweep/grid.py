@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from speechssl.audio.regular import read_text
 from speechssl.config import nearest
 from speechssl.errors import UserError
 
@@ -157,10 +158,7 @@ def read_arms(path: Path, only: Collection[str] = ()) -> dict[str, list[str]]:
     Raises:
         UserError: it cannot be read, a line is not of this form, or there is no such arm.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"sweep: cannot read the arms in {path} ({error}); check --arms") from error
+    lines = read_text(path, "check --arms").splitlines()
     arms: dict[str, list[str]] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):

@@ -152,7 +152,7 @@ class Log:
         self.active = active
         self.started_at = time.monotonic()
         if active:
-            _cut_back(self.path, step)
+            cut_back(self.path, step)
         self.quiet = quiet
         on_terminal = active and not quiet and sys.stderr.isatty()
         self.in_colour = on_terminal and "NO_COLOR" not in os.environ
@@ -241,8 +241,13 @@ def _columns() -> int:
         return 80
 
 
-def _cut_back(path: Path, step: int) -> None:
+def cut_back(path: Path, step: int, key: str = "step") -> None:
     """Keep the lines of a log up to ``step``; a run that starts at step 0 gets an empty log.
+
+    Args:
+        path: of the log.
+        step: the last one that is kept.
+        key: under which a line has its step.
 
     Raises:
         UserError: something else is in its place, a folder or a device.
@@ -251,7 +256,7 @@ def _cut_back(path: Path, step: int) -> None:
         raise UserError(f"{path}: is no regular file; move it away, or choose another --out")
     with atomic_write(path) as temporary, open(temporary, "wb") as file:  # a kill loses no line
         if step:
-            for line, _ in foreign_json.lines_up_to(path, step):
+            for line, _ in foreign_json.lines_up_to(path, step, key):
                 file.write(line)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -152,13 +152,21 @@ def restore(run: Run, folder: RunFolder) -> None:
     Raises:
         UserError: the checkpoint is damaged, or of another run.
     """
-    state = read_checkpoint(folder.last)
+    restore_from(run, read_checkpoint(folder.last), folder.last)
+
+
+def restore_from(run: Run, state: Mapping[str, Any], path: Path) -> None:
+    """Continue a run from a state that was read from `path`.
+
+    Raises:
+        UserError: it is damaged, or of another run.
+    """
     try:
         run.restore(state)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"train: {folder.last} is not the state of this run ({type(error).__name__}: {reason});"
+            f"train: {path} is not the state of this run ({type(error).__name__}: {reason});"
             " start again with another --out"
         ) from error
 

@@ -24,6 +24,7 @@ from speechssl.diarize.clustering import (
     whitened,
 )
 from speechssl.diarize.files import file_names
+from speechssl.diarize.picture import _bars
 from speechssl.diarize.pipeline import cluster, diarize
 from speechssl.diarize.resegmentation import SpeechWindows, resegment, viterbi
 from speechssl.diarize.scoring import diarization_error
@@ -329,3 +330,10 @@ def test_small_clusters_join_the_nearest() -> None:
     assert merge_small(labels, vectors, 3).tolist() == [0, 0, 0, 1, 1, 1]
     assert set(merge_small(labels, vectors, 100).tolist()) == {0}
     assert merge_small(labels, vectors, 1).tolist() == [0, 0, 0, 1, 1, 2]
+
+
+def test_bars_of_a_picture_are_one_where_nobody_sees_the_gap() -> None:
+    turns = [Turn(0, 1, "x"), Turn(1.01, 2, "x"), Turn(0.5, 0.7, "x"), Turn(3, 4, "x")]
+    assert _bars(turns, 0.1) == [(0, 2), (3, 1)]
+    many = [Turn(i / 1000, i / 1000 + 5e-4, "x") for i in range(20_000)]
+    assert len(_bars(many, 20 / 4000)) == 1

@@ -27,6 +27,11 @@ def test_what_is_sent_arrives_with_its_bits_whatever_the_order_of_names() -> Non
     assert all(torch.equal(arrived[name], value) for name, value in STATE.items())
 
 
+def test_weights_are_in_the_order_that_was_expected() -> None:
+    expected = {f"layer{number % 7}.{number}": torch.zeros(1) for number in range(20)}
+    assert list(unpack(pack(expected), expected)) == list(expected)
+
+
 @pytest.mark.parametrize(
     ("state", "message"),
     [

@@ -79,6 +79,7 @@ VERBS = {
         words_of("embed {w}/run/model {w}/data/train --out {o}"), ["--resume"]
     ),
     "index": Verb(words_of("index {w}/e.npz --out {o}")),
+    "search": Verb(words_of("search {w}/index {w}/eval.npz --out {o}/neighbours.tsv")),
     "sweep": Verb(
         words_of(
             "sweep {w}/short.yaml seed=0,1 --evaluate {w}/data/eval --device cpu --jobs 2 --out {o}"
@@ -166,6 +167,7 @@ def make_world(folder: Path) -> Path:
         "evaluate verification {w}/eval.npz --trials {w}/data/eval/trials --model run"
         " --replicates 20 --out {w}/experiment/eval/run/synthetic",
         "register {w}/run/model {w}/data/train --out {w}/voices/voices.safetensors",
+        "index {w}/e.npz --out {w}/index",
         "finetune {w}/run/model {w}/data/train --labels {w}/data/train/utt2emotion"
         " --groups {w}/data/train/utt2spk --folds 2 --fractions 1 --affine-steps 5 --epochs 1"
         " --replicates 20 --device cpu --out {w}/finetuned --save {w}/classifier",
@@ -278,7 +280,7 @@ def is_cache_of_torch(path: Path) -> bool:
 def content_of(path: Path) -> bytes:
     """Return what must be the same after a kill."""
     content = path.read_bytes()
-    if path.name in ("last.pt", "server.pt"):
+    if path.name == "last.pt":
         parts: list[bytes] = []
         collect(torch.load(path, weights_only=True), parts)
         return b"\0".join(parts)

@@ -30,6 +30,12 @@ def world(tmp_path: Path, voices: Path) -> Path:
         "train": {"steps": 2, "batch_size": 4},
     }
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(training))
+    federated = {
+        **training,
+        "federated": {"rounds": 1, "local_steps": 1},
+        "train": {"batch_size": 4},
+    }
+    (tmp_path / "federated.yaml").write_text(yaml.safe_dump(federated))
     rounds = {
         "start": str(tmp_path / "model"),
         "data": [str(tmp_path / "data")],
@@ -64,6 +70,11 @@ COMMANDS = {
         " --save {w}/out"
     ),
     "export": "export {w}/model --to huggingface --out {w}/out",
+    "federate": "federate {w}/federated.yaml --out {w}/out --device cpu",
+    "index": "index {w}/e.npz --out {w}/out",
+    "adapt": "adapt {w}/model {w}/data --out {w}/out --device cpu",
+    "sweep": "sweep {w}/train.yaml seed=0,1 --out {w}/out --device cpu",
+    "diarize": "diarize {w}/model {w}/data --out {w}/out --device cpu",
 }
 
 
@@ -92,12 +103,22 @@ def test_a_second_embedding_into_one_file_is_refused(
     assert "is writing it" in capsys.readouterr().err
 
 
-def test_a_second_list_of_scores_is_refused(
-    world: Path, capsys: pytest.CaptureFixture[str]
+TABLES = {
+    "score": "score {w}/e.npz --all-pairs --out {w}/out/table",
+    "search": "search {w}/index {w}/e.npz --out {w}/out/table",
+    "register": "register {w}/model {w}/data --out {w}/out/table.safetensors",
+    "diarize": "diarize {w}/model {w}/data --out {w}/out/table.rttm",
+}
+
+
+@pytest.mark.parametrize("verb", TABLES)
+def test_a_second_table_is_refused(
+    world: Path, verb: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = world / "out/scores"
+    words = [word.format(w=world) for word in TABLES[verb].split()]
+    out = Path(words[-1])
     with sole_writer(out):
-        assert main(["score", str(world / "e.npz"), "--all-pairs", "--out", str(out)]) == 2
+        assert main(words) == 2
         assert not out.exists()
     assert "is writing it" in capsys.readouterr().err
 

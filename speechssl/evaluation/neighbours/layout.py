@@ -20,7 +20,6 @@ checked, and memory that was mapped. (faiss's own format is read by C++ code tha
 from __future__ import annotations
 
 import json
-import math
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -140,7 +139,7 @@ def read_about(folder: Path) -> About:
     if kind == "ivfpq" and dim % code_bytes:
         raise UserError(f"{path}: codes of {code_bytes} bytes for {dim} numbers; build it again")
     recall = held.get("recall")
-    known = isinstance(recall, int | float) and math.isfinite(recall)
+    known = isinstance(recall, int | float) and 0 <= recall <= 1
     return About(
         kind=kind,
         dim=dim,

@@ -87,6 +87,8 @@ class Index:
         if self.about.has_mean:
             mean = layout.mapped(self.folder / layout.MEAN, (self.about.dim,), "float32")
             self.mean = np.array(mean)
+            if not np.isfinite(self.mean).all():
+                raise _not_finite(self.folder)
         self._codes = None
         if self.about.kind == "ivfpq":
             self._codes = Quantised(self.folder, self.about)
@@ -120,6 +122,8 @@ class Index:
         queries = unit(embeddings if self.mean is None else embeddings - self.mean)
         for first in range(0, len(queries), _QUERIES):
             cosines, rows = self.nearest(queries[first : first + _QUERIES], count)
+            if not np.isfinite(cosines[rows >= 0]).all():
+                raise _not_finite(self.folder)
             for place in range(len(rows)):
                 name = names[first + place]
                 pairs = zip(rows[place].tolist(), cosines[place].tolist(), strict=True)
@@ -162,3 +166,7 @@ class Index:
             here = shard_of == shard
             found[here] = self._shards[shard][rows[here] - self._first[shard]]
         return found
+
+
+def _not_finite(folder: Path) -> UserError:
+    return UserError(f"{folder}: the index holds numbers that are not finite; build it again")

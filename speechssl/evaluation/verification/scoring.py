@@ -20,6 +20,8 @@ from speechssl.progress import progress
 Matrix = NDArray[np.float32]
 Index = NDArray[np.int64]
 
+_LARGEST_SCORE = 1e100  # sums of squares of larger ones are infinite
+
 SPREAD = 1e-6
 """Unit vectors closer together than this differ by float32 rounding only."""
 
@@ -270,12 +272,17 @@ def fit_calibration(
         scores: (T,) of calibration trials, which must not be those of the test.
         target: (T,), true for target trials.
         p_target: the prior.
+
+    Raises:
+        UserError: the trials cannot be measured, or a score is not finite.
     """
     from sklearn.linear_model import LogisticRegression
 
     scores = np.asarray(scores, np.float64)
     target = np.asarray(target, bool)
     metrics.det_curve(scores, target)  # raises where the trials cannot be measured
+    if not (np.abs(scores) < _LARGEST_SCORE).all():
+        raise UserError("calibration: scores are infinite, or far too large; score again")
     centre = scores.mean()
     scale = scores.std() or 1.0
     target_weight = p_target / target.mean()

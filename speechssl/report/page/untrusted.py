@@ -14,10 +14,7 @@ def number(held: Mapping[str, Any], key: str) -> float | None:
     value = held.get(key)
     if not foreign_json.is_number(value):
         return None
-    try:
-        found = float(value)  # type: ignore[arg-type]
-    except OverflowError:
-        return None
+    found = float(value)  # type: ignore[arg-type]
     return found if math.isfinite(found) else None
 
 

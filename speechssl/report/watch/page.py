@@ -63,6 +63,7 @@ def write_page(run: Watched, out: Path, seconds: float) -> None:
         UserError: the disk refused.
     """
     with writing(out, "choose another --page"):
+        out.parent.mkdir(parents=True, exist_ok=True)
         files.write_text(out, page(run, seconds))
 
 
