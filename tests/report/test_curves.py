@@ -100,3 +100,13 @@ def test_a_small_change_looks_small():
     ]
     centre, kl = curves.curves_plot({"one": flat}, ["centre_norm", "kl"]).axes
     assert centre.get_ylim() == (0, 1) and kl.get_ylim()[0] == 0
+
+
+def test_a_figure_that_was_measured_once_is_seen():
+    log = [{"step": step, "loss": 1.0 / step} for step in range(1, 9)] + [
+        {"step": 9, "rankme": 7.0}
+    ]
+    figure = curves_plot({"run": log}, ("loss", "rankme"))
+    loss, rank = (axes.lines[0] for axes in figure.axes)
+    assert loss.get_marker() == "None"
+    assert rank.get_marker() == "o" and rank.get_xydata().tolist() == [[9.0, 7.0]]
