@@ -54,9 +54,6 @@ RANGES: dict[str, tuple[float, float | None]] = {
 }
 """Ends of the axes, where a figure has natural ones: a small change then looks small."""
 
-FEW_POINTS = 2
-"""So many points of a curve or fewer are marked."""
-
 Entry = Mapping[str, Any]
 """A line of `log.jsonl`: ``step``, figures, perhaps ``alarms``."""
 
@@ -139,7 +136,7 @@ def _draw(axes: Axes, logs: Mapping[str, Sequence[Entry]], key: str) -> None:
     for style, log in zip(line_styles(len(logs)), logs.values(), strict=True):
         curve = _curve(log, key)
         if curve.points:
-            mark = "o" if len(curve.points) <= FEW_POINTS else None  # of one point no line is seen
+            mark = "o" if len(curve.points) == 1 else None  # a line of one point is not seen
             axes.plot(*zip(*curve.points, strict=True), **style, lw=1.6, marker=mark, ms=5)
         if curve.alarms:
             places = zip(*curve.alarms, strict=True)
