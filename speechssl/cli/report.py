@@ -9,7 +9,7 @@ from pathlib import Path
 
 from speechssl.cli import flags
 from speechssl.errors import UserError
-from speechssl.text import printable
+from speechssl.text import plural, printable
 
 _PAGE_ONLY = ("data", "no-audio")
 """Flags that would be passed over in silence without --html."""
@@ -117,7 +117,9 @@ def _write_page(args: argparse.Namespace) -> None:
     )
     _say_left_out(made.notes)
     size = args.html.stat().st_size / 1e6
-    print(f"{printable(str(args.html))}: {size:.1f} MB, {len(made.clips.addresses)} clips")
+    print(
+        f"{printable(str(args.html))}: {size:.1f} MB, {plural(len(made.clips.addresses), 'clip')}"
+    )
 
 
 def _write_table(args: argparse.Namespace, experiment: Path) -> str:
