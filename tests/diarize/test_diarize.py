@@ -239,7 +239,7 @@ def test_the_command_writes_a_folder_and_names_what_it_left_out(
     names = sorted(os.listdir(out))
     assert names == ["a_b.wav.csv", "a_b.wav.json", "a_b.wav.png", "a_b.wav.rttm", "skipped.tsv"]
     said = capsys.readouterr().err
-    assert "diarized 1 recordings" in said and "1 failed; 1 other files passed over" in said
+    assert "diarized 1 recording into" in said and "1 failed; 1 other files passed over" in said
     assert "DER" in said
     skipped = (out / "skipped.tsv").read_text().splitlines()
     assert len(skipped) == 3 and "no speech was found" in skipped[1] and "text" in skipped[2]
