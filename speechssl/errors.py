@@ -19,6 +19,10 @@ class UserError(Exception):
         return [f"UserError: {self}"]
 
 
+class CannotWrite(UserError):
+    """The disk has refused what is written; no input is to blame."""
+
+
 class MachineError(Exception):
     """The machine has run out of something, which is no fault of the file that is being read.
 
@@ -41,7 +45,7 @@ class Unreadable:
 
 @contextmanager
 def writing(path: str | Path, remedy: str = "choose another --out") -> Iterator[None]:
-    """Turn an OSError raised while writing ``path`` into a UserError that ends in ``remedy``.
+    """Turn an OSError raised while writing ``path`` into a CannotWrite that ends in ``remedy``.
 
     A BrokenPipeError passes: standard output was closed by its reader (`| head`), which
     `cli.command.main` handles.
@@ -52,7 +56,7 @@ def writing(path: str | Path, remedy: str = "choose another --out") -> Iterator[
         raise
     except OSError as error:
         remedy = _OF_THE_MACHINE.get(error.errno or 0, remedy)
-        raise UserError(
+        raise CannotWrite(
             f"{path}: cannot be written ({error.strerror or error}); {remedy}"
         ) from None
 

@@ -41,6 +41,11 @@ def _escaped(letter: str) -> str:
     return letter.encode("unicode_escape").decode("ascii")
 
 
+def plural(count: int, noun: str) -> str:
+    """Return a count and a noun: `1 speaker`, `2 speakers`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def markdown(text: str) -> str:
     """Return text as Markdown that shows it: in a line, a heading or a cell of a table."""
     text = printable(text)

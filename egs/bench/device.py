@@ -3,9 +3,10 @@
     python -m egs.bench --device cuda [--only products encoders ...] [--compile] [--data KALDI_DIR]
 
 `products` (the roof), `convolutions` (memory formats), `encoders` (ours and SpeechBrain's in every
-precision, step and inference), `step` (DINO: eager, compiled, as a CUDA graph), `augment` (noise, rooms and
-features on the device), `embed` (hours of audio a second, from files of --data too), `kmeans`. Medians of
-rounds in turns. A precision "tf32" is float32 with TF32 products; "float32" is without.
+precision, step and inference), `profile` (the kernels of a step), `step` (DINO: eager, compiled, as a CUDA
+graph), `augment` (noise, rooms and features on the device), `embed` (hours of audio a second, from files of
+--data too), `kmeans`. Medians of rounds in turns. A precision "tf32" is float32 with TF32 products;
+"float32" is without.
 """
 
 from __future__ import annotations
@@ -318,10 +319,27 @@ def kmeans(bench: Bench) -> None:
     show(f"k-means, {rows} x 192 to {clusters}", seconds, rows, "row")
 
 
+def profile(bench: Bench) -> None:
+    """The kernels that a training step of ECAPA-512 and of ResNet34 spends its time in, bfloat16."""
+    x = bench.random(bench.batch, 300, 80)
+    for name in ("ecapa-512", "resnet34-light"):
+        net = pairs()[name]()[0].to(bench.device).train()
+        for recorded in (False, True):
+            context = torch.profiler.profile() if recorded else contextlib.nullcontext()
+            with context as profiler, bench.precision("bfloat16"):
+                _step(net, x)
+                bench.waits()
+        by = "self_cuda_time_total" if bench.gpu else "self_cpu_time_total"
+        print(name)
+        table = profiler.key_averages().table(sort_by=by, row_limit=15, max_name_column_width=60)
+        print("\n".join(line[:200] for line in table.splitlines()))
+
+
 PARTS = {
     "products": products,
     "convolutions": convolutions,
     "encoders": encoders,
+    "profile": profile,
     "step": step,
     "augment": augment,
     "embed": embed,

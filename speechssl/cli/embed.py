@@ -61,9 +61,9 @@ def _add_hardware(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-seconds",
         type=flags.positive,
-        default=120.0,
+        default=60.0,
         metavar="SECONDS",
-        help=("longer files are embedded in pieces of this length and averaged (default: 120)"),
+        help=("longer files are embedded in pieces of this length and averaged (default: 60)"),
     )
 
 

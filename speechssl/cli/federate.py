@@ -80,31 +80,27 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the server, a client, or everything here; print the model's folder."""
+    from speechssl.federated import flower_client, flower_server, flower_simulation, local
     from speechssl.federated.settings import read_settings
 
     _refuse_what_does_not_fit(args)
     config, settings = read_settings(str(conf.locate(args.config)), args.overrides)
-    with flags.writing_alone(args.out):
+    out = args.out
+    with flags.writing_alone(out):
         if args.join:
-            from speechssl.federated import flower
-
-            flower.join(config, settings, args.out, _network(args), args.client, args.device)
+            flower_client.join(config, settings, out, _network(args), args.client, args.device)
             return
         if args.serve:
-            from speechssl.federated import flower
-
-            flower.serve(
-                config, settings, args.out, _network(args), args.clients, resume=args.resume
+            flower_server.serve(
+                config, settings, out, _network(args), args.clients, resume=args.resume
             )
         elif args.engine == "flower":
-            from speechssl.federated import flower
-
-            flower.simulate(config, settings, args.out, resume=args.resume, device=args.device)
+            flower_simulation.simulate(
+                config, settings, out, resume=args.resume, device=args.device
+            )
         else:
-            from speechssl.federated.local import run_here
-
-            run_here(config, settings, args.out, resume=args.resume, device=args.device)
-    print(args.out / "model")
+            local.run_here(config, settings, out, resume=args.resume, device=args.device)
+    print(out / "model")
 
 
 def _network(args: argparse.Namespace) -> Network:

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     from speechssl.errors import UserError
     from speechssl.speakers import voices
     from speechssl.speakers.model_digest import digest
-    from speechssl.text import printable
+    from speechssl.text import plural, printable
 
     known = voices.read(args.voices)
     embedder = Embedder.from_pretrained(
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
         origin = f"threshold known from {calibration.describe()}"
     else:
         origin = "no threshold is known: calibrate the model, or give --threshold"
-    told = f"{len(kept)} recordings, {len(known.names)} voices; {origin}"
+    told = f"{plural(len(kept), 'recording')}, {plural(len(known.names), 'voice')}; {origin}"
     print(printable(told), file=sys.stderr)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 
 from speechssl.cli import flags
+from speechssl.text import plural
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
             args.embeddings, args.out, mean=mean, kind=args.kind, recall=args.recall, seed=args.seed
         )
     print(f"kind        {about.kind}")
-    print(f"embeddings  {about.rows} of {about.dim} numbers, {len(about.shards)} shards")
+    print(f"embeddings  {about.rows} of {about.dim} numbers, {plural(len(about.shards), 'shard')}")
     if about.kind == "ivfpq":
         print(
             f"lists       {about.lists}, {about.probes} looked into; {about.code_bytes} byte codes"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -43,9 +45,21 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Print one line and exit with code 2."""
+        """Print one line and exit with code 2; of a misspelt choice the nearest is named."""
+        message = _INVALID_CHOICE.sub(_with_nearest, message)
         print(f"speechssl: error: {printable(message)}; see `{self.prog} --help`", file=sys.stderr)
         sys.exit(2)
+
+
+_INVALID_CHOICE = re.compile(r"invalid choice: '(.*)' \(choose from (.*)\)")
+"""What argparse says of a word that is none of the choices."""
+
+
+def _with_nearest(found: re.Match[str]) -> str:
+    choices = [choice.strip(" '") for choice in found[2].split(",")]
+    close = difflib.get_close_matches(found[1], choices, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"no {found[1]!r}{hint}; choose from {', '.join(choices)}"
 
 
 def plain(text: str | None) -> str:

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     from speechssl.locks import sole_writer
     from speechssl.speakers import voices
     from speechssl.speakers.enrolment import register
-    from speechssl.text import printable
+    from speechssl.text import plural, printable
 
     if args.out.suffix != ".safetensors":
         raise UserError(f"register: {args.out}: the name of a file of voices ends in .safetensors")
@@ -63,6 +63,6 @@ def run(args: argparse.Namespace) -> None:
         found.write(args.out)
     for failure in failed:
         print(printable(f"left out {failure.path}: {failure.reason}"), file=sys.stderr)
-    recordings = "1 recording" if len(found.ids) == 1 else f"{len(found.ids)} recordings"
-    count = "1 voice" if len(found.names) == 1 else f"{len(found.names)} voices"
+    recordings = plural(len(found.ids), "recording")
+    count = plural(len(found.names), "voice")
     print(f"{count} of {recordings} in {args.out}; {len(failed)} left out", file=sys.stderr)

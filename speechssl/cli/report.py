@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from speechssl.cli import flags
 from speechssl.errors import UserError
-from speechssl.text import printable
+from speechssl.text import plural, printable
 
 _PAGE_ONLY = ("data", "no-audio")
 """Flags that would be passed over in silence without --html."""
@@ -44,6 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="one page with tables, curves, a map and audio; it opens without a network",
+    )
+    kind.add_argument(
+        "--det",
+        type=Path,
+        metavar="FILE",
+        help="error curves of all systems over each other, a picture (.png, and .svg beside it) for"
+        " each trial list",
     )
     _add_page(parser)
 
@@ -107,10 +115,11 @@ def _write_page(args: argparse.Namespace) -> None:
     made = write_page(
         args.experiments, args.html, data=args.data, audio=not args.no_audio, chosen=chosen
     )
-    for note in made.notes:
-        print(f"left out: {printable(note)}", file=sys.stderr)
+    _say_left_out(made.notes)
     size = args.html.stat().st_size / 1e6
-    print(f"{printable(str(args.html))}: {size:.1f} MB, {len(made.clips.addresses)} clips")
+    print(
+        f"{printable(str(args.html))}: {size:.1f} MB, {plural(len(made.clips.addresses), 'clip')}"
+    )
 
 
 def _write_table(args: argparse.Namespace, experiment: Path) -> str:
@@ -122,6 +131,8 @@ def _write_table(args: argparse.Namespace, experiment: Path) -> str:
         from speechssl.report.record import record
 
         return record(experiment)
+    if args.det is not None:
+        return _draw_det(experiment, args.det)
     if args.transfer:
         from speechssl.report.transfer import transfer
 
@@ -129,3 +140,17 @@ def _write_table(args: argparse.Namespace, experiment: Path) -> str:
     from speechssl.report.summary import summarise
 
     return summarise(experiment)
+
+
+def _draw_det(experiment: Path, out: Path) -> str:
+    """Draw the error curves and return the names of the pictures."""
+    from speechssl.report.overlay import draw_det
+
+    drawn = draw_det(experiment, out)
+    _say_left_out(drawn.notes)
+    return "\n".join(printable(str(file)) for file in drawn.files)
+
+
+def _say_left_out(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(f"left out: {printable(note)}", file=sys.stderr)

@@ -40,6 +40,7 @@ from speechssl.errors import (
 from speechssl.files import write_text
 from speechssl.pools import ThreadPool
 from speechssl.progress import counted
+from speechssl.text import plural
 from speechssl.threads import usable_cores
 
 Format = Literal["flac", "wav"]
@@ -102,7 +103,8 @@ def write_shards(
         write_manifest(written, out)  # last: a directory without wav.scp is not complete
     hours = written.seconds / 3600
     print(
-        f"{out}: {len(written)} utterances, {hours:.2f} h, in {shards.count} shards{left_out}",
+        f"{out}: {len(written)} utterances, {hours:.2f} h, in"
+        f" {plural(shards.count, 'shard')}{left_out}",
         file=sys.stderr,
     )
     return written
@@ -133,7 +135,7 @@ def unfinished(out: Path, target: str) -> Iterator[tuple[FileSystem, str]]:
     shards = file_system.glob(f"{folder}/shard-*.tar")
     if shards:
         raise UserError(
-            f"{target}: holds {len(shards)} shards already; remove them, or give another store"
+            f"{target}: holds {plural(len(shards), 'shard')} already; remove them, or give another store"
         )
     with writing(out):
         write_text(mark, target)

@@ -22,7 +22,7 @@ from speechssl.embed.sources import collect
 from speechssl.errors import UserError, writing
 from speechssl.files import write_skipped
 from speechssl.locks import sole_writer, sole_writer_in
-from speechssl.text import printable
+from speechssl.text import plural, printable
 
 COLLAR = 0.25
 """Seconds around the bounds of true turns that do not count in the DER that is printed."""
@@ -49,7 +49,7 @@ class Summary:
     scored: int = 0
 
     def __str__(self) -> str:
-        text = f"diarized {len(self.turns)} recordings into {self.out}"
+        text = f"diarized {plural(len(self.turns), 'recording')} into {self.out}"
         if self.failed:
             text += f"; {len(self.failed)} failed"
         if self.passed_over:
@@ -79,7 +79,8 @@ def diarize_to_files(
 
     Args:
         embedder: the model.
-        inputs: audio files, folders, wav.scp files, Kaldi directories, or `-`.
+        inputs: audio files, folders, wav.scp files, Kaldi directories, or `-`. Of a Kaldi directory
+            with `segments` each segment is a recording, whose turns are counted from its beginning.
         out: a name that ends in `.rttm`: one file of all turns. Otherwise a folder: RECORDING.rttm
             and RECORDING.png.
         settings: how; `DiarizeSettings()` if not given.
@@ -143,7 +144,7 @@ def _try(
     embedder: Embedder, recording: Utterance, settings: DiarizeSettings, summary: Summary
 ) -> Diarization | None:
     try:
-        return diarize(embedder, recording.path, settings)
+        return diarize(embedder, recording, settings)
     except UserError as error:
         failure = Failure.of(recording, str(error))
         summary.failed.append(failure)
@@ -158,7 +159,8 @@ def _note(summary: Summary, recording: str, result: Diarization, true: Sequence[
         summary.scored += 1
     seconds = sum(turn.stop - turn.start for turn in result.turns)
     print(
-        f"{printable(recording)}: {len(result.speakers)} speakers, {len(result.turns)} turns,"
+        f"{printable(recording)}: {plural(len(result.speakers), 'speaker')},"
+        f" {plural(len(result.turns), 'turn')},"
         f" {seconds:.1f} s of speech",
         file=sys.stderr,
     )

@@ -51,7 +51,7 @@ class Diarization:
 
 def diarize(
     embedder: Embedder,
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Utterance,
     settings: DiarizeSettings | None = None,
     **changes: Any,
 ) -> Diarization:
@@ -62,7 +62,8 @@ def diarize(
 
     Args:
         embedder: the model.
-        path: the recording.
+        path: the recording; or an utterance, such as a line of `segments`: a part of a file, whose
+            turns are counted from its beginning.
         settings: how; `DiarizeSettings()` if not given.
         changes: settings by their names, such as ``speakers=2``.
 
@@ -71,12 +72,21 @@ def diarize(
     """
     settings = replace(settings or DiarizeSettings(), **changes)
     settings.check()
-    recording = Utterance(Path(path).name, os.fspath(path), channel=settings.channel)
+    if isinstance(path, Utterance):
+        recording = path
+        if settings.channel is not None:
+            recording = replace(path, channel=settings.channel)
+    else:
+        recording = Utterance(Path(path).name, os.fspath(path), channel=settings.channel)
     speech = find_speech(recording, parts.build("vad", {"name": settings.vad}))
     windows, raw = _windows(embedder, recording, speech, settings)
     labels = cluster(windows.vectors, settings)
     turns = resegment(windows, labels, change_penalty=settings.change_penalty)
-    return _with_vectors(turns, windows, raw)
+    found = _with_vectors(turns, windows, raw)
+    begin = recording.start
+    return replace(
+        found, turns=[Turn(t.start - begin, t.stop - begin, t.speaker) for t in found.turns]
+    )
 
 
 def cluster(vectors: Matrix, settings: DiarizeSettings) -> NDArray[np.int64]:

@@ -45,7 +45,7 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "effective_rank": (0.0, None),
     "rankme": (0.0, None),
     "projection_rank": (0.0, None),
-    "centre_norm": (0.0, 1.0),
+    "centre_norm": (0.0, 1.05),
     "deviation": (0.0, 1.1),
     "lr": (0.0, None),
     "gradient_norm": (0.0, None),
@@ -136,7 +136,8 @@ def _draw(axes: Axes, logs: Mapping[str, Sequence[Entry]], key: str) -> None:
     for style, log in zip(line_styles(len(logs)), logs.values(), strict=True):
         curve = _curve(log, key)
         if curve.points:
-            axes.plot(*zip(*curve.points, strict=True), **style, lw=1.6)
+            mark = "o" if len(curve.points) == 1 else None  # a line of one point is not seen
+            axes.plot(*zip(*curve.points, strict=True), **style, lw=1.6, marker=mark, ms=5)
         if curve.alarms:
             places = zip(*curve.alarms, strict=True)
             axes.plot(*places, "X", color=style["color"], ms=9, mec="white", mew=0.8, zorder=3)

@@ -113,6 +113,29 @@ def line_styles(count: int) -> list[dict[str, Any]]:
     return styles
 
 
+LEGEND_INCHES = 0.5
+"""Height of a legend that a figure has room for; for a higher one it grows."""
+
+
 def legend_below(figure: Figure, columns: int) -> None:
-    """Add a legend below the axes, where it hides nothing."""
-    figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize="small")
+    """Add a legend below the axes, where it hides nothing.
+
+    Where names are long it has fewer columns, and for many of them the figure grows: neither are
+    names cut off, nor do the axes shrink.
+
+    Args:
+        figure: whose artists have labels.
+        columns: at most.
+    """
+    for count in range(columns, 0, -1):
+        legend = figure.legend(
+            loc="outside lower center", ncols=count, frameon=False, fontsize="small"
+        )
+        extent = legend.get_window_extent()
+        if extent.width <= figure.bbox.width or count == 1:
+            break
+        legend.remove()
+    inches = extent.height / figure.dpi
+    if inches > LEGEND_INCHES:
+        figure.set_figheight(figure.get_figheight() + inches - LEGEND_INCHES)
+        figure.draw_without_rendering()  # the layout of the new size settles at the second drawing

@@ -34,8 +34,6 @@ class BatchEncoder:
     Attributes:
         device: where the model is. For "auto", the CPU if the GPU lacks an operator.
         used_precision: what "auto" stands for here.
-        pads_to_buckets: batches are padded to the edge of a length bucket, as each new
-            shape costs a set-up in bfloat16.
 
     Raises:
         UserError: no such precision, device or layer.
@@ -57,7 +55,7 @@ class BatchEncoder:
         else:
             rest = precision
             self.used_precision = choose_precision(precision, str(self.device))
-        self.pads_to_buckets = choose_precision(rest, str(self.device)) == "bfloat16"
+        self._is_low = choose_precision(rest, str(self.device)) == "bfloat16"
         self.layer = layer
         self.model = model.to(self.device).eval()
         self._encoder = self.model.encoder
@@ -102,14 +100,14 @@ class BatchEncoder:
             samples = in_samples(torch.as_tensor(lengths, device=self.device), waves)
         with torch.no_grad():
             features, frames = self.model.features(waves, samples)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.pads_to_buckets):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._is_low):
                 return encode_layer(self._encoder, features, frames, self.layer)
 
     def encode(self, waves: Sequence[Samples]) -> Matrix:
         """Return embeddings (B, D) of waves (T,) of any lengths at `sample_rate` Hz, as one batch.
 
-        They are padded to the longest. In bfloat16 they are padded to the edge of its
-        bucket: each new shape costs a set-up.
+        They are padded to the edge of the longest one's bucket (`batches.bucket_edge`). A
+        single one is not, but in bfloat16, where each new shape costs a set-up.
         """
         if not waves:
             return np.zeros((0, self.dim), np.float32)
@@ -117,7 +115,7 @@ class BatchEncoder:
         waves = [wave if len(wave) >= shortest else np.resize(wave, shortest) for wave in waves]
         lengths = torch.tensor([len(wave) for wave in waves])
         longest = int(lengths.max())
-        if self.pads_to_buckets:
+        if len(waves) > 1 or self._is_low:
             edge = bucket_edge(longest / self.sample_rate)
             longest = max(longest, round(edge * self.sample_rate))
         padded = torch.zeros(len(waves), longest)

@@ -144,36 +144,36 @@ def split(index: int, utterance: Utterance, seconds: float, max_seconds: float) 
 def bucket_edge(seconds: float) -> float:
     """Return the upper edge of the length bucket of `seconds`, at most 9 % above it.
 
-    Edges lie at eight an octave. In bfloat16 on a CPU each new shape costs a set-up, so
-    batches are padded to an edge.
+    Edges lie at eight an octave. Batches are padded to an edge: in bfloat16 on a CPU each
+    new shape costs a set-up, and in float32 memory that was freed by one shape does not fit
+    the next: 1,500 files of 2 to 6 s left 670 MB, in buckets 420, at the same speed.
     """
     octaves = math.log2(max(seconds, MIN_SECONDS))
     edge = math.ceil(_BUCKETS_PER_OCTAVE * octaves - 1e-9)
     return float(2.0 ** (edge / _BUCKETS_PER_OCTAVE))
 
 
-def make_batches(
-    pieces: Iterable[Piece], batch_seconds: float, *, by_bucket: bool
-) -> list[list[Piece]]:
-    """Sort pieces by length, longest first, and fill batches: neighbours need little padding.
+def make_batches(pieces: Iterable[Piece], batch_seconds: float) -> list[list[Piece]]:
+    """Sort pieces by length, longest first, and fill batches of one bucket of lengths each.
+
+    Each piece counts with the length of its bucket, so the full batches of a bucket have
+    one shape.
 
     Args:
         pieces: in any order; the batches do not depend on it.
         batch_seconds: padded seconds that a batch may hold; it holds one piece at
             least.
-        by_bucket: let no batch span two buckets, and count each piece with the length
-            of its bucket, so that the full batches of a bucket have one shape.
     """
     batches: list[list[Piece]] = []
     padded_seconds = 0.0  # of each piece of the last batch
     for piece in sorted(pieces, key=lambda p: (-p.seconds, p.index, p.start)):
-        length = bucket_edge(piece.seconds) if by_bucket else piece.seconds
-        shares_bucket = not by_bucket or length == padded_seconds
+        length = max(bucket_edge(piece.seconds), MIN_SECONDS)
+        shares_bucket = length == padded_seconds
         if batches and shares_bucket and (len(batches[-1]) + 1) * padded_seconds <= batch_seconds:
             batches[-1].append(piece)
         else:
             batches.append([piece])
-            padded_seconds = max(length, MIN_SECONDS)
+            padded_seconds = length
     return batches
 
 

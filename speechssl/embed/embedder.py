@@ -98,7 +98,7 @@ class Embedder(Estimator):
         precision: Precision = "float32",
         *,
         batch_seconds: float | None = None,
-        max_seconds: float = 120.0,
+        max_seconds: float = 60.0,
         readers: int | None = None,
         layer: str = EMBEDDING,
     ) -> None:

@@ -50,7 +50,7 @@ class EmbedSettings:
     device: str = "cpu"
     precision: Precision = "float32"
     batch_seconds: float | None = None
-    max_seconds: float = 120.0
+    max_seconds: float = 60.0
     readers: int | None = None
     layer: str = EMBEDDING
     network: str | None = None

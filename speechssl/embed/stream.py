@@ -64,7 +64,7 @@ def embed_stream(
                 count(1)
                 yield index, 0.0, seconds
         averages = batching.Averages(utterances)
-        batches = _wanted_batches(pieces, wanted, settings.batch_seconds, encoder.pads_to_buckets)
+        batches = _wanted_batches(pieces, wanted, settings.batch_seconds)
         for batch in batching.read_ahead(batches, read, settings.readers, encoder.sample_rate):
             for piece, samples, vector in _vectors(encoder, batch):
                 if not wanted[piece.index]:
@@ -76,11 +76,11 @@ def embed_stream(
 
 
 def _wanted_batches(
-    pieces: Sequence[Piece], wanted: Sequence[bool], batch_seconds: float, by_bucket: bool
+    pieces: Sequence[Piece], wanted: Sequence[bool], batch_seconds: float
 ) -> list[list[Piece]]:
     """Return those batches of all pieces that hold a piece of a wanted utterance."""
     kept = []
-    for batch in batching.make_batches(pieces, batch_seconds, by_bucket=by_bucket):
+    for batch in batching.make_batches(pieces, batch_seconds):
         if any(wanted[piece.index] for piece in batch):
             kept.append(batch)
     return kept

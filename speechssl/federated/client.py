@@ -88,6 +88,11 @@ class Client:
         Raises:
             UserError: what the server has sent does not fit, or a loss is not finite.
         """
+        if not 1 <= task.round <= self.settings.rounds or task.number < 1:
+            raise wire.Refused(
+                f"the server asks for round {task.round} of {self.settings.rounds}; use the same"
+                " configuration everywhere"
+            )
         received = wire.unpack(task.state, self.expected)
         if task.kind == "cluster":
             return self._answer_clusters(task, received)

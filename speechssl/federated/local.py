@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from speechssl.errors import UserError
+from speechssl.errors import CannotWrite, UserError
 from speechssl.federated.client import Client
 from speechssl.federated.clients import client_names, folder_of, holdings
 from speechssl.federated.messages import Answer, Task
@@ -56,12 +56,18 @@ def run_here(
 
 
 def _ask(clients: Sequence[Client], task: Task) -> tuple[list[Answer], list[tuple[str, str]]]:
-    """Return the answers of all clients, and (client, reason) of those that gave none."""
+    """Return the answers of all clients, and (client, reason) of those that gave none.
+
+    Raises:
+        CannotWrite: the disk refused, which is that of all clients and the server.
+    """
     answers = []
     failures = []
     for client in clients:
         try:
             answers.append(client.answer(task))
+        except CannotWrite:
+            raise
         except UserError as error:
             failures.append((client.name, str(error)))
     return answers, failures

@@ -2,7 +2,7 @@
 
 It has no audio. Its folder holds `server.pt` (the state to resume from, written after every task),
 `log.jsonl` (a line a round), `config.yaml`, and in the end `model/`, the encoder of the shared
-weights, beside `untrained/`. How tasks and answers travel is not known here (`local.py`, `flower.py`).
+weights, beside `untrained/`. How tasks and answers travel is not known here (`local.py`, `flower_*.py`).
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ class Server:
         self.rounds_done = 0
         self.tasks_done = 0
         self.failed_in_a_row = 0
+        self.last_failure = ""
         self.centroids = b""
         self.clustered_before = 0
         if self._saved.exists():
@@ -100,8 +101,8 @@ class Server:
         if self.failed_in_a_row >= MOST_FAILED_TASKS:
             raise UserError(
                 f"federate: {MOST_FAILED_TASKS} times in a row fewer than"
-                f" {self.settings.min_clients} clients gave an answer that fits; what was wrong is"
-                f" in {self.folder.log}"
+                f" {self.settings.min_clients} clients gave an answer that fits; all that was wrong is"
+                f" in {self.folder.log}, the last: {self.last_failure or 'nobody answered'}"
             )
         round = self.rounds_done + 1
         number = self.tasks_done + 1
@@ -155,6 +156,8 @@ class Server:
             self.rounds_done = task.round
         self.tasks_done = task.number
         self.failed_in_a_row = 0 if is_enough else self.failed_in_a_row + 1
+        for name, why in failed:
+            self.last_failure = printable(f"{name[:40]}: {why}")[:200]
         self._log(task, fitting, failed, is_enough)
         self._save()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
 from speechssl import metrics
+from speechssl.report.page import untrusted
 from speechssl.report.results import write_json
 
 TICKS = (0.1, 0.5, 2, 5, 10, 20, 40, 60, 80, 95)
@@ -64,6 +65,25 @@ def band(
         at[str(place)] = partial(miss_at, rate=float(rate))
     found = metrics.bootstrap_curve(at, scores, target, *speakers, replicates=replicates, seed=seed)
     return [None if interval is None else list(interval) for interval in found.values()]
+
+
+def rows_of(held: Mapping[str, Any]) -> NDArray[np.float64]:
+    """Return the band that a ``det.json`` holds, which may be somebody else's.
+
+    Returns:
+        (R, 2): ``[low, high]`` at each of `BAND_FPR`, NaN where there is none; (0, 2) if it is no
+        such band.
+    """
+    rows = untrusted.items(held, "fnr_interval")
+    if len(rows) != len(BAND_FPR):
+        return np.empty((0, 2))
+    found = np.full((len(rows), 2), np.nan)
+    for place, row in enumerate(rows):
+        if isinstance(row, list) and len(row) == 2:
+            ends = [untrusted.number({"": end}, "") for end in row]
+            if None not in ends:
+                found[place] = np.array(ends, np.float64)
+    return found
 
 
 def write_band(rows: list[list[float] | None], path: Path) -> None:

@@ -40,6 +40,9 @@ MUCH = 30
 VERY_MANY = 1000
 """So many clusters or more are drawn on a logarithmic axis."""
 
+FITS_BELOW = 8
+"""Letters of a class that fit below a column of the confusion table; longer names are written aslant."""
+
 SMALLEST_VALUE = 1e-8
 """Singular values below this share of the largest are drawn at it."""
 
@@ -229,7 +232,10 @@ def confusion_plot(labels: list[str], counts: ArrayLike, path: str | Path | None
         text.set(ha="center", va="center")
     ticks = range(len(labels))
     names = [plain(label) for label in labels]
-    axes.set_xticks(ticks, names, rotation=45, ha="right")
+    if max(map(len, names), default=0) > FITS_BELOW:
+        axes.set_xticks(ticks, names, rotation=45, ha="right")
+    else:
+        axes.set_xticks(ticks, names)
     axes.set_yticks(ticks, [f"{name}\nF1 {value:.2f}" for name, value in zip(names, f1)])
     axes.tick_params(length=0)
     axes.set(xlabel="predicted", ylabel="true", title=f"macro F1 {f1.mean():.2f}")

@@ -95,3 +95,17 @@ def test_neighbours_by_faiss_are_those_of_the_tiles():
     pytest.importorskip("faiss")
     out = bench("neighbours", "--rows", "300", "--dim", "8")
     assert "tiles" in out and "100.0000 % of the neighbours are the same" in out
+
+
+def test_what_a_device_is_worth_on_a_cpu():
+    out = bench(
+        "device", "--device", "cpu", "--only", "products", "convolutions", "augment", "kmeans"
+    )
+    assert "products in bfloat16" in out and "conv2d, channels last (ours)" in out
+    assert "log-mels" in out and "one iteration" in out and "rror" not in out
+
+
+def test_the_cost_of_a_command_and_its_exponent():
+    out = bench("costs", "--only", "score", "--scale", "0.02")
+    (row,) = [line for line in out.splitlines() if line.startswith("| score |")]
+    assert "2,000 6,000 20,000 trials" in row and float(row.split("|")[-2]) > -2

@@ -68,10 +68,10 @@ def test_every_verb_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     "argv, said",
     [
         ([], "VERB"),
-        (["embedd"], "invalid choice"),
+        (["embedd"], "no 'embedd' (did you mean 'embed'?)"),
         (["train", "x.yaml"], "--out"),
-        (["list", "decoders"], "invalid choice"),
-        (["prepare", "librispech", "a", "b"], "invalid choice: 'librispech'"),
+        (["list", "decoders"], "no 'decoders' (did you mean 'encoders'?)"),
+        (["prepare", "librispech", "a", "b"], "no 'librispech'"),
         (["average", "/nowhere/run"], "/nowhere/run"),
         (["validate", "/nowhere/data"], "1 problem, listed above"),
         (["train", "/nowhere/conf.yaml", "--out", "/tmp/never"], "/nowhere/conf.yaml"),

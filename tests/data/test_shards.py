@@ -116,7 +116,7 @@ def test_a_remote_store(kaldi: Path, tmp_path: Path, bucket: str) -> None:
     assert not list((tmp_path / "index").glob("*.tar"))
     for one, other in zip(batches(kaldi), batches(tmp_path / "index", remotes), strict=True):
         np.testing.assert_array_equal(one, other)
-    with pytest.raises(UserError, match="holds 1 shards already; remove them"):
+    with pytest.raises(UserError, match="holds 1 shard already; remove them"):
         write_shards(kaldi, tmp_path / "again", store=bucket)
     with pytest.raises(UserError, match="--remote s3://bucket/"):
         read_manifest(tmp_path / "index")

@@ -23,7 +23,7 @@ from speechssl.diarize.clustering import (
     unit,
     whitened,
 )
-from speechssl.diarize.files import file_names
+from speechssl.diarize.files import diarize_to_files, file_names
 from speechssl.diarize.picture import _bars
 from speechssl.diarize.pipeline import cluster, diarize
 from speechssl.diarize.resegmentation import SpeechWindows, resegment, viterbi
@@ -239,7 +239,7 @@ def test_the_command_writes_a_folder_and_names_what_it_left_out(
     names = sorted(os.listdir(out))
     assert names == ["a_b.wav.csv", "a_b.wav.json", "a_b.wav.png", "a_b.wav.rttm", "skipped.tsv"]
     said = capsys.readouterr().err
-    assert "diarized 1 recordings" in said and "1 failed; 1 other files passed over" in said
+    assert "diarized 1 recording into" in said and "1 failed; 1 other files passed over" in said
     assert "DER" in said
     skipped = (out / "skipped.tsv").read_text().splitlines()
     assert len(skipped) == 3 and "no speech was found" in skipped[1] and "text" in skipped[2]
@@ -251,6 +251,26 @@ def test_the_command_writes_a_folder_and_names_what_it_left_out(
     one_file = tmp_path / "all.rttm"
     assert main(["diarize", "mfcc", str(call), "--out", str(one_file), "--device", "cpu"]) == 0
     assert list(read_rttm(one_file)) == ["call.wav"]
+
+
+def test_a_segment_is_a_recording_that_begins_at_0(call: Path, tmp_path: Path) -> None:
+    """Of a Kaldi directory with `segments`; the second half is the call itself, later."""
+    embedder = speechssl.load("mfcc")
+    seconds = soundfile.info(call).duration
+    begin, end = round(0.4 * seconds, 1), round(0.9 * seconds, 1)
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "wav.scp").write_text(f"call {call}\n")
+    (data / "segments").write_text(f"late call {begin} {end}\nearly call 0 {begin}\n")
+    found = diarize_to_files(embedder, [data], tmp_path / "out").turns
+    assert set(found) == {"late", "early"}
+    assert 0 <= found["late"][0].start and found["late"][-1].stop <= end - begin + 0.1
+    assert found["early"][-1].stop <= begin + 0.1
+    samples, rate = soundfile.read(call, dtype="float32")
+    cut = tmp_path / "cut.wav"
+    soundfile.write(cut, samples[round(begin * rate) : round(end * rate)], rate, subtype="FLOAT")
+    for got, expected in zip(found["late"], diarize(embedder, cut).turns, strict=True):
+        assert got[:2] == pytest.approx(expected[:2], abs=0.11) and got[2] == expected[2]
 
 
 def test_what_cannot_be_is_one_line(call: Path, tmp_path: Path, capsys) -> None:

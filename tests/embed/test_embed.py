@@ -249,26 +249,23 @@ def test_batches_are_sorted_full_and_complete():
     pieces = [
         batching.Piece(i, 1, "", 0.0, None, s) for i, s in enumerate([3.0, 1.0, 2.0, 1.0, 9.0, 1.0])
     ]
-    found = batching.make_batches(pieces, 4.0, by_bucket=False)
+    found = batching.make_batches(pieces, 4.0)
     assert [[piece.seconds for piece in batch] for batch in found] == [
         [9.0],
         [3.0],
-        [2.0, 1.0],
-        [1.0, 1.0],
+        [2.0],
+        [1.0, 1.0, 1.0],
     ]
     rng = np.random.default_rng(0)
     pieces = [
         batching.Piece(i, 1, "", 0.0, None, float(s))
         for i, s in enumerate(rng.uniform(0.2, 9, 300))
     ]
-    for by_bucket in (False, True):
-        found = batching.make_batches(pieces, 30.0, by_bucket=by_bucket)
-        assert sorted(piece.index for batch in found for piece in batch) == list(range(300))
-        for batch in found:
-            assert len(batch) * max(piece.seconds for piece in batch) <= 30.0
-            assert (
-                not by_bucket or len({batching.bucket_edge(piece.seconds) for piece in batch}) == 1
-            )
+    found = batching.make_batches(pieces, 30.0)
+    assert sorted(piece.index for batch in found for piece in batch) == list(range(300))
+    for batch in found:
+        (edge,) = {batching.bucket_edge(piece.seconds) for piece in batch}
+        assert len(batch) * edge <= 30.0
 
 
 def test_bucket_edges():

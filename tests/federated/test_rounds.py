@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from speechssl.federated import local
 from speechssl.federated.client import Client
 from speechssl.federated.clients import client_names, folder_of, holdings
 from speechssl.federated.local import make_client, run_here
+from speechssl.federated.messages import Task
 from speechssl.federated.server import Server
 from speechssl.federated.settings import read_settings
 from speechssl.federated.shared import Blank
@@ -151,6 +154,18 @@ def test_a_server_that_is_killed_after_a_round_resumes_to_the_same_bits(
     assert [entry["round"] for entry in lines(tmp_path / "run")] == [1, 2, 3]
 
 
+@pytest.mark.parametrize(("round", "number"), [(0, 1), (-(10**15), 1), (3, 1), (1, 0)])
+def test_a_client_trains_no_round_that_there_is_not(
+    configuration: Path, tmp_path: Path, round: int, number: int
+) -> None:
+    config, settings = read_settings(str(configuration))
+    client = make_client(config, settings, "low", tmp_path, "cpu")
+    task = Task(number, "train", round, pack(client.expected))
+    with pytest.raises(UserError, match="asks for round"):
+        client.answer(task)
+    assert not client.folder.last.exists()
+
+
 def test_a_client_that_fails_in_a_round_is_left_out_and_comes_back(
     configuration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +181,26 @@ def test_a_client_that_fails_in_a_round_is_left_out_and_comes_back(
     first, second = lines(out)
     assert list(first["clients"]) == ["high"] and first["failed"] == {"low": "the disk is full"}
     assert sorted(second["clients"]) == ["high", "low"]
+
+
+def test_a_full_disk_ends_the_run_and_leaves_no_client_out(
+    configuration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = federate(configuration, tmp_path / "whole")
+    replace = os.replace
+
+    def is_full(source: Path, target: Path) -> None:
+        is_second_round = (tmp_path / "run/log.jsonl").exists()
+        if Path(target).name == "last.pt" and is_second_round:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", is_full)
+        with pytest.raises(UserError, match=r"last\.pt: cannot be written \(No space left"):
+            federate(configuration, tmp_path / "run")
+    federate(configuration, tmp_path / "run", resume=True)
+    assert (tmp_path / "run/server.pt").read_bytes() == (whole / "server.pt").read_bytes()
 
 
 def answers_to(configuration: Path, out: Path) -> tuple[Server, Any, list[Any]]:

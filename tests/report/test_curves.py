@@ -29,9 +29,9 @@ def test_each_run_is_a_line_and_each_alarm_a_cross():
     figure = curves.curves_plot({"one": LOG, "two": LOG[:1]}, known={"loss": 2.0})
     loss, rank = figure.axes
     assert (loss.get_title(), rank.get_title()) == ("loss", "effective rank of the embeddings")
-    one, two, known = drawn(loss)
+    one, known = drawn(loss)
     assert one == [[5, 3], [15, 1]]  # NaN is no point
-    assert two == [[5, 3]]
+    assert drawn(loss, "o") == [[[5, 3]]]
     assert [y for _, y in known] == [2, 2]
     assert drawn(rank) == [[[10, 12], [15, 4]]]
     assert drawn(loss, "X") == [[[15, 1]]] and drawn(rank, "X") == [[[15, 4]]]
@@ -99,4 +99,14 @@ def test_a_small_change_looks_small():
         {"step": step, "centre_norm": 0.08 + step / 1e5, "kl": 2 + step / 1e5} for step in (1, 2)
     ]
     centre, kl = curves.curves_plot({"one": flat}, ["centre_norm", "kl"]).axes
-    assert centre.get_ylim() == (0, 1) and kl.get_ylim()[0] == 0
+    assert centre.get_ylim() == (0, 1.05) and kl.get_ylim()[0] == 0
+
+
+def test_a_figure_that_was_measured_once_is_seen():
+    log = [{"step": step, "loss": 1.0 / step} for step in range(1, 9)] + [
+        {"step": 9, "rankme": 7.0}
+    ]
+    figure = curves.curves_plot({"run": log}, ("loss", "rankme"))
+    loss, rank = (axes.lines[0] for axes in figure.axes)
+    assert loss.get_marker() == "None"
+    assert rank.get_marker() == "o" and rank.get_xydata().tolist() == [[9.0, 7.0]]

@@ -1,15 +1,19 @@
 """Plots: files are drawn, without pyplot, for ordinary and degenerate scores."""
 
+import json
+import shutil
 import subprocess
 import sys
 
 import numpy as np
+import page_experiment
 import pytest
 from matplotlib.image import imread
 
 from speechssl import metrics
+from speechssl.cli.command import main
 from speechssl.errors import UserError
-from speechssl.report import det, plots
+from speechssl.report import det, overlay, plots
 from speechssl.report.bins import FEWEST, MOST, histogram
 from speechssl.report.spectra import spectrum
 
@@ -143,3 +147,50 @@ def test_mistakes_are_one_line(tmp_path, scored):
 def test_pyplot_is_left_alone():
     code = "import sys; from speechssl.report import plots; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["a", "a system with a longer name", "x" * 500])
+def test_a_legend_of_many_names_is_whole_and_the_axes_keep_their_size(name):
+    rng = np.random.default_rng(0)
+    target = rng.random(500) < 0.5
+    scores = rng.normal(size=500) + target
+    sizes = []
+    for count in (1, 10):
+        figure = plots.det_plot({f"{name} {place}": (scores, target) for place in range(count)})
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        drawn = legend.get_window_extent()
+        assert drawn.x0 >= 0 and drawn.x1 <= figure.bbox.width and drawn.y0 >= 0
+        assert figure.axes[0].title.get_window_extent().y1 <= figure.bbox.height
+        assert drawn.y1 < figure.axes[0].xaxis.label.get_window_extent().y0
+        sizes.append(figure.axes[0].get_window_extent().height)
+    assert sizes[1] > 0.9 * sizes[0]
+
+
+def test_all_systems_of_an_experiment_are_drawn_over_each_other(tmp_path, capsys, monkeypatch):
+    exp = page_experiment.experiment(tmp_path / "exp")
+    drawn = {}
+    real = plots.det_plot
+
+    def det_plot(systems, path, bands):
+        drawn[path.name] = (systems, bands)
+        return real(systems, path, bands)
+
+    monkeypatch.setattr(overlay.plots, "det_plot", det_plot)
+    assert main(["report", str(exp), "--det", str(tmp_path / "det.png")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'det.png'}\n"
+    assert (tmp_path / "det.png").exists() and (tmp_path / "det.svg").exists()
+    systems, bands = drawn["det.png"]
+    assert systems.keys() == bands.keys() == {"trained", "untrained"}
+    scores, target = systems["untrained"]
+    results = json.loads((exp / "eval/untrained/list/results.json").read_text())
+    assert metrics.eer(scores, target) == pytest.approx(results["eer"])
+    shutil.copytree(exp / "eval/trained/list", exp / "eval/trained/other")
+    (exp / "eval/trained/other/det.json").write_text('{"fnr_interval": [[1, "x"], 3]}')
+    assert main(["report", str(exp), "--det", str(tmp_path / "two.png")]) == 0
+    assert {"two-list.png", "two-other.png"} <= drawn.keys()
+    assert drawn["two-other.png"][1] == {}
+    for one in exp.glob("eval/*/*/scores"):
+        one.unlink()
+    assert main(["report", str(exp), "--det", str(tmp_path / "none.png")]) == 2
+    assert "has kept its scores" in capsys.readouterr().err

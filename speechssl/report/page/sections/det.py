@@ -9,8 +9,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from speechssl import metrics
-from speechssl.report.det import BAND_FPR, TICKS, min_dcf_point
-from speechssl.report.page import untrusted
+from speechssl.report.det import BAND_FPR, TICKS, min_dcf_point, rows_of
 from speechssl.report.page.blocks import Block, Chart, Text, Trace, plotly_text
 from speechssl.report.page.drawing import Styles, line, probit_axis, thinned
 from speechssl.report.page.material import Material, ScoredTrials, SystemEvaluation
@@ -124,15 +123,7 @@ def _marks(
 
 def _band(one: SystemEvaluation, styles: Styles) -> list[Trace]:
     """Return the band as one closed line that is filled; nothing where there is none."""
-    rows = untrusted.items(one.curve or {}, "fnr_interval")
-    if len(rows) != len(BAND_FPR):
-        return []
-    ends: list[Any] = [
-        row if isinstance(row, list) and len(row) == 2 else [None, None] for row in rows
-    ]
-    found = np.array(
-        [[untrusted.number({"": end}, "") for end in row] for row in ends], dtype=float
-    )
+    found = rows_of(one.curve or {})
     known = np.isfinite(found).all(1)
     if known.sum() < 2:
         return []
