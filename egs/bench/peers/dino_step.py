@@ -68,11 +68,17 @@ def main() -> None:
     parser = _programs.parser_of(__doc__)
     parser.add_argument("--batch", type=int, default=16, help="utterances of a step")
     parser.add_argument("--rounds", type=int, default=3, help="steps that count")
+    parser.add_argument(
+        "--default-allocator",
+        action="store_true",
+        help="leave glibc's allocator as it is, for all sides (`compat.tune_allocator`)",
+    )
     parser.add_argument("--no-memory", action="store_true", help="leave the peak memory out")
     parser.add_argument("--alone", help="run one candidate and print its peak memory (GB)")
     args = parser.parse_args()
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    tune_allocator()
+    if not args.default_allocator:
+        tune_allocator()
     torch.set_num_threads(1)
     folders = _programs.named(args)
     if not folders:
@@ -89,6 +95,7 @@ def main() -> None:
                     print(_measure.peak_gigabytes())
                     return
                 words = [f"--{program.name}", str(folder), "--batch", str(args.batch)]
+                words += ["--default-allocator"] if args.default_allocator else []
                 steps = {name: make() for name, make in makers.items()}
         except _programs.Unavailable as reason:
             print(f"\n{program.name}: left out: {reason}")
