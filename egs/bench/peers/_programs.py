@@ -93,14 +93,19 @@ def explained(program: Program, folder: Path) -> Iterator[None]:
         raise Unavailable(" ".join(str(error).split())) from error
 
 
+def check_clone(program: Program, folder: Path) -> None:
+    """Raise Unavailable unless a folder holds the program's package."""
+    if not (folder / program.package).is_dir():
+        raise Unavailable(f"{folder} has no {program.package}; give a clone of {program.address}")
+
+
 def adapter_of(program: Program, folder: Path) -> Any:
     """Return the adapter of a program, ready to import from its clone.
 
     Raises:
         Unavailable: the folder is no clone of it, or a package is missing.
     """
-    if not (folder / program.package).is_dir():
-        raise Unavailable(f"{folder} has no {program.package}; give a clone of {program.address}")
+    check_clone(program, folder)
     if str(folder.resolve()) not in sys.path:
         sys.path.insert(0, str(folder.resolve()))
     with explained(program, folder):

@@ -162,6 +162,9 @@ def main() -> None:
         return
     if not clones:
         parser.error("name at least one program, e.g. --sslsv DIR (egs/bench/peers/README.md)")
+    clones = _usable(clones)
+    if not clones:
+        return
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder), args.utterances, args.trials)
         for cohort in (0, args.cohort) if args.cohort else (0,):
@@ -175,6 +178,19 @@ def main() -> None:
             for program, clone in clones.items():
                 words = [*common, f"--{program.name}", str(clone), "--alone", program.name]
                 _show(program.name, in_its_own_process(words), mine)
+
+
+def _usable(clones: Mapping[_programs.Program, Path]) -> dict[_programs.Program, Path]:
+    """Return the clones that hold their program; say which do not."""
+    usable = {}
+    for program, clone in clones.items():
+        try:
+            _programs.check_clone(program, clone)
+        except _programs.Unavailable as reason:
+            print(f"\n{program.name}: left out: {reason}")
+        else:
+            usable[program] = clone
+    return usable
 
 
 def _alone(args: argparse.Namespace, clones: Mapping[_programs.Program, Path]) -> None:
