@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -63,6 +63,26 @@ def flops(peer: Any) -> tuple[float, float]:
     return counted.get_total_flops() / 1e9, mine.get_total_flops() / 1e9
 
 
+def show(
+    name: str,
+    peer: Any,
+    batch: int,
+    seconds: Mapping[str, _measure.Seconds],
+    peaks: Mapping[str, float],
+) -> None:
+    """Print the table of a program, and the products of its encoder and of ours."""
+    crops = peer.crops
+    gives = "features" if crops.features else "waveforms"
+    _measure.show(
+        f"{name}: a step of {batch} x (2 x {crops.long:g} s + 4 x {crops.short:g} s), from {gives}",
+        seconds,
+        name,
+        peaks,
+    )
+    theirs, ours = flops(peer)
+    print(f"  encoder, {crops.long:g} s: {theirs:.3f} GFLOP, ours {ours:.3f}")
+
+
 def main() -> None:
     """Measure every program that is named."""
     parser = _programs.parser_of(__doc__)
@@ -103,20 +123,12 @@ def main() -> None:
                 sys.exit(2)
             continue
         seconds = _measure.in_turns(steps, args.rounds)
-        del steps
+        del steps  # their memory is not that of the processes to come
         measured = [] if args.no_memory else list(makers)
         peaks = {
             name: _measure.peak_of("egs.bench.peers.dino_step", words, name) for name in measured
         }
-        crops = peer.crops
-        gives = "features" if crops.features else "waveforms"
-        title = (
-            f"{program.name}: a step of {args.batch} x (2 x {crops.long:g} s + 4 x {crops.short:g}"
-            f" s), from {gives}"
-        )
-        _measure.show(title, seconds, program.name, peaks)
-        theirs, ours = flops(peer)
-        print(f"  encoder, {crops.long:g} s: {theirs:.3f} GFLOP, ours {ours:.3f}")
+        show(program.name, peer, args.batch, seconds, peaks)
 
 
 if __name__ == "__main__":
