@@ -1,7 +1,7 @@
 """SpeechBrain's ECAPA-TDNN as an encoder of ours: what training would cost without
 `speechssl.encoders`.
 
-    python -m speechssl train CONFIG encoder.name=egs.bench.plain:PlainECAPA ...
+    python -m speechssl train CONFIG encoder=egs.bench.plain:PlainECAPA ...
 
 from the repository's root. Also the shortest example of an encoder of one's own: a subclass of
 `interfaces.Encoder` that takes features (B, F, M) and valid frames (B,), or none, to embeddings (B, D).

@@ -102,8 +102,15 @@ def _directories(directories: Sequence[str]) -> dict[str, str]:
 
 
 def folder_of(out: Path, name: str) -> Path:
-    """Return the folder of a client, whatever it is called."""
+    """Return the folder of a client, whatever it is called.
+
+    Raises:
+        UserError: it is a link, which might lead anywhere.
+    """
     quoted = quote(name, safe=" ")
     if not quoted.strip("."):  # "", "." and ".." are no names of folders
         quoted = quoted.replace(".", "%2E") or "%"
-    return out / "clients" / quoted
+    folder = out / "clients" / quoted
+    if folder.is_symlink() or folder.parent.is_symlink():
+        raise UserError(f"federate: {folder} is a link; put a folder there, or give another --out")
+    return folder

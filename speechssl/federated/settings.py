@@ -95,6 +95,12 @@ def read_settings(
         raise UserError("config: section federated must be a mapping (key: value)")
     settings = config.build(FederatedSettings, section, "federated")
     strategy = parts.check("federated", config.thaw(settings.strategy), "federated.strategy")
+    part = parts.find("federated", strategy["name"])
+    if not (isinstance(part, type) and issubclass(part, Strategy)):
+        raise UserError(
+            f"config: federated.strategy {strategy['name']} is no strategy; it must be a subclass of"
+            " speechssl.federated.strategy.Strategy"
+        )
     settings = replace(settings, strategy=config.freeze(strategy))
     train = written.setdefault("train", {}) or {}
     if isinstance(train, dict):

@@ -229,7 +229,7 @@ def build_method(
     if config.data.pseudo_labels and not method.NEEDS_LABELS:
         raise UserError(
             f"data.pseudo_labels: method {name} learns no labels; leave it out, or set"
-            " method.name=aam_softmax"
+            " method=aam_softmax"
         )
     method.prepare(len(utterances), read_pseudo_labels(config.data, utterances))
     if config.train.init_method:

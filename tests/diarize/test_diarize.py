@@ -264,7 +264,7 @@ def test_a_segment_is_a_recording_that_begins_at_0(call: Path, tmp_path: Path) -
     (data / "segments").write_text(f"late call {begin} {end}\nearly call 0 {begin}\n")
     found = diarize_to_files(embedder, [data], tmp_path / "out").turns
     assert set(found) == {"late", "early"}
-    assert 0 <= found["late"][0].start and found["late"][-1].stop <= end - begin + 0.1
+    assert found["late"][0].start >= 0 and found["late"][-1].stop <= end - begin + 0.1
     assert found["early"][-1].stop <= begin + 0.1
     samples, rate = soundfile.read(call, dtype="float32")
     cut = tmp_path / "cut.wav"

@@ -337,6 +337,14 @@ def test_the_model_embeds_and_the_command_says_where_it_is(
     assert main([*words[:1], str(configuration), "--out", str(out), "--client", "low"]) == 2
 
 
+def test_a_client_whose_folder_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run" / "clients").mkdir(parents=True)
+    (tmp_path / "run" / "clients" / "low").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="low is a link"):
+        folder_of(tmp_path / "run", "low")
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [
@@ -344,6 +352,7 @@ def test_the_model_embeds_and_the_command_says_where_it_is(
         ("federated.clusters=1", "at least 2"),
         ("federated.rounds=0", "above 0"),
         ("federated.strategy=fedavgg", "fedavg"),
+        ("federated.strategy=os:getcwd", "os:getcwd is no strategy"),
         ("federated.nothing=1", "unknown key federated.nothing"),
         ("train.epochs=3", "train.epochs is set by federated.rounds"),
     ],
