@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from functools import cache
 from pathlib import Path
 
 from speechssl.errors import UserError
@@ -13,18 +14,39 @@ _GIVEN_BY_SHELL = re.compile(r"/dev/(stdin|fd/\d+)|/proc/self/fd/\d+")
 
 
 def is_special(path: str | os.PathLike[str]) -> bool:
-    """Return True if a path exists and is neither a regular file nor a directory."""
+    """Return True if a path exists and is neither a regular file nor a directory.
+
+    Files of the kernel (below `/proc`) are none, whatever they call themselves: `/proc/kmsg` blocks
+    its reader.
+    """
     try:
-        mode = os.stat(path).st_mode
+        status = os.stat(path)
     except (OSError, ValueError):
         return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    if stat.S_ISREG(status.st_mode):
+        return status.st_dev == _device_of_proc()
+    return not stat.S_ISDIR(status.st_mode)
+
+
+@cache
+def _device_of_proc() -> int | None:
+    """Return the number of the file system at `/proc`; None where there is none of its own."""
+    try:
+        found = os.stat("/proc").st_dev
+        return None if found == os.stat("/").st_dev else found
+    except OSError:
+        return None
 
 
 def refuse_special_file(path: str | os.PathLike[str]) -> None:
-    """Raise UserError for a device, FIFO or socket. What does not exist is left to the reader."""
+    """Raise UserError for a device, FIFO, socket or file of the kernel.
+
+    What does not exist is left to the reader.
+    """
     if is_special(path):
-        raise UserError(f"{os.fspath(path)}: is a device, FIFO or socket; give a regular file")
+        raise UserError(
+            f"{os.fspath(path)}: is a device, FIFO, socket or file of the kernel; give a regular file"
+        )
 
 
 def first_bytes(path: str | os.PathLike[str], count: int) -> bytes:

@@ -5,12 +5,14 @@ import resource
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from builders import noise, write_audio
 
 from speechssl.audio import reading
+from speechssl.data.kaldi import read_mapping
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import UserError
 
@@ -75,9 +77,23 @@ def test_no_reader_opens_a_special_file(tmp_path: Path) -> None:
             reading.info(path)
 
 
+@pytest.mark.skipif(not os.path.isfile("/proc/version"), reason="needs Linux's /proc")
+def test_a_file_of_the_kernel_is_not_opened() -> None:
+    """/proc/kmsg is regular by its type; it gives what has happened, and then blocks for ever."""
+    with suppress(OSError), open("/dev/kmsg", "w") as log:
+        log.write("a line for the reader that comes first")
+    for path in ("/proc/kmsg", "/proc/version"):
+        with pytest.raises(UserError, match="file of the kernel"):
+            reading.check(path)
+        with pytest.raises(UserError, match="file of the kernel"):
+            read_mapping(path)
+
+
 CHILD = """
 import sys
+from contextlib import suppress
 from pathlib import Path
+from speechssl.data.kaldi import read_mapping
 from speechssl.data.manifest import read_manifest
 from speechssl.data.validation import validate
 from speechssl.errors import UserError
