@@ -23,6 +23,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from speechssl.errors import UserError
+from speechssl.regular import refuse_special_file
 
 T = TypeVar("T")
 
@@ -201,6 +202,7 @@ def _as_yaml(value: Any) -> str:
 
 def _load(path: str | Path) -> Any:
     """Return the mapping in a YAML file."""
+    refuse_special_file(path)
     try:
         loaded = OmegaConf.load(path)
     except FileNotFoundError as error:

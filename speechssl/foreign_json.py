@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.errors import UserError
+from speechssl.regular import is_special, refuse_special_file
 
 _MOST_BYTES = 8 << 20  # of `{},{},...` Python makes 25 times as much
 _LONGEST_LINE = 1 << 20  # bytes of a line of a log
@@ -28,6 +29,7 @@ def read(path: Path, remedy: str = "write it again") -> dict[str, Any]:
     Raises:
         UserError: it is not there, no regular file, no such object, too deep, or over 8 MiB.
     """
+    refuse_special_file(path)
     try:
         if not path.is_file():
             raise UserError(f"{path}: no such file; check the path")
@@ -46,6 +48,7 @@ def lines(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         UserError: it cannot be read, or a line is no such object or over 1 MiB.
     """
+    refuse_special_file(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; check the path")
     try:
@@ -72,7 +75,7 @@ def lines_up_to(path: Path, step: int, key: str = "step") -> Iterator[tuple[byte
         step: the last one that is kept.
         key: under which a line has its step.
     """
-    if not path.is_file():
+    if not path.is_file() or is_special(path):
         return
     with open(path, "rb") as file:
         while line := file.readline(_LONGEST_LINE):

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from speechssl.errors import UserError
+from speechssl.regular import is_special
 
 _MOST_BYTES = 1 << 20
 _MOST_LEVELS = 30
@@ -35,7 +36,7 @@ def read(path: str | Path, *, keep_tags: bool = False) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        if path.exists() and not path.is_file():
+        if path.exists() and (not path.is_file() or is_special(path)):
             raise UserError(f"{path}: is no regular file; not read")
         with open(path, "rb") as file:
             data = file.read(_MOST_BYTES + 1)

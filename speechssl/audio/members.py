@@ -14,9 +14,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from speechssl.audio.regular import refuse_special_file
 from speechssl.audio.remotes import Remote, is_address, refusal
 from speechssl.errors import UserError
+from speechssl.regular import refuse_special_file
 
 _ADDRESS = re.compile(r"(.+\.tar):([0-9]{1,18}):([0-9]{1,18})(\.\w+)", re.DOTALL)
 _WHOLE = 4 << 20  # bytes up to which a member is read in one go

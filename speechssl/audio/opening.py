@@ -21,8 +21,8 @@ from speechssl.audio.in_memory import InMemory
 from speechssl.audio.kinds import LOOK, Kind, kind_of
 from speechssl.audio.mp3 import length_is_a_guess
 from speechssl.audio.readers import AvReader, ForwardSoundFile, Reader, SoundFileReader
-from speechssl.audio.regular import first_bytes, refuse_special_file
 from speechssl.errors import UserError, refuse_without_descriptors
+from speechssl.regular import first_bytes, refuse_special_file
 
 PathLike = str | os.PathLike[str]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from speechssl.audio import members
 from speechssl.audio.pipes import Pipe
-from speechssl.audio.regular import is_special, read_text
 from speechssl.audio.remotes import Remotes, is_address, refusal
 from speechssl.errors import UserError
+from speechssl.regular import is_special, read_text
 
 OnBadEntry = Callable[[str, str], None]
 """Callback for an unusable entry: (id, message). The message says where, what, and what to do."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from speechssl.audio.kinds import LOOK, kind_of, not_audio
 from speechssl.audio.reading import EXTENSIONS
-from speechssl.audio.regular import first_bytes, is_special
 from speechssl.errors import UserError
+from speechssl.regular import first_bytes, is_special
 
 HIDDEN = "hidden (its name begins with a dot)"
 

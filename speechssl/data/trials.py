@@ -14,10 +14,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from speechssl.audio.regular import read_text
 from speechssl.audio.tables import MAX_ID
 from speechssl.data.kaldi import write_table
 from speechssl.errors import UserError
+from speechssl.regular import read_text
 
 
 @dataclass(frozen=True, slots=True)

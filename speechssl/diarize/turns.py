@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from speechssl.audio.regular import read_text
 from speechssl.errors import UserError, writing
 from speechssl.files import atomic_write
+from speechssl.regular import read_text
 
 _LATEST = 1e9  # seconds, 30 years: no recording is as long
 _MOST_SPEAKERS_TIMES_TURNS = 1_000_000  # of a recording; they become numbers of a matrix

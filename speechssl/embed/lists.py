@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from speechssl.audio.regular import refuse_special_file
 from speechssl.audio.remotes import Remotes
 from speechssl.data.manifest import Utterance
 from speechssl.data.vectors.format import most_bytes, refuse_long_id
 from speechssl.data.vectors.parquet import pyarrow_or_refuse, texts
 from speechssl.errors import UserError
+from speechssl.regular import refuse_special_file
 
 ENDING = ".parquet"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from speechssl import foreign_json
-from speechssl.audio.regular import read_text
 from speechssl.evaluation.verification import measures
+from speechssl.regular import read_text
 from speechssl.report.results import (
     Evaluation,
     Results,

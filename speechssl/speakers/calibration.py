@@ -109,7 +109,7 @@ def from_scores(scores_file: Path, trials_file: Path, prior: float = 0.05) -> Ca
     Raises:
         UserError: a file cannot be read, a line is not a trial, a trial has no score, or as `fit`.
     """
-    from speechssl.audio.regular import read_text
+    from speechssl.regular import read_text
 
     remedy = "give the scores that `speechssl score` wrote"
     score_of: dict[tuple[str, str], float] = {}

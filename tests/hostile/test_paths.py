@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from builders import noise, write_audio
 
+from speechssl import config, foreign_json, foreign_yaml
 from speechssl.audio import reading
 from speechssl.data.kaldi import read_mapping
 from speechssl.data.manifest import read_manifest
@@ -87,6 +88,12 @@ def test_a_file_of_the_kernel_is_not_opened() -> None:
             reading.check(path)
         with pytest.raises(UserError, match="file of the kernel"):
             read_mapping(path)
+        with pytest.raises(UserError, match="file of the kernel"):
+            config.read(path)
+        with pytest.raises(UserError, match="file of the kernel"):
+            foreign_json.read(Path(path))
+        with pytest.raises(UserError, match="no regular file"):
+            foreign_yaml.read(path)
 
 
 CHILD = """

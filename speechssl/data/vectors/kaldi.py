@@ -23,7 +23,6 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from speechssl.audio.regular import refuse_special_file
 from speechssl.data.vectors.format import (
     AddVectors,
     Row,
@@ -35,6 +34,7 @@ from speechssl.data.vectors.format import (
 from speechssl.data.vectors.text import read_lines
 from speechssl.errors import UserError
 from speechssl.files import atomic_write_together, write_text
+from speechssl.regular import refuse_special_file
 
 _DTYPES = {b"FV ": "<f4", b"DV ": "<f8"}
 _OFFSET = re.compile("[0-9]{1,18}")

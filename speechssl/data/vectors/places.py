@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from speechssl.audio.regular import refuse_special_file
 from speechssl.audio.remotes import STORES, is_address
 from speechssl.errors import UserError, writing
 from speechssl.files import atomic_write
+from speechssl.regular import refuse_special_file
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 

@@ -29,10 +29,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechssl import foreign_json
-from speechssl.audio.regular import refuse_special_file
 from speechssl.audio.tables import MAX_ID
 from speechssl.errors import UserError
 from speechssl.files import write_text
+from speechssl.regular import refuse_special_file
 
 LAYOUT = 1
 """Higher where an older package could not read the files."""

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechssl.audio.regular import refuse_special_file
 from speechssl.errors import UserError
 from speechssl.evaluation.neighbours import layout
 from speechssl.evaluation.neighbours.layout import About
+from speechssl.regular import refuse_special_file
 
 Matrix = NDArray[np.float32]
 

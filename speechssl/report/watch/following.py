@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from speechssl import foreign_json, foreign_yaml
-from speechssl.audio.regular import refuse_special_file
 from speechssl.errors import UserError
 from speechssl.files import RunFolder, refuse_unreadable_folder
+from speechssl.regular import refuse_special_file
 from speechssl.report.page import untrusted
 
 MOST_POINTS = 2000
