@@ -10,7 +10,6 @@ and built by ``speechssl.parts``.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import json
 import typing
@@ -24,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from speechssl.errors import UserError
 from speechssl.regular import refuse_special_file
+from speechssl.text import nearest
 
 T = TypeVar("T")
 
@@ -292,12 +292,6 @@ def known_section(key: str, known: Sequence[str]) -> None:
         raise UserError(
             f"config: unknown section {key!r}{nearest(key, known)}; known: {', '.join(known)}"
         )
-
-
-def nearest(word: str, known: Sequence[str]) -> str:
-    """Return `` (did you mean 'X'?)`` for the most similar known word, or an empty string."""
-    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _first_line(error: BaseException) -> str:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.errors import UserError
+from speechssl.text import nearest
 
 FOLDERS = {
     "corpora": "corpora that `speechssl prepare` reads",
@@ -90,9 +91,7 @@ def find(folder: str, name: str) -> Any:
         return _find_outside(folder, name)
     known = names(folder)
     if name not in known:
-        from speechssl import config
-
-        near = config.nearest(name, known)
+        near = nearest(name, known)
         raise UserError(f"{folder}: no {name!r}{near}; known: {', '.join(known)}")
     return importlib.import_module(f"speechssl.{folder}.{name}").PART
 

@@ -7,7 +7,9 @@ ids as they are.
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Sequence
 
 _FORMULA = ("=", "+", "-", "@")
 """With these a cell begins that a spreadsheet takes for a formula."""
@@ -74,3 +76,15 @@ def tsv_field(text: str) -> str:
         is_raw_byte = "\udc80" <= letter <= "\udcff"
         shown += letter if letter.isprintable() or is_raw_byte else _escaped(letter)
     return shown
+
+
+def nearest(word: str, known: Sequence[str], cutoff: float = 0.5) -> str:
+    """Return `` (did you mean 'X'?)`` for the most similar known word, or an empty string.
+
+    Args:
+        word: what somebody wrote.
+        known: what there is.
+        cutoff: least similarity, 0 to 1.
+    """
+    close = difflib.get_close_matches(str(word), known, n=1, cutoff=cutoff)
+    return f" (did you mean {close[0]!r}?)" if close else ""

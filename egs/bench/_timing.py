@@ -1,10 +1,11 @@
-"""What the benchmarks share: candidates timed in turns in one process, medians, ratios, a table."""
+"""What the benchmarks share: candidates timed in turns, medians, ratios, a table; peak memory."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 
@@ -56,3 +57,18 @@ def product_rates(dtype: torch.dtype, size: int = 2048, device: str = "cpu") -> 
         candidates["onednn"] = lambda: multiply("onednn")
     seconds = alternate(candidates, rounds=10)
     return {name: 2 * size**3 / value for name, value in seconds.items()}
+
+
+def peak_kib(process: int | str = "self") -> int:
+    """Return the peak memory of a process so far in KiB; 0 if it has ended, or the kernel does not tell.
+
+    What `getrusage` and `wait4` tell counts the memory that the parent held at the start.
+    """
+    try:
+        status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+    except OSError:
+        return 0
+    for line in status.splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1])
+    return 0

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from egs.bench._timing import peak_kib
 from speechssl import metrics
 from speechssl.data.vectors.folder_writer import part_bytes
 
@@ -94,13 +94,10 @@ def run(command: list[str]) -> Cost:
 def largest_of(pid: int) -> float:
     """Return the peak memory (GB) of the largest among a process and its descendants."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:  # it has just ended
         return 0.0
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    own = int(found[1]) / 1e6 if found else 0.0
-    return max([own, *(largest_of(int(child)) for child in children)])
+    return max([peak_kib(pid) / 1e6, *(largest_of(int(child)) for child in children)])
 
 
 def labels_of(path: Path, rows: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

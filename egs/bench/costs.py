@@ -23,6 +23,8 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
+from egs.bench._timing import peak_kib
+
 FACTORS = (1, 3, 10)
 
 
@@ -61,28 +63,13 @@ def run(words: list[str]) -> Cost:
         ended = 0
         while not ended:
             time.sleep(0.02)
-            megabytes = max(megabytes, peak_memory(child.pid))
+            megabytes = max(megabytes, peak_kib(child.pid) / 1e3)
             ended, status, used = os.wait4(child.pid, os.WNOHANG)
         child.returncode = os.waitstatus_to_exitcode(status)
         if child.returncode:
             output.seek(0)
             raise RuntimeError(f"{' '.join(words)}: {output.read().decode()[-500:]}")
     return Cost(used.ru_utime + used.ru_stime, megabytes)
-
-
-def peak_memory(process: int) -> float:
-    """Return the peak memory of a process so far in MB; 0 if it has ended.
-
-    What `wait4` tells counts the parent's memory from before the command was started.
-    """
-    try:
-        status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
-    except OSError:
-        return 0.0
-    for line in status.splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1e3
-    return 0.0
 
 
 def jobs(folder: Path, scale: float) -> dict[str, Job]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from speechssl.text import printable
+from speechssl.text import nearest, printable
 
 
 class Parser(argparse.ArgumentParser):
@@ -57,8 +56,7 @@ _INVALID_CHOICE = re.compile(r"invalid choice: '(.*)' \(choose from (.*)\)")
 
 def _with_nearest(found: re.Match[str]) -> str:
     choices = [choice.strip(" '") for choice in found[2].split(",")]
-    close = difflib.get_close_matches(found[1], choices, n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    hint = nearest(found[1], choices, cutoff=0.6)
     return f"no {found[1]!r}{hint}; choose from {', '.join(choices)}"
 
 

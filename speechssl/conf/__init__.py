@@ -13,6 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from speechssl.errors import UserError
+from speechssl.text import nearest
 
 FOLDER = Path(__file__).parent
 
@@ -46,8 +47,6 @@ def locate(config: str | Path) -> Path:
     shipped = find(str(config))
     if shipped is not None:
         return shipped
-    from speechssl.config import nearest
-
     near = nearest(str(config), names())
     raise UserError(
         f"config: no file {config}, and no configuration of that name{near}; give a YAML file or"

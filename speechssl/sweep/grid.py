@@ -9,9 +9,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from speechssl.config import nearest
 from speechssl.errors import UserError
 from speechssl.regular import read_text
+from speechssl.text import nearest
 
 MOST_RUNS = 10_000
 """More runs than this are a mistake in a range."""

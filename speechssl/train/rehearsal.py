@@ -39,9 +39,10 @@ def rehearse(run: Run, steps: int) -> float:
     """
     config = run.config
     passes = config.train.gradient_accumulation_steps
-    loader = run.loader(0, passes, 0)
     warm_up = 0
-    if steps > 1:
+    if steps == 1:
+        loader = run.loader(0, passes, workers=0)
+    else:
         loader = run.loader(0, _MAX_BATCHES)
         warm_up = max(_WARM_UP, math.ceil(loader.ahead / passes))
         steps = max(steps, math.ceil(loader.workers / passes))

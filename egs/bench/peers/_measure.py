@@ -8,10 +8,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-from egs.bench._timing import alternate
+from egs.bench._timing import alternate, peak_kib
 
 Candidates = Mapping[str, Callable[[], object]]
 
@@ -48,12 +47,9 @@ def in_turns(candidates: Candidates, rounds: int) -> dict[str, Seconds]:
 
 def peak_gigabytes() -> float:
     """Return the most memory that this process has held, in GB."""
-    try:  # ru_maxrss of Linux also counts the process that started this one
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) * 1024 / 1e9
-    except OSError:
-        pass
+    peak = peak_kib()
+    if peak:
+        return peak * 1024 / 1e9
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import importlib
 import io
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -75,6 +76,24 @@ def named(args: argparse.Namespace) -> dict[Program, Path]:
     """Return the clones that the command line names."""
     folders = {program: getattr(args, program.package) for program in PROGRAMS}
     return {program: folder for program, folder in folders.items() if folder is not None}
+
+
+def begin(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, dict[Program, Path]]:
+    """Read the command line, and compute on one thread of the CPU from now on.
+
+    Returns:
+        The arguments, and the clones that they name.
+    """
+    args = parser.parse_args()
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    torch.set_num_threads(1)
+    return args, named(args)
+
+
+def refuse_none(parser: argparse.ArgumentParser, folders: dict[Program, Path]) -> None:
+    """End with a message if the command line names no clone."""
+    if not folders:
+        parser.error("name at least one program, e.g. --sslsv DIR (egs/bench/peers/README.md)")
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ Ours has the crops of the program beside it, and is told features where the prog
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -95,14 +94,10 @@ def main() -> None:
     )
     parser.add_argument("--no-memory", action="store_true", help="leave the peak memory out")
     parser.add_argument("--alone", help="run one candidate and print its peak memory (GB)")
-    args = parser.parse_args()
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    args, folders = _programs.begin(parser)
     if not args.default_allocator:
         tune_allocator()
-    torch.set_num_threads(1)
-    folders = _programs.named(args)
-    if not folders:
-        parser.error("name at least one program, e.g. --sslsv DIR (egs/bench/peers/README.md)")
+    _programs.refuse_none(parser, folders)
     for program, folder in folders.items():
         try:
             peer = _programs.adapter_of(program, folder)

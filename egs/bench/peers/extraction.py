@@ -9,7 +9,6 @@ One thread computes; ours has one more that reads ahead, whose processor seconds
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -18,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import soundfile
-import torch
 
 from egs.bench.peers import _measure, _ours, _programs
 from speechssl.compat import tune_allocator
@@ -52,13 +50,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="runs that count")
     parser.add_argument("--no-memory", action="store_true", help="leave the peak memory out")
     parser.add_argument("--alone", help="run one candidate and print its peak memory (GB)")
-    args = parser.parse_args()
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    args, folders = _programs.begin(parser)
     tune_allocator()
-    torch.set_num_threads(1)
-    folders = _programs.named(args)
-    if not folders:
-        parser.error("name at least one program, e.g. --sslsv DIR (egs/bench/peers/README.md)")
+    _programs.refuse_none(parser, folders)
     with tempfile.TemporaryDirectory() as folder:
         paths, total = write_files(Path(folder), args.files, args.longest)
         for program, clone in folders.items():

@@ -12,15 +12,12 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from egs.bench.peers import _programs
 from egs.bench.peers._corpus import Corpus, generate
@@ -84,13 +81,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--batches", type=int, default=12, help="batches of the loader alone")
     parser.add_argument("--steps", type=int, default=3, help="batches of loader and step")
-    args = parser.parse_args()
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    args, folders = _programs.begin(parser)
     tune_allocator()
-    torch.set_num_threads(1)
-    folders = _programs.named(args)
-    if not folders:
-        parser.error("name at least one program, e.g. --sslsv DIR (egs/bench/peers/README.md)")
+    _programs.refuse_none(parser, folders)
     with tempfile.TemporaryDirectory() as folder:
         corpus = None
         for program, clone in folders.items():

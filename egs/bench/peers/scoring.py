@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from egs.bench.peers import _measure, _programs
 from speechssl import metrics
@@ -153,15 +151,11 @@ def main() -> None:
     parser.add_argument("--cohort", type=int, default=3000, help="of AS-norm; 0: none")
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--alone", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    torch.set_num_threads(1)
-    clones = _programs.named(args)
+    args, clones = _programs.begin(parser)
     if args.alone:
         _alone(args, clones)
         return
-    if not clones:
-        parser.error("name at least one program, e.g. --sslsv DIR (egs/bench/peers/README.md)")
+    _programs.refuse_none(parser, clones)
     clones = _usable(clones)
     if not clones:
         return
