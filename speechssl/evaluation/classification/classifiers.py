@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from speechssl import metrics
+from speechssl.errors import UserError
 from speechssl.evaluation.classification.folds import Names
 
 Rows = NDArray[np.float64]
@@ -19,12 +20,12 @@ class Kind(NamedTuple):
     """A kind of classifier.
 
     Attributes:
-        make: makes one from its setting.
+        make: makes one from its setting, for so many training rows.
         grid: settings to choose from, simplest model first.
         balanced: whether classes weigh alike in its training.
     """
 
-    make: Callable[[Any], Any]
+    make: Callable[[Any, int], Any]
     grid: tuple[Any, ...]
     balanced: bool = False
 
@@ -78,13 +79,19 @@ def kinds(balanced: bool, seed: int) -> dict[str, Kind]:
 
     weight = "balanced" if balanced else None
 
-    def logistic(c: float) -> Any:
+    def logistic(c: float, _rows: int) -> Any:
         return LogisticRegression(C=c, max_iter=500, class_weight=weight)
 
-    def svm(c: float) -> Any:
+    def svm(c: float, _rows: int) -> Any:
         return LinearSVC(C=c, class_weight=weight, random_state=seed)
 
-    def mlp(alpha: float) -> Any:
+    def knn(neighbours: int, rows: int) -> Any:
+        return KNeighborsClassifier(min(neighbours, rows))
+
+    def lda(shrinkage: float, _rows: int) -> Any:
+        return ShrunkLDA(shrinkage)
+
+    def mlp(alpha: float, _rows: int) -> Any:
         return MLPClassifier(
             (64,), alpha=alpha, max_iter=300, early_stopping=True, random_state=seed
         )
@@ -93,18 +100,29 @@ def kinds(balanced: bool, seed: int) -> dict[str, Kind]:
     return {
         "logistic": Kind(logistic, penalties, balanced),
         "svm": Kind(svm, penalties, balanced),
-        "knn": Kind(KNeighborsClassifier, (31, 15, 7, 3, 1)),
-        "lda": Kind(ShrunkLDA, (0.9, 0.5, 0.2, 0.1, 0.01)),
+        "knn": Kind(knn, (31, 15, 7, 3, 1)),
+        "lda": Kind(lda, (0.9, 0.5, 0.2, 0.1, 0.01)),
         "mlp": Kind(mlp, (10.0, 1.0, 0.1, 0.01)),
     }
 
 
 def fitted(kind: Kind, setting: Any, x: Rows, truth: Names) -> Any:
-    """Return standardisation and classifier, fitted together to rows (N, D) and classes (N,)."""
+    """Return standardisation and classifier, fitted together to rows (N, D) and classes (N,).
+
+    Raises:
+        UserError: there are too few rows for this kind of classifier.
+    """
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    return make_pipeline(StandardScaler(), kind.make(setting)).fit(x, truth)
+    pipeline = make_pipeline(StandardScaler(), kind.make(setting, len(x)))
+    try:
+        return pipeline.fit(x, truth)
+    except ValueError as error:  # the MLP holds out a tenth of the rows, some of each class
+        raise UserError(
+            f"classification: {len(x)} training utterances are too few for this classifier"
+            f" ({error}); take logistic"
+        ) from error
 
 
 def choose(kind: Kind, x: Rows, truth: Names, group: Names) -> Any:
