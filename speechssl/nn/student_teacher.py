@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -36,10 +37,19 @@ class Seen(NamedTuple):
 
 def other_pairs(teacher: Seen, student: Seen) -> Tensor:
     """Return (U, V) bool: all pairs but those of the same view on both sides."""
-    different = []
-    for view in teacher.views:
-        different.append([view != other for other in student.views])
-    return torch.tensor(different, device=student.logits.device)
+    return _different(tuple(teacher.views), tuple(student.views), student.logits.device)
+
+
+@lru_cache(maxsize=16)
+def _different(
+    views: tuple[tuple[int, int], ...], others: tuple[tuple[int, int], ...], device: torch.device
+) -> Tensor:
+    """Return (U, V) bool, whether a view is another one; copied to the device only once."""
+    rows = []
+    for view in views:
+        rows.append([view != other for other in others])
+    with torch.inference_mode(False):  # the next one to ask may want gradients
+        return torch.tensor(rows, device=device)
 
 
 def check_pairs(views: Sequence[Views]) -> None:
