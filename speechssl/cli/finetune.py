@@ -137,12 +137,21 @@ def _finetune(args: argparse.Namespace) -> None:
     utterances: list[Utterance] = []
     for directory in args.data:
         utterances.extend(read_manifest(directory, remotes=remotes))
+    labels = read_values(args.labels, "label")
+    groups = read_values(args.groups, "spk")
+    folds = flags.read_folds(args.folds)
+    subject_of = None
+    if args.subjects:
+        subject_of = read_values(args.subjects, "subject")
+        own_folds = not isinstance(folds, int)
+        labelled = {u.id: labels[u.id] for u in utterances if u.id in labels}
+        subjects.check(labelled, groups, subject_of, own_folds=own_folds)
     measured = finetune.finetune(
         load_model(args.model, allow_code=args.allow_code),
         utterances,
-        read_values(args.labels, "label"),
-        read_values(args.groups, "spk"),
-        folds=flags.read_folds(args.folds),
+        labels,
+        groups,
+        folds=folds,
         test_folds=args.test_folds,
         fractions=args.fractions,
         settings=_settings(args),
@@ -153,8 +162,7 @@ def _finetune(args: argparse.Namespace) -> None:
         save=args.save,
     )
     votes = None
-    if args.subjects:
-        subject_of = read_values(args.subjects, "subject")
+    if subject_of is not None:
         votes = subjects.add_votes(measured, subject_of, replicates=args.replicates, seed=args.seed)
     if args.out:
         _write(args.out, measured)
