@@ -15,9 +15,7 @@ import functools
 import io
 import os
 import sys
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -38,13 +36,12 @@ from speechssl.errors import (
     writing,
 )
 from speechssl.files import write_text
-from speechssl.pools import ThreadPool
+from speechssl.pools import map_ahead
 from speechssl.progress import counted
 from speechssl.text import plural
 from speechssl.threads import usable_cores
 
 Format = Literal["flac", "wav"]
-_AHEAD = 64  # utterances encoded before they are written
 
 
 def write_shards(
@@ -208,8 +205,9 @@ def _pack(
         The utterances that were written, with their addresses as paths.
     """
     encode = functools.partial(_encode, format=format)
+    shown = counted(utterances, len(utterances), "writing", "files")
     packed = []
-    ahead = _encode_ahead(encode, _with_progress(utterances), jobs)
+    ahead = map_ahead(encode, shown, max(1, jobs or usable_cores()))
     with contextlib.closing(ahead) as encoded:
         for utterance, data in zip(utterances, encoded, strict=True):
             if isinstance(data, Unreadable):
@@ -237,27 +235,3 @@ def _encode(utterance: Utterance, format: Format) -> bytes | Unreadable:
     file = io.BytesIO()
     soundfile.write(file, steps, rate, format=format.upper(), subtype="PCM_16")
     return file.getvalue()
-
-
-def _encode_ahead(
-    encode: Callable[[Utterance], bytes | Unreadable],
-    utterances: Iterable[Utterance],
-    jobs: int | None,
-) -> Generator[bytes | Unreadable, None, None]:
-    """Yield `encode` of each utterance, in order; threads are a bounded number of them ahead."""
-    waiting: deque[Future[bytes | Unreadable]] = deque()
-    pool = ThreadPool(max(1, jobs or usable_cores()))
-    try:
-        for utterance in utterances:
-            waiting.append(pool.submit(encode, utterance))
-            if len(waiting) > _AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)  # else Ctrl-C waits for all that is ahead
-
-
-def _with_progress(utterances: list[Utterance]) -> Iterable[Utterance]:
-    """Return the utterances, and show how many have been taken."""
-    return counted(utterances, len(utterances), "writing", "files")
