@@ -32,6 +32,7 @@ from speechssl.threads import usable_cores
 KINDS = ("noise", "music", "speech")
 # Root mean square to which every noise is brought: neighbours in the bank are equally loud.
 _LEVEL = 0.05
+_FAINTEST = 1e-9  # peak; what is below it is no sound, and its energy no float32
 _LOG = logging.getLogger(__name__)
 
 
@@ -229,7 +230,7 @@ def _read_all(
 ) -> Iterator[tuple[np.ndarray, str]]:
     """Read the first `seconds` of every file, in a few threads; yield `finish` of each, and its kind.
 
-    Files that cannot be read are left out, with a warning; those that are all 0, without one.
+    Files that cannot be read are left out, with a warning; silent ones, without one.
     """
 
     def read(item: tuple[str, str]) -> np.ndarray | None:
@@ -238,7 +239,7 @@ def _read_all(
         except UserError as error:
             _warn(item[0], str(error))
             return None
-        return finish(wave) if wave.any() else None
+        return finish(wave) if np.abs(wave).max() > _FAINTEST else None
 
     waves = map_ahead(read, listed, max(1, min(8, usable_cores())))
     for wave, (_, kind) in zip(waves, listed, strict=True):

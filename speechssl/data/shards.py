@@ -122,7 +122,7 @@ def unfinished(out: Path, target: str) -> Iterator[tuple[FileSystem, str]]:
             unfinished run has left.
     """
     mark = out / ".unfinished"
-    is_left_over = mark.exists() and mark.read_text(encoding="utf-8") == target
+    is_left_over = mark.exists() and mark.read_bytes() == os.fsencode(target)
     wav_scp = out / "wav.scp"
     if wav_scp.exists() and not is_left_over:
         raise UserError(f"{out}: holds a Kaldi directory already; give another one, or remove it")
@@ -168,14 +168,19 @@ def _pack_all(
     jobs: int | None,
     skipped: list[tuple[str, str]],
 ) -> list[Utterance]:
-    """Do what `_pack` says and close the last shard.
+    """Do what `_pack` says and close the last shard, of a broken run, too.
+
+    Stores show a file when it is closed, and its object may do so whenever it is collected: it must
+    be there before `unfinished` removes what a broken run has left.
 
     Raises:
         UserError: the store cannot be written.
     """
     try:
-        packed = _pack(utterances, shards, format, jobs, skipped)
-        shards.close()
+        try:
+            packed = _pack(utterances, shards, format, jobs, skipped)
+        finally:
+            shards.close()
     except (UserError, MachineError):
         raise
     except Exception as error:  # stores have errors of their own
