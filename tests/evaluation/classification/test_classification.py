@@ -347,9 +347,10 @@ def test_lda_is_scikit_learns(dim, shrinkage):
     truth = np.array(list("abc"))[rng.choice(3, 120, p=[0.6, 0.3, 0.1])]
     means = {name: rng.normal(size=dim) for name in "abc"}
     x = np.stack([means[name] for name in truth]) + 2 * rng.normal(size=(120, dim))
-    ours = ShrunkLDA(shrinkage).fit(x, truth)
+    space = RowSpace().fit(x)
+    ours = ShrunkLDA(shrinkage, dimensions=dim).fit(space.transform(x), truth)
     theirs = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage).fit(x, truth)
-    weights = ours.weights if ours.space.basis_ is None else ours.space.basis_ @ ours.weights
+    weights = ours.weights if space.basis_ is None else space.basis_ @ ours.weights
     np.testing.assert_allclose(weights.T, theirs.coef_, rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(ours.offset, theirs.intercept_, rtol=1e-6)
-    assert (ours.predict(x) == theirs.predict(x)).all()
+    assert (ours.predict(space.transform(x)) == theirs.predict(x)).all()
