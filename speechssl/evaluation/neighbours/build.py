@@ -298,11 +298,21 @@ def _measured(
         return recall_of(rows, truth[chosen], drawn[chosen])
 
     probes = 1
-    index.set_probes(probes)
-    while probes < about.lists and found(~measuring) < wanted:
-        probes = min(2 * probes, about.lists)
+    for probes in _numbers_of_probes(about.lists):
         index.set_probes(probes)
+        if found(~measuring) >= wanted:
+            break
     return replace(about, probes=probes, recall=found(measuring))
+
+
+def _numbers_of_probes(lists: int) -> list[int]:
+    """Return the numbers of lists to try: 1, 2, 3, 4, 6, 8, 12, 16, 24 ... and all of them."""
+    numbers = {lists}
+    power = 1
+    while power < lists:
+        numbers |= {power, min(3 * power, lists)}
+        power *= 2
+    return sorted(numbers)
 
 
 def recall_of(rows: NDArray[np.int64], truth: NDArray[np.int64], own: NDArray[np.int64]) -> float:

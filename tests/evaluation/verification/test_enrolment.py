@@ -106,7 +106,7 @@ def test_a_list_without_trials_is_refused():
 
 def test_read_enrolment(tmp_path):
     path = tmp_path / "spk2utt"
-    path.write_text("A u0 u1\nB u3\nA u2 u1\n\n")
+    path.write_text("A u0 u1 u0\nB u3\nA u2 u1\n\n")
     assert read_enrolment(path) == {"A": ["u0", "u1", "u2"], "B": ["u3"]}
     for text, message in (("A u0\nB\n", ":2: model 'B' has no utterance"), ("\n", "is empty")):
         path.write_text(text)
