@@ -83,7 +83,7 @@ def _adapt(settings: AdaptSettings, folder: AdaptFolder, device: str) -> dict[st
         "ways": {way: _figures(judgement) for way, judgement in judged.items()},
         "left_out": left_out,
     }
-    results["report"] = report.lines(results, settings, folder)
+    results["report"] = report.lines(results, judged, settings, folder)
     write_text(folder.report, "\n".join(results["report"]) + "\n")
     write_text(folder.results, json.dumps(results, indent=2) + "\n")
     return results

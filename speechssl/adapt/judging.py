@@ -29,6 +29,7 @@ from speechssl import metrics
 from speechssl.adapt.pairs import Pairs, Rows
 from speechssl.clustering.steps import prepared
 from speechssl.diagnostics.effective_rank import effective_rank
+from speechssl.evaluation.verification.scoring import unit
 
 REPLICATES = 2000
 CLUSTER_SHARES = (2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
@@ -180,7 +181,7 @@ def _same_cluster(pairs: Pairs) -> NDArray[np.bool_]:
     """
     pieces, place = np.unique(pairs.pieces, return_inverse=True)
     sums = np.zeros((len(pieces), pairs.plain.shape[1]), np.float32)
-    np.add.at(sums, place, _unit(pairs.plain))
+    np.add.at(sums, place, unit(pairs.plain))
     labels = best_clusters(prepared(sums))[place]
     return np.asarray(labels[:, None] == labels[None, :])
 
@@ -209,10 +210,5 @@ def best_clusters(rows: Rows) -> NDArray[np.int64]:
 
 def _scores(pairs: Pairs) -> Rows:
     """Return cosines (N, N) of every plain window with every changed one."""
-    scores: Rows = _unit(pairs.plain) @ _unit(pairs.changed).T
+    scores: Rows = unit(pairs.plain) @ unit(pairs.changed).T
     return scores
-
-
-def _unit(rows: Rows) -> Rows:
-    scaled: Rows = rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12)
-    return scaled

@@ -30,11 +30,17 @@ def line(way: str, judged: Judgement) -> str:
     )
 
 
-def lines(results: Mapping[str, Any], settings: AdaptSettings, folder: AdaptFolder) -> list[str]:
+def lines(
+    results: Mapping[str, Any],
+    judged: Mapping[str, Judgement],
+    settings: AdaptSettings,
+    folder: AdaptFolder,
+) -> list[str]:
     """Return what was done, what was found, and what cannot be known without labels.
 
     Args:
         results: what `results.json` holds.
+        judged: way -> how its model compares.
         settings: what was asked for.
         folder: of the adaptation.
     """
@@ -51,8 +57,7 @@ def lines(results: Mapping[str, Any], settings: AdaptSettings, folder: AdaptFold
             f"{learnt['pieces']} pieces are too few to learn from; nothing was tried (--way tries it"
             " all the same)."
         )
-    for way, figures in results["ways"].items():
-        report.append(line(way, _judgement(figures)))
+    report += [line(way, judgement) for way, judgement in judged.items()]
     for way, reason in results["left_out"].items():
         report.append(f"{way}: left out ({reason})")
     if kept == "before":
@@ -73,9 +78,3 @@ def lines(results: Mapping[str, Any], settings: AdaptSettings, folder: AdaptFold
         " and the error on your task: only trials with answers tell (speechssl evaluate verification)."
     )
     return report
-
-
-def _judgement(figures: Mapping[str, Any]) -> Judgement:
-    """Return the judgement in results.json."""
-    fields = Judgement.__dataclass_fields__
-    return Judgement(**{name: figures[name] for name in fields})

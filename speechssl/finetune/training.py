@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from speechssl.compat import choose_precision
 from speechssl.data.manifest import Utterance
 from speechssl.embed import Embedder
-from speechssl.embed.batches import Failure
+from speechssl.embed.gather import gather
 from speechssl.errors import UserError
 from speechssl.finetune.classifier import Classifier, apply_affine_layers
 from speechssl.finetune.crops import epoch_batches, random_crop, read_crops
@@ -39,18 +39,12 @@ def embed(embedder: Embedder, utterances: Sequence[Utterance]) -> tuple[list[Utt
     Raises:
         UserError: none is left.
     """
-    vectors: dict[int, NDArray[np.float32]] = {}
-    for index, _, vector in embedder.stream(utterances):
-        if not isinstance(vector, Failure):
-            vectors[index] = vector
-    if not vectors:
+    readable, vectors, _ = gather(embedder, utterances)
+    if not readable:
         raise UserError(
             "finetune: no utterance has a label and can be read; are the ids those of the labels?"
         )
-    order = sorted(vectors)
-    stacked = np.stack([vectors[index] for index in order])
-    readable = [utterances[index] for index in order]
-    return readable, torch.from_numpy(stacked).to(embedder.device)
+    return readable, torch.from_numpy(vectors).to(embedder.device)
 
 
 class Trainer:

@@ -13,6 +13,7 @@ unknown one (1 - p), and the likelihood ratio LR_i of voice i gives
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -107,30 +108,22 @@ class Voices:
             prior: probability that a recording is of a known voice at all.
             threshold: lowest score at which the nearest voice is the answer.
         """
+        blocks = range(0, len(embeddings), _RECORDINGS_AT_ONCE)
+        parts = (self.scores(embeddings[at : at + _RECORDINGS_AT_ONCE]) for at in blocks)
         answers = []
-        for first in range(0, len(embeddings), _RECORDINGS_AT_ONCE):
-            for scores in self.scores(embeddings[first : first + _RECORDINGS_AT_ONCE]):
-                answers.append(self._answer(scores, calibration, prior, threshold))
+        for row in itertools.chain.from_iterable(parts):
+            best = int(row.argmax())
+            nearest = self.names[best]
+            score = float(row[best])
+            probability = None
+            if threshold is not None:
+                voice = nearest if score >= threshold else UNKNOWN
+            elif calibration is not None:
+                voice, probability = self._posterior(row, calibration, prior)
+            else:
+                voice = UNDECIDED
+            answers.append(Answer(voice, nearest, score, probability))
         return answers
-
-    def _answer(
-        self,
-        scores: NDArray[np.float32],
-        calibration: Calibration | None,
-        prior: float,
-        threshold: float | None,
-    ) -> Answer:
-        """Return the answer for the cosines (N,) of one recording."""
-        best = int(scores.argmax())
-        nearest = self.names[best]
-        score = float(scores[best])
-        voice = UNDECIDED
-        probability = None
-        if threshold is not None:
-            voice = nearest if score >= threshold else UNKNOWN
-        elif calibration is not None:
-            voice, probability = self._posterior(scores, calibration, prior)
-        return Answer(voice, nearest, score, probability)
 
     def _posterior(
         self, scores: NDArray[np.float32], calibration: Calibration, prior: float

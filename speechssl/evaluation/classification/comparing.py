@@ -6,13 +6,13 @@ from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from speechssl.errors import UserError
 from speechssl.evaluation.classification.classify import (
     MEASURES,
     Classification,
     Measure,
+    Rows,
     Weights,
     confusions,
     evaluate,
@@ -20,8 +20,6 @@ from speechssl.evaluation.classification.classify import (
     with_interval,
 )
 from speechssl.evaluation.classification.folds import Names
-
-Rows = NDArray[np.float32]
 
 
 def compare_embeddings(

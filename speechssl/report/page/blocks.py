@@ -39,10 +39,6 @@ class Text:
     text: str
     kind: Literal["plain", "note", "warning"] = "plain"
 
-    def data(self) -> Any:
-        """Return nothing: it is HTML alone."""
-        return None
-
 
 @dataclass(frozen=True)
 class Table:
@@ -63,10 +59,6 @@ class Table:
     def is_long(self) -> bool:
         """Whether it is folded away at first."""
         return len(self.rows) > LONGEST_TABLE
-
-    def data(self) -> Any:
-        """Return nothing: it is HTML alone."""
-        return None
 
 
 @dataclass(frozen=True)
@@ -145,10 +137,6 @@ class Pairs:
     caption: str
     pairs: Sequence[Pair]
 
-    def data(self) -> Any:
-        """Return nothing: it is HTML alone."""
-        return None
-
 
 @dataclass(frozen=True)
 class Step:
@@ -168,10 +156,6 @@ class Flow:
     caption: str
     steps: Sequence[Step]
     links: Sequence[str]
-
-    def data(self) -> Any:
-        """Return nothing: it is HTML alone."""
-        return None
 
 
 Block = Text | Table | Chart | EmbeddingMap | Pairs | Flow
