@@ -163,6 +163,16 @@ def test_user_error_is_2(
     assert error_of(["list"], capsys) == "speechssl: error: a.wav: empty; remove it\n"
 
 
+def test_a_file_whose_name_begins_with_a_dash_gets_a_hint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("-call.wav").touch()
+    said = error_of(["embed", "small", "-call.wav", "--out", "x.npz"], capsys)
+    assert "(-call.wav is a file here: write ./-call.wav)" in said and said.count("\n") == 1
+    assert "is a file here" not in error_of(["embed", "small", "--nonsense"], capsys)
+
+
 def test_a_reader_that_leaves_is_no_error() -> None:
     reader, writer = os.pipe()
     os.close(reader)
