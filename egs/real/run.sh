@@ -112,13 +112,18 @@ folder() {
 
 if wanted 4; then
     directories=()
-    for set in "${train[@]}"; do directories+=("$(directory "$set")"); done
+    total=0
+    for set in "${train[@]}"; do
+        directories+=("$(directory "$set")")
+        total=$((total + $(wc -l <"$(directory "$set")/wav.scp")))
+    done
+    every=$((total / 2000 + 1)) # some 2,000 utterances are enough for a mean and a whitening
     for step in $at; do
         speechssl average "$exp/dino" --last 1 --until "$step" --out "$(folder "step-$step")"
     done
     for name in "${names[@]}"; do
         embed=(speechssl embed "$(folder "$name")" --device "$device" --precision auto)
-        run 4 "embed-$name-train" "${embed[@]}" "${directories[@]}" --out "$exp/embeddings/$name/train.npz"
+        run 4 "embed-$name-train" "${embed[@]}" "${directories[@]}" --every "$every" --out "$exp/embeddings/$name/train.npz"
         for set in "${evals[@]}"; do
             run 4 "embed-$name-$set" "${embed[@]}" "$(directory "$set")" --out "$exp/embeddings/$name/$set.npz"
         done

@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
 # What an encoder knows of emotion, frozen and fine-tuned, by one protocol for every corpus:
 #   bash recipes/emotion/run.sh --corpora "NAME=ROOT ..." --models "NAME=DIR ..." [--layers "NAME ..."] [--exp DIR]
-#                               [--finetune "OPTION ..."] [--replicates N] [--device D] [--stage N] [--stop-stage N]
+#                               [--functionals librosa|opensmile|none] [--finetune "OPTION ..."] [--replicates N]
+#                               [--device D] [--stage N] [--stop-stage N]
 # A corpus: ravdess, crema_d, emodb, iemocap or msp_podcast=its release, or NAME=a Kaldi directory with utt2emotion.
 # A model: a name and its folder, DIR@student for another network of a run. The first is the floor (untrained): its
-# rows stand beside those of the others, as do the MFCC statistics. --layers: see `speechssl embed --layer`.
+# rows stand beside those of the others, as do the MFCC statistics and the functionals of pitch, loudness and spectrum
+# (functionals.py; opensmile: eGeMAPS by the program that you have installed). --layers: see `speechssl embed --layer`.
 # Stages: 1 prepare, 2 embed, 3 probe, 4 fine-tune (every model), 5 results. What is done is not repeated.
 set -euo pipefail
 # shellcheck source=egs/options.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../../egs/options.sh"
 
-corpora="" models="" layers="embedding pooled" exp=exp/emotion finetune="" device=auto replicates=1000
-stage=1 stop_stage=5
-read_options "--corpora --models --layers --exp --finetune --device --replicates --stage --stop-stage" "$@"
+corpora="" models="" layers="embedding pooled" exp=exp/emotion functionals=librosa finetune="" device=auto
+replicates=1000 stage=1 stop_stage=5
+read_options "--corpora --models --layers --exp --functionals --finetune --device --replicates --stage --stop-stage" "$@"
 [[ -n $corpora && -n $models ]] || usage
 for word in $corpora $models; do
     [[ $word == *=* ]] || refuse "'$word': give NAME=FOLDER"
@@ -45,6 +47,12 @@ folds() {
 names=()
 for word in $corpora; do names+=("${word%%=*}"); done
 first=${models%%=*}
+baselines=(mfcc)
+case $functionals in
+    librosa | opensmile) baselines+=(functionals) ;;
+    none) ;;
+    *) refuse "--functionals '$functionals': give librosa, opensmile or none" ;;
+esac
 
 if wanted 1; then
     for word in $corpora; do
@@ -62,6 +70,12 @@ embed() {
 if wanted 2; then
     for name in "${names[@]}"; do
         embed "$name" mfcc embedding mfcc
+        out=$exp/embeddings/$name/functionals/embedding.npz
+        [[ $functionals == none || -f $out ]] || {
+            mkdir -p "${out%/*}"
+            run 2 "embed-$name-functionals" python recipes/emotion/functionals.py "$(directory "$name")" --out "$out" \
+                --by "$functionals"
+        }
         for word in $models; do
             folder=${word#*=} network=()
             [[ $folder != *@* ]] || network=(--network "${folder##*@}")
@@ -75,8 +89,10 @@ probe() {
     local data where=$1/$2/$3 emb=$exp/embeddings/$1/$2/$3.npz beside=() options=()
     data=$(directory "$1")
     read -ra options <<<"$(folds "$1")"
-    [[ $2 == mfcc ]] || beside+=("mfcc=$exp/probe/$1/mfcc/embedding")
-    [[ $2 == mfcc || $2 == "$first" ]] || beside+=("$first=$exp/probe/$1/$first/$3")
+    if [[ " ${baselines[*]} " != *" $2 "* ]]; then
+        for baseline in "${baselines[@]}"; do beside+=("$baseline=$exp/probe/$1/$baseline/embedding"); done
+        [[ $2 == "$first" ]] || beside+=("$first=$exp/probe/$1/$first/$3")
+    fi
     [[ ${#beside[@]} == 0 ]] || options+=(--beside "${beside[@]}")
     local common=(--replicates "$replicates" --model "$2/$3")
     [[ -f $exp/probe/$where/results.json ]] || run 3 "probe-$1-$2-$3" speechssl evaluate classification "$emb" \
@@ -91,7 +107,7 @@ probe() {
 }
 if wanted 3; then
     for name in "${names[@]}"; do
-        probe "$name" mfcc embedding
+        for baseline in "${baselines[@]}"; do probe "$name" "$baseline" embedding; done
         for word in $models; do
             for layer in $layers; do probe "$name" "${word%%=*}" "$layer"; done
         done

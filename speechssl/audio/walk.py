@@ -41,10 +41,14 @@ def audio_files(root: str | Path, passed_over: list[PassedOver] | None = None) -
         root: the folder.
         passed_over: gets an entry for everything that is not yielded, with the reason.
     """
-    if passed_over is None:
-        passed_over = []
+    left_out = [] if passed_over is None else passed_over
+
+    def cannot_be_read(error: OSError) -> None:
+        path = os.path.relpath(error.filename, root)
+        left_out.append(PassedOver(path, f"cannot be read ({error.strerror})"))
+
     visited = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
+    for folder, subfolders, names in os.walk(root, onerror=cannot_be_read, followlinks=True):
         real = os.path.realpath(folder)
         if real in visited:
             subfolders.clear()
@@ -53,7 +57,7 @@ def audio_files(root: str | Path, passed_over: list[PassedOver] | None = None) -
         for name in sorted(subfolders + names):
             path = os.path.relpath(os.path.join(folder, name), root)
             if name.startswith("."):
-                passed_over.append(PassedOver(path, HIDDEN))
+                left_out.append(PassedOver(path, HIDDEN))
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in sorted(names):
             if name.startswith("."):
@@ -62,7 +66,7 @@ def audio_files(root: str | Path, passed_over: list[PassedOver] | None = None) -
             reason = _not_audio(file)
             path = os.path.relpath(file, root)
             if reason:
-                passed_over.append(PassedOver(path, reason))
+                left_out.append(PassedOver(path, reason))
             else:
                 yield path
 

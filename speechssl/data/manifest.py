@@ -30,7 +30,7 @@ from speechssl.data.kaldi import (
 )
 from speechssl.errors import Unreadable, UserError
 from speechssl.files import atomic_write_together
-from speechssl.pools import ThreadPool
+from speechssl.pools import map_ahead
 from speechssl.threads import usable_cores
 
 
@@ -188,11 +188,9 @@ def _read_utterances(
 
 def _with_durations(utterances: list[Utterance], on_bad: OnBadEntry) -> list[Utterance]:
     """Fill in the durations that no file states, from the headers of the audio."""
-    paths = list({utterance.path for utterance in utterances if not utterance.seconds})
-    if not paths:
-        return utterances
-    with ThreadPool(min(16, 4 * usable_cores())) as pool:
-        lengths = dict(zip(paths, pool.map(_length, paths), strict=True))
+    paths = dict.fromkeys(utterance.path for utterance in utterances if not utterance.seconds)
+    found = map_ahead(_length, paths, min(16, 4 * usable_cores()))
+    lengths = dict(zip(paths, found, strict=True))
     known = []
     for utterance in utterances:
         if utterance.seconds:

@@ -85,7 +85,8 @@ def several(source: Source) -> list[Source] | None:
             "embed: a list of lists may be channels or recordings; give np.array(...) of shape (T,"
             " channels) for one recording, a list of arrays (T,) for several"
         )
-    return source
+    items: list[Any] = source
+    return items
 
 
 def only_column(table: Any) -> Any:

@@ -230,7 +230,7 @@ class AAMSoftmax(Method):
         scalars = {
             "kept": kept.float().mean(),
             "accuracy": is_right.float().mean(),
-            "margin": torch.tensor(margin, device=kept.device),
+            "margin": is_right.new_full((), margin, dtype=torch.float32),
         }
         if self.gate_kind != "none":
             scalars["gate"] = self.gate.clamp(max=1e4).clone()

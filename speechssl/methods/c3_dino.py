@@ -31,6 +31,7 @@ from speechssl.errors import UserError
 from speechssl.interfaces import Encoder, Method, Output, Progress, Views
 from speechssl.methods.dino import Dino
 from speechssl.methods.moco import MoCo, moco_loss
+from speechssl.nn.host_number import host_number
 from speechssl.nn.memory import Memory
 from speechssl.nn.precision import in_float32
 
@@ -229,7 +230,7 @@ class C3Dino(Method):
     @property
     def in_second_stage(self) -> bool:
         """Whether DINO has taken over."""
-        return int(self.switched) >= 0
+        return host_number(self.switched) >= 0
 
     @property
     def encoder(self) -> Encoder:
@@ -298,7 +299,7 @@ class C3Dino(Method):
 
     def dino_progress(self, progress: Progress) -> Progress:
         """Return where the second stage stands, which began at the switch."""
-        begun = int(self.switched)
+        begun = host_number(self.switched)
         return progress._replace(step=progress.step - begun, steps=max(1, progress.steps - begun))
 
     def after_backward(self, progress: Progress) -> None:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from speechssl.clustering.kmeans import spherical_kmeans
 from speechssl.interfaces import Encoder, Method, Output, Progress, Views
+from speechssl.nn.host_number import host_number
 from speechssl.nn.memory import Memory
 from speechssl.nn.mlp import mlp
 from speechssl.nn.precision import in_float32
@@ -103,7 +104,7 @@ class DeepCluster(Method):
             if self.training:
                 if self._is_due(progress):
                     self._cluster(progress.step)
-                self.memory.update(ids, z[[0, long - 1]])
+                self.memory.update(ids, torch.stack([z[0], z[long - 1]]))
             labels = self.assigned[:, ids]  # (H, B)
             loss = self._cross_entropy(z, labels)
         scalars = {"clustered": (labels >= 0).float().mean()}
@@ -121,14 +122,12 @@ class DeepCluster(Method):
 
     def _is_due(self, progress: Progress) -> bool:
         """True if enough utterances were seen and the last clustering is long enough ago."""
+        last = host_number(self.clustered)
+        if last >= 0:  # all that the first clustering needed is still there
+            return progress.step - last >= self.cluster_every * progress.steps_per_epoch
         prototypes = self.prototypes.shape[1]
         seen = int(self.memory.seen.sum())
-        if seen < max(prototypes, min(4 * prototypes, len(self.memory.seen))):
-            return False
-        last = int(self.clustered)
-        if last < 0:
-            return True
-        return progress.step - last >= self.cluster_every * progress.steps_per_epoch
+        return seen >= max(prototypes, min(4 * prototypes, len(self.memory.seen)))
 
     def _cluster(self, step: int) -> None:
         """Cluster the memory; all processes find the same, because the step is the seed."""

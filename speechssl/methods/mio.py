@@ -54,8 +54,8 @@ def mio_terms(
         doubled = groups.repeat(2)
         is_negative = is_negative & ~same_group(doubled, doubled)
     positive = F.softplus(-(one * two).sum(-1) / tau_p).mean()
-    repulsion = F.softplus(cosines[is_negative] / tau_n)
-    negative = repulsion.sum() / max(1, repulsion.numel())
+    repulsion = F.softplus(cosines / tau_n) * is_negative
+    negative = repulsion.sum() / is_negative.sum().clamp(min=1)
     return positive, negative, F.mse_loss(one, two)
 
 

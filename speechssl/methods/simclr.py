@@ -72,7 +72,8 @@ def nt_xent(
     # Not minus infinity: an anchor without negatives would have a gradient of NaN.
     least = torch.finfo(similarity.dtype).min
     negatives = similarity.masked_fill(is_no_negative, least).logsumexp(1, keepdim=True)
-    return F.softplus(negatives - similarity)[same_utterance & ~same_view].mean()
+    terms = F.softplus(negatives - similarity) * (same_utterance & ~same_view)
+    return terms.sum() / (num_views * (num_views - 1) * batch_size)
 
 
 class SimCLR(Method):

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from speechssl.interfaces import Encoder, Progress
 from speechssl.nn.groups import same_group
+from speechssl.nn.host_number import host_number
 from speechssl.nn.mlp import mlp
 from speechssl.nn.siamese import PairMethod
 
@@ -52,10 +53,10 @@ def triplet_terms(
     if groups is not None:
         doubled = groups.repeat(2)
         is_other = is_other & ~same_group(doubled, doubled)
-    gaps = (cosines - positive[:, None])[is_other]
-    hinge = F.relu(margin + gaps)
+    gaps = cosines - positive[:, None]
+    hinge = F.relu(margin + gaps) * is_other
     active = (hinge > 0).sum()
-    softplus = F.softplus(gaps / temperature).sum() / max(1, gaps.numel())
+    softplus = (F.softplus(gaps / temperature) * is_other).sum() / is_other.sum().clamp(min=1)
     return hinge.sum() / active.clamp(min=1), softplus
 
 
@@ -120,7 +121,7 @@ class TripRoma(PairMethod):
 
     def _redraw(self, period: int) -> None:
         """Draw the map of this period; its seed is the period, for all processes and resumed runs."""
-        if self.training and period != int(self.drawn):
+        if self.training and period != host_number(self.drawn):
             generator = torch.Generator().manual_seed(period)
             self.map.copy_(torch.randn(self.map.shape, generator=generator))
             self.drawn.fill_(period)

@@ -54,5 +54,5 @@ class Memory(nn.Module):
         all_ids = gather_without_gradient(ids[None])[0]
         all_z = gather_without_gradient(F.normalize(z.float(), dim=-1))
         self.values[:, all_ids] = all_z[: len(self.values)]
-        self.seen[all_ids] = True
+        self.seen.index_fill_(0, all_ids, True)
         return all_ids

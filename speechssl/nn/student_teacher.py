@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -36,10 +37,19 @@ class Seen(NamedTuple):
 
 def other_pairs(teacher: Seen, student: Seen) -> Tensor:
     """Return (U, V) bool: all pairs but those of the same view on both sides."""
-    different = []
-    for view in teacher.views:
-        different.append([view != other for other in student.views])
-    return torch.tensor(different, device=student.logits.device)
+    return _different(tuple(teacher.views), tuple(student.views), student.logits.device)
+
+
+@lru_cache(maxsize=16)
+def _different(
+    views: tuple[tuple[int, int], ...], others: tuple[tuple[int, int], ...], device: torch.device
+) -> Tensor:
+    """Return (U, V) bool, whether a view is another one; copied to the device only once."""
+    rows = []
+    for view in views:
+        rows.append([view != other for other in others])
+    with torch.inference_mode(False):  # the next one to ask may want gradients
+        return torch.tensor(rows, device=device)
 
 
 def check_pairs(views: Sequence[Views]) -> None:
@@ -61,9 +71,14 @@ def check_pairs(views: Sequence[Views]) -> None:
 
 
 def run_views(
-    net: DinoNetwork, views: Sequence[Views], role: str, prototypes: Tensor | None = None
+    net: DinoNetwork,
+    views: Sequence[Views],
+    role: str,
+    prototypes: Tensor | None = None,
+    *,
+    head_by_length: bool = False,
 ) -> Seen:
-    """Encode each group in one batch and run the head once, on all views together.
+    """Encode each group of views in one batch, and run the head on all of them.
 
     A teacher sees only the first group that is addressed to it (the long chunks).
 
@@ -72,13 +87,19 @@ def run_views(
         views: the groups of the crop plan.
         role: ``student`` or ``teacher``.
         prototypes: (K, P) to compare with in place of the head's own.
+        head_by_length: run the head on one group after the other, so that a BatchNorm
+            in it sees crops of one length, and not once on all views together.
     """
     numbered = [(i, group) for i, group in enumerate(views) if group.to in ("both", role)]
     if role == "teacher":
         numbered = numbered[:1]
-    embeddings = torch.cat([encode(net.encoder, group) for _, group in numbered])
+    of_groups = [encode(net.encoder, group) for _, group in numbered]
+    embeddings = torch.cat(of_groups)
     num_views, batch_size = embeddings.shape[:2]
-    logits, layer = net.head(embeddings.flatten(0, 1), prototypes)
+    head_inputs = of_groups if head_by_length else [embeddings]
+    head_outputs = [net.head(part.flatten(0, 1), prototypes) for part in head_inputs]
+    logits = torch.cat([logits for logits, _ in head_outputs])
+    layer = torch.cat([layer for _, layer in head_outputs])
     names = []
     for i, group in numbered:
         names += [(i, view) for view in range(len(group.features))]

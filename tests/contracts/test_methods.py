@@ -7,6 +7,7 @@ import pytest
 import torch
 from _methods import make, trainable, views
 from builders import DEVICE, ToyEncoder, readme_part
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from speechssl import config, parts
 from speechssl.errors import UserError
@@ -157,6 +158,49 @@ def test_the_order_of_the_utterances_does_not_matter(name):
     other = [g._replace(features=g.features[:, turned], ids=g.ids[turned]) for g in batch]
     b = two(other, Progress(0, 100, 5)).loss
     torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+class Waits(TorchDispatchMode):
+    """Lists the operations for which the host would wait until a GPU has done all its work."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        by_mask = name in ("index", "index_put", "index_put_") and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        )
+        # lift_fresh: torch.tensor(...) of Python numbers, which are copied to the device
+        waiting = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "lift_fresh")
+        if by_mask or name in waiting:
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"ccfc", "wmse"}))
+def test_a_step_does_not_wait_for_the_device(name):
+    # ccfc asks whether it has clusters, wmse whether its covariance could be factorised.
+    method = make(name)
+    steps(method, 3)
+    progress = Progress(3, 100, 5)
+    batch = views(seed=0)
+    with Waits() as waits:
+        method(batch, progress).loss.backward()
+        method.after_backward(progress)
+        method.after_step(progress)
+    assert waits.seen == []
+
+
+def test_the_watch_for_waits_sees_them():
+    x = torch.ones(3)
+    with Waits() as waits:
+        float(x.sum())
+        x[x > 0]
+        torch.tensor([1.0, 2.0])
+        torch.where(x > 0, x, 0).sum()
+    assert waits.seen == ["_local_scalar_dense", "index", "lift_fresh"]
 
 
 @pytest.mark.parametrize("name", NAMES)

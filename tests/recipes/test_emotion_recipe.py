@@ -52,20 +52,20 @@ def test_the_release_is_prepared_once(world):
     assert "[stage 1]" not in again.stderr
 
 
-@pytest.mark.slow  # thirteen commands, 45 s of a core
+@pytest.mark.slow  # sixteen commands, a minute of a core
 def test_from_the_release_to_the_table_and_nothing_twice(world):
     done = run(world)
     assert done.returncode == 0, done.stderr[-3000:]
     data = read_json(world / "exp" / "transfer.json")["emodb"]
     rows = {row["model"]: row for row in data["rows"]}
-    assert set(rows) == {"mfcc", "untrained", "other"}
+    assert set(rows) == {"mfcc", "functionals", "untrained", "other"}
     for row in rows.values():
         assert (
             row["task"]["macro_f1"] > 0.3 and row["task"]["macro_f1_interval"][0] > 0.22
         )  # chance: 0.2
         assert len(row["task"]["folds"]) == 8 and row["task"]["utterances"] == 120
         assert row["speakers"]["micro_f1"] > 0.5
-    assert set(rows["other"]["task"]["beside"]) == {"mfcc", "untrained"}
+    assert set(rows["other"]["task"]["beside"]) == {"mfcc", "functionals", "untrained"}
     curve = data["finetune"]["other"]
     assert [row["fraction"] for row in curve] == [0.1, 1.0] and curve[-1]["macro_f1"] > 0.22
     assert "| majority class |" in done.stdout and "over untrained" in done.stdout
@@ -84,6 +84,7 @@ def test_from_the_release_to_the_table_and_nothing_twice(world):
         (["--corpora", "emodb"], "give NAME=FOLDER"),
         (["--models", "x=/nowhere"], "no such folder"),
         (["--corpus", "x"], "run.sh --corpora"),
+        (["--functionals", "praat"], "give librosa, opensmile or none"),
     ],
 )
 def test_a_mistake_in_the_command_is_one_line(world, given, said):
