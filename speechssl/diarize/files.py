@@ -40,6 +40,7 @@ class Summary:
         passed_over: files of folders that are no audio.
         error: against the reference, where one was given.
         scored: recordings that the reference holds.
+        is_count_found: whether the numbers of speakers were found, not given.
     """
 
     out: str
@@ -49,9 +50,12 @@ class Summary:
     passed_over: list[PassedOver] = field(default_factory=list)
     error: DiarizationError = field(default_factory=DiarizationError)
     scored: int = 0
+    is_count_found: bool = False
 
     def __str__(self) -> str:
         text = f"diarized {plural(len(self.turns), 'recording')} into {self.out}"
+        if self.is_count_found:
+            text += " (numbers of speakers are guesses; give --speakers N where it is known)"
         if self.failed:
             text += f"; {len(self.failed)} failed"
         if self.passed_over:
@@ -102,7 +106,8 @@ def diarize_to_files(
     if is_file and tables:
         raise UserError(f"{out}: tables need a folder; leave out --tables, or give a folder")
     true_turns = {} if reference is None else read_rttm(reference)
-    summary = Summary(str(out))
+    is_count_found = settings.count.least != settings.count.most
+    summary = Summary(str(out), is_count_found=is_count_found)
     recordings, bad_lines = collect(inputs, passed_over=summary.passed_over)
     summary.failed += bad_lines
     with writing(out):

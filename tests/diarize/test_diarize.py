@@ -240,7 +240,7 @@ def test_the_command_writes_a_folder_and_names_what_it_left_out(
     assert names == ["a_b.wav.csv", "a_b.wav.json", "a_b.wav.png", "a_b.wav.rttm", "skipped.tsv"]
     said = capsys.readouterr().err
     assert "diarized 1 recording into" in said and "1 failed; 1 other files passed over" in said
-    assert "DER" in said
+    assert "DER" in said and "guesses" not in said
     skipped = (out / "skipped.tsv").read_text().splitlines()
     assert len(skipped) == 3 and "no speech was found" in skipped[1] and "text" in skipped[2]
     turns = read_rttm(out / "a_b.wav.rttm")["a_b.wav"]
@@ -250,6 +250,7 @@ def test_the_command_writes_a_folder_and_names_what_it_left_out(
 
     one_file = tmp_path / "all.rttm"
     assert main(["diarize", "mfcc", str(call), "--out", str(one_file), "--device", "cpu"]) == 0
+    assert "numbers of speakers are guesses; give --speakers N" in capsys.readouterr().err
     assert list(read_rttm(one_file)) == ["call.wav"]
 
 
