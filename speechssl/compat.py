@@ -171,7 +171,8 @@ def _use_fallback_fonts(figure: Figure) -> None:
     from matplotlib.font_manager import fontManager
     from matplotlib.text import Text
 
-    texts = [text for text in figure.findobj(Text) if not text.get_text().isascii()]
+    found = [artist for artist in figure.findobj(Text) if isinstance(artist, Text)]
+    texts = [text for text in found if not text.get_text().isascii()]
     if not texts:
         return
     installed = set(fontManager.get_font_names())

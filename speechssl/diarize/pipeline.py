@@ -137,8 +137,8 @@ def diarize_each_channel(
     turns: list[Turn] = []
     speakers: list[str] = []
     vectors = []
-    channel_of = {}
-    reasons = []
+    channel_of: dict[str, int] = {}
+    reasons: list[UserError] = []
     for channel in range(1, count + 1):
         try:
             found = diarize(embedder, recording, settings, channel=channel)
