@@ -93,6 +93,16 @@ def test_vibcreg_sums_its_variance_and_whitens_in_groups(batch, groups, channels
     )
 
 
+def test_the_reproduction_of_vibcregs_loss():
+    """The figure of methods/README.md 15, which the released program gives for the same numbers."""
+    one = 0.3 * normal(32, 64)
+    g = torch.Generator().manual_seed(0)
+    torch.randn(32, 64, generator=g, dtype=torch.float64)
+    two = one + 0.1 * torch.randn(32, 64, generator=g, dtype=torch.float64)
+    loss, _ = make("vibcreg", hidden=16, projection=64).pair(one, two, STEPS[0])
+    assert float(loss.detach()) == pytest.approx(15.06047529421804, abs=1e-12)
+
+
 def test_vibcreg_of_constant_projections_is_its_variance():
     method = make("vibcreg", hidden=16, projection=8)
     constant = torch.full((6, 8), 3.0, dtype=torch.float64, requires_grad=True)
