@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from speechssl.clustering.streamed import picked
 from speechssl.data.vectors.files import blocks_of
 from speechssl.data.vectors.folder import VectorFolder, is_folder
 from speechssl.errors import UserError, writing
@@ -80,13 +81,7 @@ class Source:
 
     def sample(self, drawn: NDArray[np.int64]) -> Matrix:
         """Return unit rows (n, D) by their numbers, which ascend."""
-        found = np.empty((len(drawn), self.dim), np.float32)
-        first = 0
-        for _, block in self.blocks():
-            begin, end = np.searchsorted(drawn, (first, first + len(block)))
-            found[begin:end] = block[drawn[begin:end] - first]
-            first += len(block)
-        return found
+        return picked((block for _, block in self.blocks()), drawn, self.dim)
 
 
 def mean_of(embeddings: str | Path) -> Matrix:
