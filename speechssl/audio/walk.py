@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,3 +84,29 @@ def _not_audio(path: str) -> str:
     except UserError:
         return "makes its reader wait"
     return "" if kind_of(head) else not_audio(head)
+
+
+def utterance_id(path: str) -> str:
+    """Return `path` with `_` for white space, and U+FFFD for bytes that are not UTF-8."""
+    return re.sub(r"\s", "_", os.fsencode(path).decode("utf-8", "replace"))
+
+
+def utterance_ids(paths: Sequence[str]) -> list[str]:
+    """Return the `utterance_id` of each path, each id once.
+
+    Where several paths have one, a path that is an id as it stands keeps it (`a_b.wav` beside
+    `a b.wav`), and the others get `_2`, `_3` and so on in their order.
+    """
+    plain = [utterance_id(path) for path in paths]
+    unchanged_first = sorted(range(len(paths)), key=lambda row: paths[row] != plain[row])
+    ids = [""] * len(paths)
+    taken: set[str] = set()
+    for row in unchanged_first:
+        name = plain[row]
+        count = 1
+        while name in taken:
+            count += 1
+            name = f"{plain[row]}_{count}"
+        taken.add(name)
+        ids[row] = name
+    return ids

@@ -16,7 +16,7 @@ from speechssl.cli import flags
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `speechssl adapt`."""
-    flags.add_start(parser)
+    flags.add_model(parser, "where to start from: ")
     flags.add_recordings(parser, "at least 8 recordings")
     flags.add_out(parser, "where the trainings go, and OUT/model", required=True)
     parser.add_argument(

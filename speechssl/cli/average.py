@@ -15,14 +15,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--last",
-        type=int,
+        type=flags.count,
         default=10,
         metavar="N",
         help="average the last N snapshots (default: 10)",
     )
     parser.add_argument(
         "--until",
-        type=int,
+        type=flags.whole_number,
         metavar="STEP",
         help="leave out snapshots after this step (default: none)",
     )

@@ -58,7 +58,7 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     """Add what is done before clustering and left out after it."""
     parser.add_argument(
         "--pca",
-        type=float,
+        type=flags.not_negative,
         default=0.0,
         metavar="N",
         help=(
@@ -68,21 +68,21 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--min-cluster-size",
-        type=int,
+        type=flags.count,
         default=1,
         metavar="N",
         help="leave out clusters of fewer utterances (default: 1)",
     )
     parser.add_argument(
         "--max-cluster-size",
-        type=int,
+        type=flags.whole_number,
         default=0,
         metavar="N",
         help="leave out clusters of more utterances (default: 0, no limit)",
     )
     parser.add_argument(
         "--keep-fraction",
-        type=float,
+        type=flags.share,
         default=1.0,
         metavar="S",
         help="keep this share of each cluster: the members nearest to its mean (default: 1)",

@@ -159,7 +159,7 @@ def _run_command_line(argv: Sequence[str] | None) -> int:
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/.*")
 """An address; `pathlib.Path` has made one slash of two. A drive of Windows has one letter."""
 
-_OUTPUTS = ("out", "save", "html")
+_OUTPUTS = ("out", "save", "html", "det", "page")
 """Arguments that name what is written."""
 
 

@@ -59,21 +59,21 @@ def _add_crops(parser: argparse.ArgumentParser) -> None:
     """Add what is drawn of the audio."""
     parser.add_argument(
         "--utterances",
-        type=int,
+        type=flags.count,
         default=1000,
         metavar="N",
         help="draw at most N utterances of the audio (default: 1000)",
     )
     parser.add_argument(
         "--views",
-        type=int,
+        type=flags.count,
         default=4,
         metavar="N",
         help="random crops of each utterance (default: 4)",
     )
     parser.add_argument(
         "--seconds",
-        type=float,
+        type=flags.positive,
         default=2.0,
         metavar="SECONDS",
         help="length of a crop (default: 2)",
@@ -170,10 +170,8 @@ def _plan_crops(args: argparse.Namespace) -> Plan:
     from speechssl.embed.random_crops import plan_crops
     from speechssl.embed.sources import collect
 
-    if args.utterances < 3 or args.views < 2 or args.seconds <= 0:
-        raise UserError(
-            "diagnose: --utterances must be at least 3, --views at least 2, --seconds above 0"
-        )
+    if args.utterances < 3 or args.views < 2:
+        raise UserError("diagnose: --utterances must be at least 3, --views at least 2")
     utterances, _ = collect([args.subjects[-1]], remotes=Remotes(args.remote))
     return plan_crops(utterances, args.utterances, args.views, args.seconds, args.seed)
 

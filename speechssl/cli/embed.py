@@ -90,7 +90,6 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--worker-cpus",
         type=flags.count,
-        default=1,
         metavar="N",
         help="cores of an actor of Ray (default: 1)",
     )
@@ -190,8 +189,10 @@ def run(args: argparse.Namespace) -> None:
     summary: Summary | None
     if args.engine == "ray":
         summary = _embed_on_ray(args, settings)
-    elif args.address or args.workers:
-        raise UserError("embed: --address and --workers go with --engine ray; add it")
+    elif args.address or args.workers or args.worker_cpus:
+        raise UserError(
+            "embed: --address, --workers and --worker-cpus go with --engine ray; add it"
+        )
     else:
         from speechssl.embed import embed_to_file
 
@@ -204,5 +205,5 @@ def _embed_on_ray(args: argparse.Namespace, settings: EmbedSettings) -> Summary:
     from speechssl.embed.corpus import embed_corpus
     from speechssl.embed.ray_cluster import RaySettings
 
-    where = RaySettings(args.address, args.workers, args.worker_cpus)
+    where = RaySettings(args.address, args.workers, args.worker_cpus or 1)
     return embed_corpus(args.model, args.inputs, args.out, settings, where)

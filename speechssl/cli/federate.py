@@ -1,8 +1,8 @@
 """Train on audio that stays with its owners: clients train, a server averages their weights.
 
 Without --serve or --join all clients run on this machine, one after the other, or by Flower's
-simulation. Only weights, centroids, the number of utterances and the loss leave a client; that alone
-is no guarantee of privacy.
+simulation. Only its name, weights, centroids, the number of utterances, and the figures of a round (loss,
+scalars, diagnostics, seconds) leave a client; that alone is no guarantee of privacy.
 """
 
 from __future__ import annotations
@@ -116,6 +116,10 @@ def _refuse_what_does_not_fit(args: argparse.Namespace) -> None:
         raise UserError("federate: give --serve or --join, one of them")
     if (args.serve or args.join) and args.engine != "local":
         raise UserError("federate: --engine is for clients on this machine; leave it out")
+    if (args.tls_ca or args.insecure) and not (args.serve or args.join):
+        raise UserError("federate: --tls-ca and --insecure go with --serve or --join")
+    if (args.tls_cert or args.tls_key) and not args.serve:
+        raise UserError("federate: --tls-cert and --tls-key go with --serve")
     if args.client and not args.join:
         raise UserError("federate: --client goes with --join")
     if args.clients and not args.serve:

@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechssl.cli import flags
+from speechssl.cli import classified, flags
 
 if TYPE_CHECKING:
     from speechssl.data.manifest import Utterance
-    from speechssl.evaluation.classification.classify import Classification
     from speechssl.finetune import FinetuneSettings
 
 
@@ -133,46 +132,34 @@ def _finetune(args: argparse.Namespace) -> None:
     from speechssl.embed.networks import load_model
     from speechssl.evaluation.classification import subjects
 
+    subject_of = classified.read_subjects(args)
     remotes = Remotes(args.remote)
     utterances: list[Utterance] = []
     for directory in args.data:
         utterances.extend(read_manifest(directory, remotes=remotes))
+    labels = read_values(args.labels, "label")
+    groups = read_values(args.groups, "spk")
+    folds = flags.read_folds(args.folds)
+    if subject_of is not None:
+        own_folds = not isinstance(folds, int)
+        labelled = {u.id: labels[u.id] for u in utterances if u.id in labels}
+        subjects.check(labelled, groups, subject_of, own_folds=own_folds)
     measured = finetune.finetune(
         load_model(args.model, allow_code=args.allow_code),
         utterances,
-        read_values(args.labels, "label"),
-        read_values(args.groups, "spk"),
-        folds=flags.read_folds(args.folds),
+        labels,
+        groups,
+        folds=folds,
         test_folds=args.test_folds,
         fractions=args.fractions,
         settings=_settings(args),
         device=args.device,
         replicates=args.replicates,
         say=lambda line: print(line, file=sys.stderr, flush=True),
-        name=args.name or str(args.model),
+        name=args.name or str(Path(args.model)),
         save=args.save,
     )
-    votes = None
-    if args.subjects:
-        subject_of = read_values(args.subjects, "subject")
-        votes = subjects.add_votes(measured, subject_of, replicates=args.replicates, seed=args.seed)
-    if args.out:
-        _write(args.out, measured)
-        if votes is not None:
-            subjects.write_votes(args.out, votes)
-    _print_curve(measured.results)
-    if votes is not None:
-        print(subjects.describe(measured.results["subjects"]))
-
-
-def _write(out: Path, measured: Classification) -> None:
-    """Write the results and the confusion plot into a folder."""
-    from speechssl.evaluation.classification.classify import write_results
-    from speechssl.report import plots
-
-    results = measured.results
-    plots.confusion_plot(results["labels"], results["confusion"], out / "confusion.png")
-    write_results(out, measured)
+    classified.conclude(args, measured, subject_of, _curve(measured.results))
 
 
 def _settings(args: argparse.Namespace) -> FinetuneSettings:
@@ -192,13 +179,14 @@ def _settings(args: argparse.Namespace) -> FinetuneSettings:
     )
 
 
-def _print_curve(results: Mapping[str, Any]) -> None:
-    """Print the figures of each share of labels and stage; macro_f1 with its interval."""
+def _curve(results: Mapping[str, Any]) -> str:
+    """Return a line of figures for each share of labels and stage; macro_f1 has its interval."""
     from speechssl.metrics import format_interval
 
-    print("labels   trained   micro_f1   uar        macro_f1")
+    lines = ["labels   trained   micro_f1   uar        macro_f1"]
     for row in results["curve"]:
         line = f"{row['labels']:6.0f}   {row['step']:<8}  "
         line += f"{row['micro_f1']:.3f}      {row['uar']:.3f}      {row['macro_f1']:.3f}"
         line += format_interval(row["macro_f1_interval"], ".3f")
-        print(line.rstrip())
+        lines.append(line.rstrip())
+    return "\n".join(lines)

@@ -43,10 +43,18 @@ def number(word: str) -> float:
 
 def positive(word: str) -> float:
     """Return a number above 0."""
-    number = float(word)
-    if not number > 0:
+    value = float(word)
+    if not value > 0:
         raise argparse.ArgumentTypeError(f"must be above 0, not {word}")
-    return number
+    return value
+
+
+def not_negative(word: str) -> float:
+    """Return a finite number of at least 0."""
+    value = number(word)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, not {word}")
+    return value
 
 
 def share(word: str) -> float:
@@ -73,19 +81,14 @@ def folds(word: str) -> int | Path:
 _MODELS = "small, a model folder, a run folder, another program's model, hub:owner/name"
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add the positional ``MODEL``."""
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a model folder or a run folder")
+def add_model(parser: argparse.ArgumentParser, what: str = "") -> None:
+    """Add the positional ``MODEL``; `what` begins its help, such as ``where to start from: ``."""
+    parser.add_argument("model", metavar="MODEL", help=f"{what}{_MODELS}")
 
 
 def add_model_or_name(parser: argparse.ArgumentParser) -> None:
     """Add the positional ``MODEL`` where ``mfcc`` may stand for it."""
     parser.add_argument("model", metavar="MODEL", help=f"{_MODELS}, or mfcc (no model)")
-
-
-def add_start(parser: argparse.ArgumentParser) -> None:
-    """Add the positional ``MODEL`` from which training goes on."""
-    parser.add_argument("model", metavar="MODEL", help=f"where to start from: {_MODELS}")
 
 
 def add_recordings(

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     from speechssl.data.kaldi import read_values
     from speechssl.embed.sources import collect
     from speechssl.finetune import predict, saved
-    from speechssl.text import printable
+    from speechssl.text import plural, printable
 
     subject_of = None
     if args.subjects:
@@ -61,4 +61,5 @@ def run(args: argparse.Namespace) -> None:
     for failure in [*bad_lines, *unreadable]:
         print(printable(f"left out {failure.path}: {failure.reason}"), file=sys.stderr)
     left_out = len(bad_lines) + len(unreadable)
-    print(f"{len(found.ids)} recordings classified, {left_out} left out", file=sys.stderr)
+    recordings = plural(len(found.ids), "recording")
+    print(f"{recordings} classified, {left_out} left out", file=sys.stderr)

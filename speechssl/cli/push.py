@@ -13,7 +13,7 @@ from speechssl.cli import flags
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `speechssl push`."""
-    flags.add_model_or_name(parser)
+    flags.add_model(parser)
     parser.add_argument(
         "repository", metavar="OWNER/NAME", help="the repository; it is made if it does not exist"
     )

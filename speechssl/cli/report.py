@@ -11,7 +11,7 @@ from speechssl.cli import flags
 from speechssl.errors import UserError
 from speechssl.text import plural, printable
 
-_PAGE_ONLY = ("data", "no-audio")
+_PAGE_ONLY = ("data", "no-audio", "clips", "map", "map-points")
 """Flags that would be passed over in silence without --html."""
 
 
@@ -73,20 +73,17 @@ def _add_page(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--clips",
         type=flags.whole_number,
-        default=60,
         metavar="N",
         help="utterances of the map that can be heard (default: 60)",
     )
     group.add_argument(
         "--map",
         choices=("auto", "tsne", "umap", "pca"),
-        default="auto",
         help="how the map is made; auto: UMAP where it is installed, or t-SNE (default: auto)",
     )
     group.add_argument(
         "--map-points",
         type=flags.count,
-        default=2000,
         metavar="N",
         help="embeddings of a map; of more, a sample (default: 2000)",
     )
@@ -111,7 +108,8 @@ def _write_page(args: argparse.Namespace) -> None:
     from speechssl.report.page.material import PageSettings
     from speechssl.report.page.write import write_page
 
-    chosen = PageSettings(map_points=args.map_points, map_method=args.map, clips=args.clips)
+    given = {"map_points": args.map_points, "map_method": args.map, "clips": args.clips}
+    chosen = PageSettings(**{name: value for name, value in given.items() if value is not None})
     made = write_page(
         args.experiments, args.html, data=args.data, audio=not args.no_audio, chosen=chosen
     )

@@ -14,6 +14,12 @@ from speechssl.cli import flags, scoring
 from speechssl.cli.tables import write_lines
 from speechssl.errors import UserError
 
+_OF_TRIALS = (
+    *("as-norm", "plda", "plda-classes", "plda-dim", "plda-pca"),
+    *("calibrate", "calibrate-with", "enrol", "keep-going"),
+)
+"""Flags that a search would pass over in silence."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `speechssl score`."""
@@ -62,14 +68,9 @@ def _trial_lines(args: argparse.Namespace) -> Iterator[str]:
 def _search_lines(args: argparse.Namespace) -> Iterator[str]:
     from speechssl.evaluation.verification.search import search
 
-    for flag, value in (
-        ("--as-norm", args.as_norm),
-        ("--plda", args.plda),
-        ("--calibrate", args.calibrate),
-        ("--enrol", args.enrol),
-    ):
-        if value:
-            raise UserError(f"score: {flag} needs --trials; leave it out")
+    for flag in _OF_TRIALS:
+        if getattr(args, flag.replace("-", "_")):
+            raise UserError(f"score: --{flag} needs --trials; leave it out")
     found = search(
         args.embeddings,
         args.against,

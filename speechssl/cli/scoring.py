@@ -59,7 +59,7 @@ def _add_whitening(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--shrinkage",
-        type=float,
+        type=flags.not_negative,
         default=0.1,
         metavar="S",
         help="shrinkage of the whitening: 0 whitens fully, 10 hardly at all (default: 0.1)",
@@ -107,7 +107,7 @@ def _add_plda(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--plda-shrinkage",
-        type=float,
+        type=flags.not_negative,
         default=0.1,
         metavar="S",
         help="weight of a spherical covariance within the classes of PLDA, in embeddings a"
@@ -141,6 +141,8 @@ def scoring_settings(args: argparse.Namespace) -> VerificationSettings:
 
     if (args.plda is None) != (args.plda_classes is None):
         raise UserError("--plda and --plda-classes belong together; give both or none")
+    if args.plda is None and (args.plda_dim or args.plda_pca):
+        raise UserError("--plda-dim and --plda-pca go with --plda; leave them out")
     plda = None
     labels_used = []
     if args.plda:
@@ -167,6 +169,8 @@ def scoring_settings(args: argparse.Namespace) -> VerificationSettings:
 def _calibration(args: argparse.Namespace) -> tuple[Embeddings, Trials] | None:
     from speechssl.data.trials import read_trials
 
-    if not args.calibrate:
+    if args.calibrate is None:
+        if args.calibrate_with is not None:
+            raise UserError("--calibrate-with goes with --calibrate; leave it out")
         return None
     return args.calibrate_with or args.embeddings, read_trials(args.calibrate)

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from speechssl import conf
 from speechssl.cli import flags
+from speechssl.errors import UserError
+from speechssl.text import plural
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
     from speechssl.sweep import sweep
     from speechssl.sweep.tasks import SweepSettings
 
+    if args.only and args.arms is None:
+        raise UserError("sweep: --only goes with --arms; give both")
     settings = SweepSettings(
         config=str(conf.locate(args.config)),
         words=args.overrides,
@@ -113,5 +117,6 @@ def run(args: argparse.Namespace) -> int:
     text, failed = sweep.sweep(settings)
     print(text)
     if failed:
-        print(f"sweep: {failed} runs failed; their output is in {args.out}/logs", file=sys.stderr)
+        runs = plural(failed, "run")
+        print(f"sweep: {runs} failed; the output is in {args.out}/logs", file=sys.stderr)
     return 1 if failed else 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from speechssl.cli import flags
 from speechssl.errors import UserError
-from speechssl.text import printable
+from speechssl.text import plural, printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
         for problem in problems:
             print(printable(problem))
         if not problems:
-            print(f"{directory}: ok")
+            print(printable(f"{directory}: ok"))
     if count:
-        noun = "problem" if count == 1 else "problems"
-        raise UserError(f"validate: {count} {noun}, listed above; correct the directory first")
+        problems_found = plural(count, "problem")
+        raise UserError(f"validate: {problems_found}, listed above; correct the directory first")

@@ -9,6 +9,7 @@ imported.
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
 from dataclasses import dataclass
@@ -45,12 +46,13 @@ class Network:
     insecure: bool = False
 
     def check(self) -> None:
-        """Raise UserError for another machine without TLS, unless the user allows it."""
+        """Raise UserError for another machine without TLS, unless allowed, and for half of TLS."""
         host, colon, port = self.address.rpartition(":")
         if not colon or not host or not port.isdigit():
             raise UserError(f"federate: {self.address!r} is no HOST:PORT, such as 127.0.0.1:8080")
-        is_here = host in ("localhost", "[::1]") or host.startswith("127.")
-        if self.ca is None and not is_here and not self.insecure:
+        if self.ca is None and (self.certificate or self.key):
+            raise UserError("federate: TLS needs --tls-ca, too: what clients trust")
+        if self.ca is None and not self.insecure and not _is_this_machine(host):
             raise UserError(
                 f"federate: {self.address} without TLS: anybody on the way could read and change the"
                 " weights; give --tls-ca (the server: --tls-cert and --tls-key, too), or --insecure"
@@ -63,6 +65,14 @@ class Network:
         if self.certificate is None or self.key is None:
             raise UserError("federate: --serve with TLS needs --tls-cert and --tls-key, too")
         return read_pem(self.ca), read_pem(self.certificate), read_pem(self.key)
+
+
+def _is_this_machine(host: str) -> bool:
+    """True for localhost and for loopback addresses; a name such as 127.example.org is none."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def read_pem(path: Path) -> bytes:

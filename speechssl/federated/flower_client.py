@@ -16,7 +16,7 @@ from speechssl.federated import wire
 from speechssl.federated.client import Client
 from speechssl.federated.clients import client_names, holdings
 from speechssl.federated.flower import TENSORS, Network, import_flower, longest_message, read_pem
-from speechssl.federated.messages import LONGEST_NAME, Task
+from speechssl.federated.messages import Task
 from speechssl.federated.settings import FederatedSettings
 from speechssl.train.settings import TrainingConfig
 
@@ -51,8 +51,6 @@ def join(
     if name is None and len(known) > 1:
         raise UserError(f"federate: --client NAME is missing; one of: {', '.join(known[:20])}")
     name = name or known[0]
-    if len(name) > LONGEST_NAME:
-        raise UserError(f"federate: the client's name has more than {LONGEST_NAME} letters")
     client = Client(holdings(config, settings, name), settings, out, device)
     _until_served(
         lambda: flwr.client.start_client(

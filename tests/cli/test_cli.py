@@ -137,12 +137,43 @@ def test_a_warning_is_one_line_and_shown_once(
         (["train", "dino", "--minutes", "0"], "argument --minutes: must be above 0, not 0"),
         (["train", "dino", "--minutes", "nan"], "argument --minutes: must be above 0, not nan"),
         (["embed", "a", "b", "--out", "c", "--every", "x"], "argument --every: invalid"),
+        (["cluster", "a", "--out", "b", "--pca", "-1"], "argument --pca: must be at least 0"),
+        (["cluster", "a", "--out", "b", "--pca", "nan"], "argument --pca: must be a finite"),
+        (["diagnose", "a", "b", "--seconds", "nan"], "argument --seconds: must be above 0"),
     ],
 )
 def test_numbers_are_checked(
     word: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert said in error_of(word, capsys)
+
+
+SCORE = ["score", "emb.npz", "--out", "scores"]
+EMBED = ["embed", "mfcc", "a.wav", "--out", "a.npz"]
+FEDERATE = ["federate", "dino-small", "--out", "run"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ([*SCORE, "--trials", "t", "--calibrate-with", "x"], "--calibrate-with goes with --cal"),
+        ([*SCORE, "--trials", "t", "--plda-dim", "3"], "--plda-dim and --plda-pca go with --plda"),
+        ([*SCORE, "--nearest", "1", "--keep-going"], "--keep-going needs --trials"),
+        ([*SCORE, "--nearest", "1", "--plda-classes", "x"], "--plda-classes needs --trials"),
+        (["report", "x", "--clips", "5"], "--clips is for the page"),
+        (["report", "x", "--map", "pca"], "--map is for the page"),
+        (["report", "x", "--det", "s3://bucket/det.png"], "disk of this machine only"),
+        (["watch", "x", "--page", "s3://bucket/page.html"], "disk of this machine only"),
+        ([*EMBED, "--worker-cpus", "4"], "--worker-cpus go with --engine ray"),
+        (["sweep", "dino-small", "--only", "a", "--out", "x"], "--only goes with --arms"),
+        ([*FEDERATE, "--tls-ca", "x"], "--tls-ca and --insecure go with --serve or --join"),
+        ([*FEDERATE, "--join", "127.0.0.1:1", "--tls-key", "x"], "--tls-key go with --serve"),
+    ],
+)
+def test_a_flag_that_would_be_passed_over_is_refused(
+    argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in error_of(argv, capsys)
 
 
 def test_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:

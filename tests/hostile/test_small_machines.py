@@ -59,7 +59,7 @@ def assert_one_line(code: int, text: str) -> str:
     A sweep lists the runs that failed, with their reasons, and goes on: its code is 1.
     """
     assert "Traceback" not in text, text
-    if code == 1 and "runs failed; their output is in" in text:
+    if code == 1 and "failed; the output is in" in text:
         return text
     assert code == 2, (code, text)
     errors = [line for line in text.splitlines() if line.startswith("speechssl: error:")]

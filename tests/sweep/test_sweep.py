@@ -236,5 +236,5 @@ def test_a_run_that_fails_is_listed_and_the_others_are_compared(config, tmp_path
     done = subprocess.run(command(config, out, *words), capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     assert "not finite" in (out / "failed.tsv").read_text()
-    assert "1 runs failed" in done.stderr and "Failed: lr=1e30" in done.stdout
+    assert "1 run failed" in done.stderr and "Failed: lr=1e30" in done.stdout
     assert [row["run"] for row in rows(out / "runs.tsv") if row["loss"]] == ["lr=1e-3"]

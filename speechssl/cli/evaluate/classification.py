@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechssl.cli import flags
+from speechssl.cli import classified, flags
 from speechssl.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,8 +55,9 @@ def run(args: argparse.Namespace) -> None:
 def _measure(args: argparse.Namespace) -> None:
     from speechssl.data.kaldi import read_values
     from speechssl.data.vectors.files import read_vectors
-    from speechssl.evaluation.classification import classify, subjects
+    from speechssl.evaluation.classification import classify
 
+    subject_of = classified.read_subjects(args)
     options = {
         "labels": read_values(args.labels, "label"),
         "groups": read_values(args.groups, "spk"),
@@ -73,21 +74,7 @@ def _measure(args: argparse.Namespace) -> None:
     for name, path in others:
         beside = measured.results.setdefault("beside", {})
         beside[name] = _compare(measured, path, options)
-    votes = None
-    if args.subjects:
-        subject_of = read_values(args.subjects, "subject")
-        votes = subjects.add_votes(measured, subject_of, replicates=args.replicates, seed=args.seed)
-    if args.out:
-        from speechssl.report import plots
-
-        results = measured.results
-        plots.confusion_plot(results["labels"], results["confusion"], args.out / "confusion.png")
-        if votes is not None:
-            subjects.write_votes(args.out, votes)
-        classify.write_results(args.out, measured)  # last: what has it is taken for done
-    print(_table(measured.results))
-    if votes is not None:
-        print(subjects.describe(measured.results["subjects"]))
+    classified.conclude(args, measured, subject_of, _table(measured.results))
 
 
 def _named_path(word: str) -> tuple[str, Path]:

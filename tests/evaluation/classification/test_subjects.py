@@ -151,3 +151,22 @@ def test_without_the_flag_nothing_is_counted(tmp_path):
     assert (
         "subjects" not in evaluate(ids, embeddings, labels, groups, folds=4, replicates=0).results
     )
+
+
+def test_what_was_computed_is_kept_where_the_votes_cannot_be_counted(tmp_path, capsys):
+    folder = diagnosis(tmp_path, subjects=8)
+    table = folder / "utt2subject"
+    table.write_text("\n".join(table.read_text().splitlines()[1:]) + "\n")
+    files = [f"--labels={folder}/utt2diagnosis", f"--groups={folder}/utt2spk"]
+    rest = [f"--subjects={table}", "--replicates=0", f"--out={tmp_path}/out"]
+    assert main(["evaluate", "classification", str(folder / "e.npz"), *files, *rest]) == 2
+    printed = capsys.readouterr()
+    assert "1 utterances have no subject" in printed.err and "macro_f1" in printed.out
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["utterances"] == 48 and "subjects" not in results
+
+
+@pytest.mark.parametrize("verb", [["evaluate", "classification", "e.npz"], ["finetune", "M", "D"]])
+def test_a_table_of_subjects_that_is_not_there_is_said_before_anything_is_computed(verb, capsys):
+    assert main([*verb, "--labels=no-l", "--groups=no-g", "--subjects=no-subjects"]) == 2
+    assert "no-subjects" in capsys.readouterr().err
