@@ -14,8 +14,16 @@ import speechssl
 from speechssl import config, foreign, foreign_yaml, parts, weights
 from speechssl.errors import UserError, writing
 from speechssl.features import with_default_name
-from speechssl.files import FORMAT, ModelFolder, RunFolder, atomic_write, model_folder
+from speechssl.files import (
+    FORMAT,
+    ModelFolder,
+    RunFolder,
+    atomic_write,
+    model_folder,
+    shipped_models,
+)
 from speechssl.interfaces import Encoder, ForeignModel, FrontEnd
+from speechssl.text import nearest
 
 
 def read_saved_config(path: str | Path, allow_code: Collection[str] = ()) -> dict[str, Any]:
@@ -198,11 +206,7 @@ class Model(nn.Module):
             if other is not None:
                 return cls.from_foreign(other)
         if existing is None:
-            raise UserError(
-                f"model: {files.path} holds no {files.config.name} and {files.weights.name}; give a"
-                " run folder of 'speechssl train' whose training has saved a model, a model folder,"
-                " a model of another program ('speechssl list foreign'), or hub:owner/name"
-            )
+            raise UserError(_no_model(files))
         config_file, weights_file = existing
         written = read_saved_config(config_file, allow_code)
         _check_format(written, config_file)
@@ -283,6 +287,26 @@ class Model(nn.Module):
                 f"model: {saved.file} does not fit {settings_name} ({_reason(error)})"
             ) from error
         return model
+
+
+def _no_model(files: ModelFolder) -> str:
+    """Return what to say where there is no model."""
+    holds = f"{files.path} holds no {files.config.name} and {files.weights.name}"
+    if not files.path.exists():
+        hint = _meant(files.path)
+        holds = f"{files.path}: no such file or folder{hint}"
+    return (
+        f"model: {holds}; give a run folder of 'speechssl train' whose training has saved a model, a"
+        " model folder, a model of another program ('speechssl list foreign'), or hub:owner/name"
+    )
+
+
+def _meant(missing: Path) -> str:
+    """Return `` (did you mean 'X'?)`` for a path that is not there: a name on the hub, or a misspelt one."""
+    looks_like_a_hub_name = len(missing.parts) == 2 and not missing.parent.exists()
+    if looks_like_a_hub_name and not missing.is_absolute() and missing.parts[0] != "..":
+        return f" (did you mean 'hub:{missing.as_posix()}'?)"
+    return nearest(missing.name, [*shipped_models(), "mfcc"], cutoff=0.6)
 
 
 def _check_format(written: Mapping[str, Any], path: Path) -> None:

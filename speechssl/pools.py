@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import mmap
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
+S = TypeVar("S")
 T = TypeVar("T")
 
 _ROOM = 16 * 2**20
@@ -32,6 +34,27 @@ class ThreadPool(ThreadPoolExecutor):
         if len(self._threads) < self._max_workers:
             need_room_for_thread()
         return super().submit(fn, *args, **kwargs)
+
+
+_AHEAD = 64  # items
+
+
+def map_ahead(work: Callable[[S], T], items: Iterable[S], threads: int) -> Generator[T, None, None]:
+    """Yield `work` of each item, in order; threads are a bounded number of items ahead.
+
+    `ThreadPool.map` takes all items at once, and of ten million the futures alone are 10 GB.
+    """
+    waiting: deque[Future[T]] = deque()
+    pool = ThreadPool(threads)
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > _AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # else Ctrl-C waits for all that is ahead
 
 
 def start_thread(work: Callable[..., object], *arguments: Any, name: str) -> threading.Thread:

@@ -60,8 +60,22 @@ def test_load_finds_the_model_of_a_run_folder(tmp_path):
 def test_load_says_that_there_is_no_model(tmp_path):
     with pytest.raises(UserError, match="holds no"):
         Model.load(tmp_path)
-    with pytest.raises(UserError, match="holds no"):
+    with pytest.raises(UserError, match="nowhere: no such file or folder;"):
         Model.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("smal", "did you mean 'small'"),
+        ("mfc", "did you mean 'mfcc'"),
+        ("microsoft/wavlm-base", "did you mean 'hub:microsoft/wavlm-base'"),
+    ],
+)
+def test_a_name_that_is_nearly_one_gets_a_hint(name, meant, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=meant):
+        Model.load(name)
 
 
 @pytest.mark.parametrize(

@@ -5,16 +5,33 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from itertools import count
 
 import pytest
 
-from speechssl.pools import ThreadPool, need_room_for_thread, start_thread
+from speechssl.pools import ThreadPool, map_ahead, need_room_for_thread, start_thread
 
 
 def test_pool_calls_in_order_on_threads_of_its_own() -> None:
     with ThreadPool(3) as pool:
         assert list(pool.map(lambda number: number**2, range(20))) == [n**2 for n in range(20)]
         assert pool.submit(threading.get_ident).result() != threading.get_ident()
+
+
+def test_threads_are_a_bounded_number_of_items_ahead() -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in count(1):
+            taken.append(number)
+            yield number
+
+    squares = map_ahead(lambda number: number**2, items(), 3)
+    assert [next(squares) for _ in range(5)] == [1, 4, 9, 16, 25]
+    assert len(taken) < 100
+    squares.close()
+    assert list(map_ahead(str, range(200), 2)) == [str(number) for number in range(200)]
 
 
 def test_thread_runs_with_its_arguments() -> None:

@@ -12,12 +12,20 @@ import numpy as np
 from speechssl import parts
 from speechssl.adapt.folders import AdaptFolder
 from speechssl.adapt.settings import MIN_RECORDINGS, MIN_WINDOW
-from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
+from speechssl.audio.walk import PassedOver
+from speechssl.data.manifest import (
+    Manifest,
+    Utterance,
+    read_manifest,
+    wav_scp_obstacle,
+    write_manifest,
+)
 from speechssl.embed.cutting import find_speech
 from speechssl.embed.sources import collect
 from speechssl.errors import UserError
 from speechssl.files import write_skipped
 from speechssl.interfaces import SpeechDetector
+from speechssl.text import plural
 
 LONGEST = 8.0
 """Seconds of a piece at most."""
@@ -51,25 +59,38 @@ def prepare(folder: AdaptFolder, audio: Sequence[str], vad: str, seed: int) -> N
     if (folder.heldout / "wav.scp").exists():  # written last
         return
     print(f"[adapt] look for speech in {' '.join(audio)}", file=sys.stderr, flush=True)
-    recordings, failures = collect(audio)
+    passed_over: list[PassedOver] = []
+    recordings, failures = collect(audio, passed_over=passed_over)
     skipped = [(failure.id, failure.reason) for failure in failures]
+    skipped += [(item.path, f"not audio: {item.reason}") for item in passed_over]
     detector: SpeechDetector = parts.build("vad", {"name": vad})
     pieces: list[Utterance] = []
     for recording in recordings:
         try:
-            spans = find_speech(recording, detector)
+            found = _pieces(recording, detector)
         except UserError as error:
-            skipped.append((recording.id, str(error)))
+            skipped.append((recording.path, str(error).removeprefix(f"{recording.path}: ")))
             continue
-        found = cut(recording, spans)
-        if not found:
-            skipped.append((recording.id, f"no {SHORTEST:g} s of speech in one piece"))
         pieces += found
     folder.skipped.parent.mkdir(parents=True, exist_ok=True)
     write_skipped(folder.skipped, skipped)
+    used = f"{plural(len({piece.path for piece in pieces}), 'recording')} with speech"
+    left_out = f"; {len(skipped)} left out, listed in {folder.skipped}" if skipped else ""
+    print(f"[adapt] {used}{left_out}", file=sys.stderr, flush=True)
     train, heldout = part(pieces, seed, folder)
     write_manifest(_manifest(train), folder.train)
     write_manifest(_manifest(heldout), folder.heldout)
+
+
+def _pieces(recording: Utterance, detector: SpeechDetector) -> list[Utterance]:
+    """Return the pieces of a recording; raise UserError if it cannot be used."""
+    obstacle = wav_scp_obstacle(recording.path)
+    if obstacle:
+        raise UserError(f"{obstacle}; rename it")
+    found = cut(recording, find_speech(recording, detector))
+    if not found:
+        raise UserError(f"no {SHORTEST:g} s of speech in one piece")
+    return found
 
 
 def cut(recording: Utterance, spans: Iterable[tuple[float, float]]) -> list[Utterance]:

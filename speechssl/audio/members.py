@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from speechssl.audio.remotes import Remote, is_address, refusal
-from speechssl.errors import UserError
+from speechssl.errors import UserError, refuse_without_descriptors
 from speechssl.regular import refuse_special_file
 
 _ADDRESS = re.compile(r"(.+\.tar):([0-9]{1,18}):([0-9]{1,18})(\.\w+)", re.DOTALL)
@@ -65,6 +65,7 @@ class Member:
                 with open(self.archive, "rb", buffering=0) as file:
                     data = os.pread(file.fileno(), count, begin)
         except Exception as error:  # each of fsspec's file systems has errors of its own
+            refuse_without_descriptors(error)
             raise _unreadable(self.archive, error) from error
         if len(data) < count:
             raise UserError(

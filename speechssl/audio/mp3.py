@@ -7,8 +7,8 @@ section 2.4.2.3.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
+from typing import Any
 
 _KBPS_MPEG1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 _KBPS_MPEG2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
@@ -32,15 +32,18 @@ class FrameHeader:
     size: int
 
 
-def length_is_a_guess(path: str | os.PathLike[str]) -> bool:
+def length_is_a_guess(file: Any) -> bool:
     """Return True for an MP3 file of variable bit rate without a header that says how long it is.
+
+    Args:
+        file: a file object at its beginning, to which it returns.
 
     Raises:
         OSError: the file cannot be read.
     """
-    with open(path, "rb") as file:
-        file.seek(_id3_size(file.read(10)))
-        data = file.read(_LOOK)
+    file.seek(_id3_size(file.read(10)))
+    data = file.read(_LOOK)
+    file.seek(0)
     position = data.find(b"\xff")
     rates: set[int] = set()
     while 0 <= position < len(data) - 4:

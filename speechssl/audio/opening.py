@@ -65,7 +65,7 @@ def open_audio(path: PathLike) -> Iterator[Reader]:
 
     Args:
         path: a path, the address of a member of a tar archive (`speechssl.audio.members`), a
-            `memory.InMemory`, or a `pipes.Pipe`, which is run.
+            `in_memory.InMemory`, or a `pipes.Pipe`, which is run.
 
     Raises:
         UserError: there is no such file, it is not a regular file, not audio, damaged, or it is a
@@ -191,8 +191,12 @@ def _head(source: Any) -> bytes:
 
 
 def _length_is_a_guess(source: Any, kind: Kind | None) -> bool:
-    is_mp3 = kind is not None and kind.name == "mp3"
-    return is_mp3 and isinstance(source, str) and length_is_a_guess(source)
+    if kind is None or kind.name != "mp3":
+        return False
+    if not isinstance(source, str):
+        return length_is_a_guess(source)
+    with open(source, "rb") as file:
+        return length_is_a_guess(file)
 
 
 def _av_reader(source: Any, name: str, opened: ExitStack) -> AvReader:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,10 +41,14 @@ def audio_files(root: str | Path, passed_over: list[PassedOver] | None = None) -
         root: the folder.
         passed_over: gets an entry for everything that is not yielded, with the reason.
     """
-    if passed_over is None:
-        passed_over = []
+    left_out = [] if passed_over is None else passed_over
+
+    def cannot_be_read(error: OSError) -> None:
+        path = os.path.relpath(error.filename, root)
+        left_out.append(PassedOver(path, f"cannot be read ({error.strerror})"))
+
     visited = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
+    for folder, subfolders, names in os.walk(root, onerror=cannot_be_read, followlinks=True):
         real = os.path.realpath(folder)
         if real in visited:
             subfolders.clear()
@@ -52,7 +57,7 @@ def audio_files(root: str | Path, passed_over: list[PassedOver] | None = None) -
         for name in sorted(subfolders + names):
             path = os.path.relpath(os.path.join(folder, name), root)
             if name.startswith("."):
-                passed_over.append(PassedOver(path, HIDDEN))
+                left_out.append(PassedOver(path, HIDDEN))
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in sorted(names):
             if name.startswith("."):
@@ -61,7 +66,7 @@ def audio_files(root: str | Path, passed_over: list[PassedOver] | None = None) -
             reason = _not_audio(file)
             path = os.path.relpath(file, root)
             if reason:
-                passed_over.append(PassedOver(path, reason))
+                left_out.append(PassedOver(path, reason))
             else:
                 yield path
 
@@ -79,3 +84,29 @@ def _not_audio(path: str) -> str:
     except UserError:
         return "makes its reader wait"
     return "" if kind_of(head) else not_audio(head)
+
+
+def utterance_id(path: str) -> str:
+    """Return `path` with `_` for white space, and U+FFFD for bytes that are not UTF-8."""
+    return re.sub(r"\s", "_", os.fsencode(path).decode("utf-8", "replace"))
+
+
+def utterance_ids(paths: Sequence[str]) -> list[str]:
+    """Return the `utterance_id` of each path, each id once.
+
+    Where several paths have one, a path that is an id as it stands keeps it (`a_b.wav` beside
+    `a b.wav`), and the others get `_2`, `_3` and so on in their order.
+    """
+    plain = [utterance_id(path) for path in paths]
+    unchanged_first = sorted(range(len(paths)), key=lambda row: paths[row] != plain[row])
+    ids = [""] * len(paths)
+    taken: set[str] = set()
+    for row in unchanged_first:
+        name = plain[row]
+        count = 1
+        while name in taken:
+            count += 1
+            name = f"{plain[row]}_{count}"
+        taken.add(name)
+        ids[row] = name
+    return ids

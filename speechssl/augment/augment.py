@@ -335,14 +335,12 @@ def check_speed(factors: list[float]) -> None:
 
 def check_codecs(names: list[str], sample_rate: int) -> list[Codec]:
     """Return the codecs of a setting; UserError for an unknown one or one that cannot work here."""
+    known = {codec.name.lower(): codec for codec in Codec if codec != Codec.NONE}
     chosen: list[Codec] = []
     for name in names:
-        codec = (
-            Codec.__members__.get(name.upper(), Codec.NONE) if name == name.lower() else Codec.NONE
-        )
-        if codec == Codec.NONE:
-            known = ", ".join(member.name.lower() for member in Codec if member)
-            raise UserError(f"augment.codecs: unknown {name!r}; known are {known}")
+        if name not in known:
+            raise UserError(f"augment.codecs: unknown {name!r}; known are {', '.join(known)}")
+        codec = known[name]
         if codec in effects.AT_8_KHZ and sample_rate != 2 * coders.NARROW_RATE:
             raise UserError(
                 f"augment.codecs: {name} needs crops at 16000 Hz, not {sample_rate}; leave it out"

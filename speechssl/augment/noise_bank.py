@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +25,14 @@ from speechssl.audio.tables import (
 )
 from speechssl.audio.walk import audio_files
 from speechssl.errors import UserError
-from speechssl.pools import ThreadPool
+from speechssl.pools import map_ahead
 from speechssl.text import printable
 from speechssl.threads import usable_cores
 
 KINDS = ("noise", "music", "speech")
 # Root mean square to which every noise is brought: neighbours in the bank are equally loud.
 _LEVEL = 0.05
+_FAINTEST = 1e-9  # peak; what is below it is no sound, and its energy no float32
 _LOG = logging.getLogger(__name__)
 
 
@@ -59,10 +61,9 @@ class NoiseBank:
         listed = sorted(_listing(directory, "noise"), key=lambda item: KINDS.index(item[1]))
         waves = []
         kind_of_wave = []
-        for wave, kind in _read_all(listed, sample_rate, limit):
-            if wave.any():
-                waves.append(levelled(wave))
-                kind_of_wave.append(kind)
+        for wave, kind in _read_all(listed, sample_rate, limit, levelled):
+            waves.append(wave)
+            kind_of_wave.append(kind)
         if not waves:
             raise UserError(
                 f"augment.noise: no readable audio in {directory}; give another folder or leave it"
@@ -78,7 +79,9 @@ class NoiseBank:
             self.starts.append(starts[of_kind])
             self.lengths.append(lengths[of_kind])
         bank = np.concatenate(waves)
-        self.samples = torch.from_numpy(np.resize(bank, max(len(bank), 30 * sample_rate)))
+        if len(bank) < 30 * sample_rate:
+            bank = np.resize(bank, 30 * sample_rate)
+        self.samples = torch.from_numpy(bank)
 
     def pick(
         self, kind: np.ndarray, file: np.ndarray, place: np.ndarray, samples: int
@@ -133,8 +136,8 @@ def load_rirs(directory: str, sample_rate: int, seconds: float, limit: int = 400
     if len(listed) > limit:
         listed = [listed[i] for i in np.linspace(0, len(listed) - 1, limit).astype(int)]
     samples = round(seconds * sample_rate)
-    loaded = _read_all(listed, sample_rate, 10.0)
-    responses = [aligned(wave, samples) for wave, _ in loaded if wave.any()]
+    loaded = _read_all(listed, sample_rate, 10.0, lambda wave: aligned(wave, samples))
+    responses = [response for response, _ in loaded]
     if not responses:
         raise UserError(
             f"augment.rir: no readable audio in {directory}; give another folder or leave it out"
@@ -220,20 +223,25 @@ def _kind(text: str) -> str:
 
 
 def _read_all(
-    listed: list[tuple[str, str]], sample_rate: int, seconds: float
-) -> list[tuple[np.ndarray, str]]:
-    """Read the first `seconds` of every file, in a few threads.
+    listed: list[tuple[str, str]],
+    sample_rate: int,
+    seconds: float,
+    finish: Callable[[np.ndarray], np.ndarray],
+) -> Iterator[tuple[np.ndarray, str]]:
+    """Read the first `seconds` of every file, in a few threads; yield `finish` of each, and its kind.
 
-    Files that cannot be read are left out, with a warning.
+    Files that cannot be read are left out, with a warning; silent ones, without one.
     """
 
     def read(item: tuple[str, str]) -> np.ndarray | None:
         try:
-            return reading.read(item[0], sample_rate, 0.0, seconds)
+            wave = reading.read(item[0], sample_rate, 0.0, seconds)
         except UserError as error:
             _warn(item[0], str(error))
             return None
+        return finish(wave) if np.abs(wave).max() > _FAINTEST else None
 
-    with ThreadPool(max(1, min(8, usable_cores()))) as pool:
-        waves = list(pool.map(read, listed))
-    return [(wave, kind) for wave, (_, kind) in zip(waves, listed, strict=True) if wave is not None]
+    waves = map_ahead(read, listed, max(1, min(8, usable_cores())))
+    for wave, (_, kind) in zip(waves, listed, strict=True):
+        if wave is not None:
+            yield wave, kind

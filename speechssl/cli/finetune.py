@@ -130,18 +130,26 @@ def _finetune(args: argparse.Namespace) -> None:
     from speechssl.data.kaldi import read_values
     from speechssl.data.manifest import read_manifest
     from speechssl.embed.networks import load_model
+    from speechssl.evaluation.classification import subjects
 
     subject_of = classified.read_subjects(args)
     remotes = Remotes(args.remote)
     utterances: list[Utterance] = []
     for directory in args.data:
         utterances.extend(read_manifest(directory, remotes=remotes))
+    labels = read_values(args.labels, "label")
+    groups = read_values(args.groups, "spk")
+    folds = flags.read_folds(args.folds)
+    if subject_of is not None:
+        own_folds = not isinstance(folds, int)
+        labelled = {u.id: labels[u.id] for u in utterances if u.id in labels}
+        subjects.check(labelled, groups, subject_of, own_folds=own_folds)
     measured = finetune.finetune(
         load_model(args.model, allow_code=args.allow_code),
         utterances,
-        read_values(args.labels, "label"),
-        read_values(args.groups, "spk"),
-        folds=flags.read_folds(args.folds),
+        labels,
+        groups,
+        folds=folds,
         test_folds=args.test_folds,
         fractions=args.fractions,
         settings=_settings(args),

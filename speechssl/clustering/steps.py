@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
 from speechssl.errors import UserError
+
+_ROWS_AT_ONCE = 8192
 
 
 def prepared(embeddings: NDArray[np.float32], pca: float = 0.0) -> NDArray[np.float32]:
@@ -32,7 +36,7 @@ def prepared(embeddings: NDArray[np.float32], pca: float = 0.0) -> NDArray[np.fl
 
 def _project(x: NDArray[np.float32], pca: float) -> NDArray[np.float32]:
     """Project centred rows (N, D) on their principal directions; see `prepared`."""
-    covariance = np.asarray(x.T.astype(np.float32) @ x, np.float64) / max(1, len(x) - 1)
+    covariance = np.asarray(x.T @ x, np.float64) / max(1, len(x) - 1)
     return x @ directions(covariance, pca)
 
 
@@ -40,17 +44,17 @@ def directions(covariance: NDArray[np.float64], pca: float) -> NDArray[np.float3
     """Return the principal directions (D, D') of a covariance (D, D); `pca` as for `prepared`.
 
     Raises:
-        UserError: more directions than there are.
+        UserError: more directions than there are, or no number above 0.
     """
     dim = len(covariance)
+    if not 0 < pca <= dim:
+        raise UserError(f"cluster: --pca {pca:g} of {dim} dimensions; give 1 to {dim}, or a share")
     ascending, vectors = np.linalg.eigh(covariance)
     variances = ascending[::-1].clip(min=0)
     kept = int(pca)
     if pca < 1:
         shares = np.cumsum(variances) / variances.sum()
-        kept = int(np.searchsorted(shares, pca) + 1)
-    if not 1 <= kept <= dim:
-        raise UserError(f"cluster: --pca {pca:g} of {dim} dimensions; give 1 to {dim}, or a share")
+        kept = min(dim, int(np.searchsorted(shares, pca)) + 1)
     return vectors[:, ::-1][:, :kept].astype(np.float32)
 
 
@@ -64,14 +68,15 @@ def confidences(rows: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray
     Returns:
         (N,) cosines with the normalised mean of the own cluster; -1 for outliers.
     """
-    cosines = np.full(len(rows), -1.0, np.float32)
-    known = labels >= 0
-    if known.any():
-        sums = np.zeros((labels.max() + 1, rows.shape[1]), np.float64)
-        np.add.at(sums, labels[known], rows[known])
-        means = sums / np.linalg.norm(sums, axis=1, keepdims=True).clip(1e-12)
-        own = means[labels[known]].astype(np.float32)
-        cosines[known] = np.einsum("nd,nd->n", rows[known], own)
+    count = int(labels.max(initial=-1)) + 1
+    places = np.where(labels < 0, count, labels)  # outliers have a place behind the clusters
+    sums = torch.zeros(count + 1, rows.shape[1], dtype=torch.float64)
+    for first in range(0, len(rows), _ROWS_AT_ONCE):
+        block = slice(first, first + _ROWS_AT_ONCE)
+        sums.index_add_(0, torch.from_numpy(places[block]), torch.from_numpy(rows[block]).double())
+    means = F.normalize(sums, dim=1).float().numpy()
+    cosines: NDArray[np.float32] = np.einsum("nd,nd->n", rows, means[places])
+    cosines[labels < 0] = -1.0
     return cosines
 
 
@@ -134,7 +139,8 @@ def _least_confident(
     first_of_cluster = np.searchsorted(ordered, ordered)
     place = np.arange(len(ordered)) - first_of_cluster
     counts = np.bincount(ordered[ordered >= 0], minlength=1)
-    limits = np.maximum(1, np.ceil(keep_fraction * counts)).astype(int)
+    # Rounded: .55 times 100 is a little above 55.
+    limits = np.maximum(1, np.ceil((keep_fraction * counts).round(9))).astype(int)
     beyond = place >= limits[ordered.clip(min=0)]
     rows: NDArray[np.intp] = order[(ordered >= 0) & beyond]
     return rows

@@ -8,7 +8,7 @@ processes in float64. So the number of processes changes nothing but the roundin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -33,9 +33,6 @@ MOST_MOVED = 256
 """Empty centroids that are moved after a pass; the rest wait for the next one."""
 
 BLOCK_ROWS = 8192
-
-Prepare = Callable[[NDArray[np.float32]], Tensor]
-"""Embeddings (n, D) of a block to unit rows (n, D')."""
 
 
 class Blocks(Protocol):
@@ -126,18 +123,14 @@ class Streamed:
             count: n; or all, where there are no more.
             seed: of the lot.
         """
-        drawn = np.arange(self.rows)
-        if count < self.rows:
+        if count >= self.rows:
+            here = np.arange(self.rows_here)
+        else:
             rng = np.random.default_rng(seed)
             drawn = np.sort(rng.choice(self.rows, count, replace=False, shuffle=False))
-        begin, end = np.searchsorted(drawn, (self.first, self.first + self.rows_here))
-        drawn = drawn[begin:end] - self.first
-        mine = np.empty((len(drawn), self.source.dim), np.float32)
-        first = 0
-        for block in self._raw():
-            begin, end = np.searchsorted(drawn, (first, first + len(block)))
-            mine[begin:end] = block[drawn[begin:end] - first]
-            first += len(block)
+            begin, end = np.searchsorted(drawn, (self.first, self.first + self.rows_here))
+            here = drawn[begin:end] - self.first
+        mine = picked(self._raw(), here, self.source.dim)
         return self.prepare(np.concatenate(gathered(mine)))
 
     def _raw(self) -> Iterator[NDArray[np.float32]]:
@@ -161,6 +154,25 @@ class Streamed:
             total += torch.from_numpy(centred.T @ centred).double()
         covariance: NDArray[np.float64] = (added(total) / max(1, self.rows - 1)).numpy()
         return covariance
+
+
+def picked(
+    blocks: Iterable[NDArray[np.float32]], rows: NDArray[np.int64], dim: int
+) -> NDArray[np.float32]:
+    """Return some rows (n, D) of embeddings that come a block at a time.
+
+    Args:
+        blocks: consecutive embeddings (m, D).
+        rows: (n,) their numbers, which ascend.
+        dim: D.
+    """
+    found = np.empty((len(rows), dim), np.float32)
+    first = 0
+    for block in blocks:
+        begin, end = np.searchsorted(rows, (first, first + len(block)))
+        found[begin:end] = block[rows[begin:end] - first]
+        first += len(block)
+    return found
 
 
 def added(x: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from speechssl.audio.walk import PassedOver
-from speechssl.corpora.listing import Found, ids_of, labels_of, listing, path_labels
+from speechssl.audio.walk import PassedOver, utterance_ids
+from speechssl.corpora.listing import Found, labels_of, listing, path_labels
 from speechssl.corpora.measuring import Skip, Usable, add_utterance, measure, refuse_file, write
 from speechssl.data.manifest import Manifest, Utterance
 from speechssl.data.trials import Trials, read_trials, write_trials
@@ -157,7 +157,7 @@ def _manifest(
 ) -> Manifest:
     """Return the manifest of measured files, of which long ones are cut into segments."""
     manifest = Manifest([])
-    names = ids_of([item.path for item in found])
+    names = utterance_ids([item.path for item in found])
     seen: set[str] = set()
     for name, item, result in zip(names, found, results, strict=True):
         if isinstance(result, Usable) and item.path in seen:

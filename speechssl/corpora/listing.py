@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -150,25 +149,6 @@ def labels_of(path: str, expression: re.Pattern[str]) -> dict[str, str] | None:
         return named
     speaker = match.group(1)
     return {"speaker": speaker} if speaker else None
-
-
-def ids_of(paths: Sequence[str]) -> list[str]:
-    """Return utterance ids: the paths, white space replaced by `_`.
-
-    Where two would be equal, the later one gets `_2`, `_3` and so on.
-    """
-    taken: set[str] = set()
-    ids = []
-    for path in paths:
-        base = re.sub(r"\s", "_", path)
-        name = base
-        count = 1
-        while name in taken:
-            count += 1
-            name = f"{base}_{count}"
-        taken.add(name)
-        ids.append(name)
-    return ids
 
 
 def _label_name(column: str, path: Path) -> bool:

@@ -19,7 +19,7 @@ from speechssl.audio import reading
 from speechssl.audio.silence import is_silent
 from speechssl.corpora.listing import Found
 from speechssl.data.kaldi import label_names, report_skipped
-from speechssl.data.manifest import Manifest, Utterance, write_manifest
+from speechssl.data.manifest import Manifest, Utterance, wav_scp_obstacle, write_manifest
 from speechssl.errors import UserError
 from speechssl.pools import ThreadPool
 from speechssl.progress import progress
@@ -203,10 +203,9 @@ def _measure_file(
 ) -> Usable | Skip:
     """Return what of one file can be used, or why it is left out."""
     path = os.path.abspath(root / item.path)
-    if "\n" in path or "\r" in path:
-        return Skip("line break in its name", "rename it")
-    if path != path.rstrip(" \t") or path.endswith("|"):
-        return Skip("blank or pipe at the end of its name", "rename it")
+    obstacle = wav_scp_obstacle(path)
+    if obstacle:
+        return Skip(obstacle, "rename it")
     try:
         if trim is not None:
             span = _trimmed(path, trim)

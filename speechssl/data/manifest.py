@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from speechssl.audio import reading
+from speechssl.audio.pipes import Pipe
 from speechssl.audio.remotes import Remotes
 from speechssl.audio.tables import OnBadEntry, read_wav_scp, refuse
 from speechssl.data.kaldi import (
@@ -29,7 +30,7 @@ from speechssl.data.kaldi import (
 )
 from speechssl.errors import Unreadable, UserError
 from speechssl.files import atomic_write_together
-from speechssl.pools import ThreadPool
+from speechssl.pools import map_ahead
 from speechssl.threads import usable_cores
 
 
@@ -187,11 +188,9 @@ def _read_utterances(
 
 def _with_durations(utterances: list[Utterance], on_bad: OnBadEntry) -> list[Utterance]:
     """Fill in the durations that no file states, from the headers of the audio."""
-    paths = list({utterance.path for utterance in utterances if not utterance.seconds})
-    if not paths:
-        return utterances
-    with ThreadPool(min(16, 4 * usable_cores())) as pool:
-        lengths = dict(zip(paths, pool.map(_length, paths), strict=True))
+    paths = dict.fromkeys(utterance.path for utterance in utterances if not utterance.seconds)
+    found = map_ahead(_length, paths, min(16, 4 * usable_cores()))
+    lengths = dict(zip(paths, found, strict=True))
     known = []
     for utterance in utterances:
         if utterance.seconds:
@@ -299,17 +298,25 @@ def _check_writable(utterances: Sequence[Utterance], folder: Path) -> None:
             raise UserError(f"{folder}: two utterances have the id {utterance.id!r}; rename one")
         if not utterance.id or utterance.id.split() != [utterance.id]:
             raise UserError(f"{folder}: {utterance.id!r} cannot be an id; remove the white space")
-        if not _can_stand_in_wav_scp(utterance.path):
+        obstacle = wav_scp_obstacle(utterance.path)
+        if obstacle:
             raise UserError(
-                f"{folder}: {utterance.path!r} cannot stand in wav.scp; rename the file"
+                f"{folder}: {utterance.path!r} cannot stand in wav.scp ({obstacle}); rename the file"
             )
         seen.add(utterance.id)
 
 
-def _can_stand_in_wav_scp(path: str) -> bool:
-    """Return True if a line of wav.scp gives the path back as it is."""
-    is_one_line = not any(letter in path for letter in "\n\r\0")
-    return bool(path) and is_one_line and path == path.strip(" \t")
+def wav_scp_obstacle(path: str) -> str:
+    """Return why a line of wav.scp would not give `path` back as it is, or "" if it would.
+
+    A name that ends in `|` would be read as a shell pipe; a `Pipe` is one.
+    """
+    if not path or any(letter in path for letter in "\n\r\0"):
+        return "line break in its name"
+    is_pipe = path.endswith("|") and not isinstance(path, Pipe)
+    if is_pipe or path != path.strip(" \t"):
+        return "blank or pipe at the end of its name"
+    return ""
 
 
 def _tables(

@@ -15,9 +15,7 @@ import functools
 import io
 import os
 import sys
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -38,13 +36,12 @@ from speechssl.errors import (
     writing,
 )
 from speechssl.files import write_text
-from speechssl.pools import ThreadPool
+from speechssl.pools import map_ahead
 from speechssl.progress import counted
 from speechssl.text import plural
 from speechssl.threads import usable_cores
 
 Format = Literal["flac", "wav"]
-_AHEAD = 64  # utterances encoded before they are written
 
 
 def write_shards(
@@ -125,7 +122,7 @@ def unfinished(out: Path, target: str) -> Iterator[tuple[FileSystem, str]]:
             unfinished run has left.
     """
     mark = out / ".unfinished"
-    is_left_over = mark.exists() and mark.read_text(encoding="utf-8") == target
+    is_left_over = mark.exists() and mark.read_bytes() == os.fsencode(target)
     wav_scp = out / "wav.scp"
     if wav_scp.exists() and not is_left_over:
         raise UserError(f"{out}: holds a Kaldi directory already; give another one, or remove it")
@@ -171,14 +168,19 @@ def _pack_all(
     jobs: int | None,
     skipped: list[tuple[str, str]],
 ) -> list[Utterance]:
-    """Do what `_pack` says and close the last shard.
+    """Do what `_pack` says and close the last shard, of a broken run, too.
+
+    Stores show a file when it is closed, and its object may do so whenever it is collected: it must
+    be there before `unfinished` removes what a broken run has left.
 
     Raises:
         UserError: the store cannot be written.
     """
     try:
-        packed = _pack(utterances, shards, format, jobs, skipped)
-        shards.close()
+        try:
+            packed = _pack(utterances, shards, format, jobs, skipped)
+        finally:
+            shards.close()
     except (UserError, MachineError):
         raise
     except Exception as error:  # stores have errors of their own
@@ -208,8 +210,9 @@ def _pack(
         The utterances that were written, with their addresses as paths.
     """
     encode = functools.partial(_encode, format=format)
+    shown = counted(utterances, len(utterances), "writing", "files")
     packed = []
-    ahead = _encode_ahead(encode, _with_progress(utterances), jobs)
+    ahead = map_ahead(encode, shown, max(1, jobs or usable_cores()))
     with contextlib.closing(ahead) as encoded:
         for utterance, data in zip(utterances, encoded, strict=True):
             if isinstance(data, Unreadable):
@@ -237,27 +240,3 @@ def _encode(utterance: Utterance, format: Format) -> bytes | Unreadable:
     file = io.BytesIO()
     soundfile.write(file, steps, rate, format=format.upper(), subtype="PCM_16")
     return file.getvalue()
-
-
-def _encode_ahead(
-    encode: Callable[[Utterance], bytes | Unreadable],
-    utterances: Iterable[Utterance],
-    jobs: int | None,
-) -> Generator[bytes | Unreadable, None, None]:
-    """Yield `encode` of each utterance, in order; threads are a bounded number of them ahead."""
-    waiting: deque[Future[bytes | Unreadable]] = deque()
-    pool = ThreadPool(max(1, jobs or usable_cores()))
-    try:
-        for utterance in utterances:
-            waiting.append(pool.submit(encode, utterance))
-            if len(waiting) > _AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)  # else Ctrl-C waits for all that is ahead
-
-
-def _with_progress(utterances: list[Utterance]) -> Iterable[Utterance]:
-    """Return the utterances, and show how many have been taken."""
-    return counted(utterances, len(utterances), "writing", "files")

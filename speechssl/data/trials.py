@@ -130,12 +130,12 @@ def _rows(text: str) -> Iterator[tuple[int, list[str]]]:
 def read_enrolment(path: str | os.PathLike[str]) -> dict[str, list[str]]:
     """Read Kaldi's spk2utt: lines `model utterance utterance ...`, what each model is enrolled from.
 
-    A model of several lines has the utterances of all of them.
+    A model of several lines has the utterances of all of them, each once.
 
     Raises:
         UserError: the file cannot be read or is empty, or a line (named) has no utterance.
     """
-    models: dict[str, list[str]] = {}
+    models: dict[str, dict[str, None]] = {}
     for number, row in _rows(_text(path)):
         if len(row) < 2:
             raise UserError(
@@ -144,11 +144,10 @@ def read_enrolment(path: str | os.PathLike[str]) -> dict[str, list[str]]:
             )
         if _longest(row) > MAX_ID:
             raise UserError(f"{path}:{number}: an id has over {MAX_ID} characters; shorten it")
-        known = models.setdefault(row[0], [])
-        known += [name for name in row[1:] if name not in known]
+        models.setdefault(row[0], {}).update(dict.fromkeys(row[1:]))
     if not models:
         raise UserError(f"{path}: is empty; give lines `model utterance utterance ...`")
-    return models
+    return {model: list(utterances) for model, utterances in models.items()}
 
 
 def write_trials(

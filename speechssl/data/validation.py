@@ -20,7 +20,7 @@ from speechssl.data.kaldi import (
 )
 from speechssl.data.trials import read_trials
 from speechssl.errors import Unreadable, UserError
-from speechssl.pools import ThreadPool
+from speechssl.pools import map_ahead
 from speechssl.threads import usable_cores
 
 _TOLERANCE = 0.1  # seconds by which utt2dur and segments may disagree with the audio
@@ -169,8 +169,8 @@ def _check_audio(
         durations: utterance id -> seconds, as far as utt2dur states them.
     """
     paths = list(recordings.values())
-    with ThreadPool(usable_cores()) as pool:
-        lengths = dict(zip(paths, pool.map(_decoded_length, paths), strict=True))
+    found = map_ahead(_decoded_length, paths, usable_cores())
+    lengths = dict(zip(paths, found, strict=True))
     problems = [length.reason for length in lengths.values() if isinstance(length, Unreadable)]
     for name, segment in segments.items():
         path = recordings[segment.recording]

@@ -12,14 +12,26 @@ from speechssl.diagnostics.directions import directions
 from speechssl.interfaces import Diagnostic
 
 
-def uniformity(z: Tensor, t: float = 2.0) -> Tensor:
-    """Return log mean_{i<j} exp(-t |n(z_i) - n(z_j)|^2) of (N, D), N of at least 2.
+def uniformity(z: Tensor, t: float = 2.0, groups: Tensor | None = None) -> Tensor:
+    """Return log mean_{i<j} exp(-t |n(z_i) - n(z_j)|^2), differentiable.
 
     It is 0 when collapsed, about -2t when spread evenly in many dimensions; it hardly notices lost
-    dimensions. Differentiable.
+    dimensions.
+
+    Args:
+        z: (N, D), N of at least 2.
+        t: sharpness.
+        groups: (N,) int64; pairs of one group do not count (-1: no group). Without any other pair
+            the result is 0.
     """
     z = F.normalize(z, dim=-1)
     rows, columns = torch.triu_indices(len(z), len(z), 1, device=z.device)
+    if groups is not None:
+        counts = (groups[rows] != groups[columns]) | (groups[rows] < 0)
+        if not bool(counts.any()):
+            return z.sum() * 0
+        rows = rows[counts]
+        columns = columns[counts]
     distance = 2 - 2 * (z @ z.T)[rows, columns]
     return torch.logsumexp(-t * distance, 0) - math.log(len(rows))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any
 
 import numpy as np
@@ -86,12 +87,12 @@ def mono_wave(
             finite, of another shape, or without a sampling rate.
     """
     array = np.asarray(samples)
-    if sample_rate is None or not sample_rate > 0:
+    if not isinstance(sample_rate, numbers.Real) or not 0 < sample_rate < math.inf:
         raise UserError(
             f"{name}: an array needs its sampling rate in Hz, got sample_rate={sample_rate!r}"
         )
-    _check_array(array, name)
-    wave = _scaled(array)
+    _check_shape(array, name)
+    wave = scaled(array, name)
     channels = wave.shape[1] if wave.ndim == 2 else 1
     if channel is not None and not 1 <= channel <= channels:
         raise UserError(
@@ -99,7 +100,7 @@ def mono_wave(
         )
     if wave.ndim == 2:
         wave = wave.mean(axis=1) if channel is None else wave[:, channel - 1]
-    wave = np.asarray(wave, dtype=np.float32)
+    wave = np.require(wave, np.float32, "W")  # torch warns of arrays that are read-only
     if not np.isfinite(wave).all():
         raise UserError(f"{name}: holds NaN or infinite samples; repair it or leave it out")
     if sample_rate != model_rate:
@@ -137,21 +138,34 @@ def cut_out(
     return wave[round(start * sample_rate) : last]
 
 
-def _check_array(array: npt.NDArray[Any], name: str) -> None:
-    """Raise UserError unless the array holds numbers in the shape (T,) or (T, channels)."""
-    if array.dtype.kind not in "fiu":
-        raise UserError(f"{name}: samples of type {array.dtype}; give numbers")
+def _check_shape(array: npt.NDArray[Any], name: str) -> None:
+    """Raise UserError unless the array has the shape (T,) or (T, channels)."""
     if array.ndim not in (1, 2) or not array.size:
+        batch = "; of a batch a list of arrays, or encode_batch" if array.ndim > 2 else ""
         raise UserError(
-            f"{name}: samples of shape {array.shape}; give (T,) or (T, channels), not empty"
+            f"{name}: samples of shape {array.shape}; give (T,) or (T, channels), not empty{batch}"
         )
 
 
-def _scaled(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return integers scaled to -1..1 (unsigned ones around their middle), floats as they are."""
+def scaled(array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
+    """Return integers scaled to -1..1 (unsigned ones around their middle), floats as they are.
+
+    Args:
+        array: samples.
+        name: what messages call them.
+
+    Raises:
+        UserError: they are no numbers, or of a type whose full scale no recording has.
+    """
+    if array.dtype.kind not in "fiu":
+        raise UserError(f"{name}: samples of type {array.dtype}; give numbers")
     if array.dtype.kind == "f":
         return array
+    if array.dtype.itemsize == 8:
+        raise UserError(
+            f"{name}: samples of type {array.dtype}, whose full scale is not known; give int16"
+            " (samples.astype(np.int16)), or floats in -1..1"
+        )
     full_scale = 2.0 ** (8 * array.dtype.itemsize - 1)
     offset = 1.0 if array.dtype.kind == "u" else 0.0
-    scaled: npt.NDArray[Any] = array / full_scale - offset
-    return scaled
+    return np.asarray(array / full_scale - offset)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from speechssl.audio import reading
 from speechssl.data.manifest import Utterance
 from speechssl.errors import Unreadable, UserError
-from speechssl.pools import ThreadPool
+from speechssl.pools import ThreadPool, map_ahead
 
 Samples = npt.NDArray[np.float32]
 """(T,) samples in -1..1."""
@@ -91,10 +91,11 @@ def durations(
             utt2dur could ask for any number of pieces.
     """
 
+    def is_trusted(utterance: Utterance) -> bool:
+        return 0 < utterance.seconds <= trusted_seconds
+
     def duration(utterance: Utterance) -> float | Failure:
         stated = utterance.seconds
-        if stated and stated <= trusted_seconds:
-            return stated
         try:
             found = reading.info(utterance.path).seconds - utterance.start
         except (UserError, OSError, ValueError, RuntimeError) as error:
@@ -108,8 +109,9 @@ def durations(
             return Failure.of(utterance, reason)
         return stated
 
-    with ThreadPool(readers) as pool:
-        return list(pool.map(duration, utterances))
+    others = (utterance for utterance in utterances if not is_trusted(utterance))
+    read = map_ahead(duration, others, readers)
+    return [one.seconds if is_trusted(one) else next(read) for one in utterances]
 
 
 def split(index: int, utterance: Utterance, seconds: float, max_seconds: float) -> list[Piece]:

@@ -144,7 +144,7 @@ def find_speech(utterance: Utterance, detector: SpeechDetector) -> list[tuple[fl
         )
     )
     if not found:
-        raise UserError(f"{utterance.path}: no speech was found; leave out --vad, or remove it")
+        raise UserError(f"{utterance.path}: no speech was found; take another --vad, or remove it")
     return [(start + utterance.start, stop + utterance.start) for start, stop in found]
 
 

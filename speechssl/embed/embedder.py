@@ -102,6 +102,11 @@ class Embedder(Estimator):
         readers: int | None = None,
         layer: str = EMBEDDING,
     ) -> None:
+        if not isinstance(model, Model):
+            raise UserError(
+                f"Embedder: a {type(model).__name__} is no Model; speechssl.load(...) takes names"
+                " and folders"
+            )
         self._encoder = BatchEncoder(model, device, precision, layer)
         self.model = self._encoder.model
         self.device = self._encoder.device

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from speechssl.embed.batches import Matrix
-from speechssl.embed.recordings import Source
+from speechssl.embed.recordings import Source, only_column
 from speechssl.errors import UserError
 
 Container = Literal["default", "pandas", "polars"]
@@ -57,7 +57,7 @@ class Estimator:
         Raises:
             UserError: the first one that cannot be embedded.
         """
-        matrix = self.embed_each(X)
+        matrix = self.embed_each(only_column(X))
         container = self._container()
         if container == "default":
             return matrix

@@ -31,7 +31,7 @@ _MADE_BY = "made_by.json"
 _IDS = ".ids.json"
 COPY = "model-"
 """Beginning of the name of the folder from which several processes load the model."""
-_MERGED_ROWS = 4096  # rows gathered at a time when parts are merged
+_MERGED_BYTES = 1 << 26  # of embeddings that are gathered at a time when parts are merged
 
 
 def open_partial_results(folder: Path, made_by: str, resume: bool) -> set[str]:
@@ -163,7 +163,7 @@ def merge(
 ) -> int:
     """Write the embeddings of all parts; return their number.
 
-    The parts are mapped into memory, not loaded: memory stays that of the writer.
+    Some 64 MB of them are in memory at a time, beside what the writer holds.
 
     Args:
         folder: the folder of parts.
@@ -171,25 +171,37 @@ def merge(
         writer: of the file.
         spans: id -> where it lies in its recording, if they are windows.
     """
-    row_of: dict[str, tuple[int, int]] = {}
-    parts: list[npt.NDArray[np.float32]] = []
+    place_of: dict[str, tuple[int, int]] = {}
+    arrays: list[Path] = []
     for path in sorted(folder.glob(f"*{_IDS}")):
         for row, identifier in enumerate(_read_json(path)):
-            row_of[identifier] = (len(parts), row)
-        array = path.with_name(path.name.removesuffix(_IDS) + ".npy")
-        parts.append(np.load(array, mmap_mode="r"))
-    present = [identifier for identifier in order if identifier in row_of]
-    for first in range(0, len(present), _MERGED_ROWS):
-        ids = present[first : first + _MERGED_ROWS]
-        vectors = []
-        for identifier in ids:
-            part, row = row_of[identifier]
-            vectors.append(parts[part][row])
-        if spans:
-            writer.write(ids, np.stack(vectors), [spans[identifier] for identifier in ids])
-        else:
-            writer.write(ids, np.stack(vectors))
+            place_of[identifier] = (len(arrays), row)
+        arrays.append(path.with_name(path.name.removesuffix(_IDS) + ".npy"))
+    present = [identifier for identifier in order if identifier in place_of]
+    if not present:
+        return 0
+    dim = np.load(arrays[0], mmap_mode="r").shape[1]
+    size = max(1, _MERGED_BYTES // (4 * dim))
+    for first in range(0, len(present), size):
+        ids = present[first : first + size]
+        vectors = _gathered(arrays, [place_of[identifier] for identifier in ids], dim)
+        writer.write(ids, vectors, [spans[identifier] for identifier in ids] if spans else None)
     return len(present)
+
+
+def _gathered(
+    arrays: Sequence[Path], places: Sequence[tuple[int, int]], dim: int
+) -> npt.NDArray[np.float32]:
+    """Return the rows (n, `dim`) at some places: which of the arrays, and which row of it.
+
+    One array is open at a time: a long run has more parts than a process may have open files.
+    """
+    part, row = np.array(places).T
+    vectors = np.empty((len(places), dim), np.float32)
+    by_part = np.argsort(part, kind="stable")
+    for here in np.split(by_part, np.flatnonzero(np.diff(part[by_part])) + 1):
+        vectors[here] = np.load(arrays[part[here[0]]], mmap_mode="r")[row[here]]
+    return vectors
 
 
 def write_json(path: Path, value: Any) -> None:

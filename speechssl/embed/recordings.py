@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numbers
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -27,8 +27,11 @@ from speechssl.errors import UserError
 Source: TypeAlias = Any
 """A path (str, os.PathLike), bytes, a binary file object, an array or tensor, or a dictionary."""
 
-MAX_CHANNELS = 64
-"""The axis of an array (A, B) that is at most this long, beside a longer one, is its channels."""
+MAX_CHANNELS = 8
+"""The axis of an array (A, B) that is at most this long, beside a longer one, is its channels.
+
+7.1 surround sound has as many. More rows are rather a batch of recordings, which would become one.
+"""
 
 _FORMS = (
     '{"waveform": (C, T), "sample_rate": Hz}, {"audio": PATH}, {"array": (T,), "sampling_rate":'
@@ -57,16 +60,23 @@ class Recording:
 def several(source: Source) -> list[Source] | None:
     """Return the recordings of a list, or None if the source is one recording.
 
-    A list or tuple that begins with a number holds samples; every other one holds recordings, as
-    an array of strings or objects does.
+    A sequence, series or iterator that begins with a number holds samples; every other one holds
+    recordings, as an array of strings or objects does.
 
     Raises:
         UserError: it is a list of lists, which might be either.
     """
     if isinstance(source, np.ndarray):
-        return list(source) if source.dtype.kind in "UO" and source.ndim == 1 else None
-    if not isinstance(source, list | tuple):
+        column = only_column(source)
+        return list(column) if column.dtype.kind in "UO" and column.ndim == 1 else None
+    if isinstance(source, str | bytes | bytearray | memoryview | os.PathLike | Mapping):
         return None
+    if hasattr(source, "to_list"):  # a series of pandas or polars
+        source = source.to_list()
+    is_iterator = isinstance(source, Iterator) and not hasattr(source, "read")
+    if not is_iterator and not isinstance(source, Sequence):
+        return None
+    source = list(source)
     first = source[0] if source else None
     if isinstance(first, numbers.Number) or (isinstance(first, np.generic) and not first.ndim):
         return None
@@ -75,7 +85,28 @@ def several(source: Source) -> list[Source] | None:
             "embed: a list of lists may be channels or recordings; give np.array(...) of shape (T,"
             " channels) for one recording, a list of arrays (T,) for several"
         )
-    return list(source)
+    items: list[Any] = source
+    return items
+
+
+def only_column(table: Any) -> Any:
+    """Return the column of a data frame or an array (N, 1) of recordings; all else as it is.
+
+    Raises:
+        UserError: a data frame has several columns.
+    """
+    if isinstance(table, np.ndarray):
+        is_column = table.dtype.kind in "UO" and table.ndim == 2 and table.shape[1] == 1
+        return table[:, 0] if is_column else table
+    if not hasattr(table, "columns") or not hasattr(table, "shape"):
+        return table
+    names = [str(name) for name in table.columns]
+    if len(names) != 1:
+        raise UserError(
+            f"embed: a table with the columns {', '.join(names[:8])}; give the one that holds the"
+            " recordings, such as table['path']"
+        )
+    return table[table.columns[0]]
 
 
 def resolve(source: Source, sample_rate: int | None, name: str) -> Recording:
@@ -124,12 +155,12 @@ def time_first(array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
         return array.T
     if columns <= MAX_CHANNELS < rows or not array.size:
         return array
-    reason = f"both axes are longer than {MAX_CHANNELS} (are these features, not samples?)"
+    reason = f"both axes are longer than {MAX_CHANNELS} (a batch, or features?)"
     if rows <= MAX_CHANNELS:
         reason = "both axes are short enough for channels"
     raise UserError(
         f"{name}: cannot tell channels from time in samples of shape {array.shape}: {reason}; give"
-        ' (T,), or {"waveform": (C, T), "sample_rate": Hz}'
+        ' (T,), {"waveform": (C, T), "sample_rate": Hz}, or of a batch a list of arrays'
     )
 
 
@@ -191,6 +222,8 @@ def _from_mapping(
 def _stated_rate(source: Mapping[str, Any], key: str, name: str) -> int:
     """Return the sampling rate that a dictionary holds."""
     rate: Any = source.get(key)
+    if isinstance(rate, torch.Tensor) and rate.ndim == 0:  # of a data set "with_format('torch')"
+        rate = rate.item()
     is_number = isinstance(rate, int | float | np.generic) and np.isreal(rate)
     if not is_number or not 0 < float(rate) < np.inf:
         raise UserError(f"{name}: its {key} is {str(rate)[:40]!r}; give the sampling rate in Hz")
@@ -210,10 +243,14 @@ def _array(samples: Any, name: str) -> npt.NDArray[Any]:
         if tensor.dtype == torch.bfloat16:  # numpy has no such type
             tensor = tensor.float()
         return tensor.numpy()
+    cause: Exception | None = None
     try:
-        return np.asarray(samples)
+        array = np.asarray(samples)
+        if array.ndim and array.dtype.kind != "O":
+            return array
     except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(
-            f"{name}: a {type(samples).__name__} is no recording; give a path, bytes, a file object,"
-            f" an array (T,) or (T, channels), or {_FORMS}"
-        ) from error
+        cause = error
+    raise UserError(
+        f"{name}: a {type(samples).__name__} is no recording; give a path, bytes, a file object,"
+        f" an array (T,) or (T, channels), or {_FORMS}"
+    ) from cause

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from speechssl.audio import reading
 from speechssl.audio.remotes import Remotes
 from speechssl.audio.tables import read_wav_scp
-from speechssl.audio.walk import PassedOver, audio_files
+from speechssl.audio.walk import PassedOver, audio_files, utterance_id, utterance_ids
 from speechssl.data.manifest import Utterance, read_manifest
 from speechssl.embed.batches import Failure
 from speechssl.embed.lists import is_list, read_slice, slices
@@ -37,7 +36,8 @@ def collect(
     | any other file                   | its name, with extension                                         |
     | `-`                              | one path a line on standard input: the paths as they are written |
 
-    White space in a path becomes `_` in the id, as in `speechssl prepare folder`.
+    White space in a path becomes `_` in the id, and files of a folder whose ids would be equal get
+    `_2` and so on, as in `speechssl prepare folder`.
 
     Args:
         inputs: names, in any mixture.
@@ -68,11 +68,6 @@ def collect(
             skipped.append(Failure(identifier, str(name), reason))
     _refuse_duplicates(found)
     return found, skipped
-
-
-def utterance_id(path: str) -> str:
-    """Return `path` with `_` for white space, and U+FFFD for bytes that are not UTF-8."""
-    return re.sub(r"\s", "_", os.fsencode(path).decode("utf-8", "replace"))
 
 
 def _expand(
@@ -121,7 +116,8 @@ def _in_folder(root: Path, passed_over: list[PassedOver]) -> list[Utterance]:
             f"embed: {root} holds no audio files ({known}, or others by their content) and no"
             " wav.scp; give another folder"
         )
-    return [Utterance(utterance_id(Path(path).as_posix()), str(root / path)) for path in paths]
+    ids = utterance_ids([Path(path).as_posix() for path in paths])
+    return [Utterance(name, str(root / path)) for name, path in zip(ids, paths, strict=True)]
 
 
 def _in_list(path: Path, remotes: Remotes) -> tuple[list[Utterance], list[tuple[str, str]]]:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from speechssl.audio.silence import is_silent
 from speechssl.audio.streaming import StreamResampler
+from speechssl.embed.arrays import scaled
 from speechssl.embed.batches import MIN_SECONDS, Samples
 from speechssl.errors import UserError
 
@@ -121,17 +122,26 @@ class LiveWindows:
         self._finished = False
 
     def feed(self, samples: npt.ArrayLike) -> Windows:
-        """Take samples (T,) in -1..1 and return the windows that are complete now.
+        """Take samples and return the windows that are complete now.
+
+        Args:
+            samples: (T,), floats in -1..1 or integers, such as int16 of a sound card.
 
         Raises:
             UserError: the samples are not (T,) finite numbers, or the stream was finished.
         """
-        wave = np.asarray(samples, dtype=np.float32)
         if self._finished:
             raise UserError("live: the stream is finished; begin another one")
+        if isinstance(samples, bytes | bytearray | memoryview):
+            raise UserError(
+                "live: bytes do not say what they hold; give np.frombuffer(data, np.int16), or of"
+                " another type"
+            )
+        wave = scaled(np.asarray(samples), "live").astype(np.float32)
         if wave.ndim != 1 or not np.isfinite(wave).all():
             raise UserError(
-                f"live: samples of shape {wave.shape}; give (T,) finite numbers in -1..1"
+                f"live: samples of shape {wave.shape}; give (T,) finite numbers of one channel, or"
+                " of the mean of the channels"
             )
         return self._take(self._resampler.feed(wave))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -168,23 +168,38 @@ def _memory_gb() -> float:
 
 
 def write(out: Path, ids: Sequence[str], labels: Labels, figures: Mapping[str, Any]) -> None:
-    """Write ``clusters.json`` and, last, ``utt2cluster`` (lines `utterance cNNNNNN`).
-
-    ``clusters.json`` holds a digest of ``utt2cluster``: with it, these are known to be clusters, not
-    labels that a person gave.
+    """Write ``clusters.json`` and, last, ``utt2cluster`` (lines `utterance cNNNNNN`, sorted).
 
     Args:
         out: the folder, made if need be.
         ids: (N,).
         labels: (N,), -1 for utterances that are left out.
         figures: for clusters.json.
+
+    Raises:
+        UserError: an id cannot stand in a line of `utt2cluster`, or the disk refused.
     """
-    kept = [(name, label) for name, label in zip(ids, labels.tolist(), strict=True) if label >= 0]
-    lines = "".join(f"{name} c{label:06d}\n" for name, label in sorted(kept))
+    write_lines(out, sorted(zip(ids, labels.tolist(), strict=True)), figures)
+
+
+def write_lines(out: Path, clusters: Iterable[tuple[str, int]], figures: Mapping[str, Any]) -> None:
+    """Do what `write` says, in the order in which utterances and their clusters come.
+
+    ``clusters.json`` holds a digest of ``utt2cluster``: with it, these are known to be clusters, not
+    labels that a person gave.
+    """
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         with files.atomic_write(out / "utt2cluster") as temporary:
-            temporary.write_text(lines, encoding="utf-8", errors="surrogateescape", newline="\n")
+            with temporary.open(
+                "w", encoding="utf-8", errors="surrogateescape", newline="\n"
+            ) as file:
+                for name, label in clusters:
+                    if label < 0:
+                        continue
+                    if name.split() != [name]:
+                        raise UserError(f"cluster: the id {name[:60]!r} has white space; rename it")
+                    file.write(f"{name} c{label:06d}\n")
             written = {**figures, "sha256": digest(temporary)}
             files.write_text(out / "clusters.json", json.dumps(written, indent=2) + "\n")
 
@@ -239,35 +254,52 @@ def evaluate(
     Raises:
         UserError: nothing is kept, or the reference lacks an utterance.
     """
+    return figures_of(ids, labels, confidences(rows, labels), rows.__getitem__, reference, seed)
+
+
+def figures_of(
+    ids: Iterable[str],
+    labels: Labels,
+    confidence: Rows,
+    rows_of: Callable[[NDArray[np.intp]], Rows],
+    reference: Mapping[str, str] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Return what `evaluate` does, of embeddings that need not be in memory.
+
+    Args:
+        ids: N utterances, read only if there is a reference.
+        labels: (N,) clusters, -1 = left out.
+        confidence: (N,) cosines with the mean of the own cluster.
+        rows_of: function of numbers of utterances (n,): their unit vectors (n, D).
+        reference: utterance -> true class.
+        seed: of the sample for the silhouette.
+    """
     kept = labels >= 0
-    refuse_nothing(kept)
-    sizes = np.bincount(labels[kept])
-    sizes = sizes[sizes > 0]
-    figures: dict[str, Any] = {
-        "utterances": len(labels),
-        "kept": int(kept.sum()),
-        "clusters": len(sizes),
-        "sizes": [int(sizes.min()), float(np.median(sizes)), int(sizes.max())],
-        "cohesion": float(confidences(rows, labels)[kept].mean()),
-        "silhouette": _silhouette(rows[kept], labels[kept], seed),
-        "labels_used": "none",
-    }
-    if reference is not None:
-        kept_ids = [name for name, keep in zip(ids, kept, strict=True) if keep]
-        figures |= against_reference(kept_ids, labels[kept], reference)
-    return figures
-
-
-def refuse_nothing(kept: NDArray[np.bool_]) -> None:
-    """Raise UserError if the filters have left out every utterance."""
     if not kept.any():
         raise UserError(
             "cluster: nothing is left after filtering; relax min_cluster_size, max_cluster_size or"
             " keep_fraction"
         )
+    sizes = np.bincount(labels[kept])
+    sizes = sizes[sizes > 0]
+    sample = np.flatnonzero(kept)[_silhouette_rows(labels[kept], seed)]
+    figures: dict[str, Any] = {
+        "utterances": len(labels),
+        "kept": int(kept.sum()),
+        "clusters": len(sizes),
+        "sizes": [int(sizes.min()), float(np.median(sizes)), int(sizes.max())],
+        "cohesion": float(confidence[kept].mean(dtype=np.float64)),
+        "silhouette": _silhouette(rows_of(sample), labels[sample]),
+        "labels_used": "none",
+    }
+    if reference is not None:
+        kept_ids = [name for name, keep in zip(ids, kept, strict=True) if keep]
+        figures |= _against_reference(kept_ids, labels[kept], reference)
+    return figures
 
 
-def against_reference(
+def _against_reference(
     ids: Sequence[str], labels: Labels, reference: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return nmi, ari, purity (0 to 1) of clusters (N,), and the number of true classes."""
@@ -290,13 +322,7 @@ def _check_reference(ids: Sequence[str], reference: Mapping[str, str]) -> None:
         )
 
 
-def _silhouette(rows: Rows, labels: Labels, seed: int) -> float | None:
-    """Return the mean silhouette of a sample of rows (N, D); see `silhouette_of`."""
-    chosen = silhouette_rows(labels, seed)
-    return silhouette_of(rows[chosen], labels[chosen])
-
-
-def silhouette_of(rows: Rows, labels: Labels) -> float | None:
+def _silhouette(rows: Rows, labels: Labels) -> float | None:
     """Return the mean silhouette with cosine distances; None where it is not defined."""
     from sklearn import config_context
     from sklearn.metrics import silhouette_score
@@ -307,7 +333,7 @@ def silhouette_of(rows: Rows, labels: Labels) -> float | None:
         return float(silhouette_score(rows, labels, metric="cosine"))
 
 
-def silhouette_rows(labels: Labels, seed: int) -> NDArray[np.intp]:
+def _silhouette_rows(labels: Labels, seed: int) -> NDArray[np.intp]:
     """Return the rows, in ascending order, on which the silhouette is measured."""
     if len(labels) <= SILHOUETTE_ROWS:
         return np.arange(len(labels))

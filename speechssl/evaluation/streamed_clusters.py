@@ -6,7 +6,6 @@ each embedding, 8 bytes, and writes the results.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,13 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from speechssl import files
 from speechssl.clustering.steps import check_filter, filtered
-from speechssl.clustering.streamed import Fitted, Streamed, assign, gathered
-from speechssl.data.kaldi import digest
+from speechssl.clustering.streamed import Fitted, Streamed, assign, gathered, picked
 from speechssl.data.vectors.folder import VectorFolder
 from speechssl.distributed import World
-from speechssl.errors import UserError, writing
 from speechssl.evaluation import clusters
 
 Labels = NDArray[np.int64]
@@ -80,48 +76,14 @@ def cluster_folder(
         keep_fraction,
     )
     seconds = time.perf_counter() - started_at
-    figures = _figures(folder, streamed, kept, confidence, reference)
+
+    def rows_of(rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        blocks = (block for _, block in folder.blocks(with_ids=False))
+        return streamed.prepare(picked(blocks, rows, folder.dim)).cpu().numpy()
+
+    figures = clusters.figures_of(folder.ids(), kept, confidence, rows_of, reference)
     about = {"seconds": round(seconds, 2), "processes": world.size}
     return kept, {**about, "iterations": fitted.iterations, **figures}
-
-
-def _figures(
-    folder: VectorFolder,
-    streamed: Streamed,
-    labels: Labels,
-    confidence: NDArray[np.float32],
-    reference: Mapping[str, str] | None,
-) -> dict[str, Any]:
-    """Return what `clusters.evaluate` returns; the silhouette is that of a sample of rows."""
-    kept = labels >= 0
-    clusters.refuse_nothing(kept)
-    sizes = np.bincount(labels[kept])
-    chosen = np.flatnonzero(kept)[clusters.silhouette_rows(labels[kept], seed=0)]
-    rows = streamed.prepare(rows_of(folder, chosen)).cpu().numpy()
-    figures: dict[str, Any] = {
-        "utterances": len(labels),
-        "kept": int(kept.sum()),
-        "clusters": len(sizes),
-        "sizes": [int(sizes.min()), float(np.median(sizes)), int(sizes.max())],
-        "cohesion": float(confidence[kept].mean(dtype=np.float64)),
-        "silhouette": clusters.silhouette_of(rows, labels[chosen]),
-        "labels_used": "none",
-    }
-    if reference is not None:
-        names = [name for name, keep in zip(folder.ids(), kept, strict=True) if keep]
-        figures |= clusters.against_reference(names, labels[kept], reference)
-    return figures
-
-
-def rows_of(folder: VectorFolder, rows: NDArray[np.intp]) -> NDArray[np.float32]:
-    """Return some embeddings (n, D) of a folder, by their numbers, which ascend."""
-    found = np.empty((len(rows), folder.dim), np.float32)
-    first = 0
-    for _, block in folder.blocks(with_ids=False):
-        begin, end = np.searchsorted(rows, (first, first + len(block)))
-        found[begin:end] = block[rows[begin:end] - first]
-        first += len(block)
-    return found
 
 
 def write_folder(
@@ -138,17 +100,4 @@ def write_folder(
     Raises:
         UserError: an id cannot stand in a line of `utt2cluster`, or the disk refused.
     """
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        with files.atomic_write(out / "utt2cluster") as temporary:
-            with temporary.open(
-                "w", encoding="utf-8", errors="surrogateescape", newline="\n"
-            ) as file:
-                for name, label in zip(folder.ids(), labels, strict=True):
-                    if label < 0:
-                        continue
-                    if name.split() != [name]:
-                        raise UserError(f"cluster: the id {name[:60]!r} has white space; rename it")
-                    file.write(f"{name} c{label:06d}\n")
-            written = {**figures, "sha256": digest(temporary)}
-            files.write_text(out / "clusters.json", json.dumps(written, indent=2) + "\n")
+    clusters.write_lines(out, zip(folder.ids(), labels.tolist(), strict=True), figures)

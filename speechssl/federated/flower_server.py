@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from speechssl.federated.flower import TENSORS, Network, import_flower, longest_
 from speechssl.federated.messages import Answer, Task
 from speechssl.federated.server import MOST_FAILED_TASKS, Server
 from speechssl.federated.settings import FederatedSettings
+from speechssl.text import plural
 from speechssl.train.settings import TrainingConfig
 
 SECONDS_TO_COME_BACK = 600
@@ -44,18 +46,57 @@ def serve(
     flwr = import_flower()
     count = clients or len(client_names(config, settings))
     server = Server(config, settings, out, resume=resume)
+    certificates = network.server_certificates()
+    say(
+        f"serve at {network.address}; the first round begins when {plural(count, 'client')} of"
+        " `speechssl federate CONFIG --join HOST:PORT` are there"
+    )
     try:
         flwr.server.start_server(
             server_address=network.address,
             config=server_config(flwr, server),
             strategy=strategy(flwr, server, count),
+            client_manager=counting_manager(flwr, count),
             grpc_max_message_length=longest_message(server, settings),
-            certificates=network.server_certificates(),
+            certificates=certificates,
         )
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"federate: cannot serve at {network.address} ({reason})") from error
     finish(server)
+
+
+def say(line: str) -> None:
+    """Print a line on standard error."""
+    print(f"[federate] {line}", file=sys.stderr, flush=True)
+
+
+def counting_manager(flwr: Any, wanted: int) -> Any:
+    """Return Flower's list of the clients that are there, which says who comes and goes.
+
+    A client tells its name with its first answer: until then it is counted only.
+
+    Args:
+        flwr: the package.
+        wanted: clients that the first round waits for.
+    """
+
+    class Counting(flwr.server.SimpleClientManager):  # type: ignore[misc]
+        """Says how many clients there are whenever that changes."""
+
+        def register(self, client: Any) -> bool:
+            is_new: bool = super().register(client)
+            if is_new:
+                say(f"a client joined: {len(self)} of {wanted}")
+            return is_new
+
+        def unregister(self, client: Any) -> None:
+            before = len(self)
+            super().unregister(client)
+            if len(self) < before:
+                say(f"a client left: {len(self)} of {wanted}")
+
+    return Counting()
 
 
 def server_config(flwr: Any, server: Server) -> Any:
@@ -107,6 +148,8 @@ def strategy(flwr: Any, server: Server, clients: int) -> Any:
             if self.task is None:
                 return []
             seconds = SECONDS_TO_COME_BACK if server.tasks_done else 86400
+            if client_manager.num_available() < self.wanted and server.tasks_done:
+                say(f"wait for {plural(self.wanted, 'client')} for at most {seconds} s")
             client_manager.wait_for(self.wanted, seconds)
             self.wanted = server.settings.min_clients
             there = client_manager.all().values()

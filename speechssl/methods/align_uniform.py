@@ -5,7 +5,7 @@
 
 (methods/README.md 4.1). alpha = 2, t = 2, weight 1. Both figures are diagnostics, too;
 the uniformity of a high-dimensional embedding does not notice that some dimensions are
-lost.
+lost. Two utterances of one group (`Views.groups`) are not driven apart.
 """
 
 from __future__ import annotations
@@ -53,8 +53,16 @@ class AlignUniform(PairMethod):
         self, one: Tensor, two: Tensor, progress: Progress
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and both terms of two views (N, P)."""
+        return self.grouped_pair(one, two, None, progress)
+
+    def grouped_pair(
+        self, one: Tensor, two: Tensor, groups: Tensor | None, progress: Progress
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of two views (N, P), without repulsion in one group, and both terms."""
         distance = alignment(one, two, self.alpha)
-        spread = (uniformity(one, self.t) + uniformity(two, self.t)) / 2
+        spread_one = uniformity(one, self.t, groups)
+        spread_two = uniformity(two, self.t, groups)
+        spread = (spread_one + spread_two) / 2
         loss = distance + self.uniformity_weight * spread
         return loss, {"alignment": distance, "uniformity": spread}
 

@@ -63,6 +63,10 @@ class Dino(Method):
         bottleneck: size of the head's bottleneck, which the prototypes are compared with.
         batchnorm: BatchNorm after the head's hidden layers, which then have no bias.
         input_batchnorm: BatchNorm on the embedding, before the head's first layer.
+        head_batches: what the head's BatchNorms take their statistics of: all crops
+            ``joint``, as in Caron et al.'s program and wespeaker, or the crops of one
+            group of the crop plan after the other (``by_length``), as where the head is
+            run with the encoder (RDINO, and hyperion's BatchNorm on the embedding).
         norm_last_layer: keep the prototypes at unit length, so that logits are cosines.
         student_temperature: tau_s, which divides the student's logits.
         teacher_temperature: tau_t once it has risen.
@@ -124,6 +128,7 @@ class Dino(Method):
         bottleneck: int = 256,
         batchnorm: bool = False,
         input_batchnorm: bool = False,
+        head_batches: Literal["joint", "by_length"] = "joint",
         norm_last_layer: bool = True,
         student_temperature: float = 0.1,
         teacher_temperature: float = 0.04,
@@ -177,6 +182,7 @@ class Dino(Method):
         self.teacher = teacher_of(self.student)
         self.register_buffer("centre", torch.zeros(prototypes))
         self.teacher_prototypes = prototypes
+        self.head_by_length = head_batches == "by_length"
         self.student_temperature = student_temperature
         self.teacher_temperature = LinearRamp(
             teacher_temperature_start, teacher_temperature, teacher_temperature_warmup
@@ -217,7 +223,7 @@ class Dino(Method):
             shared = self.target_prototypes == "student"
             prototypes = self.student.head.prototypes() if shared else None
             teacher = run_views(self.teacher, views, "teacher", prototypes)
-        student = run_views(self.student, views, "student")
+        student = run_views(self.student, views, "student", head_by_length=self.head_by_length)
         with in_float32(student.logits):
             temperature = self.teacher_temperature.at(progress.fraction)
             targets = self._assign(teacher.logits, temperature)

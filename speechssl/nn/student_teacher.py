@@ -71,9 +71,14 @@ def check_pairs(views: Sequence[Views]) -> None:
 
 
 def run_views(
-    net: DinoNetwork, views: Sequence[Views], role: str, prototypes: Tensor | None = None
+    net: DinoNetwork,
+    views: Sequence[Views],
+    role: str,
+    prototypes: Tensor | None = None,
+    *,
+    head_by_length: bool = False,
 ) -> Seen:
-    """Encode each group in one batch and run the head once, on all views together.
+    """Encode each group of views in one batch, and run the head on all of them.
 
     A teacher sees only the first group that is addressed to it (the long chunks).
 
@@ -82,13 +87,19 @@ def run_views(
         views: the groups of the crop plan.
         role: ``student`` or ``teacher``.
         prototypes: (K, P) to compare with in place of the head's own.
+        head_by_length: run the head on one group after the other, so that a BatchNorm
+            in it sees crops of one length, and not once on all views together.
     """
     numbered = [(i, group) for i, group in enumerate(views) if group.to in ("both", role)]
     if role == "teacher":
         numbered = numbered[:1]
-    embeddings = torch.cat([encode(net.encoder, group) for _, group in numbered])
+    of_groups = [encode(net.encoder, group) for _, group in numbered]
+    embeddings = torch.cat(of_groups)
     num_views, batch_size = embeddings.shape[:2]
-    logits, layer = net.head(embeddings.flatten(0, 1), prototypes)
+    head_inputs = of_groups if head_by_length else [embeddings]
+    head_outputs = [net.head(part.flatten(0, 1), prototypes) for part in head_inputs]
+    logits = torch.cat([logits for logits, _ in head_outputs])
+    layer = torch.cat([layer for _, layer in head_outputs])
     names = []
     for i, group in numbered:
         names += [(i, view) for view in range(len(group.features))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ def describe(
     labels = labels_used(config)
     if "speaker labels" in labels:
         warnings.warn(f"train: {labels}; about.yaml says so", stacklevel=2)
+    if config.data.positives and config.data.positives_kind == "session":
+        _warn_of_shared_sessions(config.data.positives, config.data.train)
     about: dict[str, Any] = {
         "method": config.method["name"],
         "speechssl": speechssl.__version__,
@@ -117,6 +120,40 @@ def origin_of_groups(file: str, kind: str, directories: Sequence[str]) -> str:
 
 def _are_speakers(group_of: Mapping[str, str], directories: Sequence[str]) -> bool:
     """True if two utterances have one group just where they have one speaker."""
+    pairs, compared = _groups_and_speakers(group_of, directories)
+    groups = {group for group, _ in pairs}
+    speakers = {speaker for _, speaker in pairs}
+    return len(groups) == len(speakers) == len(pairs) < compared
+
+
+def _warn_of_shared_sessions(file: str, directories: Sequence[str]) -> None:
+    """Warn if sessions hold several speakers: the positives of one would be another's voice.
+
+    Args:
+        file: lines `utterance session`.
+        directories: of the training data, whose utt2spk is opened for this warning only.
+    """
+    pairs, _ = _groups_and_speakers(kaldi.read_mapping(file), directories)
+    speakers_of = Counter(session for session, _ in pairs)
+    shared = sum(count > 1 for count in speakers_of.values())
+    if shared:
+        warnings.warn(
+            f"data.positives: {shared} of {len(speakers_of)} sessions of {file} hold several speakers"
+            " by utt2spk; a positive may be another voice: split them, for instance into one session"
+            " for each side of a call",
+            stacklevel=3,
+        )
+
+
+def _groups_and_speakers(
+    group_of: Mapping[str, str], directories: Sequence[str]
+) -> tuple[set[tuple[str, str]], int]:
+    """Return which groups and speakers meet, and how many utterances have both.
+
+    Args:
+        group_of: the group of each utterance.
+        directories: of the training data; those without utt2spk are passed over.
+    """
     pairs: set[tuple[str, str]] = set()
     compared = 0
     for directory in directories:
@@ -127,9 +164,7 @@ def _are_speakers(group_of: Mapping[str, str], directories: Sequence[str]) -> bo
         common = [name for name in speaker_of if name in group_of]
         compared += len(common)
         pairs.update((group_of[name], speaker_of[name]) for name in common)
-    groups = {group for group, _ in pairs}
-    speakers = {speaker for _, speaker in pairs}
-    return len(groups) == len(speakers) == len(pairs) < compared
+    return pairs, compared
 
 
 def labels_used_by(folder: str) -> str:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from builders import ECAPA, make_model, read_json, write_table
 
-from speechssl.adapt import AdaptSettings, adapt, ways
+from speechssl.adapt import AdaptSettings, adapt, recordings, ways
+from speechssl.adapt.folders import AdaptFolder
 from speechssl.cli import main
 from speechssl.corpora import synthetic
 from speechssl.errors import UserError
@@ -176,11 +177,37 @@ def test_bad_files_are_listed_and_too_few_recordings_are_one_line(audio, start, 
     for number, path in enumerate(sorted(path for path in audio.rglob("*") if path.is_file())[:5]):
         (few / f"{number}.wav").write_bytes(path.read_bytes())
     (few / "broken.wav").write_bytes(b"RIFF of nothing")
+    (few / "notes.txt").write_text("no sound")
     asked = AdaptSettings(start=str(start), audio=(str(few),))
     with pytest.raises(UserError, match="5 recordings can be used") as error:
         adapt(asked, tmp_path / "out", "cpu")
     assert "\n" not in str(error.value)
-    assert "broken.wav" in (tmp_path / "out/data/skipped.tsv").read_text()
+    skipped = (tmp_path / "out/data/skipped.tsv").read_text()
+    assert "broken.wav" in skipped and "notes.txt\tnot audio: text" in skipped
+
+
+def test_a_name_that_no_list_can_hold_is_passed_over_alone(audio, tmp_path, capsys):
+    folder = tmp_path / "audio"
+    folder.mkdir()
+    files = sorted(path for path in audio.rglob("*") if path.is_file())[:10]
+    for number, path in enumerate(files):
+        (folder / f"{number}.wav").write_bytes(path.read_bytes())
+    for name in ("line\nbreak.wav", "pipe.wav|", "blank.wav "):
+        (folder / name).write_bytes(files[0].read_bytes())
+    out = AdaptFolder(tmp_path / "out")
+    recordings.prepare(out, [str(folder)], "energy", seed=0)
+    train, heldout = recordings.read(out)
+    used = {Path(piece.path).name for piece in [*train, *heldout]}
+    assert used == {f"{number}.wav" for number in range(10)}
+    lines = out.skipped.read_text().splitlines()
+    assert [line.rpartition("/")[2].partition("\t")[0] for line in lines] == [
+        "blank.wav ",
+        "line\\nbreak.wav",
+        "pipe.wav|",
+    ]
+    assert all(line.endswith("; rename it") for line in lines)
+    said = capsys.readouterr().err
+    assert f"10 recordings with speech; 3 left out, listed in {out.skipped}" in said
 
 
 def test_a_model_without_weights_and_unknown_ways_are_refused(audio, tmp_path):

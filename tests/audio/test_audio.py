@@ -15,6 +15,7 @@ import pytest
 import soundfile
 
 from speechssl.audio import reading
+from speechssl.audio.in_memory import InMemory
 from speechssl.audio.mp3 import parse_frame_header
 from speechssl.audio.pipes import Pipe
 from speechssl.errors import UserError
@@ -147,6 +148,7 @@ def test_variable_bit_rate_mp3_without_a_length(vbr: Path) -> None:
     assert reading.info(bare).seconds == pytest.approx(20, abs=0.1)
     whole = reading.read(bare, RATE)
     np.testing.assert_array_equal(reading.read(bare, RATE, 15, 16), whole[15 * RATE : 16 * RATE])
+    np.testing.assert_array_equal(reading.read(InMemory(bare.read_bytes()), RATE), whole)
 
 
 @pytest.mark.parametrize("place", ["file", "pipe", "archive"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -198,6 +200,24 @@ def test_what_a_walk_passes_over_is_named_with_the_reason(tmp_path: Path) -> Non
         ".hidden.wav": HIDDEN,
         ".git": HIDDEN,
     }
+
+
+def test_a_folder_that_cannot_be_read_is_passed_over_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+
+    def refused(path: str) -> Any:
+        if os.fspath(path).endswith("secret"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    (tmp_path / "secret").mkdir()
+    soundfile.write(tmp_path / "a.wav", tone(RATE), RATE)
+    monkeypatch.setattr(os, "scandir", refused)
+    passed_over: list[PassedOver] = []
+    assert list(audio_files(tmp_path, passed_over)) == ["a.wav"]
+    assert passed_over == [PassedOver("secret", "cannot be read (Permission denied)")]
 
 
 def test_prepare_and_embed_list_what_they_pass_over(tmp_path: Path) -> None:

@@ -343,6 +343,10 @@ def test_bank_reads_kaldi_and_tsv_and_leaves_broken_files_out(noises, tmp_path):
     with (kaldi / "wav.scp").open("a") as scp:
         scp.write("noise-2 relative.wav\nnoise-3 s3://bucket/a.tar:0:9.wav\n")  # left out
     assert NoiseBank(str(kaldi), RATE).kinds == ["noise", "music"]
+    soundfile.write(tmp_path / "faint.wav", np.full(RATE, 1e-30), RATE, subtype="FLOAT")
+    with (kaldi / "wav.scp").open("a") as scp:
+        scp.write(f"music-2 {tmp_path / 'faint.wav'}\n")  # its energy is 0 in float32
+    assert NoiseBank(str(kaldi), RATE).kinds == ["noise", "music"]
     table = tmp_path / "noise" / "utterances.tsv"
     table.write_text("utt\tpath\tkind\na\thum/a.wav\tmusic\n")
     assert NoiseBank(noises, RATE).kinds == ["music"]

@@ -68,14 +68,21 @@ def test_preparing_centres_projects_and_scales():
     want = want / np.linalg.norm(want, axis=1, keepdims=True)
     np.testing.assert_allclose(np.abs(flat), np.abs(want), atol=1e-3)
     assert prepared(x, 0.99).shape[1] < 12
-    with pytest.raises(UserError, match="--pca 13 of 12"):
-        prepared(x, 13)
+    for wrong in (13, -3, float("nan")):
+        with pytest.raises(UserError, match=f"--pca {wrong:g} of 12"):
+            prepared(x, wrong)
 
 
 def test_confidence_is_the_cosine_with_the_own_mean():
     rows = np.array([[1, 0], [0, 1], [1, 0], [-1, 0]], "f4")
     got = confidences(rows, np.array([0, 0, 1, -1]))
     np.testing.assert_allclose(got, [0.5**0.5, 0.5**0.5, 1, -1], atol=1e-6)
+
+
+def test_the_share_that_is_kept_is_exact():
+    labels = np.zeros(100, np.int64)
+    kept = filtered(labels, np.linspace(0, 1, 100, dtype="f4"), keep_fraction=0.55)
+    assert (kept >= 0).sum() == 55  # in floating point .55 times 100 is above 55
 
 
 def test_filters_by_hand():

@@ -14,6 +14,7 @@ from speechssl.corpora.folder import prepare
 from speechssl.data.manifest import read_manifest
 from speechssl.data.trials import read_trials
 from speechssl.data.validation import validate
+from speechssl.embed.sources import collect
 from speechssl.errors import UserError
 
 
@@ -272,6 +273,9 @@ def test_ids_stay_unique(tmp_path: Path) -> None:
         put(tmp_path / "audio", name, noise(1))
     manifest = prepare(tmp_path / "audio", tmp_path / "out")
     assert manifest.ids == ["a_b.wav", "a_b.wav_2", "a_b.wav_3"]
+    assert Path(manifest.utterances[0].path).name == "a_b.wav"  # keeps its name
+    embedded = {utterance.id: utterance.path for utterance in collect([tmp_path / "audio"])[0]}
+    assert embedded == {utterance.id: utterance.path for utterance in manifest.utterances}
     assert len({u.path for u in read_manifest(tmp_path / "out")}) == 3
 
 

@@ -116,6 +116,19 @@ class TestCorpus:
         )
         for label in ("spk", "session"):
             assert set(train[label].values()).isdisjoint(test[label].values())
+        rooms = [{name.split("-")[1] for name in part["spk"]} for part in (train, test)]
+        assert rooms[0].isdisjoint(rooms[1])
+
+    def test_a_session_is_one_speakers(self, tmp_path: Path) -> None:
+        prepare(tmp_path / "audio", tmp_path, **{**SMALL, "speakers": 5}, jobs=1)
+        labels = read_manifest(tmp_path / "train", labels="all").labels
+        speakers_of: dict[str, set[str]] = {}
+        rooms: set[str] = set()
+        for name, session in labels["session"].items():
+            speakers_of.setdefault(session, set()).add(labels["spk"][name])
+            rooms.add(name.split("-")[1])
+        assert all(len(speakers) == 1 for speakers in speakers_of.values())
+        assert len(rooms) < len(speakers_of)  # two speakers met in one room, or this shows nothing
 
     def test_files_are_16_bit_flac_of_the_stated_length_and_sane_level(self, corpus: Path) -> None:
         for utterance in read_manifest(corpus / "train"):

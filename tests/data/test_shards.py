@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fnmatch
+import gc
+import io
 import json
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +20,7 @@ from speechssl.__main__ import main
 from speechssl.audio import members, reading
 from speechssl.audio.remotes import Remotes
 from speechssl.augment.augment import Augment
+from speechssl.data import shards
 from speechssl.data.crops import CropSpec
 from speechssl.data.dataset import CropBatches
 from speechssl.data.loader import make_loader
@@ -22,7 +28,7 @@ from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_ma
 from speechssl.data.shard_writer import ShardWriter
 from speechssl.data.shards import write_shards
 from speechssl.data.validation import validate
-from speechssl.errors import UserError
+from speechssl.errors import MachineError, UserError
 
 RATE = 16000
 PLAN = [CropSpec(2, 0.5), CropSpec(2, 0.25, "mild", "student")]
@@ -190,6 +196,27 @@ def test_a_damaged_shard_is_one_line(
         reading.read("nowhere://bucket/a.tar:512:100.wav", RATE)
 
 
+def test_a_machine_without_descriptors_is_not_the_fault_of_a_shard(
+    kaldi: Path, tmp_path: Path
+) -> None:
+    resource = pytest.importorskip("resource")
+    write_shards(kaldi, tmp_path / "out")
+    path = read_manifest(tmp_path / "out").utterances[0].path
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, limits[1]))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        with pytest.raises(MachineError, match="Too many open files"):
+            reading.read(path, RATE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for descriptor in taken:
+            os.close(descriptor)
+
+
 def test_a_killed_writer_leaves_no_half_shard_under_its_name(
     kaldi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +230,50 @@ def test_a_killed_writer_leaves_no_half_shard_under_its_name(
     assert not (tmp_path / "out/wav.scp").exists()
     monkeypatch.undo()
     assert len(write_shards(kaldi, tmp_path / "out")) == 12
+
+
+class Store:
+    """A file system of fsspec whose files appear when they are closed, as those of S3 do."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, bytes] = {}
+
+    def open(self, path: str, mode: str) -> io.BytesIO:
+        held = self.held
+
+        class Upload(io.BytesIO):
+            def close(self) -> None:
+                if not self.closed:
+                    held[path] = self.getvalue()
+                super().close()
+
+            __del__ = close  # fsspec's do so, too
+
+        return Upload()
+
+    def glob(self, pattern: str) -> list[str]:
+        return fnmatch.filter(self.held, pattern)
+
+    def rm(self, path: str) -> None:
+        del self.held[path]
+
+
+def test_a_broken_run_leaves_no_half_shard_in_a_store(
+    kaldi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(writer: ShardWriter, utterance: Utterance, data: bytes, extension: str) -> str:
+        if writer._members == 5:
+            raise OSError("the network is down")
+        return add(writer, utterance, data, extension)
+
+    store = Store()
+    add = ShardWriter.add
+    monkeypatch.setattr(ShardWriter, "add", breaks)
+    monkeypatch.setattr(shards, "open_store", lambda target: (store, "bucket"))
+    with pytest.raises(UserError, match="the network is down"):
+        write_shards(kaldi, tmp_path / "out", store="s3://bucket/shards")
+    gc.collect()
+    assert store.held == {}
 
 
 def test_a_directory_is_not_written_over(kaldi: Path) -> None:

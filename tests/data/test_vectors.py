@@ -1,6 +1,7 @@
 """Embedding files: round trips, other programs' files, and mistakes in one line."""
 
 import io
+import os
 import sys
 
 import numpy as np
@@ -131,6 +132,16 @@ def test_a_file_cut_anywhere_is_refused(tmp_path, vectors, suffix):
         if length not in starts:
             (tmp_path / f"cut{suffix}").write_bytes(whole[:length])
             _one_line(tmp_path / f"cut{suffix}", "cut")
+
+
+def test_kaldi_files_keep_names_that_are_not_utf_8(tmp_path, vectors):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    ids = [os.fsdecode(b"a\xff"), os.fsdecode(b"a\xfe"), "b"]
+    write_vectors(folder / "x.ark", np.array(ids), vectors)
+    for name in ("x.ark", "x.scp"):
+        found, read = read_vectors(folder / name)
+        assert found.tolist() == ids
+        np.testing.assert_array_equal(read, vectors)
 
 
 def test_pipes_and_missing_archives_in_an_scp(tmp_path):

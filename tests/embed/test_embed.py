@@ -580,6 +580,29 @@ def test_without_resume_old_parts_are_thrown_away(tmp_path):
     assert open_partial_results(folder, "m", resume=False) == set()
 
 
+def test_more_parts_are_merged_than_files_may_be_open(tmp_path):
+    resource = pytest.importorskip("resource")
+    folder = tmp_path / "x.parts"
+    open_partial_results(folder, "m", resume=False)
+    parts = PartialWriter(folder, size=3)
+    for index in range(300):
+        parts.write(str(index), np.full(4, index, np.float32))
+    ids = [str(index) for index in np.random.default_rng(0).permutation(300)]
+    rows: list = []
+
+    class Writer:
+        def write(self, ids, matrix, spans=None):
+            rows.extend(zip(ids, matrix[:, 0].tolist(), strict=True))
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 50, limits[1]))
+    try:
+        assert merge(folder, ids, Writer()) == 300
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert rows == [(name, float(name)) for name in ids]
+
+
 def test_jobs_give_what_one_process_gives(model_folder, bad_corpus, tmp_path):
     one = embed_to_file(model_folder, [bad_corpus], tmp_path / "one.npz")
     two = embed_to_file(model_folder, [bad_corpus], tmp_path / "two.npz", jobs=2)

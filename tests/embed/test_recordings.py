@@ -139,15 +139,56 @@ def test_channel_and_span_of_every_form(embedder, stereo):
         ({"path": ""}, "empty"),
         ({"path": None, "bytes": None}, "path, bytes; give"),
         (np.ones((80, 300)), "features"),
+        (np.ones((16, RATE)), "batch, or features.*of a batch a list of arrays"),
+        (np.ones((3, 1, RATE)), "of a batch a list of arrays, or encode_batch"),
+        (np.ones(RATE, np.int64), "full scale is not known"),
         (np.ones((3, 4)), "short enough"),
         ([[0.0, 1.0], [1.0, 0.0]], "list of lists"),
-        (object(), "numbers"),
+        (object(), "object is no recording"),
+        (None, "NoneType is no recording"),
+        (3, "int is no recording"),
+        (iter([0.0, 1.0]), "list_iterator is no recording"),
     ],
 )
 def test_what_is_no_recording_is_refused_with_the_fix(embedder, source, message):
     with pytest.raises(UserError, match=message) as raised:
         embedder.embed(source, RATE)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("rate", [None, 0, -1, "16k", float("nan"), float("inf")])
+def test_a_rate_that_is_none_is_refused(embedder, rate):
+    with pytest.raises(UserError, match="needs its sampling rate in Hz"):
+        embedder.embed(np.ones(RATE), rate)
+
+
+def test_iterators_series_and_columns_are_lists(embedder, stereo):
+    pandas = pytest.importorskip("pandas")
+    path = str(stereo[0])
+    expected = embedder.embed([path, path])
+    frame = pandas.DataFrame({"path": [path, path], "speaker": ["a", "b"]})
+    column = np.array([[path], [path]], dtype=object)
+    for source in (iter([path, path]), frame["path"], column):
+        np.testing.assert_array_equal(embedder.embed(source), expected)
+    np.testing.assert_array_equal(embedder.transform(frame[["path"]]), expected)
+    np.testing.assert_array_equal(embedder.transform(column), expected)
+    with pytest.raises(UserError, match="columns path, speaker; give the one"):
+        embedder.transform(frame)
+    samples = pandas.Series(stereo[1][:, 0])
+    np.testing.assert_array_equal(
+        embedder.embed(samples, RATE), embedder.embed(stereo[1][:, 0], RATE)
+    )
+
+
+def test_the_rate_of_a_data_set_may_be_a_tensor(embedder, stereo):
+    samples = stereo[1][:, 0]
+    row = {"array": torch.as_tensor(samples), "sampling_rate": torch.tensor(RATE)}
+    np.testing.assert_array_equal(embedder.embed(row), embedder.embed(samples, RATE))
+
+
+def test_an_embedder_of_no_model_is_refused():
+    with pytest.raises(UserError, match="a str is no Model; speechssl.load"):
+        Embedder("small")
 
 
 def test_bytes_under_the_name_of_another_file_open_no_file(embedder, stereo, tmp_path):

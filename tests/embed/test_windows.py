@@ -92,6 +92,18 @@ def test_windows_of_a_file_an_array_and_a_stream_are_those_pieces(embedder, reco
         live.feed(samples)
 
 
+def test_a_stream_takes_what_a_sound_card_gives(embedder) -> None:
+    samples = np.random.default_rng(0).integers(-8000, 8000, 2 * RATE).astype(np.int16)
+    of_integers = embedder.live(RATE, window=1, hop=0.5).feed(samples)
+    of_floats = embedder.live(RATE, window=1, hop=0.5).feed((samples / 32768).astype(np.float32))
+    np.testing.assert_array_equal(of_integers.embeddings, of_floats.embeddings)
+    live = embedder.live(RATE)
+    with pytest.raises(UserError, match="np.frombuffer"):
+        live.feed(samples.tobytes())
+    with pytest.raises(UserError, match="one channel"):
+        live.feed(samples.reshape(-1, 2))
+
+
 def test_a_span_and_a_channel_in_python(embedder, tmp_path) -> None:
     left = noise(3, seed=1)
     right = noise(3, seed=2)

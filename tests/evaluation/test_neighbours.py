@@ -365,6 +365,11 @@ def test_centroids_that_no_index_needs_are_refused_before_they_are_read(index: P
     (copy / layout.ABOUT).write_text(json.dumps({**held, "lists": 1 << 24}))
     with pytest.raises(UserError, match="are no index"):
         read_about(copy)
+    # faiss keeps lists and codebooks for each shard, however small its files are.
+    many = {"shards": [1] * 60_000, "lists": 1 << 13}
+    (copy / layout.ABOUT).write_text(json.dumps({**held, **many}))
+    with pytest.raises(UserError, match="60000 shards of 8192 lists need more than 9 GB"):
+        read_about(copy)
 
 
 def test_shards_share_their_centroids(index: Path) -> None:

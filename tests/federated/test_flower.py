@@ -1,7 +1,7 @@
 """Flower carries what the local engine computes: over gRPC on loopback, and in its simulation.
 
-The environment of the other tests has no Flower (recipes/federated/README.md says why): these tests
-are skipped there, and run with `bash recipes/federated/test.sh`.
+The environment of the other tests has no Flower: these tests are skipped there, and run as
+recipes/federated/README.md says.
 """
 
 from __future__ import annotations
@@ -95,6 +95,11 @@ def test_server_and_clients_over_grpc_end_in_the_bits_of_the_local_engine(
     assert [client.wait() for client in clients] == [0, 0]
     assert equal(final(whole), final(tmp_path / "server"))
     assert not (tmp_path / "server" / "clients").exists()
+    said = (tmp_path / "s").read_text().splitlines()
+    assert said[0].startswith(
+        f"[federate] serve at {address}; the first round begins when 2 clients"
+    )
+    assert said[1:3] == [f"[federate] a client joined: {count} of 2" for count in (1, 2)]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@ command.
 """
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -186,3 +187,52 @@ def test_the_command_writes_what_others_read(tones, tmp_path, capsys):
     assert (tmp_path / "out" / "confusion.png").exists() and (
         tmp_path / "out" / "utt2fold"
     ).exists()
+
+
+@pytest.fixture
+def clinic(tones, tmp_path):
+    """Words of a command: speakers with odd numbers are ill, and a subject is a speaker."""
+    utterances, _, speakers = tones
+    diagnosis = {
+        name: "ad" if int(speaker[1:]) % 2 else "control" for name, speaker in speakers.items()
+    }
+    tables = {"spk": speakers, "subject": speakers, "diagnosis": diagnosis}
+    write_manifest(Manifest(list(utterances), tables), tmp_path / "data")
+    make().save(tmp_path / "model")
+    data = str(tmp_path / "data")
+    words = ["finetune", str(tmp_path / "model"), data, "--labels", f"{data}/utt2diagnosis"]
+    words += ["--groups", f"{data}/utt2spk", "--subjects", f"{data}/utt2subject", "--folds", "2"]
+    return [*words, "--fractions", "1", "--affine-steps", "2", "--epochs", "0"]
+
+
+def test_a_diagnosis_is_counted_by_subject(clinic, tmp_path, capsys):
+    assert main([*clinic, "--replicates", "20", "--out", str(tmp_path / "out")]) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["utterances"] == 72 and results["subjects"]["count"] == 6
+    assert "subjects      6" in capsys.readouterr().out
+    lines = (tmp_path / "out" / "subject_predictions").read_text().splitlines()
+    right = sum(line.split()[1] == line.split()[2] for line in lines)
+    assert len(lines) == 6 and right / 6 == pytest.approx(results["subjects"]["micro_f1"])
+
+
+@pytest.mark.parametrize(
+    ("table", "value", "message"),
+    [
+        ("utt2subject", "", "1 utterances have no subject, first 's0-high-0'"),
+        ("utt2subject", "s2", "s2 is in groups s0 and s2 .* the same file as --groups"),
+        ("utt2diagnosis", "ad", "s0 has utterances of ad and of control"),
+    ],
+)
+def test_subjects_that_do_not_fit_are_refused_before_anything_is_trained(
+    clinic, tmp_path, monkeypatch, capsys, table, value, message
+):
+    def begins(*_, **__):
+        raise AssertionError("training has begun")
+
+    monkeypatch.setattr("speechssl.finetune.finetune", begins)
+    path = tmp_path / "data" / table
+    rows = dict(line.split() for line in path.read_text().splitlines())
+    rows["s0-high-0"] = value
+    path.write_text("".join(f"{name} {v}\n" for name, v in rows.items() if v))
+    assert main(clinic) == 2
+    assert re.search(message, capsys.readouterr().err)

@@ -9,6 +9,7 @@ import torch
 from builders import ToyEncoder
 
 from speechssl import parts
+from speechssl.diagnostics.uniformity import uniformity
 from speechssl.interfaces import Progress, Views
 from speechssl.methods.mio import mio_terms
 from speechssl.methods.moco import EMPTY, NO_GROUP, MoCo, moco_loss
@@ -24,6 +25,8 @@ CONTRASTIVE = {
     "moco_v3": PAIR,
     "trip_roma": {**PAIR, "random_dim": 8},
     "mio": PAIR,
+    "align_uniform": PAIR,
+    "plus_contrast": {"base": {"name": "simsiam", "predictor": "none", **PAIR}, "weight": 0.5},
     "c3_dino": {**PAIR, "queue_size": 32, "prototypes": 0},
 }
 
@@ -59,6 +62,7 @@ def losses(views, groups, queue_groups=None):
         "hinge": triplet_terms(one, two, groups=groups)[0],
         "softplus": triplet_terms(one, two, groups=groups)[1],
         "mio": mio_terms(one, two, groups=groups)[1],
+        "uniformity": uniformity(one, groups=groups),
     }
 
 
@@ -124,8 +128,18 @@ def test_a_step_of_every_contrastive_method_leaves_out_pairs_of_one_group(name):
     plain = second_loss(name, None)
     assert torch.equal(second_loss(name, groups_of(-1, -1, -1, -1)), plain)
     masked = second_loss(name, groups_of(0, 0, 1, 1))
-    # a sum over negatives falls, MIO's mean over them may rise
-    assert masked < plain if name != "mio" else masked != plain
+    # a sum over negatives falls, a mean over them may rise
+    assert masked < plain if name not in ("mio", "align_uniform") else masked != plain
+
+
+def test_uniformity_is_the_mean_over_the_pairs_of_different_groups():
+    torch.manual_seed(0)
+    z = torch.randn(4, 5, dtype=torch.float64)
+    unit = z / z.norm(dim=1, keepdim=True)
+    pairs = [(0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]  # all but (0, 1)
+    kernel = [math.exp(-2 * float((unit[i] - unit[j]).square().sum())) for i, j in pairs]
+    want = math.log(sum(kernel) / len(kernel))
+    assert float(uniformity(z, groups=groups_of(4, 4, -1, -1))) == pytest.approx(want, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", CONTRASTIVE)

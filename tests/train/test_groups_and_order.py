@@ -77,6 +77,25 @@ def test_speakers_are_called_speaker_labels_whatever_the_user_calls_them(
     assert origin_of_groups(str(file), "session", [str(tmp_path)]) == f"sessions ({file})"
 
 
+def test_sessions_that_several_speakers_share_are_warned_of(configuration, tmp_path):
+    """Two sides of a call, or a room: a positive would often be somebody else's."""
+    rows = {f"u{number:02d}": f"call{number // 4}" for number in range(20)}  # four speakers in each
+    write_table(tmp_path / "utt2session", rows)
+    words = [f"data.positives={tmp_path / 'utt2session'}", "train.steps=1"]
+    with pytest.warns(UserWarning, match="5 of 5 sessions .* several speakers .* utt2spk"):
+        run(configuration, tmp_path / "run", MOCO, *words, "data.positives_kind=session")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*several speakers")
+        run(configuration, tmp_path / "clusters", MOCO, *words)
+
+
+def test_sessions_of_one_speaker_each_are_not_warned_of(configuration, sessions, tmp_path):
+    words = [f"data.positives={sessions}", "data.positives_kind=session", "train.steps=1"]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*several speakers")
+        run(configuration, tmp_path / "run", MOCO, *words)
+
+
 def test_what_a_clusterer_wrote_is_no_label(corpus, sessions):
     assert "unknown origin" in origin_of_groups(str(sessions), "cluster", [str(corpus)])
     record = json.dumps({"sha256": digest(sessions)})

@@ -98,7 +98,7 @@ def test_cho2022_is_the_published_recipe():
     m = s.method
     assert (m["prototypes"], m["layers"], m["hidden"], m["bottleneck"]) == (65536, 3, 2048, 256)
     assert (m["batchnorm"], m["norm_last_layer"], m["centring"]) == (False, True, "centre")
-    assert m["input_batchnorm"]
+    assert m["input_batchnorm"] and m["head_batches"] == "by_length"
     assert (m["student_temperature"], m["teacher_temperature"], m["teacher_temperature_start"]) == (
         0.1,
         0.04,
@@ -276,6 +276,7 @@ def test_sdpn_gives_the_teacher_a_clean_crop_and_the_student_augmented_ones():
 def test_rdino_regularises_its_wide_layer():
     m = settings("recipes/voxceleb/conf/rdino.yaml").method
     assert (m["regularised"], m["variance_weight"]) == (8192, 10.0)
+    assert m["head_batches"] == "by_length"
     assert m["covariance_weight"] == 8192 / 65536  # the program divides by the prototypes
     assert (m["regulariser_start"], m["regulariser_end"]) == (0.05, 0.2)
     method = parts.build(

@@ -69,7 +69,7 @@ def prepare(
     """Write generated voices, 16 kHz FLAC files, and Kaldi directories OUT/train and OUT/eval.
 
     Target trials (OUT/eval/trials) always cross rooms. Labels: utt2emotion, utt2session
-    (the room).
+    (a speaker's visit to a room).
 
     Args:
         root: the folder that the audio is written into.
@@ -231,14 +231,14 @@ def _generate(recordings: Sequence[Recording], seed: int, jobs: int, expression:
 
 
 def _manifest(recordings: Sequence[Recording]) -> Manifest:
-    """Return the manifest of recordings, with speakers, emotions and rooms as labels."""
+    """Return the manifest of recordings, with speakers, emotions and sessions as labels."""
     utterances = []
     speakers = {}
     emotions = {}
-    rooms = {}
+    sessions = {}
     for recording in recordings:
         utterances.append(Utterance(recording.id, str(recording.path), seconds=recording.seconds))
         speakers[recording.id] = recording.speaker_id
         emotions[recording.id] = recording.emotion
-        rooms[recording.id] = recording.room_id
-    return Manifest(utterances, {"spk": speakers, "emotion": emotions, "session": rooms})
+        sessions[recording.id] = f"{recording.speaker_id}-{recording.room_id}"
+    return Manifest(utterances, {"spk": speakers, "emotion": emotions, "session": sessions})

@@ -205,7 +205,7 @@ def _vectors_at(
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")
+    return path.read_text(encoding="utf-8", errors="surrogateescape").rstrip("\n").split("\n")
 
 
 FORMAT = Kaldi()

@@ -50,10 +50,7 @@ def vote(run: Classification, subject_of: Mapping[str, str]) -> Votes:
     """
     missing = [name for name in run.ids.tolist() if name not in subject_of]
     if missing:
-        raise UserError(
-            f"--subjects: {len(missing)} utterances have no subject, first {missing[0]!r}; every"
-            " utterance that is tested needs one"
-        )
+        raise _without_subject(missing)
     subjects, index = np.unique(
         [subject_of[name] for name in run.ids.tolist()], return_inverse=True
     )
@@ -68,12 +65,61 @@ def vote(run: Classification, subject_of: Mapping[str, str]) -> Votes:
     truth[index] = run.truth
     for name, subject, true in zip(run.ids, index, run.truth, strict=True):
         if truth[subject] != true:
-            raise UserError(
-                f"--subjects: {subjects[subject]} has utterances of {truth[subject]} and of {true}"
-                f" ({name}); a vote is for labels that a subject has as a whole"
-            )
+            raise _two_labels(subjects[subject], truth[subject], true, name)
     tied = (counts == most[:, None]).sum(1) > 1
     return Votes(subjects, truth, classes[best], most / counts.sum(1), tied)
+
+
+def check(
+    labels: Mapping[str, str],
+    groups: Mapping[str, str],
+    subject_of: Mapping[str, str],
+    *,
+    own_folds: bool = False,
+) -> None:
+    """Refuse subjects that cannot vote, before anything is trained.
+
+    Args:
+        labels: utterance -> label, of the utterances that are trained and tested on.
+        groups: utterance -> group; folds are made of groups.
+        subject_of: utterance -> subject.
+        own_folds: the folds are given, not made of ``groups``.
+
+    Raises:
+        UserError: an utterance without a subject, a subject of two classes, or a subject in
+            two groups, which may come into two folds.
+    """
+    missing = [name for name in labels if name not in subject_of]
+    if missing:
+        raise _without_subject(missing)
+    label_of: dict[str, str] = {}
+    group_of: dict[str, str] = {}
+    for name, label in labels.items():
+        subject = subject_of[name]
+        if label_of.setdefault(subject, label) != label:
+            raise _two_labels(subject, label_of[subject], label, name)
+        group = groups.get(name)
+        if group is None or own_folds:
+            continue
+        if group_of.setdefault(subject, group) != group:
+            raise UserError(
+                f"--subjects: {subject} is in groups {group_of[subject]} and {group} ({name}), so it"
+                " may be trained and tested on; give the same file as --groups"
+            )
+
+
+def _without_subject(missing: list[str]) -> UserError:
+    return UserError(
+        f"--subjects: {len(missing)} utterances have no subject, first {missing[0]!r}; every"
+        " utterance that is tested needs one"
+    )
+
+
+def _two_labels(subject: str, one: str, two: str, name: str) -> UserError:
+    return UserError(
+        f"--subjects: {subject} has utterances of {one} and of {two} ({name}); a vote is for labels"
+        " that a subject has as a whole"
+    )
 
 
 def _refuse_two_folds(run: Classification, subject_of: Mapping[str, str]) -> None:

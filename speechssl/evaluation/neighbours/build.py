@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from speechssl.clustering.streamed import picked
 from speechssl.data.vectors.files import blocks_of
 from speechssl.data.vectors.folder import VectorFolder, is_folder
 from speechssl.errors import UserError, writing
@@ -80,13 +81,7 @@ class Source:
 
     def sample(self, drawn: NDArray[np.int64]) -> Matrix:
         """Return unit rows (n, D) by their numbers, which ascend."""
-        found = np.empty((len(drawn), self.dim), np.float32)
-        first = 0
-        for _, block in self.blocks():
-            begin, end = np.searchsorted(drawn, (first, first + len(block)))
-            found[begin:end] = block[drawn[begin:end] - first]
-            first += len(block)
-        return found
+        return picked((block for _, block in self.blocks()), drawn, self.dim)
 
 
 def mean_of(embeddings: str | Path) -> Matrix:
@@ -303,11 +298,21 @@ def _measured(
         return recall_of(rows, truth[chosen], drawn[chosen])
 
     probes = 1
-    index.set_probes(probes)
-    while probes < about.lists and found(~measuring) < wanted:
-        probes = min(2 * probes, about.lists)
+    for probes in _numbers_of_probes(about.lists):
         index.set_probes(probes)
+        if found(~measuring) >= wanted:
+            break
     return replace(about, probes=probes, recall=found(measuring))
+
+
+def _numbers_of_probes(lists: int) -> list[int]:
+    """Return the numbers of lists to try: 1, 2, 3, 4, 6, 8, 12, 16, 24 ... and all of them."""
+    numbers = {lists}
+    power = 1
+    while power < lists:
+        numbers |= {power, min(3 * power, lists)}
+        power *= 2
+    return sorted(numbers)
 
 
 def recall_of(rows: NDArray[np.int64], truth: NDArray[np.int64], own: NDArray[np.int64]) -> float:

@@ -50,6 +50,8 @@ _MOST_LISTS = 1 << 24
 _MOST_ROWS = 1 << 40
 _MOST_OF_CENTROIDS = 1 << 28  # numbers, 1 GB: they are held in memory, and a file may be sparse
 
+_MOST_OF_SHARDS = 1 << 33  # bytes of memory for the lists and codebooks of all shards
+
 CODES = 256
 """Codewords of each part of a vector: a code is a byte."""
 
@@ -136,8 +138,17 @@ def read_about(folder: Path) -> About:
     probes = _check(path, "probes", held.get("probes"), least, max(1, lists))
     if lists * dim > _MOST_OF_CENTROIDS:
         raise UserError(f"{path}: {lists} lists of {dim} numbers are no index; build it again")
-    if kind == "ivfpq" and dim % code_bytes:
-        raise UserError(f"{path}: codes of {code_bytes} bytes for {dim} numbers; build it again")
+    if kind == "ivfpq":
+        if dim % code_bytes:
+            raise UserError(
+                f"{path}: codes of {code_bytes} bytes for {dim} numbers; build it again"
+            )
+        # faiss holds 32 bytes a list and a copy of the codebooks for each shard.
+        if len(shards) * (32 * lists + 4 * CODES * dim) > _MOST_OF_SHARDS:
+            raise UserError(
+                f"{path}: {len(shards)} shards of {lists} lists need more than"
+                f" {_MOST_OF_SHARDS / 1e9:.0f} GB of memory; build it again with larger shards"
+            )
     recall = held.get("recall")
     known = isinstance(recall, int | float) and 0 <= recall <= 1
     return About(

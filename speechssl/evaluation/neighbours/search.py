@@ -18,8 +18,14 @@ from speechssl.evaluation.verification.scoring import unit
 Matrix = NDArray[np.float32]
 
 _FLAT_ROWS = 65_536  # of an exact search at a time
-_CANDIDATES = 10  # for each neighbour that is wanted
-_LEAST_CANDIDATES = 100
+_CANDIDATES = 40
+"""Rows that are compared exactly for each neighbour that is wanted.
+
+Of a million generated embeddings, 512 of 2,048 lists looked into: 10 candidates for each of the 10 nearest
+give a recall of .940 in 7.9 ms, 40 .977 in 8.2 ms, 160 .979 in 9.4 ms; 1,024 lists and 10 candidates .956
+in 15.1 ms."""
+
+_LEAST_CANDIDATES = 400
 _QUERIES = 256  # searched at a time
 
 

@@ -193,15 +193,13 @@ def _check_amount(classes: NDArray[np.int64], size: int, shrinkage: float) -> No
 
 def _statistics(rows: Matrix, classes: NDArray[np.int64]) -> tuple[NDArray[np.float64], Statistics]:
     """Return the mean (D,) of scaled embeddings (M, D), and their statistics about it."""
+    centre = rows.mean(0, dtype=np.float64)
+    centred = rows - centre
     order = np.argsort(classes, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(classes[order]) > 0])
-    sums = np.add.reduceat(rows[order].astype(np.float64), starts)
+    sums = np.add.reduceat(centred[order], starts)
     numbers = np.diff(np.r_[starts, len(rows)])
-    centre = sums.sum(0) / len(rows)
-    sums -= numbers[:, None] * centre
-    centred = rows - centre.astype(np.float32)
-    total = centred.T.astype(np.float64) @ centred.astype(np.float64)
-    return centre, Statistics(total, sums, numbers)
+    return centre, Statistics(centred.T @ centred, sums, numbers)
 
 
 def _principal(total: Square, count: int) -> Square:

@@ -90,20 +90,41 @@ def load_apart(source: Embeddings, ids: Ids, matrix: Matrix, what: str) -> tuple
         UserError: as for `load`; an id has the same embedding in both sets; or another D.
     """
     other_ids, other = load(source, what)
+    _check_apart(other_ids, other, _rows_of(ids), matrix, what)
+    return other_ids, other
+
+
+def _check_apart(
+    other_ids: Ids, other: Matrix, row_of: Mapping[str, int], matrix: Matrix, what: str
+) -> None:
+    """Raise UserError if an id has the same embedding in both sets, or they are of another size.
+
+    Args:
+        other_ids: (M,).
+        other: (M, D).
+        row_of: test id -> its row in `matrix`.
+        matrix: (N, D) embeddings of the test set.
+        what: names the others in an error.
+    """
     if other.shape[1] != matrix.shape[1]:
         raise UserError(
             f"{what}: embeddings of {other.shape[1]} numbers, those of the test have"
             f" {matrix.shape[1]}; use one model"
         )
-    shared, test_rows, other_rows = np.intersect1d(ids, other_ids, return_indices=True)
-    is_same = (matrix[test_rows] == other[other_rows]).all(1)
+    names = other_ids.tolist()
+    rows = [row for row, name in enumerate(names) if name in row_of]
+    test_rows = [row_of[names[row]] for row in rows]
+    is_same = (other[rows] == matrix[test_rows]).all(1)
     if is_same.any():
-        first = str(shared[is_same.argmax()])
         raise UserError(
-            f"{what}: holds {int(is_same.sum())} test embeddings, first {first!r}; use training"
-            " data"
+            f"{what}: holds {int(is_same.sum())} test embeddings, first"
+            f" {names[rows[int(is_same.argmax())]]!r}; use training data"
         )
-    return other_ids, other
+
+
+def _rows_of(ids: Ids) -> dict[str, int]:
+    """Return id -> row."""
+    return {name: row for row, name in enumerate(ids.tolist())}
 
 
 def mean_apart(source: Embeddings, ids: Ids, matrix: Matrix, what: str) -> Matrix:
@@ -116,8 +137,10 @@ def mean_apart(source: Embeddings, ids: Ids, matrix: Matrix, what: str) -> Matri
         return mean.astype(np.float32)
     folder = VectorFolder(source)
     total = np.zeros(folder.dim)
-    for block_ids, block in folder.blocks():
-        load_apart((block_ids, block), ids, matrix, str(source))
+    row_of = _rows_of(ids)
+    for names, block in folder.blocks():
+        block_ids, _ = load((names, block), str(source))
+        _check_apart(block_ids, block, row_of, matrix, str(source))
         total += block.sum(0, dtype=np.float64)
     return (total / folder.rows).astype(np.float32)
 
@@ -153,7 +176,7 @@ def enrol_models(
     Raises:
         UserError: an utterance without an embedding, without `keep_going`.
     """
-    row_of = {name: row for row, name in enumerate(ids.tolist())}
+    row_of = _rows_of(ids)
     rows_of = {}
     means = []
     for model, utterances in models.items():
@@ -186,9 +209,11 @@ def locate(
             the model on the first side of a trial, the utterance on the second.
 
     Raises:
-        UserError: an unknown id, without `keep_going`; or all trials name one.
+        UserError: no trials; an unknown id, without `keep_going`; or all trials name one.
     """
-    row_of = {name: row for row, name in enumerate(ids.tolist())}
+    if not len(trials):
+        raise UserError("verification: the list holds no trials; give some")
+    row_of = _rows_of(ids)
     models = models or {}
     first_of = {**row_of, **models}
     second_of = {**models, **row_of}

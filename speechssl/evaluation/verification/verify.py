@@ -101,7 +101,8 @@ def verify(
     if settings.enrol is not None:
         sizes = [len(rows) for rows in enrolled.utterances_of.values()]
         results["enrolled_models"] = len(sizes)
-        results["scoring"] += f", models of {min(sizes)} to {max(sizes)} utterances"
+        if sizes:
+            results["scoring"] += f", models of {min(sizes)} to {max(sizes)} utterances"
     if settings.calibration is not None:
         results["scoring"] += ", calibrated"
     return Verification(results, located.trials, scores, speakers.sides(located))

@@ -7,11 +7,12 @@ import json
 import numpy as np
 import pytest
 from builders import write_table
+from sklearn.linear_model import LogisticRegression
 
 from speechssl.cli import main
 from speechssl.errors import UserError
 from speechssl.evaluation.classification import classify, comparing
-from speechssl.evaluation.classification.classifiers import kinds
+from speechssl.evaluation.classification.classifiers import RowSpace, kinds
 from speechssl.evaluation.classification.classify import evaluate
 
 CLASSES = ("angry", "happy", "neutral", "sad")
@@ -202,6 +203,22 @@ def test_the_command_writes_what_others_read(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize("dim", [8, 150])  # fewer and more dimensions than rows
+def test_in_the_space_of_the_rows_a_linear_classifier_is_the_same(dim):
+    rng = np.random.default_rng(0)
+    truth = np.arange(60) % 3
+    x = rng.standard_normal((60, dim)) + 0.5 * rng.standard_normal((3, dim))[truth]
+    new = rng.standard_normal((20, dim))
+    space = RowSpace().fit(x)
+    assert space.transform(x).shape == (60, min(60, dim))
+    np.testing.assert_allclose(space.transform(x) @ space.transform(x).T, x @ x.T, atol=1e-10)
+    plain = LogisticRegression(C=0.1, tol=1e-10, max_iter=5000).fit(x, truth)
+    inside = LogisticRegression(C=0.1, tol=1e-10, max_iter=5000).fit(space.transform(x), truth)
+    np.testing.assert_allclose(
+        inside.predict_proba(space.transform(new)), plain.predict_proba(new), atol=1e-6
+    )
+
+
 def test_results_are_plain_numbers(tmp_path):
     run = evaluate(*world(), replicates=0)
     path = classify.write_results(tmp_path, run)
@@ -320,17 +337,20 @@ def test_the_command_shows_what_is_beside(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("shrinkage", [0.9, 0.1, 0.01])
-def test_lda_is_scikit_learns(shrinkage):
+@pytest.mark.parametrize("dim", [30, 300])  # fewer and more dimensions than rows
+def test_lda_is_scikit_learns(dim, shrinkage):
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     from speechssl.evaluation.classification.classifiers import ShrunkLDA
 
     rng = np.random.default_rng(0)
     truth = np.array(list("abc"))[rng.choice(3, 120, p=[0.6, 0.3, 0.1])]
-    means = {name: rng.normal(size=30) for name in "abc"}
-    x = np.stack([means[name] for name in truth]) + 2 * rng.normal(size=(120, 30))
-    ours = ShrunkLDA(shrinkage).fit(x, truth)
+    means = {name: rng.normal(size=dim) for name in "abc"}
+    x = np.stack([means[name] for name in truth]) + 2 * rng.normal(size=(120, dim))
+    space = RowSpace().fit(x)
+    ours = ShrunkLDA(shrinkage, dimensions=dim).fit(space.transform(x), truth)
     theirs = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage).fit(x, truth)
-    np.testing.assert_allclose(ours.weights.T, theirs.coef_, rtol=1e-6, atol=1e-9)
+    weights = ours.weights if space.basis_ is None else space.basis_ @ ours.weights
+    np.testing.assert_allclose(weights.T, theirs.coef_, rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(ours.offset, theirs.intercept_, rtol=1e-6)
-    assert (ours.predict(x) == theirs.predict(x)).all()
+    assert (ours.predict(space.transform(x)) == theirs.predict(x)).all()

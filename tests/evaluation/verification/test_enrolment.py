@@ -90,9 +90,23 @@ def test_utterances_without_an_embedding():
     np.testing.assert_array_equal(kept.scores, whole.scores)
 
 
+def test_no_model_has_an_utterance_with_an_embedding():
+    ids, x = made()
+    pairs = trials(("u0", "u1", True), ("u2", "u3", False))
+    run = verify((ids, x), pairs, enrol={"D": ["lost"]}, replicates=0, keep_going=True)
+    assert run.results["enrolled_models"] == 0
+    assert run.results["scoring"] == "cosine"
+
+
+def test_a_list_without_trials_is_refused():
+    none = Trials(np.array([], str), np.array([], str), np.array([], bool))
+    with pytest.raises(UserError, match="no trials"):
+        verify(made(), none, replicates=0)
+
+
 def test_read_enrolment(tmp_path):
     path = tmp_path / "spk2utt"
-    path.write_text("A u0 u1\nB u3\nA u2 u1\n\n")
+    path.write_text("A u0 u1 u0\nB u3\nA u2 u1\n\n")
     assert read_enrolment(path) == {"A": ["u0", "u1", "u2"], "B": ["u3"]}
     for text, message in (("A u0\nB\n", ":2: model 'B' has no utterance"), ("\n", "is empty")):
         path.write_text(text)
