@@ -41,7 +41,11 @@ class Server:
 
 def clients(*proxies: str) -> Any:
     found = dict(enumerate(proxies))
-    return SimpleNamespace(wait_for=lambda count, seconds: bool(found), all=lambda: found)
+    return SimpleNamespace(
+        wait_for=lambda count, seconds: bool(found),
+        num_available=lambda: len(found),
+        all=lambda: found,
+    )
 
 
 def test_a_round_without_any_client_counts_as_failed() -> None:
