@@ -93,6 +93,7 @@ PASSED_OVER = [
         (["list", "decoders"], "no 'decoders' (did you mean 'encoders'?)"),
         (["prepare", "librispech", "a", "b"], "no 'librispech'"),
         (["average", "/nowhere/run"], "/nowhere/run"),
+        (["calibrate", "small", "e.npz", "--trials", "t"], "small comes with the package"),
         (["validate", "/nowhere/data"], "1 problem, listed above"),
         (["train", "/nowhere/conf.yaml", "--out", "/tmp/never"], "/nowhere/conf.yaml"),
         (
