@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from speechssl.errors import UserError, writing
-from speechssl.files import atomic_write
+from speechssl.files import write_text
 from speechssl.regular import read_text
 
 _LATEST = 1e9  # seconds, 30 years: no recording is as long
@@ -61,8 +61,7 @@ def write_text_file(path: Path, lines: Sequence[str]) -> None:
     """Write lines, whole or not at all; names of files may hold bytes that are not UTF-8."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as temporary:
-            temporary.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+        write_text(path, "".join(lines))
 
 
 def read_rttm(path: str | Path) -> dict[str, list[Turn]]:
