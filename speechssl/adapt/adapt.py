@@ -90,10 +90,7 @@ def _adapt(settings: AdaptSettings, folder: AdaptFolder, device: str) -> dict[st
 
 
 def best(judged: dict[str, Judgement]) -> str:
-    """Return the way with the largest sure gain, or `before` where no gain is sure.
-
-    Of those whose whole interval is above 0 the one with the smallest confusions is taken.
-    """
+    """Return the way with the smallest confusions among those that are better; `before` if none is."""
     better = [way for way, judgement in judged.items() if judgement.is_better]
     return min(better, key=lambda way: judged[way].total, default=BEFORE)
 

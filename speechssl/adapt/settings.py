@@ -22,6 +22,9 @@ MIN_RECORDINGS = 8
 MIN_WINDOW = 0.4
 """Seconds of a window at least."""
 
+MOST_CLUSTERS = 5000
+"""Clusters of the pieces: `kmeans_ahc` holds the distances of twice as many centroids, 0.8 GB."""
+
 _MIN_PIECES = {"last-layer": 20, "rounds": 200, "contrastive": 100, "dino": 1000}
 """Pieces to learn from below which a way is not tried unless it is asked for."""
 
@@ -98,7 +101,7 @@ def plan_for(settings: AdaptSettings, lengths: Sequence[float]) -> Plan:
     usual = sorted(lengths)[count // 5]
     batch_size = min(64, max(4, count // 8))
     steps = min(1500, max(20, round(5 * count / batch_size)))
-    counts = {max(2, count // share) for share in (4, 8, 16, 32, 64)}
+    counts = {min(MOST_CLUSTERS, max(2, count // share)) for share in (4, 8, 16, 32, 64)}
     ways = settings.ways
     if not ways:
         ways = tuple(way for way in WAYS if way != "dino" and count >= _MIN_PIECES[way])

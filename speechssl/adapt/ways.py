@@ -123,7 +123,7 @@ def fit_last_layer(work: Adaptation) -> Path:
         )
     cluster_of = read_mapping(cluster_pieces(work))
     clustered = [piece for piece in work.pieces if piece.id in cluster_of]
-    pieces = clustered[:: max(1, len(clustered) // _MOST_FITTED)]
+    pieces = clustered[:: max(1, -(-len(clustered) // _MOST_FITTED))]
     say(f"last-layer: fit to {len(pieces)} pieces")
     pairs = embed_pairs(
         Embedder(model, work.device),

@@ -120,7 +120,7 @@ class KMeansAHC(Clusterer):
             rows: embeddings.
         """
         quarter = max(2, rows // 4)
-        if count > rows or quarter < self.n_clusters > count:
+        if count > rows or self.n_clusters > max(count, quarter):
             raise UserError(
                 f"kmeans_ahc: {rows} embeddings cannot make {self.n_clusters} clusters of {count}"
                 f" centroids; n_centroids=0 makes {quarter} centroids, give"

@@ -9,13 +9,11 @@ from speechssl import compat
 from speechssl.diarize.turns import Turn, seconds_of
 from speechssl.errors import UserError
 from speechssl.files import atomic_write
-from speechssl.text import printable
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#666666", "#8c510a")
 """Told apart by colour-blind people, too (Okabe and Ito 2008)."""
 
 _MOST_ROWS = 60
-_LONGEST = 60  # letters of a name that are shown
 _BARS = 4000  # in a row, at most: four times as many as the picture has columns
 
 
@@ -36,8 +34,10 @@ def draw_timeline(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    from speechssl.drawing.style import plain
+
     rows = [(name, turns, name) for name in seconds_of(turns)]
-    rows += [(f"{name[:_LONGEST]} (true)", reference, name) for name in seconds_of(reference)]
+    rows += [(f"{name} (true)", reference, name) for name in seconds_of(reference)]
     rows = rows[:_MOST_ROWS]  # a reference may be somebody else's
     figure = Figure(figsize=(10, 1.2 + 0.35 * len(rows)), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
@@ -47,11 +47,9 @@ def draw_timeline(
         bars = _bars([turn for turn in source if turn.speaker == name], end / _BARS)
         colour = _COLOURS[row % len(_COLOURS)] if source is turns else "0.6"
         axes.broken_barh(bars, (row - 0.4, 0.8), color=colour)
-    # Names come from files of others: a dollar sign would begin a formula.
-    labels = [printable(label).replace("$", r"\$") for label, _, _ in rows]
-    axes.set_yticks(range(len(rows)), labels)
+    axes.set_yticks(range(len(rows)), [plain(label) for label, _, _ in rows])
     axes.invert_yaxis()
-    axes.set(xlabel="seconds", title=printable(title).replace("$", r"\$"))
+    axes.set(xlabel="seconds", title=plain(title))
     axes.spines[["top", "right"]].set_visible(False)
     file = Path(path)
     try:

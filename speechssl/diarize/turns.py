@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from speechssl.errors import UserError, writing
-from speechssl.files import atomic_write
+from speechssl.files import write_text
 from speechssl.regular import read_text
 
 _LATEST = 1e9  # seconds, 30 years: no recording is as long
@@ -33,13 +33,27 @@ class Turn(NamedTuple):
     speaker: str
 
 
-def rttm_lines(recording: str, turns: Iterable[Turn], channel: int = 1) -> list[str]:
-    """Return the lines of an RTTM file; white space in the recording's id becomes `_`."""
+def rttm_lines(
+    recording: str,
+    turns: Iterable[Turn],
+    channel: int = 1,
+    channel_of: Mapping[str, int] | None = None,
+) -> list[str]:
+    """Return the lines of an RTTM file; white space in the recording's id becomes `_`.
+
+    Args:
+        recording: its id.
+        turns: who speaks when.
+        channel: of the speakers that `channel_of` does not name.
+        channel_of: speaker -> channel.
+    """
+    channels = channel_of or {}
     name = re.sub(r"\s", "_", recording) or "_"
     lines = []
     for turn in turns:
         times = f"{turn.start:.3f} {turn.stop - turn.start:.3f}"
-        lines.append(f"SPEAKER {name} {channel} {times} <NA> <NA> {turn.speaker} <NA> <NA>\n")
+        own = channels.get(turn.speaker, channel)
+        lines.append(f"SPEAKER {name} {own} {times} <NA> <NA> {turn.speaker} <NA> <NA>\n")
     return lines
 
 
@@ -47,8 +61,7 @@ def write_text_file(path: Path, lines: Sequence[str]) -> None:
     """Write lines, whole or not at all; names of files may hold bytes that are not UTF-8."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as temporary:
-            temporary.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+        write_text(path, "".join(lines))
 
 
 def read_rttm(path: str | Path) -> dict[str, list[Turn]]:

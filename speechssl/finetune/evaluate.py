@@ -82,7 +82,7 @@ def finetune(
         for step in trainer.steps:
             measured = _summarise(table, classes[predicted[step]], settings, replicates, name)
             row = {"fraction": fraction, "labels": mean_labels, "step": step}
-            curve.append(row | _curve_figures(measured))
+            curve.append(row | _curve_figures(measured.results))
     measured.results["curve"] = curve
     measured.results["unreadable"] = len(labelled) - len(readable)
     if save is not None:
@@ -110,11 +110,10 @@ def _save_classifier(
     used = "fine-tuning" if before in ("none", "not known") else f"{before}; fine-tuning"
     model.about = {**model.about, "labels_used": used}
     model.about.pop("calibration", None)  # it was of other embeddings
-    figures = {key: value for key, value in results.items() if key.startswith(_FIGURES)}
     about = {
         "trained_on": len(rows),
         "settings": asdict(trainer.settings),
-        "measured_by_folds": figures,
+        "measured_by_folds": _curve_figures(results),
     }
     SavedClassifier(model, classifier, classes.tolist(), about).save(folder)
 
@@ -201,6 +200,6 @@ def _summarise(
     return summarise(table, predicted, about, replicates=replicates, seed=settings.seed, model=name)
 
 
-def _curve_figures(measured: Classification) -> dict[str, Any]:
+def _curve_figures(results: Mapping[str, Any]) -> dict[str, Any]:
     """Return the figures of the results that a row of the curve has."""
-    return {key: value for key, value in measured.results.items() if key.startswith(_FIGURES)}
+    return {key: value for key, value in results.items() if key.startswith(_FIGURES)}

@@ -10,7 +10,15 @@ from speechssl.metrics.bootstrap import (
     bootstrap_trials,
     format_interval,
 )
-from speechssl.metrics.classification import contingency, macro_f1, micro_f1, uar
+from speechssl.metrics.classification import (
+    contingency,
+    macro_f1,
+    macro_f1_of,
+    micro_f1,
+    micro_f1_of,
+    uar,
+    uar_of,
+)
 from speechssl.metrics.verification import (
     CurveFigure,
     Floats,
@@ -42,9 +50,12 @@ __all__ = [
     "eer_point",
     "format_interval",
     "macro_f1",
+    "macro_f1_of",
     "micro_f1",
+    "micro_f1_of",
     "min_dcf",
     "nmi",
     "purity",
     "uar",
+    "uar_of",
 ]

@@ -37,8 +37,7 @@ def contingency(
 
 def micro_f1(truth: ArrayLike, predicted: ArrayLike, weights: ArrayLike | None = None) -> float:
     """Return the micro-averaged F1 (0 to 1): with one label an item, the accuracy."""
-    _, counts = contingency(truth, predicted, weights)
-    return float(np.trace(counts) / counts.sum())
+    return micro_f1_of(contingency(truth, predicted, weights)[1])
 
 
 def macro_f1(truth: ArrayLike, predicted: ArrayLike, weights: ArrayLike | None = None) -> float:
@@ -46,17 +45,30 @@ def macro_f1(truth: ArrayLike, predicted: ArrayLike, weights: ArrayLike | None =
 
     A class is any label that is true or predicted somewhere.
     """
-    _, counts = contingency(truth, predicted, weights)
-    support = counts.sum(0) + counts.sum(1)
-    used = support > 0
-    return float(np.mean(2 * np.diag(counts)[used] / support[used]))
+    return macro_f1_of(contingency(truth, predicted, weights)[1])
 
 
 def uar(truth: ArrayLike, predicted: ArrayLike, weights: ArrayLike | None = None) -> float:
     """Return the unweighted average recall (0 to 1) over the classes in `truth`: the balanced
     accuracy.
     """
-    _, counts = contingency(truth, predicted, weights)
+    return uar_of(contingency(truth, predicted, weights)[1])
+
+
+def micro_f1_of(counts: Floats) -> float:
+    """Return `micro_f1` of a contingency table (C, C)."""
+    return float(np.trace(counts) / counts.sum())
+
+
+def macro_f1_of(counts: Floats) -> float:
+    """Return `macro_f1` of a contingency table (C, C)."""
+    support = counts.sum(0) + counts.sum(1)
+    used = support > 0
+    return float(np.mean(2 * np.diag(counts)[used] / support[used]))
+
+
+def uar_of(counts: Floats) -> float:
+    """Return `uar` of a contingency table (C, C)."""
     support = counts.sum(1)
     used = support > 0
     return float(np.mean(np.diag(counts)[used] / support[used]))

@@ -55,20 +55,6 @@ def group_starts(sorted_scores: Floats) -> NDArray[np.intp]:
     return np.concatenate([[0], steps, [len(sorted_scores)]])
 
 
-def error_rates(
-    weights: NDArray[Any], target: NDArray[np.bool_], starts: NDArray[np.intp]
-) -> tuple[Floats, Floats]:
-    """Return (fpr, fnr) at each start of sorted, weighted trials.
-
-    Both are NaN if all target trials, or all non-target trials, weigh nothing.
-    """
-    of_targets = weights * target
-    between = starts[:-1]
-    return rates_of_sums(
-        np.add.reduceat(of_targets, between), np.add.reduceat(weights - of_targets, between)
-    )
-
-
 def rates_of_sums(targets: NDArray[Any], nontargets: NDArray[Any]) -> tuple[Floats, Floats]:
     """Return (fpr, fnr), each (U + 1,), from the weights of the trials between U + 1 thresholds.
 
@@ -109,9 +95,12 @@ def det_curve(
     order = np.argsort(scores)
     sorted_scores = scores[order]
     starts = group_starts(sorted_scores)
-    if weights is None:
-        weights = np.ones(len(order), np.int64)
-    fpr, fnr = error_rates(np.asarray(weights)[order], target[order], starts)
+    sorted_weights = np.ones(len(order)) if weights is None else np.asarray(weights)[order]
+    of_targets = sorted_weights * target[order]
+    between = starts[:-1]
+    fpr, fnr = rates_of_sums(
+        np.add.reduceat(of_targets, between), np.add.reduceat(sorted_weights - of_targets, between)
+    )
     thresholds = np.append(sorted_scores[starts[:-1]], np.inf)
     return fpr, fnr, thresholds
 

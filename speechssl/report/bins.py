@@ -35,7 +35,7 @@ def histogram(
     smallest = x[min(kinds, key=np.count_nonzero)]
     quartiles = np.quantile(smallest, [0.25, 0.75])
     width = 2 * float(quartiles[1] - quartiles[0]) / len(smallest) ** (1 / 3)
-    count = MOST if width <= 0 else round((high - low) / width)
-    edges = np.linspace(low, high, int(np.clip(count, FEWEST, MOST)) + 1)
+    count = MOST if width <= 0 else min(MOST, max(FEWEST, (high - low) / width))
+    edges = np.linspace(low, high, round(count) + 1)
     densities = [np.histogram(x[kind], edges, density=True)[0] for kind in kinds]
     return edges, densities

@@ -18,6 +18,12 @@ from speechssl.report.results import write_json
 TICKS = (0.1, 0.5, 2, 5, 10, 20, 40, 60, 80, 95)
 """Percent, on axes of normal deviates."""
 
+EDGES = (0.0005, 0.97)
+"""Lowest and highest rate (0 to 1) of the axes."""
+
+MOST_BANDS = 3
+"""Systems whose bands are drawn; more would be one dark area."""
+
 BAND_FPR: NDArray[np.float64] = ndtr(np.linspace(-3.2, 1.8, 31))
 """False positive rates (0 to 1) at which the band is known: even on the axis."""
 
@@ -80,7 +86,7 @@ def rows_of(held: Mapping[str, Any]) -> NDArray[np.float64]:
     found = np.full((len(rows), 2), np.nan)
     for place, row in enumerate(rows):
         if isinstance(row, list) and len(row) == 2:
-            ends = [untrusted.number({"": end}, "") for end in row]
+            ends = [untrusted.finite(end) for end in row]
             if None not in ends:
                 found[place] = np.array(ends, np.float64)
     return found

@@ -9,9 +9,6 @@ from speechssl.errors import UserError
 from speechssl.report import det, plots
 from speechssl.report.page.material import Material, PageSettings, SystemEvaluation, collect
 
-MOST_BANDS = 3
-"""Systems whose bands are drawn; more would be one dark area."""
-
 
 class Drawn(NamedTuple):
     """Pictures that were written, and what could not be read for them, one line each."""
@@ -59,7 +56,7 @@ def _by_list(material: Material) -> dict[str, list[SystemEvaluation]]:
 
 
 def _bands(systems: list[SystemEvaluation]) -> dict[str, plots.Band]:
-    if len(systems) > MOST_BANDS:
+    if len(systems) > det.MOST_BANDS:
         return {}
     bands: dict[str, plots.Band] = {}
     for one in systems:

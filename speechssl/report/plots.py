@@ -20,16 +20,13 @@ from speechssl import metrics
 from speechssl.drawing.style import COLOURS, legend_below, line_styles, panels, plain, save
 from speechssl.report import det
 from speechssl.report.bins import histogram
-from speechssl.report.spectra import spectrum
+from speechssl.report.spectra import SMALLEST_VALUE, spectrum
 
 Scored = tuple[ArrayLike, ArrayLike]
 """Scores (T,) and targets (T,)."""
 
 Band = Sequence[Sequence[float] | None]
 """``[low, high]`` of the false negatives (0 to 1) at each of `det.BAND_FPR`, or None."""
-
-EDGES = (0.0005, 0.97)
-"""Lowest and highest rate in the DET plot."""
 
 FEW_CLUSTERS = 40
 """So many clusters or fewer are drawn as bars."""
@@ -40,11 +37,11 @@ MUCH = 30
 VERY_MANY = 1000
 """So many clusters or more are drawn on a logarithmic axis."""
 
+MOST_WRITTEN = 100
+"""Classes of a confusion table that is written out; of more, nobody could read it."""
+
 FITS_BELOW = 8
 """Letters of a class that fit below a column of the confusion table; longer names are written aslant."""
-
-SMALLEST_VALUE = 1e-8
-"""Singular values below this share of the largest are drawn at it."""
 
 
 def det_plot(
@@ -88,7 +85,7 @@ def _mark_points(axes: Axes, fpr: metrics.Floats, fnr: metrics.Floats, colour: s
         "D": det.min_dcf_point(fpr, fnr, 0.05),
     }
     for marker, point in points.items():
-        x, y = ndtri(np.clip(point, EDGES[0], EDGES[1]))
+        x, y = ndtri(np.clip(point, det.EDGES[0], det.EDGES[1]))
         axes.plot(x, y, marker, color=colour, mfc="white", ms=6, clip_on=False, zorder=3)
 
 
@@ -109,7 +106,7 @@ def _det_points(fpr: metrics.Floats, fnr: metrics.Floats) -> NDArray[np.float64]
 
 def _probit_axes(axes: Axes) -> None:
     """Set limits, ticks and labels of a DET plot, and draw the diagonal."""
-    limits = (float(ndtri(EDGES[0])), float(ndtri(EDGES[1])))
+    limits = (float(ndtri(det.EDGES[0])), float(ndtri(det.EDGES[1])))
     axes.plot(limits, limits, color="0.75", lw=0.8, zorder=0)
     places = [float(ndtri(tick / 100)) for tick in det.TICKS]
     names = [f"{tick:g}" for tick in det.TICKS]
@@ -214,32 +211,38 @@ def confusion_plot(labels: list[str], counts: ArrayLike, path: str | Path | None
     """Draw a confusion table: share of the true class and count, beside each class its F1.
 
     Args:
-        labels: C class names.
+        labels: C class names; of more than `MOST_WRITTEN` the shares are drawn and nothing written.
         counts: (C, C), rows true and columns predicted.
         path: file to write; None: none.
     """
     table = np.asarray(counts, float)
     share = table / np.maximum(table.sum(1, keepdims=True), 1)
     f1 = 2 * table.diagonal() / np.maximum(table.sum(0) + table.sum(1), 1)
-    side = 2.2 + 0.72 * len(labels)
+    side = 2.2 + 0.72 * min(len(labels), MOST_WRITTEN)
     figure, (axes,) = panels((side + 0.6, side), 1)
     axes.grid(False)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(table):
-        colour = "white" if share[row, column] > 0.55 else "0.15"
-        words = f"{100 * share[row, column]:.0f} %\n{count:g}"
-        text = axes.text(column, row, words, color=colour, fontsize=8)
-        text.set(ha="center", va="center")
-    ticks = range(len(labels))
-    names = [plain(label) for label in labels]
-    if max(map(len, names), default=0) > FITS_BELOW:
-        axes.set_xticks(ticks, names, rotation=45, ha="right")
-    else:
-        axes.set_xticks(ticks, names)
-    axes.set_yticks(ticks, [f"{name}\nF1 {value:.2f}" for name, value in zip(names, f1)])
     axes.tick_params(length=0)
     axes.set(xlabel="predicted", ylabel="true", title=f"macro F1 {f1.mean():.2f}")
+    if len(labels) <= MOST_WRITTEN:
+        _write_classes(axes, [plain(label) for label in labels], f1)
+        for (row, column), count in np.ndenumerate(table):
+            colour = "white" if share[row, column] > 0.55 else "0.15"
+            words = f"{100 * share[row, column]:.0f} %\n{count:g}"
+            text = axes.text(column, row, words, color=colour, fontsize=8)
+            text.set(ha="center", va="center")
     return _finished(figure, path)
+
+
+def _write_classes(axes: Axes, names: Sequence[str], f1: NDArray[np.float64]) -> None:
+    """Name the rows and columns of a confusion table, each row with its F1."""
+    places = range(len(names))
+    if max(map(len, names), default=0) > FITS_BELOW:
+        axes.set_xticks(places, names, rotation=45, ha="right")
+    else:
+        axes.set_xticks(places, names)
+    rows = [f"{name}\nF1 {value:.2f}" for name, value in zip(names, f1, strict=True)]
+    axes.set_yticks(places, rows)
 
 
 def _finished(figure: Figure, path: str | Path | None) -> Figure:

@@ -91,7 +91,7 @@ def _describe(path: str) -> Row:
         is_there = False
     if not is_there:
         return {}
-    model = Model.load(path)
+    model = Model.load(folder.path.absolute())  # never an address, whatever the results name
     with foreign_json.damage(folder.config):
         return _described(model, model.about)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+SMALLEST_VALUE = 1e-8
+"""Singular values below this share of the largest are rounding: they are drawn at it."""
+
 
 def spectrum(embeddings: ArrayLike) -> NDArray[np.float64]:
     """Return the singular values of centred embeddings (N, D), the first at 1: min(N - 1, D).

@@ -6,7 +6,7 @@ and, if a recipe kept it, ``EXP/seconds.tsv`` (stage, seconds). Writes ``EXP/res
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,15 +82,10 @@ def _table(measure: measures.Measure, evaluations: Sequence[Evaluation]) -> str:
         by_model.setdefault(evaluation.name, {})[evaluation.trials] = evaluation.results
     rows = [[measure.title, *(printable(name) for name in lists)]]
     for model, by_list in by_model.items():
-        rows.append([printable(model), *_cells(measure, by_list, lists)])
+        cells = [format_measure(measure, by_list.get(name, {})) for name in lists]
+        rows.append([printable(model), *cells])
     widths = [len(max(column, key=len)) for column in zip(*rows, strict=True)]
     return "\n".join(_line(row, widths) for row in rows)
-
-
-def _cells(
-    measure: measures.Measure, by_list: Mapping[str, Results], lists: Sequence[str]
-) -> list[str]:
-    return [format_measure(measure, by_list.get(name, {})) for name in lists]
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -39,6 +39,7 @@ UNDECIDED = "undecided"
 
 _FEWEST_TARGETS = 10  # pairs of one voice from which a calibration is fitted
 _MOST_RECORDINGS = 1000  # whose pairs are used; of more, as many are drawn
+_RECORDINGS_AT_ONCE = 4096  # that are compared with all voices
 _LONGEST_NAME = 200
 _LARGEST = 1e18  # of a number in an embedding: the square of more is infinite
 
@@ -106,21 +107,30 @@ class Voices:
             prior: probability that a recording is of a known voice at all.
             threshold: lowest score at which the nearest voice is the answer.
         """
-        scores = self.scores(embeddings)
         answers = []
-        for row in scores:
-            best = int(row.argmax())
-            nearest = self.names[best]
-            score = float(row[best])
-            probability = None
-            if threshold is not None:
-                voice = nearest if score >= threshold else UNKNOWN
-            elif calibration is not None:
-                voice, probability = self._posterior(row, calibration, prior)
-            else:
-                voice = UNDECIDED
-            answers.append(Answer(voice, nearest, score, probability))
+        for first in range(0, len(embeddings), _RECORDINGS_AT_ONCE):
+            for scores in self.scores(embeddings[first : first + _RECORDINGS_AT_ONCE]):
+                answers.append(self._answer(scores, calibration, prior, threshold))
         return answers
+
+    def _answer(
+        self,
+        scores: NDArray[np.float32],
+        calibration: Calibration | None,
+        prior: float,
+        threshold: float | None,
+    ) -> Answer:
+        """Return the answer for the cosines (N,) of one recording."""
+        best = int(scores.argmax())
+        nearest = self.names[best]
+        score = float(scores[best])
+        voice = UNDECIDED
+        probability = None
+        if threshold is not None:
+            voice = nearest if score >= threshold else UNKNOWN
+        elif calibration is not None:
+            voice, probability = self._posterior(scores, calibration, prior)
+        return Answer(voice, nearest, score, probability)
 
     def _posterior(
         self, scores: NDArray[np.float32], calibration: Calibration, prior: float
@@ -166,12 +176,13 @@ class Voices:
             raise UserError(
                 "voices: these voices were registered with another model; register all with one"
             )
+        replaced = set(others.names)
         names = []
         ids = []
         rows = []
         for source in (self, others):
             for row, voice in enumerate(source.voice.tolist()):
-                if source is self and self.names[voice] in others.names:
+                if source is self and self.names[voice] in replaced:
                     continue
                 names.append(source.names[voice])
                 ids.append(source.ids[row])
@@ -252,6 +263,23 @@ def read(path: Path) -> Voices:
             f"{path}: is no file of voices ({type(error).__name__}: {detail}); register again"
         ) from error
     return Voices(names, voice, ids, embeddings, model)
+
+
+def read_for(path: Path, model: str, dim: int) -> Voices:
+    """Read a file of voices that one model must have made.
+
+    Args:
+        path: the file.
+        model: digest of the model.
+        dim: D of its embeddings.
+
+    Raises:
+        UserError: it is not there, not such a file, or of another model.
+    """
+    known = read(path)
+    if model != known.model or known.embeddings.shape[1] != dim:
+        raise UserError(f"{path}: was registered with another model; register again")
+    return known
 
 
 def _strings(found: object) -> list[str]:

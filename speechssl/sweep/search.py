@@ -43,11 +43,11 @@ class Span:
     log: bool
 
 
-def read_space(words: Sequence[str]) -> tuple[list[str], dict[str, Span], list[str]]:
+def read_space(words: Sequence[str]) -> tuple[list[str], dict[str, Span]]:
     """Tell spans (`optimizer.lr=1e-4..1e-2:log`) from the other words of a search.
 
     Returns:
-        The other words, setting -> span, and the words that make the spans.
+        The other words, and setting -> span.
 
     Raises:
         UserError: a span runs backwards, or is logarithmic and not above 0.
@@ -61,7 +61,7 @@ def read_space(words: Sequence[str]) -> tuple[list[str], dict[str, Span], list[s
             others.append(word)
         else:
             spans[key] = span
-    return others, spans, [word for word in words if word not in others]
+    return others, spans
 
 
 def _span(key: str, written: str) -> Span | None:
@@ -139,7 +139,9 @@ class Search:
                 "sweep: --optuna has nothing to choose; give key=LOW..HIGH or key=a,b,c"
             )
         self.study = _open_study(out, direction)
-        before = self.study.get_trials(deepcopy=False)
+        before = [
+            trial for trial in self.study.get_trials(deepcopy=False) if not self._was_cut_off(trial)
+        ]
         _refuse_another_search(before, self.space, self.study.direction.name, direction, out)
         # A sampler that is made anew must not draw again what it has drawn.
         self.study.sampler = TPESampler(
@@ -148,6 +150,10 @@ class Search:
         self.asked = len(before)
         for trial in before:
             self._add(trial.number, trial.params, again=trial.state.is_finished())
+
+    def _was_cut_off(self, trial: Any) -> bool:
+        """Return whether a kill came before all values of a trial were chosen: it has no runs."""
+        return not trial.state.is_finished() and trial.distributions.keys() < self.space.keys()
 
     def _add(self, number: int, params: Mapping[str, Any], again: bool = False) -> None:
         """Plan the runs of a trial; those of one that is finished are only listed."""

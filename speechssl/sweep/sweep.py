@@ -75,7 +75,7 @@ def _search(settings: SweepSettings) -> tuple[str, int]:
             f"sweep: --objective {settings.objective} is measured on labelled trials; name them with"
             " --evaluate DIR"
         )
-    others, spans, _ = read_space(settings.words)
+    others, spans = read_space(settings.words)
     fixed, axes = read_words(others)
     seeds = len(axes.get("seed", [])) or 1
     report = _Progress(settings, settings.optuna * seeds)

@@ -15,6 +15,7 @@ from speechssl.errors import UserError, writing
 from speechssl.files import write_text
 from speechssl.report.results import format_number, markdown_table
 from speechssl.sweep.grid import PlannedRun
+from speechssl.sweep.measures import needs_labels
 from speechssl.text import markdown, tsv_cell
 
 MOST_SETTINGS_PAIRED = 50
@@ -105,22 +106,23 @@ class Table:
     ) -> None:
         self.runs = runs
         self.measured = measured
-        self.settings = list(dict.fromkeys(run.setting for run in runs))
+        self._runs_of: dict[str, list[PlannedRun]] = {}
+        for run in runs:
+            self._runs_of.setdefault(run.setting, []).append(run)
+        self.settings = list(self._runs_of)
         if reference is not None and reference not in self.settings:
             raise UserError(
                 f"sweep: no setting {reference!r}; --reference is one of {', '.join(self.settings)}"
             )
         self.reference = reference or self.settings[0]
         names = dict.fromkeys(itertools.chain.from_iterable(measured.values()))
-        labelled = [name for name in names if "/" in name]
-        self.measures = labelled + [name for name in names if "/" not in name]
+        self.measures = sorted(names, key=lambda name: not needs_labels(name))
 
     def values(self, setting: str, measure: str) -> dict[int | None, float]:
         """Return seed -> value, NaN where a run has not got it."""
         found = {}
-        for run in self.runs:
-            if run.setting == setting:
-                found[run.seed] = self.measured.get(run.name, {}).get(measure, math.nan)
+        for run in self._runs_of[setting]:
+            found[run.seed] = self.measured.get(run.name, {}).get(measure, math.nan)
         return found
 
     def summary(self, setting: str, measure: str) -> Summary:

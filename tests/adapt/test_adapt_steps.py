@@ -60,6 +60,8 @@ def test_the_plan_follows_from_the_amount_of_audio():
     assert few.steps < some.steps < many.steps == round(5 * 19_000 / 64)
     assert few.window == some.window == 2.0
     assert plan_for(asked, [1.3] * 100).window == 0.6
+    centroids = 2 * max(plan_for(asked, [5.0] * 1_000_000).cluster_counts)
+    assert 16 * centroids * (centroids - 1) / 2 < 1e9  # bytes that kmeans_ahc needs
     wanted = AdaptSettings(start="small", audio=("x",), ways=("dino",), steps=7)
     assert plan_for(wanted, [5.0] * 19).ways == ("dino",)
     assert plan_for(wanted, [5.0] * 19).steps == 7

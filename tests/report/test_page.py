@@ -26,11 +26,12 @@ from speechssl.data.vectors.folder_writer import part_bytes
 from speechssl.data.vectors.places import Place
 from speechssl.errors import UserError
 from speechssl.report.page import write
-from speechssl.report.page.blocks import plotly_text, shortened
+from speechssl.report.page.blocks import Chart, EmbeddingMap, plotly_text, shortened
 from speechssl.report.page.drawing import log_axis
 from speechssl.report.page.material import PageSettings, collect
 from speechssl.report.page.projection import project
 from speechssl.report.page.section import sections
+from speechssl.report.page.sections.confusion import MOST_CLASSES
 from speechssl.report.page.sections.embedding_map import columns_of
 from speechssl.report.page.write import script_json, write_page
 
@@ -124,7 +125,7 @@ def test_every_chart_is_one_that_plotly_knows(page):
     charts = [chart for chart in page.charts() if "variants" in chart]
     assert len(charts) >= 10
     for chart in charts:
-        for traces in chart["variants"].values():
+        for traces in chart["variants"]:
             plotly.graph_objects.Figure(traces, chart["layout"])
 
 
@@ -170,8 +171,10 @@ def test_alarms_are_explained(page):
         assert word in page.words
 
 
-def test_labels_clusters_and_sets_colour_the_map(page):
-    maps = next(chart["maps"] for chart in page.charts() if "maps" in chart)
+def test_labels_clusters_and_sets_colour_the_map(world, page):
+    menu = re.search(r'<select class="which">(.*?)</select>', world["file"].read_text())[1]
+    (drawn,) = [chart["maps"] for chart in page.charts() if "maps" in chart]
+    maps = dict(zip(re.findall(r">([^<]+)</option>", menu), drawn, strict=True))
     fields = maps["trained"]["fields"]
     assert {"speaker", "emotion", "cluster (rounds/round-1/clusters)"} <= fields.keys()
     assert sorted(fields["emotion"]["names"]) == ["angry", "calm"]
@@ -179,6 +182,15 @@ def test_labels_clusters_and_sets_colour_the_map(page):
     speaker = fields["speaker"]
     assert speaker["names"][speaker["codes"][first]] == "speaker0"
     assert sum(bool(key) for key in maps["trained"]["clips"]) >= 5
+
+
+def test_menus_keep_their_order_where_names_are_numbers():
+    # As keys of an object JavaScript would give 8 before 16: one would be shown as the other.
+    names = ["16", "8"]
+    chart = Chart("Errors", "", {name: [{"name": name}] for name in names})
+    assert [traces[0]["name"] for traces in chart.data()["variants"]] == names
+    drawn = EmbeddingMap("Map", "", {name: {"ids": [name]} for name in names})
+    assert [one["ids"] for one in drawn.data()["maps"]] == [["16"], ["8"]]
 
 
 def test_clips_are_opus_of_the_right_length(world):
@@ -210,7 +222,7 @@ def test_hostile_names_are_text(tmp_path):
     assert all((a.get("src") or "data:").startswith("data:") for _, a in page.tags)
     assert "\u202e" not in text and "49" not in page.text
     for chart in page.charts():
-        for traces in chart.get("variants", {}).values():
+        for traces in chart.get("variants", []):
             assert "<b>" not in json.dumps(traces)
             plotly.graph_objects.Figure(traces, chart["layout"])
 
@@ -398,6 +410,32 @@ def test_classes_with_long_names_have_short_ones_on_the_axes_and_none_twice(tmp_
     material = collect([exp], [], PageSettings(), 0)
     (trace,) = sections()["confusion"].build(material)[1].variants["probe/emotion"]
     assert len(set(trace["x"])) == 2 and max(map(len, trace["x"])) < 40
+
+
+def test_numbers_that_are_no_scores_are_left_out(tmp_path):
+    exp = experiment(tmp_path / "exp")
+    path = exp / "eval/trained/list/scores"
+    lines = path.read_text().splitlines()
+    ends = [f"{line.rpartition(' ')[0]} {sign}1e308" for line, sign in zip(lines, ("", "-"))]
+    path.write_text("\n".join([*ends, *lines[2:]]) + "\n")
+    write_page([exp], tmp_path / "page.html", audio=False, chosen=PageSettings(map_method="pca"))
+    assert "numbers that are no scores" in (tmp_path / "page.html").read_text()
+
+
+def test_a_classification_of_many_classes_has_its_row_and_a_word_why_no_table(tmp_path):
+    exp = tmp_path / "exp"
+    made.run(exp, "only")
+    count = MOST_CLASSES + 1
+    held = {
+        "labels": [f"c{place:02d}" for place in range(count)],
+        "confusion": np.eye(count, dtype=int).tolist(),
+        "macro_f1": 0.987,
+    }
+    (exp / "probe" / "speaker").mkdir(parents=True)
+    (exp / "probe" / "speaker" / "results.json").write_text(json.dumps(held))
+    table, note = sections()["confusion"].build(collect([exp], [], PageSettings(), 0))
+    assert list(table.rows[0].cells[:3]) == ["probe/speaker", "-", "0.987"]
+    assert note.text == "probe/speaker: 61 classes; the confusion of at most 60 is drawn."
 
 
 def test_without_embeddings_the_page_says_how_to_get_a_map(tmp_path):

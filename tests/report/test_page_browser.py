@@ -227,3 +227,18 @@ def test_many_names_leave_a_telephone_its_curves(browser, tmp_path):
     cells = figure.locator("td").all_inner_texts()
     assert all(0 <= float(cell) <= 100 for place, cell in enumerate(cells) if place % 3)
     context.close()
+
+
+def test_a_menu_shows_what_it_says_where_names_are_whole_numbers(browser, tmp_path):
+    for place, system in enumerate(("16", "8")):
+        names = made.ids(f"{system}-")
+        made.evaluate(tmp_path / "exp", system, names, made.embeddings(0.3, place))
+    write_page([tmp_path / "exp"], tmp_path / "page.html", chosen=PageSettings(map_method="pca"))
+    tab = browser.new_page()
+    tab.goto((tmp_path / "page.html").as_uri())
+    tab.wait_for_selector("html[data-ready=true]", timeout=60_000)
+    figure = tab.locator("figure.map")
+    for system in ("16", "8"):
+        figure.locator(".which").select_option(label=system)
+        assert f"<b>{system}-" in figure.locator(".plot").evaluate("e => e.data[0].text[0]")
+    tab.close()

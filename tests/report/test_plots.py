@@ -136,6 +136,12 @@ def test_det_curve_passes_through_the_eer(tmp_path, scored, monkeypatch):
     assert np.hypot(curve.get_xdata() - x, curve.get_ydata() - y).min() < 0.05
 
 
+def test_a_histogram_of_scores_that_differ_by_hundreds_of_decades():
+    scores = np.concatenate([[-1e99], np.arange(8) * 1e-290, [1e99]])
+    edges, (density,) = histogram(scores, [np.ones(10, bool)])
+    assert len(edges) == MOST + 1 and np.isfinite(density).all()
+
+
 def test_mistakes_are_one_line(tmp_path, scored):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be drawn"):
@@ -194,3 +200,8 @@ def test_all_systems_of_an_experiment_are_drawn_over_each_other(tmp_path, capsys
         one.unlink()
     assert main(["report", str(exp), "--det", str(tmp_path / "none.png")]) == 2
     assert "has kept its scores" in capsys.readouterr().err
+
+
+def test_a_confusion_of_very_many_classes_is_drawn_without_words():
+    figure = plots.confusion_plot([f"c{place}" for place in range(101)], np.eye(101))
+    assert not figure.axes[0].texts and max(figure.get_size_inches()) < 80

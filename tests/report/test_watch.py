@@ -17,7 +17,7 @@ import pytest
 from speechssl.errors import UserError
 from speechssl.files import RunFolder
 from speechssl.report.watch.following import MOST_POINTS, LogFollower, Watched, watched
-from speechssl.report.watch.frame import sparkline
+from speechssl.report.watch.frame import by_step, sparkline
 
 ALARM = "collapse alarm: embeddings use 1.2 of 16 directions; likely cause: x; remedy: y"
 HOSTILE = "[bold red]</script><script>alert(1)</script>\x1b[2J\u202e"
@@ -172,14 +172,13 @@ def test_before_the_first_entry_and_no_run_at_all(folder: Path, tmp_path: Path) 
         ([], ""),
         ([math.nan], "·"),
         ([0.0, 0.0, 7.0, 7.0], "▁▁██"),
-        ([0.0, 0.0, 8.0, 8.0] * 4, "▁█▁█▁█▁█"),
     ],
 )
 def test_a_curve_by_hand(values: list[float], expected: str) -> None:
     pytest.importorskip("rich", reason="needs the extra log")
     from speechssl.report.watch.frame import sparkline
 
-    assert sparkline(values, 8) == expected
+    assert sparkline(values) == expected
 
 
 def test_curves_stand_below_each_other_by_their_steps() -> None:
@@ -203,8 +202,8 @@ def test_a_change_of_a_percent_is_drawn_small() -> None:
     pytest.importorskip("rich", reason="needs the extra log")
     from speechssl.report.watch.frame import sparkline
 
-    assert sparkline([84.0, 84.4, 84.1], 8) == "▄▅▄"
-    assert sparkline([84.0, 8.4], 8) == "█▁"
+    assert sparkline([84.0, 84.4, 84.1]) == "▄▅▄"
+    assert sparkline([84.0, 8.4]) == "█▁"
 
 
 def test_it_fits_a_narrow_terminal(folder: Path) -> None:
@@ -260,8 +259,8 @@ def test_the_command_prints_a_frame_and_writes_a_page(folder: Path, tmp_path: Pa
 
 
 def test_figures_near_the_largest_number_have_a_curve() -> None:
-    assert sparkline([1e308, -1e308], 10) == "█▁"
-    assert sparkline([1e308, 1e308, -1e308, -1e308], 2) == "█▁"
+    assert sparkline([1e308, -1e308]) == "█▁"
+    assert by_step([(1.0, 1e308), (2.0, 1e308)], 2.0, 1) == [1e308]
 
 
 def test_a_log_that_would_never_end_is_one_line(folder: Path) -> None:

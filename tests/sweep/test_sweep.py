@@ -19,7 +19,7 @@ from speechssl.files import RunFolder
 from speechssl.sweep import sweep
 from speechssl.sweep.grid import plan, read_words
 from speechssl.sweep.measures import better, figures_of_log, measure, needs_labels
-from speechssl.sweep.search import read_space
+from speechssl.sweep.search import Search, Span, read_space
 from speechssl.sweep.tasks import SweepSettings
 
 
@@ -119,7 +119,7 @@ def test_a_mistake_is_told_before_anything_runs(config, tmp_path, more, message)
 
 def test_spans_are_told_from_lists_and_paths() -> None:
     words = ["optimizer.lr=1e-4..1e-2:log", "width=8..64", "m=0.9..0.99", "seed=0..2", "d=../x"]
-    others, spans, _ = read_space(words)
+    others, spans = read_space(words)
     assert others == ["seed=0..2", "d=../x"]
     assert (spans["optimizer.lr"].log, spans["optimizer.lr"].whole) == (True, False)
     assert (spans["width"].log, spans["width"].whole) == (False, True)
@@ -167,6 +167,27 @@ def test_optuna_finds_the_best_and_continues_a_search_that_was_cut_off(tmp_path,
     )
     with pytest.raises(UserError, match="holds a search over other settings"):
         sweep.sweep(other)
+
+
+def test_a_trial_that_a_kill_cut_off_while_it_was_chosen_does_not_end_the_search(tmp_path):
+    pytest.importorskip("optuna", reason="needs the extra sweep")
+
+    def search() -> Search:
+        return Search(
+            tmp_path,
+            2,
+            {"x": Span(0.0, 1.0, False, False)},
+            {},
+            [],
+            "minimize",
+            lambda name: 1.0,
+            lambda run, error: None,
+        )
+
+    search().study.ask()  # a trial without values, as a kill leaves one
+    again = search()
+    taken = [again.take() for _ in range(3)]
+    assert [run is None for run in taken] == [False, False, True]
 
 
 def test_a_run_is_begun_when_the_training_of_a_killed_sweep_has_saved(tmp_path) -> None:

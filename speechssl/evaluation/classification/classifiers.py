@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 
 from speechssl import metrics
+from speechssl.errors import UserError
 from speechssl.evaluation.classification.folds import Names
 
 Rows = NDArray[np.float64]
@@ -138,18 +139,40 @@ def kinds(balanced: bool, seed: int) -> dict[str, Kind]:
 
 
 def fitted(kind: Kind, setting: Any, x: Rows, truth: Names) -> Any:
-    """Return standardisation and classifier, fitted together to rows (N, D) and classes (N,)."""
+    """Return standardisation and classifier, fitted together to rows (N, D) and classes (N,).
+
+    Raises:
+        UserError: there are too few rows for this kind of classifier.
+    """
     from sklearn.pipeline import make_pipeline
 
-    classifier = kind.make(x.shape[1]).set_params(**{kind.parameter: setting})
-    return make_pipeline(*_preparation(kind), classifier).fit(x, truth)
+    preparation = _preparation(kind).fit(x)
+    classifier = kind.make(x.shape[1])
+    _fit(kind, classifier, setting, preparation.transform(x), truth)
+    return make_pipeline(preparation, classifier)
 
 
-def _preparation(kind: Kind) -> list[Any]:
+def _preparation(kind: Kind) -> Any:
     """Return what the rows go through before a classifier of this kind."""
+    from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    return [StandardScaler(), RowSpace()] if kind.in_row_space else [StandardScaler()]
+    if kind.in_row_space:
+        return make_pipeline(StandardScaler(), RowSpace())
+    return make_pipeline(StandardScaler())
+
+
+def _fit(kind: Kind, classifier: Any, setting: Any, rows: Rows, truth: Names) -> None:
+    """Fit a classifier with a value of its setting; k-NN cannot have more neighbours than rows."""
+    if kind.parameter == "n_neighbors":
+        setting = min(setting, len(rows))
+    try:
+        classifier.set_params(**{kind.parameter: setting}).fit(rows, truth)
+    except ValueError as error:  # the MLP holds out a tenth of the rows, some of each class
+        raise UserError(
+            f"classification: {len(rows)} training utterances are too few for this classifier"
+            f" ({error}); take logistic"
+        ) from error
 
 
 def choose(kind: Kind, x: Rows, truth: Names, group: Names) -> Any:
@@ -164,7 +187,6 @@ def choose(kind: Kind, x: Rows, truth: Names, group: Names) -> Any:
         group: (N,) their groups.
     """
     from sklearn.model_selection import GroupKFold
-    from sklearn.pipeline import make_pipeline
 
     count = min(4, len(np.unique(group)))
     if count < 2:
@@ -173,13 +195,13 @@ def choose(kind: Kind, x: Rows, truth: Names, group: Names) -> Any:
     for train, test in GroupKFold(count).split(x, truth, group):
         if len(np.unique(truth[train])) < 2:
             continue
-        preparation = make_pipeline(*_preparation(kind)).fit(x[train])
+        preparation = _preparation(kind).fit(x[train])
         train_rows = preparation.transform(x[train])
         test_rows = preparation.transform(x[test])
         classifier = kind.make(x.shape[1])
         of_fold = []
         for setting in kind.grid:
-            classifier.set_params(**{kind.parameter: setting}).fit(train_rows, truth[train])
+            _fit(kind, classifier, setting, train_rows, truth[train])
             of_fold.append(metrics.uar(truth[test], classifier.predict(test_rows)))
         scores.append(of_fold)
     if not scores:

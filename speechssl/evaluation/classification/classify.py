@@ -31,8 +31,14 @@ from speechssl.evaluation.classification.folds import Names, Table, tabulate
 Rows = NDArray[np.float32]
 Weights = NDArray[np.int64]
 
-MEASURES = {"micro_f1": metrics.micro_f1, "macro_f1": metrics.macro_f1, "uar": metrics.uar}
-"""Key in results.json -> function of the true classes (N,), the predicted ones and weights."""
+Measure = Callable[[metrics.Floats], float]
+
+MEASURES: dict[str, Measure] = {
+    "micro_f1": metrics.micro_f1_of,
+    "macro_f1": metrics.macro_f1_of,
+    "uar": metrics.uar_of,
+}
+"""Key in results.json -> function of the confusion (C, C), rows true and columns predicted."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,7 @@ def evaluate(
             f"classification: no classifier {classifier!r}; known: {', '.join(available)}"
         )
     kind = available[classifier]
-    x = np.asarray(embeddings, np.float64)[table.rows]
+    x = np.asarray(embeddings)[table.rows].astype(np.float64)
     is_broken = ~np.isfinite(x).all(1)
     if is_broken.any():
         raise UserError(
@@ -166,7 +172,8 @@ def summarise(
         results |= measured(key, measure, truth, predicted[kept], group, replicates, seed)
         results |= _over_folds(key, measure, truth, predicted[kept], table.fold[kept])
     results |= _per_class(truth, predicted[kept])
-    results["majority"] = {key: measure(truth, majority[kept]) for key, measure in MEASURES.items()}
+    _, of_majority = metrics.contingency(truth, majority[kept])
+    results["majority"] = {key: measure(of_majority) for key, measure in MEASURES.items()}
     results |= about
     results |= {
         "folds": _groups_of_folds(table),
@@ -190,15 +197,15 @@ def _majority(table: Table) -> Names:
 
 
 def _groups_of_folds(table: Table) -> dict[str, list[str]]:
-    return {
-        str(name): sorted(set(table.group[table.fold == name].tolist()))
-        for name in np.unique(table.fold)
-    }
+    groups: dict[str, set[str]] = {}
+    for fold, group in zip(table.fold.tolist(), table.group.tolist(), strict=True):
+        groups.setdefault(fold, set()).add(group)
+    return {fold: sorted(groups[fold]) for fold in sorted(groups)}
 
 
 def measured(
     key: str,
-    measure: Callable[..., float],
+    measure: Measure,
     truth: Names,
     predicted: Names,
     group: Names,
@@ -206,11 +213,42 @@ def measured(
     seed: int,
 ) -> dict[str, Any]:
     """Return a measure and its interval over groups."""
+    confusion = confusions(truth, predicted, group)
 
     def statistic(weights: Weights | None) -> float:
-        return measure(truth, predicted, weights)
+        return measure(confusion(weights))
 
     return with_interval(key, statistic, group, replicates, seed)
+
+
+def confusions(
+    truth: Names, predicted: Names, group: Names
+) -> Callable[[Weights | None], metrics.Floats]:
+    """Return a function of the weights of groups: the confusion (C, C) of their utterances.
+
+    A resample of groups is then a sum of their tables, however many utterances they have.
+
+    Args:
+        truth: (N,) classes.
+        predicted: (N,) classes.
+        group: (N,) groups. Of G groups, the weights are (G,) in the order of their names; None:
+            each counts once.
+    """
+    from scipy.sparse import coo_array
+
+    labels, codes = np.unique(np.concatenate([truth, predicted]), return_inverse=True)
+    names, places = np.unique(group, return_inverse=True)
+    count = len(labels)
+    cells = codes[: len(truth)] * count + codes[len(truth) :]
+    shape = (len(names), count**2)
+    tables = coo_array((np.ones(len(truth)), (places, cells)), shape).tocsr()
+
+    def confusion(weights: Weights | None) -> metrics.Floats:
+        total = np.ones(len(names)) if weights is None else weights
+        found: metrics.Floats = (total @ tables).reshape(count, count)
+        return found
+
+    return confusion
 
 
 def with_interval(
@@ -220,10 +258,19 @@ def with_interval(
     replicates: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Return ``<key>`` and ``<key>_interval`` (None without replicates) of a statistic."""
+    """Return ``<key>`` and ``<key>_interval`` (None without replicates) of a statistic.
+
+    Args:
+        key: in the results.
+        statistic: function of the weights of groups, as `confusions` returns.
+        group: (N,) groups of the utterances.
+        replicates: bootstrap resamples of groups.
+        seed: of the bootstrap.
+    """
     interval = None
     if replicates:
-        interval = metrics.bootstrap_interval(statistic, group, replicates=replicates, seed=seed)
+        names = np.unique(group)
+        interval = metrics.bootstrap_interval(statistic, names, replicates=replicates, seed=seed)
     return {
         key: statistic(None),
         f"{key}_interval": None if interval is None else list(interval),
@@ -231,10 +278,13 @@ def with_interval(
 
 
 def _over_folds(
-    key: str, measure: Callable[..., float], truth: Names, predicted: Names, fold: Names
+    key: str, measure: Measure, truth: Names, predicted: Names, fold: Names
 ) -> dict[str, Any]:
     """Return a measure in each fold, and the interval of the mean over folds."""
-    values = [measure(truth[fold == name], predicted[fold == name]) for name in np.unique(fold)]
+    values = []
+    for name in np.unique(fold):
+        here = fold == name
+        values.append(measure(metrics.contingency(truth[here], predicted[here])[1]))
     return {f"{key}_folds": values, f"{key}_folds_interval": _mean_interval(values)}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,9 @@ from speechssl.errors import UserError
 from speechssl.evaluation.classification.classify import (
     MEASURES,
     Classification,
+    Measure,
+    Weights,
+    confusions,
     evaluate,
     measured,
     with_interval,
@@ -19,7 +22,6 @@ from speechssl.evaluation.classification.classify import (
 from speechssl.evaluation.classification.folds import Names
 
 Rows = NDArray[np.float32]
-Weights = NDArray[np.int64]
 
 
 def compare_embeddings(
@@ -95,7 +97,7 @@ def compare_predictions(
 
 def _gain(
     key: str,
-    measure: Callable[..., float],
+    measure: Measure,
     run: Classification,
     other: Names,
     replicates: int,
@@ -103,9 +105,11 @@ def _gain(
 ) -> dict[str, Any]:
     """Return how much higher a measure is for the run than for ``other`` (N,), and the interval."""
 
+    of_run = confusions(run.truth, run.predicted, run.group)
+    of_other = confusions(run.truth, other, run.group)
+
     def statistic(weights: Weights | None) -> float:
-        own = measure(run.truth, run.predicted, weights)
-        return own - measure(run.truth, other, weights)
+        return measure(of_run(weights)) - measure(of_other(weights))
 
     return with_interval(f"{key}_gain", statistic, run.group, replicates, seed)
 

@@ -132,12 +132,13 @@ def _look_up_folds(ids: Names, group: Names, folds: Mapping[str, str]) -> Names:
             f"classification: {len(missing)} utterances have no fold, first {missing[0]!r}"
         )
     fold = np.array([folds[name] for name in ids.tolist()])
-    for name in np.unique(group):
-        found = np.unique(fold[group == name])
-        if len(found) > 1:
+    fold_of: dict[str, str] = {}
+    for name, its_fold in zip(group.tolist(), fold.tolist(), strict=True):
+        if fold_of.setdefault(name, its_fold) != its_fold:
+            both = ", ".join(sorted((fold_of[name], its_fold)))
             raise UserError(
-                f"classification: group {name} is in folds {', '.join(found)}: it would be trained"
-                " and tested on; give each group one fold"
+                f"classification: group {name} is in folds {both}: it would be trained and tested"
+                " on; give each group one fold"
             )
     if len(np.unique(fold)) < 2:
         raise UserError("classification: all utterances are in one fold; at least two are needed")

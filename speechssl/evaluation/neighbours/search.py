@@ -34,11 +34,7 @@ class Best:
 
     Args:
         queries: (Q, D) unit rows.
-        count: how many are kept, K.
-
-    Attributes:
-        cosines: (Q, K), highest first; fewer where there were fewer rows.
-        rows: (Q, K) int64, their numbers.
+        count: how many are kept, K; fewer where there are fewer rows.
     """
 
     def __init__(self, queries: Matrix, count: int) -> None:

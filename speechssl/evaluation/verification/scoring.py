@@ -20,7 +20,8 @@ from speechssl.progress import progress
 Matrix = NDArray[np.float32]
 Index = NDArray[np.int64]
 
-_LARGEST_SCORE = 1e100  # sums of squares of larger ones are infinite
+LARGEST_SCORE = 1e100
+"""A number from here on is no score: sums of squares of larger ones are infinite."""
 
 SPREAD = 1e-6
 """Unit vectors closer together than this differ by float32 rounding only."""
@@ -170,7 +171,7 @@ def nearest(
         they belong to (n, top).
     """
     rows = unit(embeddings)
-    columns = unit(others)
+    columns = rows if exclude_self else unit(others)
     faiss = faiss_if_installed() if top <= _MOST_OF_FAISS else None
     if faiss is not None:
         yield from nearest_by_faiss(faiss, rows, columns, top, exclude_self)
@@ -281,7 +282,7 @@ def fit_calibration(
     scores = np.asarray(scores, np.float64)
     target = np.asarray(target, bool)
     metrics.det_curve(scores, target)  # raises where the trials cannot be measured
-    if not (np.abs(scores) < _LARGEST_SCORE).all():
+    if not (np.abs(scores) < LARGEST_SCORE).all():
         raise UserError("calibration: scores are infinite, or far too large; score again")
     centre = scores.mean()
     scale = scores.std() or 1.0

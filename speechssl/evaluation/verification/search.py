@@ -94,7 +94,7 @@ def _all_pairs(
     and no embedding with itself.
     """
     rows = unit(rows)
-    columns = unit(columns)
+    columns = rows if once else unit(columns)
     for start in range(0, len(rows), TILE[0]):
         for first in range(0, len(columns), TILE[1]):
             if once and first + TILE[1] <= start:

@@ -91,8 +91,10 @@ class Chart:
     width: Literal["full", "half"] = "full"
 
     def data(self) -> Any:
-        """Return traces and layout."""
-        return {"variants": self.variants, "layout": self.layout, "height": self.height}
+        """Return the traces of each variant in the order of the menu, and the layout."""
+        # No object: JavaScript puts keys that are whole numbers first, and in another order.
+        variants = list(self.variants.values())
+        return {"variants": variants, "layout": self.layout, "height": self.height}
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,8 @@ class EmbeddingMap:
     maps: Mapping[str, Mapping[str, Any]]
 
     def data(self) -> Any:
-        """Return the points."""
-        return {"maps": self.maps}
+        """Return the points of each map in the order of the menu, as `Chart.data`."""
+        return {"maps": list(self.maps.values())}
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,6 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 FEW_DECADES = 4
 """Of so many decades or fewer, a logarithmic axis names 1, 2 and 5."""
 
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
-
 
 class Styles:
     """Gives each name a colour and a dash; the seventh name has the first colour, dashed."""
@@ -35,10 +33,6 @@ class Styles:
     def dash(self, name: str) -> str:
         """Return the dash of a name."""
         return DASHES[self._place[name] // len(COLOURS) % len(DASHES)]
-
-    def symbol(self, name: str) -> str:
-        """Return the marker of a name."""
-        return SYMBOLS[self._place[name] % len(SYMBOLS)]
 
 
 def line(name: str, x: ArrayLike, y: ArrayLike, styles: Styles, **more: Any) -> Trace:

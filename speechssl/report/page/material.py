@@ -20,6 +20,7 @@ from speechssl.data.manifest import Utterance, read_manifest
 from speechssl.data.trials import Trials, read_trials
 from speechssl.errors import UserError
 from speechssl.evaluation.verification.measures import MEASURES
+from speechssl.evaluation.verification.scoring import LARGEST_SCORE
 from speechssl.files import RunFolder, refuse_unreadable_folder
 from speechssl.report.page import untrusted
 from speechssl.report.page.clips import Clips
@@ -242,7 +243,7 @@ def _read_evaluation(path: Path) -> Evaluation:
         value = evaluation.results.get(measure.name)
         ends = evaluation.results.get(f"{measure.name}_interval") or []
         for one in [*ends, value]:
-            if one is not None and untrusted.number({"": one}, "") is None:
+            if one is not None and untrusted.finite(one) is None:
                 raise UserError(f"report: {path}: {measure.name} is not finite; evaluate again")
     return evaluation
 
@@ -280,10 +281,10 @@ def _scored(trials_path: Path, scores_path: Path) -> ScoredTrials:
         for line in file:
             values.append(float(line.rpartition(b" ")[2]))
     scores = np.array(values)
-    if len(scores) != len(trials) or not np.isfinite(scores).all():
+    if len(scores) != len(trials) or not (np.abs(scores) < LARGEST_SCORE).all():
         raise UserError(
-            f"{scores_path}: {len(scores)} scores of {len(trials)} trials, or not finite;"
-            " evaluate again"
+            f"{scores_path}: {len(scores)} scores of {len(trials)} trials, or numbers that are no"
+            " scores; evaluate again"
         )
     if trials.target.all() or not trials.target.any():
         raise UserError(f"{trials_path}: targets and non-targets are both needed; evaluate again")

@@ -9,13 +9,16 @@ from typing import Any
 from speechssl import foreign_json
 
 
+def finite(value: Any) -> float | None:
+    """Return a finite number as a float; None for anything else."""
+    if not foreign_json.is_number(value) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
 def number(held: Mapping[str, Any], key: str) -> float | None:
     """Return a finite number, or None."""
-    value = held.get(key)
-    if not foreign_json.is_number(value):
-        return None
-    found = float(value)  # type: ignore[arg-type]
-    return found if math.isfinite(found) else None
+    return finite(held.get(key))
 
 
 def mapping(held: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def _curves(run: Watched, width: int) -> RenderableType:
             high = max(known, default=math.nan)
             style = "bold red" if math.isnan(values[-1]) else "bold"
             last = Text(_number(values[-1], key), style=style)
-            curve = Text(sparkline(by_step(points, run.log.step, room), room), style="cyan")
+            curve = Text(sparkline(by_step(points, run.log.step, room)), style="cyan")
             cells: list[str | Text] = [
                 title,
                 curve,
@@ -167,26 +167,17 @@ def by_step(points: Sequence[tuple[float, float]], last: float, count: int) -> l
     return values
 
 
-def sparkline(values: Sequence[float], width: int) -> str:
-    """Return values as blocks of eight heights, at most `width` of them; a gap for NaN.
-
-    With more values than room, each block is the mean of its share. A change of a few percent is
-    drawn small.
+def sparkline(values: Sequence[float]) -> str:
+    """Return values as blocks of eight heights, a gap for NaN; a change of a few percent is drawn
+    small.
     """
-    count = min(width, len(values))
-    means = []
-    for place in range(count):
-        start = place * len(values) // count
-        share = values[start : max(start + 1, (place + 1) * len(values) // count)]
-        known = [value for value in share if not math.isnan(value)]
-        means.append(sum(value / len(known) for value in known) if known else math.nan)
-    known = [value for value in means if not math.isnan(value)]
+    known = [value for value in values if not math.isnan(value)]
     low = min(known, default=0.0)
     high = max(known, default=0.0)
     span = max(high / 2 - low / 2, _LEAST_CHANGE / 2 * max(abs(low), abs(high)))
     middle = low / 4 + high / 4  # halves and quarters: no overflow
     letters = []
-    for value in means:
+    for value in values:
         if math.isnan(value):
             letters.append(_GAP)
         else:

@@ -9,6 +9,7 @@ import pytest
 from builders import write_table
 from sklearn.linear_model import LogisticRegression
 
+from speechssl import metrics
 from speechssl.cli import main
 from speechssl.errors import UserError
 from speechssl.evaluation.classification import classify, comparing
@@ -53,6 +54,27 @@ def test_what_is_there_is_found_and_the_figures_are_scikit_learns():
 def test_every_classifier_beats_the_majority(classifier):
     r = evaluate(*world(strength=3.0), classifier=classifier, folds=3, replicates=0).results
     assert r["uar"] > 0.8 and r["uar_interval"] is None and len(r["chosen"]) == 3
+
+
+def test_k_nearest_neighbours_of_fewer_than_k_rows():
+    assert evaluate(*world(4, 8, 3.0), classifier="knn", folds=4, replicates=0).results["uar"] > 0.5
+
+
+def test_too_few_rows_for_a_classifier_are_one_line():
+    with pytest.raises(UserError, match="4 training utterances are too few .*; take logistic"):
+        evaluate(*world(3, 4), classifier="mlp", folds=3, replicates=0)
+
+
+def test_intervals_are_those_of_a_bootstrap_over_utterances():
+    run = evaluate(*world(strength=1.0), replicates=50, seed=3)
+    for key, measure in (("uar", metrics.uar), ("macro_f1", metrics.macro_f1)):
+        interval = metrics.bootstrap_interval(
+            lambda weights, of=measure: of(run.truth, run.predicted, weights),
+            run.group,
+            replicates=50,
+            seed=3,
+        )
+        assert run.results[f"{key}_interval"] == pytest.approx(interval, abs=1e-12)
 
 
 def test_shuffled_labels_give_chance_within_the_interval():

@@ -9,11 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechssl.report.page import untrusted
-from speechssl.report.page.blocks import Block, Chart, Row, Table, Trace, plotly_text, shortened
+from speechssl.report.page.blocks import (
+    Block,
+    Chart,
+    Row,
+    Table,
+    Text,
+    Trace,
+    plotly_text,
+    shortened,
+)
 from speechssl.report.page.material import Material
 from speechssl.report.page.section import Section
 
 MOST_CLASSES = 60
+"""Classes of a confusion that is drawn."""
+
 LONGEST_NAME = 24
 """Characters of a class that its axis shows; a longer name would leave no room for the table."""
 
@@ -23,18 +34,30 @@ MEASURES = {"micro_f1": "micro F1", "macro_f1": "macro F1", "uar": "UAR"}
 def build(material: Material) -> Sequence[Block]:
     """Return the table of the measures and the confusion tables, a menu for several."""
     rows = []
+    notes: list[Block] = []
     variants: dict[str, list[Trace]] = {}
     for name, held in material.classifications.items():
-        traces = _traces(held)
-        if traces:
-            variants[name] = traces
-            cells = [_measure(held, key) for key in MEASURES]
-            rows.append(Row([name, *cells, untrusted.text(held, "classifier")], name))
-    if not variants:
+        labels = [str(label) for label in untrusted.items(held, "labels")]
+        counts = _counts(held, len(labels))
+        if counts is None:
+            continue
+        cells = [_measure(held, key) for key in MEASURES]
+        rows.append(Row([name, *cells, untrusted.text(held, "classifier")], name))
+        if len(labels) > MOST_CLASSES:
+            why = f"{len(labels)} classes; the confusion of at most {MOST_CLASSES} is drawn."
+            notes.append(Text(f"{name}: {why}", "note"))
+        else:
+            variants[name] = [_trace(labels, counts, untrusted.mapping(held, "class_f1"))]
+    if not rows:
         return []
-    table = Table(
-        "Classification [95 % interval]", ["system", *MEASURES.values(), "classifier"], rows
-    )
+    head = ["system", *MEASURES.values(), "classifier"]
+    blocks: list[Block] = [Table("Classification [95 % interval]", head, rows)]
+    if variants:
+        blocks.append(_chart(variants))
+    return blocks + notes
+
+
+def _chart(variants: Mapping[str, Sequence[Trace]]) -> Chart:
     layout = {
         "xaxis": {"title": {"text": "predicted"}, "type": "category", "automargin": True},
         "yaxis": {
@@ -47,12 +70,12 @@ def build(material: Material) -> Sequence[Block]:
     caption = "Share of the true class (a row sums to 100 %), below it the number of utterances."
     largest = max(len(traces[0]["y"]) for traces in variants.values())
     height = min(800, 150 + 52 * largest)
-    return [table, Chart("Confusion of the classes", caption, variants, layout, height=height)]
+    return Chart("Confusion of the classes", caption, variants, layout, height=height)
 
 
 def _measure(held: Mapping[str, Any], key: str) -> str:
     text = untrusted.shown(untrusted.number(held, key), ".3f")
-    ends = [untrusted.number({"": end}, "") for end in untrusted.items(held, f"{key}_interval")]
+    ends = [untrusted.finite(end) for end in untrusted.items(held, f"{key}_interval")]
     if len(ends) == 2 and None not in ends:
         text += f" [{ends[0]:.3f}, {ends[1]:.3f}]"
     return text
@@ -79,13 +102,9 @@ def _axis_names(labels: Sequence[str]) -> list[str]:
     return names
 
 
-def _traces(held: Mapping[str, Any]) -> list[Trace]:
-    labels = [str(label) for label in untrusted.items(held, "labels")][:MOST_CLASSES]
-    counts = _counts(held, len(labels))
-    if counts is None:
-        return []
+def _trace(labels: Sequence[str], counts: NDArray[np.float64], f1: Mapping[str, Any]) -> Trace:
+    """Return a confusion (C, C) as a heat map; `f1` is that of each class, where it is known."""
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    f1 = untrusted.mapping(held, "class_f1")
     names = _axis_names(labels)
     rows = []
     for label, name in zip(labels, names, strict=True):
@@ -95,23 +114,21 @@ def _traces(held: Mapping[str, Any]) -> list[Trace]:
     for shares_of_class, counts_of_class in zip(share, counts, strict=True):
         cells = zip(shares_of_class, counts_of_class, strict=True)
         texts.append([f"{100 * part:.0f} %<br>{count:g}" for part, count in cells])
-    return [
-        {
-            "type": "heatmap",
-            "x": names,
-            "y": rows,
-            "z": np.round(share, 4),
-            "zmin": 0,
-            "zmax": 1,
-            "text": texts,
-            "texttemplate": "%{text}" if len(labels) <= 12 else "",
-            "colorscale": [[0, "#f4f8fc"], [0.5, "#6aaed6"], [1, "#08306b"]],
-            "showscale": False,
-            "xgap": 2,
-            "ygap": 2,
-            "hovertemplate": "true %{y}<br>predicted %{x}<br>%{text}<extra></extra>",
-        }
-    ]
+    return {
+        "type": "heatmap",
+        "x": names,
+        "y": rows,
+        "z": np.round(share, 4),
+        "zmin": 0,
+        "zmax": 1,
+        "text": texts,
+        "texttemplate": "%{text}" if len(labels) <= 12 else "",
+        "colorscale": [[0, "#f4f8fc"], [0.5, "#6aaed6"], [1, "#08306b"]],
+        "showscale": False,
+        "xgap": 2,
+        "ygap": 2,
+        "hovertemplate": "true %{y}<br>predicted %{x}<br>%{text}<extra></extra>",
+    }
 
 
 SECTION = Section("Classification", 90, build)

@@ -9,17 +9,11 @@ import numpy as np
 from scipy.special import ndtri
 
 from speechssl import metrics
-from speechssl.report.det import BAND_FPR, TICKS, min_dcf_point, rows_of
+from speechssl.report.det import BAND_FPR, EDGES, MOST_BANDS, TICKS, min_dcf_point, rows_of
 from speechssl.report.page.blocks import Block, Chart, Text, Trace, plotly_text
 from speechssl.report.page.drawing import Styles, line, probit_axis, thinned
 from speechssl.report.page.material import Material, ScoredTrials, SystemEvaluation
 from speechssl.report.page.section import Section
-
-EDGES = (0.0005, 0.97)
-"""Lowest and highest rate of the axes."""
-
-MOST_BANDS = 3
-"""Systems whose bands are shaded; more would be one dark area."""
 
 
 def build(material: Material) -> Sequence[Block]:

@@ -40,8 +40,9 @@ def _table(evaluations: Sequence[SystemEvaluation]) -> Table:
         results = one.results.results
         cells = [one.results.trials, one.system + (" (floor)" if one.is_untrained else "")]
         cells += [format_measure(measure, results) for measure in shown]
-        cells += [f"{results.get('trials') or '-':,}" if results.get("trials") else "-"]
+        trials = results.get("trials")
         cells += [
+            f"{trials:,}" if trials else "-",
             results.get("scoring") or "-",
             ", ".join(results.get("labels_used") or []) or "none",
         ]

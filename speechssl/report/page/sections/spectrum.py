@@ -15,15 +15,12 @@ from speechssl.report.page.blocks import Block, Chart, Row, Table, Text
 from speechssl.report.page.drawing import Styles, line, log_axis
 from speechssl.report.page.material import Material, NamedFile
 from speechssl.report.page.section import Section
-from speechssl.report.spectra import spectrum
+from speechssl.report.spectra import SMALLEST_VALUE, spectrum
 
 MOST_ROWS = 5000
 """Embeddings of a file that the spectrum is computed from."""
 
 MOST_FILES = 24
-
-SMALLEST_VALUE = 1e-8
-"""The axis ends here at the latest: smaller singular values are rounding."""
 
 
 def build(material: Material) -> Sequence[Block]:

@@ -73,10 +73,9 @@
 
   function chart(figure) {
     const data = read(figure, ".data");
-    const names = Object.keys(data.variants);
     const plot = figure.querySelector(".plot");
     const menu = figure.querySelector(".variant");
-    const chosen = () => data.variants[names[menu ? Number(menu.value) : 0]];
+    const chosen = () => data.variants[menu ? Number(menu.value) : 0];
     const draw = () => {
       const shown = chosen().filter((trace) => !hidden.has(trace.meta));
       const square = data.layout.yaxis && data.layout.yaxis.scaleanchor;
@@ -155,14 +154,13 @@
 
   function embeddingMap(figure) {
     const { maps } = read(figure, ".data");
-    const names = Object.keys(maps);
     const find = (name) => figure.querySelector(name);
     const plot = find(".plot");
     const which = find(".which");
     const field = find(".field");
     const only = find(".only");
     const search = find(".search");
-    const current = () => maps[names[Number(which.value)]];
+    const current = () => maps[Number(which.value)];
     const column = () => current().fields[field.value];
 
     function options(select, values) {
