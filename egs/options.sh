@@ -18,8 +18,8 @@ refuse() {
 }
 
 # read_options "ACCEPTED ..." ARGUMENT...: set a variable for each option of a command line. What is accepted:
-#   --stop-stage   the word after it goes to `stop_stage`; where that is false before, the option takes no word and sets
-#                  it to true
+#   --stop-stage   the word after it goes to `stop_stage`; where that is false (or true) before, the option takes no word
+#                  and sets it to true
 #   --exp-dir:exp  the same, to `exp`
 #   key=value      such words are gathered in the array `overrides`
 #   NAME           other words are gathered in the array `names`
@@ -41,7 +41,7 @@ read_options() {
             names) names+=("$1") ;;
             *)
                 word=true
-                if [[ ${!variable} != false ]]; then
+                if [[ ${!variable} != false && ${!variable} != true ]]; then
                     (($# > 1)) || refuse "$1 needs a value after it"
                     word=$2
                     shift

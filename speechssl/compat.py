@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
@@ -157,13 +158,39 @@ def faiss_if_installed() -> Any:
     return faiss
 
 
+FALLBACK_FONTS = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Source Han Sans SC", "PingFang SC",
+    "Hiragino Sans", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic",
+    "WenQuanYi Zen Hei", "Noto Sans Devanagari", "Noto Sans Thai",
+)  # fmt: skip
+"""For letters that matplotlib's own font lacks, as names of files and speakers may hold."""
+
+
+def _use_fallback_fonts(figure: Figure) -> None:
+    """Let texts that are not ASCII take letters from those of `FALLBACK_FONTS` that are installed."""
+    from matplotlib.font_manager import fontManager
+    from matplotlib.text import Text
+
+    found = [artist for artist in figure.findobj(Text) if isinstance(artist, Text)]
+    texts = [text for text in found if not text.get_text().isascii()]
+    if not texts:
+        return
+    installed = set(fontManager.get_font_names())
+    fonts = [name for name in FALLBACK_FONTS if name in installed]
+    for text in texts:
+        text.set_fontfamily([*text.get_fontfamily(), *fonts])
+
+
 def write_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure of matplotlib so that the same figure is the same bytes.
 
-    Its SVG would hold the time and random names, its PDF the time.
+    Its SVG would hold the time and random names, its PDF the time. A letter that no installed font
+    has becomes a box, without a word.
     """
     from matplotlib import rc_context
 
     undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    with rc_context({"svg.hashsalt": "speechssl"}):
+    _use_fallback_fonts(figure)
+    with rc_context({"svg.hashsalt": "speechssl"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
         figure.savefig(path, metadata=undated.get(Path(path).suffix))

@@ -39,9 +39,7 @@ def sole_writer(output: str | Path) -> Iterator[None]:
         yield
     finally:
         if file is not None:
-            path.unlink(
-                missing_ok=True
-            )  # while it is still locked, so that no other process's file is removed
+            path.unlink(missing_ok=True)  # while it is locked: so no other process's is removed
             file.close()
 
 

@@ -295,6 +295,9 @@ def _no_model(files: ModelFolder) -> str:
     if not files.path.exists():
         hint = _meant(files.path)
         holds = f"{files.path}: no such file or folder{hint}"
+    exported = sorted(files.path.glob("*.onnx"))
+    if exported:
+        holds += f" (did you mean {str(exported[0])!r}?)"
     return (
         f"model: {holds}; give a run folder of 'speechssl train' whose training has saved a model, a"
         " model folder, a model of another program ('speechssl list foreign'), or hub:owner/name"

@@ -42,7 +42,7 @@ _AHEAD = 64  # items
 def map_ahead(work: Callable[[S], T], items: Iterable[S], threads: int) -> Generator[T, None, None]:
     """Yield `work` of each item, in order; threads are a bounded number of items ahead.
 
-    `ThreadPool.map` takes all items at once, and of ten million the futures alone are 10 GB.
+    `ThreadPool.map` takes all items at once: 2 KB each, of ten million 20 GB.
     """
     waiting: deque[Future[T]] = deque()
     pool = ThreadPool(threads)

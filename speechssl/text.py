@@ -71,6 +71,8 @@ def tsv_field(text: str) -> str:
     What would break the line is written out (`\t`, `\n`), and so is what a terminal obeys. Bytes of
     a file's name that are not UTF-8 stay as they are: the file can be found by its name.
     """
+    if text.isprintable():
+        return text
     shown = ""
     for letter in text:
         is_raw_byte = "\udc80" <= letter <= "\udcff"

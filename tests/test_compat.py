@@ -187,3 +187,25 @@ def test_the_same_figure_is_the_same_bytes(tmp_path, ending):
         contents.add(path.read_bytes())
         time.sleep(1.1)  # an SVG's date has seconds
     assert len(contents) == 1
+
+
+def test_a_letter_of_no_font_is_a_box_without_a_word(tmp_path, recwarn):
+    figure = Figure()
+    figure.subplots().set_title("\u8bed\U0010fffd.wav")
+    compat.write_figure(figure, tmp_path / "a.png")
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+
+
+def test_a_letter_that_another_installed_font_has_is_drawn_with_it(tmp_path, monkeypatch):
+    """A font that matplotlib brings has a letter of private use that its own default has not."""
+    letter = "\ue13b"
+
+    def drawn(fonts):
+        monkeypatch.setattr(compat, "FALLBACK_FONTS", fonts)
+        figure = Figure()
+        figure.text(0.5, 0.5, letter, size=100)
+        compat.write_figure(figure, tmp_path / "a.png")
+        return (tmp_path / "a.png").read_bytes()
+
+    box = drawn(("No Such Font",))
+    assert drawn(()) == box and drawn(("STIXNonUnicode",)) != box

@@ -64,6 +64,12 @@ def test_load_says_that_there_is_no_model(tmp_path):
         Model.load(tmp_path / "nowhere")
 
 
+def test_a_folder_of_an_onnx_file_names_the_file(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"x")
+    with pytest.raises(UserError, match="did you mean '.*model.onnx'"):
+        Model.load(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "meant"),
     [

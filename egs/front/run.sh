@@ -25,13 +25,13 @@ if wanted 1; then
 fi
 if wanted 2; then
     for predictor in none directpred; do
-        [[ -d $exp/simsiam-$predictor/model ]] ||
+        [[ -f $exp/simsiam-$predictor/model/config.yaml ]] ||
             run 2 "train-$predictor" speechssl train recipes/methods/conf/base.yaml "data.train=[$exp/voices/train]" \
                 method=simsiam "method.predictor=$predictor" optimizer.lr=3e-4 features.n_mels=40 \
                 encoder.width=32 encoder.embedding_dim=128 "data.crops=[{count: 2, seconds: 0.6}]" \
                 augment.noise_prob=0.3 augment.rir_prob=0 monitor.every=5 train.steps=120 train.save_every=1000 \
                 train.precision=float32 train.threads=1 data.workers=0 "${overrides[@]}" \
-                --out "$exp/simsiam-$predictor"
+                --resume --out "$exp/simsiam-$predictor"
     done
 fi
 if wanted 3; then

@@ -34,14 +34,15 @@ directory() {
         [[ ${word%%=*} != "$1" ]] || { [[ -f ${word#*=}/wav.scp ]] && echo "${word#*=}" || echo "$exp/data/$1"; }
     done
 }
-# folds CORPUS: the official ones where there are some, a speaker each for EmoDB, else five made by the seed
+# folds CORPUS: set `options` to the official ones where there are some, a speaker each for EmoDB, else five by the seed
 folds() {
     local data
     data=$(directory "$1")
+    options=(--folds 5)
+    [[ ! -f $data/utt2fold ]] || options=(--folds "$data/utt2fold")
     case $1 in
-        msp_podcast) echo "--folds $data/utt2fold --test-folds test1" ;;
-        emodb) echo "--folds 0" ;;
-        *) [[ -f $data/utt2fold ]] && echo "--folds $data/utt2fold" || echo "--folds 5" ;;
+        msp_podcast) options+=(--test-folds test1) ;;
+        emodb) options=(--folds 0) ;;
     esac
 }
 names=()
@@ -88,7 +89,7 @@ fi
 probe() {
     local data where=$1/$2/$3 emb=$exp/embeddings/$1/$2/$3.npz beside=() options=()
     data=$(directory "$1")
-    read -ra options <<<"$(folds "$1")"
+    folds "$1"
     if [[ " ${baselines[*]} " != *" $2 "* ]]; then
         for baseline in "${baselines[@]}"; do beside+=("$baseline=$exp/probe/$1/$baseline/embedding"); done
         [[ $2 == "$first" ]] || beside+=("$first=$exp/probe/$1/$first/$3")
@@ -116,7 +117,9 @@ fi
 if wanted 4; then
     for name in "${names[@]}"; do
         data=$(directory "$name")
-        read -ra options <<<"$(folds "$name") $finetune"
+        folds "$name"
+        read -ra words <<<"$finetune"
+        options+=("${words[@]}")
         for word in $models; do
             folder=${word#*=}
             [[ $folder != *@* ]] || continue

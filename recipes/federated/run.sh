@@ -61,7 +61,7 @@ count=${#directories[@]}
 # federate NAME SEED STEPS LIST key=value...: one run of speechssl federate, going on with what is there
 federate() {
     local out=$exp/runs/$1-seed$2
-    [[ -d $out/model ]] || run 2 "$1-seed$2" speechssl federate "$config" --out "$out" --resume --engine "$engine" \
+    [[ -f $out/model/config.yaml ]] || run 2 "$1-seed$2" speechssl federate "$config" --out "$out" --resume --engine "$engine" \
         --device "$device" "data.train=[$4]" seed="$2" "federated.rounds=$rounds" "federated.local_steps=$3" \
         "${overrides[@]}" "${@:5}"
 }

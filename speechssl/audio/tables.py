@@ -11,7 +11,7 @@ from pathlib import Path
 
 from speechssl.audio import members
 from speechssl.audio.pipes import Pipe
-from speechssl.audio.remotes import Remotes, is_address, refusal
+from speechssl.audio.remotes import Remote, Remotes, is_address, refusal
 from speechssl.errors import UserError
 from speechssl.regular import is_special, read_text
 
@@ -92,6 +92,7 @@ def read_wav_scp(
     missing_files = MissingFiles()
     for number, name, value in read_table(path, on_bad):
         where = f"{path}:{number}: {name!r}"
+        place = remotes.permit(value)
         if name in recordings:
             on_bad(name, f"{where} is there twice; remove one line")
         elif value.endswith("|"):
@@ -99,12 +100,12 @@ def read_wav_scp(
                 recordings[name] = Pipe(value)
             else:
                 on_bad(name, f"{where} is a shell pipe; refused unless --allow-pipes is given")
-        elif is_address(value) and not remotes.allow(value):
+        elif is_address(value) and not isinstance(place, Remote):
             on_bad(name, f"{where}: {value} {refusal(value)}")
-        elif check_files and (reason := missing_files.reason(remotes.permit(value))):
+        elif check_files and (reason := missing_files.reason(place)):
             on_bad(name, f"{where}: {reason}")
         else:
-            recordings[name] = remotes.permit(value)
+            recordings[name] = place
     return recordings
 
 
@@ -112,8 +113,7 @@ class MissingFiles:
     """Tells which audio files are missing; the size of each archive is looked up once."""
 
     def __init__(self) -> None:
-        self._archive_sizes: dict[str, int] = {}
-        self._unreadable_archives: dict[str, str] = {}
+        self._archives: dict[str, int | str] = {}  # the size of each, or why it cannot be read
 
     def reason(self, path: str) -> str:
         """Return why `path` (or the member that it is the address of) is missing, or ""."""
@@ -123,14 +123,14 @@ class MissingFiles:
                 return f"no such file: {path}; correct the path"
             return f"not a regular file: {path}; give a file" if is_special(path) else ""
         archive = member.archive
-        if archive not in self._archive_sizes and archive not in self._unreadable_archives:
+        if archive not in self._archives:
             try:
-                self._archive_sizes[archive] = members.archive_size(archive)
+                self._archives[archive] = members.archive_size(archive)
             except UserError as error:
-                self._unreadable_archives[archive] = str(error)
-        if archive in self._unreadable_archives:
-            return self._unreadable_archives[archive]
-        size = self._archive_sizes[archive]
+                self._archives[archive] = str(error)
+        size = self._archives[archive]
+        if isinstance(size, str):
+            return size
         if member.offset + member.size <= size:
             return ""
         return f"{archive}: truncated: it ends at byte {size}; copy or write it again"

@@ -40,13 +40,19 @@ def run(args: argparse.Namespace) -> None:
     from speechssl.embed.networks import load_model
     from speechssl.errors import UserError
     from speechssl.evaluation.verification.verify import verify
-    from speechssl.files import model_folder
+    from speechssl.files import SHIPPED_MODELS, model_folder
     from speechssl.speakers import calibration
     from speechssl.speakers.model_digest import digest
 
     folder = model_folder(args.model)
     if args.out is None and folder.existing() is None:
         raise UserError(f"calibrate: {args.model} holds no model; give its folder, or --out FILE")
+    is_shipped = folder.path.parent == SHIPPED_MODELS and not Path(args.model).exists()
+    if args.out is None and is_shipped:
+        raise UserError(
+            f"calibrate: {args.model} comes with the package, whose own calibration would be replaced;"
+            " give --out FILE, and FILE to `speechssl verify --calibration`"
+        )
     model = load_model(args.model, allow_code=tuple(args.allow_code))
     measured = verify(args.embeddings, read_trials(args.trials), replicates=0)
     source = f"{args.trials} with {args.embeddings}"

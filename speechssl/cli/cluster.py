@@ -1,6 +1,6 @@
 """Cluster embeddings into pseudo-labels; no label is read.
 
-Writes utt2cluster (lines `utterance cluster`), clusters.json (settings and figures), sizes.png, and
+Writes utt2cluster (the cluster of each utterance), clusters.json (settings and figures), sizes.png, and
 examples.tsv: the most central utterances of each cluster, to listen to.
 
 A folder of embeddings is streamed by kmeans and kmeans_ahc: memory is that of the centroids and 8

@@ -97,8 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     respect_quota()
     choose_waiting()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # names of files are bytes
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")  # names of files are bytes
     with processes.raise_on_signals(ends_process=argv is None) as arrived:
         code = _code_at_end(argv, arrived)
         if arrived.code is not None and argv is None:

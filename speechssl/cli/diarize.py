@@ -8,9 +8,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from speechssl.cli import flags
+
+if TYPE_CHECKING:
+    from speechssl.diarize.pipeline import Diarization
+    from speechssl.embed.embedder import Embedder
+
+EACH = "each"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="RTTM",
         help="true turns: print the diarization error rate, and draw them in the pictures",
+    )
+    parser.add_argument(
+        "--voices",
+        type=Path,
+        metavar="VOICES",
+        help="file that `speechssl register` wrote: speakers get the names of voices that are known"
+        " well enough, by the threshold of the model's calibration or of the voices themselves",
     )
     parser.add_argument(
         "--tables", action="store_true", help="also write RECORDING.csv and RECORDING.json"
@@ -68,7 +83,11 @@ def _add_windows(parser: argparse.ArgumentParser) -> None:
     )
     flags.add_vad(parser, "speech", default="energy")
     parser.add_argument(
-        "--channel", type=flags.count, metavar="N", help="which channel, from 1 (default: the mix)"
+        "--channel",
+        type=_channel,
+        metavar="N",
+        help="which channel, from 1; each: every channel alone, for calls with one side on each"
+        " (default: the mix)",
     )
     parser.add_argument(
         "--change-penalty",
@@ -77,6 +96,15 @@ def _add_windows(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="what a change of speakers costs: higher gives fewer, longer turns (default: 2)",
     )
+
+
+def _channel(text: str) -> int | str:
+    """Return the number of a channel, or `EACH`."""
+    if text == EACH:
+        return text
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be {EACH}, or a number from 1, not {text!r}")
+    return flags.count(text)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -94,7 +122,8 @@ def run(args: argparse.Namespace) -> None:
         max_speakers=args.max_speakers,
         threshold=args.threshold,
         change_penalty=args.change_penalty,
-        channel=args.channel,
+        channel=None if args.channel == EACH else args.channel,
+        each_channel=args.channel == EACH,
     )
     settings.check()
     embedder = Embedder.from_pretrained(
@@ -107,5 +136,42 @@ def run(args: argparse.Namespace) -> None:
         settings,
         reference=args.reference,
         tables=args.tables,
+        named=None if args.voices is None else _names_of(args.voices, args.model, embedder),
     )
     print(summary, file=sys.stderr)
+
+
+def _names_of(path: Path, model: str, embedder: Embedder) -> Callable[[Diarization], Diarization]:
+    """Return what gives speakers the names of known voices.
+
+    Args:
+        path: the file of voices.
+        model: as the user named it; its calibration lies beside it.
+        embedder: that model.
+
+    Raises:
+        UserError: the file is of another model, or no threshold is known.
+    """
+    from speechssl.errors import UserError
+    from speechssl.speakers import calibration, voices
+    from speechssl.speakers.model_digest import digest
+
+    known = voices.read_for(path, digest(embedder.model, embedder.layer), embedder.dim)
+    threshold = calibration.of_model(model, embedder.model) or known.self_calibration()
+    if threshold is None:
+        raise UserError(
+            f"diarize: --voices {path}: no threshold is known; calibrate the model (speechssl"
+            " calibrate), or register more recordings of each voice"
+        )
+
+    def named(found: Diarization) -> Diarization:
+        answers = known.identify(found.vectors, threshold)
+        names = {}
+        for speaker, answer in zip(found.speakers, answers, strict=True):
+            if answer.voice != voices.UNKNOWN:
+                names[speaker] = answer.voice
+            elif speaker in known.names:  # a voice that somebody called `speaker1`
+                names[speaker] = f"{voices.UNKNOWN}-{speaker}"
+        return found.renamed(names)
+
+    return named

@@ -48,20 +48,15 @@ def run(args: argparse.Namespace) -> None:
     from speechssl.embed.embedder import Embedder
     from speechssl.embed.gather import gather
     from speechssl.embed.sources import collect
-    from speechssl.errors import UserError
     from speechssl.speakers import voices
     from speechssl.speakers.model_digest import digest
     from speechssl.text import plural, printable
 
-    known = voices.read(args.voices)
     embedder = Embedder.from_pretrained(
         args.model, args.device, args.precision, allow_code=tuple(args.allow_code)
     )
-    is_same_size = embedder.dim == known.embeddings.shape[1]
-    if digest(embedder.model, embedder.layer) != known.model or not is_same_size:
-        raise UserError(
-            f"identify: {args.voices} was registered with another model; register again"
-        )
+    model = digest(embedder.model, embedder.layer)
+    known = voices.read_for(args.voices, model, embedder.dim)
     calibration = flags.read_calibration(args, embedder.model) or known.self_calibration()
     utterances, failed = collect(args.inputs)
     kept, matrix, unreadable = gather(embedder, utterances)

@@ -1,4 +1,4 @@
-"""List the encoders, methods, corpora and other parts, and the shipped configurations."""
+"""List methods, encoders, corpora and other parts, and the configurations and models that are shipped."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -30,6 +31,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**settings)
         self.description = plain(self.description)
         self._add_arguments = add_arguments
+        self._words: list[str] = []
 
     def complete(self) -> None:
         """Add the arguments that have not been added yet."""
@@ -41,11 +43,18 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse as `argparse.ArgumentParser` does, with all arguments added."""
         self.complete()
+        self._words = list(sys.argv[1:] if args is None else args)
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Print one line and exit with code 2; of a misspelt choice the nearest is named."""
+        """Print one line and exit with code 2; of a misspelt choice the nearest is named.
+
+        So is a file whose name begins with a dash: argparse takes it for an option.
+        """
         message = _INVALID_CHOICE.sub(_with_nearest, message)
+        for word in self._words:
+            if word.startswith("-") and len(word) > 1 and os.path.exists(word):
+                message += f" ({word} is a file here: write ./{word})"
         print(f"speechssl: error: {printable(message)}; see `{self.prog} --help`", file=sys.stderr)
         sys.exit(2)
 

@@ -1,7 +1,7 @@
 """Score a trial list, or find the nearest neighbours of embeddings.
 
-Writes lines `enrol test score`. Scores are cosines, or what --as-norm, --plda and --calibrate make
-of them.
+Writes a line a pair: the two ids and their score. Scores are cosines, or what --as-norm, --plda and
+--calibrate make of them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Find the embeddings of an index that are nearest to others, or to recordings.
 
-Writes lines `query utterance cosine`, the nearest first.
+Writes a table: the query, an utterance of the index, and their cosine; the nearest first.
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""Train an encoder on unlabelled audio."""
+"""Train an encoder on unlabelled audio.
+
+The data are Kaldi directories, which `speechssl prepare` writes: data.train=[DIR]. OUT/model is the
+model, for `speechssl embed` and the others; OUT/log.jsonl has the figures, which `speechssl watch`
+shows. `speechssl list methods dino` prints the settings of a method, and so of any other part.
+"""
 
 from __future__ import annotations
 

@@ -13,15 +13,13 @@ official folds.
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Literal
 
 from speechssl.corpora.folder import write_directory
 from speechssl.corpora.listing import Found
-from speechssl.corpora.named import compare_counts, named_files
+from speechssl.corpora.named import compare_counts, named_files, read_columns
 from speechssl.data.manifest import Manifest
-from speechssl.errors import UserError
 
 EMOTIONS = {
     "ANG": "angry",
@@ -100,14 +98,8 @@ def _genders(path: Path) -> dict[str, str]:
     """Return f or m by actor; {} if there is no such table."""
     if not path.exists():
         return {}
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file)
-        if not {"ActorID", "Sex"} <= set(rows.fieldnames or ()):
-            raise UserError(f"{path}: has no columns ActorID and Sex; take the release's own file")
-        genders = {}
-        for row in rows:
-            genders[row["ActorID"].strip()] = row["Sex"].strip()[:1].lower()
-        return genders
+    rows = read_columns(path, ("ActorID", "Sex"))
+    return {row["ActorID"]: row["Sex"][:1].lower() or "unknown" for row in rows}
 
 
 PART = prepare

@@ -15,6 +15,7 @@ the letter before the turn's number. The official folds are the sessions (utt2fo
 
 from __future__ import annotations
 
+import glob
 import re
 from pathlib import Path
 from typing import Literal
@@ -112,9 +113,10 @@ def prepare(
 def _codes(root: Path) -> dict[str, str]:
     """Return the code of the emotion of each turn, from the label files."""
     codes: dict[str, str] = {}
-    for path in sorted(root.glob("**/EmoEvaluation/*.txt")):
-        if not path.name.startswith("."):
-            codes.update(_LABEL_LINE.findall(path.read_text(encoding="utf-8", errors="replace")))
+    # `Path.glob` would not follow a link to a session, as the walk for the audio does.
+    for name in sorted(glob.glob("**/EmoEvaluation/*.txt", root_dir=root, recursive=True)):
+        text = (root / name).read_text(encoding="utf-8", errors="replace")
+        codes.update(_LABEL_LINE.findall(text))
     if not codes:
         raise UserError(
             f"{root}: no labels in Session*/dialog/EmoEvaluation/*.txt; give the whole release"

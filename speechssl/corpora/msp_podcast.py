@@ -13,13 +13,12 @@ of an unknown speaker gets a speaker of its own.
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path, PurePath
 from typing import Literal
 
 from speechssl.corpora.folder import write_directory
 from speechssl.corpora.listing import Found, all_audio
-from speechssl.corpora.named import report_missing
+from speechssl.corpora.named import read_columns, report_missing, wav_first
 from speechssl.data.manifest import Manifest
 from speechssl.errors import UserError
 
@@ -64,13 +63,17 @@ def prepare(
         UserError: no label file, one without the columns, or none of its files.
     """
     root = Path(root)
-    rows = _rows(root / "Labels" / "labels_consensus.csv")
+    rows = read_columns(root / "Labels" / "labels_consensus.csv", COLUMNS)
     kept = tuple(EMOTIONS.values()) if classes == "eight" else FIVE
-    paths = {PurePath(path).name: path for path in all_audio(root)}
-    report_missing("msp_podcast", [row["FileName"] for row in rows], paths, "labels_consensus.csv")
+    paths: dict[str, str] = {}  # by names without their ending: the audio may have been converted
+    for path in sorted(all_audio(root), key=wav_first):
+        paths.setdefault(PurePath(path).stem, path)
+    listed = {row["FileName"]: PurePath(row["FileName"]).stem for row in rows}
+    there = [name for name, stem in listed.items() if stem in paths]
+    report_missing("msp_podcast", listed, there, "labels_consensus.csv")
     found = []
     for row in rows:
-        path = paths.get(row["FileName"])
+        path = paths.get(listed[row["FileName"]])
         emotion = EMOTIONS.get(row["EmoClass"])
         if path is None or emotion is None or emotion not in kept:
             continue
@@ -94,24 +97,6 @@ def _speaker(row: dict[str, str]) -> str:
     if row["SpkrID"].lower() in ("", "unknown"):
         return f"unknown-{row['FileName']}"
     return f"spk{row['SpkrID']}"
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    """Return the rows of the label file, with the columns `COLUMNS`."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file)
-            for name in COLUMNS:
-                if name not in (table.fieldnames or ()):
-                    raise UserError(f"{path}: has no column {name}; take the release's own file")
-            rows = []
-            for row in table:
-                rows.append({name: (row[name] or "").strip() for name in COLUMNS})
-            return rows
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); give the folder of a release"
-        ) from None
 
 
 PART = prepare

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
@@ -42,7 +43,7 @@ def named_files(root: Path, pattern: str, example: str) -> dict[str, NamedFile]:
     check_folder(root)
     expression = re.compile(pattern)
     files: dict[str, NamedFile] = {}
-    for path in sorted(audio_files(root), key=_wav_first):
+    for path in sorted(audio_files(root), key=wav_first):
         stem = PurePath(path).stem
         match = expression.fullmatch(stem)
         if match and stem not in files:
@@ -52,7 +53,31 @@ def named_files(root: Path, pattern: str, example: str) -> dict[str, NamedFile]:
     return files
 
 
-def _wav_first(path: str) -> tuple[bool, str]:
+def read_columns(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Return the rows of a corpus' CSV file: its columns of these names, as they stand there.
+
+    Raises:
+        UserError: it cannot be read, or lacks one of the columns.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            table = csv.DictReader(file)
+            for name in columns:
+                if name not in (table.fieldnames or ()):
+                    raise UserError(f"{path}: has no column {name}; take the release's own file")
+            rows = []
+            for row in table:
+                rows.append({name: (row[name] or "").strip() for name in columns})
+            return rows
+    except (OSError, ValueError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"{path}: cannot be read ({reason}); give the folder of a release"
+        ) from None
+
+
+def wav_first(path: str) -> tuple[bool, str]:
+    """Sort key of paths: those of wav files come first, which are read faster."""
     return PurePath(path).suffix.lower() != ".wav", path
 
 

@@ -28,7 +28,7 @@ from speechssl.corpora.voxceleb import Published
 from speechssl.data.manifest import Manifest
 from speechssl.data.trials import Trials, read_trials, write_trials
 from speechssl.errors import UserError
-from speechssl.files import atomic_write
+from speechssl.files import write_text
 from speechssl.text import tsv_cell
 
 DEV = Published("VoxCeleb1 dev", 1211, 148642)
@@ -232,8 +232,7 @@ def _write_missing(path: Path, missing: dict[str, list[str]]) -> None:
     for utterance in sorted(missing):
         lines.append(f"{tsv_cell(utterance)}\t{' '.join(missing[utterance])}\n")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as temporary:
-        temporary.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+    write_text(path, "".join(lines))
 
 
 PART = prepare

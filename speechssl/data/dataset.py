@@ -6,6 +6,7 @@ its slice of the batch that one process would have read. No label is looked at.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -339,6 +340,13 @@ def _check_plan(plan: Sequence[CropSpec], far_apart_prob: float, disjoint: bool)
         )
 
 
+_LONG = 20.0
+"""Seconds of a mean utterance from which too few utterances should rather be cut."""
+
+_PIECE = 8.0
+"""Seconds of the pieces that are then advised."""
+
+
 def _check_utterances(utterances: Sequence[Utterance], batch_size: int, world: int) -> None:
     """Raise UserError if a duration is unknown, or there are too few utterances for a batch."""
     for utterance in utterances:
@@ -349,9 +357,16 @@ def _check_utterances(utterances: Sequence[Utterance], batch_size: int, world: i
             )
     if batch_size < 1:
         raise UserError(f"data: batch_size {batch_size} is not positive; raise train.batch_size")
-    if batch_size * world > len(utterances):
+    count = len(utterances)
+    if batch_size * world > count:
         ranks = f" x {world} processes" if world > 1 else ""
-        raise UserError(
-            f"data: batch_size {batch_size}{ranks} is larger than the {len(utterances)} utterances;"
-            " lower train.batch_size"
-        )
+        reason = f"data: batch_size {batch_size}{ranks} is larger than the {count} utterances"
+        mean = sum(utterance.seconds for utterance in utterances) / count if count else 0.0
+        if mean >= _LONG:
+            pieces = round(count * mean / _PIECE)
+            raise UserError(
+                f"{reason}, of {mean:.0f} s on average; cut them: speechssl prepare folder ..."
+                f" --max-seconds {_PIECE:g} makes about {pieces} of them"
+            )
+        fitting = 2 ** int(math.log2(max(1, count // world)))
+        raise UserError(f"{reason}; lower it (train.batch_size={fitting}), or give more audio")

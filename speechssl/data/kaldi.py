@@ -7,7 +7,6 @@ because noise banks are wav.scp files, too.)
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from collections import Counter
@@ -15,9 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from speechssl import files
+from speechssl import files, foreign_json
 from speechssl.audio.tables import OnBadEntry, read_table, refuse
-from speechssl.errors import UserError
+from speechssl.errors import UserError, writing
 
 NOT_LABELS = frozenset({"dur", "num_frames", "uniq"})
 """Names X of files utt2X that hold no label."""
@@ -144,11 +143,8 @@ def write_table(path: Path, rows: Iterable[tuple[str, str]]) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    try:
-        with files.atomic_write(path) as temporary:
-            write_rows(temporary, rows)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    with writing(path), files.atomic_write(path) as temporary:
+        write_rows(temporary, rows)
 
 
 def write_rows(path: Path, rows: Iterable[tuple[str, str]]) -> None:
@@ -159,11 +155,6 @@ def write_rows(path: Path, rows: Iterable[tuple[str, str]]) -> None:
     """
     with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         file.writelines(f"{name} {rest}\n" for name, rest in rows)
-
-
-def cannot_write(path: Path, error: OSError) -> UserError:
-    """Return the error for a file or directory that cannot be written."""
-    return UserError(f"{path}: cannot be written ({error.strerror}); give another output directory")
 
 
 def report_skipped(skipped: Sequence[tuple[str, str]], folder: Path) -> str:
@@ -198,9 +189,9 @@ def are_clusters(path: str | Path) -> bool:
     The clusters.json beside it then holds its digest.
     """
     try:
-        written = json.loads((Path(path).parent / "clusters.json").read_text(encoding="utf-8"))
+        written = foreign_json.read(Path(path).parent / "clusters.json")
         return bool(written.get("sha256") == digest(path))
-    except (OSError, ValueError, AttributeError, RecursionError):
+    except (OSError, UserError):
         return False
 
 

@@ -21,14 +21,13 @@ from speechssl.audio.pipes import Pipe
 from speechssl.audio.remotes import Remotes
 from speechssl.audio.tables import OnBadEntry, read_wav_scp, refuse
 from speechssl.data.kaldi import (
-    cannot_write,
     label_names,
     read_durations,
     read_labels,
     read_segments,
     write_rows,
 )
-from speechssl.errors import Unreadable, UserError
+from speechssl.errors import Unreadable, UserError, writing
 from speechssl.files import atomic_write_together
 from speechssl.pools import map_ahead
 from speechssl.threads import usable_cores
@@ -281,14 +280,12 @@ def write_manifest(
     _check_writable(utterances, folder)
     tables = _tables(manifest, utterances)
     removed = [folder / name for name in ("segments", *outdated) if name not in tables]
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / name for name in tables]
         with atomic_write_together(paths, removed) as temporary:
             for name, rows in tables.items():
                 write_rows(temporary[folder / name], rows)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
 
 
 def _check_writable(utterances: Sequence[Utterance], folder: Path) -> None:

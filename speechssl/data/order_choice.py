@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from speechssl.data.epochs import EpochOrder, shard_numbers, visit_weights
 from speechssl.data.manifest import Utterance
@@ -71,17 +70,6 @@ def choose_order(
         source_shares=source_shares,
         source_temperature=source_temperature,
     )
-    return _shuffled(utterances, seed, weights, replacement, shards_at_once)
-
-
-def _shuffled(
-    utterances: Sequence[Utterance],
-    seed: int,
-    weights: NDArray[np.float64] | None,
-    replacement: bool,
-    shards_at_once: int | None,
-) -> EpochOrder:
-    """Return shuffled epochs, over all utterances or over some shards at a time."""
     return EpochOrder(
         len(utterances),
         seed,

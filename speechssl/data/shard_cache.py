@@ -12,6 +12,7 @@ import hashlib
 import os
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from speechssl.audio import members, reading
 from speechssl.audio.remotes import Remote
 from speechssl.errors import UserError, writing
-from speechssl.files import is_dead, remove_leftovers, writer_of
+from speechssl.files import is_dead, writer_of
 from speechssl.pools import ThreadPool
 
 try:
@@ -39,6 +40,7 @@ REQUESTS = 16
 
 _SHARDS_AT_ONCE = 2
 _POLL = 0.02  # seconds between looks at a shard that another process fetches
+_LEFT_SECONDS = 600.0  # without a byte; until then, a process that is not here may be elsewhere
 
 
 def default_folder() -> Path:
@@ -121,7 +123,6 @@ class ShardCache:
         """Make the threads of this process."""
         if self._process != os.getpid():
             self._process = os.getpid()
-            remove_leftovers(self.folder, depth=0)  # of killed processes, one of our number, too
             self._pool = ThreadPool(_SHARDS_AT_ONCE, "shard")
             self._lock = threading.Lock()
             self._fetching = {}
@@ -160,7 +161,9 @@ class ShardCache:
         return copy
 
     def _download(self, archive: Remote, size: int, copy: Path) -> None:
-        temporary = copy.with_name(f".{copy.stem}.{os.getpid()}.partial.tar")
+        # In a folder of several machines, two processes may have one number.
+        name = f".{copy.stem}.{uuid.uuid4().hex[:8]}.{os.getpid()}.partial.tar"
+        temporary = copy.with_name(name)
         starts = range(0, size, PART_BYTES)
 
         def fetch(start: int) -> None:
@@ -208,26 +211,29 @@ class ShardCache:
             False if what is being fetched now takes too much of it.
         """
         copies = []
-        held = 0
+        being_fetched = 0
         for entry in os.scandir(self.folder):
             if not entry.name.endswith(".tar"):
                 continue
             with contextlib.suppress(FileNotFoundError):
-                writer = writer_of(entry.name)
-                if writer is not None and writer != os.getpid() and is_dead(writer):
-                    os.unlink(entry.path)  # what a killed process has left
-                    continue
                 about = entry.stat(follow_symlinks=False)
-                held += about.st_size
+                writer = writer_of(entry.name)
                 if writer is None:
                     copies.append((about.st_mtime, about.st_size, entry.path))
+                elif is_dead(writer) and time.time() - about.st_mtime > _LEFT_SECONDS:
+                    os.unlink(entry.path)  # what a killed process has left
+                else:
+                    being_fetched += about.st_size
+        held = being_fetched + sum(copy_size for _, copy_size, _ in copies)
+        if being_fetched + size > self.limit:
+            return False
         for _, freed, path in sorted(copies):
             if held + size <= self.limit:
                 break
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
             held -= freed
-        return held + size <= self.limit
+        return True
 
 
 def _is_ours(descriptor: int) -> bool:

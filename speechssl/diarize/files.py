@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from speechssl.audio.walk import PassedOver
 from speechssl.data.manifest import Utterance
 from speechssl.diarize.picture import draw_timeline
-from speechssl.diarize.pipeline import Diarization, diarize
+from speechssl.diarize.pipeline import Diarization, diarize, diarize_each_channel
 from speechssl.diarize.scoring import DiarizationError, diarization_error
 from speechssl.diarize.settings import DiarizeSettings
 from speechssl.diarize.turns import Turn, read_rttm, rttm_lines, seconds_of, write_text_file
@@ -35,21 +35,27 @@ class Summary:
     Attributes:
         out: the file or folder.
         turns: recording -> who speaks when.
+        lines: their lines of RTTM.
         failed: recordings that could not be diarized.
         passed_over: files of folders that are no audio.
         error: against the reference, where one was given.
         scored: recordings that the reference holds.
+        is_count_found: whether the numbers of speakers were found, not given.
     """
 
     out: str
     turns: dict[str, list[Turn]] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)
     passed_over: list[PassedOver] = field(default_factory=list)
     error: DiarizationError = field(default_factory=DiarizationError)
     scored: int = 0
+    is_count_found: bool = False
 
     def __str__(self) -> str:
         text = f"diarized {plural(len(self.turns), 'recording')} into {self.out}"
+        if self.is_count_found:
+            text += " (numbers of speakers are guesses; give --speakers N where it is known)"
         if self.failed:
             text += f"; {len(self.failed)} failed"
         if self.passed_over:
@@ -74,6 +80,7 @@ def diarize_to_files(
     *,
     reference: str | Path | None = None,
     tables: bool = False,
+    named: Callable[[Diarization], Diarization] | None = None,
 ) -> Summary:
     """Diarize recordings; those that cannot be are skipped, counted and listed.
 
@@ -86,6 +93,7 @@ def diarize_to_files(
         settings: how; `DiarizeSettings()` if not given.
         reference: an RTTM file of true turns, for the error rate and the pictures.
         tables: write RECORDING.csv and RECORDING.json into the folder, too.
+        named: gives the speakers of a recording other names.
 
     Raises:
         UserError: a bad input or setting, `out` cannot be written, another process writes it, or no
@@ -98,7 +106,8 @@ def diarize_to_files(
     if is_file and tables:
         raise UserError(f"{out}: tables need a folder; leave out --tables, or give a folder")
     true_turns = {} if reference is None else read_rttm(reference)
-    summary = Summary(str(out))
+    is_count_found = settings.count.least != settings.count.most
+    summary = Summary(str(out), is_count_found=is_count_found)
     recordings, bad_lines = collect(inputs, passed_over=summary.passed_over)
     summary.failed += bad_lines
     with writing(out):
@@ -109,13 +118,17 @@ def diarize_to_files(
             result = _try(embedder, recording, settings, summary)
             if result is None:
                 continue
+            if named is not None:
+                result = named(result)
             true = true_turns.get(re.sub(r"\s", "_", recording.id)) or true_turns.get(
                 Path(recording.id).stem, []
             )
+            channel = settings.channel or 1
+            summary.lines += rttm_lines(recording.id, result.turns, channel, result.channel_of)
             _note(summary, recording.id, result, true)
             if not is_file:
                 _write(out / name, recording.id, result, true, settings, tables)
-        _finish(summary, out if is_file else None, settings)
+        _finish(summary, out if is_file else None)
     return summary
 
 
@@ -144,6 +157,8 @@ def _try(
     embedder: Embedder, recording: Utterance, settings: DiarizeSettings, summary: Summary
 ) -> Diarization | None:
     try:
+        if settings.each_channel:
+            return diarize_each_channel(embedder, recording, settings)
         return diarize(embedder, recording, settings)
     except UserError as error:
         failure = Failure.of(recording, str(error))
@@ -184,7 +199,7 @@ def _write(
         settings: for the channel.
         tables: write BASE.csv and BASE.json.
     """
-    lines = rttm_lines(recording, result.turns, settings.channel or 1)
+    lines = rttm_lines(recording, result.turns, settings.channel or 1, result.channel_of)
     draw_timeline(result.turns, Path(f"{base}.png"), recording, true)
     if tables:
         rows = [f"{turn.start:.3f},{turn.stop:.3f},{turn.speaker}\n" for turn in result.turns]
@@ -198,7 +213,7 @@ def _write(
     write_text_file(Path(f"{base}.rttm"), lines)
 
 
-def _finish(summary: Summary, rttm: Path | None, settings: DiarizeSettings) -> None:
+def _finish(summary: Summary, rttm: Path | None) -> None:
     """Write what is of all recordings: the RTTM file, and the list of what was left out.
 
     Raises:
@@ -218,7 +233,4 @@ def _finish(summary: Summary, rttm: Path | None, settings: DiarizeSettings) -> N
             f" {first.path}: {first.reason}"
         )
     if rttm is not None:
-        lines: list[str] = []
-        for recording, turns in summary.turns.items():
-            lines += rttm_lines(recording, turns, settings.channel or 1)
-        write_text_file(rttm, lines)
+        write_text_file(rttm, summary.lines)

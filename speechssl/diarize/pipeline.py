@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechssl import parts
+from speechssl.audio import reading
 from speechssl.data.manifest import Utterance
 from speechssl.diarize.clustering import (
     Matrix,
@@ -42,11 +45,33 @@ class Diarization:
             the order in which they are first heard.
         vectors: (S, D), the mean embedding of each speaker's windows, of length 1 each.
         speakers: S names, in the order of `vectors`.
+        channel_of: speaker -> channel, where the channels were diarized one by one.
     """
 
     turns: list[Turn]
     vectors: NDArray[np.float32]
     speakers: list[str]
+    channel_of: dict[str, int] = field(default_factory=dict)
+
+    def renamed(self, names: Mapping[str, str]) -> Diarization:
+        """Return the same turns with other names of speakers.
+
+        Speakers who get one name become one: its vector is their mean, at length 1, and its channel
+        that of the first.
+
+        Args:
+            names: speaker -> new name; who is missing keeps the old one. White space becomes `_`.
+        """
+        new = {old: re.sub(r"\s", "_", names.get(old, old)) for old in self.speakers}
+        turns = [turn._replace(speaker=new[turn.speaker]) for turn in self.turns]
+        rows: dict[str, list[NDArray[np.float32]]] = {}
+        channel_of: dict[str, int] = {}
+        for speaker, vector in zip(self.speakers, self.vectors, strict=True):
+            rows.setdefault(new[speaker], []).append(vector)
+            if speaker in self.channel_of:
+                channel_of.setdefault(new[speaker], self.channel_of[speaker])
+        means = np.stack([np.mean(vectors, axis=0) for vectors in rows.values()])
+        return Diarization(turns, unit(means).astype(np.float32), list(rows), channel_of)
 
 
 def diarize(
@@ -87,6 +112,47 @@ def diarize(
     return replace(
         found, turns=[Turn(t.start - begin, t.stop - begin, t.speaker) for t in found.turns]
     )
+
+
+def diarize_each_channel(
+    embedder: Embedder, recording: Utterance, settings: DiarizeSettings
+) -> Diarization:
+    """Find who speaks when in each channel alone, as in a call that has one side on each.
+
+    Speakers are named by their channel, `channel1-speaker1`; turns of two channels may overlap. A
+    channel without speech has none. A recording of one channel is diarized as it is.
+
+    Args:
+        embedder: the model.
+        recording: a file, or a part of one.
+        settings: how; `channel` does not count, and numbers of speakers are those of a channel.
+
+    Raises:
+        UserError: as `diarize`, where no channel can be diarized.
+    """
+    settings = replace(settings, each_channel=False)
+    count = reading.info(recording.path).channels
+    if count == 1:
+        return diarize(embedder, recording, settings, channel=None)
+    turns: list[Turn] = []
+    speakers: list[str] = []
+    vectors = []
+    channel_of: dict[str, int] = {}
+    reasons: list[UserError] = []
+    for channel in range(1, count + 1):
+        try:
+            found = diarize(embedder, recording, settings, channel=channel)
+        except UserError as error:
+            reasons.append(error)
+            continue
+        names = {speaker: f"channel{channel}-{speaker}" for speaker in found.speakers}
+        turns += [turn._replace(speaker=names[turn.speaker]) for turn in found.turns]
+        speakers += names.values()
+        vectors.append(found.vectors)
+        channel_of.update(dict.fromkeys(names.values(), channel))
+    if not vectors:
+        raise reasons[0]
+    return Diarization(sorted(turns), np.concatenate(vectors), speakers, channel_of)
 
 
 def cluster(vectors: Matrix, settings: DiarizeSettings) -> NDArray[np.int64]:

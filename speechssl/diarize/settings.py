@@ -27,6 +27,7 @@ class DiarizeSettings:
         change_penalty: what a change of speakers costs on the path through the frames; higher
             gives fewer and longer turns.
         channel: which channel, from 1; None: the mean of all.
+        each_channel: every channel alone, in place of the mean (`pipeline.diarize_each_channel`).
         max_windows: so many windows, evenly spaced, are clustered; others are assigned to the
             nearest centre. Time and memory grow with its square.
         seed: of k-means.
@@ -42,6 +43,7 @@ class DiarizeSettings:
     min_speaker_seconds: float = 20.0
     change_penalty: float = 2.0
     channel: int | None = None
+    each_channel: bool = False
     max_windows: int = 1500
     seed: int = 0
 
@@ -61,6 +63,8 @@ class DiarizeSettings:
                 f"diarize: hop {self.hop:g} leaves gaps between windows of {self.window:g} s; give"
                 " at most the window"
             )
+        if self.channel is not None and self.each_channel:
+            raise UserError("diarize: a channel and each channel; give one of both")
         if self.change_penalty < 0 or self.max_windows < 10:
             raise UserError("diarize: change_penalty from 0, and max_windows from 10")
 

@@ -33,13 +33,27 @@ class Turn(NamedTuple):
     speaker: str
 
 
-def rttm_lines(recording: str, turns: Iterable[Turn], channel: int = 1) -> list[str]:
-    """Return the lines of an RTTM file; white space in the recording's id becomes `_`."""
+def rttm_lines(
+    recording: str,
+    turns: Iterable[Turn],
+    channel: int = 1,
+    channel_of: Mapping[str, int] | None = None,
+) -> list[str]:
+    """Return the lines of an RTTM file; white space in the recording's id becomes `_`.
+
+    Args:
+        recording: its id.
+        turns: who speaks when.
+        channel: of the speakers that `channel_of` does not name.
+        channel_of: speaker -> channel.
+    """
+    channels = channel_of or {}
     name = re.sub(r"\s", "_", recording) or "_"
     lines = []
     for turn in turns:
         times = f"{turn.start:.3f} {turn.stop - turn.start:.3f}"
-        lines.append(f"SPEAKER {name} {channel} {times} <NA> <NA> {turn.speaker} <NA> <NA>\n")
+        own = channels.get(turn.speaker, channel)
+        lines.append(f"SPEAKER {name} {own} {times} <NA> <NA> {turn.speaker} <NA> <NA>\n")
     return lines
 
 

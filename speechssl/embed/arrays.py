@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from typing import Any
 
 import numpy as np
@@ -87,7 +86,8 @@ def mono_wave(
             finite, of another shape, or without a sampling rate.
     """
     array = np.asarray(samples)
-    if not isinstance(sample_rate, numbers.Real) or not 0 < sample_rate < math.inf:
+    is_number = isinstance(sample_rate, int | float | np.generic)
+    if sample_rate is None or not is_number or not 0 < sample_rate < math.inf:
         raise UserError(
             f"{name}: an array needs its sampling rate in Hz, got sample_rate={sample_rate!r}"
         )

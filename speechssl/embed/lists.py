@@ -50,7 +50,9 @@ def is_list(path: Path) -> bool:
 
 
 def slices(path: str | Path, most: int) -> list[Slice]:
-    """Return all rows of a list, in slices of at most `most`; only its metadata are read.
+    """Return all rows of a list, in slices of at most `most`, each of one row group.
+
+    Only the list's metadata are read.
 
     Raises:
         UserError: it is no such list, or claims more rows than its bytes can hold.

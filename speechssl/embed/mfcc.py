@@ -25,7 +25,7 @@ class Cepstra(Encoder):
     """An encoder without weights: mean and standard deviation over frames of the cepstra.
 
     Args:
-        mels: M, log-mel bands.
+        input_dim: M, log-mel bands.
         cepstra: coefficients of their cosine transform; D is twice as many.
     """
 

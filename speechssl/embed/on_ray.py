@@ -277,7 +277,7 @@ def run_on_ray(
     """
     import ray
 
-    hashes = np.sort(digests(sorted(done)))
+    hashes = np.sort(digests(list(done)))
     rows = [{"chunk": pickle.dumps(chunk)} for chunk in corpus.chunks]
     device = "cuda" if gpus else settings.device
     arguments = {

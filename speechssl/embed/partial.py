@@ -139,7 +139,8 @@ class PartialWriter:
         """
         self.flush()
         report = {"failed": [asdict(failure) for failure in failed], "seconds": seconds}
-        write_json(self.folder / f"done-{rank}.json", report)
+        with writing(self.folder):
+            write_json(self.folder / f"done-{rank}.json", report)
 
 
 def read_reports(folder: Path, order: Sequence[str]) -> tuple[list[Failure], float]:

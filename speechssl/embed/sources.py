@@ -16,8 +16,6 @@ from speechssl.embed.batches import Failure
 from speechssl.embed.lists import is_list, read_slice, slices
 from speechssl.errors import UserError
 
-_ROWS_AT_A_TIME = 65_536  # of a list
-
 
 def collect(
     inputs: Sequence[str | Path],
@@ -123,7 +121,7 @@ def _in_folder(root: Path, passed_over: list[PassedOver]) -> list[Utterance]:
 def _in_list(path: Path, remotes: Remotes) -> tuple[list[Utterance], list[tuple[str, str]]]:
     found: list[Utterance] = []
     bad: list[tuple[str, str]] = []
-    for piece in slices(path, _ROWS_AT_A_TIME):
+    for piece in slices(path, sys.maxsize):  # a slice reads the whole row group that it is of
         found += read_slice(piece, remotes, lambda *row: bad.append(row))
     return found, bad
 

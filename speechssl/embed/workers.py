@@ -18,7 +18,7 @@ import torch.distributed
 
 from speechssl import processes
 from speechssl.embed.partial import write_json
-from speechssl.errors import UserError
+from speechssl.errors import UserError, what_ran_out
 from speechssl.threads import choose
 
 T = TypeVar("T")
@@ -141,13 +141,16 @@ def _wait_for(workers: list[BaseProcess], folder: Path) -> None:
 def _run_worker(
     folder: Path, rank: int, threads: int, work: Callable[..., None], arguments: tuple[Any, ...]
 ) -> None:
-    """Run in a worker process; a UserError is left in `folder` for the parent to raise."""
+    """Run in a worker process; an error of one line is left in `folder` for the parent to raise."""
     processes.end_with_parent()
     torch.set_num_threads(threads)
     try:
         work(rank, *arguments)
-    except UserError as error:
-        write_json(_error_file(folder, rank), str(error))
+    except Exception as error:
+        reason = str(error) if isinstance(error, UserError) else what_ran_out(error)
+        if reason is None:
+            raise
+        write_json(_error_file(folder, rank), reason)
         sys.exit(2)
 
 

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from speechssl.encoders.sizes import check_at_least_one
 from speechssl.errors import UserError
 from speechssl.interfaces import Encoder
 from speechssl.nn.batch_norm import normalise
 from speechssl.nn.frames import Frames, accumulation_dtype
-from speechssl.nn.maps import convolve_frames, convolve_maps
+from speechssl.nn.maps import convolve_bands_first, convolve_frames
 from speechssl.nn.pooling import unbiased_statistics
 
 __all__ = ["PART", "CAMPPlus"]
@@ -68,6 +69,14 @@ class CAMPPlus(Encoder):
         added_variance: float = 0.0,
     ) -> None:
         super().__init__()
+        check_at_least_one(
+            "campplus",
+            head_channels=head_channels,
+            width=width,
+            growth_rate=growth_rate,
+            bottleneck=bottleneck,
+            embedding_dim=embedding_dim,
+        )
         if input_dim % 8:
             raise UserError(f"campplus: {input_dim} features a frame; choose a multiple of 8")
         if len(layers) != 3 or min(layers) < 1 or max(layers) > MAX_LAYERS:
@@ -143,11 +152,13 @@ class Head(nn.Module):
     def forward(self, features: Tensor, frames: Frames) -> Tensor:
         """Map features (B, F, M), zero in the padding, to maps (B, F, M / 8, C)."""
         mask = frames.mask
-        x = normalise(self.bn1, _apply(self.conv1, features[:, :, :, None]), mask, relu=True)
+        x = normalise(
+            self.bn1, convolve_bands_first(self.conv1, features[:, :, :, None]), mask, relu=True
+        )
         for layer in (self.layer1, self.layer2):
             for block in layer:
                 x = block(x, frames)
-        return normalise(self.bn2, _apply(self.conv2, x), mask, relu=True)
+        return normalise(self.bn2, convolve_bands_first(self.conv2, x), mask, relu=True)
 
 
 class ResidualBlock(nn.Module):
@@ -171,23 +182,17 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
         """Map `x` (B, F, M, C) to (B, F, M / stride, C)."""
-        y = normalise(self.bn1, _apply(self.conv1, x), frames.mask, relu=True)
-        y = normalise(self.bn2, _apply(self.conv2, y), frames.mask)
+        y = normalise(self.bn1, convolve_bands_first(self.conv1, x), frames.mask, relu=True)
+        y = normalise(self.bn2, convolve_bands_first(self.conv2, y), frames.mask)
         if len(self.shortcut):
             conv, norm = cast("tuple[nn.Conv2d, nn.BatchNorm2d]", tuple(self.shortcut))
-            x = normalise(norm, _apply(conv, x), frames.mask)
+            x = normalise(norm, convolve_bands_first(conv, x), frames.mask)
         return torch.relu(y + x)
 
 
 def _convolution(in_channels: int, out_channels: int, kernel: int, stride: int) -> nn.Conv2d:
     """Return a convolution over frequencies (with a stride) and frames, padded with zeros."""
     return nn.Conv2d(in_channels, out_channels, kernel, (stride, 1), kernel // 2, bias=False)
-
-
-def _apply(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """Apply a convolution whose kernel has frequencies first to maps (B, F, M, C)."""
-    stride = (conv.stride[1], conv.stride[0])
-    return convolve_maps(x, conv.weight.transpose(2, 3), stride)
 
 
 class NormReLU(nn.Module):

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from speechssl.encoders.sizes import check_at_least_one, check_kernels
 from speechssl.errors import UserError
 from speechssl.interfaces import Encoder, Stage
 from speechssl.nn.batch_norm import BatchNorm, NoNorm
@@ -25,11 +26,8 @@ from speechssl.nn.recording import is_traced
 
 __all__ = ["ECAPA", "PART"]
 
-
 MAX_LAYERS = 100
-MAX_FRAMES = 10_000
-"""Bounds of layers, and of a kernel's and a dilation's frames, far beyond any use: a
-model folder may be somebody else's."""
+"""Far beyond any use: a model folder may be somebody else's."""
 
 
 class ECAPA(Encoder):
@@ -94,6 +92,13 @@ class ECAPA(Encoder):
     ) -> None:
         super().__init__()
         _check_sizes(width, scale, kernel_sizes, dilations)
+        check_at_least_one(
+            "ecapa",
+            embedding_dim=embedding_dim,
+            se_channels=se_channels,
+            attention_channels=attention_channels,
+            mfa_channels=mfa_channels,
+        )
         if mfa_channels is None:
             mfa_channels = 3 * width
         self.embedding_dim = embedding_dim
@@ -200,8 +205,7 @@ class ECAPA(Encoder):
 
 def _check_sizes(width: int, scale: int, kernel_sizes: list[int], dilations: list[int]) -> None:
     """Raise UserError for sizes that do not fit together."""
-    if width < 1 or scale < 1:
-        raise UserError(f"ecapa: width {width} and scale {scale} must be at least 1")
+    check_at_least_one("ecapa", width=width, scale=scale)
     if width % scale:
         raise UserError(
             f"ecapa: width {width} is not a multiple of scale {scale}; choose one that is"
@@ -213,12 +217,7 @@ def _check_sizes(width: int, scale: int, kernel_sizes: list[int], dilations: lis
         )
     if len(kernel_sizes) > MAX_LAYERS:
         raise UserError(f"ecapa: {len(kernel_sizes)} kernel_sizes; give at most {MAX_LAYERS}")
-    if any(size % 2 == 0 or not 0 < size <= MAX_FRAMES for size in kernel_sizes):
-        raise UserError(
-            f"ecapa: kernel_sizes {kernel_sizes} must be odd numbers, at most {MAX_FRAMES}"
-        )
-    if any(not 0 < dilation <= MAX_FRAMES for dilation in dilations):
-        raise UserError(f"ecapa: dilations {dilations} must be between 1 and {MAX_FRAMES}")
+    check_kernels("ecapa", kernel_sizes, dilations)
 
 
 class SERes2Net(nn.Module):

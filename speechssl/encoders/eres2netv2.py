@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from speechssl.encoders.sizes import check_at_least_one
 from speechssl.errors import UserError
 from speechssl.interfaces import Encoder
 from speechssl.nn.batch_norm import normalise
 from speechssl.nn.frames import Frames
-from speechssl.nn.maps import convolve_maps
+from speechssl.nn.maps import convolve_bands_first
 from speechssl.nn.pooling import unbiased_statistics
+from speechssl.nn.products import linear
 
 __all__ = ["PART", "ERes2NetV2"]
 
@@ -70,6 +72,7 @@ class ERes2NetV2(Encoder):
     ) -> None:
         super().__init__()
         _check_sizes(width, blocks, base_width, scale, expansion)
+        check_at_least_one("eres2netv2", embedding_dim=embedding_dim)
         self.embedding_dim = embedding_dim
         self.added_variance = added_variance
         self.conv1 = _convolution(1, width, 3, 1)
@@ -107,13 +110,13 @@ class ERes2NetV2(Encoder):
         """Return embeddings (B, D) of features (B, F, M); see `Encoder.forward`."""
         frames = Frames.of(features, lengths)
         maps = frames.zero_padding(features)[:, :, :, None]
-        maps = normalise(self.bn1, _apply(self.conv1, maps), frames.mask, relu=True)
+        maps = normalise(self.bn1, convolve_bands_first(self.conv1, maps), frames.mask, relu=True)
         outputs = []
         for stage in self._stages():
             for block in stage:
                 maps, frames = block(maps, frames)
             outputs.append(maps)
-        third = frames.zero_padding(_apply(self.layer3_ds, outputs[2]))
+        third = frames.zero_padding(convolve_bands_first(self.layer3_ds, outputs[2]))
         maps = self.fuse34(outputs[3], third, frames)
         # channels before frequencies, as the weights have them
         x = maps.transpose(2, 3).flatten(2)
@@ -186,7 +189,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, frames: Frames) -> tuple[Tensor, Frames]:
         """Map `x` (B, F, M, C) and its frames to the output and its frames."""
-        y = _apply(self.conv1, x)
+        y = convolve_bands_first(self.conv1, x)
         frames = frames.strided(y.shape[1], self.stride)
         y = normalise(self.bn1, y, frames.mask).clamp(0.0, _HIGHEST)
         outputs: list[Tensor] = []
@@ -196,12 +199,14 @@ class Block(nn.Module):
             elif index:
                 group = group + outputs[-1]
             conv = cast(nn.Conv2d, self.convs[index])
-            group = normalise(self.bns[index], _apply(conv, group), frames.mask)
+            group = normalise(self.bns[index], convolve_bands_first(conv, group), frames.mask)
             outputs.append(group.clamp(0.0, _HIGHEST))
-        y = normalise(self.bn3, _apply(self.conv3, torch.cat(outputs, 3)), frames.mask)
+        y = normalise(
+            self.bn3, convolve_bands_first(self.conv3, torch.cat(outputs, 3)), frames.mask
+        )
         if len(self.shortcut):
             conv, norm = cast("tuple[nn.Conv2d, nn.BatchNorm2d]", tuple(self.shortcut))
-            x = normalise(norm, _apply(conv, x), frames.mask)
+            x = normalise(norm, convolve_bands_first(conv, x), frames.mask)
         return (y + x).clamp(0.0, _HIGHEST), frames
 
 
@@ -234,19 +239,12 @@ class Fusion(nn.Module):
 
 def _product(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """Apply a 1x1 convolution to maps (B, F, M, C)."""
-    assert conv.bias is not None
-    return convolve_maps(x, conv.weight) + conv.bias
+    return linear(x, conv.weight.flatten(1), conv.bias)
 
 
 def _convolution(in_channels: int, out_channels: int, kernel: int, stride: int) -> nn.Conv2d:
     """Return a convolution over frequencies and frames, padded with zeros, without bias."""
     return nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
-
-
-def _apply(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """Apply a convolution whose kernel has frequencies first to maps (B, F, M, C)."""
-    stride = (conv.stride[1], conv.stride[0])
-    return convolve_maps(x, conv.weight.transpose(2, 3), stride)
 
 
 PART = ERes2NetV2

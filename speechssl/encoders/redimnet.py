@@ -28,6 +28,7 @@ from speechssl.encoders.redimnet_blocks import (
     TimeBlock,
     convolve,
 )
+from speechssl.encoders.sizes import check_at_least_one
 from speechssl.errors import UserError
 from speechssl.interfaces import Encoder
 from speechssl.nn.batch_norm import normalise
@@ -88,6 +89,9 @@ class ReDimNet(Encoder):
     ) -> None:
         super().__init__()
         _check_sizes(input_dim, channels, strides, blocks, expansions, reductions)
+        check_at_least_one("redimnet", embedding_dim=embedding_dim)
+        if out_channels < 0:
+            raise UserError(f"redimnet: out_channels {out_channels} must be at least 0")
         self.embedding_dim = embedding_dim
         self.stage_count = len(strides)
         width = input_dim * channels

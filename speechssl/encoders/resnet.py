@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from speechssl.encoders.resnet_blocks import BLOCKS, EXPANSIONS, convolve
+from speechssl.encoders.sizes import check_at_least_one
 from speechssl.errors import UserError
 from speechssl.interfaces import Encoder, Stage
 from speechssl.nn.batch_norm import normalise
@@ -89,6 +90,12 @@ class ResNet(Encoder):
         embedding_norm: bool = True,
     ) -> None:
         super().__init__()
+        check_at_least_one(
+            "resnet",
+            width=width,
+            embedding_dim=embedding_dim,
+            attention_channels=attention_channels,
+        )
         if channels is None:
             channels = [width, 2 * width, 4 * width, 8 * width]
         if len(blocks) != 4 or len(channels) != 4:
@@ -98,6 +105,8 @@ class ResNet(Encoder):
             )
         if min(blocks) < 1 or max(blocks) > MAX_BLOCKS:
             raise UserError(f"resnet: blocks {blocks} must be between 1 and {MAX_BLOCKS}")
+        if min(channels) < 1:
+            raise UserError(f"resnet: channels {channels} must be at least 1")
         self.embedding_dim = embedding_dim
         expansion = EXPANSIONS[block_type]
         self.channels = [expansion * width for width in channels]
@@ -208,7 +217,7 @@ def _stages(
     """Build the four stages; the first block of each changes the channels and strides.
 
     Args:
-        block_type: `preactivated` or `basic`.
+        block_type: a key of `BLOCKS`.
         blocks: (4,) blocks of each stage.
         channels: (4,) channels of each stage; the first one's are those of the input.
         se_stages: how many stages, from the first on, have squeeze and excitation.

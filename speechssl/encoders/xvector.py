@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from speechssl.encoders.sizes import check_at_least_one, check_kernels
 from speechssl.errors import UserError
 from speechssl.interfaces import Encoder
 from speechssl.nn.batch_norm import BatchNorm
@@ -21,9 +22,6 @@ __all__ = ["PART", "XVector"]
 
 MAX_LAYERS = 100
 """Far beyond any use: a model folder may be somebody else's."""
-
-MAX_FRAMES = 1000
-"""Largest kernel and dilation, for the same reason."""
 
 _DEVIATION_FLOOR = 1e-5
 """Added to the pooled deviations, as SpeechBrain does."""
@@ -54,6 +52,7 @@ class XVector(Encoder):
     ) -> None:
         super().__init__()
         _check_sizes(channels, kernel_sizes, dilations)
+        check_at_least_one("xvector", embedding_dim=embedding_dim)
         self.embedding_dim = embedding_dim
         self.layer_count = len(channels)
         # One list of convolution, activation, norm, and so on: the names of the weights.
@@ -103,12 +102,7 @@ def _check_sizes(channels: list[int], kernel_sizes: list[int], dilations: list[i
             f"xvector: {count} channels, {len(kernel_sizes)} kernel_sizes and {len(dilations)}"
             f" dilations; give as many of each, at most {MAX_LAYERS}"
         )
-    if any(size % 2 == 0 or not 0 < size <= MAX_FRAMES for size in kernel_sizes):
-        raise UserError(
-            f"xvector: kernel_sizes {kernel_sizes} must be odd numbers, at most {MAX_FRAMES}"
-        )
-    if any(not 0 < dilation <= MAX_FRAMES for dilation in dilations):
-        raise UserError(f"xvector: dilations {dilations} must be between 1 and {MAX_FRAMES}")
+    check_kernels("xvector", kernel_sizes, dilations)
     if min(channels) < 1:
         raise UserError(f"xvector: channels {channels} must be at least 1")
 

@@ -12,9 +12,10 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from speechssl.errors import UserError
 from speechssl.exporters.waveforms import Waveforms, example
@@ -34,16 +35,15 @@ def write(model: Model, out: Path) -> Callable[[Tensor], Tensor] | None:
     Raises:
         UserError: onnxscript is missing, which torch's exporter needs.
     """
-    try:
-        import onnxscript  # noqa: F401
-    except ImportError:
-        raise UserError("export: ONNX needs onnxscript; pip install 'speechssl[export]'") from None
     path = out / "model.onnx"
+    samples = torch.export.Dim("samples", min=model.sample_rate // 2)
     with atomic_write(path) as temporary:
-        _export(model, temporary)
+        write_graph(
+            Waveforms(model), example(model, 2.0, 3), samples, temporary, ("waves", "embeddings")
+        )
         waveform = {"name": "waveform", "sample_rate": model.sample_rate}
         add_metadata(temporary, {FEATURES_KEY: json.dumps(waveform), "output_dim": model.dim})
-    return _session(path)
+    return session(path)
 
 
 def add_metadata(path: Path, told: Mapping[str, object]) -> None:
@@ -62,21 +62,35 @@ def add_metadata(path: Path, told: Mapping[str, object]) -> None:
     onnx.save(graph, str(path))
 
 
-def _export(model: Model, path: Path) -> None:
-    """Write the graph; the exporter's own messages are silenced."""
-    axes = {
-        0: torch.export.Dim("batch", max=LARGEST_BATCH),
-        1: torch.export.Dim("samples", min=model.sample_rate // 2),
-    }
+def write_graph(
+    module: nn.Module, inputs: Tensor, length: Any, path: Path, names: tuple[str, str]
+) -> None:
+    """Write a module's graph for any batch and length; the exporter's own messages are silenced.
+
+    Args:
+        module: of one input and one output.
+        inputs: an example, (B, length, ...).
+        length: the `torch.export.Dim` of its second axis.
+        path: the file.
+        names: of input and output.
+
+    Raises:
+        UserError: onnxscript is missing, which torch's exporter needs.
+    """
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise UserError("export: ONNX needs onnxscript; pip install 'speechssl[export]'") from None
+    axes = {0: torch.export.Dim("batch", max=LARGEST_BATCH), 1: length}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            Waveforms(model).eval(),
-            (example(model, 2.0, 3),),
+            module.eval(),
+            (inputs,),
             str(path),
-            input_names=["waves"],
-            output_names=["embeddings"],
+            input_names=[names[0]],
+            output_names=[names[1]],
             dynamic_shapes=(axes,),
             opset_version=OPSET,
             dynamo=True,
@@ -84,16 +98,17 @@ def _export(model: Model, path: Path) -> None:
         )
 
 
-def _session(path: Path) -> Callable[[Tensor], Tensor] | None:
-    """Return a function that runs the file, None where onnxruntime is not installed."""
+def session(path: Path) -> Callable[[Tensor], Tensor] | None:
+    """Return a function that runs a file of one input, None where onnxruntime is not installed."""
     try:
         import onnxruntime
     except ImportError:
         return None
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    opened = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    name = opened.get_inputs()[0].name
 
-    def run(waves: Tensor) -> Tensor:
-        (embeddings,) = session.run(None, {"waves": waves.numpy()})
+    def run(inputs: Tensor) -> Tensor:
+        (embeddings,) = opened.run(None, {name: inputs.numpy()})
         return torch.from_numpy(embeddings)
 
     return run

@@ -6,10 +6,7 @@ For `sherpa_onnx.SpeakerEmbeddingExtractor`, which computes Kaldi's fbank of 80 
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +17,7 @@ from torch import Tensor
 
 from speechssl.config import thaw
 from speechssl.errors import UserError
-from speechssl.exporters.onnx import LARGEST_BATCH, OPSET, add_metadata
+from speechssl.exporters.onnx import add_metadata, session, write_graph
 from speechssl.exporters.waveforms import example
 from speechssl.files import atomic_write
 from speechssl.foreign.onnx_file import FEATURES_KEY
@@ -55,17 +52,16 @@ def write(model: Model, out: Path) -> Callable[[Tensor], Tensor] | None:
     Raises:
         UserError: sherpa-onnx does not compute the model's features, or onnxscript is missing.
     """
-    features = model.settings["features"]
-    check_front_end(features)
-    try:
-        import onnxscript  # noqa: F401
-    except ImportError:
-        raise UserError("export: ONNX needs onnxscript; pip install 'speechssl[export]'") from None
+    check_front_end(model.settings["features"])
     path = out / "model.onnx"
+    frames = torch.export.Dim("frames", min=SHORTEST)
+    with torch.no_grad():
+        features, _ = model.front_end(example(model, 2.0, 3))
     with atomic_write(path) as temporary:
-        _export(model, temporary)
+        write_graph(model.encoder, features, frames, temporary, ("x", "embedding"))
         add_metadata(temporary, _metadata(model))
-    return _session(path, model)
+    run = session(path)
+    return None if run is None else lambda waves: run(model.front_end(waves)[0])
 
 
 def check_front_end(features: dict[str, Any]) -> None:
@@ -101,45 +97,6 @@ def _metadata(model: Model) -> dict[str, object]:
         "feature_normalize_type": "global-mean",
         FEATURES_KEY: json.dumps(thaw(model.settings["features"])),
     }
-
-
-def _export(model: Model, path: Path) -> None:
-    """Write the graph; the exporter's own messages are silenced."""
-    axes = {
-        0: torch.export.Dim("batch", max=LARGEST_BATCH),
-        1: torch.export.Dim("frames", min=SHORTEST),
-    }
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
-        warnings.simplefilter("ignore")
-        features, _ = model.front_end(example(model, 2.0, 3))
-        torch.onnx.export(
-            model.encoder.eval(),
-            (features,),
-            str(path),
-            input_names=["x"],
-            output_names=["embedding"],
-            dynamic_shapes=(axes,),
-            opset_version=OPSET,
-            dynamo=True,
-            external_data=False,
-        )
-
-
-def _session(path: Path, model: Model) -> Callable[[Tensor], Tensor] | None:
-    """Return a function that runs the file, None where onnxruntime is not installed."""
-    try:
-        import onnxruntime
-    except ImportError:
-        return None
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-
-    def run(waves: Tensor) -> Tensor:
-        features, _ = model.front_end(waves)
-        (embeddings,) = session.run(None, {"x": features.numpy()})
-        return torch.from_numpy(embeddings)
-
-    return run
 
 
 PART = write

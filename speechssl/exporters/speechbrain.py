@@ -8,6 +8,7 @@ of this package.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from speechssl.files import atomic_write, write_text
 from speechssl.model import Model
 
 _HYPERPARAMS = """\
-# EncoderClassifier.from_hparams(source="{out}")
+# EncoderClassifier.from_hparams(source={out})
 # Path of this folder, or its name on a model hub: change it when the folder moves, or give
 # overrides={{"pretrained_path": ...}}
 pretrained_path: {out}
@@ -92,7 +93,8 @@ def write(model: Model, out: Path) -> Callable[[Tensor], Tensor]:
     with atomic_write(out / "embedding_model.ckpt") as temporary:
         torch.save(model.encoder.state_dict(), temporary)
     lines = "\n".join(f"    {name}: {value}" for name, value in settings.items())
-    text = _HYPERPARAMS.format(out=out.resolve(), rate=model.sample_rate, lobe=lobe, settings=lines)
+    quoted = json.dumps(str(out.resolve()), ensure_ascii=False)  # as YAML quotes it, too
+    text = _HYPERPARAMS.format(out=quoted, rate=model.sample_rate, lobe=lobe, settings=lines)
     write_text(out / "hyperparams.yaml", text)
     return _load(out)
 

@@ -8,8 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from speechssl.errors import UserError
+
 WindowType = Literal["hann", "povey", "hamming"]
 FilterScale = Literal["hertz", "mel", "symmetric"]
+
+MAX_FILTERS = 1 << 22
+"""Numbers of the filters, far beyond any use: a model folder may be somebody else's."""
 
 
 def analysis_window(kind: WindowType | Literal["periodic_hamming"], length: int) -> Tensor:
@@ -56,7 +61,20 @@ def mel_filters(
 
     Returns:
         (n_fft // 2 + 1, n_mels) float32.
+
+    Raises:
+        UserError: edges that do not fit, or more than `MAX_FILTERS` numbers.
     """
+    if not 0 <= f_min < f_max <= sample_rate / 2:
+        raise UserError(
+            f"features: f_min={f_min:g} and f_max={f_max:g} Hz do not fit sample_rate="
+            f"{sample_rate} Hz; choose 0 <= f_min < f_max <= {sample_rate / 2:g}"
+        )
+    if (n_fft // 2 + 1) * n_mels > MAX_FILTERS:
+        raise UserError(
+            f"features: {n_mels} filters for an FFT of {n_fft} samples hold more than {MAX_FILTERS}"
+            " numbers; choose a smaller n_mels, frame_length or n_fft"
+        )
     edges = torch.linspace(mel(f_min), mel(f_max), n_mels + 2, dtype=torch.float64)
     bins = torch.linspace(0.0, sample_rate / 2, n_fft // 2 + 1, dtype=torch.float64)[:, None]
     if scale == "mel":

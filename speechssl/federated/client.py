@@ -76,7 +76,7 @@ class Client:
         with_targets = settings.target == "averaged"
         blank = Blank(self.config, with_targets=with_targets)
         self.shared = blank.names
-        self.expected = blank.state()
+        self.expected = blank.expected()
         if has_a_round:
             self._kept()  # damage is said now, before a round
         else:

@@ -100,10 +100,13 @@ def counting_manager(flwr: Any, wanted: int) -> Any:
 
 
 def server_config(flwr: Any, server: Server) -> Any:
-    """Return Flower's configuration: enough rounds for what is left, and their time."""
+    """Return Flower's configuration: enough rounds for what is left, and their time.
+
+    Each task may fail as often as `Server.next_task` allows; rounds that are left over ask nothing.
+    """
     minutes = server.settings.round_minutes
     return flwr.server.ServerConfig(
-        num_rounds=server.tasks_left() + MOST_FAILED_TASKS,
+        num_rounds=server.tasks_left() * MOST_FAILED_TASKS,
         round_timeout=None if minutes is None else 60.0 * minutes,
     )
 
@@ -149,13 +152,19 @@ def strategy(flwr: Any, server: Server, clients: int) -> Any:
                 say(f"wait for {plural(self.wanted, 'client')} for at most {seconds} s")
             client_manager.wait_for(self.wanted, seconds)
             self.wanted = server.settings.min_clients
+            there = client_manager.all().values()
+            if not there:  # Flower would not ask for the answers to nothing
+                server.take(self.task, [])
             instruction = _instruction(common, self.task)
-            return [(proxy, instruction) for proxy in client_manager.all().values()]
+            return [(proxy, instruction) for proxy in there]
 
         def aggregate_fit(self, server_round: int, results: Any, failures: Any) -> Any:
             assert self.task is not None
             answers = [_answer(result) for _, result in results]
-            reasons = [("unknown", _reason(failure)) for failure in failures]
+            reasons = [
+                (f"unknown {number}", _reason(failure))
+                for number, failure in enumerate(failures, 1)
+            ]
             server.take(self.task, answers, reasons)
             return None, {}
 

@@ -65,7 +65,7 @@ class Server:
         self.folder = RunFolder(out)
         self.blank = Blank(config, with_targets=settings.target == "averaged")
         self.state = self.blank.state()
-        self.expected = {name: value.to("meta") for name, value in self.state.items()}
+        self.expected = self.blank.expected()
         self.rounds_done = 0
         self.tasks_done = 0
         self.failed_in_a_row = 0
@@ -115,7 +115,7 @@ class Server:
         """Return how many tasks are left if none fails."""
         left = range(self.rounds_done + 1, self.settings.rounds + 1)
         clusterings = sum(self.settings.clusters_before(round) for round in left)
-        if self.rounds_done and self.clustered_before > self.rounds_done:
+        if self.clustered_before > self.rounds_done:
             clusterings -= 1
         return len(left) + clusterings
 

@@ -48,6 +48,11 @@ class Blank:
         """Return a copy of the weights that all clients share."""
         return shared_state(self.method, self.names)
 
+    def expected(self) -> State:
+        """Return names, shapes and types of those weights: tensors without data (`meta`)."""
+        state = self.method.state_dict()
+        return {name: state[name].to("meta") for name in self.names}
+
 
 def shared_names(method: Method, *, with_targets: bool = False) -> list[str]:
     """Return the names of the weights that all clients share.

@@ -44,11 +44,11 @@ _FBANK = {
 _FIXED = ("deltas", "context", "filter_shape")
 """Arguments of Fbank that must have their defaults: the front end here has no such setting."""
 
-_NAMES = {
-    "ECAPA_TDNN": "speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN",
-    "Xvector": "speechbrain.lobes.models.Xvector.Xvector",
-    "ResNet": "speechbrain.lobes.models.ResNet.ResNet",
-}
+_ENCODERS = (
+    "speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN",
+    "speechbrain.lobes.models.Xvector.Xvector",
+    "speechbrain.lobes.models.ResNet.ResNet",
+)
 
 
 def recognises(path: Path) -> bool:
@@ -150,7 +150,7 @@ def _features(fbank: Mapping[str, Any], norm: Mapping[str, Any], file: Path) -> 
 
 def _encoder(model: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """Return section `encoder` for the class and arguments of the encoder."""
-    _require_class(model, tuple(_NAMES.values()), "embedding_model", file)
+    _require_class(model, _ENCODERS, "embedding_model", file)
     kind = str(model["!"]).rpartition(".")[2]
     if kind == "ECAPA_TDNN":
         return _ecapa(model, file)

@@ -12,7 +12,8 @@ clusters once an epoch, with a pass over the data before the first. Here the mem
 fills while training: clusters are made as soon as four times K utterances have been
 seen (or all), then every ``cluster_every`` epochs; utterances not seen yet are left out
 of the loss. An empty cluster moves to the utterance that its own centroid serves worst,
-where the release keeps its centroid.
+where the release keeps its centroid. As released, the projector runs once, on the views
+of all lengths.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class DeepCluster(Method):
 
     def forward(self, views: Sequence[Views], progress: Progress) -> Output:
         """Return the loss over the utterances with a cluster; 0 before the first clustering."""
-        embeddings, z, long = project(self.net, views)
+        embeddings, z, long = project(self.net, views, at_once=True)
         ids = views[0].ids
         with in_float32(z):
             z = F.normalize(z, dim=-1)

@@ -10,7 +10,8 @@ and
 epsilon 0.05, tau 0.1, 3 iterations. Where the batch is smaller than K, a queue of
 earlier projections of each long view joins the assignment (``queue_size`` at least K),
 from ``queue_start`` of the run on and once it is full. The prototypes do not move
-during the first ``freeze_prototypes`` of the run. The published K is 3,000.
+during the first ``freeze_prototypes`` of the run. The published K is 3,000. As released,
+the projector runs once, on the views of all lengths.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class SwAV(Method):
         """Return the loss of a batch, whose long views then join the queue."""
         with torch.no_grad():
             self.prototypes.copy_(F.normalize(self.prototypes, dim=1))
-        embeddings, z, long = project(self.net, views)
+        embeddings, z, long = project(self.net, views, at_once=True)
         with in_float32(z):
             z = F.normalize(z, dim=-1)
             scores = z @ self.prototypes.T  # (V, B, K)

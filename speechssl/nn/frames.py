@@ -55,9 +55,9 @@ class Frames:
         The convolution is padded so that `stride` 1 keeps the number of frames: an
         utterance of n frames becomes one of ceil(n / stride).
         """
-        lengths = self.lengths
-        if lengths is not None and stride > 1:
-            lengths = (lengths + stride - 1) // stride
+        if stride == 1:
+            return self
+        lengths = None if self.lengths is None else (self.lengths + stride - 1) // stride
         return Frames(self.batch, count, lengths, self.device)
 
     def zero_padding(self, x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from speechssl.nn.products import linear
 
-__all__ = ["convolve_frames", "convolve_maps"]
+__all__ = ["convolve_bands_first", "convolve_frames", "convolve_maps"]
 
 
 def convolve_maps(x: Tensor, weight: Tensor, stride: tuple[int, int] = (1, 1)) -> Tensor:
@@ -35,6 +35,20 @@ def convolve_maps(x: Tensor, weight: Tensor, stride: tuple[int, int] = (1, 1)) -
         return linear(x[:, :: stride[0], :: stride[1]], weight[:, :, 0, 0])
     y = F.conv2d(x.permute(0, 3, 1, 2), weight, stride=stride, padding=(size[0] // 2, size[1] // 2))
     return y.permute(0, 2, 3, 1).contiguous()
+
+
+def convolve_bands_first(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Apply a convolution whose kernel has frequencies before frames, as many released weights do.
+
+    Args:
+        conv: without bias, padded with zeros; its stride, too, has frequencies first.
+        x: (B, F, M, C) maps, zero in the padding of each utterance.
+
+    Returns:
+        (B, F', M', C') maps.
+    """
+    stride = (conv.stride[1], conv.stride[0])
+    return convolve_maps(x, conv.weight.transpose(2, 3), stride)
 
 
 def convolve_frames(conv: nn.Conv1d, x: Tensor) -> Tensor:

@@ -57,16 +57,19 @@ class Network(nn.Module):
         self.projector = projector
 
 
-def project(net: Network, views: Sequence[Views], long_only: bool = False) -> Projected:
-    """Encode each group, and project view by view.
+def project(
+    net: Network, views: Sequence[Views], long_only: bool = False, *, at_once: bool = False
+) -> Projected:
+    """Encode each group, and project view by view, or all views at once.
 
-    BatchNorm in the projector sees one view at a time, in the encoder all views of a
-    group or one at a time (`encode`).
+    BatchNorm in the encoder sees all views of a group or one at a time (`encode`).
 
     Args:
         net: encoder and projector.
         views: the groups of the crop plan, the long views first.
         long_only: leave the other groups out.
+        at_once: BatchNorm in the projector sees all views together, those of all groups,
+            and not one view at a time.
 
     Raises:
         UserError: the crop plan has fewer than two views.
@@ -75,7 +78,11 @@ def project(net: Network, views: Sequence[Views], long_only: bool = False) -> Pr
     long = len(views[0].features)
     groups = views[:1] if long_only else views
     embeddings = torch.cat([encode(net.encoder, group) for group in groups])
-    projections = torch.stack([net.projector(view) for view in embeddings])
+    if at_once:
+        rows: Tensor = net.projector(embeddings.flatten(0, 1))
+        projections = rows.view(*embeddings.shape[:2], -1)
+    else:
+        projections = torch.stack([net.projector(view) for view in embeddings])
     z = projections.to(accumulation_dtype(projections.dtype))
     return Projected(embeddings, z, long)
 

@@ -258,6 +258,23 @@ def read(path: Path) -> Voices:
     return Voices(names, voice, ids, embeddings, model)
 
 
+def read_for(path: Path, model: str, dim: int) -> Voices:
+    """Read a file of voices that one model must have made.
+
+    Args:
+        path: the file.
+        model: digest of the model.
+        dim: D of its embeddings.
+
+    Raises:
+        UserError: it is not there, not such a file, or of another model.
+    """
+    known = read(path)
+    if model != known.model or known.embeddings.shape[1] != dim:
+        raise UserError(f"{path}: was registered with another model; register again")
+    return known
+
+
 def _strings(found: object) -> list[str]:
     """Return a list of names, or raise ValueError."""
     if not isinstance(found, list) or not found or not all(isinstance(one, str) for one in found):

@@ -22,6 +22,8 @@ from speechssl.errors import UserError
 from speechssl.interfaces import TrackedRun, Tracker
 from speechssl.text import printable
 
+Mode = Literal["online", "offline", "disabled"]
+
 
 class WeightsAndBiases(Tracker):
     """Logs to a run of Weights & Biases.
@@ -30,8 +32,8 @@ class WeightsAndBiases(Tracker):
         project: where the run is shown.
         entity: user or team; null: your default one.
         group: runs of one group are shown together.
-        mode: ``online``, ``offline``, or ``auto``: as WANDB_MODE says, else online if you are
-            logged in, else offline.
+        mode: ``online``, ``offline``, or ``auto``: as WANDB_MODE says (``disabled``, too), else
+            online if you are logged in, else offline.
         sounds: crops of the first batch to listen to.
         embeddings: training utterances in a table of embeddings; 0: none.
         embeddings_every: optimiser steps between two tables; 0: one, at the end.
@@ -93,19 +95,21 @@ class WeightsAndBiases(Tracker):
         )
         return identity
 
-    def _chosen_mode(self, wandb: Any) -> Literal["online", "offline"]:
+    def _chosen_mode(self, wandb: Any) -> Mode:
         """Return ``self.mode``, or what stands for ``auto``; one line says so without a login."""
-        wanted = self.mode
-        if wanted == "auto":
-            wanted = "offline" if os.environ.get("WANDB_MODE") == "offline" else "online"
-        if wanted == "online" and not wandb.login(prompt=False, verify=False):
-            print(
-                "tracker wandb: not logged in (`wandb login`, or WANDB_API_KEY); the run is kept"
-                " offline, for `wandb sync`",
-                file=sys.stderr,
-            )
+        wanted = os.environ.get("WANDB_MODE") if self.mode == "auto" else self.mode
+        if wanted == "disabled":
+            return "disabled"
+        if wanted == "offline":
             return "offline"
-        return "offline" if wanted == "offline" else "online"
+        if wandb.login(prompt=False, verify=False):
+            return "online"
+        print(
+            "tracker wandb: not logged in (`wandb login`, or WANDB_API_KEY); the run is kept"
+            " offline, for `wandb sync`",
+            file=sys.stderr,
+        )
+        return "offline"
 
     def add_figures(self, step: int, figures: Mapping[str, float]) -> None:
         """Add a point to each curve."""

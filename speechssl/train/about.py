@@ -172,8 +172,8 @@ def labels_used_by(folder: str) -> str:
     written = model_folder(folder).config
     if not written.exists():
         return "not known"
-    about = foreign_yaml.read(written).get("about", {})
-    return str(about.get("labels_used", "not known"))
+    about = foreign_yaml.read(written).get("about")
+    return str(about.get("labels_used", "not known")) if isinstance(about, dict) else "not known"
 
 
 def commit() -> str | None:

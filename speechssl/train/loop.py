@@ -138,9 +138,12 @@ def finish(
         save_model(run, folder, folder.untrained)
     with (
         tracked(run, folder, trackers, resumed=resumed) as tracking,
+        contextlib.closing(
+            Log(folder, run.steps, run.step, run.world.first, tracking, quiet=quiet)
+        ) as log,
         processes.stop_request() as request,
     ):
-        take_steps(run, folder, request, tracking, quiet=quiet)
+        take_steps(run, folder, request, tracking, log)
     if run.world.first:
         save_model(run, folder, folder.model)
     run.world.barrier()
@@ -193,17 +196,16 @@ def take_steps(
     folder: RunFolder,
     request: processes.StopRequest,
     tracking: Tracking,
-    *,
-    quiet: bool = False,
+    log: Log,
 ) -> None:
     """Take all steps that are left; log, watch for collapse and save on the way.
 
     Args:
         run: as far as it has come.
-        folder: where its log, state and snapshots go.
+        folder: where its state and snapshots go.
         request: whether it is to end after the step at hand.
         tracking: programs that show the run.
-        quiet: show no progress.
+        log: where its figures go.
 
     Raises:
         UserError: a loss or a weight is not finite.
@@ -211,7 +213,6 @@ def take_steps(
     """
     config = run.config
     model = run.parallel()
-    log = Log(folder, run.steps, run.step, run.world.first, tracking, quiet=quiet)
     clock = Clock(run.batch_size)
     unchecked: list[StepLoss] = []
     passes = config.train.gradient_accumulation_steps
@@ -242,11 +243,9 @@ def take_steps(
             save_last(run, folder)  # no snapshot: an unbroken run has none of this step
         show_embeddings(tracking, run)
         if was_asked_to_end and run.step < run.steps:
-            log.close()
             raise processes.Terminated(ended_early(run, folder) if run.world.first else "")
         if should_stop:
             break
-    log.close()
 
 
 class Step(NamedTuple):

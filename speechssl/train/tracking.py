@@ -288,7 +288,7 @@ def _read_progress(folder: RunFolder) -> dict[str, dict[str, Any]]:
     except UserError:
         return {}
     entries = {}
-    for name, entry in written.items() if isinstance(written, dict) else ():
+    for name, entry in written.items():
         if not isinstance(entry, dict):
             continue
         identity = entry.get("id")

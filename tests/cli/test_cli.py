@@ -64,6 +64,26 @@ def test_every_verb_has_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert capsys.readouterr().out.startswith(f"usage: speechssl {verb}")
 
 
+SCORE = ["score", "emb.npz", "--out", "scores"]
+EMBED = ["embed", "mfcc", "a.wav", "--out", "a.npz"]
+FEDERATE = ["federate", "dino-small", "--out", "run"]
+PASSED_OVER = [
+    ([*SCORE, "--trials", "t", "--calibrate-with", "x"], "--calibrate-with goes with --cal"),
+    ([*SCORE, "--trials", "t", "--plda-dim", "3"], "--plda-dim and --plda-pca go with --plda"),
+    ([*SCORE, "--nearest", "1", "--keep-going"], "--keep-going needs --trials"),
+    ([*SCORE, "--nearest", "1", "--plda-classes", "x"], "--plda-classes needs --trials"),
+    (["report", "x", "--clips", "5"], "--clips is for the page"),
+    (["report", "x", "--map", "pca"], "--map is for the page"),
+    (["report", "x", "--det", "s3://bucket/det.png"], "disk of this machine only"),
+    (["watch", "x", "--page", "s3://bucket/page.html"], "disk of this machine only"),
+    ([*EMBED, "--worker-cpus", "4"], "--worker-cpus go with --engine ray"),
+    (["sweep", "dino-small", "--only", "a", "--out", "x"], "--only goes with --arms"),
+    ([*FEDERATE, "--tls-ca", "x"], "--tls-ca and --insecure go with --serve or --join"),
+    ([*FEDERATE, "--join", "127.0.0.1:1", "--tls-key", "x"], "--tls-key go with --serve"),
+]
+"""Flags that would be passed over in silence."""
+
+
 @pytest.mark.parametrize(
     "argv, said",
     [
@@ -73,6 +93,7 @@ def test_every_verb_has_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["list", "decoders"], "no 'decoders' (did you mean 'encoders'?)"),
         (["prepare", "librispech", "a", "b"], "no 'librispech'"),
         (["average", "/nowhere/run"], "/nowhere/run"),
+        (["calibrate", "small", "e.npz", "--trials", "t"], "small comes with the package"),
         (["validate", "/nowhere/data"], "1 problem, listed above"),
         (["train", "/nowhere/conf.yaml", "--out", "/tmp/never"], "/nowhere/conf.yaml"),
         (
@@ -80,6 +101,7 @@ def test_every_verb_has_help(capsys: pytest.CaptureFixture[str]) -> None:
             "/nowhere/",
         ),
         (["embed", "/nowhere/model", "a.wav", "--out", "x.npz"], "/nowhere/model"),
+        *PASSED_OVER,
     ],
 )
 def test_a_users_mistake_is_one_line(
@@ -148,34 +170,6 @@ def test_numbers_are_checked(
     assert said in error_of(word, capsys)
 
 
-SCORE = ["score", "emb.npz", "--out", "scores"]
-EMBED = ["embed", "mfcc", "a.wav", "--out", "a.npz"]
-FEDERATE = ["federate", "dino-small", "--out", "run"]
-
-
-@pytest.mark.parametrize(
-    ("argv", "said"),
-    [
-        ([*SCORE, "--trials", "t", "--calibrate-with", "x"], "--calibrate-with goes with --cal"),
-        ([*SCORE, "--trials", "t", "--plda-dim", "3"], "--plda-dim and --plda-pca go with --plda"),
-        ([*SCORE, "--nearest", "1", "--keep-going"], "--keep-going needs --trials"),
-        ([*SCORE, "--nearest", "1", "--plda-classes", "x"], "--plda-classes needs --trials"),
-        (["report", "x", "--clips", "5"], "--clips is for the page"),
-        (["report", "x", "--map", "pca"], "--map is for the page"),
-        (["report", "x", "--det", "s3://bucket/det.png"], "disk of this machine only"),
-        (["watch", "x", "--page", "s3://bucket/page.html"], "disk of this machine only"),
-        ([*EMBED, "--worker-cpus", "4"], "--worker-cpus go with --engine ray"),
-        (["sweep", "dino-small", "--only", "a", "--out", "x"], "--only goes with --arms"),
-        ([*FEDERATE, "--tls-ca", "x"], "--tls-ca and --insecure go with --serve or --join"),
-        ([*FEDERATE, "--join", "127.0.0.1:1", "--tls-key", "x"], "--tls-key go with --serve"),
-    ],
-)
-def test_a_flag_that_would_be_passed_over_is_refused(
-    argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert said in error_of(argv, capsys)
-
-
 def test_interrupt_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(_: object) -> None:
         raise KeyboardInterrupt
@@ -192,6 +186,16 @@ def test_user_error_is_2(
 
     monkeypatch.setattr("speechssl.cli.list.run", mistaken)
     assert error_of(["list"], capsys) == "speechssl: error: a.wav: empty; remove it\n"
+
+
+def test_a_file_whose_name_begins_with_a_dash_gets_a_hint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("-call.wav").touch()
+    said = error_of(["embed", "small", "-call.wav", "--out", "x.npz"], capsys)
+    assert "(-call.wav is a file here: write ./-call.wav)" in said and said.count("\n") == 1
+    assert "is a file here" not in error_of(["embed", "small", "--nonsense"], capsys)
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:

@@ -48,6 +48,17 @@ def test_the_first_argument_is_input_dim_and_every_setting_has_a_default(name):
     assert inspect.getdoc(inspect.getmodule(part))
 
 
+@pytest.mark.parametrize("name", sorted(set(NAMES) & set(parts.names("encoders"))))
+def test_a_size_that_cannot_be_is_one_line(name):
+    sizes = ENCODERS.get(name, {"name": name})
+    with pytest.raises(UserError, match="embedding_dim 0 must be at least 1"):
+        parts.build("encoders", {**sizes, "embedding_dim": 0}, MELS)
+    for key, (kind, _) in config.schema(parts.find("encoders", name)).items():
+        if kind in (int, int | None) and key != "se_stages":
+            with pytest.raises(UserError):
+                parts.build("encoders", {**sizes, key: -1}, MELS)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_shape_dimension_and_type(name):
     encoder = settled(name)

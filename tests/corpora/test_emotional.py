@@ -123,6 +123,26 @@ def test_iemocap_all_classes_and_a_release_without_labels(sessions, tmp_path):
         iemocap.prepare(sessions, tmp_path / "out")
 
 
+def test_iemocap_whose_sessions_are_links(tmp_path):
+    """The audio is found through links, and so must its labels be."""
+    real = trees.iemocap(tmp_path / "disk").root
+    (tmp_path / "corpus").mkdir()
+    for session in real.iterdir():
+        (tmp_path / "corpus" / session.name).symlink_to(session)
+    assert len(iemocap.prepare(tmp_path / "corpus", tmp_path / "out")) == 3
+
+
+def test_crema_d_with_a_damaged_table_of_actors(tmp_path):
+    root = trees.crema_d(tmp_path / "CREMA").root
+    table = root / "VideoDemographics.csv"
+    table.write_text(table.read_text() + "1002\n")  # a row without the other columns
+    manifest = crema_d.prepare(root, tmp_path / "out")
+    assert set(manifest.labels["gender"].values()) == {"m", "unknown"}
+    table.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="VideoDemographics.csv: cannot be read"):
+        crema_d.prepare(root, tmp_path / "out")
+
+
 ROWS = trees.MSP_ROWS
 
 
@@ -141,6 +161,15 @@ def test_msp_podcast_with_its_official_partitions(tmp_path, capsys):
     }
     msp_podcast.prepare(root, tmp_path / "eight", classes="eight")
     assert labels_of(tmp_path / "eight", "emotion")[ROWS[3][0]] == ("contempt",)
+
+
+def test_msp_podcast_converted_to_another_format(tmp_path):
+    root = trees.msp_podcast(tmp_path / "MSP").root
+    for path in root.rglob("*.wav"):
+        soundfile.write(path.with_suffix(".flac"), *soundfile.read(path))
+        path.unlink()
+    msp_podcast.prepare(root, tmp_path / "out")
+    assert labels_of(tmp_path / "out", "emotion")[ROWS[4][0].replace(".wav", ".flac")] == ("angry",)
 
 
 def test_msp_podcast_with_another_label_file_is_one_line(tmp_path):

@@ -312,7 +312,11 @@ def test_the_data_set_does_not_grow(ramps):
     [
         (
             lambda: CropBatches([utterance(0)] * 30, PLAN, batch_size=64),
-            "batch_size 64 is larger than the 30 utterances",
+            r"batch_size 64 is larger than the 30 utterances; lower it \(train.batch_size=16\)",
+        ),
+        (
+            lambda: CropBatches([utterance(i, 600.0) for i in range(19)], PLAN, batch_size=64),
+            r"19 utterances, of 600 s on average; cut them.*--max-seconds 8 makes about 1425",
         ),
         (lambda: CropBatches([utterance(0)], [], batch_size=1), "plan is empty"),
         (lambda: CropBatches([utterance(0, 0.0)], PLAN, batch_size=1), "utt2dur"),

@@ -288,6 +288,11 @@ def test_the_cache_keeps_its_size_while_shards_come_at_once(
     )
     left = folder / f".x.{int(ended.stdout)}.partial.tar"
     left.write_bytes(bytes(limit))
+    os.utime(left, (0, 0))
+    elsewhere = (
+        folder / f".y.{int(ended.stdout)}.partial.tar"
+    )  # of a machine that shares the folder
+    elsewhere.write_bytes(b"x")
     held: list[int] = []
     done = threading.Event()
 
@@ -306,7 +311,7 @@ def test_the_cache_keeps_its_size_while_shards_come_at_once(
     done.set()
     watcher.join()
     assert max(held) <= limit
-    assert not left.exists()
+    assert not left.exists() and elsewhere.exists()
 
 
 def test_a_store_that_fails_is_one_line_and_tried_again(tmp_path: Path, store: SlowBucket) -> None:

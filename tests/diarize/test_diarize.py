@@ -25,7 +25,7 @@ from speechssl.diarize.clustering import (
 )
 from speechssl.diarize.files import diarize_to_files, file_names
 from speechssl.diarize.picture import _bars
-from speechssl.diarize.pipeline import cluster, diarize
+from speechssl.diarize.pipeline import Diarization, cluster, diarize
 from speechssl.diarize.resegmentation import SpeechWindows, resegment, viterbi
 from speechssl.diarize.scoring import diarization_error
 from speechssl.diarize.settings import DiarizeSettings
@@ -240,7 +240,7 @@ def test_the_command_writes_a_folder_and_names_what_it_left_out(
     assert names == ["a_b.wav.csv", "a_b.wav.json", "a_b.wav.png", "a_b.wav.rttm", "skipped.tsv"]
     said = capsys.readouterr().err
     assert "diarized 1 recording into" in said and "1 failed; 1 other files passed over" in said
-    assert "DER" in said
+    assert "DER" in said and "guesses" not in said
     skipped = (out / "skipped.tsv").read_text().splitlines()
     assert len(skipped) == 3 and "no speech was found" in skipped[1] and "text" in skipped[2]
     turns = read_rttm(out / "a_b.wav.rttm")["a_b.wav"]
@@ -250,7 +250,83 @@ def test_the_command_writes_a_folder_and_names_what_it_left_out(
 
     one_file = tmp_path / "all.rttm"
     assert main(["diarize", "mfcc", str(call), "--out", str(one_file), "--device", "cpu"]) == 0
+    assert "numbers of speakers are guesses; give --speakers N" in capsys.readouterr().err
     assert list(read_rttm(one_file)) == ["call.wav"]
+
+
+def test_each_channel_of_a_call_is_a_side_of_its_own(call: Path, tmp_path: Path) -> None:
+    """What is found in a channel is what is found in a file of that channel; silence has no speaker."""
+    samples = soundfile.read(call, dtype="float32")[0]
+    later = np.roll(samples, 5 * RATE)
+    silent = np.zeros_like(samples)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    soundfile.write(folder / "call.wav", np.stack([samples, later, silent], axis=1), RATE)
+    soundfile.write(tmp_path / "later.wav", later, RATE)
+    words = ["--speakers", "2", "--device", "cpu"]
+    out = tmp_path / "out"
+    each = [*words, "--channel", "each", "--out", str(out), "--tables"]
+    assert main(["diarize", "mfcc", str(folder), *each]) == 0
+    fields = [line.split() for line in (out / "call.wav.rttm").read_text().splitlines()]
+    assert {(line[2], line[7]) for line in fields} == {
+        (str(channel), f"channel{channel}-speaker{speaker}")
+        for channel in (1, 2)
+        for speaker in (1, 2)
+    }
+    alone = diarize(speechssl.load("mfcc", device="cpu"), tmp_path / "later.wav", speakers=2)
+    second = [line for line in fields if line[2] == "2"]
+    assert [float(line[3]) for line in second] == pytest.approx(
+        [turn.start for turn in alone.turns], abs=1e-3
+    )
+    one_file = tmp_path / "all.rttm"
+    words += ["--channel", "each", "--out", str(one_file)]
+    assert main(["diarize", "mfcc", str(folder), *words]) == 0
+    assert one_file.read_text() == (out / "call.wav.rttm").read_text()
+
+
+def test_speakers_with_one_name_become_one() -> None:
+    turns = [Turn(0, 1, "speaker1"), Turn(1, 2, "speaker2"), Turn(2, 3, "speaker3")]
+    vectors = np.array([[1, 0], [0, 1], [0, -1]], np.float32)
+    speakers = ["speaker1", "speaker2", "speaker3"]
+    found = Diarization(turns, vectors, speakers, {"speaker1": 1, "speaker2": 2, "speaker3": 2})
+    named = found.renamed({"speaker1": "Anna B", "speaker2": "Anna B"})
+    assert [turn.speaker for turn in named.turns] == ["Anna_B", "Anna_B", "speaker3"]
+    assert named.speakers == ["Anna_B", "speaker3"]
+    np.testing.assert_allclose(named.vectors, [[0.5**0.5, 0.5**0.5], [0, -1]], atol=1e-6)
+    assert named.channel_of == {"Anna_B": 1, "speaker3": 2}
+
+
+def test_known_voices_get_their_names(
+    call: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The voice of the true first speaker is registered, and of somebody else who is not there."""
+    true = read_rttm(call.with_suffix(".rttm"))["call.wav"]
+    samples = soundfile.read(call, dtype="float32")[0]
+    first = true[0].speaker
+    rng = np.random.default_rng(0)
+    own = [turn for turn in true if turn.speaker == first and turn.stop - turn.start > 1]
+    for number, turn in enumerate(own[:6]):
+        piece = samples[round(turn.start * RATE) : round(turn.stop * RATE)]
+        (tmp_path / "known/anna").mkdir(parents=True, exist_ok=True)
+        soundfile.write(tmp_path / f"known/anna/{number}.wav", piece, RATE)
+    for number in range(6):
+        (tmp_path / "known/hiss").mkdir(parents=True, exist_ok=True)
+        hiss = rng.normal(0, 0.1, 2 * RATE)
+        soundfile.write(tmp_path / f"known/hiss/{number}.wav", hiss, RATE)
+    voices = str(tmp_path / "voices.safetensors")
+    on_cpu = ["--device", "cpu"]
+    assert main(["register", "mfcc", str(tmp_path / "known"), "--out", voices, *on_cpu]) == 0
+    words = ["diarize", "mfcc", str(call), "--speakers", "2", "--voices", voices, *on_cpu]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    found = read_rttm(tmp_path / "out/call.wav.rttm")["call.wav"]
+    assert "anna" in {turn.speaker for turn in found}
+    assert "hiss" not in {turn.speaker for turn in found}
+    (tmp_path / "few").mkdir()
+    soundfile.write(tmp_path / "few/anna.wav", samples[: 3 * RATE], RATE)
+    capsys.readouterr()
+    assert main(["register", "mfcc", str(tmp_path / "few"), "--out", voices, *on_cpu]) == 0
+    assert main([*words, "--out", str(tmp_path / "none")]) == 2
+    assert "no threshold is known" in capsys.readouterr().err
 
 
 def test_a_segment_is_a_recording_that_begins_at_0(call: Path, tmp_path: Path) -> None:

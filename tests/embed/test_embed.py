@@ -14,13 +14,15 @@ import torch
 from builders import ENCODERS, RATE, ROOT, make_model, noise, write_audio
 
 import speechssl
+from speechssl.__main__ import main
 from speechssl.data.vectors.files import read_vectors
 from speechssl.embed import Embedder, embed_to_file, load
 from speechssl.embed import batches as batching
 from speechssl.embed.batch_encoder import BatchEncoder
 from speechssl.embed.partial import PartialWriter, merge, open_partial_results
 from speechssl.embed.sources import collect
-from speechssl.errors import UserError
+from speechssl.embed.workers import run_processes
+from speechssl.errors import MachineError, UserError
 from speechssl.locks import sole_writer
 from speechssl.model import Model
 
@@ -299,6 +301,16 @@ def test_ids_of_each_kind_of_input(corpus, tmp_path, monkeypatch):
         f"{corpus}/a/one.wav",
         f"{corpus}/z.wav",
     ]
+
+
+def test_a_name_on_standard_input_that_is_not_utf_8_is_embedded(tmp_path, monkeypatch):
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/a\xff.wav")
+    write(tmp_path / "a.wav").rename(name)
+    lines = io.TextIOWrapper(io.BytesIO(os.fsencode(name) + b"\n"), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", lines)
+    assert main(["embed", "mfcc", "-", "--out", str(tmp_path / "x.npz")]) == 0
+    ids, _ = read_vectors(tmp_path / "x.npz")
+    assert ids.tolist() == [f"{tmp_path}/a\ufffd.wav"]
 
 
 def test_inputs_that_are_no_use(corpus, tmp_path, monkeypatch):
@@ -601,6 +613,16 @@ def test_more_parts_are_merged_than_files_may_be_open(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert rows == [(name, float(name)) for name in ids]
+
+
+def finds_no_descriptor(rank):
+    raise MachineError("a.wav: Too many open files")
+
+
+def test_what_a_worker_has_run_out_of_is_one_line(tmp_path, capfd):
+    with pytest.raises(UserError, match="a.wav: Too many open files"):
+        run_processes(1, tmp_path, finds_no_descriptor)
+    assert capfd.readouterr().err == ""
 
 
 def test_jobs_give_what_one_process_gives(model_folder, bad_corpus, tmp_path):

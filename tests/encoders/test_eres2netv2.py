@@ -5,8 +5,9 @@ import torch
 from builders import settle
 from torch.nn import functional as F
 
-from speechssl.encoders.eres2netv2 import ERes2NetV2
+from speechssl.encoders.eres2netv2 import ERes2NetV2, Fusion
 from speechssl.errors import UserError
+from speechssl.nn.frames import Frames
 
 SIZES = {"width": 16, "blocks": [1, 2, 1, 2], "embedding_dim": 10}
 
@@ -88,6 +89,13 @@ def test_each_utterance_of_a_padded_batch_is_the_plain_forward_pass(scale):
         want = plain(features[row, :length], SIZES["blocks"])
         # the variance of a dead channel is 1e-12 here, and 0 there
         torch.testing.assert_close(got[row], want, atol=1e-5, rtol=1e-5)
+
+
+def test_fused_maps_stay_in_half_precision():
+    """A bias in float32 would make all that follows it float32: twice the memory and the time."""
+    maps = torch.randn(2, 9, 4, 16).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert Fusion(16).eval()(maps, maps, Frames.of(maps, None)).dtype == torch.bfloat16
 
 
 def test_the_default_sizes_are_those_of_the_released_weights():

@@ -130,7 +130,7 @@ def test_onnx_without_its_library_is_one_line(
 @pytest.mark.parametrize("name", ["ecapa", "sliding", "level", "resnet"])
 def test_speechbrain(name: str, tmp_path: Path) -> None:
     inference = pytest.importorskip("speechbrain.inference.classifiers")
-    model, out = make(name, tmp_path), tmp_path / "out"
+    model, out = make(name, tmp_path), tmp_path / "out: a #1"
     export(model, "speechbrain", out)
     files = {"hyperparams.yaml", "embedding_model.ckpt", "features.pt", "normalise.pt"}
     assert {path.name for path in out.iterdir()} == files

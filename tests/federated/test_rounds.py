@@ -160,7 +160,7 @@ def test_a_client_trains_no_round_that_there_is_not(
 ) -> None:
     config, settings = read_settings(str(configuration))
     client = make_client(config, settings, "low", tmp_path, "cpu")
-    task = Task(number, "train", round, pack(client.expected))
+    task = Task(number, "train", round, pack(Blank(config).state()))
     with pytest.raises(UserError, match="asks for round"):
         client.answer(task)
     assert not client.folder.last.exists()
@@ -235,6 +235,14 @@ def test_answers_that_do_not_fit_are_left_out_and_the_mean_is_that_of_the_others
     assert len(entry["failed"]) == 7
     own = read_checkpoint(folder_of(tmp_path / "run", good.client) / "last.pt")["method"]
     assert all(torch.equal(value, own[name]) for name, value in server.state.items())
+
+
+def test_a_client_that_waits_holds_no_weights(configuration: Path, tmp_path: Path) -> None:
+    """A hundred clients in one process would otherwise be a hundred models in memory."""
+    config, settings = read_settings(str(configuration))
+    client = make_client(config, settings, "low", tmp_path, "cpu")
+    assert client.expected
+    assert all(value.device.type == "meta" for value in client.expected.values())
 
 
 def test_a_round_with_too_few_answers_is_repeated_and_in_the_end_an_error(

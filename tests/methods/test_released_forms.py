@@ -93,6 +93,16 @@ def test_vibcreg_sums_its_variance_and_whitens_in_groups(batch, groups, channels
     )
 
 
+def test_the_reproduction_of_vibcregs_loss():
+    """The figure of methods/README.md 15, which the released program gives for the same numbers."""
+    one = 0.3 * normal(32, 64)
+    g = torch.Generator().manual_seed(0)
+    torch.randn(32, 64, generator=g, dtype=torch.float64)
+    two = one + 0.1 * torch.randn(32, 64, generator=g, dtype=torch.float64)
+    loss, _ = make("vibcreg", hidden=16, projection=64).pair(one, two, STEPS[0])
+    assert float(loss.detach()) == pytest.approx(15.06047529421804, abs=1e-12)
+
+
 def test_vibcreg_of_constant_projections_is_its_variance():
     method = make("vibcreg", hidden=16, projection=8)
     constant = torch.full((6, 8), 3.0, dtype=torch.float64, requires_grad=True)
@@ -195,6 +205,77 @@ def test_dimcls_scale_of_the_base_can_be_set():
     torch.testing.assert_close(
         output.loss.detach(), 0.75 * 3 * parts_["base"] + 0.25 * parts_["dimcl"]
     )
+
+
+# SwAV and DeepCluster-v2: the program runs its head once, on the crops of all lengths
+
+
+def crops_of_two_lengths(batch, constant):
+    views = [normal(2, batch, 5, MELS), normal(3, batch, 3, MELS, seed=1)]
+    if constant:
+        views = [torch.ones_like(x) + 1e-3 * x for x in views]
+    return [Views(x, "both", torch.arange(batch)) for x in views]
+
+
+def unit_projections(method, views):
+    """(V, B, P) of length 1; BatchNorm's statistics are those of all V B rows."""
+    embeddings = torch.cat([method.encoder(group.features.flatten(0, 1)) for group in views])
+    z = method.net.projector(embeddings)
+    return F.normalize(z, dim=1).view(5, -1, z.shape[1])
+
+
+def balanced_codes(scores):
+    """Sinkhorn's algorithm as SwAV has it, on exp(scores / .05) of (B, K)."""
+    q = (scores / 0.05).exp().T
+    q = q / q.sum()
+    for _ in range(3):
+        q = q / q.sum(1, keepdim=True) / len(q)
+        q = q / q.sum(0, keepdim=True) / q.shape[1]
+    return (q * q.shape[1]).T.detach()
+
+
+def swav_by_the_formula(method, views):
+    z = unit_projections(method, views)
+    scores = z @ (method.prototypes / method.prototypes.detach().norm(dim=1, keepdim=True)).T
+    log_p = (scores / 0.1).log_softmax(-1)
+    total = 0.0
+    for u in range(2):
+        others = [v for v in range(5) if v != u]
+        code = balanced_codes(scores[u])
+        total = total + sum(-(code * log_p[v]).sum(1).mean() for v in others) / len(others) / 2
+    return total
+
+
+def deepcluster_by_the_formula(method, views):
+    z = unit_projections(method, views)
+    total = 0.0
+    for head, prototypes in enumerate(method.prototypes):
+        for view in z:
+            total = total + F.cross_entropy(view @ prototypes.T / 0.1, method.assigned[head])
+    return total / (len(method.prototypes) * len(z))
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("batch", [2, 6])
+@pytest.mark.parametrize("name", ["swav", "deepcluster"])
+def test_the_head_sees_all_crops_at_once(name, batch, constant, step):
+    method = make(name, hidden=8, projection=4, prototypes=3)
+    method.prepare(batch)
+    formula = swav_by_the_formula
+    if name == "deepcluster":
+        formula = deepcluster_by_the_formula
+        method.assigned.copy_(torch.arange(3 * batch).view(3, batch) % 3)
+        method.clustered.fill_(step.step)  # just now
+    views = crops_of_two_lengths(batch, constant)
+    twin = copy.deepcopy(method)
+    loss = method(views, step).loss
+    wanted = formula(twin, views)
+    torch.testing.assert_close(loss.double(), wanted, rtol=1e-5, atol=1e-6)
+    loss.backward()
+    wanted.backward()
+    for ours, theirs in zip(method.net.parameters(), twin.net.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=2e-3, atol=2e-5)
 
 
 # BYOL

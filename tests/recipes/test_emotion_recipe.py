@@ -2,6 +2,9 @@
 found.
 """
 
+import sys
+
+import builders
 import numpy as np
 import pytest
 from builders import make_model, read_json, run_script, write_audio
@@ -76,6 +79,30 @@ def test_from_the_release_to_the_table_and_nothing_twice(world):
         and "[stage 3]" not in again.stderr
         and "[stage 4]" not in again.stderr
     )
+
+
+def test_folders_may_have_spaces(tmp_path, monkeypatch):
+    """What is handed to the commands, by stand-ins for them: official folds of a corpus in "my exp"."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (tools / "speechssl").write_text(f'#!/bin/sh\n(printf "<%s>" "$@"; echo) >>"{tmp_path}/log"\n')
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    data = tmp_path / "my exp" / "data" / "iemocap"
+    data.mkdir(parents=True)
+    for name in ("wav.scp", "utt2fold", "utt2spk", "utt2emotion"):
+        (data / name).write_text("a b\n")
+    words = ["--corpora", f"iemocap={tmp_path}", "--models", f"m={tmp_path}", "--layers", "x"]
+    words += ["--exp", tmp_path / "my exp", "--stage", "3", "--stop-stage", "4"]
+    words += ["--finetune", "--epochs 0"]
+    monkeypatch.setitem(builders.ENVIRONMENT, "SPEECHSSL_PYTHON", str(tools / "python"))
+    done = run_script(SCRIPT, *words)
+    assert done.returncode == 0, done.stderr
+    called = (tmp_path / "log").read_text().splitlines()
+    with_folds = [line for line in called if f"<--folds><{data}/utt2fold>" in line]
+    assert len(with_folds) == 4  # the probes of two baselines and the model, and fine-tuning
+    assert "<--epochs><0>" in with_folds[-1]
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,27 @@ def test_options_set_their_variables_in_any_order(script: Path) -> None:
     assert done.stdout.splitlines() == [str(ROOT), "", "2", "x y", "true", "a.b=1 2 c=--d", ""]
 
 
+def test_a_switch_that_comes_twice_takes_no_word(script: Path) -> None:
+    done = bash(script, "--telephone", "--telephone", "--exp-dir", "x")
+    assert done.stdout.splitlines()[3:5] == ["x", "true"]
+
+
+def test_seconds_are_noted_whatever_the_locale_puts_between_them(tmp_path: Path) -> None:
+    """bash writes EPOCHREALTIME with a comma where numbers have one."""
+    script = tmp_path / "run.sh"
+    script.write_text(
+        "set -euo pipefail\n"
+        f"exp={tmp_path} stage=1 stop_stage=1\n"
+        f'source "{ROOT}/egs/stages.sh"\n'
+        "unset EPOCHREALTIME; EPOCHREALTIME=1700000000,950000\n"
+        "later() { EPOCHREALTIME=1700000012,300000; }\n"
+        "run 1 work later\n"
+    )
+    done = bash(script)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "seconds.tsv").read_text() == "work\t11.3\n"
+
+
 def test_a_value_may_look_like_a_setting_or_an_option(script: Path) -> None:
     done = bash(script, "--data", "key=value", "--exp-dir", "--telephone")
     assert done.stdout.splitlines()[1:5] == ["key=value", "3", "--telephone", "false"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,30 @@ def test_the_projector_keeps_its_tensors_when_a_run_is_resumed(tmp_path: Path) -
     again = projector.embeddings[1]  # 6 was after the checkpoint, and 4 was taken again
     np.testing.assert_allclose(np.loadtxt(folder / again.tensor_path), EMBEDDINGS * 7, rtol=1e-6)
     assert (folder / again.metadata_path).read_text().startswith("a3\n")
+
+
+@pytest.mark.parametrize(
+    ("mode", "said", "logged_in", "chosen"),
+    [
+        ("auto", "disabled", True, "disabled"),
+        ("auto", "offline", True, "offline"),
+        ("auto", None, True, "online"),
+        ("auto", None, False, "offline"),
+        ("online", "disabled", True, "online"),
+        ("offline", "online", True, "offline"),
+    ],
+)
+def test_wandb_goes_where_the_user_said(
+    mode: Any, said: str | None, logged_in: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With WANDB_MODE=disabled nothing must be sent, whoever is logged in."""
+    pytest.importorskip("wandb", reason="needs the extra track")
+    from speechssl.trackers.wandb import WeightsAndBiases
+
+    if said is not None:
+        monkeypatch.setenv("WANDB_MODE", said)
+    library = SimpleNamespace(login=lambda prompt, verify: logged_in)
+    assert WeightsAndBiases(mode=mode)._chosen_mode(library) == chosen
 
 
 def test_wandb_keeps_each_step_once_offline_under_one_id(tmp_path: Path, capsys: Any) -> None:

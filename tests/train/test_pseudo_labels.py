@@ -1,13 +1,15 @@
 """Pseudo-labels in training: who is trained on, what the run says of them, what is refused."""
 
 import json
+import os
 
 import pytest
 import torch
 import yaml
 
-from speechssl.data.kaldi import digest
+from speechssl.data.kaldi import are_clusters, digest
 from speechssl.errors import UserError
+from speechssl.train.about import labels_used_by
 from speechssl.train.loop import train
 
 
@@ -137,3 +139,13 @@ def test_features_of_another_kind_are_refused(configuration, tmp_path):
     words = [f"train.init={first}", "features.normalise=level"]
     with pytest.raises(UserError, match="other features"):
         train(str(configuration), words, out=tmp_path / "two", device="cpu")
+
+
+def test_what_stands_beside_classes_and_in_a_model_folder_may_be_anything(tmp_path):
+    classes = tmp_path / "utt2cluster"
+    classes.write_text("u c\n")
+    os.mkfifo(tmp_path / "clusters.json")
+    assert not are_clusters(classes)
+    for about in ("null", "7", "[a]", "{other: 1}"):
+        (tmp_path / "config.yaml").write_text(f"about: {about}\n")
+        assert labels_used_by(str(tmp_path)) == "not known"

@@ -173,10 +173,9 @@ class VectorFolder:
             seed: of the lot.
             with_ids: read the ids; otherwise there are none.
         """
-        drawn = np.arange(self.rows)
-        if count < self.rows:
-            rng = np.random.default_rng(seed)
-            drawn = np.sort(rng.choice(self.rows, count, replace=False, shuffle=False))
+        rng = np.random.default_rng(seed)
+        count = min(count, self.rows)
+        drawn = np.sort(rng.choice(self.rows, count, replace=False, shuffle=False))
         names: list[str] = []
         found = np.empty((len(drawn), self.dim), np.float32)
         first = 0
