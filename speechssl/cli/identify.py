@@ -26,7 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `speechssl identify`."""
     flags.add_model_or_name(parser)
     parser.add_argument(
-        "voices", type=Path, metavar="VOICES", help="file that `speechssl register` wrote"
+        "voices",
+        type=Path,
+        metavar="VOICES",
+        help="the voices to choose from, which `speechssl register` wrote",
     )
     flags.add_recordings(parser, "recordings to name")
     flags.add_table_out(parser)
