@@ -66,8 +66,8 @@ def prepare(
     rows = read_columns(root / "Labels" / "labels_consensus.csv", COLUMNS)
     kept = tuple(EMOTIONS.values()) if classes == "eight" else FIVE
     paths: dict[str, str] = {}  # by names without their ending: the audio may have been converted
-    for path in sorted(all_audio(root), key=wav_first):
-        paths.setdefault(PurePath(path).stem, path)
+    for audio in sorted(all_audio(root), key=wav_first):
+        paths.setdefault(PurePath(audio).stem, audio)
     listed = {row["FileName"]: PurePath(row["FileName"]).stem for row in rows}
     there = [name for name, stem in listed.items() if stem in paths]
     report_missing("msp_podcast", listed, there, "labels_consensus.csv")
