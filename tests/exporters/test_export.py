@@ -190,7 +190,7 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ([str(model), "--to", "onnx", "--out", str(model / "weights.safetensors")], "is a file"),
         (
             [str(tmp_path / "none"), "--to", "onnx", "--out", str(tmp_path / "out")],
-            "holds no config.yaml",
+            "no such file or folder",
         ),
     ):
         assert main(["export", *arguments]) == 2
