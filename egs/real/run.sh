@@ -6,12 +6,13 @@
 # DIR (default: $SPEECHSSL_DATA) holds folders of audio. Those of --train (default: every training set of
 # README.md that is there, with --publishable those whose licence lets weights be published; else DIR itself) are
 # trained on without labels; those of --eval that have a `trials` file are evaluated, with --telephone as telephones
-# would hand them on, too. DIR/noise and DIR/rir, where they exist, augment. --minutes chooses the numbers of steps by
+# would hand them on, and with every other recording so (mixed), too. DIR/noise and DIR/rir, where they exist, augment. --minutes chooses the numbers of steps by
 # timing a few, a quarter of the time for the warm-up; without it the configurations' counts. The default is
 # contrastive-small without a warm-up; the recipe of before is `--config dino-small --warm-up simclr-small`. key=value
 # goes to the training after the warm-up. --at evaluates the model as it was after those steps, too (multiples of
 # train.save_every). After training the last layer is fitted in closed form (last_layer.py), of the untrained
-# encoder as well; $exp/fitted is the model.
+# encoder as well; $exp/fitted is the model. With --telephone an ECAPA encoder also learns what telephone recordings
+# have in common, and takes it out (band_shift.py); $exp/banded is the model then.
 # Stages: 1 prepare, 2 train, 3 fit, 4 embed, 5 evaluate, 6 report. A finished stage 2 is resumed, not repeated.
 set -euo pipefail
 # shellcheck source=egs/options.sh
@@ -54,11 +55,16 @@ if wanted 1; then
     if $telephone; then
         for set in "${evals[@]}"; do
             run 1 "telephone-$set" python egs/real/telephone.py "$(directory "$set")" "$exp/data/$set-telephone"
+            run 1 "mixed-$set" python egs/real/telephone.py "$(directory "$set")" "$exp/data/$set-mixed" --mixed
+        done
+        for set in "${train[@]}"; do # for band_shift.py
+            run 1 "telephone-$set" python egs/real/telephone.py "$(directory "$set")" "$exp/data/$set-telephone" \
+                --every 8
         done
     fi
 fi
 if $telephone; then
-    for set in "${evals[@]}"; do evals+=("$set-telephone"); done
+    for set in "${evals[@]}"; do evals+=("$set-telephone" "$set-mixed"); done
 fi
 
 # fit NAME CONFIG SHARE key=value...: train into $exp/NAME, going on with what is there
@@ -80,6 +86,7 @@ elif wanted 2; then
     fit dino "$config" 1 "${overrides[@]}"
 fi
 
+is_banded() { $telephone && grep -q '^  name: ecapa$' "$exp/dino/config.yaml"; }
 if wanted 3; then
     # Of an encoder with early statistics: those alone before training, beside the trained embedding after it.
     early=() both=()
@@ -91,6 +98,14 @@ if wanted 3; then
     run 3 fitted-untrained "${fit_last_layer[@]}" "$exp/dino/untrained" "$exp/dino/config.yaml" \
         "$exp/fitted-untrained" "${early[@]}" "${more[@]}"
     run 3 fitted "${fit_last_layer[@]}" "$exp/dino/model" "$exp/dino/config.yaml" "$exp/fitted" "${both[@]}" "${more[@]}"
+    if is_banded; then
+        wide=() narrow=()
+        for set in "${train[@]}"; do
+            wide+=("$(directory "$set")")
+            narrow+=("$exp/data/$set-telephone")
+        done
+        run 3 banded python egs/real/band_shift.py "$exp/fitted" "$exp/banded" --wide "${wide[@]}" --narrow "${narrow[@]}"
+    fi
 fi
 
 # The models to evaluate: MFCC statistics, the encoder before any training, after the warm-up, at the steps of --at,
@@ -99,13 +114,14 @@ names=(mfcc untrained)
 [[ -z $warm_up ]] || names+=(warm-up)
 for step in $at; do names+=("step-$step"); done
 names+=(trained fitted-untrained fitted)
+if is_banded; then names+=(banded); fi
 folder() {
     case $1 in
         mfcc) echo mfcc ;;
         untrained) [[ -n $warm_up ]] && echo "$exp/warm-up/untrained" || echo "$exp/dino/untrained" ;;
         warm-up) echo "$exp/warm-up/model" ;;
         trained) echo "$exp/dino/model" ;;
-        fitted*) echo "$exp/$1" ;;
+        fitted* | banded) echo "$exp/$1" ;;
         *) echo "$exp/dino/$1" ;;
     esac
 }
@@ -151,4 +167,6 @@ if wanted 6; then
     speechssl report "$exp" --html "$exp/page.html" --data "${directories[@]}"
     echo "page to look at and listen to: $exp/page.html" >&2
 fi
-echo "model: $exp/fitted (speechssl embed $exp/fitted FOLDER --out FILE.npz)" >&2
+model=$exp/fitted
+if is_banded; then model=$exp/banded; fi
+echo "model: $model (speechssl embed $model FOLDER --out FILE.npz)" >&2

@@ -1,10 +1,11 @@
 """Write the telephone version of a Kaldi directory: 300 to 3400 Hz at 8 kHz, through a coder.
 
-    python egs/real/telephone.py DIRECTORY OUT
+    python egs/real/telephone.py DIRECTORY OUT [--every N | --mixed]
 
 Utterance by utterance in turn: mu-law and A-law of G.711, GSM 06.10, and AMR at 7.4 kb/s where PyAV is
 installed. Every other file of DIRECTORY (trials, labels) is copied, so that an evaluation list says
-what is left of a model on telephones. Files are wav at 8 kHz: a reader has to resample them.
+what is left of a model on telephones. Files are wav at 8 kHz: a reader has to resample them. --every takes
+every N-th utterance only; --mixed takes every other one, and leaves those between as they are.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from speechssl.augment.plan import EQ_KNOTS, Codec
 from speechssl.data.manifest import Utterance, read_manifest
 
 RATE = 8000
+WIDE_RATE = 16000
 BAND = (300.0, 3400.0)
 Samples = NDArray[np.float32]
 
@@ -36,6 +38,8 @@ def main() -> None:
     )
     parser.add_argument("directory", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--every", type=int, default=1, metavar="N")
+    parser.add_argument("--mixed", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -44,20 +48,24 @@ def main() -> None:
             shutil.copy(file, args.out / file.name)
     lines = []
     durations = []
-    for number, utterance in enumerate(read_manifest(args.directory)):
+    for number, utterance in enumerate(read_manifest(args.directory).utterances[:: args.every]):
         path = args.out / "wav" / f"{utterance.id}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)  # ids of folders have slashes
         if not path.exists():
-            soundfile.write(path, on_the_telephone(read(utterance), number), RATE)
+            if args.mixed and number % 2:
+                soundfile.write(path, read(utterance, WIDE_RATE), WIDE_RATE)
+            else:
+                number //= 1 + args.mixed
+                soundfile.write(path, on_the_telephone(read(utterance, RATE), number), RATE)
         lines.append(f"{utterance.id} {path.resolve()}\n")
         durations.append(f"{utterance.id} {utterance.seconds:.3f}\n")
     (args.out / "wav.scp").write_text("".join(lines))
     (args.out / "utt2dur").write_text("".join(durations))
 
 
-def read(utterance: Utterance) -> Samples:
-    """Return the samples (T,) of an utterance at 8 kHz."""
-    return reading.read(utterance.path, RATE, utterance.start, utterance.stop)
+def read(utterance: Utterance, rate: int) -> Samples:
+    """Return the samples (T,) of an utterance."""
+    return reading.read(utterance.path, rate, utterance.start, utterance.stop)
 
 
 def on_the_telephone(samples: Samples, number: int) -> Samples:

@@ -3,7 +3,7 @@
 #   bash recipes/small/run.sh [--data DIR] [--exp DIR] [--out DIR] [--stage N] [--stop-stage N] [key=value ...]
 # DIR (default: $SPEECHSSL_DATA) holds the folders that egs/real/README.md describes. Only sets whose licence lets
 # weights be published train it, no label does. key=value goes to the training (egs/real/run.sh).
-# Stages: 1 prepare, train, fit, embed, evaluate and report (egs/real/run.sh); 2 pack in half precision;
+# Stages: 1 prepare, train, fit, shift, embed, evaluate and report (egs/real/run.sh); 2 pack in half precision;
 # 3 calibrate: the threshold, on the two sets that chose the recipe. About 20 minutes of one core for the training.
 set -euo pipefail
 # shellcheck source=egs/options.sh
@@ -23,7 +23,7 @@ if wanted 1; then
 fi
 mkdir -p "$exp"
 if wanted 2; then
-    run 2 pack python recipes/small/pack.py "$exp/fitted" "$out"
+    run 2 pack python recipes/small/pack.py "$exp/banded" "$out"
 fi
 if wanted 3; then
     chosen=()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from speechssl.encoders.sizes import check_at_least_one, check_kernels
 from speechssl.errors import UserError
 from speechssl.interfaces import Encoder, Stage
+from speechssl.nn.band_shift import BandShift
 from speechssl.nn.batch_norm import BatchNorm, NoNorm
 from speechssl.nn.convolution import TDNN, Convolution
 from speechssl.nn.frames import Frames
@@ -58,6 +59,8 @@ class ECAPA(Encoder):
         early_statistics: pool the features and the output of the first block as well (plain mean
             and deviation) and put them behind the pooled aggregation. The long-term spectrum then
             reaches the last layer whatever the blocks between make of it.
+        band_shift: take out of the statistics of narrow-band recordings what those share
+            (`nn.band_shift`); it is found after training, and does nothing before.
 
     Raises:
         UserError: sizes that do not fit together.
@@ -89,6 +92,7 @@ class ECAPA(Encoder):
         padding: Literal["reflect", "zeros"] = "reflect",
         embedding_norm: bool = False,
         early_statistics: bool = False,
+        band_shift: bool = False,
     ) -> None:
         super().__init__()
         _check_sizes(width, scale, kernel_sizes, dilations)
@@ -120,6 +124,7 @@ class ECAPA(Encoder):
         if early_statistics:
             pooled_dim += 2 * (input_dim + width)
         self.early_statistics = early_statistics
+        self.band_shift = BandShift(input_dim, pooled_dim) if band_shift else None
         self.asp_bn = BatchNorm(pooled_dim)
         self.fc = Convolution(pooled_dim, embedding_dim)
         self.fc_bn: nn.BatchNorm1d | None = None
@@ -143,10 +148,12 @@ class ECAPA(Encoder):
         From the second on, a stage's output holds those of all blocks so far.
 
         Raises:
-            UserError: the early statistics would have to pass through every stage.
+            UserError: early statistics or the spectrum would have to pass through every stage.
         """
-        if self.early_statistics:
-            raise UserError("ecapa: early_statistics does not go with train.local_blocks")
+        if self.early_statistics or self.band_shift is not None:
+            raise UserError(
+                "ecapa: early_statistics and band_shift do not go with train.local_blocks"
+            )
         width = self.width
         chain = [Stage(partial(self._run_block, 0), ("blocks.0",), width)]
         for number in range(1, len(self.blocks)):
@@ -170,13 +177,14 @@ class ECAPA(Encoder):
 
     def _run_top(self, x: Tensor) -> Tensor:
         """Return embeddings (B, D) of the outputs of all blocks (B, F, C)."""
-        return self._embed(x, Frames.of(x, None))
+        return self._embed(self._pool(x, Frames.of(x, None)))
 
-    def _embed(self, block_outputs: Tensor, frames: Frames, early: Tensor | None = None) -> Tensor:
+    def _pool(self, block_outputs: Tensor, frames: Frames) -> Tensor:
+        """Return the statistics (B, 2 x C) of the aggregation of all blocks (B, F, C)."""
         x = self.mfa(block_outputs, frames)
-        pooled = statistics(x, frames) if self.asp is None else self.asp(x, frames)
-        if early is not None:
-            pooled = torch.cat([pooled, early], 1)
+        return statistics(x, frames) if self.asp is None else self.asp(x, frames)
+
+    def _embed(self, pooled: Tensor) -> Tensor:
         embeddings: Tensor = self.fc(self.asp_bn(pooled))
         return embeddings if self.fc_bn is None else self.fc_bn(embeddings)
 
@@ -197,10 +205,13 @@ class ECAPA(Encoder):
         for block in self.blocks[1:]:
             x = block(x, frames)
             block_outputs.append(x)
-        early = None
+        pooled = self._pool(torch.cat(block_outputs, 2), frames)
         if self.early_statistics:
-            early = torch.cat([statistics(features, frames), statistics(first, frames)], 1)
-        return self._embed(torch.cat(block_outputs, 2), frames, early)
+            early = [statistics(features, frames), statistics(first, frames)]
+            pooled = torch.cat([pooled, *early], 1)
+        if self.band_shift is not None:
+            pooled = self.band_shift(pooled, features, frames)
+        return self._embed(pooled)
 
 
 def _check_sizes(width: int, scale: int, kernel_sizes: list[int], dilations: list[int]) -> None:

@@ -119,7 +119,8 @@ def _counterpart(encoder: Mapping[str, Any], mels: int) -> tuple[str, dict[str, 
         UserError: SpeechBrain has no such class.
     """
     is_attentive = encoder.get("pooling") == "attentive"
-    is_plain = not encoder.get("embedding_norm") and not encoder.get("early_statistics")
+    own = ("embedding_norm", "early_statistics", "band_shift")
+    is_plain = not any(encoder.get(option) for option in own)
     is_theirs = encoder.get("padding") == "reflect" and encoder.get("mfa_norm") is True
     if encoder["name"] == "ecapa" and is_attentive and is_plain and is_theirs:
         return "speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN", _ecapa(encoder, mels)
@@ -127,7 +128,7 @@ def _counterpart(encoder: Mapping[str, Any], mels: int) -> tuple[str, dict[str, 
         return "speechbrain.lobes.models.ResNet.ResNet", _resnet(encoder, mels)
     raise UserError(
         f"export: SpeechBrain has no counterpart of this {encoder['name']} (it has ecapa"
-        " without embedding_norm and early_statistics, and pre-activated resnet with 2 stages of"
+        " without embedding_norm, early_statistics and band_shift, and pre-activated resnet with 2 stages of"
         " gates, both with attentive pooling); export to torchscript or onnx"
     )
 

@@ -52,3 +52,23 @@ def test_a_directory_keeps_its_ids_labels_and_trials(tmp_path, monkeypatch):
     assert (tmp_path / "out" / "trials").read_text() == "a b nontarget\n"
     info = soundfile.info(manifest.utterances[0].path)
     assert info.samplerate == RATE and info.frames == RATE
+
+
+def test_mixed_leaves_every_other_recording_as_it_is_and_every_takes_some(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        write_audio(tmp_path / "audio" / f"{number}.wav", 0.1 * rng.standard_normal(8000))
+    lines = [f"u{number} {tmp_path}/audio/{number}.wav\n" for number in range(6)]
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "wav.scp").write_text("".join(lines))
+    monkeypatch.setattr(
+        sys, "argv", ["x", str(tmp_path / "source"), str(tmp_path / "mixed"), "--mixed"]
+    )
+    telephone.main()
+    rates = [soundfile.info(one.path).samplerate for one in read_manifest(tmp_path / "mixed")]
+    assert rates == [8000, 16000] * 3
+    monkeypatch.setattr(
+        sys, "argv", ["x", str(tmp_path / "source"), str(tmp_path / "some"), "--every", "4"]
+    )
+    telephone.main()
+    assert [one.id for one in read_manifest(tmp_path / "some")] == ["u0", "u4"]
