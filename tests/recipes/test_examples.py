@@ -72,7 +72,8 @@ def test_real_speech_is_prepared(speech):
 @pytest.mark.slow  # ten commands
 def test_real_speech_without_a_warm_up_and_nothing_to_evaluate(speech):
     given = ["--data", speech / "speech", "--exp", speech / "exp", "--train", "mine", "--eval", ""]
-    run("real", *given, "--config", speech / "dino.yaml", "--warm-up", "none", "train.steps=2")
+    given += ["--config", speech / "dino.yaml", "--warm-up", "none", "--telephone"]
+    run("real", *given, "train.steps=2")
     exp = speech / "exp"
     assert {path.name for path in (exp / "embeddings").iterdir()} == {
         "mfcc",
@@ -80,7 +81,9 @@ def test_real_speech_without_a_warm_up_and_nothing_to_evaluate(speech):
         "trained",
         "fitted-untrained",
         "fitted",
+        "banded",
     }
+    assert "band_shift: true" in (exp / "banded" / "config.yaml").read_text()
     assert "init: null" in (exp / "dino" / "config.yaml").read_text()
     assert not (exp / "warm-up").exists() and not (exp / "results.json").exists()
 
