@@ -13,10 +13,9 @@ import argparse
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from last_layer import Matrix, beginnings
 from sklearn.linear_model import LogisticRegression
 
-from speechssl.audio import reading
 from speechssl.data.manifest import Utterance, read_manifest
 from speechssl.embed.embedder import Embedder
 from speechssl.embed.layers import POOLED
@@ -24,12 +23,9 @@ from speechssl.embed.networks import load_model
 from speechssl.model import Model
 from speechssl.nn.frames import Frames
 
-BATCH = 32
 MAX_SECONDS = 8.0
 PENALTY = 1e-2
 """C of the logistic regression, on standardised spectra: it tells telephones of new sets apart as well."""
-
-Matrix = NDArray[np.float64]
 
 
 def main() -> None:
@@ -80,19 +76,11 @@ def described(model: Model, utterances: list[Utterance]) -> tuple[Matrix, Matrix
     embedder = Embedder(model, precision="auto", layer=POOLED)
     spectra = []
     statistics = []
-    order = sorted(utterances, key=lambda utterance: utterance.seconds)
-    for start in range(0, len(order), BATCH):
-        waves = []
-        for one in order[start : start + BATCH]:
-            stop = one.start + min(one.seconds, MAX_SECONDS)
-            wave = reading.read(one.path, embedder.sample_rate, one.start, stop)
-            waves.append(torch.from_numpy(np.asarray(wave)))
-        lengths = torch.tensor([len(wave) for wave in waves])
-        padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
+    for waves, lengths in beginnings(utterances, embedder.sample_rate, MAX_SECONDS):
         with torch.inference_mode():
-            features, frames = model.features(padded, lengths)
+            features, frames = model.features(waves, lengths)
             spectra.append(Frames.of(features, frames).mean(features).numpy())
-        statistics.append(embedder.encode_batch(padded, lengths).numpy())
+        statistics.append(embedder.encode_batch(waves, lengths).numpy())
     return np.concatenate(spectra).astype(np.float64), np.concatenate(statistics).astype(np.float64)
 
 

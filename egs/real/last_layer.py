@@ -21,10 +21,12 @@ then need no mean and no whitening.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from speechssl.audio import reading
 from speechssl.augment.augment import Augment
@@ -149,19 +151,23 @@ def augmented(
 
 def pooled(embedder: Embedder, utterances: list[Utterance], max_seconds: float) -> Matrix:
     """Return pooled statistics (N, P) of the beginnings of clean utterances."""
-    rate = embedder.sample_rate
-    order = sorted(range(len(utterances)), key=lambda row: utterances[row].seconds)
-    out: list[NDArray[np.float32]] = []
+    batches = beginnings(utterances, embedder.sample_rate, max_seconds)
+    out = [embedder.encode_batch(waves, lengths).numpy() for waves, lengths in batches]
+    return np.concatenate(out).astype(np.float64)
+
+
+def beginnings(
+    utterances: list[Utterance], rate: int, max_seconds: float
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the beginnings of utterances, the shortest first: padded waves (B, T), and lengths (B,)."""
+    order = sorted(utterances, key=lambda utterance: utterance.seconds)
     for start in range(0, len(order), BATCH):
         waves = []
-        for row in order[start : start + BATCH]:
-            one = utterances[row]
+        for one in order[start : start + BATCH]:
             stop = one.start + min(one.seconds, max_seconds)
             waves.append(torch.from_numpy(reading.read(one.path, rate, one.start, stop)))
         lengths = torch.tensor([len(wave) for wave in waves])
-        padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
-        out.append(embedder.encode_batch(padded, lengths).numpy())
-    return np.concatenate(out).astype(np.float64)
+        yield torch.nn.utils.rnn.pad_sequence(waves, batch_first=True), lengths
 
 
 def discriminant(within: Matrix, total: Matrix, dim: int, shrinkage: float, power: float) -> Matrix:

@@ -6,11 +6,11 @@
 # DIR (default: $SPEECHSSL_DATA) holds folders of audio. Those of --train (default: every training set of
 # README.md that is there, with --publishable those whose licence lets weights be published; else DIR itself) are
 # trained on without labels; those of --eval that have a `trials` file are evaluated, with --telephone as telephones
-# would hand them on, and with every other recording so (mixed), too. DIR/noise and DIR/rir, where they exist, augment. --minutes chooses the numbers of steps by
-# timing a few, a quarter of the time for the warm-up; without it the configurations' counts. The default is
-# contrastive-small without a warm-up; the recipe of before is `--config dino-small --warm-up simclr-small`. key=value
-# goes to the training after the warm-up. --at evaluates the model as it was after those steps, too (multiples of
-# train.save_every). After training the last layer is fitted in closed form (last_layer.py), of the untrained
+# would hand them on, and with every other recording so (mixed), too. DIR/noise and DIR/rir, where they exist, augment.
+# --minutes chooses the numbers of steps by timing a few, a quarter of the time for the warm-up; without it the
+# configurations' counts. The default is contrastive-small without a warm-up; the recipe of before is
+# `--config dino-small --warm-up simclr-small`. key=value goes to the training after the warm-up. --at evaluates the
+# model as it was after those steps, too (multiples of train.save_every). After training the last layer is fitted in closed form (last_layer.py), of the untrained
 # encoder as well; $exp/fitted is the model. With --telephone an ECAPA encoder also learns what telephone recordings
 # have in common, and takes it out (band_shift.py); $exp/banded is the model then.
 # Stages: 1 prepare, 2 train, 3 fit, 4 embed, 5 evaluate, 6 report. A finished stage 2 is resumed, not repeated.
@@ -43,6 +43,8 @@ for set in $train_sets; do [[ -d $data/$set ]] && train+=("$set"); done
 for set in $eval_sets; do [[ -f $data/$set/trials ]] && evals+=("$set"); done
 ((${#train[@]})) || train=(.)
 directory() { [[ $1 == . ]] && echo "$exp/data/all" || echo "$exp/data/$1"; }
+train_directories=()
+for set in "${train[@]}"; do train_directories+=("$(directory "$set")"); done
 
 if wanted 1; then
     : >"$exp/seconds.tsv"
@@ -57,9 +59,8 @@ if wanted 1; then
             run 1 "telephone-$set" python egs/real/telephone.py "$(directory "$set")" "$exp/data/$set-telephone"
             run 1 "mixed-$set" python egs/real/telephone.py "$(directory "$set")" "$exp/data/$set-mixed" --mixed
         done
-        for set in "${train[@]}"; do # for band_shift.py
-            run 1 "telephone-$set" python egs/real/telephone.py "$(directory "$set")" "$exp/data/$set-telephone" \
-                --every 8
+        for path in "${train_directories[@]}"; do # for band_shift.py
+            run 1 "telephone-${path##*/}" python egs/real/telephone.py "$path" "$path-telephone" --every 8
         done
     fi
 fi
@@ -71,7 +72,7 @@ fi
 fit() {
     local name=$1 file=$2 share=$3 list
     shift 3
-    list=$(for set in "${train[@]}"; do directory "$set"; done | paste -sd,)
+    list=$(IFS=, && echo "${train_directories[*]}")
     local options=(--device "$device" "data.train=[$list]")
     [[ -n $minutes ]] && options+=(--minutes "$(awk "BEGIN{print $minutes * $share}")")
     [[ -n $noise ]] && options+=("augment.noise=$noise")
@@ -86,7 +87,7 @@ elif wanted 2; then
     fit dino "$config" 1 "${overrides[@]}"
 fi
 
-is_banded() { $telephone && grep -q '^  name: ecapa$' "$exp/dino/config.yaml"; }
+is_banded() { $telephone && grep -qs '^  name: ecapa$' "$exp/dino/config.yaml"; }
 if wanted 3; then
     # Of an encoder with early statistics: those alone before training, beside the trained embedding after it.
     early=() both=()
@@ -99,12 +100,8 @@ if wanted 3; then
         "$exp/fitted-untrained" "${early[@]}" "${more[@]}"
     run 3 fitted "${fit_last_layer[@]}" "$exp/dino/model" "$exp/dino/config.yaml" "$exp/fitted" "${both[@]}" "${more[@]}"
     if is_banded; then
-        wide=() narrow=()
-        for set in "${train[@]}"; do
-            wide+=("$(directory "$set")")
-            narrow+=("$exp/data/$set-telephone")
-        done
-        run 3 banded python egs/real/band_shift.py "$exp/fitted" "$exp/banded" --wide "${wide[@]}" --narrow "${narrow[@]}"
+        run 3 banded python egs/real/band_shift.py "$exp/fitted" "$exp/banded" --wide "${train_directories[@]}" \
+            --narrow "${train_directories[@]/%/-telephone}"
     fi
 fi
 
@@ -127,19 +124,15 @@ folder() {
 }
 
 if wanted 4; then
-    directories=()
-    total=0
-    for set in "${train[@]}"; do
-        directories+=("$(directory "$set")")
-        total=$((total + $(wc -l <"$(directory "$set")/wav.scp")))
-    done
+    total=$(cat "${train_directories[@]/%//wav.scp}" | wc -l)
     every=$((total / 2000 + 1)) # some 2,000 utterances are enough for a mean and a whitening
     for step in $at; do
         speechssl average "$exp/dino" --last 1 --until "$step" --out "$(folder "step-$step")"
     done
     for name in "${names[@]}"; do
         embed=(speechssl embed "$(folder "$name")" --device "$device" --precision auto)
-        run 4 "embed-$name-train" "${embed[@]}" "${directories[@]}" --every "$every" --out "$exp/embeddings/$name/train.npz"
+        run 4 "embed-$name-train" "${embed[@]}" "${train_directories[@]}" --every "$every" \
+            --out "$exp/embeddings/$name/train.npz"
         for set in "${evals[@]}"; do
             run 4 "embed-$name-$set" "${embed[@]}" "$(directory "$set")" --out "$exp/embeddings/$name/$set.npz"
         done
@@ -162,8 +155,8 @@ fi
 if wanted 6; then
     echo "[stage 6] speechssl report $exp" >&2
     ((!${#evals[@]})) || speechssl report "$exp"
-    directories=()
-    for set in "${train[@]}" "${evals[@]}"; do directories+=("$(directory "$set")"); done
+    directories=("${train_directories[@]}")
+    for set in "${evals[@]}"; do directories+=("$(directory "$set")"); done
     speechssl report "$exp" --html "$exp/page.html" --data "${directories[@]}"
     echo "page to look at and listen to: $exp/page.html" >&2
 fi
