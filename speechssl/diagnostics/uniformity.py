@@ -10,6 +10,7 @@ from torch import Tensor
 
 from speechssl.diagnostics.directions import directions
 from speechssl.interfaces import Diagnostic
+from speechssl.nn.groups import same_group
 
 
 def uniformity(z: Tensor, t: float = 2.0, groups: Tensor | None = None) -> Tensor:
@@ -26,14 +27,15 @@ def uniformity(z: Tensor, t: float = 2.0, groups: Tensor | None = None) -> Tenso
     """
     z = F.normalize(z, dim=-1)
     rows, columns = torch.triu_indices(len(z), len(z), 1, device=z.device)
-    if groups is not None:
-        counts = (groups[rows] != groups[columns]) | (groups[rows] < 0)
-        if not bool(counts.any()):
-            return z.sum() * 0
-        rows = rows[counts]
-        columns = columns[counts]
-    distance = 2 - 2 * (z @ z.T)[rows, columns]
-    return torch.logsumexp(-t * distance, 0) - math.log(len(rows))
+    exponents = -t * (2 - 2 * (z @ z.T)[rows, columns])
+    if groups is None:
+        return torch.logsumexp(exponents, 0) - math.log(len(rows))
+    # Masked, not chosen: a choice would wait for the device.
+    counts = ~same_group(groups, groups)[rows, columns]
+    others = exponents.masked_fill(~counts, torch.finfo(exponents.dtype).min)
+    number = counts.sum().to(exponents.dtype)
+    value = torch.logsumexp(others, 0) - number.clamp(min=1).log()
+    return torch.where(number > 0, value, 0.0 * exponents.sum())
 
 
 PART = Diagnostic(

@@ -6,7 +6,7 @@ import inspect
 import pytest
 import torch
 from _methods import make, trainable, views
-from builders import DEVICE, ToyEncoder, readme_part
+from builders import DEVICE, ToyEncoder, on_device, readme_part
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from speechssl import config, parts
@@ -179,13 +179,16 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize("groups", [None, [0, 0, 1, 1, 2, 2, -1, -1]], ids=["alone", "in groups"])
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"ccfc", "wmse"}))
-def test_a_step_does_not_wait_for_the_device(name):
+def test_a_step_does_not_wait_for_the_device(name, groups):
     # ccfc asks whether it has clusters, wmse whether its covariance could be factorised.
     method = make(name)
     steps(method, 3)
     progress = Progress(3, 100, 5)
     batch = views(seed=0)
+    if groups is not None:
+        batch = [group._replace(groups=on_device(torch.tensor(groups))) for group in batch]
     with Waits() as waits:
         method(batch, progress).loss.backward()
         method.after_backward(progress)
