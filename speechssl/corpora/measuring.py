@@ -27,6 +27,9 @@ from speechssl.threads import usable_cores
 
 _FILES_PER_TASK = 64  # a task for each of a million files would cost more than their headers
 
+ROUNDING = 0.05
+"""Seconds by which a list may place the end of a span behind the end of its file."""
+
 _KINDS = {
     "no such file": "no such file",
     "is empty": "empty",
@@ -127,6 +130,7 @@ def prepare_files(
     check: bool,
     jobs: int | None,
     reject: Callable[[Usable], Skip | None] = lambda _: None,
+    left_out: Sequence[tuple[str, str]] = (),
 ) -> Manifest:
     """Write the Kaldi directory of whole files, and return it.
 
@@ -137,13 +141,14 @@ def prepare_files(
         check: as in `measure`.
         jobs: as in `measure`.
         reject: says why a file that can be read is left out, or None.
+        left_out: (path, reason) of what was left out before, to be listed, too.
 
     Raises:
         UserError: no file is left.
     """
     refuse_file(out)
     results = measure([item for _, item in files], root, check=check, jobs=jobs)
-    manifest = Manifest([])
+    manifest = Manifest([], skipped=list(left_out))
     for (name, item), result in zip(files, results, strict=True):
         if isinstance(result, Usable):
             rejected = reject(result)
@@ -155,6 +160,92 @@ def prepare_files(
         manifest.skipped.append((item.path, result.line))
     write(manifest, root, out)
     return manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """An utterance that is a file, or a span of one.
+
+    Attributes:
+        id: of the utterance.
+        path: the file, below the root of the corpus.
+        start: where it begins, seconds.
+        stop: where it ends, seconds; None: at the end of the file.
+        labels: as in `listing.Found`.
+    """
+
+    id: str
+    path: str
+    start: float = 0.0
+    stop: float | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+def prepare_pieces(
+    pieces: Sequence[Piece],
+    root: Path,
+    out: Path,
+    *,
+    check: bool,
+    jobs: int | None,
+    left_out: Sequence[tuple[str, str]] = (),
+) -> Manifest:
+    """Write the Kaldi directory of files and spans of files, and return it.
+
+    A file is measured once, however many pieces it has. What is left out is listed: a file that
+    cannot be used, a span that its file does not hold, an id that was there before.
+
+    Args:
+        pieces: the utterances.
+        root: the folder of the corpus.
+        out: the directory to write.
+        check: as in `measure`.
+        jobs: as in `measure`.
+        left_out: (path, reason) of what was left out before, to be listed, too.
+
+    Raises:
+        UserError: no utterance is left.
+    """
+    refuse_file(out)
+    paths = list(dict.fromkeys(piece.path for piece in pieces))
+    results = measure([Found(path) for path in paths], root, check=check, jobs=jobs)
+    files = dict(zip(paths, results, strict=True))
+    manifest = Manifest([], skipped=list(left_out))
+    for path, result in files.items():
+        if isinstance(result, Skip):
+            manifest.skipped.append((path, result.line))
+    seen: set[str] = set()
+    for piece in pieces:
+        file = files[piece.path]
+        if isinstance(file, Skip):
+            continue
+        utterance = span_of(piece, file.path, file.seconds)
+        if piece.id in seen:
+            utterance = Skip("id twice", "rename one")
+        if isinstance(utterance, Skip):
+            manifest.skipped.append((piece.id, utterance.line))
+            continue
+        seen.add(piece.id)
+        add_utterance(manifest, utterance, piece.labels)
+    write(manifest, root, out)
+    return manifest
+
+
+def span_of(piece: Piece, path: str, seconds: float) -> Utterance | Skip:
+    """Return the utterance of a piece of a file, or why there is none.
+
+    Args:
+        piece: what is wanted.
+        path: the file, as wav.scp names it.
+        seconds: its length. A span may end up to `ROUNDING` later, and is then cut.
+    """
+    stop = seconds if piece.stop is None else min(piece.stop, seconds)
+    if piece.start >= stop or (piece.stop or 0.0) > seconds + ROUNDING:
+        wanted = f"{piece.start:g} to {piece.stop or seconds:g} s"
+        return Skip("outside its file", f"{wanted} of {path}, which has {seconds:.3f} s")
+    if piece.start == 0 and stop == seconds:
+        return Utterance(piece.id, path, seconds=seconds)
+    return Utterance(piece.id, path, piece.start, stop, stop - piece.start)
 
 
 def add_utterance(manifest: Manifest, utterance: Utterance, labels: dict[str, str]) -> None:
@@ -184,7 +275,9 @@ def write(manifest: Manifest, root: Path, out: Path) -> None:
         count = len(manifest.skipped)
         raise UserError(f"{root}: none of {count} files can be used; the first, {path}: {reason}")
     manifest.utterances.sort(key=lambda utterance: utterance.id)
-    outdated = ["trials", *(path.name for path in out.glob("trials-*"))]
+    outdated = ["trials"]
+    for pattern in ("trials-*", "pairs-*", "enrol2utt*"):
+        outdated += [path.name for path in out.glob(pattern)]
     outdated += [f"utt2{label}" for label in label_names(out)]
     write_manifest(manifest, out, outdated=outdated)
     left_out = report_skipped(manifest.skipped, out)

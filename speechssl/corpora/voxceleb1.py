@@ -20,16 +20,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from speechssl.corpora import voxceleb
 from speechssl.corpora.measuring import prepare_files, refuse_file
+from speechssl.corpora.official import AudioCheck
 from speechssl.corpora.voxceleb import Published
 from speechssl.data.manifest import Manifest
 from speechssl.data.trials import Trials, read_trials, write_trials
 from speechssl.errors import UserError
-from speechssl.files import write_text
-from speechssl.text import tsv_cell
 
 DEV = Published("VoxCeleb1 dev", 1211, 148642)
 TEST = Published("VoxCeleb1 test", 40, 4874)
@@ -195,44 +192,10 @@ def _with_audio(
     Raises:
         UserError: a trial has no audio, unless `partial`.
     """
-    known = np.array(sorted(ids))
-    kept = {}
-    missing: dict[str, list[str]] = {}  # utterance -> lists that name it
-    left_out = []
-    for name, trials in lists.items():
-        good = np.isin(trials.enrol, known) & np.isin(trials.test, known)
-        for utterance in trials.unknown(ids):
-            missing.setdefault(utterance, []).append(name)
-        if good.any():
-            kept[name] = Trials(trials.enrol[good], trials.test[good], trials.target[good])
-        if not good.all():
-            left_out.append(f"{int((~good).sum()):,} of {len(trials):,} of {name}")
-    path = out / "missing.tsv"
-    path.unlink(missing_ok=True)
-    if not missing:
-        return kept
-    _write_missing(path, missing)
-    text = (
-        f"{len(missing):,} utterances of trials have no audio (listed in {path}):"
-        f" trials {', '.join(left_out)}"
-    )
-    if not partial:
-        raise UserError(
-            f"{text}; unpack the rest (E and H need both parts), or leave them out: --partial"
-        )
-    print(
-        f"{text} are left out: not comparable with published figures (--partial)", file=sys.stderr
-    )
-    return kept
-
-
-def _write_missing(path: Path, missing: dict[str, list[str]]) -> None:
-    """Write one line for each missing utterance, with the lists that name it."""
-    lines = ["utterance\tlists\n"]
-    for utterance in sorted(missing):
-        lines.append(f"{tsv_cell(utterance)}\t{' '.join(missing[utterance])}\n")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, "".join(lines))
+    audio = AudioCheck(ids)
+    kept = {name: audio.trials(name, trials) for name, trials in lists.items()}
+    audio.report(out, partial, "unpack the rest (E and H need both parts)")
+    return {name: trials for name, trials in kept.items() if len(trials)}
 
 
 PART = prepare

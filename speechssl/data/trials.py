@@ -6,7 +6,7 @@ Two formats are read: Kaldi's `enrol test target|nontarget` and VoxCeleb's `1|0 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -148,6 +148,15 @@ def read_enrolment(path: str | os.PathLike[str]) -> dict[str, list[str]]:
     if not models:
         raise UserError(f"{path}: is empty; give lines `model utterance utterance ...`")
     return {model: list(utterances) for model, utterances in models.items()}
+
+
+def write_enrolment(models: Mapping[str, Sequence[str]], path: str | os.PathLike[str]) -> None:
+    """Write what models are enrolled from, sorted: lines `model utterance utterance ...`.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    write_table(Path(path), ((model, " ".join(models[model])) for model in sorted(models)))
 
 
 def write_trials(

@@ -18,7 +18,7 @@ from speechssl.data.kaldi import (
     read_labels,
     read_segments,
 )
-from speechssl.data.trials import read_trials
+from speechssl.data.trials import read_enrolment, read_trials
 from speechssl.errors import Unreadable, UserError
 from speechssl.pools import map_ahead
 from speechssl.threads import usable_cores
@@ -35,8 +35,8 @@ def validate(
 ) -> list[str]:
     """Return every problem of a Kaldi directory, one line each; [] if it can be used as it is.
 
-    Looks at wav.scp, segments, utt2dur, utt2spk, every utt2<label>, spk2utt and trials, and whether
-    each file exists.
+    Looks at wav.scp, segments, utt2dur, utt2spk, every utt2<label>, spk2utt, every enrol2utt and
+    trials, and whether each file exists.
 
     Args:
         directory: the Kaldi directory.
@@ -68,7 +68,9 @@ def validate(
             problems += _compare_ids(folder / "utt2dur", segments.keys(), durations.keys())
         problems += _check_labels(folder, segments.keys())
         problems += _check_order(folder)
-        problems += _check_trials(folder / "trials", segments.keys())
+        models, bad_models = _check_enrolment(folder, segments.keys())
+        problems += bad_models
+        problems += _check_trials(folder / "trials", {*segments, *models})
     except UserError as error:
         return [*problems, str(error)]
     if read_audio:
@@ -145,8 +147,27 @@ def _check_order(folder: Path) -> list[str]:
     return problems
 
 
+def _check_enrolment(folder: Path, ids: Collection[str]) -> tuple[set[str], list[str]]:
+    """Return the models of every enrol2utt of a directory, and what is wrong with these files."""
+    models: set[str] = set()
+    problems = []
+    for path in sorted(folder.glob("enrol2utt*")):
+        try:
+            enrolment = read_enrolment(path)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        models.update(enrolment)
+        unknown = sorted({name for names in enrolment.values() for name in names} - set(ids))
+        if unknown:
+            problems.append(
+                f"{path}: names unknown utterance {_first(unknown)}; remove it from its model"
+            )
+    return models, problems
+
+
 def _check_trials(path: Path, ids: Collection[str]) -> list[str]:
-    """Report trials that cannot be read or name other utterances."""
+    """Report trials that cannot be read or name other utterances or models."""
     if not path.exists():
         return []
     try:

@@ -170,6 +170,49 @@ def voxceleb2(root: Path) -> Tree:
     return Tree(root, ("spk",), "id0NNNN/<video>/NNNNN.wav", {"partial": True})
 
 
+CN_CELEB_TRIALS = (
+    "id00800-enroll test/id00800-singing-01-005.wav 1\n"
+    "id00800-enroll test/id00999-live_broadcast-02-001.wav 0\n"
+    "id00999-enroll test/id00999-live_broadcast-02-001.wav 1\n"
+)
+
+
+def cn_celeb(root: Path) -> Tree:
+    """CN-Celeb1 with two speakers to train on and two to test, one enrolled from two genres."""
+    top = root / "CN-Celeb_flac"
+    for place in (
+        "data/id00012/singing-01-001.flac",
+        "data/id00012/singing-02-001.flac",
+        "data/id00013/vlog-01-001.flac",
+        "data/id00800/interview-01-001.flac",
+        "data/id00800/singing-03-001.flac",
+        "data/id00999/speech-01-002.flac",
+        "eval/enroll/id00800-enroll.flac",
+        "eval/enroll/id00999-enroll.flac",
+        "eval/test/id00800-singing-01-005.flac",
+        "eval/test/id00999-live_broadcast-02-001.flac",
+    ):
+        put(top / place, noise(0.6))
+    lists = {
+        "dev/dev.lst": "id00012\nid00013\n",
+        "eval/lists/enroll.lst": (
+            "id00800-enroll enroll/id00800-enroll.wav\nid00999-enroll enroll/id00999-enroll.wav\n"
+        ),
+        "eval/lists/enroll.map": (
+            "id00800-enroll id00800/interview-01-001.wav id00800/singing-03-001.wav\n"
+            "id00999-enroll id00999/speech-01-002.wav\n"
+        ),
+        "eval/lists/test.lst": (
+            "test/id00800-singing-01-005.wav\ntest/id00999-live_broadcast-02-001.wav\n"
+        ),
+        "eval/lists/trials.lst": CN_CELEB_TRIALS,
+    }
+    for name, text in lists.items():
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        (top / name).write_text(text)
+    return Tree(root, ("spk", "genre", "session"), "eval/lists/trials.lst", {"partial": True})
+
+
 def synthetic(root: Path) -> Tree:
     """Nothing: this corpus writes its own audio."""
     settings = {
