@@ -119,7 +119,9 @@ class AudioCheck:
         self._without_audio: set[str] = set()  # models
 
     def models(self, name: str, models: Mapping[str, list[str]]) -> dict[str, list[str]]:
-        """Return models with those of their utterances that have audio; those with none are left out.
+        """Return models with those of their utterances that have audio, if any.
+
+        A model without any is left out.
 
         Args:
             name: of the list, for the report.

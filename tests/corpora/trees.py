@@ -213,6 +213,40 @@ def cn_celeb(root: Path) -> Tree:
     return Tree(root, ("spk", "genre", "session"), "eval/lists/trials.lst", {"partial": True})
 
 
+SITW_META = (
+    "audio/unotx.flac ZPYJ m video 605273 96 120 1 codec,reverb 3 interview laughter,overlap\n"
+    "audio/zgjnl.flac PNTR f studio 762983 40 179 3 clean 0 interview laughter\n"
+    "audio/mihtz.flac ZPYJ m phone 11 0 4 1 noise 2 outdoor none\n"
+    "audio/nkuzl.flac PNTR f studio 12 0 4 2+ clean 0 stage none\n"
+)
+
+
+def sitw(root: Path) -> Tree:
+    """The evaluation part: a model of a whole file, one of two spans, and two files to test."""
+    top = root / "eval"
+    for name in ("unotx", "mihtz", "nkuzl"):
+        put(top / f"audio/{name}.flac")
+    put(top / "audio/zgjnl.flac", noise(4.0))
+    lists = {
+        "lists/enroll-core.lst": "12013 audio/unotx.flac\n",
+        "lists/enroll-assist.lst": (
+            "45205 audio/zgjnl.flac 0.500 1.250\n45205 audio/zgjnl.flac 2.000 4.010\n"
+        ),
+        "lists/test-core.lst": "audio/mihtz.flac\n",
+        "lists/test-multi.lst": "audio/mihtz.flac\naudio/nkuzl.flac\n",
+        "keys/core-core.lst": "12013 audio/mihtz.flac tgt\n",
+        "keys/core-multi.lst": "12013 audio/mihtz.flac tgt\n12013 audio/nkuzl.flac imp\n",
+        "keys/assist-multi.lst": "45205 audio/mihtz.flac imp x\n45205 audio/nkuzl.flac tgt x\n",
+        "keys/aux/assist-multi.10s.lst": "45205 audio/nkuzl.flac tgt\n",
+        "keys/meta.lst": SITW_META,
+    }
+    for name, text in lists.items():
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        (top / name).write_text(text)
+    labels = ("gender", "microphone", "session", "numspk", "artifact", "level", "environment")
+    return Tree(root, ("spk", *labels), "eval/lists/enroll-core.lst", {"partial": True})
+
+
 def synthetic(root: Path) -> Tree:
     """Nothing: this corpus writes its own audio."""
     settings = {
