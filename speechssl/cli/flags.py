@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -329,6 +330,32 @@ def add_replicates(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="bootstrap resamples for the intervals; 0: no intervals (default: 1000)",
     )
+
+
+def add_beside(parser: argparse.ArgumentParser, metavar: str, text: str) -> None:
+    """Add ``--beside``, others that a system is compared with; `named_paths` reads it."""
+    parser.add_argument(
+        "--beside", "--against", nargs="+", default=(), metavar=metavar, help=text, dest="beside"
+    )
+
+
+def named_paths(words: Sequence[str]) -> list[tuple[str, Path]]:
+    """Return name and path of each ``NAME=PATH`` of ``--beside``.
+
+    Raises:
+        UserError: a word is not of that form, or a name occurs twice.
+    """
+    from speechssl.errors import UserError
+
+    found: dict[str, Path] = {}
+    for word in words:
+        name, _, file = word.partition("=")
+        if not name or not file:
+            raise UserError(f"--beside {word}: give NAME=FILE, such as untrained=untrained.npz")
+        if name in found:
+            raise UserError(f"--beside {word}: {name} is named twice; give each another name")
+        found[name] = Path(file)
+    return list(found.items())
 
 
 def add_labels(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechssl.cli import classified, flags
-from speechssl.errors import UserError
 
 if TYPE_CHECKING:
     from speechssl.evaluation.classification.classify import Classification
@@ -23,15 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_labels(parser)
     flags.add_folds(parser)
     flags.add_subjects(parser)
-    parser.add_argument(
-        "--beside",
-        nargs="+",
-        default=(),
-        metavar="NAME=EMB",
-        help=(
-            "others on the same folds (embeddings, or the --out of a run) and the gain over"
-            " them, such as untrained=FILE mfcc=DIR"
-        ),
+    flags.add_beside(
+        parser,
+        "NAME=EMB",
+        "others on the same folds (embeddings, or the --out of a run) and the gain over them, such as"
+        " untrained=FILE mfcc=DIR",
     )
     parser.add_argument(
         "--classifier",
@@ -67,7 +62,7 @@ def _measure(args: argparse.Namespace) -> None:
         "replicates": args.replicates,
         "seed": args.seed,
     }
-    others = [_named_path(word) for word in args.beside]
+    others = flags.named_paths(args.beside)
     ids, embeddings = read_vectors(args.embeddings)
     folds = flags.read_folds(args.folds)
     measured = classify.evaluate(ids, embeddings, folds=folds, model=args.model, **options)
@@ -75,14 +70,6 @@ def _measure(args: argparse.Namespace) -> None:
         beside = measured.results.setdefault("beside", {})
         beside[name] = _compare(measured, path, options)
     classified.conclude(args, measured, subject_of, _table(measured.results))
-
-
-def _named_path(word: str) -> tuple[str, Path]:
-    """Return name and file of ``NAME=FILE``."""
-    name, _, file = word.partition("=")
-    if not name or not file:
-        raise UserError(f"--beside {word}: give NAME=FILE, such as untrained=untrained.npz")
-    return name, Path(file)
 
 
 def _compare(measured: Classification, path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
