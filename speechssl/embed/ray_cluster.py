@@ -51,13 +51,13 @@ def cluster(settings: RaySettings) -> Iterator[tuple[int, int]]:
         raise UserError("--engine ray needs Ray: pip install 'speechssl[ray]'") from None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
     if settings.address is not None:
-        _refuse_silence(settings.address)
+        refuse_silence(settings.address)
     cpus = None
     if settings.address is None and settings.workers:
         # One more than they have: tasks that hand out chunks need a core, too, or all wait.
         cpus = max(os.cpu_count() or 1, settings.workers * settings.worker_cpus + 1)
     try:
-        with _same_signal_handlers():
+        with same_signal_handlers():
             ray.init(
                 settings.address,
                 num_cpus=cpus,
@@ -78,7 +78,7 @@ def cluster(settings: RaySettings) -> Iterator[tuple[int, int]]:
         ray.shutdown()
 
 
-def _refuse_silence(address: str) -> None:
+def refuse_silence(address: str) -> None:
     """Raise UserError if nobody answers at `HOST:PORT`; Ray itself would try for minutes."""
     found = _HOST_AND_PORT.fullmatch(address)
     if found is None:
@@ -95,7 +95,7 @@ def _refuse_silence(address: str) -> None:
 
 
 @contextmanager
-def _same_signal_handlers() -> Iterator[None]:
+def same_signal_handlers() -> Iterator[None]:
     """Set the handlers of before again after the block.
 
     Ray's, of SIGTERM, would end this process by an abort with a trace of native calls.
