@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ from builders import make_model, noise
 
 from speechssl.audio import reading
 from speechssl.audio.streaming import StreamResampler, blocks
+from speechssl.data.manifest import Utterance
 from speechssl.data.vectors.files import read_vectors
-from speechssl.embed import Embedder, embed_to_file
+from speechssl.embed import Embedder, cutting, embed_to_file
+from speechssl.embed.cutting import Cutting
 from speechssl.embed.windows import window_spans
 from speechssl.errors import UserError
 from speechssl.vad.energy import EnergyDetector
@@ -192,6 +195,30 @@ def test_with_vad_only_speech_is_embedded(embedder, tmp_path) -> None:
     inside = [(1.5, 3.5), (5.0, 7.0)]
     for start, stop in zip(saved["start"], saved["stop"], strict=True):
         assert any(first - 0.1 <= start and stop <= last + 0.1 for first, last in inside)
+
+
+def test_speech_is_looked_for_in_several_recordings_at_once(tmp_path, monkeypatch) -> None:
+    utterances = []
+    for number in range(7):
+        wave = np.concatenate([1e-3 * noise(0.5, seed=number), noise(0.5 + 0.1 * number, seed=9)])
+        soundfile.write(tmp_path / f"{number}.wav", wave, RATE, subtype="FLOAT")
+        utterances.append(Utterance(f"u{number}", str(tmp_path / f"{number}.wav")))
+    utterances.insert(3, Utterance("gone", str(tmp_path / "gone.wav")))
+    alone = cutting.cut(utterances, Cutting(vad="energy"), readers=1)
+    meet = threading.Barrier(2)
+    find_speech = cutting.find_speech
+
+    def met(utterance, detector):
+        if utterance.id in ("u0", "u1"):
+            meet.wait(timeout=20)  # one thread would wait for itself
+        return find_speech(utterance, detector)
+
+    monkeypatch.setattr(cutting, "find_speech", met)
+    together = cutting.cut(utterances, Cutting(vad="energy"), readers=2)
+    assert together == alone
+    assert [one.id for one in together.utterances] == [f"u{number}" for number in range(7)]
+    assert all(one.speech for one in together.utterances)
+    assert [failure.id for failure in together.failures] == ["gone"]
 
 
 @pytest.mark.parametrize(
