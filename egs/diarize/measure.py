@@ -1,4 +1,4 @@
-"""Diarization error on conversations made of real utterances: a table over 2 to 5 speakers.
+"""Diarization error on conversations made of real utterances: a table over 1 to 5 speakers.
 
     python egs/diarize/measure.py MODEL --data DIR [--sets SET ...] [--seeds N] [--minutes M] [--vad V]
 
@@ -40,7 +40,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     for name in args.sets:
         files = speakers_of(args.data / name)
-        for speakers in (2, 3, 4, 5):
+        for speakers in (1, 2, 3, 4, 5):
             found = DiarizationError()
             given = DiarizationError()
             right = 0

@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> None:
     from speechssl.embed.gather import gather
     from speechssl.embed.sources import collect
     from speechssl.speakers import voices
+    from speechssl.speakers.comparison import SHORT
     from speechssl.speakers.model_digest import digest
     from speechssl.text import plural, printable
 
@@ -74,6 +75,12 @@ def run(args: argparse.Namespace) -> None:
     else:
         origin = "no threshold is known: calibrate the model, or give --threshold"
     told = f"{plural(len(kept), 'recording')}, {plural(len(known.names), 'voice')}; {origin}"
+    short = sum(utterance.seconds < SHORT for utterance in kept)
+    if short:
+        told += (
+            f"; {short} shorter than {SHORT:g} s, whose scores are lower, so that `unknown` means"
+            " little"
+        )
     print(printable(told), file=sys.stderr)
 
 

@@ -4,6 +4,7 @@
   neighbours estimate the within-speaker covariance, and embeddings are scaled by its inverse root:
   the within-class covariance normalisation of Hatch et al. 2006, estimated on the recording itself
   and without labels. It also makes cosines of different models comparable.
+* `variance_ratio`: whether there is more than one speaker at all.
 * `agglomerative`: average linkage on their cosines up to a threshold, which finds the number of
   speakers; `merge_small` merges clusters that are too short for a speaker into the others.
 * `kmeans`: where the number is known.
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float64]
 
 _FEWEST_PAIRS = 20  # neighbours from which a covariance is estimated
-_FLOOR = 0.3  # share of the mean variance that is added to every direction
+_FLOOR = 0.3  # share of the mean variance that is added to every direction when whitening
+_RATIO_FLOOR = 2.0  # and for the ratio of variances
 _DIRECTIONS = 20  # in which the windows of a recording differ most
 
 
@@ -54,18 +56,69 @@ def whitened(vectors: Matrix, starts: NDArray[np.float64], stops: NDArray[np.flo
     """
     if len(vectors) == 1:
         return vectors
-    centred = vectors - vectors.mean(0)
-    overlaps = starts[1:] < stops[:-1]
-    if overlaps.sum() < _FEWEST_PAIRS:
-        return unit(centred)
-    # A minute has too few windows for the covariance of all D directions.
-    left, lengths, _ = np.linalg.svd(centred, full_matrices=False)
-    reduced = (left * lengths)[:, :_DIRECTIONS]
-    steps = np.diff(reduced, axis=0)[overlaps]
-    covariance = steps.T @ steps / len(steps)
-    floor = _FLOOR * np.trace(covariance) / len(covariance)
-    values, directions = np.linalg.eigh(covariance + floor * np.eye(len(covariance)))
+    if _overlapping(starts, stops).sum() < _FEWEST_PAIRS:
+        return unit(vectors - vectors.mean(0))
+    reduced, within = _within_speaker(vectors, starts, stops, floor=_FLOOR)
+    values, directions = np.linalg.eigh(within)
     return unit(reduced @ directions / np.sqrt(np.maximum(values, 1e-12)))
+
+
+def variance_ratio(
+    vectors: Matrix, starts: NDArray[np.float64], stops: NDArray[np.float64]
+) -> float:
+    """Return how many times as much the windows of a recording vary as neighbouring ones do.
+
+    Taken along the direction in which it is largest: the first eigenvalue of linear discriminant
+    analysis, with neighbours in place of classes. One voice varies little more over minutes than
+    from one window to the next. Infinite if there are too few windows to say.
+
+    Args:
+        vectors: (N, D) of length 1, in the order of time.
+        starts: (N,) seconds.
+        stops: (N,) seconds.
+    """
+    from scipy.linalg import eigh
+
+    if len(vectors) < 2 or _overlapping(starts, stops).sum() < _FEWEST_PAIRS:
+        return np.inf
+    reduced, within = _within_speaker(vectors, starts, stops, floor=_RATIO_FLOOR)
+    if not np.trace(within) > 0:
+        return 1.0
+    total = reduced.T @ reduced / len(reduced)
+    return float(eigh(total, within, eigvals_only=True)[-1])
+
+
+def _overlapping(starts: NDArray[np.float64], stops: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which windows (N - 1,) begin before the one before them ends."""
+    earlier: NDArray[np.bool_] = starts[1:] < stops[:-1]
+    return earlier
+
+
+def _within_speaker(
+    vectors: Matrix,
+    starts: NDArray[np.float64],
+    stops: NDArray[np.float64],
+    *,
+    floor: float,
+) -> tuple[Matrix, Matrix]:
+    """Return windows (N, K) and their covariance (K, K) within a speaker.
+
+    In the K directions where they differ most. The covariance is half of that of the differences
+    between neighbours that overlap.
+
+    Args:
+        vectors: (N, D), in the order of time.
+        starts: (N,) seconds.
+        stops: (N,) seconds.
+        floor: share of the mean variance that is added to every direction.
+    """
+    # A minute has too few windows for the covariance of all D directions.
+    left, lengths, _ = np.linalg.svd(vectors - vectors.mean(0), full_matrices=False)
+    reduced = (left * lengths)[:, :_DIRECTIONS]
+    steps = np.diff(reduced, axis=0)[_overlapping(starts, stops)]
+    covariance = steps.T @ steps / (2 * len(steps))
+    added = floor * np.trace(covariance) / len(covariance)
+    return reduced, covariance + added * np.eye(len(covariance))
 
 
 def merge_small(labels: NDArray[np.int64], vectors: Matrix, min_size: float) -> NDArray[np.int64]:

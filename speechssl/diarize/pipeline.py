@@ -21,6 +21,7 @@ from speechssl.diarize.clustering import (
     kmeans,
     merge_small,
     unit,
+    variance_ratio,
     whitened,
 )
 from speechssl.diarize.resegmentation import SpeechWindows, resegment
@@ -105,7 +106,10 @@ def diarize(
         recording = Utterance(Path(path).name, os.fspath(path), channel=settings.channel)
     speech = find_speech(recording, parts.build("vad", {"name": settings.vad}))
     windows, raw = _windows(embedder, recording, speech, settings)
-    labels = cluster(windows.vectors, settings)
+    if _has_one_speaker(windows, raw, settings):
+        labels = np.zeros(len(raw), np.int64)
+    else:
+        labels = cluster(windows.vectors, settings)
     turns = resegment(windows, labels, change_penalty=settings.change_penalty)
     found = _with_vectors(turns, windows, raw)
     begin = recording.start
@@ -153,6 +157,13 @@ def diarize_each_channel(
     if not vectors:
         raise reasons[0]
     return Diarization(sorted(turns), np.concatenate(vectors), speakers, channel_of)
+
+
+def _has_one_speaker(windows: SpeechWindows, raw: Matrix, settings: DiarizeSettings) -> bool:
+    """Return whether the windows, with vectors (N, D) as the model gives them, are all of one speaker."""
+    if settings.count.least > 1:
+        return False
+    return variance_ratio(raw, windows.starts, windows.stops) < settings.one_speaker_ratio
 
 
 def cluster(vectors: Matrix, settings: DiarizeSettings) -> NDArray[np.int64]:

@@ -25,6 +25,9 @@ class DiarizeSettings:
         max_speakers: at most so many; None: 8.
         threshold: mean cosine, of whitened windows (`clustering.whitened`), below which two clusters
             are two speakers. Not used where the number is known.
+        one_speaker_ratio: a recording whose windows vary less than so many times as much as
+            neighbouring ones do (`clustering.variance_ratio`) has one speaker. Not used where there
+            must be more, or the number is known.
         min_speaker_seconds: speakers with less speech than this, or than 6 % of it where that is
             less, are merged into the others.
         change_penalty: what a change of speakers costs on the path through the frames; higher
@@ -43,6 +46,7 @@ class DiarizeSettings:
     min_speakers: int = 1
     max_speakers: int | None = None
     threshold: float = 0.0
+    one_speaker_ratio: float = 2.4
     min_speaker_seconds: float = 20.0
     change_penalty: float = 2.0
     channel: int | None = None

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from speechssl import parts
 from speechssl.audio import reading
+from speechssl.audio.pipes import Pipe
+from speechssl.audio.remotes import Remote
 from speechssl.audio.streaming import blocks
 from speechssl.data.manifest import Utterance
 from speechssl.data.vectors.format import Span
@@ -161,6 +163,19 @@ def _channels(recording: Utterance, channels: str) -> list[tuple[str, Utterance]
         return each
     channel = 1 if channels == FIRST else int(channels)
     return [(recording.id, replace(recording, channel=channel))]
+
+
+def count_mixed(recordings: Sequence[Utterance]) -> int:
+    """Return how many of some recordings have several channels; files that cannot be read have none."""
+    count = 0
+    for recording in recordings:
+        if recording.channel is not None or isinstance(recording.path, Pipe | Remote):
+            continue
+        try:
+            count += reading.info(recording.path).channels > 1
+        except UserError:
+            continue
+    return count
 
 
 def find_speech(utterance: Utterance, detector: SpeechDetector) -> list[tuple[float, float]]:

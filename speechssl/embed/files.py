@@ -17,7 +17,7 @@ from speechssl import compat
 from speechssl.audio.remotes import Remotes
 from speechssl.audio.walk import PassedOver
 from speechssl.embed.batches import Failure
-from speechssl.embed.cutting import MIX, cut
+from speechssl.embed.cutting import MIX, count_mixed, cut
 from speechssl.embed.embedder import Embedder
 from speechssl.embed.onnx import copied
 from speechssl.embed.outputs import Output, Plan, open_output
@@ -27,6 +27,8 @@ from speechssl.embed.sources import collect
 from speechssl.embed.workers import Group, refuse_unguarded_script, run_processes
 from speechssl.errors import UserError
 from speechssl.nn.products import choose_kernel
+
+_LOOKED_AT = 20  # recordings, for channels that are mixed
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Summary:
         wall_seconds: time it took, seconds.
         passed_over: number of files in the folders that are no audio.
         passed_over_list: the file that lists them, if there is one.
+        mixed: of the first recordings, how many have channels that were mixed, and of how many.
     """
 
     out: str
@@ -52,6 +55,7 @@ class Summary:
     wall_seconds: float
     passed_over: int = 0
     passed_over_list: str | None = None
+    mixed: tuple[int, int] = (0, 0)
 
     @classmethod
     def of(
@@ -97,6 +101,12 @@ class Summary:
             text += f"; {self.passed_over} other files passed over"
         if self.passed_over_list:
             text += f", listed in {self.passed_over_list}"
+        mixed, looked_at = self.mixed
+        if mixed:
+            text += (
+                f"; {mixed} of the first {looked_at} recordings have several channels, which were"
+                " mixed: --channels each embeds every one (calls with one side on each)"
+            )
         return text
 
 
@@ -164,7 +174,8 @@ def embed_to_file(
         if group.rank > 0:
             return None
         embedded, failed, audio_seconds = output.finish(plan)
-    return Summary.of(output, embedded, failed, audio_seconds, started_at, plan.passed_over)
+    summary = Summary.of(output, embedded, failed, audio_seconds, started_at, plan.passed_over)
+    return replace(summary, mixed=plan.mixed)
 
 
 def _make_plan(
@@ -183,8 +194,17 @@ def _make_plan(
     if found.failures and not settings.keep_going:
         raise UserError(f"{found.failures[0].path}: {found.failures[0].reason}")
     skipped += found.failures
+    first = recordings[: settings.every * _LOOKED_AT : settings.every]
+    mixed = count_mixed(first) if settings.channels == MIX else 0
     return Plan(
-        found.utterances, skipped, output.parts, output.folder, done, found.spans, passed_over
+        found.utterances,
+        skipped,
+        output.parts,
+        output.folder,
+        done,
+        found.spans,
+        passed_over,
+        mixed=(mixed, len(first)),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,21 +27,21 @@ def gather(
         progress: show a progress bar.
 
     Returns:
-        The N utterances that have an embedding, in the order given, the embeddings (N, D),
-        and the failures of the others.
+        The N utterances that have an embedding, in the order given and with their seconds, the
+        embeddings (N, D), and the failures of the others.
     """
     results = {}
-    for index, _seconds, result in embedder.stream(utterances, progress=progress):
-        results[index] = result
+    for index, seconds, result in embedder.stream(utterances, progress=progress):
+        results[index] = (seconds, result)
     kept = []
     vectors = []
     failed = []
     for index in sorted(results):
-        result = results[index]
+        seconds, result = results[index]
         if isinstance(result, Failure):
             failed.append(result)
         else:
-            kept.append(utterances[index])
+            kept.append(replace(utterances[index], seconds=seconds))
             vectors.append(result)
     matrix = np.stack(vectors) if vectors else np.zeros((0, embedder.dim), np.float32)
     return kept, matrix, failed

@@ -44,6 +44,7 @@ class Plan:
         done: ids of the utterances whose embeddings are there already.
         spans: id -> where it lies in its recording, for windows.
         passed_over: files in the folders that are no audio.
+        mixed: of the first recordings, how many have channels that are mixed, and of how many.
     """
 
     utterances: list[Utterance]
@@ -53,6 +54,7 @@ class Plan:
     done: set[str]
     spans: dict[str, Span]
     passed_over: list[PassedOver]
+    mixed: tuple[int, int] = (0, 0)
 
     def writer(self) -> PartialWriter | FolderShare:
         """Return what takes the embeddings of one process."""

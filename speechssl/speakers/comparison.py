@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from speechssl.audio import reading
 from speechssl.embed.embedder import Embedder
 from speechssl.embed.recordings import Source
 from speechssl.errors import UserError
@@ -22,6 +24,9 @@ NO_CALIBRATION = (
     " trials with known answers (speechssl calibrate), or give --calibration"
 )
 
+SHORT = 2.0
+"""Seconds. Scores of shorter recordings are lower, whoever speaks (README)."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -31,11 +36,13 @@ class Comparison:
         score: cosine of the embeddings.
         prior: probability, before listening, that the speaker is the same.
         calibration: what the score is judged by; None: nothing is known, and there is no verdict.
+        shortest: length of the shortest recording, seconds; None where they are not files.
     """
 
     score: float
     prior: float
     calibration: Calibration | None
+    shortest: float | None = None
 
     @property
     def threshold(self) -> float | None:
@@ -59,7 +66,7 @@ class Comparison:
     def as_json(self) -> dict[str, Any]:
         """Return score and verdict under the names of `speechssl verify --json`."""
         if self.calibration is None:
-            return {"score": self.score, "verdict": None}
+            return {"score": self.score, "verdict": None, "shortest_seconds": self.shortest}
         ratio = float(self.calibration.log_likelihood_ratio(self.score)) / math.log(10)
         return {
             "score": self.score,
@@ -69,6 +76,7 @@ class Comparison:
             "threshold": self.threshold,
             "prior": self.prior,
             "calibration": self.calibration.describe(),
+            "shortest_seconds": self.shortest,
         }
 
     def __str__(self) -> str:
@@ -85,6 +93,11 @@ class Comparison:
             f"threshold   {self.threshold:.4f} at a prior of {self.prior:g}",
             f"known from  {printable(known['calibration'])}",
         ]
+        if self.shortest is not None and self.shortest < SHORT:
+            lines.append(
+                f"short       {self.shortest:.2g} s in the shortest recording: below {SHORT:g} s scores"
+                " are lower, whoever speaks, so that `different` means little"
+            )
         return "\n".join(lines)
 
 
@@ -115,4 +128,6 @@ def verify(
     rows = unit(embedder.embed(list(recordings)))
     enrolled = unit(rows[:-1].mean(axis=0, keepdims=True))[0]
     score = float(np.clip(enrolled @ rows[-1], -1, 1))
-    return Comparison(score, prior, calibration)
+    paths = [one for one in recordings if isinstance(one, str | os.PathLike)]
+    lengths = [reading.info(path).seconds for path in paths]
+    return Comparison(score, prior, calibration, min(lengths, default=None))

@@ -21,6 +21,7 @@ from speechssl.diarize.clustering import (
     kmeans,
     merge_small,
     unit,
+    variance_ratio,
     whitened,
 )
 from speechssl.diarize.files import diarize_to_files, file_names
@@ -129,6 +130,26 @@ def test_the_number_of_voices_is_found(speakers: int, seed: int) -> None:
     vectors, who = voices_of(speakers, 40, 0.12, seed)
     assert agree(agglomerative(vectors @ vectors.T, 0.45), who)
     assert agree(kmeans(vectors, speakers, seed=0), who)
+
+
+def test_the_ratio_of_variances_is_the_first_eigenvalue_of_discriminant_analysis() -> None:
+    """By the definition, and the same in other axes and units."""
+    rng = np.random.default_rng(1)
+    vectors = rng.standard_normal((90, 6)) @ np.diag([3, 1, 1, 1, 1, 0.5])
+    vectors[45:, 0] += 8.0
+    starts = 0.75 * np.arange(90)
+    starts[60:] += 10.0  # a pause: windows 59 and 60 are no neighbours
+    stops = starts + 1.5
+    steps = np.delete(np.diff(vectors, axis=0), 59, axis=0)
+    within = steps.T @ steps / (2 * 89 - 2)
+    within += 2.0 * np.trace(within) / 6 * np.eye(6)
+    total = np.cov(vectors.T, bias=True)
+    expected = np.linalg.eigvals(np.linalg.solve(within, total)).real.max()
+    assert variance_ratio(vectors, starts, stops) == pytest.approx(expected)
+    turned = 7.0 * vectors @ np.linalg.qr(rng.standard_normal((6, 6)))[0] + 3.0
+    assert variance_ratio(turned, starts, stops) == pytest.approx(expected)
+    assert variance_ratio(np.ones((90, 6)), starts, stops) == 1.0
+    assert variance_ratio(vectors[:9], starts[:9], stops[:9]) == np.inf
 
 
 @pytest.mark.parametrize(

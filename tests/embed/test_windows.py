@@ -158,7 +158,12 @@ def test_each_channel_is_an_utterance(embedder, tmp_path) -> None:
     soundfile.write(tmp_path / "call.wav", np.stack([left, right], axis=1), RATE, subtype="FLOAT")
     soundfile.write(tmp_path / "mono.wav", left, RATE, subtype="FLOAT")
     inputs = [tmp_path / "call.wav", tmp_path / "mono.wav"]
-    embed_to_file(embedder, inputs, tmp_path / "each.npz", channels="each")
+    (tmp_path / "notes.wav").write_text("no audio")
+    mixed = embed_to_file(embedder, [*inputs, tmp_path / "notes.wav"], tmp_path / "mixed.npz")
+    assert mixed is not None
+    assert "; 1 of the first 3 recordings have several channels, which were mixed" in str(mixed)
+    each = embed_to_file(embedder, inputs, tmp_path / "each.npz", channels="each")
+    assert "mixed" not in str(each)
     ids, vectors = read_vectors(tmp_path / "each.npz")
     assert ids.tolist() == ["call.wav-ch1", "call.wav-ch2", "mono.wav"]
     expected = [embedder.embed(wave, RATE) for wave in (left, right, left)]

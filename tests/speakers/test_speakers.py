@@ -424,6 +424,30 @@ def test_two_recordings_are_compared_from_python_as_by_the_command(folder, tmp_p
     assert (mfcc.threshold, mfcc.verdict, mfcc.probability) == (None, None, None)
 
 
+def test_recordings_too_short_to_trust_are_said_to_be(folder, tmp_path, capsys):
+    """Half a second beside a second and a half; and a recording of two seconds is not short."""
+    stated = {"slope": 10.0, "offset": -5.0, "trials": 9, "targets": 3, "eer": 1.5, "source": "set"}
+    make_model(about={"calibration": stated}).save(tmp_path / "model")
+    model = str(tmp_path / "model")
+    samples, rate = soundfile.read(folder / "new" / "anna.wav", dtype="float32")
+    samples = np.tile(samples, 4)
+    whole, half = str(tmp_path / "whole.wav"), str(tmp_path / "half.wav")
+    soundfile.write(whole, samples[: 2 * rate], rate)
+    soundfile.write(half, samples[: rate // 2], rate)
+    assert main(["verify", model, whole, half]) == 0
+    assert "0.5 s in the shortest recording" in capsys.readouterr().out
+    assert main(["verify", model, whole, half, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["shortest_seconds"] == 0.5
+    assert main(["verify", model, whole, whole]) == 0
+    assert "short" not in capsys.readouterr().out
+    voices_file = str(tmp_path / "voices.safetensors")
+    assert main(["register", model, whole, "--name", "anna", "--out", voices_file]) == 0
+    capsys.readouterr()
+    assert main(["identify", model, voices_file, whole, half]) == 0
+    assert "2 recordings, 1 voice; " in (said := capsys.readouterr().err)
+    assert "; 1 shorter than 2 s" in said
+
+
 def test_a_calibration_of_other_weights_is_refused(folder, tmp_path, capsys):
     model = make_model()
     model.save(tmp_path / "model")

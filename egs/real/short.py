@@ -1,0 +1,94 @@
+"""How far short recordings can be trusted: error rates with one side of each trial cut to its beginning.
+
+    python egs/real/short.py MODEL DIRECTORY ... [--seconds S ...] [--threshold SCORE]
+
+A DIRECTORY is a Kaldi directory with `trials`. For each length: EER %, and at the threshold (of the
+model's calibration, if none is given) the pairs of one speaker that are rejected and those of two
+that are accepted, %. The first recording of a trial is whole, the second is cut.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import speechssl
+from speechssl.data.manifest import Utterance, read_manifest
+from speechssl.data.trials import read_trials
+from speechssl.embed.embedder import Embedder
+from speechssl.embed.gather import gather
+from speechssl.evaluation.verification.scoring import unit
+from speechssl.metrics.verification import eer
+from speechssl.speakers import calibration
+
+SECONDS = (0.3, 0.5, 1.0, 1.5, 2.0, 3.0, math.inf)
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("model")
+    parser.add_argument("directories", nargs="+", type=Path, metavar="DIRECTORY")
+    parser.add_argument("--seconds", nargs="+", type=float, default=list(SECONDS))
+    parser.add_argument("--threshold", type=float)
+    args = parser.parse_args()
+    embedder = speechssl.load(args.model)
+    threshold = args.threshold
+    if threshold is None:
+        known = calibration.of_model(args.model, embedder.model)
+        threshold = math.nan if known is None else known.threshold(0.5)
+    print("| set | seconds | EER % | one speaker rejected % | two accepted % |")
+    print("|---|---|---|---|---|")
+    for directory in args.directories:
+        utterances = read_manifest(directory).utterances
+        whole = embedded(embedder, utterances)
+        for seconds in args.seconds:
+            cut = embedded(embedder, [beginning(one, seconds) for one in utterances])
+            scores, target = scored(directory / "trials", whole, cut)
+            rejected = np.mean(scores[target] < threshold)
+            accepted = np.mean(scores[~target] >= threshold)
+            rates = [eer(scores, target), 100 * rejected, 100 * accepted]
+            cells = " | ".join(f"{rate:.1f}" for rate in rates)
+            print(f"| {directory.name} | {seconds:g} | {cells} |", flush=True)
+
+
+def beginning(utterance: Utterance, seconds: float) -> Utterance:
+    """Return the first seconds of an utterance, or all of a shorter one."""
+    if utterance.seconds <= seconds:
+        return utterance
+    return replace(utterance, stop=utterance.start + seconds, seconds=seconds)
+
+
+def embedded(
+    embedder: Embedder, utterances: Sequence[Utterance]
+) -> dict[str, NDArray[np.floating]]:
+    """Return id -> embedding of length 1 of those that can be embedded."""
+    kept, matrix, _ = gather(embedder, utterances)
+    return dict(zip([one.id for one in kept], unit(matrix), strict=True))
+
+
+def scored(
+    trials: Path, first: dict[str, NDArray[np.floating]], second: dict[str, NDArray[np.floating]]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the cosines (N,) of the trials whose two sides have an embedding, and which are targets."""
+    listed = read_trials(trials)
+    pairs = list(zip(listed.enrol.tolist(), listed.test.tolist(), strict=True))
+    known = np.array([enrol in first and test in second for enrol, test in pairs], bool)
+    scores = [
+        float(first[enrol] @ second[test])
+        for (enrol, test), is_known in zip(pairs, known, strict=True)
+        if is_known
+    ]
+    return np.array(scores), listed.target[known]
+
+
+if __name__ == "__main__":
+    main()
