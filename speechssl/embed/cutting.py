@@ -110,7 +110,8 @@ def cut(recordings: Sequence[Utterance], how: Cutting, readers: int | None = Non
         known.append((name, replace(utterance, seconds=seconds or utterance.seconds)))
     speech: Iterable[list[tuple[float, float]] | Failure | None] = [None] * len(known)
     if how.vad is not None:
-        speech = _speech_of([utterance for _, utterance in known], how.vad, readers or 2)
+        looked = speech_of((utterance for _, utterance in known), how.vad, readers or 2)
+        speech = counted(looked, len(known), "find speech", "recordings")
     for (name, utterance), spans in zip(known, speech, strict=True):
         if isinstance(spans, Failure):
             result.failures.append(spans)
@@ -119,8 +120,8 @@ def cut(recordings: Sequence[Utterance], how: Cutting, readers: int | None = Non
     return result
 
 
-def _speech_of(
-    utterances: Sequence[Utterance], vad: str, readers: int
+def speech_of(
+    utterances: Iterable[Utterance], vad: str, readers: int, ahead: int = 64
 ) -> Iterator[list[tuple[float, float]] | Failure]:
     """Yield the spans of speech of each utterance, or why there are none; threads are ahead.
 
@@ -129,6 +130,7 @@ def _speech_of(
         vad: which part of `vad/` finds the speech. Each thread has one of its own: a network has
             a state.
         readers: threads.
+        ahead: utterances that they are ahead at most.
     """
     here = threading.local()
 
@@ -140,12 +142,9 @@ def _speech_of(
         except UserError as error:
             return Failure.of(utterance, str(error))
 
-    parts.build(
-        "vad", {"name": vad}
-    )  # what cannot be built is one error, not one for each recording
-    yield from counted(
-        map_ahead(spans_of, utterances, readers), len(utterances), "find speech", "recordings"
-    )
+    # What cannot be built is one error, not one for each recording.
+    parts.build("vad", {"name": vad})
+    yield from map_ahead(spans_of, utterances, readers, ahead)
 
 
 def _channels(recording: Utterance, channels: str) -> list[tuple[str, Utterance]]:
