@@ -3,8 +3,8 @@
     python egs/real/short.py MODEL DIRECTORY ... [--seconds S ...] [--threshold SCORE]
 
 A DIRECTORY is a Kaldi directory with `trials`. For each length: EER %, and at the threshold (of the
-model's calibration, if none is given) the pairs of one speaker that are rejected and those of two
-that are accepted, %. The first recording of a trial is whole, the second is cut.
+model's calibration at that length, if none is given) the pairs of one speaker that are rejected and
+those of two that are accepted, %. The first recording of a trial is whole, the second is cut.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from speechssl.evaluation.verification.scoring import unit
 from speechssl.metrics.verification import eer
 from speechssl.speakers import calibration
 
+Vector = NDArray[np.floating]
+
 SECONDS = (0.3, 0.5, 1.0, 1.5, 2.0, 3.0, math.inf)
 
 
@@ -41,10 +43,9 @@ def main() -> None:
     parser.add_argument("--threshold", type=float)
     args = parser.parse_args()
     embedder = speechssl.load(args.model)
-    threshold = args.threshold
-    if threshold is None:
-        known = calibration.of_model(args.model, embedder.model)
-        threshold = math.nan if known is None else known.threshold(0.5)
+    known = calibration.of_model(args.model, embedder.model)
+    if known is None and args.threshold is None:
+        parser.error("the model has no calibration; give --threshold")
     print("| set | seconds | EER % | one speaker rejected % | two accepted % |")
     print("|---|---|---|---|---|")
     for directory in args.directories:
@@ -52,9 +53,13 @@ def main() -> None:
         whole = embedded(embedder, utterances)
         for seconds in args.seconds:
             cut = embedded(embedder, [beginning(one, seconds) for one in utterances])
-            scores, target = scored(directory / "trials", whole, cut)
-            rejected = np.mean(scores[target] < threshold)
-            accepted = np.mean(scores[~target] >= threshold)
+            scores, target, lengths = scored(directory / "trials", whole, cut)
+            if args.threshold is not None:
+                is_accepted = scores >= args.threshold
+            else:
+                is_accepted = known.log_likelihood_ratio(scores, lengths) >= 0
+            rejected = np.mean(~is_accepted[target])
+            accepted = np.mean(is_accepted[~target])
             rates = [eer(scores, target), 100 * rejected, 100 * accepted]
             cells = " | ".join(f"{rate:.1f}" for rate in rates)
             print(f"| {directory.name} | {seconds:g} | {cells} |", flush=True)
@@ -69,25 +74,28 @@ def beginning(utterance: Utterance, seconds: float) -> Utterance:
 
 def embedded(
     embedder: Embedder, utterances: Sequence[Utterance]
-) -> dict[str, NDArray[np.floating]]:
-    """Return id -> embedding of length 1 of those that can be embedded."""
+) -> dict[str, tuple[Vector, float]]:
+    """Return id -> embedding of length 1, and seconds, of those that can be embedded."""
     kept, matrix, _ = gather(embedder, utterances)
-    return dict(zip([one.id for one in kept], unit(matrix), strict=True))
+    rows = zip(unit(matrix), [one.seconds for one in kept], strict=True)
+    return dict(zip([one.id for one in kept], rows, strict=True))
 
 
 def scored(
-    trials: Path, first: dict[str, NDArray[np.floating]], second: dict[str, NDArray[np.floating]]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return the cosines (N,) of the trials whose two sides have an embedding, and which are targets."""
+    trials: Path, first: dict[str, tuple[Vector, float]], second: dict[str, tuple[Vector, float]]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
+    """Return the trials whose two sides have an embedding: cosines, targets, shorter sides (N,)."""
     listed = read_trials(trials)
     pairs = list(zip(listed.enrol.tolist(), listed.test.tolist(), strict=True))
-    known = np.array([enrol in first and test in second for enrol, test in pairs], bool)
-    scores = [
-        float(first[enrol] @ second[test])
-        for (enrol, test), is_known in zip(pairs, known, strict=True)
-        if is_known
-    ]
-    return np.array(scores), listed.target[known]
+    is_known = np.array([enrol in first and test in second for enrol, test in pairs], bool)
+    scores = []
+    lengths = []
+    for enrol, test in (pair for pair, known in zip(pairs, is_known, strict=True) if known):
+        one, one_length = first[enrol]
+        other, other_length = second[test]
+        scores.append(float(one @ other))
+        lengths.append(min(one_length, other_length))
+    return np.array(scores), listed.target[is_known], np.array(lengths)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 # DIR (default: $SPEECHSSL_DATA) holds the folders that egs/real/README.md describes. Only sets whose licence lets
 # weights be published train it, no label does. key=value goes to the training (egs/real/run.sh).
 # Stages: 1 prepare, train, fit, shift, embed, evaluate and report (egs/real/run.sh); 2 pack in half precision;
-# 3 calibrate: the threshold, on the two sets that chose the recipe. About 20 minutes of one core for the training.
+# 3 calibrate: the threshold at each length, on the two sets that chose the recipe. About 20 minutes of one core for the training.
 set -euo pipefail
 # shellcheck source=egs/options.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../../egs/options.sh"
@@ -28,13 +28,18 @@ fi
 if wanted 3; then
     chosen=()
     : >"$exp/calibration-trials"
+    : >"$exp/calibration-utt2dur"
     for set in arabic_commands alphanumeric_eval; do
         [[ -d $exp/data/$set ]] || continue
-        chosen+=("$exp/data/$set")
+        # Cut to lengths drawn by lot: short recordings score lower.
+        python egs/real/beginnings.py "$exp/data/$set" "$exp/beginnings/$set"
+        chosen+=("$exp/beginnings/$set")
         cat "$exp/data/$set/trials" >>"$exp/calibration-trials"
+        cat "$exp/beginnings/$set/utt2dur" >>"$exp/calibration-utt2dur"
     done
     ((${#chosen[@]})) || refuse "$exp/data holds none of the two sets; run stage 1"
     run 3 embed-chosen speechssl embed "$out" "${chosen[@]}" --out "$exp/chosen.npz"
-    run 3 calibrate speechssl calibrate "$out" "$exp/chosen.npz" --trials "$exp/calibration-trials"
+    run 3 calibrate speechssl calibrate "$out" "$exp/chosen.npz" --trials "$exp/calibration-trials" \
+        --durations "$exp/calibration-utt2dur"
 fi
 echo "model: $out" >&2

@@ -7,10 +7,15 @@ find it.
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from speechssl.cli import flags, scoring
+
+if TYPE_CHECKING:
+    from speechssl.data.trials import Trials
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_model_or_name(parser)
     flags.add_embeddings(parser)
     scoring.add_trials(parser, required=True)
+    parser.add_argument(
+        "--durations",
+        type=Path,
+        metavar="UTT2DUR",
+        help="seconds of the utterances, as utt2dur of a Kaldi directory: the threshold then falls with"
+        " the length of the shorter side; give trials of short and of long ones",
+    )
     parser.add_argument(
         "--prior",
         type=flags.probability,
@@ -56,9 +68,41 @@ def run(args: argparse.Namespace) -> None:
     model = load_model(args.model, allow_code=tuple(args.allow_code))
     measured = verify(args.embeddings, read_trials(args.trials), replicates=0)
     source = f"{args.trials} with {args.embeddings}"
-    found = calibration.fit(measured.scores, measured.trials.target, source, args.prior)
+    seconds = None if args.durations is None else _shorter_sides(measured.trials, args.durations)
+    found = calibration.fit(
+        measured.scores, measured.trials.target, source, args.prior, seconds=seconds
+    )
     found = replace(found, model=digest(model))
     out = args.out or folder.path / calibration.FILE
     found.write(out)
-    print(f"threshold {found.threshold(0.5):.4f} at equal priors; {found.describe()}")
+    told = f"threshold {found.threshold(0.5):.4f} at equal priors"
+    if seconds is not None:
+        others = ", ".join(f"{found.threshold(0.5, s):.4f} for {s:g} s" for s in (0.5, 1, 10))
+        told += f" for {calibration.ASSUMED:g} s on the shorter side ({others})"
+    print(f"{told}; {found.describe()}")
     print(f"written to {out}")
+
+
+def _shorter_sides(trials: Trials, durations: Path) -> list[float]:
+    """Return the seconds of the shorter side of each trial.
+
+    Raises:
+        UserError: the table cannot be read, has no line of an utterance, or one that is no length.
+    """
+    from speechssl.data.kaldi import read_mapping
+    from speechssl.errors import UserError
+
+    remedy = "give the utt2dur of the utterances that the trials name"
+    seconds = {}
+    for name, text in read_mapping(durations).items():
+        try:
+            seconds[name] = float(text)
+        except ValueError:
+            seconds[name] = math.nan
+        if not 0 < seconds[name] < math.inf:
+            raise UserError(f"{durations}: {name} {text[:40]!r} is no length in seconds; {remedy}")
+    missing = trials.unknown(seconds)
+    if missing:
+        raise UserError(f"{durations}: has no length of {missing[0]!r}; {remedy}")
+    pairs = zip(trials.enrol.tolist(), trials.test.tolist(), strict=True)
+    return [min(seconds[enrol], seconds[test]) for enrol, test in pairs]

@@ -152,6 +152,7 @@ def _names_of(path: Path, model: str, embedder: Embedder) -> Callable[[Diarizati
     Raises:
         UserError: the file is of another model, or no threshold is known.
     """
+    from speechssl.diarize.turns import seconds_of
     from speechssl.errors import UserError
     from speechssl.speakers import calibration, voices
     from speechssl.speakers.model_digest import digest
@@ -165,7 +166,9 @@ def _names_of(path: Path, model: str, embedder: Embedder) -> Callable[[Diarizati
         )
 
     def named(found: Diarization) -> Diarization:
-        answers = known.identify(found.vectors, threshold)
+        heard = seconds_of(found.turns)
+        seconds = [heard[speaker] for speaker in found.speakers]
+        answers = known.identify(found.vectors, threshold, seconds=seconds)
         names = {}
         for speaker, answer in zip(found.speakers, answers, strict=True):
             if answer.voice != voices.UNKNOWN:

@@ -64,7 +64,13 @@ def run(args: argparse.Namespace) -> None:
     calibration = flags.read_calibration(args, embedder.model) or known.self_calibration()
     utterances, failed = collect(args.inputs)
     kept, matrix, unreadable = gather(embedder, utterances)
-    answers = known.identify(matrix, calibration, prior=args.prior, threshold=args.threshold)
+    answers = known.identify(
+        matrix,
+        calibration,
+        prior=args.prior,
+        threshold=args.threshold,
+        seconds=[utterance.seconds for utterance in kept],
+    )
     write_lines(args.out, lambda: _lines(kept, answers, cell_text(args.out)))
     for failure in [*failed, *unreadable]:
         print(printable(f"left out {failure.path}: {failure.reason}"), file=sys.stderr)
@@ -76,7 +82,8 @@ def run(args: argparse.Namespace) -> None:
         origin = "no threshold is known: calibrate the model, or give --threshold"
     told = f"{plural(len(kept), 'recording')}, {plural(len(known.names), 'voice')}; {origin}"
     short = sum(utterance.seconds < SHORT for utterance in kept)
-    if short:
+    is_length_known = args.threshold is None and calibration and calibration.duration_slope
+    if short and not is_length_known:
         told += (
             f"; {short} shorter than {SHORT:g} s, whose scores are lower, so that `unknown` means"
             " little"

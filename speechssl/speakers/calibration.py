@@ -1,9 +1,13 @@
 """Calibration: from the cosine of two embeddings to a likelihood ratio, and a threshold at a prior.
 
 A score s becomes the natural-log likelihood ratio slope * s + offset, fitted by logistic regression
-on trials whose answers are known (`evaluation.verification.scoring.fit_calibration`; Brummer and du
+on trials whose answers are known (`evaluation.verification.scoring.fit_log_likelihood_ratio`; Brummer and du
 Preez 2006). At the prior p of the same speaker, "same" is the better guess where the ratio exceeds
 (1 - p) / p: the threshold is the score at which both are equal.
+
+Short recordings score lower, whoever speaks. Where the lengths of the trials were given to the fit,
+the ratio has a term in the logarithm of the shorter side's length, a quality measure in the words of
+Thienpondt et al. 2021 ("The IDLab VoxSRC-20 submission"), so that the threshold falls with it.
 
 It is written as ``calibration.json`` beside the model's weights, which says which trials it is from.
 The file may be somebody else's: numbers are checked, and nothing else of it is used.
@@ -13,17 +17,17 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from speechssl import foreign_json, metrics
 from speechssl.data.trials import read_trials
 from speechssl.errors import UserError, writing
-from speechssl.evaluation.verification.scoring import fit_calibration
+from speechssl.evaluation.verification.scoring import fit_log_likelihood_ratio
 from speechssl.files import model_folder, write_text
 from speechssl.model import Model
 from speechssl.speakers.model_digest import digest
@@ -31,7 +35,10 @@ from speechssl.speakers.model_digest import digest
 FILE = "calibration.json"
 """Its name in a model folder."""
 
-_LARGEST = 1e6  # of slope and offset: what is larger is no calibration of cosines
+_LARGEST = 1e6  # of slopes and offset: what is larger is no calibration of cosines
+_SHORTEST, _LONGEST = 0.25, 10.0  # seconds between which the length of a recording counts
+ASSUMED = 3.0
+"""Seconds of a recording whose length is not known."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +50,11 @@ class Calibration:
         offset: of the natural-log likelihood ratio.
         trials: how many it was fitted on.
         targets: how many of them are of one speaker.
-        eer: equal error rate of these trials, percent.
+        eer: equal error rate of these trials by the ratio, percent.
         source: description of the trials, shown to users.
         model: digest of the model whose scores these are (`model_digest.digest`); "": not known.
+        duration_slope: of the logarithm of the shorter side's length over `ASSUMED`; 0: length does
+            not count.
     """
 
     slope: float
@@ -55,19 +64,48 @@ class Calibration:
     eer: float
     source: str
     model: str = ""
+    duration_slope: float = 0.0
 
-    def log_likelihood_ratio(self, scores: ArrayLike) -> np.ndarray:
-        """Return natural-log likelihood ratios (T,) of scores (T,)."""
-        return self.slope * np.asarray(scores, np.float64) + self.offset
+    def log_likelihood_ratio(
+        self, scores: ArrayLike, seconds: ArrayLike | None = None
+    ) -> NDArray[np.float64]:
+        """Return natural-log likelihood ratios (T,).
 
-    def probability(self, score: float, prior: float) -> float:
-        """Return the probability that a score is of one speaker, where the prior is `prior`."""
-        odds = self.slope * score + self.offset + math.log(prior / (1 - prior))
+        Args:
+            scores: (T,).
+            seconds: (T,) or one number, the length of the shorter side; None: `ASSUMED`.
+        """
+        ratios: NDArray[np.float64] = self.slope * np.asarray(scores, np.float64) + self.offset
+        return ratios + self._of_length(seconds)
+
+    def probability(self, score: float, prior: float, seconds: float | None = None) -> float:
+        """Return the probability that a score is of one speaker.
+
+        Args:
+            score: cosine.
+            prior: probability before listening.
+            seconds: length of the shorter side; None: `ASSUMED`.
+        """
+        ratio = float(self.log_likelihood_ratio(score, seconds))
+        odds = ratio + math.log(prior / (1 - prior))
         return 0.5 * (1 + math.tanh(odds / 2))
 
-    def threshold(self, prior: float) -> float:
-        """Return the score above which "same speaker" is the better guess at a prior."""
-        return (math.log((1 - prior) / prior) - self.offset) / self.slope
+    def threshold(self, prior: float, seconds: float | None = None) -> float:
+        """Return the score above which "same speaker" is the better guess.
+
+        Args:
+            prior: probability, before listening, that the speaker is the same.
+            seconds: length of the shorter side; None: `ASSUMED`.
+        """
+        offset = self.offset + float(self._of_length(seconds))
+        return (math.log((1 - prior) / prior) - offset) / self.slope
+
+    def _of_length(self, seconds: ArrayLike | None) -> NDArray[np.float64]:
+        """Return what the length of the shorter side adds to the ratio."""
+        if seconds is None or not self.duration_slope:
+            return np.zeros(())
+        added: NDArray[np.float64] = self.duration_slope * _log_length(seconds)
+        return added
 
     def describe(self) -> str:
         """Return where it is from, on one line."""
@@ -80,27 +118,49 @@ class Calibration:
             write_text(path, json.dumps(asdict(self), indent=2) + "\n")
 
 
-def fit(scores: ArrayLike, target: ArrayLike, source: str, prior: float = 0.05) -> Calibration:
+def _log_length(seconds: ArrayLike) -> NDArray[np.float64]:
+    """Return the logarithm of lengths over `ASSUMED`, within the bounds where a length counts."""
+    bounded = np.clip(np.asarray(seconds, np.float64), _SHORTEST, _LONGEST)
+    logarithms: NDArray[np.float64] = np.log(bounded / ASSUMED)
+    return logarithms
+
+
+def fit(
+    scores: ArrayLike,
+    target: ArrayLike,
+    source: str,
+    prior: float = 0.05,
+    *,
+    seconds: ArrayLike | None = None,
+) -> Calibration:
     """Fit a calibration.
 
     Args:
         scores: (T,) of trials that are not the ones to be decided.
         target: (T,) true for the same speaker.
         source: description of the trials, shown to users.
-        prior: at which errors of the fit count, as in `fit_calibration`.
+        prior: at which errors of the fit count, as in `fit_log_likelihood_ratio`.
+        seconds: (T,) length of the shorter side of each trial; None: length does not count.
 
     Raises:
         UserError: targets or non-targets are missing, or targets do not score higher.
     """
     target = np.asarray(target, bool)
-    slope, offset = fit_calibration(scores, target, prior)
+    measures = [np.asarray(scores, np.float64)]
+    if seconds is not None:
+        measures.append(_log_length(seconds))
+    slopes, offset = fit_log_likelihood_ratio(np.stack(measures, axis=1), target, prior)
+    slope = float(slopes[0])
     if not slope > 0:
         raise UserError(
             f"{source}: trials of one speaker do not score above the others; these scores decide"
             " nothing (are the answers the right way round?)"
         )
-    eer = metrics.eer(scores, target)
-    return Calibration(slope, offset, len(target), int(target.sum()), eer, source)
+    found = Calibration(slope, offset, len(target), int(target.sum()), math.nan, source)
+    if seconds is not None:
+        found = replace(found, duration_slope=float(slopes[1]))
+    ratios = found.log_likelihood_ratio(scores, seconds)
+    return replace(found, eer=metrics.eer(ratios, target))
 
 
 def from_scores(scores_file: Path, trials_file: Path, prior: float = 0.05) -> Calibration:
@@ -169,22 +229,22 @@ def of_model(folder: str | Path, model: Model) -> Calibration | None:
 def _checked(written: Any, path: Path) -> Calibration:
     """Return the calibration in a mapping that somebody else may have written."""
     with foreign_json.damage(path, "calibrate again (`speechssl calibrate`)"):
-        for key in ("slope", "offset", "eer"):
-            value = written[key]
+        numbers = {"duration_slope": 0.0}  # files from before lengths counted have none
+        for key in ("slope", "offset", "eer", "duration_slope"):
+            value = written[key] if key in written else numbers[key]
             if not foreign_json.is_number(value) or not abs(value) < _LARGEST:
                 raise ValueError(f"{key} is {str(value)[:40]}")
-        if not written["slope"] > 0:
-            raise ValueError(f"slope is {written['slope']}, not above 0")
+            numbers[key] = float(value)
+        if not numbers["slope"] > 0:
+            raise ValueError(f"slope is {numbers['slope']}, not above 0")
         trials = written["trials"]
         targets = written["targets"]
         if not (isinstance(trials, int) and isinstance(targets, int)):
             raise ValueError("trials and targets are no whole numbers")
         return Calibration(
-            slope=float(written["slope"]),
-            offset=float(written["offset"]),
+            **numbers,
             trials=trials,
             targets=targets,
-            eer=float(written["eer"]),
             source=str(written.get("source", "not known"))[:300],
             model=str(written.get("model", "")),
         )

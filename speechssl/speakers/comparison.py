@@ -25,7 +25,8 @@ NO_CALIBRATION = (
 )
 
 SHORT = 2.0
-"""Seconds. Scores of shorter recordings are lower, whoever speaks (README)."""
+"""Seconds. Scores of shorter recordings are lower, whoever speaks (README); a calibration may know by how
+much."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +37,21 @@ class Comparison:
         score: cosine of the embeddings.
         prior: probability, before listening, that the speaker is the same.
         calibration: what the score is judged by; None: nothing is known, and there is no verdict.
-        shortest: length of the shortest recording, seconds; None where they are not files.
+        seconds: length of the shorter side: of all that is enrolled, or of the other recording; None
+            where they are not files.
     """
 
     score: float
     prior: float
     calibration: Calibration | None
-    shortest: float | None = None
+    seconds: float | None = None
 
     @property
     def threshold(self) -> float | None:
         """Score above which "same speaker" is the better guess."""
-        return None if self.calibration is None else self.calibration.threshold(self.prior)
+        if self.calibration is None:
+            return None
+        return self.calibration.threshold(self.prior, self.seconds)
 
     @property
     def verdict(self) -> str | None:
@@ -61,13 +65,14 @@ class Comparison:
         """Probability that the speaker is the same."""
         if self.calibration is None:
             return None
-        return self.calibration.probability(self.score, self.prior)
+        return self.calibration.probability(self.score, self.prior, self.seconds)
 
     def as_json(self) -> dict[str, Any]:
         """Return score and verdict under the names of `speechssl verify --json`."""
         if self.calibration is None:
-            return {"score": self.score, "verdict": None, "shortest_seconds": self.shortest}
-        ratio = float(self.calibration.log_likelihood_ratio(self.score)) / math.log(10)
+            return {"score": self.score, "verdict": None, "seconds": self.seconds}
+        natural = self.calibration.log_likelihood_ratio(self.score, self.seconds)
+        ratio = float(natural) / math.log(10)
         return {
             "score": self.score,
             "verdict": self.verdict,
@@ -76,7 +81,7 @@ class Comparison:
             "threshold": self.threshold,
             "prior": self.prior,
             "calibration": self.calibration.describe(),
-            "shortest_seconds": self.shortest,
+            "seconds": self.seconds,
         }
 
     def __str__(self) -> str:
@@ -90,15 +95,21 @@ class Comparison:
         lines += [
             f"verdict     {self.verdict} speaker   (probability {self.probability:.3f} that it is the"
             f" same; likelihood ratio 10^{ratio:.1f})",
-            f"threshold   {self.threshold:.4f} at a prior of {self.prior:g}",
+            f"threshold   {self.threshold:.4f} at a prior of {self.prior:g}{self._for_this_length()}",
             f"known from  {printable(known['calibration'])}",
         ]
-        if self.shortest is not None and self.shortest < SHORT:
+        is_short = self.seconds is not None and self.seconds < SHORT
+        if is_short and not self.calibration.duration_slope:
             lines.append(
-                f"short       {self.shortest:.2g} s in the shortest recording: below {SHORT:g} s scores"
-                " are lower, whoever speaks, so that `different` means little"
+                f"short       {self.seconds:.2g} s on the shorter side: below {SHORT:g} s scores are"
+                " lower, whoever speaks, so that `different` means little"
             )
         return "\n".join(lines)
+
+    def _for_this_length(self) -> str:
+        if self.seconds is None or self.calibration is None or not self.calibration.duration_slope:
+            return ""
+        return f", for {self.seconds:.2g} s on the shorter side"
 
 
 def verify(
@@ -128,6 +139,14 @@ def verify(
     rows = unit(embedder.embed(list(recordings)))
     enrolled = unit(rows[:-1].mean(axis=0, keepdims=True))[0]
     score = float(np.clip(enrolled @ rows[-1], -1, 1))
-    paths = [one for one in recordings if isinstance(one, str | os.PathLike)]
-    lengths = [reading.info(path).seconds for path in paths]
-    return Comparison(score, prior, calibration, min(lengths, default=None))
+    return Comparison(score, prior, calibration, _shorter_side(recordings))
+
+
+def _shorter_side(recordings: Sequence[Source]) -> float | None:
+    """Return the seconds of the shorter side, or None where a recording is no file."""
+    lengths = []
+    for recording in recordings:
+        if not isinstance(recording, str | os.PathLike):
+            return None
+        lengths.append(reading.info(recording).seconds)
+    return min(sum(lengths[:-1]), lengths[-1])

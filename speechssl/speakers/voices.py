@@ -99,6 +99,7 @@ class Voices:
         *,
         prior: float = 0.5,
         threshold: float | None = None,
+        seconds: Sequence[float] | None = None,
     ) -> list[Answer]:
         """Return who speaks in each of B recordings, given their embeddings (B, D).
 
@@ -107,11 +108,13 @@ class Voices:
             calibration: what a score means; used unless there is a threshold.
             prior: probability that a recording is of a known voice at all.
             threshold: lowest score at which the nearest voice is the answer.
+            seconds: (B,) lengths of the recordings, for a calibration in which length counts.
         """
+        lengths = [None] * len(embeddings) if seconds is None else list(seconds)
         blocks = range(0, len(embeddings), _RECORDINGS_AT_ONCE)
         parts = (self.scores(embeddings[at : at + _RECORDINGS_AT_ONCE]) for at in blocks)
         answers = []
-        for row in itertools.chain.from_iterable(parts):
+        for row, length in zip(itertools.chain.from_iterable(parts), lengths, strict=True):
             best = int(row.argmax())
             nearest = self.names[best]
             score = float(row[best])
@@ -119,17 +122,22 @@ class Voices:
             if threshold is not None:
                 voice = nearest if score >= threshold else UNKNOWN
             elif calibration is not None:
-                voice, probability = self._posterior(row, calibration, prior)
+                voice, probability = self._posterior(row, calibration, prior, length)
             else:
                 voice = UNDECIDED
             answers.append(Answer(voice, nearest, score, probability))
         return answers
 
     def _posterior(
-        self, scores: NDArray[np.float32], calibration: Calibration, prior: float
+        self,
+        scores: NDArray[np.float32],
+        calibration: Calibration,
+        prior: float,
+        seconds: float | None,
     ) -> tuple[str, float]:
         """Return the likeliest of all voices and `UNKNOWN`, and its probability."""
-        log_odds = calibration.log_likelihood_ratio(scores) + np.log(prior / len(scores))
+        ratios = calibration.log_likelihood_ratio(scores, seconds)
+        log_odds = ratios + np.log(prior / len(scores))
         logits = np.append(log_odds, np.log(1 - prior))
         weights = np.exp(logits - logits.max())
         best = int(weights.argmax())

@@ -18,6 +18,7 @@ from speechssl.sweep.grid import PlannedRun
 from speechssl.sweep.measures import needs_labels
 from speechssl.text import markdown, tsv_cell
 
+MOST_COLUMNS = 12  # of the tables for people
 MOST_SETTINGS_PAIRED = 50
 """With more settings than these, differences are from the reference alone."""
 
@@ -84,6 +85,16 @@ def paired_difference(
     quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, summary.count - 1))
     half = quantile * summary.deviation / math.sqrt(summary.count)
     return Difference(summary.count, summary.mean, summary.mean - half, summary.mean + half)
+
+
+def first_of_each_list(measures: Sequence[str]) -> list[str]:
+    """Return the measures without those of a list (`LIST/eer`, `LIST/min_dcf_0.01`) that has one already."""
+    lists = [measure.rpartition("/")[0] for measure in measures]
+    return [
+        measure
+        for number, measure in enumerate(measures)
+        if not lists[number] or lists[number] not in lists[:number]
+    ]
 
 
 class Table:
@@ -177,26 +188,32 @@ class Table:
         return _tsv(lines)
 
     def markdown(self, remarks: Sequence[str] = ()) -> str:
-        """Return the tables of means and of differences, for people."""
+        """Return the tables of means and of differences, for people.
+
+        Where there are very many measures, only the first of each evaluated list is shown.
+        """
+        shown = self.measures
+        if len(shown) > MOST_COLUMNS:
+            shown = first_of_each_list(shown)
         means = []
         differences = []
         for setting in self.settings:
-            summaries = [self.summary(setting, measure) for measure in self.measures]
+            summaries = [self.summary(setting, measure) for measure in shown]
             count = max((summary.count for summary in summaries), default=0)
             means.append([setting, str(count), *map(_mean, summaries)])
             if setting != self.reference:
-                row = [
-                    self.difference(setting, self.reference, measure) for measure in self.measures
-                ]
+                row = [self.difference(setting, self.reference, measure) for measure in shown]
                 differences.append([setting, *map(_interval, row)])
         paragraphs = ["Mean ± standard deviation over seeds:"]
-        paragraphs.append(markdown_table(["setting", "runs", *self.measures], means))
+        paragraphs.append(markdown_table(["setting", "runs", *shown], means))
         if differences:
             paragraphs += [
                 f"Difference from {markdown(self.reference)}, paired by seed, with its 95 % interval"
                 " (Student's t; one pair has none; each comparison by itself):",
-                markdown_table(["setting", *self.measures], differences),
+                markdown_table(["setting", *shown], differences),
             ]
+        if len(shown) < len(self.measures):
+            paragraphs.append("Other measures of the lists are in sweep.tsv and differences.tsv.")
         return "\n\n".join([*paragraphs, *map(markdown, remarks)])
 
 

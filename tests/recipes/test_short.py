@@ -1,4 +1,4 @@
-"""egs/real/short.py: what is left when one side of each trial is cut."""
+"""egs/real/short.py and beginnings.py: what is left when recordings are cut."""
 
 from __future__ import annotations
 
@@ -6,19 +6,29 @@ import importlib.util
 import math
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from builders import write_audio
 
 import speechssl
+from speechssl.data.manifest import read_manifest
 from speechssl.evaluation.verification.scoring import unit
 
-SCRIPT = Path(__file__).parents[2] / "egs" / "real" / "short.py"
-SPEC = importlib.util.spec_from_file_location("short", SCRIPT)
-assert SPEC is not None and SPEC.loader is not None
-short = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(short)
+FOLDER = Path(__file__).parents[2] / "egs" / "real"
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+short = script("short")
+beginnings = script("beginnings")
 
 
 def test_only_the_second_side_is_cut(tmp_path, monkeypatch, capsys):
@@ -56,3 +66,26 @@ def test_a_shorter_recording_is_left_as_it_is():
     one = speechssl.data.manifest.Utterance("a", "a.wav", start=1.0, stop=2.0, seconds=1.0)
     assert short.beginning(one, 3.0) is one and short.beginning(one, math.inf) is one
     assert short.beginning(one, 0.25).stop == 1.25
+
+
+def test_beginnings_are_utterances_of_the_same_names(tmp_path, monkeypatch):
+    """Of two segments of one file and another file; shorter ones are left whole."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name, seconds in (("long", 4), ("short", 0.4)):
+        wave = 0.1 * np.random.default_rng(0).standard_normal(round(seconds * 16000))
+        write_audio(tmp_path / f"{name}.wav", wave.astype(np.float32))
+    (source / "wav.scp").write_text(f"long {tmp_path}/long.wav\nshort {tmp_path}/short.wav\n")
+    (source / "segments").write_text("a long 0.5 2.5\nb long 2 4\nc short 0 0.4\n")
+    (source / "trials").write_text("a b target\na c nontarget\n")
+    out = tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", ["x", str(source), str(out), "--seconds", "0.5", "1"])
+    beginnings.main()
+    found = {one.id: one for one in read_manifest(out).utterances}
+    assert sorted(found) == ["a", "b", "c"]
+    assert (found["a"].start, found["b"].start, found["c"].stop) == (0.5, 2.0, 0.4)
+    lengths = [found[name].stop - found[name].start for name in "ab"]
+    assert set(np.round(lengths, 6)) <= {0.5, 1.0}
+    stated = dict(line.split() for line in (out / "utt2dur").read_text().splitlines())
+    assert [float(stated[name]) for name in "ab"] == pytest.approx(lengths)
+    assert (out / "trials").read_text() == (source / "trials").read_text()

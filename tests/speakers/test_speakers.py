@@ -11,9 +11,11 @@ from safetensors.numpy import save_file
 
 import speechssl
 from speechssl.cli.command import main
+from speechssl.data.trials import read_trials
 from speechssl.embed.embedder import Embedder
 from speechssl.errors import UserError
 from speechssl.evaluation.verification.scoring import unit
+from speechssl.evaluation.verification.verify import verify as verification
 from speechssl.metrics import eer
 from speechssl.speakers import calibration, voices
 from speechssl.speakers.calibration import Calibration
@@ -54,6 +56,63 @@ def test_scores_that_decide_nothing_are_refused():
         calibration.fit([0.1, 0.2, 0.8, 0.9], [True, True, False, False], "upside down")
 
 
+def test_a_calibration_with_lengths_has_its_closed_form(tmp_path):
+    """Normal scores around c log d +- a: the ratio is 2 a / variance times (score - c log d)."""
+    rng = np.random.default_rng(0)
+    seconds = rng.uniform(0.5, 8, 40_000)
+    target = rng.random(len(seconds)) < 0.3
+    scores = (
+        0.1 * np.log(seconds) + np.where(target, 0.2, -0.2) + 0.2 * rng.normal(size=len(seconds))
+    )
+    found = calibration.fit(scores, target, "drawn", 0.3, seconds=seconds)
+    assert found.slope == pytest.approx(10, rel=0.05)
+    assert found.duration_slope == pytest.approx(-1, rel=0.1)
+    assert found.offset == pytest.approx(-math.log(3), abs=0.1)
+    for length in (0.5, 3.0, 8.0):
+        assert found.threshold(0.5, length) == pytest.approx(0.1 * math.log(length), abs=0.01)
+        at = found.threshold(0.2, length)
+        assert found.probability(at, 0.2, length) == pytest.approx(0.5)
+    assert found.threshold(0.5) == found.threshold(0.5, calibration.ASSUMED)
+    assert found.threshold(0.5, 1e9) == found.threshold(0.5, 10)  # longer is no better
+    plain = calibration.fit(scores, target, "drawn", 0.3)
+    assert plain.duration_slope == 0 and plain.threshold(0.5, 0.3) == plain.threshold(0.5)
+    found.write(tmp_path / "calibration.json")
+    assert calibration.read(tmp_path / "calibration.json") == found
+    old = read_json(tmp_path / "calibration.json")
+    del old["duration_slope"]
+    (tmp_path / "calibration.json").write_text(json.dumps(old))
+    assert calibration.read(tmp_path / "calibration.json").duration_slope == 0
+
+
+def test_calibrate_reads_lengths_from_utt2dur(folder, tmp_path, capsys):
+    make_model().save(tmp_path / "model")
+    emb = str(tmp_path / "known.npz")
+    assert main(["embed", str(tmp_path / "model"), str(folder / "known"), "--out", emb]) == 0
+    ids = sorted(f"{path.parent.name}/{path.name}" for path in (folder / "known").glob("*/*.wav"))
+    words = {True: "target", False: "nontarget"}
+    pairs = [(a, b) for i, a in enumerate(ids) for b in ids[i + 1 :]]
+    trials = tmp_path / "trials"
+    trials.write_text("".join(f"{a} {b} {words[a[:2] == b[:2]]}\n" for a, b in pairs))
+    seconds = {name: 0.5 + number for number, name in enumerate(ids)}
+    table = tmp_path / "utt2dur"
+    table.write_text("".join(f"{name} {length}\n" for name, length in seconds.items()))
+    command = ["calibrate", str(tmp_path / "model"), emb, "--trials", str(trials)]
+    capsys.readouterr()
+    assert main([*command, "--durations", str(table)]) == 0
+    found = calibration.read(tmp_path / "model" / "calibration.json")
+    assert "for 3 s on the shorter side" in capsys.readouterr().out
+    measured = verification(emb, read_trials(trials), replicates=0)
+    shorter = [min(seconds[a], seconds[b]) for a, b in pairs]
+    expected = calibration.fit(measured.scores, measured.trials.target, "", seconds=shorter)
+    assert found.duration_slope == pytest.approx(expected.duration_slope) != 0
+    for text, reason in (("0", "is no length"), ("long", "is no length"), (None, "has no length")):
+        lines = [f"{name} {length}\n" for name, length in seconds.items() if name != ids[0]]
+        table.write_text("".join(lines) + ("" if text is None else f"{ids[0]} {text}\n"))
+        assert main([*command, "--durations", str(table)]) == 2
+        said = capsys.readouterr().err
+        assert reason in said and said.count("\n") == 1
+
+
 def test_calibration_from_a_file_of_scores(tmp_path):
     rng = np.random.default_rng(1)
     target = np.arange(200) < 100
@@ -78,7 +137,8 @@ def test_calibration_from_a_file_of_scores(tmp_path):
     "change",
     [
         {"slope": 0}, {"slope": -1.0}, {"slope": "steep"}, {"offset": float("nan")}, {"eer": None},
-        {"slope": 1e300}, {"trials": "many"}, {"offset": [1]}, {"slope": True},
+        {"slope": 1e300}, {"trials": "many"}, {"offset": [1]}, {"slope": True}, {"duration_slope": "x"},
+        {"duration_slope": 1e300},
     ],
 )  # fmt: skip
 def test_a_calibration_that_is_none_is_one_line(tmp_path, change):
@@ -435,17 +495,34 @@ def test_recordings_too_short_to_trust_are_said_to_be(folder, tmp_path, capsys):
     soundfile.write(whole, samples[: 2 * rate], rate)
     soundfile.write(half, samples[: rate // 2], rate)
     assert main(["verify", model, whole, half]) == 0
-    assert "0.5 s in the shortest recording" in capsys.readouterr().out
-    assert main(["verify", model, whole, half, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["shortest_seconds"] == 0.5
+    assert "0.5 s on the shorter side" in capsys.readouterr().out
+    assert main(["verify", model, half, half, half, whole, "--json"]) == 0  # three are enrolled
+    assert json.loads(capsys.readouterr().out)["seconds"] == 1.5
     assert main(["verify", model, whole, whole]) == 0
-    assert "short" not in capsys.readouterr().out
+    assert "shorter" not in capsys.readouterr().out
     voices_file = str(tmp_path / "voices.safetensors")
     assert main(["register", model, whole, "--name", "anna", "--out", voices_file]) == 0
     capsys.readouterr()
     assert main(["identify", model, voices_file, whole, half]) == 0
     assert "2 recordings, 1 voice; " in (said := capsys.readouterr().err)
     assert "; 1 shorter than 2 s" in said
+    # a calibration in which length counts needs no such words: its threshold is another one
+    counted = Calibration(10.0, -5.0, 9, 3, 1.5, "set", duration_slope=-2.0)
+    counted.write(tmp_path / "model" / "calibration.json")
+    assert main(["verify", model, whole, half]) == 0
+    said = capsys.readouterr().out
+    by_hand = (5 + 2 * math.log(0.5 / 3)) / 10
+    assert f"threshold   {by_hand:.4f} at a prior of 0.5, for 0.5 s on the shorter side" in said
+    assert main(["identify", model, voices_file, whole, half]) == 0
+    told = capsys.readouterr()
+    assert "shorter" not in told.err
+    known = voices.read(Path(voices_file))
+    rows = [line.split("\t") for line in told.out.splitlines()[1:]]
+    for row, seconds in zip(rows, (2.0, 0.5), strict=True):
+        ratio = math.exp(10 * float(row[3]) - 5 - 2 * math.log(seconds / 3))
+        of_anna = ratio / (ratio + 1)
+        assert float(row[4]) == pytest.approx(max(of_anna, 1 - of_anna), abs=2e-3)
+    assert known.names == ["anna"]
 
 
 def test_a_calibration_of_other_weights_is_refused(folder, tmp_path, capsys):

@@ -67,6 +67,18 @@ def test_the_files_say_what_was_computed(table: Table, tmp_path: Path) -> None:
     assert (first["setting"], first["minus"]) == ("method=b", "method=a")
 
 
+def test_of_very_many_measures_people_see_the_first_of_each_list(tmp_path: Path) -> None:
+    runs = plan(*read_words(["method=a,b"]))
+    lists = [f"list{number}/{key}" for number in range(5) for key in ("eer", "min_dcf", "cllr")]
+    measured = {run.name: dict.fromkeys([*lists, "loss"], 1.0) for run in runs}
+    text = Table(runs, measured).write(tmp_path)
+    head = "| setting | runs | list0/eer | list1/eer | list2/eer | list3/eer | list4/eer | loss |"
+    assert text.splitlines()[2] == head and "are in sweep.tsv" in text
+    assert "list4/cllr" in (tmp_path / "sweep.tsv").read_text()
+    few = {run.name: dict.fromkeys([*lists[:9], "loss"], 1.0) for run in runs}
+    assert "list2/cllr" in Table(runs, few).write(tmp_path)
+
+
 def test_an_unknown_reference_is_one_line(table: Table) -> None:
     with pytest.raises(UserError, match="no setting 'c'"):
         Table(table.runs, table.measured, "c")

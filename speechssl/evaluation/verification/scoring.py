@@ -267,30 +267,50 @@ def fit_calibration(
 ) -> tuple[float, float]:
     """Return `(slope, offset)` such that `slope * score + offset` is a natural-log likelihood ratio.
 
-    Logistic regression, with the classes weighted to a prior (Brummer and du Preez 2006).
-
     Args:
         scores: (T,) of calibration trials, which must not be those of the test.
         target: (T,), true for target trials.
-        p_target: the prior.
+        p_target: as for `fit_log_likelihood_ratio`.
 
     Raises:
         UserError: the trials cannot be measured, or a score is not finite.
     """
+    column = np.asarray(scores, np.float64)[:, None]
+    slopes, offset = fit_log_likelihood_ratio(column, target, p_target)
+    return float(slopes[0]), offset
+
+
+def fit_log_likelihood_ratio(
+    measures: ArrayLike, target: ArrayLike, p_target: float = 0.05
+) -> tuple[NDArray[np.float64], float]:
+    """Return `(slopes, offset)` such that `measures @ slopes + offset` is a natural-log likelihood ratio.
+
+    Logistic regression, with the classes weighted to a prior (Brummer and du Preez 2006).
+
+    Args:
+        measures: (T, K) of calibration trials, which must not be those of the test: the score
+            first, then what else is known of a trial.
+        target: (T,), true for target trials.
+        p_target: the prior at which errors of the fit count.
+
+    Raises:
+        UserError: the trials cannot be measured, or a measure is not finite.
+    """
     from sklearn.linear_model import LogisticRegression
 
-    scores = np.asarray(scores, np.float64)
+    known = np.asarray(measures, np.float64)
     target = np.asarray(target, bool)
-    metrics.det_curve(scores, target)  # raises where the trials cannot be measured
-    if not (np.abs(scores) < LARGEST_SCORE).all():
+    metrics.det_curve(known[:, 0], target)  # raises where the trials cannot be measured
+    if not (np.abs(known) < LARGEST_SCORE).all():
         raise UserError("calibration: scores are infinite, or far too large; score again")
-    centre = scores.mean()
-    scale = scores.std() or 1.0
+    centre = known.mean(0)
+    deviation = known.std(0)
+    scale = np.where(deviation > 0, deviation, 1.0)
     target_weight = p_target / target.mean()
     nontarget_weight = (1 - p_target) / (1 - target.mean())
     weights = np.where(target, target_weight, nontarget_weight)
-    scaled = (scores[:, None] - centre) / scale
+    scaled = (known - centre) / scale
     model = LogisticRegression(C=1e4, max_iter=1000).fit(scaled, target, weights)
-    slope = float(model.coef_[0, 0] / scale)
+    slopes: NDArray[np.float64] = model.coef_[0] / scale
     prior = np.log(p_target / (1 - p_target))
-    return slope, float(model.intercept_[0] - slope * centre - prior)
+    return slopes, float(model.intercept_[0] - slopes @ centre - prior)

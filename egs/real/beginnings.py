@@ -1,0 +1,53 @@
+"""Write a Kaldi directory of beginnings: each utterance cut to a length drawn by lot, or left whole.
+
+    python egs/real/beginnings.py DIRECTORY OUT [--seconds S ...] [--seed N]
+
+Every other file of DIRECTORY (trials, labels) is copied. `speechssl calibrate --durations OUT/utt2dur`
+learns from such trials what a score means at which length.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from speechssl.data.manifest import read_manifest
+
+SECONDS = (0.5, 1.0, 2.0, 4.0, math.inf)
+
+
+def main() -> None:
+    """Write the directory."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seconds", nargs="+", type=float, default=list(SECONDS))
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    for file in args.directory.iterdir():
+        if file.is_file() and file.name not in ("wav.scp", "segments", "utt2dur"):
+            shutil.copy(file, args.out / file.name)
+    rng = np.random.default_rng(args.seed)
+    recordings: dict[str, str] = {}
+    segments = []
+    durations = []
+    for utterance in read_manifest(args.directory).utterances:
+        seconds = min(utterance.seconds, float(rng.choice(args.seconds)))
+        recording = recordings.setdefault(utterance.path, utterance.id)
+        stop = utterance.start + seconds
+        segments.append(f"{utterance.id} {recording} {utterance.start:.3f} {stop:.3f}\n")
+        durations.append(f"{utterance.id} {seconds:.3f}\n")
+    scp = [f"{recording} {path}\n" for path, recording in recordings.items()]
+    for name, lines in (("wav.scp", scp), ("segments", segments), ("utt2dur", durations)):
+        (args.out / name).write_text("".join(lines))
+
+
+if __name__ == "__main__":
+    main()
