@@ -18,9 +18,23 @@ if TYPE_CHECKING:
     from speechssl.speakers.calibration import Calibration
 
 
+def _int(word: str) -> int:
+    try:
+        return int(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {word}") from None
+
+
+def _float(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not {word}") from None
+
+
 def whole_number(word: str) -> int:
     """Return a whole number of at least 0."""
-    number = int(word)
+    number = _int(word)
     if number < 0:
         raise argparse.ArgumentTypeError(f"must be at least 0, not {word}")
     return number
@@ -28,7 +42,7 @@ def whole_number(word: str) -> int:
 
 def count(word: str) -> int:
     """Return a whole number of at least 1."""
-    number = int(word)
+    number = _int(word)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {word}")
     return number
@@ -36,7 +50,7 @@ def count(word: str) -> int:
 
 def number(word: str) -> float:
     """Return a finite number."""
-    value = float(word)
+    value = _float(word)
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"must be a finite number, not {word}")
     return value
@@ -44,7 +58,7 @@ def number(word: str) -> float:
 
 def positive(word: str) -> float:
     """Return a number above 0."""
-    value = float(word)
+    value = _float(word)
     if not value > 0:
         raise argparse.ArgumentTypeError(f"must be above 0, not {word}")
     return value
@@ -60,7 +74,7 @@ def not_negative(word: str) -> float:
 
 def share(word: str) -> float:
     """Return a number above 0 and at most 1."""
-    number = float(word)
+    number = _float(word)
     if not 0 < number <= 1:
         raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, not {word}")
     return number
@@ -68,7 +82,7 @@ def share(word: str) -> float:
 
 def probability(word: str) -> float:
     """Return a number above 0 and below 1."""
-    number = float(word)
+    number = _float(word)
     if not 0 < number < 1:
         raise argparse.ArgumentTypeError(f"must be above 0 and below 1, not {word}")
     return number

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
 def _measure(args: argparse.Namespace) -> None:
     from speechssl.data.kaldi import read_values
     from speechssl.data.vectors.files import read_vectors
-    from speechssl.evaluation.classification import classify
+    from speechssl.evaluation.classification import classify, subjects
 
     subject_of = classified.read_subjects(args)
     options = {
@@ -65,6 +65,11 @@ def _measure(args: argparse.Namespace) -> None:
     others = flags.named_paths(args.beside)
     ids, embeddings = read_vectors(args.embeddings)
     folds = flags.read_folds(args.folds)
+    if subject_of is not None:
+        labels = options["labels"]
+        labelled = {name: labels[name] for name in ids.tolist() if name in labels}
+        own_folds = not isinstance(folds, int)
+        subjects.check(labelled, options["groups"], subject_of, own_folds=own_folds)
     measured = classify.evaluate(ids, embeddings, folds=folds, model=args.model, **options)
     for name, path in others:
         beside = measured.results.setdefault("beside", {})
