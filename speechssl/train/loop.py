@@ -106,6 +106,12 @@ def train(
             restore(run, folder)
         if world.first:
             describe(folder, config, utterances, skipped)
+            if skipped and not quiet:
+                total = len(utterances) + len(skipped)
+                print(
+                    f"{len(skipped)} of {total} utterances left out, listed in {folder.skipped}",
+                    file=sys.stderr,
+                )
         finish(run, folder, trackers, resumed=resume, quiet=quiet)
     return folder.path
 
