@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import replace
 
 from speechssl.cli import flags, scoring
 from speechssl.cli.tables import write_lines
@@ -25,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `speechssl score`."""
     scoring.add_scoring(parser)
     pairs = parser.add_mutually_exclusive_group(required=True)
-    scoring.add_trials(pairs)
+    scoring.add_trials(pairs, answers=False)
     pairs.add_argument(
         "--nearest",
         type=flags.count,
@@ -56,13 +55,14 @@ def _lines(args: argparse.Namespace) -> Iterator[str]:
 
 
 def _trial_lines(args: argparse.Namespace) -> Iterator[str]:
-    from speechssl.data.trials import read_trials
-    from speechssl.evaluation.verification.verify import score_lines, verify
+    from speechssl.data.trials import read_pairs
+    from speechssl.evaluation.verification.verify import score, score_lines
 
     if args.against:
         raise UserError("score: --against goes with --nearest or --all-pairs, not with --trials")
-    settings = replace(scoring.scoring_settings(args), replicates=0)
-    return score_lines(verify(args.embeddings, read_trials(args.trials), settings))
+    settings = scoring.scoring_settings(args)
+    scored = score(args.embeddings, read_pairs(args.trials), settings)
+    return score_lines(scored.located.trials, scored.scores)
 
 
 def _search_lines(args: argparse.Namespace) -> Iterator[str]:

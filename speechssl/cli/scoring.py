@@ -15,14 +15,17 @@ if TYPE_CHECKING:
     from speechssl.evaluation.verification.sources import Embeddings
 
 
-def add_trials(parser: argparse._ActionsContainer, required: bool = False) -> None:
-    """Add ``--trials``."""
+def add_trials(
+    parser: argparse._ActionsContainer, required: bool = False, answers: bool = True
+) -> None:
+    """Add ``--trials``; without `answers` a list may hold pairs alone."""
+    pairs_too = "" if answers else ", or of `enrol test`"
     parser.add_argument(
         "--trials",
         required=required,
         type=Path,
         metavar="TRIALS",
-        help="list of `enrol test target|nontarget`, or of `1|0 enrol test`",
+        help=f"list of `enrol test target|nontarget`, or of `1|0 enrol test`{pairs_too}",
     )
 
 

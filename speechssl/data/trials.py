@@ -127,6 +127,40 @@ def _rows(text: str) -> Iterator[tuple[int, list[str]]]:
             yield number, line.split()
 
 
+def read_pairs(path: str | os.PathLike[str]) -> Trials:
+    """Read a list to be scored: trials in either format, or lines `enrol test` without answers.
+
+    Where there are no answers, no trial is a target.
+
+    Raises:
+        UserError: as `read_trials`.
+    """
+    text = _text(path)
+    first = next((row for _, row in _rows(text)), [])
+    if len(first) != 2:
+        return read_trials(path)
+    enrol = []
+    test = []
+    for number, row in _rows(text):
+        if len(row) != 2 or _longest(row) > MAX_ID:
+            raise UserError(
+                f"{path}:{number}: {' '.join(row)[:80]!r} is not `enrol test`, as the first line is;"
+                " write every line in one form"
+            )
+        enrol.append(row[0])
+        test.append(row[1])
+    return Trials(np.array(enrol), np.array(test), np.zeros(len(test), bool))
+
+
+def write_pairs(trials: Trials, path: str | os.PathLike[str]) -> None:
+    """Write the two ids of each trial, without the answer: what is to be scored.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    write_table(Path(path), zip(trials.enrol.tolist(), trials.test.tolist(), strict=True))
+
+
 def read_enrolment(path: str | os.PathLike[str]) -> dict[str, list[str]]:
     """Read Kaldi's spk2utt: lines `model utterance utterance ...`, what each model is enrolled from.
 

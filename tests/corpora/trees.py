@@ -247,6 +247,38 @@ def sitw(root: Path) -> Tree:
     return Tree(root, ("spk", *labels), "eval/lists/enroll-core.lst", {"partial": True})
 
 
+VOXSRC_2021 = (
+    "1 id10270/5r0dWxy17C8/00001.wav id10270/x6uYqmx31kE/00001.wav\n"
+    "0 id10270/5r0dWxy17C8/00001.wav id10300/ize_eiCFEg0/00003.wav\n"
+)
+
+
+def voxsrc(root: Path) -> Tree:
+    """Lists of three years and a blind one, with the audio of VoxCeleb1 beside theirs."""
+    voxceleb1(root / "voxceleb1")
+    (root / "voxceleb1/veri_test2.txt").unlink()
+    for name in (
+        "voxceleb1_cd/id10300/000912.flac",
+        "VoxSRC2022_dev/dev_00000.wav",
+        "VoxSRC2022_dev/dev_00001.wav",
+        "Track12_test_data/00001.wav",
+        "Track12_test_data/eval_7.wav",
+    ):
+        put(root / name, noise(0.6))
+    (root / "voxsrc2021_val.txt").write_text(VOXSRC_2021)
+    (root / "voxsrc2022_dev_fixed.txt").write_text(
+        "0 VoxSRC2022_dev/dev_00000.wav VoxSRC2022_dev/dev_00001.wav\n"
+        "1 id10270/5r0dWxy17C8/00001.wav id10270/x6uYqmx31kE/00001.wav\n"
+    )
+    (root / "Track12_blind.txt").write_text("eval_7.wav Track12_test_data/00001.wav\n")
+    (root / "data/verif").mkdir(parents=True)
+    (root / "data/verif/trials.txt").write_text(
+        "0 voxceleb1/id10270/5r0dWxy17C8/00001.wav voxceleb1_cd/id10300/000912.wav\n"
+        "1 voxceleb1/id10300/ize_eiCFEg0/00003.wav voxceleb1_cd/id10300/000912.wav\n"
+    )
+    return Tree(root, ("spk",), "voxsrc2021_val.txt", {"partial": True})
+
+
 def synthetic(root: Path) -> Tree:
     """Nothing: this corpus writes its own audio."""
     settings = {

@@ -87,6 +87,47 @@ def verify(
             must not be.
     """
     settings = replace(settings or VerificationSettings(), **options)
+    scored = score(embeddings, trials, settings)
+    enrolled = scored.enrolled
+    located = scored.located
+    speakers = _speakers(scored.ids, enrolled, located, settings.speakers)
+    results = _results(scored.scores, located, speakers, settings)
+    results["scoring"] = scored.scoring
+    if settings.enrol is not None:
+        sizes = [len(rows) for rows in enrolled.utterances_of.values()]
+        results["enrolled_models"] = len(sizes)
+        if sizes:
+            results["scoring"] += f", models of {min(sizes)} to {max(sizes)} utterances"
+    if settings.calibration is not None:
+        results["scoring"] += ", calibrated"
+    return Verification(results, located.trials, scored.scores, speakers.sides(located))
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Scores of trials, whether or not their answers are known.
+
+    Attributes:
+        ids: (N,) of the embeddings.
+        enrolled: models, behind the embeddings.
+        located: the trials, and their rows.
+        scores: (T,).
+        scoring: how they were made, in a few words.
+    """
+
+    ids: Ids
+    enrolled: Enrolled
+    located: LocatedTrials
+    scores: NDArray[np.float64]
+    scoring: str
+
+
+def score(embeddings: Embeddings, trials: Trials, settings: VerificationSettings) -> Scored:
+    """Score trials with embeddings, without a look at their answers.
+
+    Raises:
+        UserError: as `verify`, but for a list without targets or non-targets.
+    """
     ids, matrix = load(embeddings, "the embeddings", _named(trials, settings.enrol))
     enrolled = enrol_models(settings.enrol or {}, ids, matrix, settings.keep_going)
     located = locate(trials, ids, settings.keep_going, enrolled.row_of)
@@ -95,17 +136,7 @@ def verify(
     scores = backend(enrolled.matrix, located.enrol, located.test)
     if settings.calibration is not None:
         scores = _calibrate(scores, backend, settings, located.trials)
-    speakers = _speakers(ids, enrolled, located, settings.speakers)
-    results = _results(scores, located, speakers, settings)
-    results["scoring"] = backend.name
-    if settings.enrol is not None:
-        sizes = [len(rows) for rows in enrolled.utterances_of.values()]
-        results["enrolled_models"] = len(sizes)
-        if sizes:
-            results["scoring"] += f", models of {min(sizes)} to {max(sizes)} utterances"
-    if settings.calibration is not None:
-        results["scoring"] += ", calibrated"
-    return Verification(results, located.trials, scores, speakers.sides(located))
+    return Scored(ids, enrolled, located, scores, backend.name)
 
 
 def _named(trials: Trials, models: Mapping[str, Sequence[str]] | None) -> set[str]:
@@ -174,15 +205,15 @@ def write_results(out: str | Path, run: Verification, *, scores: bool = False) -
         folder.mkdir(parents=True, exist_ok=True)
         if scores:
             write_trials(run.trials, folder / "scored_trials")
-            files.write_text(folder / "scores", "".join(score_lines(run)))
+            files.write_text(folder / "scores", "".join(score_lines(run.trials, run.scores)))
         files.write_text(path, json.dumps(run.results, indent=2) + "\n")
     return path
 
 
-def score_lines(run: Verification) -> Iterator[str]:
-    """Yield lines `enrol test score`, in the order of the trial list."""
-    trials = run.trials  # numpy's strings are slower to write than Python's
-    rows = zip(trials.enrol.tolist(), trials.test.tolist(), run.scores.tolist(), strict=True)
+def score_lines(trials: Trials, scores: NDArray[np.float64]) -> Iterator[str]:
+    """Yield lines `enrol test score` of trials (T) and scores (T,), in their order."""
+    # numpy's strings are slower to write than Python's
+    rows = zip(trials.enrol.tolist(), trials.test.tolist(), scores.tolist(), strict=True)
     for enrol, test, score in rows:
         yield f"{enrol} {test} {score:.7g}\n"
 

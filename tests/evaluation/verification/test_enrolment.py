@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from speechssl.cli import main
-from speechssl.data.trials import Trials, read_enrolment
+from speechssl.data.trials import Trials, read_enrolment, read_pairs, write_pairs
 from speechssl.errors import UserError
-from speechssl.evaluation.verification.verify import verify
+from speechssl.evaluation.verification.settings import VerificationSettings
+from speechssl.evaluation.verification.verify import score, score_lines, verify
 from tests.builders import read_json
 
 MODELS = {"A": ["u0", "u1", "u2"], "B": ["u3"], "C": ["u4", "u5"]}
@@ -132,3 +133,23 @@ def test_the_command(tmp_path, capsys):
     )
     command = ["score", emb, "--nearest", "2", "--enrol", str(tmp_path / "spk2utt"), "--out", "-"]
     assert main(command) == 2
+
+
+def test_a_list_without_answers_is_scored(tmp_path):
+    """Cosines of pairs, by hand; every line must have the form of the first."""
+    embeddings = (np.array(["a", "b"]), np.array([[1.0, 0.0], [1.0, 1.0]], np.float32))
+    path = tmp_path / "pairs"
+    path.write_text("a b\n\nb b\n")
+    pairs = read_pairs(path)
+    scored = score(embeddings, pairs, VerificationSettings())
+    np.testing.assert_allclose(scored.scores, [0.5**0.5, 1.0], rtol=1e-6)
+    assert list(score_lines(pairs, np.array([0.5, 1.0]))) == ["a b 0.5\n", "b b 1\n"]
+    with pytest.raises(UserError, match="0 target trials of 2"):
+        verify(embeddings, pairs)
+    write_pairs(pairs, path)
+    assert path.read_text() == "a b\nb b\n"
+    path.write_text("a b\n1 a b\n")
+    with pytest.raises(UserError, match="pairs:2: '1 a b' is not `enrol test`"):
+        read_pairs(path)
+    path.write_text("1 a b\n0 a b\n")
+    assert read_pairs(path).target.tolist() == [True, False]
