@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -195,6 +195,7 @@ def prepare_pieces(
     check: bool,
     jobs: int | None,
     left_out: Sequence[tuple[str, str]] = (),
+    stated: Mapping[str, float] | None = None,
 ) -> Manifest:
     """Write the Kaldi directory of files and spans of files, and return it.
 
@@ -208,14 +209,18 @@ def prepare_pieces(
         check: as in `measure`.
         jobs: as in `measure`.
         left_out: (path, reason) of what was left out before, to be listed, too.
+        stated: path -> seconds of what is not opened here: addresses and shell commands.
 
     Raises:
         UserError: no utterance is left.
     """
     refuse_file(out)
-    paths = list(dict.fromkeys(piece.path for piece in pieces))
+    stated = stated or {}
+    paths = list(dict.fromkeys(piece.path for piece in pieces if piece.path not in stated))
     results = measure([Found(path) for path in paths], root, check=check, jobs=jobs)
     files = dict(zip(paths, results, strict=True))
+    for path, seconds in stated.items():
+        files[path] = Usable(path, 0.0, None, seconds)
     manifest = Manifest([], skipped=list(left_out))
     for path, result in files.items():
         if isinstance(result, Skip):

@@ -6,6 +6,8 @@ A function of the name of each part of `corpora/` writes a complete, usable tree
 from __future__ import annotations
 
 import csv
+import gzip
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -277,6 +279,61 @@ def voxsrc(root: Path) -> Tree:
         "1 voxceleb1/id10300/ize_eiCFEg0/00003.wav voxceleb1_cd/id10300/000912.wav\n"
     )
     return Tree(root, ("spk",), "voxsrc2021_val.txt", {"partial": True})
+
+
+def lhotse_recording(path: Path, seconds: float, **changes: Any) -> dict[str, Any]:
+    """A recording of one channel as Lhotse writes it."""
+    source = {"type": "file", "channels": [0], "source": str(path)}
+    recording = {
+        "id": path.stem,
+        "sources": [source],
+        "sampling_rate": RATE,
+        "num_samples": round(seconds * RATE),
+        "duration": seconds,
+    }
+    return recording | changes
+
+
+def lhotse_supervision(name: str, recording: str, **changes: Any) -> dict[str, Any]:
+    """A supervision of a whole second as Lhotse writes it."""
+    supervision = {
+        "id": name,
+        "recording_id": recording,
+        "start": 0.0,
+        "duration": 1.0,
+        "channel": 0,
+        "text": "NOT A LABEL",
+        "language": "English",
+        "speaker": "ann",
+        "gender": "f",
+        "custom": {"emotion": "happy", "level": 3},
+    }
+    return supervision | changes
+
+
+def write_jsonl(path: Path, rows: Sequence[Any]) -> Path:
+    """Write objects, one a line; packed if the name ends in .gz."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+    return path
+
+
+def lhotse(root: Path) -> Tree:
+    """Recordings and supervisions: two whole files, and two parts of a third."""
+    recordings = []
+    for name, seconds in (("r1", 1.0), ("r2", 1.0), ("r3", 3.0)):
+        path = put(root / f"audio/{name}.wav", noise(seconds))
+        recordings.append(lhotse_recording(path, seconds))
+    supervisions = [
+        lhotse_supervision("s1", "r1"),
+        lhotse_supervision("s2", "r2", speaker="Bob B.", gender="m"),
+        lhotse_supervision("s3", "r3", duration=1.25),
+        lhotse_supervision("s4", "r3", start=1.5, duration=1.5, custom={"emotion": "very sad"}),
+    ]
+    write_jsonl(root / "tiny_recordings_all.jsonl.gz", recordings)
+    write_jsonl(root / "tiny_supervisions_all.jsonl.gz", supervisions)
+    return Tree(root, ("spk", "gender", "language", "emotion"), ".jsonl.gz")
 
 
 def synthetic(root: Path) -> Tree:
