@@ -28,8 +28,6 @@ from collections.abc import Collection, Iterable
 from pathlib import Path, PurePath
 from typing import Literal
 
-import numpy as np
-
 from speechssl.audio.walk import audio_files
 from speechssl.corpora.listing import Found, check_folder
 from speechssl.corpora.measuring import prepare_files, refuse_file
@@ -43,7 +41,6 @@ from speechssl.corpora.official import (
     write_lists,
 )
 from speechssl.data.manifest import Manifest
-from speechssl.data.trials import Trials
 from speechssl.errors import UserError
 
 SPEAKERS = 997
@@ -67,6 +64,9 @@ TEST_GENRES = {
     "advertisement": 20,
 }
 """Utterances of each genre in `eval/test`."""
+
+ANSWERS = {"1": True, "0": False}
+"""Words of trials.lst."""
 
 _UTTERANCE = re.compile(r"(?:(id\d+)-)?([a-z_]+)-(\d+)-(\d+)")
 _SPEAKER_LISTS = ("dev/dev.lst", "spk.lst")
@@ -146,7 +146,9 @@ def _prepare_eval(root: Path, out: Path, partial: bool, check: bool, jobs: int |
     release = folders[0]
     lists = release / "eval" / "lists"
     left_out: Left = []
-    trials = _read_trials(lists / "trials.lst", left_out)
+    trials = read_answers(
+        lists / "trials.lst", left_out, ANSWERS, fields=range(3, 4), test_id=_with_wav
+    )
     compare_trials(lists / "trials.lst", trials, TRIALS, partial)
     models = _models(lists / "enroll.lst", left_out, range(2, 3))
     averaged = {}
@@ -247,13 +249,6 @@ def _models(path: Path, left_out: Left, fields: range) -> dict[str, list[str]]:
         else:
             models[row[0]] = [_with_wav(name) for name in row[1:]]
     return models
-
-
-def _read_trials(path: Path, left_out: Left) -> Trials:
-    """Read trials.lst; its tests are named as ids are."""
-    trials = read_answers(path, left_out, {"1": True, "0": False}, fields=range(3, 4))
-    tests = [_with_wav(name) for name in trials.test.tolist()]
-    return Trials(trials.enrol, np.array(tests), trials.target)
 
 
 def _with_wav(name: str) -> str:

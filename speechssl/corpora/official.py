@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from speechssl.audio.tables import MAX_ID
 from speechssl.data.trials import Trials, write_enrolment, write_trials
@@ -36,7 +37,7 @@ def read_lines(
     """
     remedy = "give the corpus with the lists that it is distributed with"
     text = read_text(path, remedy).removeprefix("\ufeff")
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(_lines(text), start=1):
         row = line.split()
         if not row:
             continue
@@ -46,6 +47,16 @@ def read_lines(
             yield number, row
 
 
+def _lines(text: str) -> Iterator[str]:
+    """Yield the lines of a text one by one: a list of millions of them is not held twice."""
+    start = 0
+    while start < len(text):
+        end = text.find("\n", start)
+        end = len(text) if end < 0 else end
+        yield text[start:end]
+        start = end + 1
+
+
 def refuse_line(path: Path, number: int, row: list[str], shape: str, left_out: Left) -> None:
     """Note that a line of a list is not used."""
     shown = " ".join(row)[:80]
@@ -53,7 +64,12 @@ def refuse_line(path: Path, number: int, row: list[str], shape: str, left_out: L
 
 
 def read_answers(
-    path: Path, left_out: Left, words: Mapping[str, bool], *, fields: tuple[int, ...] | range
+    path: Path,
+    left_out: Left,
+    words: Mapping[str, bool],
+    *,
+    fields: tuple[int, ...] | range,
+    test_id: Callable[[str], str] = str,
 ) -> Trials:
     """Read a list whose lines begin with `model test answer`.
 
@@ -62,6 +78,7 @@ def read_answers(
         left_out: gets an entry for each line that is no trial.
         words: answer -> whether the speaker is the same.
         fields: how many fields a line may have.
+        test_id: makes an id of the name of a test.
 
     Raises:
         UserError: the list cannot be read, or no line of it is a trial.
@@ -70,12 +87,17 @@ def read_answers(
     enrol = []
     test = []
     target = []
+    # A list of millions of lines names each model and file many times: one string each.
+    models: dict[str, str] = {}
+    tests: dict[str, str] = {}
     for number, row in read_lines(path, left_out, shape=shape, fields=fields):
         if row[2] not in words:
             refuse_line(path, number, row, shape, left_out)
             continue
-        enrol.append(row[0])
-        test.append(row[1])
+        enrol.append(models.setdefault(row[0], row[0]))
+        if row[1] not in tests:
+            tests[row[1]] = test_id(row[1])
+        test.append(tests[row[1]])
         target.append(words[row[2]])
     if not target:
         raise UserError(f"{path}: no line is a trial, {shape}; take the corpus' own list")
@@ -150,14 +172,15 @@ class AudioCheck:
             models: what the first side of a trial names; None: an utterance.
         """
         enrolled = self._ids if models is None else models.keys()
-        has_enrol = np.isin(trials.enrol, np.array(sorted(enrolled), dtype=str))
-        has_test = np.isin(trials.test, np.array(sorted(self._ids), dtype=str))
+        has_enrol = _among(trials.enrol, enrolled)
+        has_test = _among(trials.test, self._ids)
         absent = {*trials.enrol[~has_enrol].tolist(), *trials.test[~has_test].tolist()}
         for utterance in absent - self._without_audio:
             self._note(utterance, name)
         good = has_enrol & has_test
-        if not good.all():
-            self._left_out.append(f"{int((~good).sum()):,} of {len(trials):,} of {name}")
+        if good.all():
+            return trials
+        self._left_out.append(f"{int((~good).sum()):,} of {len(trials):,} of {name}")
         return Trials(trials.enrol[good], trials.test[good], trials.target[good])
 
     def _note(self, utterance: str, name: str) -> None:
@@ -195,6 +218,11 @@ class AudioCheck:
             f"{text} are left out: not comparable with published figures (--partial)",
             file=sys.stderr,
         )
+
+
+def _among(names: NDArray[np.str_], known: Collection[str]) -> NDArray[np.bool_]:
+    """Return which of the names (T,) are known."""
+    return np.fromiter((name in known for name in names.tolist()), bool, len(names))
 
 
 def write_lists(
