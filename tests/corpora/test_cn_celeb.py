@@ -192,8 +192,13 @@ def test_as_a_user_types_it(root, tmp_path, enrolment, capsys):
     results = tmp_path / "results"
     command = ["evaluate", "verification", str(embeddings), "--trials", str(out / "trials")]
     command += ["--enrol", str(out / enrolment), "--out", str(results)]
+    command += ["--speakers", str(out), "--split", str(out / "utt2genre")]
     assert main(command) == 0
     measured = json.loads((results / "results.json").read_text())
     assert measured["trials"] == 3
     assert measured["enrolled_models"] == 2
     assert measured["eer"] == 0.0
+    # Both models are of other genres than every test: live_broadcast, singing.
+    (row,) = measured["split"]["rows"]
+    assert (row["targets"], row["nontargets"]) == ("different", "different")
+    assert (row["target_trials"], row["nontarget_trials"]) == (2, 1)

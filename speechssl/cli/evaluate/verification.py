@@ -58,7 +58,7 @@ def _measure(args: argparse.Namespace) -> None:
     from speechssl.data.kaldi import read_mapping, read_values
     from speechssl.data.trials import read_trials
     from speechssl.evaluation.verification.comparing import compare_scores
-    from speechssl.evaluation.verification.conditions import split_by_label
+    from speechssl.evaluation.verification.conditions import split_by_label, with_models
     from speechssl.evaluation.verification.verify import verify
 
     speakers = None
@@ -79,9 +79,12 @@ def _measure(args: argparse.Namespace) -> None:
             for name, path in others
         }
     if args.split:
-        labels = read_mapping(args.split)
         rows = split_by_label(
-            measured, labels, speakers, replicates=args.replicates, seed=args.seed
+            measured,
+            with_models(read_mapping(args.split), settings.enrol),
+            speakers and with_models(speakers, settings.enrol),
+            replicates=args.replicates,
+            seed=args.seed,
         )
         measured.results["split"] = {"label": args.split.name, "rows": rows}
     if args.out:

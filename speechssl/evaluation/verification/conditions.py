@@ -8,7 +8,7 @@ against same non-targets.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -20,6 +20,9 @@ from speechssl.evaluation.verification.measures import measure_curve
 from speechssl.evaluation.verification.verify import Verification
 
 SHARED = ("same", "different")
+
+MIXED = "mixed"
+"""Label of a model whose utterances have several: it is shared with no test utterance."""
 
 
 def split_by_label(
@@ -35,7 +38,7 @@ def split_by_label(
 
     Args:
         run: trials and their scores, from `verify`.
-        labels: utterance -> label, of every utterance in a trial.
+        labels: utterance -> label, of every utterance in a trial (and of models, `with_models`).
         speakers: utterance -> speaker, for intervals; None: no intervals.
         replicates: bootstrap resamples of the speakers.
         seed: of the bootstrap.
@@ -64,6 +67,24 @@ def split_by_label(
         if measured is not None:
             rows.append({"targets": targets, "nontargets": nontargets, **measured})
     return rows
+
+
+def with_models(
+    values: Mapping[str, str], models: Mapping[str, Sequence[str]] | None
+) -> dict[str, str]:
+    """Return the values of utterances, and of models what their utterances share.
+
+    Args:
+        values: utterance -> label or speaker.
+        models: model -> its utterances. A model of several values has `MIXED`; one of which no
+            utterance has a value gets none.
+    """
+    complete = dict(values)
+    for model, utterances in (models or {}).items():
+        found = {values[name] for name in utterances if name in values}
+        if found:
+            complete[model] = found.pop() if len(found) == 1 else MIXED
+    return complete
 
 
 def _measure(

@@ -9,7 +9,7 @@ from builders import write_table
 from speechssl.cli import main
 from speechssl.data.trials import Trials, write_trials
 from speechssl.errors import UserError
-from speechssl.evaluation.verification.conditions import split_by_label
+from speechssl.evaluation.verification.conditions import split_by_label, with_models
 from speechssl.evaluation.verification.verify import Verification, verify
 
 
@@ -88,3 +88,10 @@ def test_the_command_shows_and_writes_the_rows(tmp_path, capsys):
     assert "targets different, non-targets same" in capsys.readouterr().out
     split = json.loads((tmp_path / "out" / "results.json").read_text())["split"]
     assert split["label"] == "utt2emotion" and len(split["rows"]) == 4
+
+
+def test_a_model_has_the_label_that_its_utterances_share():
+    labels = {"a": "x", "b": "x", "c": "y"}
+    models = {"one": ["a", "b", "unknown"], "two": ["a", "c"], "none": ["unknown"]}
+    assert with_models(labels, models) == {**labels, "one": "x", "two": "mixed"}
+    assert with_models(labels, None) == labels
