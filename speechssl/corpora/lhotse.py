@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,10 +98,26 @@ def prepare(
     refuse_file(out)
     places = _Places(Path(audio or "."), Remotes(remote), allow_pipes, mix_channels)
     left_out: Left = []
+    spans = _spans(_by_kind(root, manifests), left_out)
+    pieces, stated = _pieces(spans, places, left_out)
+    if not pieces:
+        what, why = left_out[0] if left_out else ("the manifests", "are empty")
+        raise UserError(
+            f"{root}: none of {len(left_out):,} entries can be used; the first, {what}: {why}"
+        )
+    return prepare_pieces(
+        pieces, root, out, check=check, jobs=jobs, left_out=left_out, stated=stated
+    )
+
+
+def _pieces(
+    spans: Iterable[tuple[Span, Recording]], places: _Places, left_out: Left
+) -> tuple[list[Piece], dict[str, float]]:
+    """Return the utterances, and the length of each address and command among their paths."""
     pieces = []
     stated: dict[str, float] = {}
     seen: set[str] = set()
-    for span, recording in _spans(_by_kind(root, manifests), left_out):
+    for span, recording in spans:
         if span.id in seen:
             leave_out(left_out, span.id, "id twice: rename one")
             continue
@@ -117,14 +133,7 @@ def prepare(
         if isinstance(path, Pipe | Remote):
             stated[path] = recording.seconds
         pieces.append(Piece(span.id, path, span.start, stop, span.labels))
-    if not pieces:
-        what, why = left_out[0] if left_out else ("the manifests", "are empty")
-        raise UserError(
-            f"{root}: none of {len(left_out):,} entries can be used; the first, {what}: {why}"
-        )
-    return prepare_pieces(
-        pieces, root, out, check=check, jobs=jobs, left_out=left_out, stated=stated
-    )
+    return pieces, stated
 
 
 def _by_kind(root: Path, manifests: Sequence[Path] | None) -> dict[str, list[Path]]:

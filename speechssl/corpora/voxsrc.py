@@ -115,13 +115,7 @@ def prepare(
         found, has_answers = _read_list(path, left_out)
         (trials if has_answers else blind)[name] = found
         _print_count(path, name, len(found), has_answers)
-    wanted = sorted({name for found in [*trials.values(), *blind.values()] for name in found.ids()})
-    files = _find(wanted, roots, left_out)
-    if not files:
-        raise UserError(
-            f"{root}: none of the {len(wanted):,} files of the lists is there; unpack the audio of"
-            " the challenge into it, and name the folder of VoxCeleb1: --voxceleb1"
-        )
+    files = _find([*trials.values(), *blind.values()], roots, left_out)
     manifest = prepare_files(
         sorted(files.items()), root, out, check=check, jobs=jobs, left_out=left_out
     )
@@ -129,13 +123,18 @@ def prepare(
     kept = {name: audio.trials(name, found) for name, found in trials.items()}
     kept_blind = {name: audio.trials(name, found) for name, found in blind.items()}
     audio.report(out, partial, "unpack the rest, and name the folder of VoxCeleb1: --voxceleb1")
-    for name, found in kept.items():
+    _write(out, kept, kept_blind)
+    return manifest
+
+
+def _write(out: Path, trials: dict[str, Trials], blind: dict[str, Trials]) -> None:
+    """Write the lists that have a trial."""
+    for name, found in trials.items():
         if len(found):
             write_trials(found, out / f"trials-{name}", style="voxceleb")
-    for name, found in kept_blind.items():
+    for name, found in blind.items():
         if len(found):
             write_pairs(found, out / f"pairs-{name}")
-    return manifest
 
 
 def _named_lists(root: Path, lists: Sequence[Path] | None) -> dict[str, Path]:
@@ -201,10 +200,13 @@ def _print_count(path: Path, name: str, count: int, has_answers: bool) -> None:
     print(line, file=sys.stderr)
 
 
-def _find(wanted: Iterable[str], roots: Sequence[Path], left_out: Left) -> dict[str, Found]:
-    """Return name -> file, of the names whose file is below one of the folders, in any format.
+def _find(lists: Iterable[Trials], roots: Sequence[Path], left_out: Left) -> dict[str, Found]:
+    """Return name -> file, of the names in lists whose file is below one of the folders.
 
-    A name fits a file whose path ends in it.
+    A name fits a file of any format whose path ends in it.
+
+    Raises:
+        UserError: none is.
     """
     by_end: dict[tuple[str, ...], dict[PurePath, str]] = {}
     for root in roots:
@@ -213,6 +215,7 @@ def _find(wanted: Iterable[str], roots: Sequence[Path], left_out: Left) -> dict[
             stem = PurePath(resolved / path).with_suffix("")
             for end in (stem.parts[-1:], stem.parts[-2:]):
                 by_end.setdefault(end, {}).setdefault(stem, str(root.absolute() / path))
+    wanted = sorted({name for trials in lists for name in trials.ids()})
     files = {}
     for name in wanted:
         parts = PurePath(name).with_suffix("").parts
@@ -223,6 +226,11 @@ def _find(wanted: Iterable[str], roots: Sequence[Path], left_out: Left) -> dict[
         elif fitting:
             speaker = _SPEAKER.search(name)
             files[name] = Found(fitting[0], {"speaker": speaker[1] if speaker else name})
+    if not files:
+        raise UserError(
+            f"{roots[0]}: none of the {len(wanted):,} files of the lists is there; unpack the audio"
+            " of the challenge into it, and name the folder of VoxCeleb1: --voxceleb1"
+        )
     return files
 
 
