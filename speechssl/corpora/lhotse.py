@@ -132,7 +132,7 @@ def _pieces(
             stop = None
         if isinstance(path, Pipe | Remote):
             stated[path] = recording.seconds
-        pieces.append(Piece(span.id, path, span.start, stop, span.labels))
+        pieces.append(Piece(span.id, path, span.start, stop, span.labels, recording.id))
     return pieces, stated
 
 

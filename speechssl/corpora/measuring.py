@@ -178,6 +178,7 @@ class Piece:
         start: where it begins, seconds.
         stop: where it ends, seconds; None: at the end of the file.
         labels: as in `listing.Found`.
+        recording: id of the file in wav.scp, where pieces are segments; "": that of a piece.
     """
 
     id: str
@@ -185,6 +186,7 @@ class Piece:
     start: float = 0.0
     stop: float | None = None
     labels: dict[str, str] = field(default_factory=dict)
+    recording: str = ""
 
 
 def prepare_pieces(
@@ -237,6 +239,8 @@ def prepare_pieces(
             manifest.skipped.append((piece.id, utterance.line))
             continue
         seen.add(piece.id)
+        if piece.recording:
+            manifest.recordings[utterance.path] = piece.recording
         add_utterance(manifest, utterance, piece.labels)
     write(manifest, root, out)
     return manifest

@@ -49,6 +49,8 @@ def test_supervisions_are_utterances_and_parts_of_files_segments(root, tmp_path)
         "emotion": {"s1": "happy", "s2": "happy", "s3": "happy", "s4": "very sad"},
     }
     assert validate(out, read_audio=True) == []
+    names = [line.split()[0] for line in (out / "wav.scp").read_text().splitlines()]
+    assert names == ["r1", "r2", "r3"]
 
 
 def test_recordings_alone_are_whole_files(root, tmp_path):
@@ -345,6 +347,24 @@ def test_as_a_user_types_it(root, tmp_path):
     assert main(["embed", "mfcc", str(out), "--out", str(embeddings)]) == 0
     with np.load(embeddings) as found:
         assert found["ids"].tolist() == ["s1", "s2", "s3", "s4"]
+
+
+def test_an_allowed_command_gives_the_audio_of_its_file(root, tmp_path):
+    """The same embedding, whichever of the two the manifest names."""
+    command = lhotse_recording(Path("piped"), 1.0)
+    source = {"type": "command", "channels": [0], "source": f"cat {root / 'audio/r1.wav'}"}
+    command["sources"] = [source]
+    path = write_jsonl(
+        tmp_path / "recordings.jsonl", [lhotse_recording(root / "audio/r1.wav", 1.0), command]
+    )
+    out = tmp_path / "data"
+    assert main(["prepare", "lhotse", str(path), str(out), "--allow-pipes"]) == 0
+    embeddings = tmp_path / "mfcc.npz"
+    embed = ["embed", "mfcc", str(out), "--out", str(embeddings)]
+    assert main([*embed, "--allow-pipes"]) == 0
+    with np.load(embeddings) as found:
+        assert found["ids"].tolist() == ["piped", "r1"]
+        np.testing.assert_allclose(*found["embeddings"], atol=1e-5)
 
 
 def test_manifests_that_lhotse_writes(root, tmp_path):
