@@ -269,7 +269,7 @@ class _Places:
                 raise WrongEntry("shell pipe: refused unless --allow-pipes is given")
             place = Pipe(f"{place.strip()} |")
         elif source.kind not in ("file", "url"):
-            raise WrongEntry(f"source of type {source.kind[:40]}: save the audio to files first")
+            raise WrongEntry(f"other source: type {source.kind[:40]}; save the audio to files")
         elif is_address(place):
             place = self.remotes.permit(place)
             if not isinstance(place, Remote):

@@ -29,7 +29,7 @@ CUTS = frozenset({"MonoCut", "MultiCut", "Cut", "MixedCut", "PaddingCut"})
 Readable = IO[bytes] | gzip.GzipFile
 
 _LONGEST_LINE = 1 << 20  # bytes
-_LARGEST_LIST = 64 << 20  # bytes of a .json, which is read as a whole
+_LARGEST_LIST = 8 << 20  # bytes of a .json, which is read as a whole: Python makes 25 times as much
 _SMALLEST_LIMIT = 64 << 20  # bytes that any .gz may unpack to
 _MOST_UNPACKED = 100  # times its size is what a larger .gz may unpack to; manifests reach 10 to 30
 _MOST_BAD_LINES = 10_000  # a file with more of them is no manifest
@@ -106,7 +106,8 @@ def kind_of(entry: dict[str, Any]) -> str:
     """Return what an object is: recording, supervision, cut, or other."""
     if "sources" in entry:
         return "recording"
-    if entry.get("type") in CUTS:
+    kind = entry.get("type")
+    if isinstance(kind, str) and kind in CUTS:
         return "cut"
     if "recording_id" in entry and "num_features" not in entry and "type" not in entry:
         return "supervision"

@@ -14,6 +14,7 @@ from speechssl.audio.walk import audio_files
 from speechssl.corpora.listing import check_folder
 from speechssl.data.manifest import Manifest
 from speechssl.errors import UserError
+from speechssl.text import printable
 
 
 class NamedFile(NamedTuple):
@@ -147,4 +148,4 @@ def _shortened(items: list[str]) -> str:
     text = ", ".join(items[:10])
     if len(items) > 10:
         text += f" and {len(items) - 10} more"
-    return text
+    return printable(text)  # names of files and lists that others made

@@ -139,7 +139,7 @@ def test_addresses_and_commands_only_where_they_were_allowed(root, tmp_path, mon
         "command": "shell pipe",
         "two_lines": "shell pipe",
         "pipe": "no such file",
-        "memory": "source of type memory",
+        "memory": "other source",
         "up": "outside the folder of the audio",
     }
     allowed = lhotse.prepare(path, out, remote=["https://example.org/data/"], allow_pipes=True)
@@ -234,6 +234,7 @@ def test_a_bad_supervision_is_left_out(root, tmp_path, changes, reason):
         {"transforms": ["x"]},
         {"duration": None},
         {"id": ["r"]},
+        {"sources": None, "type": ["MonoCut"]},
     ],
 )
 def test_a_bad_recording_is_left_out(root, tmp_path, changes):
