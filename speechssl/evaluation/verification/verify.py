@@ -97,6 +97,7 @@ def verify(
         scores = _calibrate(scores, backend, settings, located.trials)
     speakers = _speakers(ids, enrolled, located, settings.speakers)
     results = _results(scores, located, speakers, settings)
+    results["trials_sha256"] = trials.sha256()
     results["scoring"] = backend.name
     if settings.enrol is not None:
         sizes = [len(rows) for rows in enrolled.utterances_of.values()]
@@ -122,7 +123,8 @@ def evaluate(embeddings: Embeddings, trials: Trials, **options: Any) -> dict[str
     Each measure of `measures.MEASURES` (`eer` in percent, `min_dcf_0.01`, ...), with its 95 %
     `<name>_interval` (or None); after calibration also `act_dcf_0.01`, `act_dcf_0.05` and `cllr`
     (bits). Besides, `eer_threshold`, `trials`, `targets`, `nontargets`, `trials_skipped`,
-    `scoring`, `interval_over`, `bootstrap_replicates`, `model`, `labels_used`.
+    `trials_sha256` (`Trials.sha256` of the list), `scoring`, `interval_over`,
+    `bootstrap_replicates`, `model`, `labels_used`.
     """
     return verify(embeddings, trials, **options).results
 
