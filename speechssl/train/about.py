@@ -114,11 +114,12 @@ def lists_looked_at(config: TrainingConfig, heldout: Mapping[str, Any]) -> list[
         config: of the run.
         heldout: what is said of the held-out utterances.
     """
-    lists = []
+    lists: list[str] = []
     start = config.train.init or config.train.init_method
     if start:
         before = _about_model(start).get("trials_looked_at")
-        lists = [str(one) for one in before] if isinstance(before, list) else []
+        if isinstance(before, list):
+            lists = [one for one in before if isinstance(one, str) and len(one) == 64]
     own = heldout.get("trials_sha256")
     if own and own not in lists:
         lists.append(own)

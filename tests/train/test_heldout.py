@@ -16,7 +16,7 @@ from builders import noise, write_audio, write_table
 import speechssl
 from speechssl import config, metrics
 from speechssl.data.manifest import read_manifest
-from speechssl.data.trials import read_trials
+from speechssl.data.trials import read_trials, write_trials
 from speechssl.diagnostics.effective_rank import effective_rank
 from speechssl.errors import UserError
 from speechssl.evaluation.verification.verify import evaluate
@@ -140,6 +140,42 @@ def test_what_was_looked_at_is_written_down(measured, voices, configuration, tmp
     start = [f"train.init={measured}", "train.steps=1"]
     later = run(configuration, tmp_path / "later", *start)
     assert config.read(later / "about.yaml")["trials_looked_at"] == [digest]
+
+
+@pytest.mark.parametrize("looked_at", [True, False])
+def test_reports_mark_results_on_a_list_that_was_looked_at(
+    measured, voices, tmp_path, capsys, looked_at
+):
+    """In whichever format it is written, and no other list; not those of another model either."""
+    from speechssl.cli import main
+    from speechssl.report.page.clips import Clips
+    from speechssl.report.page.material import Material, PageSettings, Run, SystemEvaluation
+    from speechssl.report.page.sections import errors
+    from speechssl.report.results import read_evaluations
+
+    trials = read_trials(voices / "eval" / "trials")
+    listed = tmp_path / "trials"
+    write_trials(trials, listed, style="voxceleb")
+    if not looked_at:
+        listed.write_text("".join(listed.read_text().splitlines(keepends=True)[1:]))
+    exp = tmp_path / "exp"
+    model = str(measured / "model")
+    embeddings = tmp_path / "eval.npz"
+    assert main(["embed", model, str(voices / "eval"), "--out", str(embeddings)]) == 0
+    words = ["evaluate", "verification", str(embeddings), "--trials", str(listed), "--model", model]
+    assert main([*words, "--out", str(exp / "eval" / "dino" / "voices"), "--replicates", "0"]) == 0
+    assert main(["report", str(exp), "--record"]) == 0
+    (row,) = json.loads((exp / "record.json").read_text())
+    said = "these trials, looked at during training"
+    assert row["labels_used"] == (said if looked_at else "none")
+    assert (said in capsys.readouterr().out) == looked_at
+
+    (found,) = read_evaluations(exp)
+    run_of_page = Run("dino", {}, config.read(measured / "about.yaml"), [])
+    material = Material(["exp"], PageSettings(), Clips({}, 0), runs=[run_of_page])
+    material.evaluations = [SystemEvaluation("dino", found, None, None)]
+    texts = [block.text for block in errors.build(material) if hasattr(block, "text")]
+    assert any("voices was looked at during training" in text for text in texts) == looked_at
 
 
 def test_a_run_that_was_stopped_goes_on_with_the_same_measurements(

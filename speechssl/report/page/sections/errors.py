@@ -30,12 +30,12 @@ def build(material: Material) -> Sequence[Block]:
 
 def _looked_at(material: Material, evaluations: Sequence[SystemEvaluation]) -> list[Block]:
     """Return a warning for each list that a run was shown figures of while it trained."""
-    warned: dict[str, list[str]] = {}
-    lists = {one.results.trials: one.results.results.get("trials_sha256") for one in evaluations}
-    for trials, digest in lists.items():
+    warned: dict[str, dict[str, None]] = {}
+    for one in evaluations:
+        digest = one.results.results.get("trials_sha256")
         for run in material.runs:
             if digest is not None and digest in untrusted.items(run.about, "trials_looked_at"):
-                warned.setdefault(trials, []).append(run.name)
+                warned.setdefault(one.results.trials, {})[run.name] = None
     blocks: list[Block] = []
     for trials, runs in warned.items():
         text = (
