@@ -244,6 +244,9 @@ class Method(nn.Module):
     teacher_prototypes: int | None = None
     """K, where `teacher_entropy` is logged: its limit is ln K."""
 
+    highest_teacher_temperature: float | None = None
+    """Temperature of the assignments that `teacher_entropy` is of, where there is one."""
+
     PARTS: ClassVar[dict[str, str]] = {}
     """Settings that are parts themselves: `{"predictor": "predictors"}`."""
 

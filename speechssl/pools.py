@@ -39,8 +39,10 @@ class ThreadPool(ThreadPoolExecutor):
 _AHEAD = 64  # items
 
 
-def map_ahead(work: Callable[[S], T], items: Iterable[S], threads: int) -> Generator[T, None, None]:
-    """Yield `work` of each item, in order; threads are a bounded number of items ahead.
+def map_ahead(
+    work: Callable[[S], T], items: Iterable[S], threads: int, ahead: int = _AHEAD
+) -> Generator[T, None, None]:
+    """Yield `work` of each item, in order; threads are at most `ahead` items ahead.
 
     `ThreadPool.map` takes all items at once: 2 KB each, of ten million 20 GB.
     """
@@ -49,7 +51,7 @@ def map_ahead(work: Callable[[S], T], items: Iterable[S], threads: int) -> Gener
     try:
         for item in items:
             waiting.append(pool.submit(work, item))
-            if len(waiting) > _AHEAD:
+            if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

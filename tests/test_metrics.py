@@ -286,6 +286,34 @@ def test_many_replicates_of_many_trials_are_weighted_curves_one_by_one():
     assert (low, high) == pytest.approx(np.quantile(errors, [0.025, 0.975]), rel=1e-12)
 
 
+def test_a_difference_is_that_of_two_systems_on_the_same_resampled_list():
+    """Replicate by replicate with copies of trials; systems in the same order differ by nothing."""
+    scores, target, left, right = _speaker_trials(6, np.random.default_rng(8))
+    other = scores + np.random.default_rng(9).normal(0, 0.3, len(scores))
+    measures = {"eer": metrics.curve_eer}
+    found = metrics.bootstrap_curve_difference(
+        measures, scores, other, target, left, right, replicates=30, seed=3
+    )
+    generator = np.random.default_rng(3)
+    differences = []
+    for _ in range(30):
+        times = np.bincount(generator.integers(0, 6, 6), minlength=6)
+        copies = np.where(left == right, times[left], times[left] * times[right])
+        again = np.repeat(target, copies)
+        if again.any() and not again.all():
+            one, two = (metrics.eer(np.repeat(s, copies), again) for s in (scores, other))
+            differences.append(one - two)
+    assert found["eer"] == pytest.approx(np.quantile(differences, [0.025, 0.975]))
+    same = metrics.bootstrap_curve_difference(
+        measures, scores, 7 * scores - 3, target, left, right, replicates=30
+    )
+    assert same["eer"] == (0.0, 0.0)
+    alone = metrics.bootstrap_curve_difference(
+        measures, [0, 1], [1, 0], [0, 1], ["a", "a"], ["a", "a"]
+    )
+    assert alone == {"eer": None}
+
+
 def test_bootstrap_without_enough_speakers_is_none():
     assert metrics.bootstrap_interval(np.mean, ["a", "a"]) is None
     assert metrics.bootstrap_trials([0, 1], [0, 1], ["a", "a"], ["a", "a"])["eer"] is None

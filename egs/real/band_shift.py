@@ -64,11 +64,12 @@ def main() -> None:
 
 
 def chosen(directories: list[str], count: int) -> list[Utterance]:
-    """Return about `count` utterances of Kaldi directories, spread evenly."""
+    """Return at most `count` utterances of Kaldi directories, spread evenly."""
     utterances: list[Utterance] = []
     for directory in directories:
         utterances += read_manifest(directory).utterances
-    return utterances[:: max(1, len(utterances) // count)]
+    taken = min(count, len(utterances))
+    return [utterances[number * len(utterances) // taken] for number in range(taken)]
 
 
 def described(model: Model, utterances: list[Utterance]) -> tuple[Matrix, Matrix]:

@@ -5,12 +5,14 @@
 Every process is a task of Ray with its GPUs and cores, and one rank of the command. The folders must be
 at the same paths on every node. A rank or a node that is lost ends the others, and all ranks start again
 on what is left of the cluster, at most --max-restarts times: the command must go on from what it finds
-(--resume). Exits with the code of the first rank that failed.
+(--resume). Asked to end (SIGTERM), it asks every rank, waits until they have saved, and exits with 143.
+Otherwise it exits with the code of the first rank that failed, and with 2 for a mistake of the user.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import signal
 import socket
@@ -19,11 +21,19 @@ import sys
 import time
 from typing import Any
 
+from speechssl.embed.ray_cluster import refuse_silence, same_signal_handlers
+from speechssl.errors import UserError
+
 SECONDS_TO_SAVE = 120
 """How long a rank that is asked to end may take."""
 
 NOT_AGAIN = (2, 143)
 """Exit codes after which nothing is started again: a user's mistake, and being asked to end."""
+
+SECONDS_BEFORE_SAYING = 10
+"""How long it waits for room on the cluster before it says so."""
+
+_asked_to_end: list[int] = []
 
 
 def free_address() -> tuple[str, int]:
@@ -39,7 +49,9 @@ def run_rank(command: list[str], variables: dict[str, str], stop: Any) -> int:
     """Run one rank to its end, or until the others have failed; return its exit code."""
     import ray
 
-    process = subprocess.Popen(command, env={**os.environ, **variables})
+    process = subprocess.Popen(
+        command, env={**os.environ, **variables}, preexec_fn=end_with_parent()
+    )
     while process.poll() is None:
         if ray.get(stop.is_set.remote()):
             process.send_signal(signal.SIGTERM)
@@ -50,6 +62,15 @@ def run_rank(command: list[str], variables: dict[str, str], stop: Any) -> int:
                 process.wait()
         time.sleep(0.5)
     return process.returncode
+
+
+def end_with_parent() -> Any:
+    """Return what lets Linux send SIGTERM to a new process when this one has ended: none trains unseen."""
+    if not sys.platform.startswith("linux"):
+        return None
+    library = ctypes.CDLL(None)
+    set_signal_of_parents_death = 1  # PR_SET_PDEATHSIG of linux/prctl.h
+    return lambda: library.prctl(set_signal_of_parents_death, signal.SIGTERM)
 
 
 class Stop:
@@ -79,7 +100,8 @@ def run_once(command: list[str], args: argparse.Namespace) -> int:
     if args.gpus:
         bundle["GPU"] = args.gpus
     group = placement_group([bundle] * args.processes)
-    ray.get(group.ready())
+    if not wait_for_room(group, bundle, args.processes):
+        return 143
 
     def options(rank: int) -> dict[str, Any]:
         strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)
@@ -101,7 +123,12 @@ def run_once(command: list[str], args: argparse.Namespace) -> int:
     code = 0
     waiting = list(ranks)
     while waiting:
-        done, waiting = ray.wait(waiting)
+        done, waiting = ray.wait(waiting, timeout=1.0)
+        if _asked_to_end and not code:
+            code = 143
+            stop.set.remote()
+        if not done:
+            continue
         try:
             ended = ray.get(done[0])
         except ray.exceptions.RayError:
@@ -111,6 +138,56 @@ def run_once(command: list[str], args: argparse.Namespace) -> int:
             stop.set.remote()
     remove_placement_group(group)
     return code
+
+
+def wait_for_room(group: Any, bundle: dict[str, float], processes: int) -> bool:
+    """Wait until the cluster has room for all ranks; return whether nobody asked to end before."""
+    import ray
+
+    waited = 0
+    while not group.wait(timeout_seconds=1):
+        waited += 1
+        if _asked_to_end:
+            return False
+        if waited == SECONDS_BEFORE_SAYING:
+            has = ray.cluster_resources()
+            print(
+                f"on_ray.py: waits until the cluster has room for {processes} ranks of {described(bundle)}"
+                f" each; all of it is {described(has)}",
+                file=sys.stderr,
+                flush=True,
+            )
+    return True
+
+
+def described(resources: dict[str, float]) -> str:
+    """Return the cores and GPUs of a bundle or a cluster in words."""
+    return f"{resources.get('CPU', 0):g} cores and {resources.get('GPU', 0):g} GPUs"
+
+
+def start_ray(args: argparse.Namespace) -> None:
+    """Connect to the cluster, or start one on this machine.
+
+    Raises:
+        UserError: nobody answers, or this machine has too few GPUs.
+    """
+    import ray
+
+    cores = None if args.address else max(os.cpu_count() or 1, int(args.processes * args.cpus))
+    if args.address:
+        refuse_silence(args.address)
+    try:
+        with same_signal_handlers():
+            dashboard = None if args.address else False
+            ray.init(args.address, num_cpus=cores, include_dashboard=dashboard)
+    except ConnectionError as error:
+        raise UserError(f"--address {args.address}: no Ray cluster there ({error})") from None
+    gpus = ray.cluster_resources().get("GPU", 0)
+    if not args.address and gpus < args.processes * args.gpus:
+        raise UserError(
+            f"--processes {args.processes} of {args.gpus:g} GPUs each, and this machine has {gpus:g};"
+            " give fewer, or the --address of a cluster"
+        )
 
 
 def main() -> int:
@@ -129,8 +206,12 @@ def main() -> int:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
-    cores = None if args.address else max(os.cpu_count() or 1, int(args.processes * args.cpus))
-    ray.init(args.address, num_cpus=cores, include_dashboard=None if args.address else False)
+    try:
+        start_ray(args)
+    except UserError as error:
+        print(f"on_ray.py: {error}", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, lambda number, frame: _asked_to_end.append(number))
     code = 1
     for attempt in range(args.max_restarts + 1):
         code = run_once(command, args)

@@ -21,6 +21,10 @@ while (($#)) && [[ $1 != -- ]]; do
 done
 (($# > 1)) || usage
 shift
+command -v sbatch >/dev/null || {
+    echo "slurm.sh: there is no sbatch here; run it where Slurm's commands are, or launch by torchrun or Ray (README.md)" >&2
+    exit 2
+}
 read -ra options <<<"$sbatch"
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 export SPEECHSSL_LAUNCH="$here"

@@ -33,6 +33,7 @@ case $launcher in
         ((ngpu == 1)) || launch=(torchrun --standalone --nproc-per-node "$ngpu" --max-restarts 3 -m)
         ;;
     slurm)
+        command -v sbatch >/dev/null || refuse "--launcher slurm: there is no sbatch here; run it where Slurm's commands are"
         launch=(bash recipes/launch/slurm.sh --nodes "$nodes" --per-node "$ngpu" --log "$exp/slurm-%j.log")
         [[ -z $sbatch ]] || launch+=(--sbatch "$sbatch")
         launch+=(--)

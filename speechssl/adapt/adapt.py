@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ def _adapt(settings: AdaptSettings, folder: AdaptFolder, device: str) -> dict[st
     }
     results["report"] = report.lines(results, judged, settings, folder)
     write_text(folder.report, "\n".join(results["report"]) + "\n")
-    write_text(folder.results, json.dumps(results, indent=2) + "\n")
+    write_text(folder.results, json.dumps(results, indent=2, allow_nan=False) + "\n")
     return results
 
 
@@ -154,10 +155,25 @@ def _counts(train: list[Any], heldout: list[Any]) -> dict[str, Any]:
 
 
 def _figures(judgement: Judgement) -> dict[str, Any]:
-    """Return a judgement for results.json."""
+    """Return a judgement for results.json; JSON has no NaN and no infinity: null, and the reason."""
+    figures: dict[str, Any] = dataclasses.asdict(judgement)
+    reasons = {}
+    for name, value in figures.items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not all(number is None or math.isfinite(number) for number in numbers):
+            figures[name] = None
+            reasons[name] = _why_not_finite(judgement)
+    if reasons:
+        figures["not_measured"] = reasons
     return {
-        **dataclasses.asdict(judgement),
+        **figures,
         "is_better": judgement.is_better,
         "collapsed": judgement.collapsed,
         "loses": judgement.loses,
     }
+
+
+def _why_not_finite(judgement: Judgement) -> str:
+    if math.isfinite(judgement.apart) and math.isfinite(judgement.apart_before):
+        return "too few held-out recordings for an interval"
+    return "a model gives embeddings that are not finite: its training diverged"

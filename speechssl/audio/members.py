@@ -94,6 +94,23 @@ def parse(name: str) -> Member | None:
     return Member(archive, offset=int(match[2]), size=int(match[3]), extension=match[4])
 
 
+def open_whole(address: Remote) -> io.RawIOBase | io.BytesIO:
+    """Return a file behind an address as a file object; one of at most 4 MiB takes one request.
+
+    Raises:
+        UserError: it is missing or cannot be read, or the server of a larger one sends no ranges.
+    """
+    try:
+        files, path = _file_system(address)
+        begin = bytes(files.cat_file(path, start=0, end=_WHOLE + 1))
+    except Exception as error:
+        refuse_without_descriptors(error)
+        raise _unreadable(address, error) from error
+    if len(begin) <= _WHOLE:
+        return io.BytesIO(begin)
+    return LargeMember(Member(address, 0, archive_size(address), ""))
+
+
 def archive_size(archive: str) -> int:
     """Return the bytes of an archive, a path or a `Remote`.
 
@@ -139,7 +156,7 @@ def _unreadable(archive: str, error: Exception) -> UserError:
     if isinstance(error.__cause__, UserError):  # fsspec says that there is no such file
         return error.__cause__
     if isinstance(error, FileNotFoundError):
-        return UserError(f"{archive}: no such file; check the path, or write the shards again")
+        return UserError(f"{archive}: no such file; check the path, or write it again")
     detail = " ".join(str(error).split()) or type(error).__name__
     return UserError(f"{archive}: cannot be read ({detail}); check that it can be reached")
 

@@ -65,7 +65,7 @@ def open_audio(path: PathLike) -> Iterator[Reader]:
 
     Args:
         path: a path, the address of a member of a tar archive (`speechssl.audio.members`), a
-            `in_memory.InMemory`, or a `pipes.Pipe`, which is run.
+            `remotes.Remote`, `in_memory.InMemory`, or a `pipes.Pipe`, which is run.
 
     Raises:
         UserError: there is no such file, it is not a regular file, not audio, damaged, or it is a
@@ -78,7 +78,7 @@ def open_audio(path: PathLike) -> Iterator[Reader]:
         with _open_source(io.BytesIO(path.content), name) as reader:
             yield reader
     elif member is not None:
-        with _open_member(member) as reader:
+        with _open_fetched(member.open(), str(member)) as reader:
             yield reader
     elif isinstance(path, pipes.Pipe):
         with _open_source(io.BytesIO(pipes.run(path)), name) as reader:
@@ -88,11 +88,10 @@ def open_audio(path: PathLike) -> Iterator[Reader]:
             f"{name}: is a shell pipe and was refused; allow it with --allow-pipes if you trust it"
         )
     elif remotes.is_address(name):
-        if isinstance(name, remotes.Remote):
-            raise UserError(
-                f"{name}: is no member of a tar archive; stores are read by their shards"
-            )
-        raise UserError(f"{name}: {remotes.refusal(name)}")
+        if not isinstance(path, remotes.Remote):
+            raise UserError(f"{name}: {remotes.refusal(name)}")
+        with _open_fetched(members.open_whole(path), name) as reader:
+            yield reader
     else:
         refuse_special_file(name)
         with _open_source(name, name) as reader:
@@ -100,10 +99,10 @@ def open_audio(path: PathLike) -> Iterator[Reader]:
 
 
 @contextmanager
-def _open_member(member: members.Member) -> Iterator[Reader]:
-    file = member.open()
+def _open_fetched(file: Any, name: str) -> Iterator[Reader]:
+    """Open a file object of `members`; `name` is what messages call it."""
     try:
-        with _open_source(file, str(member)) as reader:
+        with _open_source(file, name) as reader:
             yield reader
     except UserError:
         # What the decoder takes for the end of the file may be an archive that cannot be read.

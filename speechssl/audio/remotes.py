@@ -78,6 +78,19 @@ def is_address(name: str) -> bool:
     return "://" in name
 
 
+def refuse_half_address(name: str) -> None:
+    """Raise UserError if the name of an output was to be an address: `s3:/bucket/x`, `s3:bucket/x`.
+
+    Taken for a path, it would become a folder `s3:` on this machine.
+    """
+    half = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):(?!//)/*(.*)", name)
+    if half is not None and half[1] in STORES:
+        raise UserError(
+            f"{name}: neither an address nor a plain path; write {half[1]}://{half[2]}, or ./{name}"
+            " for a folder here"
+        )
+
+
 def refusal(address: str) -> str:
     """Return the end of a message about an address that was not allowed: what it is, what to do."""
     scheme = _SCHEME.match(address)

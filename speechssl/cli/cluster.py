@@ -5,7 +5,7 @@ examples.tsv: the most central utterances of each cluster, to listen to.
 
 A folder of embeddings is streamed by kmeans and kmeans_ahc: memory is that of the centroids and 8
 bytes an embedding. `torchrun --nproc-per-node N -m speechssl cluster FOLDER ...` shares it among
-processes. Then there is no examples.tsv.
+processes.
 """
 
 from __future__ import annotations
@@ -153,18 +153,29 @@ def _run_streamed(
     from speechssl import distributed
     from speechssl.data.vectors.folder import VectorFolder
     from speechssl.evaluation import streamed_clusters
+    from speechssl.files import write_text
     from speechssl.report.plots import size_plot
+
+    nearness: list[Any] = []
+
+    def keep(labels: Any, cosines: Any) -> None:
+        nearness.append(cosines)
 
     world = distributed.start(args.device)
     try:
         with flags.writing_alone(args.out if world.first else None):
             folder = VectorFolder(args.embeddings)
-            found = streamed_clusters.cluster_folder(folder, clusterer, world, **filters)
+            found = streamed_clusters.cluster_folder(
+                folder, clusterer, world, on_members=keep, **filters
+            )
             if found is None:
                 return
             labels, figures = found
             about = {"clusterer": settings, **figures}
             streamed_clusters.write_folder(args.out, folder, labels, about)
+            if args.examples:
+                table = streamed_clusters.examples(folder, labels, nearness[0], args.examples)
+                write_text(args.out / "examples.tsv", table)
             size_plot(labels[labels >= 0], args.out / "sizes.png")
         _print_figures(figures)
     finally:

@@ -176,8 +176,10 @@ def _refuse_addresses(arguments: argparse.Namespace) -> None:
     for name in _OUTPUTS:
         value = str(getattr(arguments, name, None))
         if _ADDRESS.fullmatch(value):
+            scheme, _, rest = value.partition(":")
+            address = f"{scheme}://{rest.lstrip('/')}"
             raise UserError(
-                f"{arguments.verb}: {value}: this is written to a disk of this machine only; give a"
+                f"{arguments.verb}: {address}: this is written to a disk of this machine only; give a"
                 " path, and copy it to its address afterwards"
             )
 

@@ -64,7 +64,7 @@ def _add_speakers(parser: argparse.ArgumentParser) -> None:
         "--min-speakers", type=flags.count, default=1, metavar="N", help="at least (default: 1)"
     )
     parser.add_argument(
-        "--max-speakers", type=flags.count, default=8, metavar="N", help="at most (default: 8)"
+        "--max-speakers", type=flags.count, metavar="N", help="at most (default: 8)"
     )
     parser.add_argument(
         "--threshold",

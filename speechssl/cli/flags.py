@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,23 @@ if TYPE_CHECKING:
     from speechssl.speakers.calibration import Calibration
 
 
+def _int(word: str) -> int:
+    try:
+        return int(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {word}") from None
+
+
+def _float(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not {word}") from None
+
+
 def whole_number(word: str) -> int:
     """Return a whole number of at least 0."""
-    number = int(word)
+    number = _int(word)
     if number < 0:
         raise argparse.ArgumentTypeError(f"must be at least 0, not {word}")
     return number
@@ -27,7 +42,7 @@ def whole_number(word: str) -> int:
 
 def count(word: str) -> int:
     """Return a whole number of at least 1."""
-    number = int(word)
+    number = _int(word)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {word}")
     return number
@@ -35,7 +50,7 @@ def count(word: str) -> int:
 
 def number(word: str) -> float:
     """Return a finite number."""
-    value = float(word)
+    value = _float(word)
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"must be a finite number, not {word}")
     return value
@@ -43,7 +58,7 @@ def number(word: str) -> float:
 
 def positive(word: str) -> float:
     """Return a number above 0."""
-    value = float(word)
+    value = _float(word)
     if not value > 0:
         raise argparse.ArgumentTypeError(f"must be above 0, not {word}")
     return value
@@ -59,7 +74,7 @@ def not_negative(word: str) -> float:
 
 def share(word: str) -> float:
     """Return a number above 0 and at most 1."""
-    number = float(word)
+    number = _float(word)
     if not 0 < number <= 1:
         raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, not {word}")
     return number
@@ -67,7 +82,7 @@ def share(word: str) -> float:
 
 def probability(word: str) -> float:
     """Return a number above 0 and below 1."""
-    number = float(word)
+    number = _float(word)
     if not 0 < number < 1:
         raise argparse.ArgumentTypeError(f"must be above 0 and below 1, not {word}")
     return number
@@ -329,6 +344,32 @@ def add_replicates(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="bootstrap resamples for the intervals; 0: no intervals (default: 1000)",
     )
+
+
+def add_beside(parser: argparse.ArgumentParser, metavar: str, text: str) -> None:
+    """Add ``--beside``, others that a system is compared with; `named_paths` reads it."""
+    parser.add_argument(
+        "--beside", "--against", nargs="+", default=(), metavar=metavar, help=text, dest="beside"
+    )
+
+
+def named_paths(words: Sequence[str]) -> list[tuple[str, Path]]:
+    """Return name and path of each ``NAME=PATH`` of ``--beside``.
+
+    Raises:
+        UserError: a word is not of that form, or a name occurs twice.
+    """
+    from speechssl.errors import UserError
+
+    found: dict[str, Path] = {}
+    for word in words:
+        name, _, file = word.partition("=")
+        if not name or not file:
+            raise UserError(f"--beside {word}: give NAME=FILE, such as untrained=untrained.npz")
+        if name in found:
+            raise UserError(f"--beside {word}: {name} is named twice; give each another name")
+        found[name] = Path(file)
+    return list(found.items())
 
 
 def add_labels(parser: argparse.ArgumentParser) -> None:

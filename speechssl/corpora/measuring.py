@@ -17,6 +17,7 @@ import numpy as np
 
 from speechssl.audio import reading
 from speechssl.audio.silence import is_silent
+from speechssl.audio.walk import utterance_ids
 from speechssl.corpora.listing import Found
 from speechssl.data.kaldi import label_names, report_skipped
 from speechssl.data.manifest import Manifest, Utterance, wav_scp_obstacle, write_manifest
@@ -117,6 +118,11 @@ def measure(
         for results in _with_progress(pool.map(measure_some, tasks), len(found)):
             measured += results
     return measured
+
+
+def with_ids(found: Sequence[Found]) -> list[tuple[str, Found]]:
+    """Return files with the ids that their paths give: white space, which Kaldi's do not have, is `_`."""
+    return list(zip(utterance_ids([item.path for item in found]), found, strict=True))
 
 
 def prepare_files(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from speechssl.audio.walk import audio_files
 from speechssl.corpora.listing import Found, folder_of
-from speechssl.corpora.measuring import prepare_files
+from speechssl.corpora.measuring import prepare_files, with_ids
 from speechssl.corpora.named import compare_count
 from speechssl.data.manifest import Manifest
 from speechssl.errors import UserError
@@ -56,14 +56,12 @@ def prepare(
     if unknown or not kinds:
         raise UserError(f"--kinds {' '.join(unknown)}: choose from {', '.join(COUNTS)}")
     root = folder_of(Path(root), ("music", "speech", "noise"), "musan")
-    files = []
+    found = []
     for kind in kinds:
         paths = sorted(audio_files(root / kind))
         compare_count(root / kind, len(paths), "MUSAN", COUNTS[kind], partial)
-        for path in paths:
-            identifier = f"{kind}/{path}"
-            files.append((identifier, Found(identifier, {"kind": kind})))
-    return prepare_files(files, root, Path(out), check=check, jobs=jobs)
+        found += [Found(f"{kind}/{path}", {"kind": kind}) for path in paths]
+    return prepare_files(with_ids(found), root, Path(out), check=check, jobs=jobs)
 
 
 PART = prepare

@@ -14,12 +14,13 @@ Layout: `RIRS_NOISES/simulated_rirs/<size>/<room>/*.wav` and
 
 from __future__ import annotations
 
+import re
 from pathlib import Path, PurePath
 
 from speechssl.audio import reading
 from speechssl.audio.walk import audio_files
 from speechssl.corpora.listing import Found, folder_of
-from speechssl.corpora.measuring import Skip, Usable, prepare_files
+from speechssl.corpora.measuring import Skip, Usable, prepare_files, with_ids
 from speechssl.corpora.named import compare_count
 from speechssl.data.manifest import Manifest
 from speechssl.errors import UserError
@@ -63,24 +64,25 @@ def prepare(
     compare_count(root / "simulated_rirs", len(files), "RIRS_NOISES", SIMULATED, partial)
     if real:
         files += _real(root / "real_rirs_isotropic_noises")
-    return prepare_files(files, root, Path(out), check=check, jobs=jobs, reject=_several_channels)
+    return prepare_files(
+        with_ids(files), root, Path(out), check=check, jobs=jobs, reject=_several_channels
+    )
 
 
-def _simulated(folder: Path) -> list[tuple[str, Found]]:
-    """Return the simulated responses by their ids; the folders above them name the room."""
+def _simulated(folder: Path) -> list[Found]:
+    """Return the simulated responses; the folders above them name the room."""
     files = []
     for path in sorted(audio_files(folder)):
         labels = {"kind": "simulated"}
-        room = path.rpartition("/")[0].replace(" ", "_")
+        room = re.sub(r"\s", "_", path.rpartition("/")[0])
         if room:
             labels["room"] = room
-        identifier = f"{folder.name}/{path}"
-        files.append((identifier, Found(identifier, labels)))
+        files.append(Found(f"{folder.name}/{path}", labels))
     return files
 
 
-def _real(folder: Path) -> list[tuple[str, Found]]:
-    """Return the real responses by their ids: the files with `rir` in their names.
+def _real(folder: Path) -> list[Found]:
+    """Return the real responses: the files with `rir` in their names.
 
     Raises:
         UserError: there are none.
@@ -88,8 +90,7 @@ def _real(folder: Path) -> list[tuple[str, Found]]:
     files = []
     for path in sorted(audio_files(folder)):
         if "rir" in PurePath(path).name.lower():
-            identifier = f"{folder.name}/{path}"
-            files.append((identifier, Found(identifier, {"kind": "real"})))
+            files.append(Found(f"{folder.name}/{path}", {"kind": "real"}))
     if not files:
         raise UserError(
             f"{folder}: no responses (names with rir) in it; unpack it again or leave out --real"

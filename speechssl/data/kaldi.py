@@ -180,7 +180,11 @@ def report_skipped(skipped: Sequence[tuple[str, str]], folder: Path) -> str:
 
 def digest(path: str | Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal digits."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    found = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
 
 
 def are_clusters(path: str | Path) -> bool:

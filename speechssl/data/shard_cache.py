@@ -68,7 +68,7 @@ class ShardCache:
             raise UserError(f"data.cache_gb={gigabytes:g}: must be above 0")
         self.folder = Path(folder) if folder is not None else default_folder()
         self.limit = int(gigabytes * 1e9)
-        with writing(self.folder):
+        with writing(self.folder, "choose another data.cache"):
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._process = -1
         self._pool: ThreadPool
@@ -143,7 +143,7 @@ class ShardCache:
         size = members.archive_size(archive)
         if size > self.limit:
             raise UserError(
-                f"{archive}: {size / 1e9:.2f} GB, more than data.cache_gb={self.limit / 1e9:g}; raise"
+                f"{archive}: {size / 1e9:.3g} GB, more than data.cache_gb={self.limit / 1e9:g}; raise"
                 " it"
             )
         name = hashlib.blake2b(f"{archive}\0{size}".encode(), digest_size=16).hexdigest()
@@ -155,7 +155,7 @@ class ShardCache:
                     return copy
                 time.sleep(_POLL)
             if not copy.exists():
-                with writing(self.folder):
+                with writing(self.folder, "choose another data.cache"):
                     self._download(archive, size, copy)
             lock.unlink(missing_ok=True)
         return copy

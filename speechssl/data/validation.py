@@ -8,8 +8,8 @@ import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from speechssl.audio import reading
-from speechssl.audio.remotes import Remotes
+from speechssl.audio import members, reading
+from speechssl.audio.remotes import Remote, Remotes
 from speechssl.audio.tables import read_table, read_wav_scp
 from speechssl.data.kaldi import (
     Segment,
@@ -23,6 +23,7 @@ from speechssl.errors import Unreadable, UserError
 from speechssl.pools import map_ahead
 from speechssl.threads import usable_cores
 
+_REQUESTS = 16  # in flight
 _TOLERANCE = 0.1  # seconds by which utt2dur and segments may disagree with the audio
 
 
@@ -36,7 +37,7 @@ def validate(
     """Return every problem of a Kaldi directory, one line each; [] if it can be used as it is.
 
     Looks at wav.scp, segments, utt2dur, utt2spk, every utt2<label>, spk2utt and trials, and whether
-    each file exists.
+    each file exists, behind addresses too: that is a request each.
 
     Args:
         directory: the Kaldi directory.
@@ -58,6 +59,7 @@ def validate(
         recordings = read_wav_scp(
             folder / "wav.scp", note, allow_pipes=allow_pipes, check_files=True, remotes=remotes
         )
+        problems += _check_stored(folder / "wav.scp", recordings)
         segments = {name: Segment(name, 0.0, None) for name in recordings}
         if (folder / "segments").exists():
             segments = read_segments(folder / "segments", recordings, note)
@@ -74,6 +76,25 @@ def validate(
     if read_audio:
         problems += _check_audio(recordings, segments, durations)
     return problems
+
+
+def _check_stored(path: Path, recordings: Mapping[str, str]) -> list[str]:
+    """Ask for each file behind an address whether it is there; archives have been asked for."""
+
+    def problem(item: tuple[str, str]) -> str:
+        name, address = item
+        try:
+            members.archive_size(address)
+        except UserError as error:
+            return f"{path}: {name!r}: {error}"
+        return ""
+
+    stored = [
+        (name, address)
+        for name, address in recordings.items()
+        if isinstance(address, Remote) and members.parse(address) is None
+    ]
+    return [found for found in map_ahead(problem, stored, _REQUESTS) if found]
 
 
 def _compare_ids(path: Path, expected: Collection[str], found: Collection[str]) -> list[str]:

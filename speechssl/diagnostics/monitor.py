@@ -47,12 +47,20 @@ class Monitor:
         dim: size D of an embedding; the last 2 D (at least 512) are kept.
         patience: checks in a row that must fail before the alarm is raised.
         prototypes: K of a method that assigns to prototypes, for the limits of its entropy.
+        teacher_temperature: of such a method at its highest; remedies are relative to it.
     """
 
-    def __init__(self, dim: int, patience: int = 3, prototypes: int | None = None) -> None:
+    def __init__(
+        self,
+        dim: int,
+        patience: int = 3,
+        prototypes: int | None = None,
+        teacher_temperature: float | None = None,
+    ) -> None:
         self.dim = dim
         self.patience = patience
         self.prototypes = prototypes
+        self.teacher_temperature = teacher_temperature
         self.min_count = 2 * dim
         self.size = max(512, self.min_count)
         self._embeddings = _LastRows(self.size)
@@ -138,7 +146,9 @@ class Monitor:
             judged["centre"] = _judge_centre(figures["centre_norm"])
         if self.prototypes and "teacher_entropy" in figures:
             limit = math.log(self.prototypes)
-            judged["entropy"] = _judge_entropy(figures["teacher_entropy"], limit)
+            judged["entropy"] = _judge_entropy(
+                figures["teacher_entropy"], limit, self.teacher_temperature
+            )
         if "kl" in figures:
             judged["kl"] = _judge_kl(figures["kl"])
         return judged
@@ -176,21 +186,32 @@ def _judge_centre(norm: float) -> Alarm | None:
     )
 
 
-def _judge_entropy(entropy: float, limit: float) -> Alarm | None:
-    """Judge the entropy of a teacher's assignment to K prototypes; ``limit`` is ln K."""
+def _judge_entropy(entropy: float, limit: float, temperature: float | None) -> Alarm | None:
+    """Judge the entropy of a teacher's assignment to K prototypes.
+
+    Args:
+        entropy: of the assignment, nats.
+        limit: ln K.
+        temperature: of the teacher; None: not known.
+    """
     if entropy > 0.99 * limit:
         return Alarm(
             f"teacher assignment is flat (entropy {entropy:.2f} of ln K = {limit:.2f})",
             "too little sharpening",
-            "lower teacher_temperature (0.04), or fewer prototypes",
+            f"lower teacher_temperature{_changed(temperature, 0.6)}, or fewer prototypes",
         )
     if entropy < 1e-4 * limit:
         return Alarm(
             f"teacher assignment is one-hot (entropy {entropy:.1e})",
             "too little centring",
-            "raise teacher_temperature (0.07), or use centring=sinkhorn",
+            f"raise teacher_temperature{_changed(temperature, 1.7)}, or use centring=sinkhorn",
         )
     return None
+
+
+def _changed(value: float | None, factor: float) -> str:
+    """Return ` (0.04 now, try 0.024)`, or nothing where the value is not known."""
+    return "" if value is None else f" ({value:.2g} now, try {value * factor:.2g})"
 
 
 def _judge_kl(kl: float) -> Alarm | None:

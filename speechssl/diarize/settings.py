@@ -8,6 +8,9 @@ from speechssl.diarize.clustering import SpeakerCount
 from speechssl.embed.windows import check_window
 from speechssl.errors import UserError
 
+DEFAULT_MOST = 8
+"""Speakers that are found at most where nothing is said."""
+
 
 @dataclass(frozen=True)
 class DiarizeSettings:
@@ -19,7 +22,7 @@ class DiarizeSettings:
         hop: from one window to the next, seconds.
         speakers: how many there are, if that is known.
         min_speakers: at least so many.
-        max_speakers: at most so many.
+        max_speakers: at most so many; None: 8.
         threshold: mean cosine, of whitened windows (`clustering.whitened`), below which two clusters
             are two speakers. Not used where the number is known.
         one_speaker_ratio: a recording whose windows vary less than so many times as much as
@@ -41,7 +44,7 @@ class DiarizeSettings:
     hop: float = 0.75
     speakers: int | None = None
     min_speakers: int = 1
-    max_speakers: int = 8
+    max_speakers: int | None = None
     threshold: float = 0.0
     one_speaker_ratio: float = 2.4
     min_speaker_seconds: float = 20.0
@@ -55,6 +58,13 @@ class DiarizeSettings:
         """Raise UserError if these settings cannot be."""
         check_window(self.window, self.hop)
         count = self.count
+        if self.speakers is not None:
+            most = self.speakers if self.max_speakers is None else self.max_speakers
+            if not self.min_speakers <= self.speakers <= most:
+                raise UserError(
+                    f"diarize: {self.speakers} speakers, but {self.min_speakers} to {most} of them:"
+                    " give the number, or its bounds"
+                )
         if not 1 <= count.least <= count.most:
             raise UserError(
                 f"diarize: {count.least} to {count.most} speakers: give at least 1, and not"
@@ -77,4 +87,5 @@ class DiarizeSettings:
         """How many speakers may be found."""
         if self.speakers is not None:
             return SpeakerCount(self.speakers, self.speakers)
-        return SpeakerCount(self.min_speakers, self.max_speakers)
+        most = DEFAULT_MOST if self.max_speakers is None else self.max_speakers
+        return SpeakerCount(self.min_speakers, most)

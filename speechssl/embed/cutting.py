@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from speechssl import parts
@@ -16,6 +17,8 @@ from speechssl.embed.batches import Failure, durations
 from speechssl.embed.windows import check_window, window_spans
 from speechssl.errors import UserError
 from speechssl.interfaces import SpeechDetector
+from speechssl.pools import map_ahead
+from speechssl.progress import counted
 
 MIX = "mix"
 EACH = "each"
@@ -96,21 +99,52 @@ def cut(recordings: Sequence[Utterance], how: Cutting, readers: int | None = Non
             by_channel += _channels(recording, how.channels)
         except UserError as error:
             result.failures.append(Failure.of(recording, str(error)))
-    detector = None if how.vad is None else parts.build("vad", {"name": how.vad})
     lengths: Iterable[float | Failure] = [0.0] * len(by_channel)
     if how.window is not None:
         lengths = durations([utterance for _, utterance in by_channel], readers or 2)
+    known: list[tuple[str, Utterance]] = []
     for (name, utterance), seconds in zip(by_channel, lengths, strict=True):
         if isinstance(seconds, Failure):
             result.failures.append(seconds)
             continue
-        try:
-            spans = None if detector is None else find_speech(utterance, detector)
-        except UserError as error:
-            result.failures.append(Failure.of(utterance, str(error)))
+        known.append((name, replace(utterance, seconds=seconds or utterance.seconds)))
+    speech: Iterable[list[tuple[float, float]] | Failure | None] = [None] * len(known)
+    if how.vad is not None:
+        looked = speech_of((utterance for _, utterance in known), how.vad, readers or 2)
+        speech = counted(looked, len(known), "find speech", "recordings")
+    for (name, utterance), spans in zip(known, speech, strict=True):
+        if isinstance(spans, Failure):
+            result.failures.append(spans)
             continue
-        _add(result, name, replace(utterance, seconds=seconds or utterance.seconds), spans, how)
+        _add(result, name, utterance, spans, how)
     return result
+
+
+def speech_of(
+    utterances: Iterable[Utterance], vad: str, readers: int, ahead: int = 64
+) -> Iterator[list[tuple[float, float]] | Failure]:
+    """Yield the spans of speech of each utterance, or why there are none; threads are ahead.
+
+    Args:
+        utterances: what is looked at.
+        vad: which part of `vad/` finds the speech. Each thread has one of its own: a network has
+            a state.
+        readers: threads.
+        ahead: utterances that they are ahead at most.
+    """
+    here = threading.local()
+
+    def spans_of(utterance: Utterance) -> list[tuple[float, float]] | Failure:
+        if not hasattr(here, "detector"):
+            here.detector = parts.build("vad", {"name": vad})
+        try:
+            return find_speech(utterance, here.detector)
+        except UserError as error:
+            return Failure.of(utterance, str(error))
+
+    # What cannot be built is one error, not one for each recording.
+    parts.build("vad", {"name": vad})
+    yield from map_ahead(spans_of, utterances, readers, ahead)
 
 
 def _channels(recording: Utterance, channels: str) -> list[tuple[str, Utterance]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from speechssl import compat
+from speechssl import compat, parts
 from speechssl.audio.remotes import Remotes
 from speechssl.audio.walk import PassedOver
 from speechssl.embed.batches import Failure
@@ -24,6 +24,7 @@ from speechssl.embed.outputs import Output, Plan, open_output
 from speechssl.embed.partial import COPY
 from speechssl.embed.settings import EmbedSettings
 from speechssl.embed.sources import collect
+from speechssl.embed.speech import stream_speech
 from speechssl.embed.workers import Group, refuse_unguarded_script, run_processes
 from speechssl.errors import UserError
 from speechssl.nn.products import choose_kernel
@@ -190,7 +191,11 @@ def _make_plan(
         raise UserError(skipped[0].reason)
     done = output.begin(fingerprint(embedder, settings), settings.resume)
     output.list_passed_over(passed_over)
-    found = cut(recordings[:: settings.every], settings.cutting, settings.readers)
+    cutting = settings.cutting
+    if cutting.vad is not None and cutting.window is None:
+        parts.build("vad", {"name": cutting.vad})  # what is not installed ends the run now
+        cutting = replace(cutting, vad=None)  # speech is looked for while others are embedded
+    found = cut(recordings[:: settings.every], cutting, settings.readers)
     if found.failures and not settings.keep_going:
         raise UserError(f"{found.failures[0].path}: {found.failures[0].reason}")
     skipped += found.failures
@@ -258,9 +263,11 @@ def _embed_share(
     writer = plan.writer()
     failed: list[Failure] = []
     audio_seconds = 0.0
-    results = embedder.stream(
-        share, done=plan.done, progress=settings.progress if rank == 0 else False
-    )
+    progress = settings.progress if rank == 0 else False
+    if settings.vad is not None and settings.window is None:
+        results = stream_speech(embedder, share, settings.vad, done=plan.done, progress=progress)
+    else:
+        results = embedder.stream(share, done=plan.done, progress=progress)
     try:
         for index, seconds, result in results:
             if not isinstance(result, Failure):

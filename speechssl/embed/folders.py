@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from speechssl.audio.remotes import is_address
+from speechssl.audio.remotes import is_address, refuse_half_address
 from speechssl.data.vectors.files import formats
 from speechssl.data.vectors.folder_writer import FolderWriter
 from speechssl.data.vectors.format import Span
@@ -28,8 +28,9 @@ def means_folder(out: str) -> bool:
     It ends in a slash, is there as a folder, or its name has no ending.
 
     Raises:
-        UserError: it is the address of a file.
+        UserError: it is the address of a file, or half an address (`s3:/bucket/x`).
     """
+    refuse_half_address(out)
     if is_address(out):
         suffix = Path(out.rstrip("/")).suffix.lower()
         if suffix in formats() and not out.endswith("/"):

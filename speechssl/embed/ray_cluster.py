@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import signal
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from speechssl.errors import UserError
+
+_SECONDS_TO_ANSWER = 10.0
+_HOST_AND_PORT = re.compile(r"(?:ray://)?\[?([^\[\]/]+)\]?:(\d{1,5})")
 
 
 @dataclass(frozen=True)
@@ -43,18 +50,21 @@ def cluster(settings: RaySettings) -> Iterator[tuple[int, int]]:
     except ImportError:
         raise UserError("--engine ray needs Ray: pip install 'speechssl[ray]'") from None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+    if settings.address is not None:
+        refuse_silence(settings.address)
     cpus = None
     if settings.address is None and settings.workers:
         # One more than they have: tasks that hand out chunks need a core, too, or all wait.
         cpus = max(os.cpu_count() or 1, settings.workers * settings.worker_cpus + 1)
     try:
-        ray.init(
-            settings.address,
-            num_cpus=cpus,
-            include_dashboard=False if settings.address is None else None,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+        with same_signal_handlers():
+            ray.init(
+                settings.address,
+                num_cpus=cpus,
+                include_dashboard=False if settings.address is None else None,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
     except (ConnectionError, ValueError, RuntimeError) as error:
         detail = " ".join(str(error).split())[:200]
         raise UserError(f"--address {settings.address}: no Ray cluster there ({detail})") from None
@@ -66,6 +76,42 @@ def cluster(settings: RaySettings) -> Iterator[tuple[int, int]]:
         yield _share_out(settings, resources)
     finally:
         ray.shutdown()
+
+
+def refuse_silence(address: str) -> None:
+    """Raise UserError if nobody answers at `HOST:PORT`; Ray itself would try for minutes."""
+    found = _HOST_AND_PORT.fullmatch(address)
+    if found is None:
+        return  # `auto`, `local`: Ray knows at once
+    try:
+        with socket.create_connection((found[1], int(found[2])), timeout=_SECONDS_TO_ANSWER):
+            return
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"--address {address}: nobody answers there ({reason}); give the address that"
+            " `ray start --head` printed, or leave --address out"
+        ) from None
+
+
+@contextmanager
+def same_signal_handlers() -> Iterator[None]:
+    """Set the handlers of before again after the block.
+
+    Ray's, of SIGTERM, would end this process by an abort with a trace of native calls.
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+            number = getattr(signal, name, None)  # Windows has no SIGUSR1
+            if number is not None:
+                before[number] = signal.getsignal(number)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # set by native code
+                signal.signal(number, handler)
 
 
 def _share_out(settings: RaySettings, resources: dict[str, float]) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from speechssl.audio import reading
-from speechssl.audio.remotes import Remotes
+from speechssl.audio.remotes import Remote, Remotes, is_address, refusal
 from speechssl.audio.tables import read_wav_scp
 from speechssl.audio.walk import PassedOver, audio_files, utterance_id, utterance_ids
 from speechssl.data.manifest import Utterance, read_manifest
@@ -32,6 +32,7 @@ def collect(
     | a file that ends in `.parquet`   | its column `id`; files and pieces of them (`lists`)              |
     | a folder                         | of every audio file below it, the path from there, with extension|
     | any other file                   | its name, with extension                                         |
+    | an address that `remotes` allows | the last part of its path                                        |
     | `-`                              | one path a line on standard input: the paths as they are written |
 
     White space in a path becomes `_` in the id, and files of a folder whose ids would be equal get
@@ -74,6 +75,11 @@ def _expand(
     """Return the utterances of one input, and (id, reason) of lines that cannot be used."""
     if name == "-":
         return _listed(sys.stdin, remotes), []
+    if is_address(name):
+        place = remotes.permit(name)
+        if not isinstance(place, Remote):
+            raise UserError(f"embed: {name} {refusal(name)}")
+        return [Utterance(utterance_id(name.rpartition("/")[2]), place)], []
     path = Path(name)
     if path.is_dir() and (path / "wav.scp").is_file():
         manifest = read_manifest(

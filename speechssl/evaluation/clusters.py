@@ -32,6 +32,8 @@ _SILHOUETTE_MB = 64  # of distances at a time; scikit-learn's default is a gigab
 SILHOUETTE_MEMBERS = 20
 """The most of them that come from one cluster."""
 
+_ROWS_SORTED = 1 << 20  # at a time
+
 COMPARES_ALL_PAIRS = (
     "AffinityPropagation",
     "AgglomerativeClustering",
@@ -217,15 +219,42 @@ def examples(ids: Sequence[str], rows: Rows, labels: Labels, count: int) -> str:
         Lines of cluster, its size, utterance and cosine to the mean; the largest cluster first.
     """
     nearness = confidences(rows, labels)
+    chosen = nearest_members(labels, nearness, count)
+    return example_lines(chosen, [ids[row] for row in chosen.tolist()], labels, nearness)
+
+
+def nearest_members(labels: Labels, nearness: Rows, count: int) -> NDArray[np.int64]:
+    """Return the rows nearest to the mean of their cluster, the largest cluster first.
+
+    Memory is that of some million rows, whatever N is.
+
+    Args:
+        labels: (N,) clusters, -1: left out.
+        nearness: (N,) cosines with the mean.
+        count: how many of each cluster, the nearest first.
+    """
+    best = np.zeros(0, np.int64)
+    for first in range(0, len(labels), _ROWS_SORTED):
+        here = first + np.flatnonzero(labels[first : first + _ROWS_SORTED] >= 0)
+        rows = np.concatenate([best, here])
+        rows = rows[np.lexsort((-nearness[rows], labels[rows]))]
+        place_in_cluster = np.arange(len(rows)) - np.searchsorted(labels[rows], labels[rows])
+        best = rows[place_in_cluster < count]
+    sizes = np.bincount(labels[labels >= 0])
+    ordered: NDArray[np.int64] = best[np.argsort(-sizes[labels[best]], kind="stable")]
+    return ordered
+
+
+def example_lines(
+    chosen: NDArray[np.int64], names: Sequence[str], labels: Labels, nearness: Rows
+) -> str:
+    """Return the table of `examples`: rows (n,) of `nearest_members`, and their ids."""
     sizes = np.bincount(labels[labels >= 0])
     lines = ["cluster\tsize\tutterance\tcosine\n"]
-    order = np.lexsort((-nearness, labels))
-    first = np.searchsorted(labels[order], np.arange(len(sizes)))
-    for label in np.argsort(-sizes, kind="stable"):
-        members = order[first[label] : first[label] + min(count, sizes[label])]
-        for row in members:
-            cells = [f"c{label:06d}", str(sizes[label]), tsv_cell(ids[row]), f"{nearness[row]:.4f}"]
-            lines.append("\t".join(cells) + "\n")
+    for row, name in zip(chosen.tolist(), names, strict=True):
+        label = int(labels[row])
+        cells = [f"c{label:06d}", str(sizes[label]), tsv_cell(name), f"{nearness[row]:.4f}"]
+        lines.append("\t".join(cells) + "\n")
     return "".join(lines)
 
 

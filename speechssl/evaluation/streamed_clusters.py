@@ -7,7 +7,7 @@ each embedding, 8 bytes, and writes the results.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ def cluster_folder(
     max_cluster_size: int = 0,
     keep_fraction: float = 1.0,
     reference: Mapping[str, str] | None = None,
+    on_members: Callable[[Labels, clusters.Rows], None] | None = None,
 ) -> tuple[Labels, dict[str, Any]] | None:
     """Cluster a folder of embeddings, a share in each process.
 
@@ -50,6 +51,8 @@ def cluster_folder(
         max_cluster_size: most members; 0: any number.
         keep_fraction: of each cluster's members, the most confident ones, that stays.
         reference: utterance -> true class, to judge the clusters only.
+        on_members: called in the first process with the clusters (N,) and each embedding's cosine
+            with the mean of its cluster (N,).
 
     Returns:
         In the first process: clusters (N,) in the order of the folder, -1 for what is left out, and
@@ -82,8 +85,26 @@ def cluster_folder(
         return streamed.prepare(picked(blocks, rows, folder.dim)).cpu().numpy()
 
     figures = clusters.figures_of(folder.ids(), kept, confidence, rows_of, reference)
+    if on_members is not None:
+        on_members(kept, confidence)
     about = {"seconds": round(seconds, 2), "processes": world.size}
     return kept, {**about, "iterations": fitted.iterations, **figures}
+
+
+def examples(folder: VectorFolder, labels: Labels, nearness: clusters.Rows, count: int) -> str:
+    """Return the table of `clusters.examples`; the folder's ids are read once more.
+
+    Args:
+        folder: of the embeddings.
+        labels: (N,) clusters in its order, -1: left out.
+        nearness: (N,) cosines with the mean of the cluster, before any was left out.
+        count: how many of each cluster.
+    """
+    chosen = clusters.nearest_members(labels, nearness, count)
+    wanted = set(chosen.tolist())
+    name_of = {row: name for row, name in enumerate(folder.ids()) if row in wanted}
+    names = [name_of[row] for row in chosen.tolist()]
+    return clusters.example_lines(chosen, names, labels, nearness)
 
 
 def write_folder(

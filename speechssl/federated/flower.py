@@ -99,7 +99,8 @@ def import_flower() -> Any:
         import flwr.server
     except ImportError as error:
         raise UserError(
-            f"federate: this needs Flower (pip install 'speechssl[federated]'): {error}"
+            f"federate: this needs Flower ({error}), which has an environment of its own: bash"
+            " recipes/federated/setup.sh makes it (pip install 'speechssl[federated]' in an empty one)"
         ) from None
     logging.getLogger("flwr").setLevel(logging.ERROR)  # also hides that these calls are deprecated
     return flwr

@@ -218,6 +218,7 @@ class C3Dino(Method):
         )
         self.dino: Dino = parts.build("methods", {"name": "dino", **dino}, encoder)
         self.teacher_prototypes = self.dino.teacher_prototypes
+        self.highest_teacher_temperature = self.dino.highest_teacher_temperature
         self.switch = switch
         self.warmup = warmup
         self.proto_weight = proto_weight if prototypes else 0.0

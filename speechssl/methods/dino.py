@@ -182,6 +182,7 @@ class Dino(Method):
         self.teacher = teacher_of(self.student)
         self.register_buffer("centre", torch.zeros(prototypes))
         self.teacher_prototypes = prototypes
+        self.highest_teacher_temperature = max(teacher_temperature, teacher_temperature_start)
         self.head_by_length = head_batches == "by_length"
         self.student_temperature = student_temperature
         self.teacher_temperature = LinearRamp(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -121,11 +122,78 @@ def bootstrap_curve(
     Returns:
         Name -> interval; None if there are fewer than two speakers.
     """
-    scores, target = checked_trials(scores, target)
-    sides = np.concatenate([np.asarray(enrol_speaker), np.asarray(test_speaker)])
-    names, codes = np.unique(sides, return_inverse=True)
-    if len(names) < 2:
+    speakers = (np.asarray(enrol_speaker), np.asarray(test_speaker))
+    values = _resampled_measures(measures, scores, target, speakers, replicates, seed)
+    if values is None:
         return dict.fromkeys(measures)
+    return {name: _quantiles(row, confidence) for name, row in zip(measures, values, strict=True)}
+
+
+def bootstrap_curve_difference(
+    measures: Mapping[str, CurveFigure],
+    scores: ArrayLike,
+    other_scores: ArrayLike,
+    target: ArrayLike,
+    enrol_speaker: ArrayLike,
+    test_speaker: ArrayLike,
+    *,
+    replicates: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval | None]:
+    """Compute percentile intervals of what one system's measures exceed another's by.
+
+    Both are measured on the same trials under the same resamples of the speakers: what a hard
+    speaker does to both of them is no part of the difference.
+
+    Args:
+        measures: as for `bootstrap_curve`.
+        scores: (T,), of the one system.
+        other_scores: (T,), of the other, for the same trials.
+        target: (T,), true for target trials.
+        enrol_speaker: (T,), the speaker of the first side of each trial.
+        test_speaker: (T,), the speaker of the second side.
+        replicates: how many resamples.
+        confidence: share of the replicates within the interval.
+        seed: of the resamples.
+
+    Returns:
+        Name -> interval; None if there are fewer than two speakers.
+    """
+    speakers = (np.asarray(enrol_speaker), np.asarray(test_speaker))
+    one = _resampled_measures(measures, scores, target, speakers, replicates, seed)
+    other = _resampled_measures(measures, other_scores, target, speakers, replicates, seed)
+    if one is None or other is None:
+        return dict.fromkeys(measures)
+    rows = zip(measures, one - other, strict=True)
+    return {name: _quantiles(row, confidence) for name, row in rows}
+
+
+def _resampled_measures(
+    measures: Mapping[str, CurveFigure],
+    scores: ArrayLike,
+    target: ArrayLike,
+    speakers: tuple[NDArray[Any], NDArray[Any]],
+    replicates: int,
+    seed: int,
+) -> Floats | None:
+    """Return the measures (M, R) under R resamples of the speakers; None if there is but one speaker.
+
+    NaN where a resample has no targets or no non-targets. The same trials and seed make the same
+    resamples, whatever the scores are.
+
+    Args:
+        measures: M, as for `bootstrap_curve`.
+        scores: (T,).
+        target: (T,).
+        speakers: (T,) of both sides.
+        replicates: R.
+        seed: of the resamples.
+    """
+    scores, target = checked_trials(scores, target)
+    names, codes = np.unique(np.concatenate(speakers), return_inverse=True)
+    if len(names) < 2:
+        return None
     order = np.argsort(scores)
     sorted_target = target[order]
     enrol = codes[: len(order)][order]
@@ -140,7 +208,7 @@ def bootstrap_curve(
     for replicate, (fpr, fnr) in enumerate(counter):
         if not np.isnan(fpr[0]):
             values[:, replicate] = [measure(fpr, fnr) for measure in measures.values()]
-    return {name: _quantiles(row, confidence) for name, row in zip(measures, values, strict=True)}
+    return values
 
 
 def _resampled_curves(

@@ -34,6 +34,7 @@ class AroundMethod(Method):
                 " learns pseudo-labels does not; choose another base"
             )
         self.teacher_prototypes = self.base.teacher_prototypes
+        self.highest_teacher_temperature = self.base.highest_teacher_temperature
         self.min_batch = self.base.min_batch
 
     @property

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,28 @@ from speechssl.model import Model
 from speechssl.pseudolabel.folders import PseudoLabelFolder, RoundFolder
 from speechssl.pseudolabel.settings import PseudoLabelSettings, model_overrides
 from speechssl.train.loop import train
+
+
+@contextmanager
+def _naming_keys(keys: Collection[str]) -> Iterator[None]:
+    """Let errors of a clusterer name its settings as they stand here: `clusterer.n_clusters`.
+
+    Errors that begin with `cluster:` are about settings that have no prefix, such as
+    `min_cluster_size`.
+
+    Args:
+        keys: names of the clusterer's settings.
+    """
+    try:
+        yield
+    except UserError as error:
+        message = str(error)
+        if message.startswith("cluster:"):
+            raise
+        names = "|".join(re.escape(key) for key in keys if key != "name")
+        if names:
+            message = re.sub(rf"(?<![\w.])({names})\b", r"clusterer.\1", message)
+        raise UserError(message) from error
 
 
 class Rounds:
@@ -49,7 +73,8 @@ class Rounds:
         self.folder = folder
         self.device = device
         self.quiet = quiet
-        self.clusterer, self.clusterer_settings = clusters.build(settings.clusterer)
+        with _naming_keys(settings.clusterer):
+            self.clusterer, self.clusterer_settings = clusters.build(settings.clusterer)
         _refuse_changes(folder, config.thaw(settings))
         with writing(folder.path):
             folder.path.mkdir(parents=True, exist_ok=True)
@@ -152,14 +177,15 @@ class Rounds:
             self._cluster_streamed(number, folder)
             return
         self.say(number, f"cluster {folder.embeddings}")
-        ids, labels, figures = clusters.cluster(
-            folder.embeddings,
-            self.clusterer,
-            pca=self.settings.pca,
-            min_cluster_size=self.settings.min_cluster_size,
-            max_cluster_size=self.settings.max_cluster_size,
-            keep_fraction=self.settings.keep_fraction,
-        )
+        with _naming_keys(self.clusterer_settings):
+            ids, labels, figures = clusters.cluster(
+                folder.embeddings,
+                self.clusterer,
+                pca=self.settings.pca,
+                min_cluster_size=self.settings.min_cluster_size,
+                max_cluster_size=self.settings.max_cluster_size,
+                keep_fraction=self.settings.keep_fraction,
+            )
         about = {"clusterer": self.clusterer_settings, **figures}
         clusters.write(folder.clusters, ids, labels, about)
 
@@ -179,7 +205,8 @@ class Rounds:
         if processes.run_command(command):
             raise UserError(
                 f"pseudolabel: clustering of {folder.embeddings_folder} failed; see its message"
-                " above, then run the same command again"
+                " above (the clusterer's settings are clusterer.KEY here), then run the same command"
+                " again"
             )
 
     def heldout_eer(self, number: int, model: str, directory: str) -> float:

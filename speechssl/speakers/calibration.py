@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from speechssl import foreign_json, metrics
+from speechssl.data.scores import read_scores
 from speechssl.data.trials import read_trials
 from speechssl.errors import UserError, writing
 from speechssl.evaluation.verification.scoring import fit_log_likelihood_ratio
@@ -169,21 +170,7 @@ def from_scores(scores_file: Path, trials_file: Path, prior: float = 0.05) -> Ca
     Raises:
         UserError: a file cannot be read, a line is not a trial, a trial has no score, or as `fit`.
     """
-    from speechssl.regular import read_text
-
-    remedy = "give the scores that `speechssl score` wrote"
-    score_of: dict[tuple[str, str], float] = {}
-    for number, line in enumerate(read_text(scores_file, remedy, remedy).splitlines(), start=1):
-        fields = line.split()
-        if not fields:
-            continue
-        try:
-            enrol, test, word = fields
-            score_of[enrol, test] = float(word)
-        except ValueError as error:
-            raise UserError(
-                f"{scores_file}:{number}: {line[:80]!r} is not `enrol test score`; {remedy}"
-            ) from error
+    score_of = read_scores(scores_file)
     trials = read_trials(trials_file)
     scores = []
     for pair in zip(trials.enrol.tolist(), trials.test.tolist(), strict=True):

@@ -84,6 +84,11 @@ class Heldout:
             about["labels"] = "of these trials: looked at while training, used for nothing"
         return about
 
+    def warn(self) -> None:
+        """Warn of what the user should know of them."""
+        for note in self.notes:
+            warnings.warn(note, stacklevel=3)
+
     def named(self) -> Flags:
         """Return which of the utterances (N,) a trial names."""
         named = np.zeros(len(self.utterances), bool)

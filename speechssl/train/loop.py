@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -98,12 +97,10 @@ def train(
         utterances, skipped = read_utterances(config.data)
         heldout = read_heldout(config, utterances)
         if world.first and heldout is not None:
-            for note in heldout.notes:
-                warnings.warn(note, stacklevel=2)
+            heldout.warn()
         if dry_run:
             run = Run(config, world, utterances)
-            meter = HeldoutMeter(run, heldout) if heldout is not None else None
-            measured = meter.measure() if meter is not None else {}
+            measured = HeldoutMeter(run, heldout).measure() if heldout is not None else {}
             print_plan(run, len(skipped), rehearse(run, 1), measured)
             return folder.path
         if minutes is not None and not resume:
@@ -117,6 +114,12 @@ def train(
             restore(run, folder)
         if world.first:
             describe(folder, config, utterances, skipped, about_heldout)
+            if skipped and not quiet:
+                total = len(utterances) + len(skipped)
+                print(
+                    f"{len(skipped)} of {total} utterances left out, listed in {folder.skipped}",
+                    file=sys.stderr,
+                )
         finish(run, folder, trackers, resumed=resume, quiet=quiet, heldout=heldout)
     return folder.path
 

@@ -78,7 +78,10 @@ class Run:
         front_end = self.model.front_end.to(world.device)
         self.optimizer = build_optimizer(self.method, config.optimizer)
         self.monitor = Monitor(
-            self.model.dim, config.monitor.patience, self.method.teacher_prototypes
+            self.model.dim,
+            config.monitor.patience,
+            self.method.teacher_prototypes,
+            self.method.highest_teacher_temperature,
         )
         self.meter = Meter()
         self.read_errors = ReadErrors()

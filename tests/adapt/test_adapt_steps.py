@@ -1,5 +1,6 @@
 """The steps of adaptation one by one: cutting, parting, the closed form, and the judgement."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from builders import ENCODERS, make_model, noises, read_json
 from sklearn.metrics import roc_auc_score
 
 from speechssl.adapt import judging, last_layer, recordings
-from speechssl.adapt.adapt import best
+from speechssl.adapt.adapt import _figures, best
 from speechssl.adapt.folders import AdaptFolder
 from speechssl.adapt.judging import Judgement
 from speechssl.adapt.pairs import Pairs
@@ -25,6 +26,22 @@ def pieces(files, each=1, seconds=4.0):
         for file in range(files)
         for number in range(each)
     ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "why"),
+    [
+        ({"gain": (float("-inf"), float("inf"))}, "gain", "too few held-out recordings"),
+        ({"apart": float("nan")}, "apart", "diverged"),
+        ({"rank": float("nan"), "apart": float("nan")}, "rank", "diverged"),
+    ],
+)
+def test_results_are_json_where_a_figure_is_not_a_number(changes, key, why):
+    fine = Judgement(10.0, 12.0, None, None, (0.5, 3.0), 20.0, 21.0)
+    assert "not_measured" not in _figures(fine) and _figures(fine)["gain"] == (0.5, 3.0)
+    written = json.loads(json.dumps(_figures(replace(fine, **changes)), allow_nan=False))
+    assert written[key] is None and why in written["not_measured"][key]
+    assert written["apart_before"] == 12.0
 
 
 def test_pieces_join_short_pauses_and_are_at_most_eight_seconds():

@@ -155,10 +155,15 @@ def test_a_warning_is_one_line_and_shown_once(
     ("word", "said"),
     [
         (["shard", "a", "b", "--seed", "-1"], "argument --seed: must be at least 0, not -1"),
+        (["shard", "a", "b", "--megabytes", "0.2"], "--megabytes: must be a whole number, not 0.2"),
+        (["cluster", "a", "--out", "b", "--keep-fraction", "x"], "must be a number, not x"),
         (["shard", "a", "b", "--jobs", "0"], "argument --jobs: must be at least 1, not 0"),
         (["train", "dino", "--minutes", "0"], "argument --minutes: must be above 0, not 0"),
         (["train", "dino", "--minutes", "nan"], "argument --minutes: must be above 0, not nan"),
-        (["embed", "a", "b", "--out", "c", "--every", "x"], "argument --every: invalid"),
+        (
+            ["embed", "a", "b", "--out", "c", "--every", "x"],
+            "argument --every: must be a whole number, not x",
+        ),
         (["cluster", "a", "--out", "b", "--pca", "-1"], "argument --pca: must be at least 0"),
         (["cluster", "a", "--out", "b", "--pca", "nan"], "argument --pca: must be a finite"),
         (["diagnose", "a", "b", "--seconds", "nan"], "argument --seconds: must be above 0"),

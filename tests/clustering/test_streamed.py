@@ -28,6 +28,7 @@ from speechssl.data.vectors.folder_writer import FolderWriter, part_bytes
 from speechssl.data.vectors.places import Place
 from speechssl.distributed import World
 from speechssl.errors import UserError
+from speechssl.evaluation import clusters
 
 pytest.importorskip("pyarrow")
 
@@ -180,6 +181,33 @@ def test_the_command_writes_what_it_writes_for_a_file(
     codes = [np.unique([o[1][n] for n in both], return_inverse=True)[1] for o in outputs.values()]
     assert metrics.nmi(codes[0], codes[1]) > 0.98
     assert (tmp_path / "out-e/sizes.png").is_file()
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("at_once", [7, 1 << 20])
+def test_examples_are_those_of_the_same_clusters_in_memory(
+    tmp_path: Path,
+    at_once: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(clusters, "_ROWS_SORTED", at_once)
+    rows, _ = blobs(noise=0.4, count=300)
+    folder = write(tmp_path / "e", rows)
+    words = ["n_clusters=20", "--device", "cpu", "--examples", "3", "--out", str(tmp_path / "out")]
+    assert main(["cluster", str(folder), *words]) == 0
+    cluster_of = dict(line.split() for line in (tmp_path / "out/utt2cluster").open())
+    ids = [f"u{row}" for row in range(len(rows))]
+    labels = np.array([int(cluster_of[name][1:]) for name in ids])
+    monkeypatch.undo()
+    expected = clusters.examples(ids, prepared(rows, 0), labels, 3).splitlines()
+    found = (tmp_path / "out/examples.tsv").read_text().splitlines()
+    assert len(found) == len(expected) > 40
+    for line, other in zip(found, expected, strict=True):
+        assert line.split("\t")[:3] == other.split("\t")[:3]
+        assert line == expected[0] or float(line.split("\t")[3]) == pytest.approx(
+            float(other.split("\t")[3]), abs=2e-4
+        )
     capsys.readouterr()
 
 

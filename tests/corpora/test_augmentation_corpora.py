@@ -45,6 +45,36 @@ def test_musan_is_counted(sounds: Path, tmp_path: Path, monkeypatch: pytest.Monk
         musan.prepare(tmp_path, tmp_path / "out")
 
 
+def test_white_space_in_names_becomes_an_underscore(sounds: Path, tmp_path: Path) -> None:
+    folder = sounds / "noise/free-sound"
+    (folder / "noise-free-sound-0000.wav").rename(folder / "rain on\u00a0roof.wav")
+    (folder / "noise-free-sound-0001.wav").rename(folder / "a b.wav")
+    (folder / "noise-free-sound-0002.wav").rename(folder / "a_b.wav")
+    folder.rename(sounds / "noise/free sound")
+    found = musan.prepare(sounds, tmp_path / "out", kinds=("noise",), partial=True)
+    assert sorted(utterance.id for utterance in found.utterances) == [
+        "noise/free_sound/a_b.wav",
+        "noise/free_sound/a_b.wav_2",
+        "noise/free_sound/rain_on_roof.wav",
+    ]
+    again = read_manifest(tmp_path / "out", "kind")
+    assert len(again) == 3 and set(again.labels["kind"].values()) == {"noise"}
+    assert [list(seconds / RATE) for seconds in NoiseBank(str(tmp_path / "out"), RATE).lengths] == [
+        [1, 1, 1]
+    ]
+
+
+def test_rooms_may_have_white_space_in_their_names(tmp_path: Path) -> None:
+    root = trees.rirs_noises(tmp_path).root / "RIRS_NOISES"
+    simulated = root / "simulated_rirs"
+    (simulated / "smallroom/Room001").rename(simulated / "smallroom/Room 1")
+    rirs_noises.prepare(root, tmp_path / "out", partial=True)
+    read = read_manifest(tmp_path / "out", "room")
+    assert read.labels["room"]["simulated_rirs/smallroom/Room_1/Room001-00001.wav"] == (
+        "smallroom/Room_1"
+    )
+
+
 def test_responses_simulated_and_real(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -266,10 +266,14 @@ def test_the_cache_keeps_its_size_and_what_is_gone_is_read_from_the_store(
         left.unlink()
     assert cache.local(there[-1].path) == copy  # fetched again
     assert not list((tmp_path / "cache").glob(".*"))
-    with pytest.raises(UserError, match="more than data.cache_gb"):
+    with pytest.raises(UserError, match="more than data.cache_gb") as caught:
         small = ShardCache(tmp_path / "small", 1e-6)
         small.want([members.parse(there[0].path).archive])  # type: ignore[union-attr]
         small.local(there[0].path)
+    stated = str(caught.value).partition(".tar: ")[2].partition(" GB")[0]
+    archive = str(members.parse(there[0].path).archive)  # type: ignore[union-attr]
+    size = members.archive_size(Remote(archive))
+    assert float(stated) == pytest.approx(size / 1e9, rel=0.01)
 
 
 def test_the_cache_keeps_its_size_while_shards_come_at_once(

@@ -215,6 +215,20 @@ def test_what_is_wrong_with_a_folder_is_one_line(tmp_path: Path) -> None:
         read_vectors("s3://a::file:///etc")
 
 
+def test_a_number_that_the_disk_has_changed_is_found(
+    folder: Path, embeddings: NDArray[np.float32], tmp_path: Path
+) -> None:
+    """The file stays well formed: only its checksums tell. Files without any are read as before."""
+    target = embeddings[5].tobytes()
+    part = next(path for path in folder.glob("*.parquet") if target in path.read_bytes())
+    part.write_bytes(part.read_bytes().replace(target, target[:-1] + bytes([target[-1] ^ 1])))
+    with pytest.raises(UserError, match=f"{part.name}: damaged, .* --resume"):
+        read_vectors(folder)
+    table = arrow.table({"id": ["a"], "embedding": [[1.0, 2.0]]})
+    parquet.write_table(table, tmp_path / "other.parquet")
+    assert read_vectors(tmp_path / "other.parquet")[1].tolist() == [[1.0, 2.0]]
+
+
 def test_many_small_bombs_are_one_large_one(tmp_path: Path) -> None:
     """Each file may become 64 MB; a thousand of them may not become 64 GB."""
     zeros = np.zeros((1000, 4000), np.float32)  # 16 MB

@@ -1,6 +1,7 @@
 """The monitor speaks after its patience, not before, and never of healthy embeddings."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -96,6 +97,21 @@ def test_the_entropies_of_dino_are_judged(figures, symptom):
     m = Monitor(DIM, patience=1, prototypes=64)
     (alarm,) = m.check(figures)
     assert symptom in str(alarm)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "entropy", "said"),
+    [
+        (0.025, math.log(64), r"lower teacher_temperature \(0.025 now, try 0.015\)"),
+        (0.07, math.log(64), r"lower teacher_temperature \(0.07 now, try 0.042\)"),
+        (0.04, 0.0, r"raise teacher_temperature \(0.04 now, try 0.068\)"),
+        (None, math.log(64), "lower teacher_temperature, or fewer"),
+    ],
+)
+def test_advice_about_the_temperature_is_relative_to_the_own(temperature, entropy, said):
+    monitor = Monitor(DIM, patience=1, prototypes=64, teacher_temperature=temperature)
+    (alarm,) = monitor.check({"teacher_entropy": entropy})
+    assert re.search(said, alarm.remedy), alarm.remedy
 
 
 def test_entropy_is_not_judged_without_prototypes():

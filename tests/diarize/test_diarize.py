@@ -376,6 +376,16 @@ def test_what_cannot_be_is_one_line(call: Path, tmp_path: Path, capsys) -> None:
     assert main(["diarize", "mfcc", str(tmp_path / "silent.wav"), "--out", out]) == 2
     assert "none of 1 recordings can be used" in capsys.readouterr().err
     assert not Path(out).exists()
+    contradictions = (
+        {"speakers": 2, "min_speakers": 3},
+        {"speakers": 10, "max_speakers": 8},
+        {"min_speakers": 9},
+    )
+    for changes in contradictions:
+        with pytest.raises(UserError, match="speakers"):
+            DiarizeSettings(**changes).check()
+    DiarizeSettings(speakers=10).check()
+    DiarizeSettings(speakers=3, min_speakers=2, max_speakers=3).check()
     for changes in ({"min_speakers": 3, "max_speakers": 2}, {"hop": 2.0}, {"threshold": 3.0}):
         with pytest.raises(UserError):
             DiarizeSettings(**changes).check()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from speechssl.cli.command import main
 from speechssl.data.vectors.files import read_vectors
+from speechssl.data.vectors.places import Place
 from speechssl.embed import Embedder, embed_to_file, outputs
 from speechssl.embed.folders import means_folder
 from speechssl.errors import UserError
@@ -208,6 +209,12 @@ def test_what_means_a_folder(tmp_path: Path) -> None:
         means_folder("s3://b/e.npz")
     (tmp_path / "there.v2").mkdir()
     assert means_folder(str(tmp_path / "there.v2"))
+    for name in ("s3:/b/e", "s3:b/e", "https:/host/e"):
+        with pytest.raises(UserError, match=r"(s3|https)://(b|host)/e, or \./"):
+            means_folder(name)
+    assert means_folder("./s3:/b/e") and means_folder("C:/e") and means_folder("10:30/e")
+    with pytest.raises(UserError, match="give the path, /tmp/e"):
+        Place("file:///tmp/e")
 
 
 WRITERS = {
@@ -235,7 +242,7 @@ def test_other_verbs_refuse_an_address_before_they_begin(
     out = ["s3://bucket/x"] if verb == "prepare" else ["--out", "s3://bucket/x"]
     assert main([*WRITERS[verb], *out]) == 2
     error = capsys.readouterr().err
-    assert "s3:/" in error and error.count("\n") == 1
+    assert "s3://bucket/x" in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 

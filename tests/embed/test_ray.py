@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from speechssl.data.vectors.places import Place
 from speechssl.embed import Embedder, embed_to_file
 from speechssl.embed.lists import read_slice, slices
 from speechssl.embed.on_ray import ChunkEmbedder, digests, find_chunks, part_name
-from speechssl.embed.ray_cluster import RaySettings
+from speechssl.embed.ray_cluster import RaySettings, cluster
 from speechssl.embed.settings import EmbedSettings
 from speechssl.embed.sources import collect
 from speechssl.errors import UserError
@@ -258,3 +259,39 @@ def _descends(process: Path, ancestor: int) -> bool:
         fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
         number = int(fields[1])
     return False
+
+
+def test_an_address_where_nobody_answers_is_one_line_at_once(model: Path, tmp_path: Path) -> None:
+    """Ray itself tries for minutes, without an end."""
+    pytest.importorskip("ray")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))  # bound and not listened to: nobody else takes the port
+        port = probe.getsockname()[1]
+        started_at = time.monotonic()
+        for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
+            with (
+                pytest.raises(UserError, match=f"{address}: nobody answers there .*ray start"),
+                cluster(RaySettings(address)),
+            ):
+                pass
+    assert time.monotonic() - started_at < 5 and not (tmp_path / "e").exists()
+
+
+@pytest.mark.slow
+def test_a_run_on_ray_that_is_asked_to_end_ends_in_order(model: Path, tmp_path: Path) -> None:
+    """With the exit code of every other command, not by an abort; and `--resume` goes on."""
+    pytest.importorskip("ray")
+    corpus = write_corpus(tmp_path / "c", 600)
+    out = tmp_path / "e"
+    command = [sys.executable, "-m", "speechssl", "embed", str(model), str(corpus)]
+    command += ["--engine", "ray", "--workers", "1", "--device", "cpu", "--out", str(out)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        while not list(out.glob("*.parquet")) and process.poll() is None:
+            time.sleep(0.02)
+        process.terminate()
+        error = process.communicate(timeout=100)[1]
+    assert process.returncode == 143 and "speechssl: terminated" in error, error
+    assert "PC: @" not in error
+    subprocess.run([*command, "--resume"], env=environment, check=True, timeout=280)
+    assert len(set(VectorFolder(out).ids())) == VectorFolder(out).rows == 600

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ from builders import make_model, noise
 
 from speechssl.audio import reading
 from speechssl.audio.streaming import StreamResampler, blocks
+from speechssl.data.manifest import Utterance
 from speechssl.data.vectors.files import read_vectors
-from speechssl.embed import Embedder, embed_to_file
+from speechssl.embed import Embedder, cutting, embed_to_file, speech
+from speechssl.embed.cutting import Cutting
 from speechssl.embed.windows import window_spans
 from speechssl.errors import UserError
 from speechssl.vad.energy import EnergyDetector
@@ -197,6 +200,98 @@ def test_with_vad_only_speech_is_embedded(embedder, tmp_path) -> None:
     inside = [(1.5, 3.5), (5.0, 7.0)]
     for start, stop in zip(saved["start"], saved["stop"], strict=True):
         assert any(first - 0.1 <= start and stop <= last + 0.1 for first, last in inside)
+
+
+def test_speech_is_looked_for_in_several_recordings_at_once(tmp_path, monkeypatch) -> None:
+    utterances = []
+    for number in range(7):
+        wave = np.concatenate([1e-3 * noise(0.5, seed=number), noise(0.5 + 0.1 * number, seed=9)])
+        soundfile.write(tmp_path / f"{number}.wav", wave, RATE, subtype="FLOAT")
+        utterances.append(Utterance(f"u{number}", str(tmp_path / f"{number}.wav")))
+    utterances.insert(3, Utterance("gone", str(tmp_path / "gone.wav")))
+    alone = cutting.cut(utterances, Cutting(vad="energy"), readers=1)
+    meet = threading.Barrier(2)
+    find_speech = cutting.find_speech
+
+    def met(utterance, detector):
+        if utterance.id in ("u0", "u1"):
+            meet.wait(timeout=20)  # one thread would wait for itself
+        return find_speech(utterance, detector)
+
+    monkeypatch.setattr(cutting, "find_speech", met)
+    together = cutting.cut(utterances, Cutting(vad="energy"), readers=2)
+    assert together == alone
+    assert [one.id for one in together.utterances] == [f"u{number}" for number in range(7)]
+    assert all(one.speech for one in together.utterances)
+    assert [failure.id for failure in together.failures] == ["gone"]
+
+
+class Waiting:
+    """In place of an `Embedder`: embeds a chunk only when somebody looks at a later recording."""
+
+    readers = 1
+
+    def __init__(self) -> None:
+        self.looked_at_third = threading.Event()
+
+    def stream(self, utterances, *, done):
+        if any(one.id == "u0" for one in utterances):
+            assert self.looked_at_third.wait(timeout=20), "nobody looks ahead"
+        for index, one in enumerate(utterances):
+            yield index, 1.0, np.array([float(one.id[1:])], np.float32)
+
+
+def test_speech_is_looked_for_while_others_are_embedded(tmp_path, monkeypatch) -> None:
+    utterances = []
+    for number in range(5):
+        soundfile.write(tmp_path / f"{number}.wav", noise(0.5, seed=number), RATE)
+        utterances.append(Utterance(f"u{number}", str(tmp_path / f"{number}.wav")))
+    embedder = Waiting()
+    find_speech = cutting.find_speech
+
+    def watched(utterance, detector):
+        if utterance.id == "u2":
+            embedder.looked_at_third.set()
+        return find_speech(utterance, detector)
+
+    monkeypatch.setattr(cutting, "find_speech", watched)
+    monkeypatch.setattr(speech, "CHUNK", 2)
+    found = list(speech.stream_speech(embedder, utterances, "energy"))
+    assert [(place, float(vector[0])) for place, _, vector in found] == [
+        (number, number) for number in range(5)
+    ]
+
+
+def test_chunks_of_speech_change_nothing_and_what_is_done_is_not_looked_at(
+    embedder, tmp_path, monkeypatch
+) -> None:
+    for number in range(7):
+        wave = np.concatenate([1e-3 * noise(0.5, seed=number), noise(0.4 + 0.1 * number, seed=9)])
+        soundfile.write(tmp_path / f"{number}.wav", wave, RATE, subtype="FLOAT")
+    soundfile.write(tmp_path / "3s.wav", np.zeros(RATE), RATE)
+    inputs = sorted(tmp_path.glob("*.wav"))
+    whole = tmp_path / "whole.npz"
+    embed_to_file(embedder, inputs, whole, vad="energy")
+    monkeypatch.setattr(speech, "CHUNK", 2)
+    summary = embed_to_file(embedder, inputs, tmp_path / "e.npz", vad="energy")
+    assert summary is not None and [failure.id for failure in summary.failed] == ["3s.wav"]
+    assert read_vectors(tmp_path / "e.npz")[0].tolist() == read_vectors(whole)[0].tolist()
+    np.testing.assert_allclose(
+        read_vectors(tmp_path / "e.npz")[1], read_vectors(whole)[1], atol=1e-5
+    )
+    looked_at = []
+    find_speech = cutting.find_speech
+
+    def watched(utterance, detector):
+        looked_at.append(utterance.id)
+        return find_speech(utterance, detector)
+
+    monkeypatch.setattr(cutting, "find_speech", watched)
+    embed_to_file(embedder, inputs[:4], tmp_path / "folder", vad="energy")
+    looked_at.clear()
+    embed_to_file(embedder, inputs, tmp_path / "folder", vad="energy", resume=True)
+    assert "0.wav" not in looked_at and "6.wav" in looked_at
+    assert set(read_vectors(tmp_path / "folder")[0]) == set(read_vectors(whole)[0])
 
 
 @pytest.mark.parametrize(

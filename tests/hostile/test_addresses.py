@@ -212,6 +212,8 @@ def test_a_host_cannot_send_on_to_another(status: int, cases: Cases) -> None:
                 address = f"http://127.0.0.1:{own_port}/a.tar"
                 problem = refused(lambda: members.archive_size(Remote(address)))  # noqa: B023
                 problem += refused(lambda: reading.info(Remote(f"{address}:0:9.flac")))  # noqa: B023
+                whole = f"http://127.0.0.1:{own_port}/a.flac"
+                problem += refused(lambda: reading.info(Remote(whole)))  # noqa: B023
             problem += "".join(f"a request from {who}" for who in connections)
         cases.record("redirects", f"{status} to {location}", problem)
     cases.hold()

@@ -200,9 +200,10 @@ def test_when_it_stops_and_what_it_takes(stop, key, values, enough, best):
         (["stop=eer"], "heldout"),
         (["round=3"], "did you mean|nearest|rounds"),
         (["clusterer.name=kmean"], "kmeans"),
-        (["clusterer.n_clusters=500"], "cannot make 500 clusters"),
+        (["clusterer.n_clusters=500"], "cannot make 500 clusters; lower clusterer.n_clusters"),
+        (["clusterer.n_clusters=0"], "kmeans: clusterer.n_clusters=0; give at least 1"),
         (["start=nowhere"], "nowhere"),
-        (["min_cluster_size=30"], "nothing is left"),
+        (["min_cluster_size=30"], "nothing is left after filtering; relax min_cluster_size"),
     ],
 )
 def test_a_mistake_is_one_line(configuration, tmp_path, overrides, message):

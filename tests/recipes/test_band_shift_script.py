@@ -36,6 +36,18 @@ def world(tmp_path):
     return tmp_path
 
 
+@pytest.mark.parametrize("count", [1, 7, 19, 20, 39, 40, 41, 1000])
+def test_at_most_so_many_utterances_are_taken_from_all_parts(world, monkeypatch, count):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    import band_shift
+
+    taken = [one.id for one in band_shift.chosen([world / "wide", world / "narrow"], count)]
+    assert len(taken) == len(set(taken)) == min(count, 40)
+    if count > 1:
+        narrow = sum(name.startswith("narrow") for name in taken)
+        assert abs(narrow - len(taken) / 2) <= 1
+
+
 def test_the_means_meet_and_wide_recordings_stay(world, monkeypatch, capsys):
     monkeypatch.syspath_prepend(SCRIPT.parent)
     import band_shift

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -135,6 +137,20 @@ def test_ranks_are_numbered_and_know_their_first_node(slurm: dict[str, str]) -> 
     ]
 
 
+def test_without_slurm_it_says_so(tmp_path: Path) -> None:
+    bash = shutil.which("bash")
+    assert bash is not None
+    done = subprocess.run(
+        [bash, str(ROOT / "recipes/launch/slurm.sh"), "--", "true"],
+        env={**ENVIRONMENT, "PATH": str(tmp_path)}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "there is no sbatch here" in done.stderr
+    if shutil.which("sbatch") is None:
+        done = run_script(RUN, "--launcher", "slurm", "--exp-dir", str(tmp_path / "exp"))
+        assert done.returncode == 2 and "there is no sbatch here" in done.stderr
+
+
 ON_RAY = [sys.executable, str(ROOT / "recipes/launch/on_ray.py"), "--processes", "2"]
 
 
@@ -156,6 +172,41 @@ def test_a_rank_on_ray_that_is_killed_comes_back(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     assert sorted((tmp_path / "started").read_text()) == ["0", "0", "1", "1"]
     assert "restart 1" in done.stderr
+
+
+@pytest.mark.slow
+def test_on_ray_what_is_asked_to_end_saves_in_every_rank(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    script = (
+        "import os, signal, sys, time; rank = os.environ['RANK'];"
+        f" end = lambda *_: (open('{tmp_path}/saved-' + rank, 'w').close(), sys.exit(143));"
+        " signal.signal(signal.SIGTERM, end);"
+        f" open('{tmp_path}/started-' + rank, 'w').close(); time.sleep(100)"
+    )
+    command = [*ON_RAY, "--", sys.executable, "-c", script]
+    with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
+        while len(list(tmp_path.glob("started-*"))) < 2 and process.poll() is None:
+            time.sleep(0.1)
+        process.terminate()
+        error = process.communicate(timeout=60)[1]
+    assert process.returncode == 143, error[-3000:]
+    assert sorted(path.name for path in tmp_path.glob("saved-*")) == ["saved-0", "saved-1"]
+
+
+@pytest.mark.slow
+def test_on_ray_mistakes_are_one_line() -> None:
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    environment = {key: value for key, value in ENVIRONMENT.items() if key != "RAY_ADDRESS"}
+    for flags, said in (
+        (["--address", "127.0.0.1:9"], "nobody answers there"),
+        (["--gpus", "1000"], "this machine has"),
+    ):
+        done = subprocess.run(
+            [*ON_RAY, *flags, "--", "true"],
+            env=environment, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 2 and said in done.stderr, done.stderr[-3000:]
+        assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

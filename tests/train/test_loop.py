@@ -265,7 +265,9 @@ def test_a_finished_run_is_not_overwritten(unbroken, configuration):
     assert (unbroken / "last.pt").stat().st_mtime_ns == before
 
 
-def test_short_and_missing_files_are_left_out_and_listed(configuration, corpus, tmp_path):
+def test_short_and_missing_files_are_left_out_counted_and_listed(
+    configuration, corpus, tmp_path, capsys
+):
     data = tmp_path / "data"
     shutil.copytree(corpus, data, ignore=shutil.ignore_patterns("wavs"))
     (data / "wav.scp").write_text((corpus / "wav.scp").read_text() + "zz /nowhere/zz.wav\n")
@@ -278,6 +280,8 @@ def test_short_and_missing_files_are_left_out_and_listed(configuration, corpus, 
     )
     listed = dict(line.split("\t") for line in (out / "skipped.tsv").read_text().splitlines())
     assert "zz" in listed and len(listed) > 1
+    said = f"{len(listed)} of 21 utterances left out, listed in {out / 'skipped.tsv'}"
+    assert said in capsys.readouterr().err
     assert config.read(out / "about.yaml")["data"]["utterances"] == 21 - len(listed)
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechssl.cli import classified, flags
-from speechssl.errors import UserError
 
 if TYPE_CHECKING:
     from speechssl.evaluation.classification.classify import Classification
@@ -23,15 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_labels(parser)
     flags.add_folds(parser)
     flags.add_subjects(parser)
-    parser.add_argument(
-        "--beside",
-        nargs="+",
-        default=(),
-        metavar="NAME=EMB",
-        help=(
-            "others on the same folds (embeddings, or the --out of a run) and the gain over"
-            " them, such as untrained=FILE mfcc=DIR"
-        ),
+    flags.add_beside(
+        parser,
+        "NAME=EMB",
+        "others on the same folds (embeddings, or the --out of a run) and the gain over them, such as"
+        " untrained=FILE mfcc=DIR",
     )
     parser.add_argument(
         "--classifier",
@@ -55,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
 def _measure(args: argparse.Namespace) -> None:
     from speechssl.data.kaldi import read_values
     from speechssl.data.vectors.files import read_vectors
-    from speechssl.evaluation.classification import classify
+    from speechssl.evaluation.classification import classify, subjects
 
     subject_of = classified.read_subjects(args)
     options = {
@@ -67,22 +62,19 @@ def _measure(args: argparse.Namespace) -> None:
         "replicates": args.replicates,
         "seed": args.seed,
     }
-    others = [_named_path(word) for word in args.beside]
+    others = flags.named_paths(args.beside)
     ids, embeddings = read_vectors(args.embeddings)
     folds = flags.read_folds(args.folds)
+    if subject_of is not None:
+        labels = options["labels"]
+        labelled = {name: labels[name] for name in ids.tolist() if name in labels}
+        own_folds = not isinstance(folds, int)
+        subjects.check(labelled, options["groups"], subject_of, own_folds=own_folds)
     measured = classify.evaluate(ids, embeddings, folds=folds, model=args.model, **options)
     for name, path in others:
         beside = measured.results.setdefault("beside", {})
         beside[name] = _compare(measured, path, options)
     classified.conclude(args, measured, subject_of, _table(measured.results))
-
-
-def _named_path(word: str) -> tuple[str, Path]:
-    """Return name and file of ``NAME=FILE``."""
-    name, _, file = word.partition("=")
-    if not name or not file:
-        raise UserError(f"--beside {word}: give NAME=FILE, such as untrained=untrained.npz")
-    return name, Path(file)
 
 
 def _compare(measured: Classification, path: Path, options: Mapping[str, Any]) -> dict[str, Any]:

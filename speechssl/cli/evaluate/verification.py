@@ -38,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             " DIR/utt2emotion"
         ),
     )
+    flags.add_beside(
+        parser,
+        "NAME=SCORES",
+        "other systems on the same list (lines `enrol test score`, or the --out of a run), and what this"
+        " one's errors exceed theirs by, with paired intervals; such as before=DIR",
+    )
     flags.add_model_name(parser)
     flags.add_out(parser, "folder for results.json, the scores and the plots")
 
@@ -51,6 +57,7 @@ def run(args: argparse.Namespace) -> None:
 def _measure(args: argparse.Namespace) -> None:
     from speechssl.data.kaldi import read_mapping, read_values
     from speechssl.data.trials import read_trials
+    from speechssl.evaluation.verification.comparing import compare_scores
     from speechssl.evaluation.verification.conditions import split_by_label
     from speechssl.evaluation.verification.verify import verify
 
@@ -64,7 +71,13 @@ def _measure(args: argparse.Namespace) -> None:
         seed=args.seed,
         model=args.model,
     )
+    others = flags.named_paths(args.beside)
     measured = verify(args.embeddings, read_trials(args.trials), settings)
+    if others:
+        measured.results["beside"] = {
+            name: compare_scores(measured, path, replicates=args.replicates, seed=args.seed)
+            for name, path in others
+        }
     if args.split:
         labels = read_mapping(args.split)
         rows = split_by_label(
@@ -106,6 +119,8 @@ def _table(results: Mapping[str, Any]) -> str:
     counts = f"{results['targets']} targets, {results['nontargets']} non-targets"
     rows = [("trials", f"{results['trials']} ({counts})"), ("scoring", results["scoring"])]
     rows += _measure_rows(results)
+    for name, other in results.get("beside", {}).items():
+        rows += _difference_rows(name, other, results["trials"])
     for part in results.get("split", {}).get("rows", []):
         rows += _split_rows(part)
     return "\n".join(f"{name:<14}{value}" for name, value in rows)
@@ -122,6 +137,25 @@ def _measure_rows(results: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
             interval = format_interval(results.get(f"{measure.name}_interval"), ".3g")
             text = f"{results[measure.name]:.3f}{measure.unit}  {interval}"
             rows.append((measure.name, text.rstrip()))
+    return rows
+
+
+def _difference_rows(name: str, other: Mapping[str, Any], trials: int) -> Sequence[tuple[str, str]]:
+    """Return name and text of each difference from another system."""
+    from speechssl.evaluation.verification.measures import MEASURES
+    from speechssl.metrics import format_interval
+    from speechssl.text import printable
+
+    shared = "" if other["trials"] == trials else f"   (on {other['trials']} trials of both)"
+    rows = []
+    for measure in MEASURES:
+        if f"{measure.name}_difference" in other:
+            interval = format_interval(other[f"{measure.name}_difference_interval"], "+.3g")
+            text = (
+                f"{other[f'{measure.name}_other']:.3f}{measure.unit}, this one"
+                f" {other[f'{measure.name}_difference']:+.3f}{interval}{shared}"
+            )
+            rows.append((f"{measure.name}, {printable(name)}  ", text))
     return rows
 
 

@@ -87,6 +87,10 @@ def read_vectors(path: str | Path, only: Collection[str] | None = None) -> Vecto
         if only is None or len(ids):
             _refuse_repeated(where, ids)
         return ids, embeddings
+    if where != STANDARD_STREAM and not Path(path).suffix and not Path(path).exists():
+        raise UserError(
+            f"{path}: no such file or folder; give the embeddings written by `speechssl embed`"
+        )
     chosen = format_of(path)
     if where == STANDARD_STREAM:
         where = "standard input"

@@ -167,6 +167,7 @@ def part_bytes(
         file,
         row_group_size=len(ids),
         write_statistics=False,
+        write_page_checksum=True,
         use_dictionary=[name for name in ("recording", "channel") if name in table.column_names],
         compression={name: "ZSTD" for name in table.column_names if name != "embedding"},
     )

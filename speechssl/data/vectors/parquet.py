@@ -67,7 +67,9 @@ class Parquet:
             for name, values in columns(spans or ()).items():
                 table = table.append_column(name, arrow.array(values.tolist()))
             if writer is None:
-                writer = arrow.parquet.ParquetWriter(temporary, table.schema)
+                writer = arrow.parquet.ParquetWriter(
+                    temporary, table.schema, write_page_checksum=True
+                )
             writer.write_table(table)
 
         with atomic_write(path) as temporary:
@@ -99,13 +101,29 @@ def opened(where: str, source: IO[bytes], size: int) -> Iterator[Any]:
     try:
         # Read pieces of a column chunk: its length was chosen by the file's writer.
         with arrow.parquet.ParquetFile(
-            source, buffer_size=1 << 20, pre_buffer=False, read_dictionary=["id"]
+            source,
+            buffer_size=1 << 20,
+            pre_buffer=False,
+            read_dictionary=["id"],
+            page_checksum_verification=True,  # numbers that a disk has changed look like others
         ) as file:
             _refuse_claims(where, file.metadata, size)
             yield file
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, arrow.ArrowException):
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        arrow.ArrowException,
+    ) as error:
+        if "CRC" in str(error):
+            raise UserError(
+                f"{where}: damaged, a checksum is not that of its bytes; remove it and embed again"
+                " (a folder with --resume, which adds what is missing)"
+            ) from None
         raise UserError(
             f"{where}: not a parquet file with `id` (string) and `embedding` (equally long lists)"
         ) from None

@@ -147,6 +147,10 @@ def _local_files(folder: Path) -> list[Entry]:
 def _open_store(address: str) -> tuple[Any, str]:
     """Return fsspec's file system of an address, and the path there."""
     scheme = _SCHEME.match(address)
+    if scheme is not None and scheme[1] == "file":
+        raise UserError(
+            f"{address}: is on this machine; give the path, {address.partition('://')[2]}"
+        )
     if scheme is None or scheme[1] not in STORES or "::" in address:
         raise UserError(
             f"{address}: not the address of a store; known protocols: {' '.join(sorted(STORES))}"

@@ -50,11 +50,17 @@ def load(source: Embeddings, what: str, only: Collection[str] | None = None) -> 
         Unique ids (N,) and finite embeddings (N, D).
 
     Raises:
-        UserError: ids that repeat, shapes that do not match, or numbers that are not finite.
+        UserError: ids that repeat, shapes that do not match, numbers that are not finite, or a folder
+            that has none of the ids that are needed.
     """
     if isinstance(source, str | Path):
         what = str(source)
         ids, matrix = read_vectors(source, only)
+        if not len(ids):
+            raise UserError(
+                f"{what}: holds none of the {len(only or ())} ids that the trials name; is it the"
+                f" right list? The embeddings have ids like {next(VectorFolder(source).ids())!r}"
+            )
     else:
         ids = np.asarray(source[0], dtype=str)
         matrix = np.asarray(source[1], dtype=np.float32)

@@ -153,15 +153,41 @@ def test_without_the_flag_nothing_is_counted(tmp_path):
     )
 
 
-def test_what_was_computed_is_kept_where_the_votes_cannot_be_counted(tmp_path, capsys):
+def test_subjects_that_cannot_vote_are_said_before_anything_is_computed(
+    tmp_path, capsys, monkeypatch
+):
+    def computed(*_, **__):
+        raise AssertionError("a probe was trained")
+
+    monkeypatch.setattr("speechssl.evaluation.classification.classify.evaluate", computed)
     folder = diagnosis(tmp_path, subjects=8)
     table = folder / "utt2subject"
-    table.write_text("\n".join(table.read_text().splitlines()[1:]) + "\n")
     files = [f"--labels={folder}/utt2diagnosis", f"--groups={folder}/utt2spk"]
     rest = [f"--subjects={table}", "--replicates=0", f"--out={tmp_path}/out"]
+    command = ["evaluate", "classification", str(folder / "e.npz"), *files, *rest]
+    lines = table.read_text().splitlines()
+    for changed, said in (
+        (lines[1:], "1 utterances have no subject"),
+        ([lines[0].split()[0] + " " + lines[-1].split()[1], *lines[1:]], "has utterances of"),
+    ):
+        table.write_text("\n".join(changed) + "\n")
+        assert main(command) == 2
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_what_was_computed_is_kept_where_the_votes_cannot_be_counted(tmp_path, capsys):
+    """Folds of one's own may have a subject twice: only the predictions tell."""
+    folder = diagnosis(tmp_path, subjects=8)
+    names = [line.split()[0] for line in (folder / "utt2subject").read_text().splitlines()]
+    (folder / "folds").write_text("".join(f"{name} f{int(name[-1]) % 2}\n" for name in names))
+    (folder / "utt2own").write_text("".join(f"{name} {name}\n" for name in names))
+    files = [f"--labels={folder}/utt2diagnosis", f"--groups={folder}/utt2own"]
+    rest = [f"--subjects={folder}/utt2subject", "--replicates=0", f"--out={tmp_path}/out"]
+    rest += [f"--folds={folder}/folds"]
     assert main(["evaluate", "classification", str(folder / "e.npz"), *files, *rest]) == 2
     printed = capsys.readouterr()
-    assert "1 utterances have no subject" in printed.err and "macro_f1" in printed.out
+    assert "is in folds" in printed.err and "macro_f1" in printed.out
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["utterances"] == 48 and "subjects" not in results
 

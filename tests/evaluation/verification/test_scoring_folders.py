@@ -76,6 +76,19 @@ def test_test_embeddings_in_the_training_folder_are_found(world: Path) -> None:
         verify(world / "test", trials(10), replicates=0, mean=world / "test")
 
 
+def test_trials_of_other_utterances_are_one_line(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (world / "others").write_text("x1 x2 target\nx1 x3 nontarget\n")
+    for words in (["evaluate", "verification"], ["score"]):
+        for source in ("test", "test.npz"):
+            command = [*words, str(world / source), "--trials", str(world / "others")]
+            command += ["--out", "-"] if words == ["score"] else []
+            assert main(command) == 2
+            error = capsys.readouterr().err
+            assert "is it the right list? The embeddings have ids like 't" in error
+
+
 def test_the_commands_take_a_folder(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chosen = trials(20)
     lines = []
