@@ -129,8 +129,8 @@ def read_heldout(config: TrainingConfig, trained_on: Sequence[Utterance]) -> Hel
             missing = listed.unknown([utterance.id for utterance in chosen])
             notes.append(
                 f"heldout.trials: {located.skipped} of {len(listed)} trials are left out:"
-                f" {len(missing)} utterances (such as {printable(missing[0])}) are not in"
-                f" {settings.data}"
+                f" {settings.data} lacks {plural(len(missing), 'utterance')} of them, such as"
+                f" {printable(missing[0])}"
             )
     cut = tuple(_beginning(utterance, settings.max_seconds) for utterance in chosen)
     digest = listed.sha256() if listed is not None else None
@@ -153,7 +153,7 @@ def _notes(manifest: Manifest, trained_on: Sequence[Utterance]) -> list[str]:
         name, reason = manifest.skipped[0]
         count = plural(len(manifest.skipped), "utterance")
         notes.append(
-            f"heldout.data: {count} cannot be used and left out; {printable(name)}: {printable(reason)}"
+            f"heldout.data: {count} left out that cannot be used; {printable(name)}: {printable(reason)}"
         )
     known = {(str(one.path), one.start) for one in trained_on}
     shared = [one.id for one in manifest if (str(one.path), one.start) in known]
