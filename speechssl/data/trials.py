@@ -5,6 +5,7 @@ Two formats are read: Kaldi's `enrol test target|nontarget` and VoxCeleb's `1|0 
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,6 +58,14 @@ class Trials:
 
     def __len__(self) -> int:
         return len(self.target)
+
+    def sha256(self) -> str:
+        """Return a digest (hexadecimal) of the trials in their order, in whichever format they were."""
+        digest = hashlib.sha256()
+        for side in (self.enrol, self.test):
+            digest.update("\n".join(side.tolist()).encode(errors="surrogateescape") + b"\n\n")
+        digest.update(self.target.tobytes())
+        return digest.hexdigest()
 
     def ids(self) -> list[str]:
         """Return every utterance that a trial names, once, sorted."""

@@ -17,16 +17,20 @@ from speechssl.files import RunFolder
 
 TITLES = {
     "loss": "loss",
+    "heldout_eer": "EER of held-out trials (%)",
+    "heldout_eer_centred": "EER of held-out trials (%), centred",
     "teacher_entropy": "entropy of the teacher (nats)",
     "kl": "KL of student and teacher (nats)",
     "mean_assignment_entropy": "entropy of the mean assignment (nats)",
     "used_prototypes": "prototypes in use",
     "effective_rank": "effective rank of the embeddings",
+    "heldout_effective_rank": "effective rank of held-out embeddings",
     "rankme": "RankMe of the embeddings",
     "projection_rank": "effective rank of the projections",
     "centre_norm": "norm of the mean embedding",
     "deviation": "deviation per dimension x sqrt(D)",
     "uniformity": "uniformity",
+    "heldout_uniformity": "uniformity of held-out embeddings",
     "lr": "learning rate",
     "gradient_norm": "norm of the gradient",
     "utterances_per_second": "utterances per second",
@@ -34,7 +38,15 @@ TITLES = {
 }
 """Figures of `log.jsonl` and what their panels are called; others are called as they are."""
 
-USUAL = ("loss", "teacher_entropy", "kl", "effective_rank", "projection_rank", "centre_norm")
+USUAL = (
+    "loss",
+    "heldout_eer",
+    "teacher_entropy",
+    "kl",
+    "effective_rank",
+    "projection_rank",
+    "centre_norm",
+)
 """Figures that are drawn if none are named, as far as the logs have them."""
 
 RANGES: dict[str, tuple[float, float | None]] = {
@@ -42,7 +54,10 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "mean_assignment_entropy": (0.0, None),
     "kl": (0.0, None),
     "used_prototypes": (0.0, None),
+    "heldout_eer": (0.0, None),
+    "heldout_eer_centred": (0.0, None),
     "effective_rank": (0.0, None),
+    "heldout_effective_rank": (0.0, None),
     "rankme": (0.0, None),
     "projection_rank": (0.0, None),
     "centre_norm": (0.0, 1.05),

@@ -87,7 +87,8 @@ def read_settings(
         overrides: ``key=value`` pairs on top of it.
 
     Raises:
-        UserError: as ``train.settings.resolve``; or the length of the run is set under ``train``.
+        UserError: as ``train.settings.resolve``; or the length of the run is set under ``train``,
+            or held-out utterances, which only `speechssl train` measures on.
     """
     written = config.read(path, overrides)
     section = written.pop("federated", None) or {}
@@ -111,7 +112,12 @@ def read_settings(
                     " local_steps); leave it out"
                 )
         written["train"] = {**train, "steps": 1}
-    return complete(written), settings
+    training = complete(written)
+    if training.heldout.data is not None:
+        raise UserError(
+            "config: heldout is for speechssl train; leave it out, and evaluate the models of the rounds"
+        )
+    return training, settings
 
 
 def for_a_client(

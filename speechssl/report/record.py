@@ -40,6 +40,9 @@ ABOUT_THE_SYSTEM = {
 ABOUT_THE_RUN = {"seed": "seed", "commit": "commit"}
 """Columns after the measures."""
 
+LOOKED_AT = "these trials, looked at during training"
+"""Said of a list that the run was shown figures of while it trained (`heldout.trials`)."""
+
 Row = dict[str, Any]
 
 
@@ -73,6 +76,9 @@ def _row(evaluation: Evaluation, model: Row) -> Row:
     model_labels = model.get("labels", "not known")
     if model_labels != "none":
         labels_used.append(model_labels)
+    digest = results.get("trials_sha256")
+    if digest is not None and digest in model.get("trials_looked_at", []):
+        labels_used.append(LOOKED_AT)
     row["labels_used"] = ", ".join(labels_used) or "none"
     row["model"] = results.get("model")
     return row | model
@@ -102,6 +108,9 @@ def _described(model: Model, about: Mapping[str, Any]) -> Row:
     if "width" in encoder:
         encoder_name += f", width {encoder['width']}"
     data = about.get("data", {})
+    looked_at = about.get("trials_looked_at", [])
+    if not isinstance(looked_at, list):
+        raise TypeError("about.trials_looked_at is no list")
     for key in ("method", "labels_used", "seed", "commit", "step", "speechssl"):
         if isinstance(about.get(key), list | dict):
             raise TypeError(f"about.{key} is a list or mapping")
@@ -116,6 +125,7 @@ def _described(model: Model, about: Mapping[str, Any]) -> Row:
         "data": amount,
         "data_fingerprint": data.get("fingerprint"),
         "labels": str(about.get("labels_used", "not known")),
+        "trials_looked_at": looked_at,
         "steps": about.get("step"),
         "seed": about.get("seed"),
         "commit": about.get("commit"),

@@ -27,6 +27,7 @@ def describe(
     config: TrainingConfig,
     utterances: Sequence[Utterance],
     skipped: Sequence[tuple[str, str]],
+    heldout: Mapping[str, Any] | None = None,
 ) -> None:
     """Write ``config.yaml``, ``about.yaml`` and, if any, ``skipped.tsv`` before the first step.
 
@@ -35,6 +36,7 @@ def describe(
         config: of the run.
         utterances: what it is trained on.
         skipped: (id, reason) of the utterances that are left out.
+        heldout: what is said of the held-out utterances (`Heldout.about`).
     """
     folder.path.mkdir(parents=True, exist_ok=True)
     labels = labels_used(config)
@@ -59,6 +61,11 @@ def describe(
     }
     if config.data.positives:
         about["data"]["positives_kind"] = config.data.positives_kind
+    if heldout:
+        about["heldout"] = dict(heldout)
+    looked_at = lists_looked_at(config, heldout or {})
+    if looked_at:
+        about["trials_looked_at"] = looked_at
     with atomic_write(folder.config) as temporary:
         write(config, temporary)
     with atomic_write(folder.about) as temporary:
@@ -96,6 +103,27 @@ def labels_used(config: TrainingConfig) -> str:
         if before != "none":
             used.append(f"{before}, in {start}")
     return "; ".join(used) or "none"
+
+
+def lists_looked_at(config: TrainingConfig, heldout: Mapping[str, Any]) -> list[str]:
+    """Return the digests (`Trials.sha256`) of the lists that were looked at while training.
+
+    They are that of ``heldout.trials``, and those of the model that the run starts from.
+
+    Args:
+        config: of the run.
+        heldout: what is said of the held-out utterances.
+    """
+    lists: list[str] = []
+    start = config.train.init or config.train.init_method
+    if start:
+        before = _about_model(start).get("trials_looked_at")
+        if isinstance(before, list):
+            lists = [one for one in before if isinstance(one, str) and len(one) == 64]
+    own = heldout.get("trials_sha256")
+    if own and own not in lists:
+        lists.append(own)
+    return lists
 
 
 def origin_of_groups(file: str, kind: str, directories: Sequence[str]) -> str:
@@ -169,11 +197,16 @@ def _groups_and_speakers(
 
 def labels_used_by(folder: str) -> str:
     """Return what the model in a model or run folder says of its labels, or "not known"."""
+    return str(_about_model(folder).get("labels_used", "not known"))
+
+
+def _about_model(folder: str) -> dict[str, Any]:
+    """Return what the model in a model or run folder says of itself; nothing where there is none."""
     written = model_folder(folder).config
     if not written.exists():
-        return "not known"
+        return {}
     about = foreign_yaml.read(written).get("about")
-    return str(about.get("labels_used", "not known")) if isinstance(about, dict) else "not known"
+    return about if isinstance(about, dict) else {}
 
 
 def commit() -> str | None:

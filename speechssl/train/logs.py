@@ -23,9 +23,11 @@ from speechssl.train.tracking import Tracking
 
 _SHOWN = {
     "loss": "loss {:.4g}",
+    "heldout_eer": "held-out EER {:.2f}%",
     "teacher_entropy": "entropy {:.3g}",
     "kl": "KL {:.3g}",
     "effective_rank": "rank {:.3g}",
+    "heldout_effective_rank": "held-out rank {:.3g}",
     "utterances_per_second": "{:.3g} utt/s",
     "data_wait": "wait {:.0%}",
     "lr": "lr {:.2g}",
@@ -107,6 +109,13 @@ class Clock:
         started_at = time.perf_counter()
         yield
         self.wait_seconds += time.perf_counter() - started_at
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Leave the time inside the block out of all figures: no training is done in it."""
+        started_at = time.perf_counter()
+        yield
+        self.started_at += time.perf_counter() - started_at
 
     def step(self) -> None:
         """Count one optimiser step."""

@@ -6,6 +6,7 @@ import contextlib
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -26,10 +27,11 @@ from speechssl.train.about import describe
 from speechssl.train.checkpoint import save_snapshot, save_state
 from speechssl.train.checks import StepLoss, any_rank, stop_if_not_finite
 from speechssl.train.data import read_utterances
+from speechssl.train.heldout import Heldout, HeldoutMeter, read_heldout
 from speechssl.train.logs import Clock, Log, sync
 from speechssl.train.optimizers import clip_gradients, clipped_parameters, schedule
 from speechssl.train.rehearsal import print_plan, rehearse, steps_in
-from speechssl.train.resuming import same_data, same_settings
+from speechssl.train.resuming import same_data, same_heldout, same_settings
 from speechssl.train.run import Run
 from speechssl.train.settings import TrainSettings, resolve, with_precision, with_train
 from speechssl.train.together import ended_early, is_asked_to_end, sole_writer_in_first
@@ -93,26 +95,32 @@ def train(
         config = with_precision(config, str(world.device))
         set_kernel(config.train, world, quiet)
         utterances, skipped = read_utterances(config.data)
+        heldout = read_heldout(config, utterances)
+        if world.first and heldout is not None:
+            heldout.warn()
         if dry_run:
             run = Run(config, world, utterances)
-            print_plan(run, len(skipped), rehearse(run, 1))
+            measured = HeldoutMeter(run, heldout).measure() if heldout is not None else {}
+            print_plan(run, len(skipped), rehearse(run, 1), measured)
             return folder.path
         if minutes is not None and not resume:
             seconds = rehearse(Run(config, world, utterances), 8)
             config = with_train(config, steps=steps_in(minutes, seconds))
         run = Run(config, world, utterances)
+        about_heldout = heldout.about() if heldout is not None else None
         if resume and folder.last.exists():
             same_data(folder, config, utterances)
+            same_heldout(folder, about_heldout)
             restore(run, folder)
         if world.first:
-            describe(folder, config, utterances, skipped)
+            describe(folder, config, utterances, skipped, about_heldout)
             if skipped and not quiet:
                 total = len(utterances) + len(skipped)
                 print(
                     f"{len(skipped)} of {total} utterances left out, listed in {folder.skipped}",
                     file=sys.stderr,
                 )
-        finish(run, folder, trackers, resumed=resume, quiet=quiet)
+        finish(run, folder, trackers, resumed=resume, quiet=quiet, heldout=heldout)
     return folder.path
 
 
@@ -126,7 +134,13 @@ def refuse_another_run(folder: RunFolder) -> None:
 
 
 def finish(
-    run: Run, folder: RunFolder, trackers: Named, *, resumed: bool, quiet: bool = False
+    run: Run,
+    folder: RunFolder,
+    trackers: Named,
+    *,
+    resumed: bool,
+    quiet: bool = False,
+    heldout: Heldout | None = None,
 ) -> None:
     """Take the steps that a run has left, and save its model.
 
@@ -136,10 +150,12 @@ def finish(
         trackers: programs that show it.
         resumed: whether the run was begun before.
         quiet: show no progress.
+        heldout: what it is measured on; None: nothing.
 
     Raises:
         UserError, processes.Terminated: as ``take_steps``.
     """
+    meter = HeldoutMeter(run, heldout) if heldout is not None else None
     if run.world.first and run.step == 0:
         save_model(run, folder, folder.untrained)
     with (
@@ -149,7 +165,7 @@ def finish(
         ) as log,
         processes.stop_request() as request,
     ):
-        take_steps(run, folder, request, tracking, log)
+        take_steps(run, folder, request, tracking, log, meter)
     if run.world.first:
         save_model(run, folder, folder.model)
     run.world.barrier()
@@ -203,6 +219,7 @@ def take_steps(
     request: processes.StopRequest,
     tracking: Tracking,
     log: Log,
+    meter: HeldoutMeter | None = None,
 ) -> None:
     """Take all steps that are left; log, watch for collapse and save on the way.
 
@@ -212,6 +229,7 @@ def take_steps(
         request: whether it is to end after the step at hand.
         tracking: programs that show the run.
         log: where its figures go.
+        meter: what measures it on held-out utterances, for the log alone; None: nothing.
 
     Raises:
         UserError: a loss or a weight is not finite.
@@ -225,6 +243,10 @@ def take_steps(
     loader = run.loader(run.step * passes, run.steps * passes)
     loader.errors = run.read_errors
     batches = iter(loader)
+    if run.step == 0:  # behind the loader, whose workers are best forked when no thread reads
+        measured = measure_heldout(run, meter, clock)
+        if measured:
+            log.write(run.step, measured)
 
     while run.step < run.steps:
         step = take_step(run, model, batches, clock, tracking)
@@ -240,9 +262,12 @@ def take_steps(
         if should_save or should_log or was_asked_to_end:
             stop_if_not_finite(run, unchecked, folder)
             unchecked.clear()
+        measured = measure_heldout(run, meter, clock)
         if should_log:
-            alarms = write_log(run, step, clock, log, measure=should_measure)
+            alarms = write_log(run, step, clock, log, measure=should_measure, heldout=measured)
             should_stop = any_rank(bool(alarms) and config.monitor.stop, run.world)
+        elif measured:
+            log.write(run.step, measured)
         if should_save or should_stop:
             save(run, folder)
         elif was_asked_to_end:
@@ -309,7 +334,29 @@ def take_step(
     return Step(progress, lr, losses, gradient_norm)
 
 
-def write_log(run: Run, step: Step, clock: Clock, log: Log, *, measure: bool) -> list[Alarm]:
+def measure_heldout(run: Run, meter: HeldoutMeter | None, clock: Clock) -> dict[str, float]:
+    """Return the figures of held-out utterances, nothing if they are not due after this step.
+
+    Args:
+        run: as far as it has come.
+        meter: what measures them; None: nothing is measured.
+        clock: which does not count the time.
+    """
+    if meter is None or not is_due(run.step, run.config.heldout.every, last_step=run.steps):
+        return {}
+    with clock.stopped():
+        return meter.measure()
+
+
+def write_log(
+    run: Run,
+    step: Step,
+    clock: Clock,
+    log: Log,
+    *,
+    measure: bool,
+    heldout: Mapping[str, float] = MappingProxyType({}),
+) -> list[Alarm]:
     """Write a line of the log.
 
     Args:
@@ -318,6 +365,7 @@ def write_log(run: Run, step: Step, clock: Clock, log: Log, *, measure: bool) ->
         clock: what measures time.
         log: where the line goes.
         measure: with the figures of embeddings and projections.
+        heldout: figures of held-out utterances, which are shown and not judged.
 
     Returns:
         The alarms that the figures give rise to, once `monitor.after` of the run has passed.
@@ -328,7 +376,7 @@ def write_log(run: Run, step: Step, clock: Clock, log: Log, *, measure: bool) ->
     alarms: list[Alarm] = []
     if step.progress.fraction >= run.config.monitor.after:
         alarms = run.monitor.check(figures)
-    log.write(run.step, figures, [str(alarm) for alarm in alarms])
+    log.write(run.step, {**figures, **heldout}, [str(alarm) for alarm in alarms])
     return alarms
 
 

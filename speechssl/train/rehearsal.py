@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 import torch.distributed as dist
@@ -77,13 +79,16 @@ def steps_in(minutes: float, seconds: float) -> int:
     return max(_MIN_STEPS, int(60 * minutes / seconds))
 
 
-def print_plan(run: Run, skipped: int, seconds: float) -> None:
+def print_plan(
+    run: Run, skipped: int, seconds: float, heldout: Mapping[str, float] = MappingProxyType({})
+) -> None:
     """Print on standard output what a run will be; only the first process prints.
 
     Args:
         run: before its first step.
         skipped: number of utterances that are left out.
         seconds: of one step.
+        heldout: figures of held-out utterances, where some are measured.
     """
     if not run.world.first:
         return
@@ -95,3 +100,10 @@ def print_plan(run: Run, skipped: int, seconds: float) -> None:
         f" is slow), {seconds * run.steps / 3600:.2f} h in all on {run.world.size} x"
         f" {run.world.device}"
     )
+    if heldout:
+        rate = heldout.get("heldout_eer")
+        shown = f", EER {rate:.2f}% before the first step" if rate is not None else ""
+        print(
+            f"held-out utterances: ok{shown}; {heldout['heldout_seconds']:.1f} s each time, every"
+            f" {run.config.heldout.every} steps"
+        )

@@ -82,6 +82,24 @@ def _refuse_change(folder: RunFolder, path: str, before: Any, now: Any) -> None:
     )
 
 
+def same_heldout(folder: RunFolder, heldout: Mapping[str, Any] | None) -> None:
+    """Raise UserError if the run in ``folder`` was measured on other held-out utterances or trials.
+
+    Args:
+        folder: of the run.
+        heldout: what would be said of them now (`Heldout.about`); None: there are none.
+    """
+    before = foreign_yaml.read(folder.about).get("heldout")
+    before = before if isinstance(before, dict) else {}
+    settings = {"fingerprint": "the utterances of heldout.data", "trials_sha256": "heldout.trials"}
+    for key, name in settings.items():
+        if before.get(key) != (heldout or {}).get(key):
+            raise UserError(
+                f"train: {name} are not what they were when the run in {folder.path} was started;"
+                " resume with the same ones, or give another --out"
+            )
+
+
 def same_data(folder: RunFolder, settings: TrainingConfig, utterances: Sequence[Utterance]) -> None:
     """Raise UserError if the run in ``folder`` was started with other utterances or classes.
 

@@ -239,6 +239,42 @@ class MonitorSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeldoutSettings:
+    """Section ``heldout``: utterances on which the model is measured while it trains.
+
+    Its figures are shown and nothing else: none of them stops a run or chooses a model.
+
+    Attributes:
+        data: Kaldi directory of utterances that are not trained on; null: nothing is
+            measured.
+        trials: list of trials on them, for ``heldout_eer``; null: figures without labels
+            alone. Report no result on this list: it was looked at (``about.yaml`` and
+            `speechssl report` say so).
+        every: optimiser steps between two measurements; besides, before the first step
+            and after the last.
+        utterances: how many of the directory are drawn, always the same ones; those that
+            trials name are embedded as well.
+        max_seconds: how much of each utterance is embedded, from its beginning; .inf: all.
+    """
+
+    data: str | None = None
+    trials: str | None = None
+    every: int = 500
+    utterances: int = 2000
+    max_seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        check_above_zero("heldout.every", self.every)
+        check_above_zero("heldout.max_seconds", self.max_seconds)
+        if self.utterances < 2:
+            raise UserError(f"config: heldout.utterances must be at least 2, not {self.utterances}")
+        if self.trials is not None and self.data is None:
+            raise UserError(
+                "config: heldout.trials needs heldout.data, the Kaldi directory of their utterances"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """All settings of a run, in the order in which ``config.yaml`` has them.
 
@@ -253,6 +289,7 @@ class TrainingConfig:
     optimizer: OptimizerSettings
     train: TrainSettings
     monitor: MonitorSettings
+    heldout: HeldoutSettings
     encoder: Mapping[str, Any]
     method: Mapping[str, Any]
 
@@ -265,6 +302,7 @@ _DATACLASSES = {
     "optimizer": OptimizerSettings,
     "train": TrainSettings,
     "monitor": MonitorSettings,
+    "heldout": HeldoutSettings,
 }
 _MODULES = {"augment": Augment, "specaugment": SpecAugment}
 _PARTS = {"features": "features", "encoder": "encoders", "method": "methods"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,23 @@ def test_missing_list_and_directory(tmp_path: Path) -> None:
         read_trials(tmp_path / "none")
     with pytest.raises(UserError, match="cannot be read"):
         read_trials(tmp_path)
+
+
+def test_a_digest_is_that_of_the_trials_in_whichever_format_and_of_no_others(
+    tmp_path: Path,
+) -> None:
+    lists = {
+        "kaldi": "a b target\nc d nontarget\n",
+        "voxceleb": "1 a b\n0  c\td\n\n",
+        "other order": "c d nontarget\na b target\n",
+        "other answer": "a b target\nc d target\n",
+        "other sides": "a b target\nd c nontarget\n",
+        "shorter": "a b target\n",
+    }
+    digests = {}
+    for name, text in lists.items():
+        (tmp_path / name).write_text(text)
+        digests[name] = read_trials(tmp_path / name).sha256()
+    assert digests["kaldi"] == digests["voxceleb"] and len(set(digests.values())) == 5
+    by_hand = b"a\nc\n\n" + b"b\nd\n\n" + b"\x01\x00"
+    assert digests["kaldi"] == hashlib.sha256(by_hand).hexdigest()

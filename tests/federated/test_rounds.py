@@ -363,6 +363,7 @@ def test_a_client_whose_folder_is_a_link_is_refused(tmp_path: Path) -> None:
         ("federated.strategy=os:getcwd", "os:getcwd is no strategy"),
         ("federated.nothing=1", "unknown key federated.nothing"),
         ("train.epochs=3", "train.epochs is set by federated.rounds"),
+        ("heldout.data=somewhere", "heldout is for speechssl train"),
     ],
 )
 def test_wrong_settings_are_one_line(configuration: Path, word: str, message: str) -> None:

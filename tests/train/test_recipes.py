@@ -12,7 +12,7 @@ from speechssl.federated.settings import read_settings
 from speechssl.model import Model
 from speechssl.pseudolabel import PseudoLabelSettings
 from speechssl.train.optimizers import build_optimizer, schedule
-from speechssl.train.settings import SECTIONS, resolve
+from speechssl.train.settings import SECTIONS, HeldoutSettings, resolve
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(
@@ -40,6 +40,25 @@ def test_it_resolves_and_its_encoder_can_be_built(path):
     assert set(config.thaw(resolved)) == set(SECTIONS)
     model = Model(resolved.features, resolved.encoder)
     assert model.sample_rate == 16000 and model.dim >= 64
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if "\n# heldout:" in (ROOT / path).read_text()], ids=str
+)
+def test_its_example_of_heldout_data_is_a_setting_that_can_be_switched_on(path, tmp_path):
+    switched_on = tmp_path / "with.yaml"
+    switched_on.write_text((ROOT / path).read_text().replace("\n# heldout:", "\nheldout:"))
+    heldout = resolve(str(switched_on)).heldout
+    assert heldout.data == "data/voxceleb/vox1" and heldout.trials is None
+    assert settings(path).heldout.data is None
+
+
+def test_the_readme_of_training_lists_the_settings_of_heldout_data_with_their_defaults():
+    text = (ROOT / "speechssl/train/README.md").read_text()
+    shown = yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])["heldout"]
+    defaults = config.thaw(HeldoutSettings())
+    assert shown.keys() == defaults.keys()
+    assert {**shown, "data": None, "trials": None} == defaults
 
 
 @pytest.mark.parametrize("path", TRAINING, ids=str)

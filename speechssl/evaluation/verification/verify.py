@@ -92,6 +92,7 @@ def verify(
     located = scored.located
     speakers = _speakers(scored.ids, enrolled, located, settings.speakers)
     results = _results(scored.scores, located, speakers, settings)
+    results["trials_sha256"] = trials.sha256()
     results["scoring"] = scored.scoring
     if settings.enrol is not None:
         sizes = [len(rows) for rows in enrolled.utterances_of.values()]
@@ -153,7 +154,8 @@ def evaluate(embeddings: Embeddings, trials: Trials, **options: Any) -> dict[str
     Each measure of `measures.MEASURES` (`eer` in percent, `min_dcf_0.01`, ...), with its 95 %
     `<name>_interval` (or None); after calibration also `act_dcf_0.01`, `act_dcf_0.05` and `cllr`
     (bits). Besides, `eer_threshold`, `trials`, `targets`, `nontargets`, `trials_skipped`,
-    `scoring`, `interval_over`, `bootstrap_replicates`, `model`, `labels_used`.
+    `trials_sha256` (`Trials.sha256` of the list), `scoring`, `interval_over`,
+    `bootstrap_replicates`, `model`, `labels_used`.
     """
     return verify(embeddings, trials, **options).results
 

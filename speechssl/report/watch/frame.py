@@ -14,13 +14,17 @@ if TYPE_CHECKING:  # rich is in the extra [log]; the page does without it
 
 FIGURES = {
     "loss": "loss",
+    "heldout_eer": "held-out EER %",
+    "heldout_eer_centred": "EER %, centred",
     "teacher_entropy": "teacher entropy",
     "kl": "KL",
     "effective_rank": "effective rank",
+    "heldout_effective_rank": "held-out rank",
     "rankme": "RankMe",
     "projection_rank": "projection rank",
     "centre_norm": "centre norm",
     "uniformity": "uniformity",
+    "heldout_uniformity": "held-out uniformity",
     "lr": "learning rate",
     "gradient_norm": "gradient norm",
     "data_wait": "data wait",

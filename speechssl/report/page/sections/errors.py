@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from speechssl.evaluation.verification.measures import MEASURES
+from speechssl.report.page import untrusted
 from speechssl.report.page.blocks import Block, Chart, Row, Table, Text, Trace, plotly_text
 from speechssl.report.page.drawing import Styles
 from speechssl.report.page.material import Material, SystemEvaluation
@@ -22,6 +23,24 @@ def build(material: Material) -> Sequence[Block]:
         text = (
             "There is no untrained system among these. A rate that does not beat the untrained"
             " encoder is no result: evaluate RUN/untrained into eval/untrained, too."
+        )
+        blocks.append(Text(text, "warning"))
+    return [*blocks, *_looked_at(material, ordered)]
+
+
+def _looked_at(material: Material, evaluations: Sequence[SystemEvaluation]) -> list[Block]:
+    """Return a warning for each list that a run was shown figures of while it trained."""
+    warned: dict[str, dict[str, None]] = {}
+    for one in evaluations:
+        digest = one.results.results.get("trials_sha256")
+        for run in material.runs:
+            if digest is not None and digest in untrusted.items(run.about, "trials_looked_at"):
+                warned.setdefault(one.results.trials, {})[run.name] = None
+    blocks: list[Block] = []
+    for trials, runs in warned.items():
+        text = (
+            f"{trials} was looked at during training (heldout.trials of {', '.join(runs)}): whoever"
+            " chose settings by what was shown has chosen them on these trials."
         )
         blocks.append(Text(text, "warning"))
     return blocks

@@ -15,13 +15,17 @@ from speechssl.report.page.section import Section
 
 FIGURES = {
     "loss": "Loss",
+    "heldout_eer": "EER (%) of held-out trials, plain cosines: looked at, not decided by",
+    "heldout_eer_centred": "EER (%) of held-out trials, embeddings less a mean of others",
     "teacher_entropy": "Entropy of the teacher's assignment (nats): 0 and ln K are collapses",
     "kl": "KL divergence of student and teacher (nats): 0 is a collapse",
     "effective_rank": "Effective rank of the embeddings: higher is better",
+    "heldout_effective_rank": "Effective rank of held-out embeddings",
     "rankme": "RankMe of the embeddings",
     "projection_rank": "Effective rank of the projections",
     "centre_norm": "Norm of the mean embedding: 1 is a collapse",
     "uniformity": "Uniformity: 0 is a collapse, lower is more even",
+    "heldout_uniformity": "Uniformity of held-out embeddings",
     "lr": "Learning rate",
     "gradient_norm": "Norm of the gradient",
     "data_wait": "Share of the time that was spent waiting for data",
@@ -32,7 +36,10 @@ FIGURES = {
 RANGES: dict[str, dict[str, Any]] = {
     "teacher_entropy": {"rangemode": "tozero"},
     "kl": {"rangemode": "tozero"},
+    "heldout_eer": {"rangemode": "tozero"},
+    "heldout_eer_centred": {"rangemode": "tozero"},
     "effective_rank": {"rangemode": "tozero"},
+    "heldout_effective_rank": {"rangemode": "tozero"},
     "rankme": {"rangemode": "tozero"},
     "projection_rank": {"rangemode": "tozero"},
     "centre_norm": {"range": [0, 1.02]},
