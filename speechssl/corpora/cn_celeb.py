@@ -5,7 +5,7 @@ ICASSP 2020; CN-Celeb2: Li et al., "CN-Celeb: multi-genre speaker recognition", 
 Communication 137, 2022; both openslr.org/82, whose page states the licence. CN-Celeb1
 has 126,532 utterances of 997 speakers below `data`, and for evaluation 196 models and
 17,777 utterances of 200 speakers: 3,484,292 trials, 17,755 of them targets (a count of
-the files of release `cn-celeb_v2`; the publication's own first release had 130,109
+the files of release `cn-celeb_v2`; the first release, that of the publication, had over 130,000
 utterances of 1,000 speakers). CN-Celeb2 has about 2,000 speakers. `speechssl prepare
 cn_celeb ROOT OUT --part eval` and `--part dev`.
 

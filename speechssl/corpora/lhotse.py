@@ -53,7 +53,7 @@ def prepare(
     *,
     manifests: Sequence[Path] | None = None,
     audio: str | Path | None = None,
-    remote: Sequence[str] = (),
+    remote: Sequence[str] | None = None,
     allow_pipes: bool = False,
     mix_channels: bool = False,
     check: bool = False,
@@ -96,7 +96,7 @@ def prepare(
     root = Path(root)
     out = Path(out)
     refuse_file(out)
-    places = _Places(Path(audio or "."), Remotes(remote), allow_pipes, mix_channels)
+    places = _Places(Path(audio or "."), Remotes(remote or ()), allow_pipes, mix_channels)
     left_out: Left = []
     spans = _spans(_by_kind(root, manifests), left_out)
     pieces, stated = _pieces(spans, places, left_out)

@@ -20,8 +20,8 @@ another), or `a.wav b.wav` where the answers are not given.
 
 Confirmed from the kit of 2020 (its readme), hyperion's data preparation (2022), and
 lines and names that scripts of participants quote (2020, 2021, 2022, 2023); the audio
-and the lists were not seen here. As others counted them, the list of 2020 has 263,485 or
-263,486 trials, that of 2022 306,432, that of 2023 49,987: printed beside what is found,
+and the lists were not seen here. As others counted them, the list of 2020 has 263,485
+trials, that of 2022 306,432, that of 2023 49,987: printed beside what is found,
 never enforced.
 """
 
