@@ -211,7 +211,7 @@ def test_a_configuration_is_saved_with_every_key_in_the_order_of_its_sections(co
     written = config.thaw(resolve(str(configuration)))
     assert list(written) == [
         "seed", "data", "features", "augment", "specaugment",
-        "optimizer", "train", "monitor", "encoder", "method",
+        "optimizer", "train", "monitor", "heldout", "encoder", "method",
     ]  # fmt: skip
     assert written["data"]["crops"][0] == {"count": 2, "seconds": 0.5}
     assert written["train"]["steps"] == 8 and written["train"]["epochs"] is None
