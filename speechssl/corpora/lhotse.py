@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from speechssl.audio.pipes import Pipe
 from speechssl.audio.remotes import Remote, Remotes, is_address, refusal
@@ -39,6 +40,8 @@ from speechssl.corpora.official import Left
 from speechssl.data.manifest import Manifest, wav_scp_obstacle
 from speechssl.errors import UserError
 from speechssl.regular import is_special
+
+T = TypeVar("T")
 
 WHOLE = 1e-3
 """Seconds by which a span may differ from its recording and still be all of it."""
@@ -175,49 +178,46 @@ def _files(root: Path, manifests: Sequence[Path] | None) -> list[Path]:
 
 def _spans(manifests: dict[str, list[Path]], left_out: Left) -> Iterator[tuple[Span, Recording]]:
     """Yield every utterance and its recording."""
-    for where, entry in _entries(manifests["cut"], "cut", left_out):
-        try:
-            cut = cut_of(entry)
-        except WrongEntry as problem:
-            leave_out(left_out, where, str(problem))
-            continue
+    for _, cut in _parsed(manifests["cut"], "cut", cut_of, left_out):
         assert isinstance(cut.recording, Recording)
         yield cut, cut.recording
     recordings: dict[str, Recording] = {}
-    for where, entry in _entries(manifests["recording"], "recording", left_out):
-        try:
-            recording = recording_of(entry)
-        except WrongEntry as problem:
-            leave_out(left_out, where, str(problem))
-            continue
+    for where, recording in _parsed(manifests["recording"], "recording", recording_of, left_out):
         if recording.id in recordings:
             leave_out(left_out, where, f"id twice: {recording.id}")
         recordings.setdefault(recording.id, recording)
     if not manifests["supervision"]:
         for recording in recordings.values():
             yield Span(recording.id, recording, 0.0, recording.seconds, None, {}), recording
-    for where, entry in _entries(manifests["supervision"], "supervision", left_out):
-        try:
-            span = supervision_of(entry)
-        except WrongEntry as problem:
-            leave_out(left_out, where, str(problem))
-            continue
+    for where, span in _parsed(manifests["supervision"], "supervision", supervision_of, left_out):
         if span.recording in recordings:
             yield span, recordings[span.recording]
         else:
             leave_out(left_out, where, f"no recording: {span.recording}")
 
 
-def _entries(
-    paths: Sequence[Path], kind: str, left_out: Left
-) -> Iterator[tuple[str, dict[str, object]]]:
-    """Yield the objects of one kind in manifests; others are left out."""
+def _parsed(
+    paths: Sequence[Path], kind: str, parse: Callable[[dict[str, Any]], T], left_out: Left
+) -> Iterator[tuple[str, T]]:
+    """Yield place and content of the objects of one kind in manifests; others are left out.
+
+    Args:
+        paths: of the manifests.
+        kind: as `kind_of` names it.
+        parse: makes of an object what it describes, or raises WrongEntry.
+        left_out: gets an entry for an object that is not used.
+    """
     for path in paths:
         for where, entry in entries(path, left_out):
-            if kind_of(entry) == kind:
-                yield where, entry
-            else:
+            if kind_of(entry) != kind:
                 leave_out(left_out, where, f"wrong line: no {kind}")
+                continue
+            try:
+                parsed = parse(entry)
+            except WrongEntry as problem:
+                leave_out(left_out, where, str(problem))
+                continue
+            yield where, parsed
 
 
 @dataclass(frozen=True, slots=True)

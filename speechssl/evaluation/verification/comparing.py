@@ -57,10 +57,12 @@ def compare_scores(
         intervals = metrics.bootstrap_curve_difference(
             computes, one, other, target, *sides, replicates=replicates, seed=seed
         )
+    fpr, fnr, _ = metrics.det_curve(one, target)
+    other_fpr, other_fnr, _ = metrics.det_curve(other, target)
     results: dict[str, Any] = {"trials": len(target)}
     for name, compute in computes.items():
-        ours = compute(*metrics.det_curve(one, target)[:2])
-        theirs = compute(*metrics.det_curve(other, target)[:2])
+        ours = compute(fpr, fnr)
+        theirs = compute(other_fpr, other_fnr)
         interval = intervals.get(name)
         results[name] = ours
         results[f"{name}_other"] = theirs
