@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -60,6 +61,17 @@ def tune_allocator() -> bool:
     mapped = mallopt(_M_MMAP_THRESHOLD, 1 << 30)
     trimmed = mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
     return bool(mapped and trimmed)
+
+
+def memory_bytes() -> int:
+    """Return the bytes that this process may have: the machine's, or its container's if less."""
+    try:
+        machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError):  # Windows says it nowhere that needs no more packages
+        return 8 << 30
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.exists() else "max"
+    return min(machine, int(text)) if text.isdigit() else machine  # "max": no limit
 
 
 def best_device() -> str:

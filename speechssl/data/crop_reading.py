@@ -6,7 +6,7 @@ file has some.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -15,13 +15,11 @@ from torch import Tensor
 
 from speechssl.audio import reading
 from speechssl.data.crops import CropSpec
+from speechssl.data.decoded import DecodedAudio, ReadFile
 from speechssl.data.table import UtteranceTable
 
 Span = tuple[int, int]
 """First sample, and the one behind the last."""
-
-ReadFile = Callable[[str, int, float, float], np.ndarray]
-"""Path, sampling rate (Hz), start and stop (seconds) to samples (T,)."""
 
 _MERGE = 1.0  # seconds; crops closer than this are read in one piece: cheaper than seeking
 
@@ -41,6 +39,10 @@ class CropReader:
         far_apart_prob: see `speechssl.data.dataset.CropBatches`.
         disjoint: see there.
         read_file: reads a span of a file; None: `audio.reading.read`.
+        decoded_bytes: that decoded utterances may take; see `DecodedAudio`.
+
+    Attributes:
+        decoded: the utterances that are decoded once; None: every crop is read from its file.
     """
 
     def __init__(
@@ -54,8 +56,12 @@ class CropReader:
         far_apart_prob: float = 0.0,
         disjoint: bool = False,
         read_file: ReadFile | None = None,
+        decoded_bytes: int = 0,
     ) -> None:
-        self.read_file = read_file
+        self.read_file = read_file or _read
+        self.decoded: DecodedAudio | None = None
+        if decoded_bytes:
+            self.decoded = DecodedAudio(table, sample_rate, decoded_bytes, self.read_file)
         self.table = table
         self.plan = list(plan)
         self.sample_rate = sample_rate
@@ -141,11 +147,14 @@ class CropReader:
 
     def _read_span(self, row: int, span: Span, speed: float) -> np.ndarray:
         """Read samples span[0]:span[1] of an utterance, counted after the change of speed."""
-        begin = float(self.table.start[row])
-        start = begin + span[0] * speed / self.sample_rate
-        stop = begin + span[1] * speed / self.sample_rate
-        read = self.read_file or reading.read
-        wave = read(self.table.path(row), self.sample_rate, start, stop)
+        start = span[0] * speed / self.sample_rate
+        stop = span[1] * speed / self.sample_rate
+        if self.decoded is not None and self.decoded.holds(row):
+            wave = self.decoded.read(row, start, stop)
+        else:
+            begin = float(self.table.start[row])
+            path = self.table.path(row)
+            wave = self.read_file(path, self.sample_rate, begin + start, begin + stop)
         if speed != 1.0:
             from scipy.signal import resample_poly
 
@@ -169,6 +178,10 @@ class CropReader:
         out[self.context - context : end] = samples
         if end < len(out):
             out[end:] = np.resize(out[self.context : end], len(out) - end)
+
+
+def _read(path: str, sample_rate: int, start: float, stop: float) -> np.ndarray:
+    return reading.read(path, sample_rate, start, stop)
 
 
 def merged(spans: Sequence[Span], gap: int) -> list[Span]:

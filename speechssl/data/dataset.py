@@ -80,6 +80,8 @@ class CropBatches(Dataset[Batch]):
         sequential: None, or how shards are read one behind the other; see `sequential.py`.
         requests: utterances of a batch that a loader process reads at a time; 0: 16 if some are
             behind addresses, otherwise 1. It changes no batch.
+        decoded_bytes: that decoded utterances may take; see `DecodedAudio`. With `sequential` none are
+            kept.
 
     Raises:
         UserError: no utterances, a batch larger than the data set, or options that do not fit the
@@ -109,6 +111,7 @@ class CropBatches(Dataset[Batch]):
         order: DataOrder | None = None,
         sequential: Reading | None = None,
         requests: int = 0,
+        decoded_bytes: int = 0,
     ) -> None:
         _check_plan(plan, far_apart_prob, disjoint)
         _check_utterances(utterances, batch_size, world)
@@ -150,6 +153,7 @@ class CropBatches(Dataset[Batch]):
             far_apart_prob=far_apart_prob,
             disjoint=disjoint,
             read_file=None if self.cache is None else self.cache.read,
+            decoded_bytes=0 if sequential is not None else decoded_bytes,
         )
         self.requests = requests or (_REQUESTS if self.table.has_addresses else 1)
         self._pool: tuple[int, ThreadPool] | None = None

@@ -7,7 +7,6 @@ evaluation only: no clusterer sees them.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from speechssl import files, metrics, parts
 from speechssl.clustering.steps import check_filter, confidences, filtered, prepared
+from speechssl.compat import memory_bytes
 from speechssl.data.kaldi import digest
 from speechssl.data.vectors.files import read_vectors
 from speechssl.errors import UserError, writing
@@ -146,27 +146,13 @@ def check_memory(clusterer: Any, count: int) -> None:
     """
     kind = type(clusterer).__name__
     needed = 8 * count**2 / 1e9
-    available = _memory_gb()
+    available = memory_bytes() / 1e9
     if kind in COMPARES_ALL_PAIRS and needed > available:
         raise UserError(
             f"cluster: {kind} holds the distances of all pairs, {needed:,.0f} GB for {count:,}"
             f" embeddings; this machine has {available:.0f}: take kmeans_ahc, which holds those of"
             " its centroids"
         )
-
-
-def _memory_gb() -> float:
-    """Return the GB that this process may have: the machine's, or its container's if that is
-    less.
-    """
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if not limit.exists():
-        return machine
-    text = limit.read_text().strip()
-    if not text.isdigit():  # "max": no limit
-        return machine
-    return min(machine, int(text) / 1e9)
 
 
 def write(out: Path, ids: Sequence[str], labels: Labels, figures: Mapping[str, Any]) -> None:

@@ -13,14 +13,15 @@ from speechssl.audio.remotes import Remotes
 from speechssl.augment.augment import Augment
 from speechssl.data.crops import CropSpec
 from speechssl.data.dataset import CropBatches
+from speechssl.data.decoded import memory_to_spare
 from speechssl.data.kaldi import read_mapping
 from speechssl.data.manifest import Utterance, read_manifest
 from speechssl.data.order import DataOrder
 from speechssl.data.positives import Positives
 from speechssl.data.sequential import Reading
-from speechssl.distributed import World
+from speechssl.distributed import World, processes_here
 from speechssl.errors import UserError
-from speechssl.train.settings import DataSettings, TrainingConfig
+from speechssl.train.settings import DataSettings, TrainingConfig, run_length
 
 
 def read_utterances(data: DataSettings) -> tuple[list[Utterance], list[tuple[str, str]]]:
@@ -173,6 +174,39 @@ def crop_batches(
         order=DataOrder(config.data.order, passes, config.data.single_pass_share),
         sequential=sequential_reading(config.data),
         requests=config.data.requests,
+        decoded_bytes=_decoded_bytes(config.data),
         augment=augment,
         augment_here=world.device.type == "cpu",
     )
+
+
+def with_decoded_gb(
+    config: TrainingConfig, utterances: int, world: World, *, timed: bool = False
+) -> TrainingConfig:
+    """Return the configuration with a number in place of ``data.decoded_gb=auto``.
+
+    The configuration that is saved then says it, and a resumed run decodes as the run did.
+
+    Args:
+        config: of the run.
+        utterances: of the training set.
+        world: this process among the others.
+        timed: the length of the run is still to be chosen by ``minutes``; else nothing is
+            kept where the run comes to most utterances once only.
+    """
+    if config.data.decoded_gb != "auto":
+        return config
+    train = config.train
+    batch = train.batch_size * world.size * train.gradient_accumulation_steps
+    steps = run_length(train, max(1, utterances // batch))
+    gigabytes = 0.0
+    if config.data.reading == "random" and (timed or steps * batch >= 2 * utterances):
+        gigabytes = round(memory_to_spare() / 1e9, 3)
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, decoded_gb=gigabytes))
+
+
+def _decoded_bytes(data: DataSettings) -> int:
+    """Return the bytes that this process may keep decoded utterances in."""
+    if data.decoded_gb == "auto":
+        return 0
+    return int(data.decoded_gb * 1e9) // processes_here()

@@ -26,7 +26,7 @@ from speechssl.nn.products import select_kernel
 from speechssl.train.about import describe
 from speechssl.train.checkpoint import save_snapshot, save_state
 from speechssl.train.checks import StepLoss, any_rank, stop_if_not_finite
-from speechssl.train.data import read_utterances
+from speechssl.train.data import read_utterances, with_decoded_gb
 from speechssl.train.heldout import Heldout, HeldoutMeter, read_heldout
 from speechssl.train.logs import Clock, Log, sync
 from speechssl.train.optimizers import clip_gradients, clipped_parameters, schedule
@@ -95,6 +95,7 @@ def train(
         config = with_precision(config, str(world.device))
         set_kernel(config.train, world, quiet)
         utterances, skipped = read_utterances(config.data)
+        config = with_decoded_gb(config, len(utterances), world, timed=minutes is not None)
         heldout = read_heldout(config, utterances)
         if world.first and heldout is not None:
             heldout.warn()
@@ -120,6 +121,8 @@ def train(
                     f"{len(skipped)} of {total} utterances left out, listed in {folder.skipped}",
                     file=sys.stderr,
                 )
+            if not quiet and run.batches.reader.decoded is not None:
+                print(run.batches.reader.decoded.describe(), file=sys.stderr)
         finish(run, folder, trackers, resumed=resume, quiet=quiet, heldout=heldout)
     return folder.path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ def same_settings(
             ``minutes``).
 
     Returns:
-        ``asked``, with the run's precision and kernel in place of ``auto``.
+        ``asked``, with the run's precision, kernel and ``decoded_gb`` in place of ``auto``.
 
     Raises:
         UserError: they differ from those that the run was started with.
@@ -37,6 +38,9 @@ def same_settings(
         asked = with_train(asked, precision=before["train"]["precision"])
     if asked.train.float32_kernel == "auto":
         asked = with_train(asked, float32_kernel=before["train"]["float32_kernel"])
+    if asked.data.decoded_gb == "auto":
+        kept = dataclasses.replace(asked.data, decoded_gb=before["data"]["decoded_gb"])
+        asked = dataclasses.replace(asked, data=kept)
     # Which stores may be read is the user's permission of today, no setting of the run.
     before["data"]["remote"] = config.thaw(asked)["data"]["remote"]
     before["train"]["trackers"] = config.thaw(asked)["train"]["trackers"]  # who looks on, likewise
@@ -61,8 +65,10 @@ def _settings_before(folder: RunFolder, allow_code: Collection[str]) -> dict[str
     if isinstance(train, dict):
         train.setdefault("float32_kernel", "mkl")  # before there was a choice
     data = written.get("data")
-    if isinstance(data, dict) and data.get("positives"):  # before groups were masked
-        data.setdefault("mask_positives", False)
+    if isinstance(data, dict):
+        data.setdefault("decoded_gb", 0.0)  # before anything was kept
+        if data.get("positives"):  # before groups were masked
+            data.setdefault("mask_positives", False)
     before: dict[str, Any] = config.thaw(complete(written))
     return before
 

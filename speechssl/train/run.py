@@ -27,7 +27,7 @@ from speechssl.train.data import crop_batches, groups_to_mask, read_pseudo_label
 from speechssl.train.local_blocks import LocalBlocks
 from speechssl.train.logs import Meter
 from speechssl.train.optimizers import build_optimizer
-from speechssl.train.settings import TrainingConfig, TrainSettings
+from speechssl.train.settings import TrainingConfig, run_length
 from speechssl.train.view_maker import ViewMaker
 
 
@@ -200,14 +200,6 @@ def _refuse_other_shapes(optimizer: torch.optim.Optimizer) -> None:
             has_shape = isinstance(value, torch.Tensor) and value.dim() > 0
             if has_shape and value.shape != parameter.shape:
                 raise ValueError(f"{name} has shape {tuple(value.shape)}")
-
-
-def run_length(train: TrainSettings, steps_per_epoch: int) -> int:
-    """Return the optimiser steps of a run: ``train.steps``, or those of ``train.epochs``."""
-    if train.epochs is not None:
-        return max(1, round(train.epochs * steps_per_epoch))
-    assert train.steps is not None  # TrainSettings has one of the two
-    return train.steps
 
 
 def construct_method(config: TrainingConfig, encoder: Encoder) -> Method:

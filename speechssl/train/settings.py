@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -58,6 +59,10 @@ class DataSettings:
         cache_gb: GB that the copies may take.
         requests: utterances that a loader process reads at a time; 0: 16 where some are
             behind addresses, otherwise 1.
+        decoded_gb: GB for utterances of up to a minute that are decoded once and kept with
+            16 bits (an hour is 0.115 GB), in a temporary file ($TMPDIR) that all loader
+            processes map; 0: none; ``auto``: up to a quarter of the memory, where the run
+            comes to most utterances twice.
         positives: file of `utterance group` lines: with probability ``positives_prob``
             a teacher's crop comes from another recording of the same group.
         positives_kind: what these groups are: ``cluster``: pseudo-labels of an earlier
@@ -90,6 +95,7 @@ class DataSettings:
     cache: str | None = None
     cache_gb: float = 50.0
     requests: int = 0
+    decoded_gb: Any = "auto"
     positives: str | None = None
     positives_prob: float = 0.5
     positives_kind: Literal["cluster", "session"] = "cluster"
@@ -105,7 +111,17 @@ class DataSettings:
         if not self.train:
             raise UserError("config: data.train is empty; name at least one Kaldi directory")
         _check_sources(self)
+        _check_decoded_gb(self.decoded_gb)
         Remotes(self.remote)
+
+
+def _check_decoded_gb(value: Any) -> None:
+    """Raise UserError unless ``data.decoded_gb`` is ``auto`` or a finite number of at least 0."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value != "auto" and not (number and 0 <= value < math.inf):
+        raise UserError(
+            f"config: data.decoded_gb must be auto or a number of at least 0, not {value!r}"
+        )
 
 
 def _check_sources(data: DataSettings) -> None:
@@ -358,6 +374,14 @@ def _part(written: Mapping[str, Any], name: str) -> Any:
     if name == "features":
         return with_default_name(written.get(name))
     return _section(written, name)
+
+
+def run_length(train: TrainSettings, steps_per_epoch: int) -> int:
+    """Return the optimiser steps of a run: ``train.steps``, or those of ``train.epochs``."""
+    if train.epochs is not None:
+        return max(1, round(train.epochs * steps_per_epoch))
+    assert train.steps is not None  # TrainSettings has one of the two
+    return train.steps
 
 
 def with_train(settings: TrainingConfig, **changes: Any) -> TrainingConfig:

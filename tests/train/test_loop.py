@@ -5,6 +5,7 @@ change.
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -15,12 +16,13 @@ import torch
 import yaml
 
 from speechssl import config
+from speechssl.distributed import World
 from speechssl.errors import UserError
 from speechssl.files import RunFolder
 from speechssl.methods.dino import Dino
 from speechssl.model import Model
 from speechssl.train import checkpoint
-from speechssl.train.data import read_utterances
+from speechssl.train.data import read_utterances, with_decoded_gb
 from speechssl.train.loop import is_due, train
 from speechssl.train.run import Run
 from speechssl.train.settings import resolve
@@ -144,6 +146,46 @@ def test_labels_are_never_read(unbroken, configuration, corpus, tmp_path):
 def test_worker_processes_change_nothing(unbroken, configuration, tmp_path, workers):
     out = run(configuration, tmp_path / "run", f"data.workers={workers}")
     assert equal(weights(out), weights(unbroken))
+
+
+def test_utterances_that_are_kept_decoded_change_nothing(unbroken, configuration, tmp_path, capsys):
+    out = run(configuration, tmp_path / "run", "data.decoded_gb=0.1")
+    assert equal(weights(out), weights(unbroken))
+    assert re.search(r"\d+ of \d+ utterances are kept once decoded \(", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("changes", "chosen"),
+    [
+        (["train.steps=4", "train.batch_size=5"], 1.234),  # each of 10 utterances twice
+        (["train.steps=3", "train.batch_size=5"], 0.0),
+        (["train.epochs=2", "train.steps=null", "train.batch_size=5"], 1.234),
+        (["train.steps=40", "data.reading=stream"], 0.0),
+        (["train.steps=40", "data.decoded_gb=0.5"], 0.5),
+    ],
+)
+def test_utterances_are_kept_where_the_run_comes_to_them_twice(
+    configuration, monkeypatch, changes, chosen
+):
+    monkeypatch.setattr("speechssl.train.data.memory_to_spare", lambda: 1_234_000_000)
+    settings = resolve(str(configuration), changes)
+    world = World(0, 1, torch.device("cpu"))
+    assert with_decoded_gb(settings, 10, world).data.decoded_gb == chosen
+
+
+def test_a_resumed_run_keeps_as_much_as_it_began_with(configuration, tmp_path):
+    out = tmp_path / "run"
+    run(configuration, out, "train.steps=2", "data.decoded_gb=0.01")
+    run(configuration, out, "train.steps=2", resume=True)
+    assert config.read(RunFolder(out).config)["data"]["decoded_gb"] == 0.01
+    with pytest.raises(UserError, match="data.decoded_gb was 0.01 in .* and is 0.02 now"):
+        run(configuration, out, "train.steps=2", "data.decoded_gb=0.02", resume=True)
+
+
+@pytest.mark.parametrize("value", ["-1", "nan", "inf", "true", "much"])
+def test_no_amount_of_memory_is_one_line(configuration, tmp_path, value):
+    with pytest.raises(UserError, match="data.decoded_gb must be auto or a number of at least 0"):
+        run(configuration, tmp_path / "run", f"data.decoded_gb={value}")
 
 
 def test_a_dry_run_writes_nothing(configuration, tmp_path, capsys):
