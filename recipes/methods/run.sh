@@ -79,7 +79,7 @@ if wanted 3; then
     speechssl report "$exp" --compare
     directories=("${train[@]}")
     for set in "${evals[@]}"; do directories+=("$exp/data/$set"); done
-    speechssl report "$exp" --html "$exp/page.html" --data "${directories[@]}" --map-points 300
+    speechssl report "$exp" --html "$exp/page.html" --data "${directories[@]}"
     echo "table: $exp/comparison.md; figure: $exp/comparison.png; numbers: $exp/comparison.json" >&2
     echo "page to look at and listen to: $exp/page.html" >&2
     echo "with several seeds: means, spreads and paired differences in $exp/sweep.md" >&2

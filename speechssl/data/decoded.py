@@ -160,8 +160,13 @@ def memory_to_spare() -> int:
     They are a quarter of the memory that this process may have, at most half of what is free where
     temporary files lie.
     """
-    free = shutil.disk_usage(tempfile.gettempdir()).free
+    free = shutil.disk_usage(temporary_folder()).free
     return int(min(_SHARE_OF_MEMORY * memory_bytes(), _SHARE_OF_DISK * free))
+
+
+def temporary_folder() -> str:
+    """Return the folder of the file of samples."""
+    return tempfile.gettempdir()
 
 
 def _reserve(size: int) -> str | None:
@@ -170,7 +175,9 @@ def _reserve(size: int) -> str | None:
     A file with holes would end the process at the write that finds no room.
     """
     _remove_left_ones()
-    descriptor, path = tempfile.mkstemp(prefix=f"speechssl-decoded-{os.getpid()}-")
+    descriptor, path = tempfile.mkstemp(
+        prefix=f"speechssl-decoded-{os.getpid()}-", dir=temporary_folder()
+    )
     try:
         os.truncate(descriptor, size)
         if hasattr(os, "posix_fallocate"):
@@ -186,7 +193,7 @@ def _reserve(size: int) -> str | None:
 def _remove_left_ones() -> None:
     """Remove what killed processes of this user have left."""
     with contextlib.suppress(OSError):
-        for entry in os.scandir(tempfile.gettempdir()):
+        for entry in os.scandir(temporary_folder()):
             match = _NAME.fullmatch(entry.name)
             if match is None or int(match["process"]) == os.getpid():
                 continue

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from multiprocessing.util import get_temp_dir
 from typing import Any
 
 import torch
@@ -16,6 +19,7 @@ from speechssl.errors import MachineError, UserError
 from speechssl.threads import usable_cores
 
 _SHARED_MEMORY = "/dev/shm"  # through which workers hand over their batches
+_LONGEST_SOCKET = 107 if sys.platform == "linux" else 103  # bytes of a Unix socket's path
 _PREFETCHED = 2  # batches that each worker has ready
 _MIN_JUDGED = 200  # utterances before the share of unreadable ones is judged
 
@@ -171,6 +175,9 @@ def make_loader(
         workers: processes; 0 reads in this one (without a time-out); -1: see `worker_count`.
         timeout: seconds without a batch before the run is stopped with a message.
         ranks: training processes on this machine.
+
+    Raises:
+        UserError: the name of $TMPDIR is too long for the sockets of workers.
     """
     wanted = worker_count(workers, ranks)
     batch_bytes = getattr(dataset, "batch_bytes", 0)
@@ -181,6 +188,8 @@ def make_loader(
             " (docker run --shm-size=8g)",
             stacklevel=2,
         )
+    if count:
+        _refuse_long_temporary_folder()
     loader: DataLoader[Batch] = DataLoader(
         _Shared(dataset) if count else dataset,
         batch_size=None,
@@ -194,6 +203,20 @@ def make_loader(
         generator=torch.Generator(),  # or it draws from the global one, and a resumed run would differ
     )
     return Loader(loader, timeout)
+
+
+def _refuse_long_temporary_folder() -> None:
+    """Raise UserError if workers could not hand over their batches: they do through a socket in it.
+
+    Torch would lose the error in a thread of the worker, and the training wait until the time-out.
+    Newer versions of Python take another folder then.
+    """
+    folder = get_temp_dir()
+    if len(os.path.join(folder, "listener-01234567")) > _LONGEST_SOCKET:
+        raise UserError(
+            f"data: {os.path.dirname(folder)} is too long for the sockets of loader workers; set"
+            " TMPDIR to a folder with a shorter name, or data.workers=0"
+        )
 
 
 def _begin_worker(_number: int) -> None:

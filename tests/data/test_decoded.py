@@ -3,7 +3,6 @@
 import gc
 import os
 import pickle
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,7 @@ ROOM = 1 << 24
 def temporary(tmp_path, monkeypatch):
     folder = tmp_path / "temporary"
     folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setattr(decoded, "temporary_folder", lambda: str(folder))
     return folder
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -64,3 +67,44 @@ def test_only_a_lost_connection_is_passed_over(error: str, is_said: bool) -> Non
     assert done.returncode == 0
     assert (f"{error}: why" in done.stderr) == is_said
     assert is_said or not done.stderr
+
+
+LONG = """
+import sys, tempfile
+import torch
+from torch.utils.data import Dataset
+
+from speechssl.data.crops import Batch
+from speechssl.data.loader import make_loader
+from speechssl.errors import UserError
+
+class Steps(Dataset):
+    def __getitem__(self, step):
+        return Batch(step, [torch.zeros(100)], torch.tensor([step]), [])
+
+try:
+    print([int(batch.indices) for batch in make_loader(Steps(), 0, 3, workers=1, timeout=20)])
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("length", [70, 90])
+def test_workers_hand_over_batches_or_the_name_of_their_folder_is_too_long(tmp_path, length):
+    folder = (
+        Path("/tmp") / f"{tmp_path.parent.name}-{tmp_path.name}".ljust(length, "x")[: length - 5]
+    )
+    folder.mkdir()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", LONG], capture_output=True, text=True,
+            env={**os.environ, "TMPDIR": str(folder)},
+        )  # fmt: skip
+    finally:
+        shutil.rmtree(folder)
+    assert done.stderr == ""
+    if length == 70:
+        assert done.stdout == "[0, 1, 2]\n"
+    else:  # or Python has taken another folder by itself
+        said = f"data: {folder} is too long for the sockets of loader workers; set TMPDIR"
+        assert done.stdout.startswith((said, "[0, 1, 2]"))

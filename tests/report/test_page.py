@@ -31,6 +31,7 @@ from speechssl.report.page.drawing import log_axis
 from speechssl.report.page.material import PageSettings, collect
 from speechssl.report.page.projection import project
 from speechssl.report.page.section import sections
+from speechssl.report.page.sections import det
 from speechssl.report.page.sections.confusion import MOST_CLASSES
 from speechssl.report.page.sections.embedding_map import columns_of
 from speechssl.report.page.write import script_json, write_page
@@ -151,6 +152,20 @@ def test_worst_trials_are_the_extremes(world):
     assert highest.pairs[0].heading == f"score {scores[~trials.target].max():.3f}"
     assert lowest.pairs[0].heading == f"score {scores[trials.target].min():.3f}"
     assert highest.pairs[0].enrol.clip and highest.pairs[0].enrol.picture.startswith("data:image")
+
+
+def test_many_error_curves_share_the_points_of_the_page(world, monkeypatch):
+    folder = world["exp"]
+    fine = _longest_curve(folder)
+    monkeypatch.setattr(det, "MOST_POINTS", 0)  # as if there were very many
+    monkeypatch.setattr(det, "FEWEST_POINTS", 5)
+    assert _longest_curve(folder) == 5 and fine > 5
+
+
+def _longest_curve(folder):
+    (chart,) = det.build(collect([folder], [], PageSettings(), 0))
+    traces = [trace for variant in chart.variants.values() for trace in variant]
+    return max(len(trace["x"]) for trace in traces if "hovertemplate" in trace)
 
 
 def test_only_settings_that_differ_are_listed(page):

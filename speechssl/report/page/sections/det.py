@@ -15,6 +15,11 @@ from speechssl.report.page.drawing import Styles, line, probit_axis, thinned
 from speechssl.report.page.material import Material, ScoredTrials, SystemEvaluation
 from speechssl.report.page.section import Section
 
+MOST_POINTS = 60_000
+"""Of all curves together, some 4 MB of the page."""
+FEWEST_POINTS = 50
+"""Of each curve, however many there are."""
+
 
 def build(material: Material) -> Sequence[Block]:
     """Return the curves of each trial list, or a hint how to keep the scores."""
@@ -29,11 +34,12 @@ def build(material: Material) -> Sequence[Block]:
         return [Text(text, "note")]
     styles = Styles([one.system for one in material.evaluations])
     has_bands = len({one.system for one in scored}) <= MOST_BANDS
+    most = min(1500, max(FEWEST_POINTS, MOST_POINTS // len(scored)))
     variants: dict[str, list[Trace]] = {}
     for one in scored:
         assert one.scored is not None
         variants.setdefault(one.results.trials, []).extend(
-            _traces(one, one.scored, styles, has_bands)
+            _traces(one, one.scored, styles, has_bands, most)
         )
     caption = (
         "Lower left is better; axes of normal deviates. Circle: equal error rate; square and"
@@ -62,14 +68,15 @@ def _layout() -> dict[str, Any]:
 
 
 def _traces(
-    one: SystemEvaluation, scored: ScoredTrials, styles: Styles, has_band: bool
+    one: SystemEvaluation, scored: ScoredTrials, styles: Styles, has_band: bool, most: int
 ) -> list[Trace]:
+    """Return what is drawn of a system on a list: a curve of at most `most` points, marks, a band."""
     target = scored.trials.target
     fpr, fnr, _ = metrics.det_curve(scored.scores, target)
     drawn = ndtri(np.clip([fpr, fnr], 1e-6, 1 - 1e-6))
     moved = np.diff(np.round(drawn, 2), axis=1, prepend=np.inf).any(axis=0)
     kept = np.flatnonzero(moved)
-    kept = kept[thinned(kept)]
+    kept = kept[thinned(kept, most)]
     rates = np.round(100 * np.stack([fpr[kept], fnr[kept]], 1), 3)
     curve = line(
         one.system,
