@@ -1,6 +1,6 @@
 """Embed Kaldi directories by Resemblyzer's released d-vector, to compare with.
 
-    pip install Resemblyzer
+    pip install Resemblyzer 'setuptools<81'     # its webrtcvad imports pkg_resources
     python egs/real/dvector.py DIRECTORY... --out FILE.npz
 
 GE2E (Wan et al. 2018), trained with the labels of thousands of speakers (LibriSpeech-other,
@@ -37,8 +37,8 @@ def main() -> None:
     sys.modules.setdefault(old.__name__, old)
     try:
         from resemblyzer import VoiceEncoder, preprocess_wav
-    except ImportError:
-        sys.exit("dvector.py: Resemblyzer is not installed; pip install Resemblyzer")
+    except ImportError as error:
+        sys.exit(f"dvector.py: {error}; pip install Resemblyzer 'setuptools<81'")
     encoder = VoiceEncoder("cpu", verbose=False)
     ids = []
     vectors = []
