@@ -53,7 +53,7 @@ def adapt(settings: AdaptSettings, out: str | Path, device: str = "auto") -> dic
 def _adapt(settings: AdaptSettings, folder: AdaptFolder, device: str) -> dict[str, Any]:
     """Do what `adapt` does, as the only writer of the folder."""
     start = _start(settings, folder)
-    recordings.prepare(folder, settings.audio, settings.vad, settings.seed)
+    recordings.prepare(folder, settings.audio, settings.vad, settings.seed, settings.channels)
     train, heldout = recordings.read(folder)
     plan = plan_for(settings, [piece.seconds for piece in train])
     work = Adaptation(settings, plan, folder, start, train, device)

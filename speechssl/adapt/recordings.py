@@ -20,7 +20,7 @@ from speechssl.data.manifest import (
     wav_scp_obstacle,
     write_manifest,
 )
-from speechssl.embed.cutting import find_speech
+from speechssl.embed.cutting import MIX, channels_of, count_mixed, find_speech
 from speechssl.embed.sources import collect
 from speechssl.errors import UserError
 from speechssl.files import write_skipped
@@ -42,7 +42,9 @@ MOST_PIECES = 250
 """Share of the recordings that is held out; recordings and pieces of them at most."""
 
 
-def prepare(folder: AdaptFolder, audio: Sequence[str], vad: str, seed: int) -> None:
+def prepare(
+    folder: AdaptFolder, audio: Sequence[str], vad: str, seed: int, channels: str = MIX
+) -> None:
     """Write the Kaldi directories of the pieces, unless they exist.
 
     No label file is opened. A file counts as one recording: all of its pieces are on one side.
@@ -52,6 +54,7 @@ def prepare(folder: AdaptFolder, audio: Sequence[str], vad: str, seed: int) -> N
         audio: files, folders, wav.scp files or Kaldi directories.
         vad: part of `vad/` that finds the speech.
         seed: of the choice of recordings that are held out.
+        channels: which of a recording, as in `embed.cutting.Cutting`.
 
     Raises:
         UserError: fewer recordings than `MIN_RECORDINGS` can be used.
@@ -67,7 +70,9 @@ def prepare(folder: AdaptFolder, audio: Sequence[str], vad: str, seed: int) -> N
     pieces: list[Utterance] = []
     for recording in recordings:
         try:
-            found = _pieces(recording, detector)
+            found = []
+            for one in channels_of(recording, channels):
+                found += _pieces(one, detector)
         except UserError as error:
             skipped.append((recording.path, str(error).removeprefix(f"{recording.path}: ")))
             continue
@@ -77,6 +82,13 @@ def prepare(folder: AdaptFolder, audio: Sequence[str], vad: str, seed: int) -> N
     used = f"{plural(len({piece.path for piece in pieces}), 'recording')} with speech"
     left_out = f"; {len(skipped)} left out, listed in {folder.skipped}" if skipped else ""
     print(f"[adapt] {used}{left_out}", file=sys.stderr, flush=True)
+    mixed = count_mixed(recordings) if channels == MIX else 0
+    if mixed:
+        print(
+            f"[adapt] {plural(mixed, 'recording')} with several channels, which are mixed; of calls with"
+            " one side on each, --channels each takes every one for itself",
+            file=sys.stderr,
+        )
     train, heldout = part(pieces, seed, folder)
     write_manifest(_manifest(train), folder.train)
     write_manifest(_manifest(heldout), folder.heldout)
@@ -159,6 +171,8 @@ def read(folder: AdaptFolder) -> tuple[list[Utterance], list[Utterance]]:
 
 def _manifest(pieces: Sequence[Utterance]) -> Manifest:
     """Return a manifest in which each file is a recording named by its place in the list."""
-    paths = sorted({piece.path for piece in pieces})
-    names = {path: f"recording{number:06d}" for number, path in enumerate(paths)}
+    recordings = sorted(
+        {piece.recording for piece in pieces}, key=lambda one: (one[0], one[1] or 0)
+    )
+    names = {recording: f"recording{number:06d}" for number, recording in enumerate(recordings)}
     return Manifest(list(pieces), recordings=names)

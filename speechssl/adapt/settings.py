@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from speechssl.adapt.folders import AdaptFolder
+from speechssl.embed.cutting import MIX, check_channels
 from speechssl.errors import UserError
 from speechssl.files import write_text
 
@@ -41,6 +42,7 @@ class AdaptSettings:
         steps: of each training; None: by the amount of audio.
         seed: of everything random.
         vad: part of `vad/` that finds the speech in the recordings.
+        channels: of a recording: `mix`, `each`, `first` or a number from 1.
         noise: folder of noises for augmentation, or None.
         rir: folder of room impulse responses, or None.
         allow_code: packages outside this one whose parts the start's folder may name.
@@ -52,6 +54,7 @@ class AdaptSettings:
     steps: int | None = None
     seed: int = 0
     vad: str = "energy"
+    channels: str = MIX
     noise: str | None = None
     rir: str | None = None
     allow_code: tuple[str, ...] = ()
@@ -64,6 +67,7 @@ class AdaptSettings:
             raise UserError(f"adapt: steps={self.steps} must be at least 1")
         if self.seed < 0:
             raise UserError(f"adapt: seed={self.seed} must be at least 0")
+        check_channels(self.channels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +135,7 @@ def write_settings(folder: AdaptFolder, settings: AdaptSettings) -> None:
     if not isinstance(before, dict):
         raise UserError(f"adapt: {folder.settings} is damaged; give another --out")
     fixed = _fixed(folder)
+    before = {"channels": AdaptSettings.channels, **before}  # older versions had no choice
     for key, value in asked.items():
         if key in fixed and before.get(key) != value:
             raise UserError(
@@ -151,7 +156,7 @@ def _fixed(folder: AdaptFolder) -> set[str]:
     if start.model.existing() is not None:
         fixed |= {"start", "allow_code"}
     if (folder.heldout / "wav.scp").exists():
-        fixed |= {"audio", "vad", "seed"}
+        fixed |= {"audio", "vad", "channels", "seed"}
     if start.pairs.exists():  # from here on models are made
         fixed |= {field.name for field in dataclasses.fields(AdaptSettings)}
     return fixed

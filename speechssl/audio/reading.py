@@ -11,6 +11,7 @@ or a shell command that was allowed (`speechssl.audio.pipes`).
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 
@@ -58,8 +59,8 @@ class Content:
 
     Attributes:
         info: rate, channels, and the length that was decoded.
-        lowest: smallest sample of the mono mix (full scale is -1 to 1).
-        highest: largest sample of the mono mix.
+        lowest: smallest sample of the channel or mono mix (full scale is -1 to 1).
+        highest: its largest sample.
     """
 
     info: AudioInfo
@@ -91,17 +92,23 @@ def info(path: PathLike) -> AudioInfo:
         return AudioInfo(reader.rate, reader.channels, frames)
 
 
-def check(path: PathLike) -> Content:
+def check(path: PathLike, channel: int | None = None) -> Content:
     """Decode a whole file, in bounded memory, and return its true length and range.
 
+    Args:
+        path: as for `read`.
+        channel: which channel, from 1; None: the mean of all.
+
     Raises:
-        UserError: as `info`, and the file is truncated or holds NaN or infinite samples.
+        UserError: as `info`, and the file is truncated or holds NaN or infinite samples, or there is
+            no such channel.
     """
     with open_audio(path) as reader:
+        _refuse_missing_channel(path, reader, channel)
         frames = 0
         lowest = math.inf
         highest = -math.inf
-        for block in reader.blocks(0, None, None):
+        for block in reader.blocks(0, None, channel):
             _refuse_non_finite(path, block, frames / reader.rate)
             frames += len(block)
             lowest = min(lowest, float(block.min()))
@@ -109,6 +116,26 @@ def check(path: PathLike) -> Content:
         _refuse_empty(path, reader.rate, frames)
         _refuse_truncated(path, reader, Excerpt(0, None, 0, None), frames)
         return Content(AudioInfo(reader.rate, reader.channels, frames), lowest, highest)
+
+
+def are_channels_alike(path: PathLike) -> bool:
+    """Return True if all channels of a file hold the same samples, as of one microphone.
+
+    Decoding stops at the first block that differs.
+
+    Raises:
+        UserError: the file cannot be opened or decoded.
+    """
+    count = info(path).channels
+    with contextlib.ExitStack() as stack:
+        channels = [
+            stack.enter_context(open_audio(path)).blocks(0, None, number + 1)
+            for number in range(count)
+        ]
+        for blocks in zip(*channels, strict=True):
+            if any(not np.array_equal(block, blocks[0]) for block in blocks[1:]):
+                return False
+    return True
 
 
 def read(

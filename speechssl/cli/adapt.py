@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     flags.add_seed(parser)
     flags.add_vad(parser, "the speech that is cut out", default="energy")
+    flags.add_channels(parser)
     parser.add_argument(
         "--noise",
         type=Path,
@@ -62,6 +63,7 @@ def run(args: argparse.Namespace) -> None:
         steps=args.steps,
         seed=args.seed,
         vad=args.vad,
+        channels=args.channels,
         noise=None if args.noise is None else str(args.noise),
         rir=None if args.rir is None else str(args.rir),
         allow_code=tuple(args.allow_code),

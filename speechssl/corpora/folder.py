@@ -16,13 +16,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
+from speechssl.audio import reading
 from speechssl.audio.walk import PassedOver, utterance_ids
 from speechssl.corpora.listing import Found, labels_of, listing, path_labels
 from speechssl.corpora.measuring import Skip, Usable, add_utterance, measure, refuse_file, write
-from speechssl.data.manifest import Manifest, Utterance
+from speechssl.data.manifest import Manifest, Recording, Utterance
 from speechssl.data.trials import Trials, read_trials, write_trials
 from speechssl.errors import UserError
+from speechssl.pools import map_ahead
+from speechssl.text import plural
+from speechssl.threads import usable_cores
 
 
 def prepare(
@@ -33,6 +38,7 @@ def prepare(
     trim: float | None = None,
     min_seconds: float = 0.5,
     max_seconds: float | None = None,
+    channels: Literal["mix", "each"] = "mix",
     check: bool = True,
     jobs: int | None = None,
 ) -> Manifest:
@@ -56,6 +62,9 @@ def prepare(
         min_seconds: leave out what is shorter, after trimming.
         max_seconds: cut what is longer into equal consecutive segments of at most this
             length.
+        channels: of files with several: mix them, or take each one for itself, as a call with one side
+            on each has to be (its labels are then those of every side). Channels that are all
+            alike are one.
         check: decode every file once, to find silent and damaged ones; otherwise only
             headers are read.
         jobs: files at a time; all cores if not given.
@@ -79,6 +88,7 @@ def prepare(
         trim=trim,
         min_seconds=min_seconds,
         max_seconds=max_seconds,
+        channels=channels,
         check=check,
         jobs=jobs,
     )
@@ -94,6 +104,7 @@ def write_directory(
     trim: float | None = None,
     min_seconds: float = 0.5,
     max_seconds: float | None = None,
+    channels: Literal["mix", "each"] = "mix",
     check: bool = True,
     jobs: int | None = None,
 ) -> Manifest:
@@ -108,6 +119,7 @@ def write_directory(
         trim: as in `prepare`, and so are the other settings.
         min_seconds: as in `prepare`.
         max_seconds: as in `prepare`.
+        channels: as in `prepare`.
         check: as in `prepare`.
         jobs: as in `prepare`.
 
@@ -117,15 +129,18 @@ def write_directory(
     if root.resolve() == out.resolve():
         raise UserError(f"{out}: is the folder of audio itself; give another directory to write to")
     refuse_file(out)
+    named = list(zip(utterance_ids([item.path for item in found]), found, strict=True))
+    if channels == "each":
+        named = by_channel(named, root, jobs)
     results = measure(
-        [_labelled(item, expression) for item in found],
+        [_labelled(item, expression) for _, item in named],
         root,
         check=check,
         trim=trim,
         min_seconds=min_seconds,
         jobs=jobs,
     )
-    manifest = _manifest(found, results, max_seconds)
+    manifest = _manifest(named, results, max_seconds)
     if manifest.utterances:  # where none is left, the message counts audio files alone
         for item in passed_over:
             manifest.skipped.append((item.path, f"not audio: {item.reason}"))
@@ -134,6 +149,13 @@ def write_directory(
     if manifest.utterances and (root / "trials").exists():
         trials = read_trials(root / "trials")  # before anything is written
     write(manifest, root, out)
+    mixed = sum(isinstance(result, Usable) and result.is_mixed for result in results)
+    if mixed and channels == "mix":
+        print(
+            f"{out}: {plural(mixed, 'file')} with several channels, which are mixed; of calls with one"
+            " side on each, --channels each takes every one for itself",
+            file=sys.stderr,
+        )
     if trials is not None:
         _write_trials(trials, manifest, out)
     return manifest
@@ -149,24 +171,59 @@ def _labelled(item: Found, expression: re.Pattern[str] | None) -> Found | Skip:
         labels.update(from_path)
     if "speaker" in labels:
         labels["speaker"] = re.sub(r"\s", "_", labels["speaker"])
-    return Found(item.path, labels)
+    return replace(item, labels=labels)
+
+
+def by_channel(
+    named: Sequence[tuple[str, Found]], root: Path, jobs: int | None = None
+) -> list[tuple[str, Found]]:
+    """Return files as one item for each of their channels, with `-ch2` and so on behind the name.
+
+    A file whose channels all hold the same stays one item, and so does one that cannot be read.
+
+    Args:
+        named: the id of each file, and the file.
+        root: the folder of the corpus.
+        jobs: files at a time; None: all cores.
+    """
+
+    def count(one: tuple[str, Found]) -> int:
+        path = str(root / one[1].path)
+        try:
+            channels = reading.info(path).channels
+            return 1 if channels == 1 or reading.are_channels_alike(path) else channels
+        except UserError:
+            return 1
+
+    items: list[tuple[str, Found]] = []
+    counts = map_ahead(count, named, max(1, jobs or usable_cores()))
+    for (name, item), channels in zip(named, counts, strict=True):
+        if channels == 1:
+            items.append((name, item))
+            continue
+        for channel in range(1, channels + 1):
+            items.append((f"{name}-ch{channel}", replace(item, channel=channel)))
+    return items
 
 
 def _manifest(
-    found: Sequence[Found], results: Sequence[Usable | Skip], max_seconds: float | None
+    named: Sequence[tuple[str, Found]],
+    results: Sequence[Usable | Skip],
+    max_seconds: float | None,
 ) -> Manifest:
     """Return the manifest of measured files, of which long ones are cut into segments."""
     manifest = Manifest([])
-    names = utterance_ids([item.path for item in found])
-    seen: set[str] = set()
-    for name, item, result in zip(names, found, results, strict=True):
-        if isinstance(result, Usable) and item.path in seen:
+    seen: set[Recording] = set()
+    for (name, item), result in zip(named, results, strict=True):
+        recording = (item.path, item.channel)
+        if isinstance(result, Usable) and recording in seen:
             result = Skip("listed twice")
         if isinstance(result, Skip):
-            manifest.skipped.append((item.path, result.line))
+            channel = "" if item.channel is None else f", channel {item.channel}"
+            manifest.skipped.append((f"{item.path}{channel}", result.line))
             continue
-        seen.add(item.path)
-        manifest.recordings[result.path] = name
+        seen.add(recording)
+        manifest.recordings[result.path, result.channel] = name
         for segment in _segments(name, result, max_seconds):
             add_utterance(manifest, segment, result.labels)
     return manifest
@@ -177,7 +234,9 @@ def _segments(name: str, found: Usable, max_seconds: float | None) -> list[Utter
 
     Cuts are rounded to milliseconds, which the ids of segments name.
     """
-    whole = Utterance(name, found.path, found.start, found.stop, found.seconds)
+    whole = Utterance(
+        name, found.path, found.start, found.stop, found.seconds, channel=found.channel
+    )
     if max_seconds is None or found.seconds <= max_seconds:
         return [whole]
     count = math.ceil(found.seconds / max_seconds - 1e-9)

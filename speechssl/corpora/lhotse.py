@@ -58,7 +58,6 @@ def prepare(
     audio: str | Path | None = None,
     remote: Sequence[str] | None = None,
     allow_pipes: bool = False,
-    mix_channels: bool = False,
     check: bool = False,
     jobs: int | None = None,
 ) -> Manifest:
@@ -83,8 +82,6 @@ def prepare(
         remote: beginnings of addresses that may be written, such as s3://bucket/; the
             commands that read the audio need them, too.
         allow_pipes: write sources that are shell commands, too; nothing is run here.
-        mix_channels: take the mean of all channels of a file of which one channel is
-            wanted; otherwise it is left out, because a Kaldi directory names whole files.
         check: decode every file, to find silent and damaged ones; otherwise only
             headers are read.
         jobs: files at a time; all cores if not given.
@@ -99,7 +96,7 @@ def prepare(
     root = Path(root)
     out = Path(out)
     refuse_file(out)
-    places = _Places(Path(audio or "."), Remotes(remote or ()), allow_pipes, mix_channels)
+    places = _Places(Path(audio or "."), Remotes(remote or ()), allow_pipes)
     left_out: Left = []
     spans = _spans(_by_kind(root, manifests), left_out)
     pieces, stated = _pieces(spans, places, left_out)
@@ -126,7 +123,7 @@ def _pieces(
             continue
         seen.add(span.id)
         try:
-            path = places.find(recording, span.channels)
+            path, channel = places.find(recording, span.channels)
         except WrongEntry as problem:
             leave_out(left_out, span.id, str(problem))
             continue
@@ -135,7 +132,8 @@ def _pieces(
             stop = None
         if isinstance(path, Pipe | Remote):
             stated[path] = recording.seconds
-        pieces.append(Piece(span.id, path, span.start, stop, span.labels, recording.id))
+        name = recording.id if channel is None else f"{recording.id}-ch{channel}"
+        pieces.append(Piece(span.id, path, span.start, stop, span.labels, name, channel))
     return pieces, stated
 
 
@@ -228,16 +226,18 @@ class _Places:
         folder: that relative paths begin in.
         remotes: addresses that are allowed.
         allow_pipes: whether commands are.
-        mix_channels: whether a file may have channels besides the wanted ones.
     """
 
     folder: Path
     remotes: Remotes
     allow_pipes: bool
-    mix_channels: bool
 
-    def find(self, recording: Recording, channels: tuple[int, ...] | None) -> str:
-        """Return the path, address or command of some channels (None: all) of a recording.
+    def find(
+        self, recording: Recording, channels: tuple[int, ...] | None
+    ) -> tuple[str, int | None]:
+        """Return where some channels (None: all) of a recording are: path, address or command, and channel.
+
+        The channel is its place in the file, from 1; None: all of the file's are wanted.
 
         Raises:
             WrongEntry: there is none that may be used.
@@ -255,12 +255,14 @@ class _Places:
             number = "several files" if fitting else "no file"
             raise WrongEntry(f"{number}: channels {sorted(wanted) or 'all'} of {recording.id}")
         (source,) = fitting
-        if channels is not None and wanted != set(source.channels) and not self.mix_channels:
+        if channels is None or wanted == set(source.channels):
+            return self._place(source), None
+        if len(wanted) > 1:
             raise WrongEntry(
-                f"one channel of several: {sorted(wanted)} of {list(source.channels)};"
-                " --mix-channels takes their mean"
+                f"some channels of several: {sorted(wanted)} of {list(source.channels)}; one or all"
+                " can be taken"
             )
-        return self._place(source)
+        return self._place(source), 1 + source.channels.index(*wanted)
 
     def _place(self, source: Source) -> str:
         place: str = source.place

@@ -23,10 +23,12 @@ class Found:
     Attributes:
         path: below the root of the corpus.
         labels: name -> value; "speaker" is one of them.
+        channel: which channel of it, from 1; None: the mean of all.
     """
 
     path: str
     labels: dict[str, str] = field(default_factory=dict)
+    channel: int | None = None
 
 
 def listing(root: Path, passed_over: list[PassedOver] | None = None) -> list[Found]:

@@ -10,7 +10,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +52,9 @@ class Usable:
         start: where it begins, seconds.
         stop: where it ends, seconds; None: at the end of the file.
         seconds: its length.
-        labels: as in `listing.Found`.
+        labels: as in `listing.Found`, and so is `channel`.
+        channel: which channel is used.
+        is_mixed: it has several channels, and their mean is used.
     """
 
     path: str
@@ -60,6 +62,8 @@ class Usable:
     stop: float | None
     seconds: float
     labels: dict[str, str] = field(default_factory=dict)
+    channel: int | None = None
+    is_mixed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +183,7 @@ class Piece:
         stop: where it ends, seconds; None: at the end of the file.
         labels: as in `listing.Found`.
         recording: id of the file in wav.scp, where pieces are segments; "": that of a piece.
+        channel: as in `listing.Found`.
     """
 
     id: str
@@ -187,6 +192,7 @@ class Piece:
     stop: float | None = None
     labels: dict[str, str] = field(default_factory=dict)
     recording: str = ""
+    channel: int | None = None
 
 
 def prepare_pieces(
@@ -218,18 +224,20 @@ def prepare_pieces(
     """
     refuse_file(out)
     stated = stated or {}
-    paths = list(dict.fromkeys(piece.path for piece in pieces if piece.path not in stated))
-    results = measure([Found(path) for path in paths], root, check=check, jobs=jobs)
-    files = dict(zip(paths, results, strict=True))
-    for path, seconds in stated.items():
-        files[path] = Usable(path, 0.0, None, seconds)
+    wanted = dict.fromkeys((piece.path, piece.channel) for piece in pieces)
+    here = [(path, channel) for path, channel in wanted if path not in stated]
+    found = [Found(path, channel=channel) for path, channel in here]
+    files = dict(zip(here, measure(found, root, check=check, jobs=jobs), strict=True))
+    for path, channel in wanted:
+        if path in stated:
+            files[path, channel] = Usable(path, 0.0, None, stated[path])
     manifest = Manifest([], skipped=list(left_out))
-    for path, result in files.items():
+    for (path, _), result in files.items():
         if isinstance(result, Skip):
             manifest.skipped.append((path, result.line))
     seen: set[str] = set()
     for piece in pieces:
-        file = files[piece.path]
+        file = files[piece.path, piece.channel]
         if isinstance(file, Skip):
             continue
         utterance = span_of(piece, file.path, file.seconds)
@@ -240,7 +248,7 @@ def prepare_pieces(
             continue
         seen.add(piece.id)
         if piece.recording:
-            manifest.recordings[utterance.path] = piece.recording
+            manifest.recordings[utterance.recording] = piece.recording
         add_utterance(manifest, utterance, piece.labels)
     write(manifest, root, out)
     return manifest
@@ -258,9 +266,10 @@ def span_of(piece: Piece, path: str, seconds: float) -> Utterance | Skip:
     if piece.start >= stop or (piece.stop or 0.0) > seconds + ROUNDING:
         wanted = f"{piece.start:g} to {piece.stop or seconds:g} s"
         return Skip("outside its file", f"{wanted} of {path}, which has {seconds:.3f} s")
+    whole = Utterance(piece.id, path, seconds=seconds, channel=piece.channel)
     if piece.start == 0 and stop == seconds:
-        return Utterance(piece.id, path, seconds=seconds)
-    return Utterance(piece.id, path, piece.start, stop, stop - piece.start)
+        return whole
+    return replace(whole, start=piece.start, stop=stop, seconds=stop - piece.start)
 
 
 def add_utterance(manifest: Manifest, utterance: Utterance, labels: dict[str, str]) -> None:
@@ -316,11 +325,12 @@ def _measure_file(
         return Skip(obstacle, "rename it")
     try:
         if trim is not None:
-            span = _trimmed(path, trim)
+            span = _trimmed(path, trim, item.channel)
         elif check:
-            span = _decoded(path)
+            span = _decoded(path, item.channel)
         else:
-            span = _Span(0.0, None, reading.info(path).seconds)
+            found = reading.info(path)
+            span = _Span(0.0, None, found.seconds, found.channels)
     except UserError as error:
         return Skip(_kind(str(error)), str(error).removeprefix(f"{path}: "))
     if span.silent_peak is not None:
@@ -329,7 +339,10 @@ def _measure_file(
     if span.seconds < min_seconds:
         after = " after trimming" if trim is not None else ""
         return Skip("too short", f"{span.seconds:.3f} s{after}")
-    return Usable(path, span.start, span.stop, span.seconds, item.labels)
+    is_mixed = item.channel is None and span.channels > 1
+    return Usable(
+        path, span.start, span.stop, span.seconds, item.labels, item.channel, is_mixed=is_mixed
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,17 +352,18 @@ class _Span:
     start: float
     stop: float | None
     seconds: float
+    channels: int
     silent_peak: float | None = None
 
 
-def _decoded(path: str) -> _Span:
+def _decoded(path: str, channel: int | None) -> _Span:
     """Decode a whole file."""
-    content = reading.check(path)
+    content = reading.check(path, channel)
     silent_peak = content.peak if content.is_silent else None
-    return _Span(0.0, None, content.info.seconds, silent_peak)
+    return _Span(0.0, None, content.info.seconds, content.info.channels, silent_peak)
 
 
-def _trimmed(path: str, trim: float) -> _Span:
+def _trimmed(path: str, trim: float, channel: int | None) -> _Span:
     """Decode a file and find the part whose ends are at most `trim` dB below the loudest frame.
 
     Frames of 128 ms every 32 ms: librosa's 2048 and 512 samples at 16 kHz.
@@ -357,10 +371,10 @@ def _trimmed(path: str, trim: float) -> _Span:
     import librosa
 
     found = reading.info(path)
-    samples = reading.read(path, found.rate)
+    samples = reading.read(path, found.rate, channel=channel)
     if is_silent(samples):
         peak = float(np.abs(samples).max())
-        return _Span(0.0, found.seconds, found.seconds, peak)
+        return _Span(0.0, found.seconds, found.seconds, found.channels, peak)
     _, (first, last) = librosa.effects.trim(
         samples,
         top_db=trim,
@@ -369,7 +383,7 @@ def _trimmed(path: str, trim: float) -> _Span:
     )
     start = int(first) / found.rate
     stop = int(last) / found.rate
-    return _Span(start, stop, stop - start)
+    return _Span(start, stop, stop - start, found.channels)
 
 
 def _with_progress(

@@ -154,7 +154,8 @@ class CropReader:
         else:
             begin = float(self.table.start[row])
             path = self.table.path(row)
-            wave = self.read_file(path, self.sample_rate, begin + start, begin + stop)
+            channel = self.table.channel(row)
+            wave = self.read_file(path, self.sample_rate, begin + start, begin + stop, channel)
         if speed != 1.0:
             from scipy.signal import resample_poly
 
@@ -180,8 +181,10 @@ class CropReader:
             out[end:] = np.resize(out[self.context : end], len(out) - end)
 
 
-def _read(path: str, sample_rate: int, start: float, stop: float) -> np.ndarray:
-    return reading.read(path, sample_rate, start, stop)
+def _read(
+    path: str, sample_rate: int, start: float, stop: float, channel: int | None
+) -> np.ndarray:
+    return reading.read(path, sample_rate, start, stop, channel)
 
 
 def merged(spans: Sequence[Span], gap: int) -> list[Span]:

@@ -33,8 +33,8 @@ _SHARE_OF_DISK = 0.5
 _FULL_SCALE = 32768.0
 _NAME = re.compile(r"speechssl-decoded-(?P<process>\d+)-.*")
 
-ReadFile = Callable[[str, int, float, float], np.ndarray]
-"""Path, sampling rate (Hz), start and stop (seconds) to samples (T,)."""
+ReadFile = Callable[[str, int, float, float, int | None], np.ndarray]
+"""Path, sampling rate (Hz), start and stop (seconds) and channel to samples (T,)."""
 
 
 class DecodedAudio:
@@ -133,7 +133,8 @@ class DecodedAudio:
     def _decode(self, row: int) -> None:
         begin = float(self._table.start[row])
         end = begin + float(self._table.seconds[row])
-        wave = self._read_file(self._table.path(row), self._sample_rate, begin, end)
+        path = self._table.path(row)
+        wave = self._read_file(path, self._sample_rate, begin, end, self._table.channel(row))
         wave = wave[: self._room[row]]
         peak = max(1.0, float(np.abs(wave).max()))
         levels = np.rint(wave * (_FULL_SCALE / peak)).clip(-_FULL_SCALE, _FULL_SCALE - 1)

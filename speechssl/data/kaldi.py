@@ -18,6 +18,9 @@ from speechssl import files, foreign_json
 from speechssl.audio.tables import OnBadEntry, read_table, refuse
 from speechssl.errors import UserError, writing
 
+MOST_CHANNELS = 10_000
+"""Of a recording: far more than any microphone array has."""
+
 NOT_LABELS = frozenset({"dur", "num_frames", "uniq"})
 """Names X of files utt2X that hold no label."""
 
@@ -104,6 +107,30 @@ def read_segments(
         else:
             segments[name] = Segment(recording, start, None if stop == -1 else stop)
     return segments
+
+
+def read_channels(path: Path, recordings: Mapping[str, str], on_bad: OnBadEntry) -> dict[str, int]:
+    """Read reco2channel: recording id -> its channel in its file, from 1; {} if there is no such file.
+
+    Args:
+        path: the file; lines are `recording channel`.
+        recordings: the usable ones of wav.scp.
+        on_bad: called for a line that cannot be used.
+    """
+    channels: dict[str, int] = {}
+    if not path.exists():
+        return channels
+    for number, name, value in read_table(path, on_bad):
+        where = f"{path}:{number}: {name!r}"
+        if name in channels:
+            on_bad(name, f"{where} is there twice; remove one line")
+        elif name not in recordings:
+            on_bad(name, f"{where} is no recording that is usable in wav.scp; add it")
+        elif not (value.isascii() and value.isdecimal() and 1 <= int(value) <= MOST_CHANNELS):
+            on_bad(name, f"{where}: {value!r} is no channel; give 1 to {MOST_CHANNELS}")
+        else:
+            channels[name] = int(value)
+    return channels
 
 
 def label_names(folder: Path) -> list[str]:

@@ -1,7 +1,8 @@
 """A Kaldi data directory as a record: which piece of which file each utterance is, and its labels.
 
 Files: `wav.scp` (recording path), `segments` (utterance recording start stop; optional), `utt2dur`
-(utterance seconds; optional), `utt2spk`, `utt2<label>` (utterance value), `spk2utt`. Fields are
+(utterance seconds; optional), `reco2channel` (recording channel, from 1; optional: of a recording that
+is not there, the channels are mixed), `utt2spk`, `utt2<label>` (utterance value), `spk2utt`. Fields are
 separated by blanks or tabs, lines are sorted by their bytes, relative paths are relative to the
 current directory, as in Kaldi. Training never asks for labels, and then no label file is opened.
 """
@@ -22,6 +23,7 @@ from speechssl.audio.remotes import Remotes
 from speechssl.audio.tables import OnBadEntry, read_wav_scp, refuse
 from speechssl.data.kaldi import (
     label_names,
+    read_channels,
     read_durations,
     read_labels,
     read_segments,
@@ -31,6 +33,9 @@ from speechssl.errors import Unreadable, UserError, writing
 from speechssl.files import atomic_write_together
 from speechssl.pools import map_ahead
 from speechssl.threads import usable_cores
+
+Recording = tuple[str, int | None]
+"""A file, and which of its channels; None: the mean of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,7 @@ class Utterance:
         stop: seconds, or None for the end of the file.
         seconds: its duration; 0 if unknown.
         source: number of the directory it is from, where several are read together.
-        channel: which channel, from 1; None: the mean of all. No Kaldi file holds it.
+        channel: which channel, from 1 (reco2channel); None: the mean of all.
         speech: spans of the file (start, stop) in seconds outside which nothing counts;
             None: all counts.
     """
@@ -58,6 +63,16 @@ class Utterance:
     channel: int | None = None
     speech: tuple[tuple[float, float], ...] | None = None
 
+    @property
+    def recording(self) -> Recording:
+        """What it is a piece of: two channels of a file are two recordings."""
+        return self.path, self.channel
+
+    @property
+    def is_whole_file(self) -> bool:
+        """True if it is all of a file, with all of its channels mixed."""
+        return self.start == 0 and self.stop is None and self.channel is None
+
 
 @dataclass
 class Manifest:
@@ -67,13 +82,13 @@ class Manifest:
         utterances: sorted by id.
         labels: name -> utterance id -> value, such as `labels["emotion"][id]`; `labels["spk"]`
             comes from utt2spk.
-        recordings: path -> id in wav.scp, where utterances are segments.
+        recordings: recording -> id in wav.scp, where utterances are segments.
         skipped: (id, reason) of what was left out.
     """
 
     utterances: list[Utterance]
     labels: dict[str, dict[str, str]] = field(default_factory=dict)
-    recordings: dict[str, str] = field(default_factory=dict)
+    recordings: dict[Recording, str] = field(default_factory=dict)
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -166,23 +181,34 @@ def checked_folder(directory: str | os.PathLike[str]) -> Path:
 
 def _read_utterances(
     folder: Path, recordings: Mapping[str, str], on_bad: OnBadEntry
-) -> tuple[list[Utterance], dict[str, str]]:
-    """Return the utterances, and path -> recording id where they are segments.
+) -> tuple[list[Utterance], dict[Recording, str]]:
+    """Return the utterances, and recording -> its id where they are segments.
 
     `seconds` is 0 where no file states the duration.
     """
     stated = read_durations(folder / "utt2dur", on_bad)
+    refused: set[str] = set()
+
+    def refuse_recording(name: str, reason: str) -> None:
+        refused.add(name)  # rather than mix its channels
+        on_bad(name, reason)
+
+    channels = read_channels(folder / "reco2channel", recordings, refuse_recording)
+    recordings = {name: path for name, path in recordings.items() if name not in refused}
     utterances = []
     if not (folder / "segments").exists():
         for name, path in recordings.items():
-            utterances.append(Utterance(name, path, seconds=stated.get(name, 0.0)))
+            seconds = stated.get(name, 0.0)
+            utterances.append(Utterance(name, path, seconds=seconds, channel=channels.get(name)))
         return utterances, {}
     for name, segment in read_segments(folder / "segments", recordings, on_bad).items():
         start = segment.start
         stop = segment.stop
         seconds = 0.0 if stop is None else stop - start
-        utterances.append(Utterance(name, recordings[segment.recording], start, stop, seconds))
-    return utterances, {path: name for name, path in recordings.items()}
+        path = recordings[segment.recording]
+        channel = channels.get(segment.recording)
+        utterances.append(Utterance(name, path, start, stop, seconds, channel=channel))
+    return utterances, {(path, channels.get(name)): name for name, path in recordings.items()}
 
 
 def _with_durations(utterances: list[Utterance], on_bad: OnBadEntry) -> list[Utterance]:
@@ -260,7 +286,7 @@ def _labels_of(
 def write_manifest(
     manifest: Manifest, directory: str | os.PathLike[str], *, outdated: Sequence[str] = ()
 ) -> None:
-    """Write wav.scp, utt2dur, utt2spk, spk2utt, utt2<label> and, for pieces of files, segments.
+    """Write wav.scp, utt2dur, utt2spk, spk2utt, utt2<label>; segments and reco2channel where needed.
 
     Every file is sorted. All are written under temporary names first and take their places
     together, wav.scp last: while it exists, the files belong together. An utterance without a
@@ -279,7 +305,8 @@ def write_manifest(
     utterances = sorted(manifest.utterances, key=lambda utterance: utterance.id)
     _check_writable(utterances, folder)
     tables = _tables(manifest, utterances)
-    removed = [folder / name for name in ("segments", *outdated) if name not in tables]
+    optional = ("segments", "reco2channel", *outdated)
+    removed = [folder / name for name in optional if name not in tables]
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / name for name in tables]
@@ -335,21 +362,25 @@ def _tables(
             tables[f"utt2{label}"] = [(u.id, values[u.id]) for u in utterances if u.id in values]
     if any(u.start or u.stop is not None for u in utterances):
         recording_of = _recording_ids(manifest, utterances)
-        tables["segments"] = ((u.id, f"{recording_of[u.path]} {_span(u)}") for u in utterances)
-        tables["wav.scp"] = sorted((name, path) for path, name in recording_of.items())
+        tables["segments"] = ((u.id, f"{recording_of[u.recording]} {_span(u)}") for u in utterances)
+        recordings = sorted((name, recording) for recording, name in recording_of.items())
     else:
-        tables["wav.scp"] = ((u.id, u.path) for u in utterances)
+        recordings = [(u.id, u.recording) for u in utterances]
+    channels = [(name, str(channel)) for name, (_, channel) in recordings if channel is not None]
+    if channels:
+        tables["reco2channel"] = channels
+    tables["wav.scp"] = ((name, path) for name, (path, _) in recordings)
     return tables
 
 
-def _recording_ids(manifest: Manifest, utterances: Sequence[Utterance]) -> dict[str, str]:
-    """Return path -> recording id, each id once.
+def _recording_ids(manifest: Manifest, utterances: Sequence[Utterance]) -> dict[Recording, str]:
+    """Return recording -> its id, each id once.
 
     It is the manifest's own id, or, if it lacks any or repeats one, the id of the first utterance
-    of the path.
+    of the recording.
     """
-    first = {utterance.path: utterance.id for utterance in reversed(utterances)}
-    given = {path: manifest.recordings[path] for path in first if path in manifest.recordings}
+    first = {utterance.recording: utterance.id for utterance in reversed(utterances)}
+    given = {one: manifest.recordings[one] for one in first if one in manifest.recordings}
     return given if len(set(given.values())) == len(first) else first
 
 

@@ -109,15 +109,19 @@ class ShardCache:
             copy = self._start(member.archive).result()
         return f"{copy}:{member.offset}:{member.size}{member.extension}"
 
-    def read(self, path: str, sample_rate: int, start: float, stop: float) -> NDArray[np.float32]:
+    def read(
+        self, path: str, sample_rate: int, start: float, stop: float, channel: int | None = None
+    ) -> NDArray[np.float32]:
         """Read a span of an utterance as `audio.reading.read` does, from a copy if there is one."""
         copy = self.local(path)
         try:
-            return reading.read(copy, sample_rate, start, stop)
+            return reading.read(copy, sample_rate, start, stop, channel)
         except UserError:
             if copy == path or Path(copy.partition(".tar:")[0] + ".tar").exists():
                 raise
-            return reading.read(path, sample_rate, start, stop)  # the copy has just been removed
+            return reading.read(
+                path, sample_rate, start, stop, channel
+            )  # the copy has just been removed
 
     def _begin(self) -> None:
         """Make the threads of this process."""

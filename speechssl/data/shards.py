@@ -57,8 +57,8 @@ def write_shards(
 ) -> Manifest:
     """Write the utterances of a Kaldi directory into OUT/shard-000000.tar ... and OUT/wav.scp ...
 
-    Whole files that are in `format` already are copied byte by byte; others, and pieces of files,
-    are decoded and written as one channel of 16 bits at their own rate. Labels stay beside the
+    Whole files that are in `format` already are copied byte by byte; others, and pieces and channels
+    of files, are decoded and written as one channel of 16 bits at their own rate. Labels stay beside the
     shards, in utt2<label>. What cannot be read is left out, counted, and listed in OUT/skipped.tsv.
 
     Args:
@@ -226,12 +226,12 @@ def _pack(
 def _encode(utterance: Utterance, format: Format) -> bytes | Unreadable:
     """Return the bytes of a file that holds the utterance, or why it cannot be read."""
     path = utterance.path
-    is_whole_file = utterance.start == 0 and utterance.stop is None and os.path.isfile(path)
+    is_whole_file = utterance.is_whole_file and os.path.isfile(path)
     try:
         rate = reading.info(path).rate
         if is_whole_file and path.lower().endswith(f".{format}"):
             return Path(path).read_bytes()
-        samples = reading.read(path, rate, utterance.start, utterance.stop)
+        samples = reading.read(path, rate, utterance.start, utterance.stop, utterance.channel)
     except (UserError, OSError) as error:
         refuse_without_descriptors(error)
         return Unreadable(path, str(error))

@@ -11,7 +11,7 @@ from speechssl.data.manifest import Utterance
 
 
 class UtteranceTable:
-    """Ids, paths, starts and durations of N utterances.
+    """Ids, paths, channels, starts and durations of N utterances.
 
     A million small Python objects would be copied into every worker, page by page, as their
     reference counts change: host memory would grow through the first epoch. Arrays stay shared.
@@ -32,6 +32,7 @@ class UtteranceTable:
         self._ends = np.cumsum([0, *map(len, texts)], dtype=np.int64)
         self.start = np.array([u.start or 0.0 for u in utterances])
         self.seconds = np.array([u.seconds for u in utterances], dtype=np.float64)
+        self._channel = np.array([u.channel or 0 for u in utterances], dtype=np.int16)
 
     def __len__(self) -> int:
         return len(self.seconds)
@@ -49,6 +50,10 @@ class UtteranceTable:
         """Return the path of an utterance; an address that may be read is a `Remote` again."""
         path = self._string(2 * row + 1)
         return Remote(path) if self._is_remote[row] else path
+
+    def channel(self, row: int) -> int | None:
+        """Return which channel of its file an utterance is, from 1; None: the mean of all."""
+        return int(self._channel[row]) or None
 
     def _string(self, number: int) -> str:
         text = self._text[self._ends[number] : self._ends[number + 1]]

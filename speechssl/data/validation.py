@@ -14,16 +14,19 @@ from speechssl.audio.tables import read_table, read_wav_scp
 from speechssl.data.kaldi import (
     Segment,
     label_names,
+    read_channels,
     read_durations,
     read_labels,
     read_segments,
 )
+from speechssl.data.manifest import Recording
 from speechssl.data.trials import read_enrolment, read_trials
 from speechssl.errors import Unreadable, UserError
 from speechssl.pools import map_ahead
 from speechssl.threads import usable_cores
 
 _REQUESTS = 16  # in flight
+_SORTED = ("wav.scp", "segments", "reco2channel", "spk2utt")  # and every utt2*
 _TOLERANCE = 0.1  # seconds by which utt2dur and segments may disagree with the audio
 
 
@@ -36,8 +39,8 @@ def validate(
 ) -> list[str]:
     """Return every problem of a Kaldi directory, one line each; [] if it can be used as it is.
 
-    Looks at wav.scp, segments, utt2dur, utt2spk, every utt2<label>, spk2utt, every enrol2utt and
-    trials, and whether each file exists, behind addresses too: that is a request each.
+    Looks at wav.scp, segments, reco2channel, utt2dur, utt2spk, every utt2<label>, spk2utt, every
+    enrol2utt and trials, and whether each file exists, behind addresses too: that is a request each.
 
     Args:
         directory: the Kaldi directory.
@@ -65,6 +68,7 @@ def validate(
             segments = read_segments(folder / "segments", recordings, note)
         if not segments and not problems:
             problems.append(f"{folder}: no utterance in it; add some")
+        channels = read_channels(folder / "reco2channel", recordings, note)
         durations = read_durations(folder / "utt2dur", note)
         if (folder / "utt2dur").exists():
             problems += _compare_ids(folder / "utt2dur", segments.keys(), durations.keys())
@@ -76,7 +80,8 @@ def validate(
     except UserError as error:
         return [*problems, str(error)]
     if read_audio:
-        problems += _check_audio(recordings, segments, durations)
+        files = {name: (path, channels.get(name)) for name, path in recordings.items()}
+        problems += _check_audio(files, segments, durations)
     return problems
 
 
@@ -157,7 +162,7 @@ def _check_order(folder: Path) -> list[str]:
     """Report files whose lines are not sorted by their bytes, as Kaldi's tools need them."""
     problems = []
     for path in sorted(folder.glob("*")):
-        if path.name not in ("wav.scp", "segments", "spk2utt") and not path.name.startswith("utt2"):
+        if path.name not in _SORTED and not path.name.startswith("utt2"):
             continue
         if not path.is_file():
             continue
@@ -201,22 +206,24 @@ def _check_trials(path: Path, ids: Collection[str]) -> list[str]:
 
 
 def _check_audio(
-    recordings: Mapping[str, str], segments: Mapping[str, Segment], durations: Mapping[str, float]
+    recordings: Mapping[str, Recording],
+    segments: Mapping[str, Segment],
+    durations: Mapping[str, float],
 ) -> list[str]:
     """Decode every recording; report those that cannot be used, and durations that are wrong.
 
     Args:
-        recordings: id -> path.
+        recordings: id -> path and channel.
         segments: utterance id -> the piece of a recording that it is.
         durations: utterance id -> seconds, as far as utt2dur states them.
     """
-    paths = list(recordings.values())
-    found = map_ahead(_decoded_length, paths, usable_cores())
-    lengths = dict(zip(paths, found, strict=True))
+    found = map_ahead(_decoded_length, recordings.values(), usable_cores())
+    lengths = dict(zip(recordings.values(), found, strict=True))
     problems = [length.reason for length in lengths.values() if isinstance(length, Unreadable)]
     for name, segment in segments.items():
-        path = recordings[segment.recording]
-        length = lengths[path]
+        recording = recordings[segment.recording]
+        path = recording[0]
+        length = lengths[recording]
         if isinstance(length, Unreadable):
             continue
         stop = length if segment.stop is None else segment.stop
@@ -234,10 +241,11 @@ def _check_audio(
     return problems
 
 
-def _decoded_length(path: str) -> float | Unreadable:
-    """Decode a file and return its seconds, or why it cannot be used."""
+def _decoded_length(recording: Recording) -> float | Unreadable:
+    """Decode a file, or a channel of it, and return its seconds, or why it cannot be used."""
+    path, channel = recording
     try:
-        content = reading.check(path)
+        content = reading.check(path, channel)
     except UserError as error:
         return Unreadable(path, str(error))
     if content.is_silent:

@@ -11,6 +11,7 @@ from speechssl.audio import reading
 from speechssl.audio.pipes import Pipe
 from speechssl.audio.remotes import Remote
 from speechssl.audio.streaming import blocks
+from speechssl.data.kaldi import MOST_CHANNELS
 from speechssl.data.manifest import Utterance
 from speechssl.data.vectors.format import Span
 from speechssl.embed.batches import Failure, durations
@@ -44,11 +45,7 @@ class Cutting:
 
     def check(self) -> None:
         """Raise UserError if these settings cannot be."""
-        number = self.channels.isdecimal() and int(self.channels) >= 1
-        if self.channels not in (MIX, EACH, FIRST) and not number:
-            raise UserError(
-                f"embed: channels {self.channels!r}: give {MIX}, {EACH}, {FIRST} or a number from 1"
-            )
+        check_channels(self.channels)
         if self.window is not None:
             check_window(self.window, self.step)
         elif self.hop is not None:
@@ -96,7 +93,7 @@ def cut(recordings: Sequence[Utterance], how: Cutting, readers: int | None = Non
     by_channel: list[tuple[str, Utterance]] = []
     for recording in recordings:
         try:
-            by_channel += _channels(recording, how.channels)
+            by_channel += [(recording.id, one) for one in channels_of(recording, how.channels)]
         except UserError as error:
             result.failures.append(Failure.of(recording, str(error)))
     lengths: Iterable[float | Failure] = [0.0] * len(by_channel)
@@ -147,21 +144,30 @@ def speech_of(
     yield from map_ahead(spans_of, utterances, readers, ahead)
 
 
-def _channels(recording: Utterance, channels: str) -> list[tuple[str, Utterance]]:
-    """Return the utterances of a recording, each with the recording's id."""
-    if channels == MIX:
-        return [(recording.id, recording)]
+def check_channels(channels: str) -> None:
+    """Raise UserError unless `channels` is one of the words of `Cutting`, or a number from 1."""
+    number = channels.isascii() and channels.isdecimal() and 1 <= int(channels) <= MOST_CHANNELS
+    if channels not in (MIX, EACH, FIRST) and not number:
+        raise UserError(f"channels {channels!r}: give {MIX}, {EACH}, {FIRST} or a number from 1")
+
+
+def channels_of(recording: Utterance, channels: str) -> list[Utterance]:
+    """Return the utterances of a recording; one that is a channel already stays as it is.
+
+    Raises:
+        UserError: `channels` is `each`, and the recording cannot be read.
+    """
+    if channels == MIX or recording.channel is not None:
+        return [recording]
     if channels == EACH:
         count = reading.info(recording.path).channels
         if count == 1:
-            return [(recording.id, recording)]
-        each = []
-        for channel in range(1, count + 1):
-            one = replace(recording, id=f"{recording.id}-ch{channel}", channel=channel)
-            each.append((recording.id, one))
-        return each
-    channel = 1 if channels == FIRST else int(channels)
-    return [(recording.id, replace(recording, channel=channel))]
+            return [recording]
+        return [
+            replace(recording, id=f"{recording.id}-ch{channel}", channel=channel)
+            for channel in range(1, count + 1)
+        ]
+    return [replace(recording, channel=1 if channels == FIRST else int(channels))]
 
 
 def count_mixed(recordings: Sequence[Utterance]) -> int:

@@ -16,11 +16,12 @@ from speechssl.data.manifest import Utterance
 
 
 class Crop(NamedTuple):
-    """A span of an audio file, in seconds; ``stop`` None: to its end."""
+    """A span of an audio file, in seconds; ``stop`` None: to its end; ``channel`` None: their mean."""
 
     path: str
     start: float
     stop: float | None
+    channel: int | None = None
 
 
 def random_crop(utterance: Utterance, seconds: float, rng: np.random.Generator) -> Crop:
@@ -28,9 +29,9 @@ def random_crop(utterance: Utterance, seconds: float, rng: np.random.Generator) 
     position = float(rng.random())
     spare = utterance.seconds - seconds
     if spare <= 0:
-        return Crop(utterance.path, utterance.start, utterance.stop)
+        return Crop(utterance.path, utterance.start, utterance.stop, utterance.channel)
     start = utterance.start + position * spare
-    return Crop(utterance.path, start, start + seconds)
+    return Crop(utterance.path, start, start + seconds, utterance.channel)
 
 
 def read_crops(
@@ -48,7 +49,7 @@ def read_crops(
     """
 
     def read(crop: Crop) -> NDArray[np.float32]:
-        return reading.read(crop.path, sample_rate, crop.start, crop.stop)
+        return reading.read(crop.path, sample_rate, crop.start, crop.stop, crop.channel)
 
     samples = list(executor.map(read, crops))
     lengths = [len(one) for one in samples]

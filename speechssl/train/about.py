@@ -240,9 +240,11 @@ def _git(*arguments: str) -> str | None:
 
 
 def fingerprint(utterances: Sequence[Utterance]) -> str:
-    """Return a hash (16 hexadecimal digits) of the training set: ids and durations, not paths."""
+    """Return a hash (16 hexadecimal digits) of the training set: ids, durations and channels, not paths."""
     digest = hashlib.sha256()
     for utterance in utterances:
-        line = f"{utterance.id}\t{utterance.seconds:.3f}\n"
-        digest.update(line.encode(errors="surrogateescape"))
+        line = f"{utterance.id}\t{utterance.seconds:.3f}"
+        if utterance.channel is not None:
+            line += f"\t{utterance.channel}"
+        digest.update(f"{line}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]

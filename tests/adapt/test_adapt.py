@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from builders import ECAPA, make_model, read_json, write_table
 
 from speechssl.adapt import AdaptSettings, adapt, recordings, ways
 from speechssl.adapt.folders import AdaptFolder
+from speechssl.audio import reading
 from speechssl.cli import main
 from speechssl.corpora import synthetic
 from speechssl.errors import UserError
@@ -208,6 +210,27 @@ def test_a_name_that_no_list_can_hold_is_passed_over_alone(audio, tmp_path, caps
     assert all(line.endswith("; rename it") for line in lines)
     said = capsys.readouterr().err
     assert f"10 recordings with speech; 3 left out, listed in {out.skipped}" in said
+
+
+def test_both_sides_of_a_call_are_recordings_and_stay_together(audio, tmp_path, capsys):
+    folder = tmp_path / "calls"
+    folder.mkdir()
+    files = sorted(path for path in audio.rglob("*.*") if path.is_file())[:16]
+    for number in range(8):
+        sides = [reading.read(str(path), 16000) for path in files[2 * number : 2 * number + 2]]
+        length = min(map(len, sides))
+        soundfile.write(folder / f"{number}.wav", np.stack([s[:length] for s in sides], 1), 16000)
+    mixed = AdaptFolder(tmp_path / "mixed")
+    recordings.prepare(mixed, [str(folder)], "energy", seed=0)
+    assert "8 recordings with several channels, which are mixed" in capsys.readouterr().err
+    out = AdaptFolder(tmp_path / "out")
+    recordings.prepare(out, [str(folder)], "energy", seed=0, channels="each")
+    assert "mixed" not in capsys.readouterr().err
+    train, heldout = recordings.read(out)
+    assert {piece.channel for piece in train} == {piece.channel for piece in heldout} == {1, 2}
+    assert not {piece.path for piece in train} & {piece.path for piece in heldout}
+    with pytest.raises(UserError, match="channels 'left': give mix, each, first or a number"):
+        AdaptSettings(start="small", audio=("a",), channels="left")
 
 
 def test_a_model_without_weights_and_unknown_ways_are_refused(audio, tmp_path):

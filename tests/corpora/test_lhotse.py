@@ -152,8 +152,9 @@ def test_addresses_and_commands_only_where_they_were_allowed(root, tmp_path, mon
         read_manifest(out)
 
 
-def test_channels_that_a_kaldi_directory_cannot_name(tmp_path):
+def test_channels_of_a_recording(tmp_path):
     stereo = put(tmp_path / "stereo.wav", np.stack([noise(1), noise(1, seed=1)], axis=1))
+    array = put(tmp_path / "array.wav", np.stack([noise(1, seed=n) for n in range(3)], axis=1))
     left = put(tmp_path / "left.wav")
     right = put(tmp_path / "right.wav")
     both = {"sources": [{"type": "file", "channels": [0, 1], "source": str(stereo)}]}
@@ -163,13 +164,18 @@ def test_channels_that_a_kaldi_directory_cannot_name(tmp_path):
             {"type": "file", "channels": [1], "source": str(right)},
         ]
     }
+    three = {"sources": [{"type": "file", "channels": [4, 2, 7], "source": str(array)}]}
     recordings = [
+        lhotse_recording(Path("three"), 1.0, **three),
         lhotse_recording(Path("both"), 1.0, **both),
         lhotse_recording(Path("parts"), 1.0, **parts),
     ]
     supervisions = [
         lhotse_supervision("all", "both", channel=[0, 1]),
         lhotse_supervision("first", "both", channel=0),
+        lhotse_supervision("second", "both", channel=[1]) | {"start": 0.2, "duration": 0.5},
+        lhotse_supervision("seven", "three", channel=7),
+        lhotse_supervision("pair", "three", channel=[4, 7]),
         lhotse_supervision("none", "both", channel=7),
         lhotse_supervision("right", "parts", channel=1),
         lhotse_supervision("two", "parts", channel=[0, 1]),
@@ -179,12 +185,18 @@ def test_channels_that_a_kaldi_directory_cannot_name(tmp_path):
     write_jsonl(folder / "supervisions.jsonl", supervisions)
     out = tmp_path / "out"
     manifest = lhotse.prepare(folder, out)
-    paths = {u.id: Path(u.path).name for u in manifest}
-    assert paths == {"all": "stereo.wav", "right": "right.wav"}
-    assert reasons(out)["first"].startswith("one channel of several: [0] of [0, 1]")
+    assert len(manifest) == 5
+    found = {u.id: (Path(u.path).name, u.channel) for u in read_manifest(out)}
+    assert found == {
+        "all": ("stereo.wav", None),
+        "first": ("stereo.wav", 1),
+        "second": ("stereo.wav", 2),
+        "right": ("right.wav", None),
+        "seven": ("array.wav", 3),  # its place in the file
+    }
+    assert reasons(out)["pair"].startswith("some channels of several: [4, 7] of [4, 2, 7]")
     assert reasons(out)["none"].startswith("no file")
     assert reasons(out)["two"].startswith("several files")
-    assert "first" in lhotse.prepare(folder, out, mix_channels=True).ids
 
 
 @pytest.mark.parametrize(
@@ -325,7 +337,7 @@ def test_what_unpacks_to_far_more_than_it_is_worth_is_not_read(root, tmp_path, m
     ("name", "data", "words"),
     [
         ("a.jsonl.gz", b"\x1f\x8b broken", "cannot be read"),
-        ("a.jsonl.gz", gzip.compress(b'{"sources": []}\n' * 999)[:-20], "cannot be read"),
+        ("a.jsonl.gz", gzip.compress(b'{"sources": []}\n' * 999, mtime=0)[:-20], "cannot be read"),
         ("a.jsonl.gz", b"plain text", "cannot be read"),
         ("a.json", b'{"id": 1}', "no JSON list"),
         ("a.json", b"[" * 100_000, "no JSON list"),

@@ -29,7 +29,7 @@ def ramps(monkeypatch):
     """Files whose sample n of file f is f + n / 2**20, exactly; returns the list of reads."""
     reads = []
 
-    def read(path, rate, start=0.0, stop=None):
+    def read(path, rate, start=0.0, stop=None, channel=None):
         first, last = round(start * rate), round(stop * rate)
         reads.append((path, first, last))
         return (

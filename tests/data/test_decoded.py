@@ -107,7 +107,7 @@ def test_what_is_read_does_not_depend_on_who_read_before(files, temporary):
     table = UtteranceTable(files)
     floats = np.random.default_rng(1).standard_normal(RATE).astype(np.float32)
 
-    def read(path, rate, start, stop):
+    def read(path, rate, start, stop, channel):
         return floats
 
     audio = DecodedAudio(table, RATE, ROOM, read)

@@ -40,7 +40,7 @@ def constants(monkeypatch):
     """A file holds its own number in every sample."""
     monkeypatch.setattr(
         reading, "read",
-        lambda path, rate, start, stop: np.full(round((stop - start) * rate), float(path[-1]), np.float32),
+        lambda path, rate, start, stop, channel: np.full(round((stop - start) * rate), float(path[-1]), np.float32),
     )  # fmt: skip
 
 
@@ -99,7 +99,7 @@ def test_without_partners_nothing_changes(constants, clusters, utterances):
 def test_a_partner_that_cannot_be_read_is_counted_and_ones_own_crop_kept(
     monkeypatch, clusters, utterances
 ):
-    def read(path, rate, start, stop):
+    def read(path, rate, start, stop, channel):
         if path.endswith("5"):
             raise UserError("broken")
         return np.full(round((stop - start) * rate), float(path[-1]), np.float32)

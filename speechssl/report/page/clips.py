@@ -87,7 +87,9 @@ class Clips:
         if utterance.stop is not None:
             stop = min(stop, utterance.stop)
         try:
-            return reading.read(utterance.path, SAMPLE_RATE, utterance.start, stop)
+            return reading.read(
+                utterance.path, SAMPLE_RATE, utterance.start, stop, utterance.channel
+            )
         except UserError as error:
             self.failed[name] = str(error)
             return None
