@@ -8,9 +8,10 @@ Tests compare two processes of half a batch each with one process of the whole
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,6 +21,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from speechssl.errors import UserError
 
 _TIMEOUT = timedelta(minutes=30)
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,21 @@ def rank() -> int:
 def processes_here() -> int:
     """Return the number of processes that `torchrun` started on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def from_first_here(make: Callable[[], Made]) -> Made:
+    """Return what the first process of this machine makes; all that train together must come here.
+
+    Where nothing but `torchrun` could say which processes share a machine, each makes its own.
+    """
+    machine = os.environ.get("GROUP_RANK")
+    number = os.environ.get("LOCAL_RANK")
+    if world_size() == 1 or machine is None or number is None:
+        return make()
+    made = (machine, make()) if number == "0" else None
+    everywhere: list[tuple[str, Made] | None] = [None] * world_size()
+    dist.all_gather_object(everywhere, made)
+    return dict(found for found in everywhere if found is not None)[machine]
 
 
 def gather_with_gradient(x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Utterances decoded once and kept: an epoch after the first reads no audio file any more.
 
 Decoding Ogg Opus or MP3 takes ten times longer than all the rest of a loader's work. Samples are kept
-with 16 bits in a temporary file that all loader processes of a rank map into memory: what is used
+with 16 bits in a temporary file that all loader processes of a machine map into memory: what is used
 stays in the memory that the machine has to spare, and no process holds a copy.
 """
 
@@ -22,6 +22,7 @@ import numpy as np
 
 from speechssl.compat import memory_bytes
 from speechssl.data.table import UtteranceTable
+from speechssl.distributed import from_first_here
 from speechssl.errors import UserError
 from speechssl.files import is_dead
 
@@ -42,12 +43,14 @@ class DecodedAudio:
 
     An utterance is decoded when it is first asked for, by whichever process asks. One whose samples
     go beyond [-1, 1] is scaled down as a whole. Since the first reading is rounded like all others,
-    what is read does not depend on what was read before.
+    what is read does not depend on what was read before. Processes of one machine that train together
+    share what they decode; each of them makes this object, with the same table and limit.
 
     Args:
         table: the utterances.
         sample_rate: Hz.
-        limit: bytes that may be taken, of memory and of the disk of temporary files ($TMPDIR).
+        limit: bytes that may be taken on this machine, of memory and of the disk of temporary files
+            ($TMPDIR).
         read_file: reads a span of a file.
 
     Attributes:
@@ -71,12 +74,10 @@ class DecodedAudio:
         self.rows = int(kept.sum())
         samples = int(ends[kept][-1]) if self.rows else 0
         self.bytes = 2 * samples
-        self._path = None if samples == 0 else _reserve(self.bytes + 8 * len(table))
+        self._path = None if samples == 0 else self._reserve(self.bytes + 8 * len(table))
         if self._path is None:
             self.rows = 0
             self._first[:] = -1
-        else:
-            weakref.finalize(self, _remove, self._path, os.getpid())
         self._map()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -143,6 +144,20 @@ class DecodedAudio:
         self._scales[row] = peak / _FULL_SCALE
         with self._fence:
             self._counts[row] = len(wave)  # last: from now on, the others read it
+
+    def _reserve(self, size: int) -> str | None:
+        """Return a file of zeros that all processes of this machine have, None if there is no room."""
+
+        def reserve() -> str | None:
+            path = _reserve(size)
+            if path is not None:
+                weakref.finalize(self, _remove, path, os.getpid())
+            return path
+
+        path = from_first_here(reserve)
+        if path is None or os.path.exists(path):
+            return path
+        return reserve()  # the first one's temporary files are elsewhere: each has a container
 
     def _map(self) -> None:
         """Map the file: counts (N,) int32 (0: not decoded yet), scales (N,) float32, the samples."""

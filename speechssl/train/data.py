@@ -19,7 +19,7 @@ from speechssl.data.manifest import Utterance, read_manifest
 from speechssl.data.order import DataOrder
 from speechssl.data.positives import Positives
 from speechssl.data.sequential import Reading
-from speechssl.distributed import World, processes_here
+from speechssl.distributed import World, from_first_here
 from speechssl.errors import UserError
 from speechssl.train.settings import DataSettings, TrainingConfig, run_length
 
@@ -201,12 +201,13 @@ def with_decoded_gb(
     steps = run_length(train, max(1, utterances // batch))
     gigabytes = 0.0
     if config.data.reading == "random" and (timed or steps * batch >= 2 * utterances):
-        gigabytes = round(memory_to_spare() / 1e9, 3)
+        # All processes of a machine share the file, so they have to know one number.
+        gigabytes = from_first_here(lambda: round(memory_to_spare() / 1e9, 3))
     return dataclasses.replace(config, data=dataclasses.replace(config.data, decoded_gb=gigabytes))
 
 
 def _decoded_bytes(data: DataSettings) -> int:
-    """Return the bytes that this process may keep decoded utterances in."""
+    """Return the bytes that this machine may keep decoded utterances in."""
     if data.decoded_gb == "auto":
         return 0
-    return int(data.decoded_gb * 1e9) // processes_here()
+    return int(data.decoded_gb * 1e9)

@@ -60,8 +60,8 @@ class DataSettings:
         requests: utterances that a loader process reads at a time; 0: 16 where some are
             behind addresses, otherwise 1.
         decoded_gb: GB for utterances of up to a minute that are decoded once and kept with
-            16 bits (an hour is 0.115 GB), in a temporary file ($TMPDIR) that all loader
-            processes map; 0: none; ``auto``: up to a quarter of the memory, where the run
+            16 bits (an hour is 0.115 GB), in a temporary file ($TMPDIR) that all processes
+            of a machine share; 0: none; ``auto``: up to a quarter of the memory, where the run
             comes to most utterances twice.
         positives: file of `utterance group` lines: with probability ``positives_prob``
             a teacher's crop comes from another recording of the same group.

@@ -3,6 +3,9 @@
 import gc
 import os
 import pickle
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 import soundfile
 import torch
 
+from speechssl import distributed
 from speechssl.audio import reading
 from speechssl.augment.augment import Augment
 from speechssl.data import decoded
@@ -17,7 +21,7 @@ from speechssl.data.crops import CropSpec
 from speechssl.data.dataset import CropBatches
 from speechssl.data.decoded import DecodedAudio, memory_to_spare
 from speechssl.data.loader import make_loader
-from speechssl.data.manifest import Utterance
+from speechssl.data.manifest import Manifest, Utterance, write_manifest
 from speechssl.data.table import UtteranceTable
 from speechssl.errors import UserError
 
@@ -168,3 +172,57 @@ def test_the_file_is_removed_with_its_batches_and_after_a_killed_process(files, 
 def test_memory_to_spare_is_a_quarter(monkeypatch):
     monkeypatch.setattr(decoded, "memory_bytes", lambda: 4 << 20)
     assert memory_to_spare() == 1 << 20
+
+
+TOGETHER = """
+import sys
+import torch.distributed as dist
+from speechssl.audio import reading
+from speechssl.data.decoded import DecodedAudio
+from speechssl.data.manifest import read_manifest
+from speechssl.data.table import UtteranceTable
+
+def refuse(*_):
+    raise AssertionError("decoded again")
+
+dist.init_process_group("gloo")
+rank, files = dist.get_rank(), read_manifest(sys.argv[1]).utterances
+audio = DecodedAudio(UtteranceTable(files), 16000, 1 << 24, refuse if rank else reading.read)
+mine = [audio.read(row, 0.0, 0.5) for row in range(len(files))] if rank == 0 else []
+dist.barrier()
+theirs = [audio.read(row, 0.0, 0.5) for row in range(len(files))]
+assert not mine or all((a == b).all() for a, b in zip(mine, theirs))
+dist.barrier()
+print("read", sum(abs(wave).max() > 0.1 for wave in theirs))
+dist.destroy_process_group()
+"""
+
+
+def test_what_one_rank_decoded_no_other_decodes_again(files, tmp_path):
+    write_manifest(Manifest(files), tmp_path / "data")
+    (tmp_path / "together.py").write_text(TOGETHER)
+    with tempfile.TemporaryDirectory(prefix="d") as folder:
+        done = subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+            + [str(tmp_path / "together.py"), str(tmp_path / "data")],
+            env=os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": folder},
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert not list(Path(folder).glob("speechssl-decoded-*"))
+    assert done.stdout.count("read 17") == 2
+
+
+def test_the_first_process_of_each_machine_makes_what_all_of_it_use(monkeypatch):
+    def gather(everywhere, mine):  # ranks 0 and 1 are on machine 0, ranks 2 and 3 on machine 1
+        everywhere[:] = [("0", "file of 0"), None, ("1", "file of 1"), None]
+        assert mine == (("1", "file of 1") if os.environ["LOCAL_RANK"] == "0" else None)
+
+    monkeypatch.setattr(distributed, "world_size", lambda: 4)
+    monkeypatch.setattr(distributed.dist, "all_gather_object", gather)
+    monkeypatch.setenv("GROUP_RANK", "1")
+    for number in ("0", "1"):
+        monkeypatch.setenv("LOCAL_RANK", number)
+        assert distributed.from_first_here(lambda: "file of 1") == "file of 1"
+    monkeypatch.delenv("LOCAL_RANK")  # not torchrun: nobody knows who is here
+    assert distributed.from_first_here(lambda: "own") == "own"
