@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,7 @@ def plan_crops(
         crops = []
         for start in starts.tolist():
             stop = start + crop_seconds
-            crops.append(Utterance(utterance.id, utterance.path, start, stop, crop_seconds))
+            crops.append(replace(utterance, start=start, stop=stop, seconds=crop_seconds))
         plan.append(crops)
     return plan
 

@@ -11,6 +11,7 @@ from speechssl.data.dataset import CropBatches
 from speechssl.data.manifest import Manifest, Utterance, read_manifest, write_manifest
 from speechssl.data.shards import write_shards
 from speechssl.data.validation import validate
+from speechssl.embed.random_crops import plan_crops
 from speechssl.errors import UserError
 from speechssl.finetune.crops import random_crop
 from speechssl.train.about import fingerprint
@@ -81,9 +82,10 @@ def test_crops_are_of_the_channel(calls, decoded_bytes):
             assert np.array_equal(crop.numpy(), wanted)
 
 
-def test_fine_tuning_and_shards_take_the_channel(calls, tmp_path):
+def test_fine_tuning_diagnostics_and_shards_take_the_channel(calls, tmp_path):
     prepare(calls, tmp_path / "data", channels="each")
     second = read_manifest(tmp_path / "data").utterances[2]
+    assert [crop.channel for crop in plan_crops([second], 1, 2, 1.0, seed=0)[0]] == [2, 2]
     assert random_crop(second, 1.0, np.random.default_rng(0)).channel == 2
     assert random_crop(second, 9.0, np.random.default_rng(0)).channel == 2
     packed = write_shards(tmp_path / "data", tmp_path / "shards", format="wav")
