@@ -11,7 +11,6 @@ or a shell command that was allowed (`speechssl.audio.pipes`).
 
 from __future__ import annotations
 
-import contextlib
 import math
 from dataclasses import dataclass
 
@@ -126,14 +125,10 @@ def are_channels_alike(path: PathLike) -> bool:
     Raises:
         UserError: the file cannot be opened or decoded.
     """
-    count = info(path).channels
-    with contextlib.ExitStack() as stack:
-        channels = [
-            stack.enter_context(open_audio(path)).blocks(0, None, number + 1)
-            for number in range(count)
-        ]
-        for blocks in zip(*channels, strict=True):
-            if any(not np.array_equal(block, blocks[0]) for block in blocks[1:]):
+    for channel in range(2, info(path).channels + 1):
+        with open_audio(path) as first, open_audio(path) as other:
+            blocks = zip(first.blocks(0, None, 1), other.blocks(0, None, channel), strict=True)
+            if not all(np.array_equal(one, another) for one, another in blocks):
                 return False
     return True
 
