@@ -8,9 +8,11 @@ Tests compare two processes of half a batch each with one process of the whole
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -114,18 +116,21 @@ def processes_here() -> int:
 
 
 def from_first_here(make: Callable[[], Made]) -> Made:
-    """Return what the first process of this machine makes; all that train together must come here.
-
-    Where nothing but `torchrun` could say which processes share a machine, each makes its own.
-    """
-    machine = os.environ.get("GROUP_RANK")
-    number = os.environ.get("LOCAL_RANK")
-    if world_size() == 1 or machine is None or number is None:
+    """Return what the first process of this machine makes; all that train together must come here."""
+    if world_size() == 1:
         return make()
-    made = (machine, make()) if number == "0" else None
-    everywhere: list[tuple[str, Made] | None] = [None] * world_size()
-    dist.all_gather_object(everywhere, made)
-    return dict(found for found in everywhere if found is not None)[machine]
+    machines: list[str] = [""] * world_size()
+    dist.all_gather_object(machines, _machine())
+    first = machines.index(machines[rank()])
+    everywhere: list[list[Made]] = [[]] * world_size()
+    dist.all_gather_object(everywhere, [make()] if rank() == first else [])
+    return everywhere[first][0]
+
+
+def _machine() -> str:
+    """Return what the processes of a machine have in common, and no other machine has."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return socket.gethostname() + (boot.read_text() if boot.exists() else "")
 
 
 def gather_with_gradient(x: Tensor) -> Tensor:

@@ -213,16 +213,19 @@ def test_what_one_rank_decoded_no_other_decodes_again(files, tmp_path):
     assert done.stdout.count("read 17") == 2
 
 
-def test_the_first_process_of_each_machine_makes_what_all_of_it_use(monkeypatch):
-    def gather(everywhere, mine):  # ranks 0 and 1 are on machine 0, ranks 2 and 3 on machine 1
-        everywhere[:] = [("0", "file of 0"), None, ("1", "file of 1"), None]
-        assert mine == (("1", "file of 1") if os.environ["LOCAL_RANK"] == "0" else None)
+@pytest.mark.parametrize("rank", range(4))
+def test_the_first_process_of_each_machine_makes_what_all_of_it_use(monkeypatch, rank):
+    machines = ["one", "two", "one", "two"]
+    made = [["file of one"], ["file of two"], [], []]
+
+    def gather(everywhere, mine):
+        asked = machines if isinstance(mine, str) else made
+        assert mine == asked[rank]
+        everywhere[:] = asked
 
     monkeypatch.setattr(distributed, "world_size", lambda: 4)
+    monkeypatch.setattr(distributed, "rank", lambda: rank)
+    monkeypatch.setattr(distributed, "_machine", lambda: machines[rank])
     monkeypatch.setattr(distributed.dist, "all_gather_object", gather)
-    monkeypatch.setenv("GROUP_RANK", "1")
-    for number in ("0", "1"):
-        monkeypatch.setenv("LOCAL_RANK", number)
-        assert distributed.from_first_here(lambda: "file of 1") == "file of 1"
-    monkeypatch.delenv("LOCAL_RANK")  # not torchrun: nobody knows who is here
-    assert distributed.from_first_here(lambda: "own") == "own"
+    found = distributed.from_first_here(lambda: f"file of {machines[rank]}")
+    assert found == f"file of {machines[rank]}"
