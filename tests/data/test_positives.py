@@ -38,10 +38,11 @@ def utterances():
 @pytest.fixture
 def constants(monkeypatch):
     """A file holds its own number in every sample."""
-    monkeypatch.setattr(
-        reading, "read",
-        lambda path, rate, start, stop, channel: np.full(round((stop - start) * rate), float(path[-1]), np.float32),
-    )  # fmt: skip
+
+    def read(path, rate, start, stop, channel):
+        return np.full(round((stop - start) * rate), float(path[-1]), np.float32)
+
+    monkeypatch.setattr(reading, "read", read)
 
 
 def test_partners_are_of_the_cluster_and_of_another_recording(clusters, utterances):
