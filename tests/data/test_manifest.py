@@ -4,6 +4,7 @@ wrong.
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
@@ -51,6 +52,16 @@ def test_durations_from_utt2dur_spare_the_headers(
     (kaldi / "utt2dur").write_text("a 1.25\nb 2\n")
     monkeypatch.setattr(reading, "info", None)
     assert [utterance.seconds for utterance in read_manifest(kaldi)] == [1.25, 2.0]
+
+
+def test_the_beginning_of_an_utterance() -> None:
+    segment = Utterance("a", "a.wav", start=1.0, stop=2.0, seconds=1.0, channel=2)
+    assert segment.beginning(0.25) == Utterance("a", "a.wav", 1.0, 1.25, 0.25, channel=2)
+    assert segment.beginning(3.0) == segment  # shorter
+    assert segment.beginning(math.inf) == segment
+    whole = Utterance("b", "b.wav", seconds=0.5)  # as utt2dur says, which may be wrong
+    assert whole.beginning(2.0) == Utterance("b", "b.wav", 0.0, 2.0, 0.5)
+    assert whole.beginning(math.inf) == whole
 
 
 def test_labels_are_opened_only_when_asked_for(kaldi: Path) -> None:
