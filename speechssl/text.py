@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 _FORMULA = ("=", "+", "-", "@")
 """With these a cell begins that a spreadsheet takes for a formula."""
@@ -46,6 +46,12 @@ def _escaped(letter: str) -> str:
 def plural(count: int, noun: str) -> str:
     """Return a count and a noun: `1 speaker`, `2 speakers`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def first_of(names: Collection[str]) -> str:
+    """Return the first of some names in their order, and how many more there are."""
+    more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+    return f"{min(names)!r}{more}"
 
 
 def markdown(text: str) -> str:

@@ -291,8 +291,8 @@ def test_a_difference_is_that_of_two_systems_on_the_same_resampled_list():
     scores, target, left, right = _speaker_trials(6, np.random.default_rng(8))
     other = scores + np.random.default_rng(9).normal(0, 0.3, len(scores))
     measures = {"eer": metrics.curve_eer}
-    found = metrics.bootstrap_curve_difference(
-        measures, scores, other, target, left, right, replicates=30, seed=3
+    (found,) = metrics.bootstrap_curve_differences(
+        measures, scores, [other], target, left, right, replicates=30, seed=3
     )
     generator = np.random.default_rng(3)
     differences = []
@@ -304,14 +304,37 @@ def test_a_difference_is_that_of_two_systems_on_the_same_resampled_list():
             one, two = (metrics.eer(np.repeat(s, copies), again) for s in (scores, other))
             differences.append(one - two)
     assert found["eer"] == pytest.approx(np.quantile(differences, [0.025, 0.975]))
-    same = metrics.bootstrap_curve_difference(
-        measures, scores, 7 * scores - 3, target, left, right, replicates=30
+    (same,) = metrics.bootstrap_curve_differences(
+        measures, scores, [7 * scores - 3], target, left, right, replicates=30
     )
     assert same["eer"] == (0.0, 0.0)
-    alone = metrics.bootstrap_curve_difference(
-        measures, [0, 1], [1, 0], [0, 1], ["a", "a"], ["a", "a"]
+    alone = metrics.bootstrap_curve_differences(
+        measures, [0, 1], [[1, 0]], [0, 1], ["a", "a"], ["a", "a"]
     )
-    assert alone == {"eer": None}
+    assert alone == [{"eer": None}]
+
+
+def test_one_system_beside_several_is_resampled_once_and_differs_as_beside_each_alone():
+    scores, target, left, right = _speaker_trials(6, np.random.default_rng(8))
+    noise = np.random.default_rng(9).normal(0, 0.3, (3, len(scores)))
+    curves = []
+
+    def counted_eer(fpr, fnr):
+        curves.append(fnr)
+        return metrics.curve_eer(fpr, fnr)
+
+    together = metrics.bootstrap_curve_differences(
+        {"eer": counted_eer}, scores, scores + noise, target, left, right, replicates=30
+    )
+    count = len(curves)
+    alone = []
+    for other in scores + noise:
+        alone += metrics.bootstrap_curve_differences(
+            {"eer": counted_eer}, scores, [other], target, left, right, replicates=30
+        )
+    assert together == alone
+    of_one_system = (len(curves) - count) // 6
+    assert 0 < of_one_system <= 30 and count == 4 * of_one_system
 
 
 def test_bootstrap_without_enough_speakers_is_none():

@@ -38,13 +38,15 @@ def main() -> None:
     recordings: dict[str, str] = {}
     segments = []
     durations = []
-    for utterance in read_manifest(args.directory).utterances:
-        seconds = min(utterance.seconds, float(rng.choice(args.seconds)))
-        recording = recordings.setdefault(utterance.path, utterance.id)
-        stop = utterance.start + seconds
-        segments.append(f"{utterance.id} {recording} {utterance.start:.3f} {stop:.3f}\n")
-        durations.append(f"{utterance.id} {seconds:.3f}\n")
-    scp = [f"{recording} {path}\n" for path, recording in recordings.items()]
+    manifest = read_manifest(args.directory)
+    for utterance in manifest:
+        part = utterance.beginning(float(rng.choice(args.seconds)))
+        name = manifest.recordings.get(utterance.recording, utterance.id)  # as in reco2channel
+        recordings[name] = utterance.path
+        stop = part.start + part.seconds
+        segments.append(f"{part.id} {name} {part.start:.3f} {stop:.3f}\n")
+        durations.append(f"{part.id} {part.seconds:.3f}\n")
+    scp = [f"{name} {path}\n" for name, path in recordings.items()]
     for name, lines in (("wav.scp", scp), ("segments", segments), ("utt2dur", durations)):
         (args.out / name).write_text("".join(lines))
 

@@ -164,8 +164,9 @@ def beginnings(
     for start in range(0, len(order), BATCH):
         waves = []
         for one in order[start : start + BATCH]:
-            stop = one.start + min(one.seconds, max_seconds)
-            waves.append(torch.from_numpy(reading.read(one.path, rate, one.start, stop)))
+            part = one.beginning(max_seconds)
+            wave = reading.read(part.path, rate, part.start, part.stop, part.channel)
+            waves.append(torch.from_numpy(wave))
         lengths = torch.tensor([len(wave) for wave in waves])
         yield torch.nn.utils.rnn.pad_sequence(waves, batch_first=True), lengths
 

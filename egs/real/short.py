@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +51,7 @@ def main() -> None:
         utterances = read_manifest(directory).utterances
         whole = embedded(embedder, utterances)
         for seconds in args.seconds:
-            cut = embedded(embedder, [beginning(one, seconds) for one in utterances])
+            cut = embedded(embedder, [one.beginning(seconds) for one in utterances])
             scores, target, lengths = scored(directory / "trials", whole, cut)
             if args.threshold is not None:
                 is_accepted = scores >= args.threshold
@@ -63,13 +62,6 @@ def main() -> None:
             rates = [eer(scores, target), 100 * rejected, 100 * accepted]
             cells = " | ".join(f"{rate:.1f}" for rate in rates)
             print(f"| {directory.name} | {seconds:g} | {cells} |", flush=True)
-
-
-def beginning(utterance: Utterance, seconds: float) -> Utterance:
-    """Return the first seconds of an utterance, or all of a shorter one."""
-    if utterance.seconds <= seconds:
-        return utterance
-    return replace(utterance, stop=utterance.start + seconds, seconds=seconds)
 
 
 def embedded(

@@ -7,7 +7,6 @@ find it.
 from __future__ import annotations
 
 import argparse
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,22 +86,19 @@ def _shorter_sides(trials: Trials, durations: Path) -> list[float]:
     """Return the seconds of the shorter side of each trial.
 
     Raises:
-        UserError: the table cannot be read, has no line of an utterance, or one that is no length.
+        UserError: the table is missing or cannot be read, has no line of an utterance, two of one, or one
+            that is no duration.
     """
-    from speechssl.data.kaldi import read_mapping
+    from speechssl.audio.tables import refuse
+    from speechssl.data.kaldi import read_durations
     from speechssl.errors import UserError
 
     remedy = "give the utt2dur of the utterances that the trials name"
-    seconds = {}
-    for name, text in read_mapping(durations).items():
-        try:
-            seconds[name] = float(text)
-        except ValueError:
-            seconds[name] = math.nan
-        if not 0 < seconds[name] < math.inf:
-            raise UserError(f"{durations}: {name} {text[:40]!r} is no length in seconds; {remedy}")
+    if not durations.exists():
+        raise UserError(f"{durations}: no such file; {remedy}")
+    seconds = read_durations(durations, refuse)
     missing = trials.unknown(seconds)
     if missing:
-        raise UserError(f"{durations}: has no length of {missing[0]!r}; {remedy}")
+        raise UserError(f"{durations}: has no duration of {missing[0]!r}; {remedy}")
     pairs = zip(trials.enrol.tolist(), trials.test.tolist(), strict=True)
     return [min(seconds[enrol], seconds[test]) for enrol, test in pairs]

@@ -156,28 +156,20 @@ def _run_streamed(
     from speechssl.files import write_text
     from speechssl.report.plots import size_plot
 
-    nearness: list[Any] = []
-
-    def keep(labels: Any, cosines: Any) -> None:
-        nearness.append(cosines)
-
     world = distributed.start(args.device)
     try:
         with flags.writing_alone(args.out if world.first else None):
             folder = VectorFolder(args.embeddings)
-            found = streamed_clusters.cluster_folder(
-                folder, clusterer, world, on_members=keep, **filters
-            )
+            found = streamed_clusters.cluster_folder(folder, clusterer, world, **filters)
             if found is None:
                 return
-            labels, figures = found
-            about = {"clusterer": settings, **figures}
-            streamed_clusters.write_folder(args.out, folder, labels, about)
+            about = {"clusterer": settings, **found.figures}
+            streamed_clusters.write_folder(args.out, folder, found.labels, about)
             if args.examples:
-                table = streamed_clusters.examples(folder, labels, nearness[0], args.examples)
+                table = streamed_clusters.examples(folder, found, args.examples)
                 write_text(args.out / "examples.tsv", table)
-            size_plot(labels[labels >= 0], args.out / "sizes.png")
-        _print_figures(figures)
+            size_plot(found.labels[found.labels >= 0], args.out / "sizes.png")
+        _print_figures(found.figures)
     finally:
         distributed.stop()
 

@@ -40,6 +40,7 @@ from speechssl.corpora.official import (
     read_lines,
     write_lists,
 )
+from speechssl.corpora.partial import refuse_unless_partial
 from speechssl.data.manifest import Manifest
 from speechssl.errors import UserError
 
@@ -267,10 +268,11 @@ def _compare_release(release: Path, found: dict[str, Found], partial: bool) -> N
     if (speakers, len(found)) == (SPEAKERS, UTTERANCES):
         print(f"{line}: CN-Celeb1, complete", file=sys.stderr)
         return
-    line += f", where CN-Celeb1 has {UTTERANCES:,} of {SPEAKERS:,}"
-    if not partial:
-        raise UserError(f"{line}; unpack what is missing, or go on with what is there: --partial")
-    print(f"{line} (--partial)", file=sys.stderr)
+    refuse_unless_partial(
+        f"{line}, where CN-Celeb1 has {UTTERANCES:,} of {SPEAKERS:,}",
+        remedy="unpack what is missing, or go on with what is there",
+        partial=partial,
+    )
 
 
 def _compare_genres(manifest: Manifest) -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from speechssl.audio.walk import audio_files
 from speechssl.corpora.listing import check_folder
+from speechssl.corpora.partial import refuse_unless_partial
 from speechssl.data.manifest import Manifest
 from speechssl.errors import UserError
 from speechssl.text import printable
@@ -118,9 +119,8 @@ def compare_count(folder: Path, count: int, corpus: str, published: int, partial
     if count == published:
         return
     difference = f"{folder}: {count:,} files, where {corpus} has {published:,}"
-    if not partial:
-        raise UserError(f"{difference}; unpack it again, or go on with what is there: --partial")
-    print(f"{difference} (--partial)", file=sys.stderr)
+    remedy = "unpack it again, or go on with what is there"
+    refuse_unless_partial(difference, remedy=remedy, partial=partial)
 
 
 def report_missing(corpus: str, listed: Iterable[str], found: Iterable[str], where: str) -> None:

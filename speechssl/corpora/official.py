@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechssl.audio.tables import MAX_ID
+from speechssl.corpora.partial import NOT_COMPARABLE, refuse_unless_partial
 from speechssl.data.trials import Trials, write_enrolment, write_trials
 from speechssl.errors import UserError
 from speechssl.files import write_text
@@ -121,10 +122,12 @@ def compare_trials(path: Path, trials: Trials, published: tuple[int, int], parti
     if found == published:
         print(f"{line}, as published", file=sys.stderr)
         return
-    line += f", where {published[0]:,} and {published[1]:,} are published"
-    if not partial:
-        raise UserError(f"{line}; download it again, or take it as it is: --partial")
-    print(f"{line}: not comparable with published figures (--partial)", file=sys.stderr)
+    refuse_unless_partial(
+        f"{line}, where {published[0]:,} and {published[1]:,} are published",
+        remedy="download it again, or take it as it is",
+        partial=partial,
+        consequence=NOT_COMPARABLE,
+    )
 
 
 class AudioCheck:
@@ -208,15 +211,12 @@ class AudioCheck:
             lines.append(f"{tsv_cell(utterance)}\t{' '.join(self._missing[utterance])}\n")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, "".join(lines))
-        text = (
+        refuse_unless_partial(
             f"{len(self._missing):,} utterances of trials have no audio (listed in {path}):"
-            f" trials {', '.join(self._left_out) or 'none'}"
-        )
-        if not partial:
-            raise UserError(f"{text}; {remedy}, or leave them out: --partial")
-        print(
-            f"{text} are left out: not comparable with published figures (--partial)",
-            file=sys.stderr,
+            f" trials {', '.join(self._left_out) or 'none'}",
+            remedy=f"{remedy}, or leave them out",
+            partial=partial,
+            consequence=f" are left out{NOT_COMPARABLE}",
         )
 
 

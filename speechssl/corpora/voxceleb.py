@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from speechssl.corpora.listing import Found
+from speechssl.corpora.partial import refuse_unless_partial
 from speechssl.errors import UserError
 from speechssl.pools import ThreadPool
 from speechssl.threads import usable_cores
@@ -112,11 +113,12 @@ def check_counts(
         f"{root}: {speakers:,} speakers and {len(files):,} utterances found, where {nearest} is"
         " expected"
     )
-    if not partial:
-        raise UserError(
-            f"{difference}; unpack what is missing, or go on with what is there: --partial"
-        )
-    print(f"{difference}: going on with what is there (--partial)", file=sys.stderr)
+    refuse_unless_partial(
+        difference,
+        remedy="unpack what is missing, or go on with what is there",
+        partial=partial,
+        consequence=": going on with what is there",
+    )
     return None
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from speechssl.corpora import voxceleb
 from speechssl.corpora.measuring import prepare_files, refuse_file
 from speechssl.corpora.official import AudioCheck
+from speechssl.corpora.partial import NOT_COMPARABLE, refuse_unless_partial
 from speechssl.corpora.voxceleb import Published
 from speechssl.data.manifest import Manifest
 from speechssl.data.trials import Trials, read_trials, write_trials
@@ -158,22 +159,25 @@ def _compare(path: Path, name: str, trials: Trials, partial: bool) -> None:
     targets = int(trials.target.sum())
     checksum = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
     if checksum == published.md5:
-        line = f"{path}: VoxCeleb1-{name}, {count:,} trials, checksum as published"
+        print(f"{path}: VoxCeleb1-{name}, {count:,} trials, checksum as published", file=sys.stderr)
     elif count == published.trials and targets == published.targets:
-        line = (
+        print(
             f"{path}: VoxCeleb1-{name}, {count:,} trials, {targets:,} of them targets, as"
             " published, but its checksum is another: compare it with the original before you"
-            " publish figures"
+            " publish figures",
+            file=sys.stderr,
         )
     else:
         difference = (
             f"{path}: {count:,} trials, {targets:,} of them targets, where VoxCeleb1-{name} has"
             f" {published.trials:,} and {published.targets:,}"
         )
-        if not partial:
-            raise UserError(f"{difference}; download it again, or take it as it is: --partial")
-        line = f"{difference}: not comparable with published figures (--partial)"
-    print(line, file=sys.stderr)
+        refuse_unless_partial(
+            difference,
+            remedy="download it again, or take it as it is",
+            partial=partial,
+            consequence=NOT_COMPARABLE,
+        )
 
 
 def _with_audio(

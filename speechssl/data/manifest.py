@@ -73,6 +73,19 @@ class Utterance:
         """True if it is all of a file, with all of its channels mixed."""
         return self.start == 0 and self.stop is None and self.channel is None
 
+    def beginning(self, seconds: float) -> Utterance:
+        """Return the utterance cut to its first seconds; infinite: the utterance as it is.
+
+        It gets a stop even if `Utterance.seconds` says that it is shorter: utt2dur may be wrong, and then
+        no more is read than was asked for. What lies behind the end of a file is not missed by readers.
+        """
+        if math.isinf(seconds):
+            return self
+        stop = self.start + seconds
+        if self.stop is not None:
+            stop = min(stop, self.stop)
+        return dataclasses.replace(self, stop=stop, seconds=min(seconds, self.seconds))
+
 
 @dataclass
 class Manifest:

@@ -37,6 +37,10 @@ class TrialFormat:
     key: int
     words: dict[str, bool]
 
+    def fits(self, row: Sequence[str]) -> bool:
+        """Return True if the fields of a line are a trial in this format."""
+        return len(row) == 3 and row[self.key] in self.words
+
 
 KALDI = TrialFormat("`enrol test target|nontarget`", 0, 1, 2, {"target": True, "nontarget": False})
 VOXCELEB = TrialFormat("`1|0 enrol test`", 1, 2, 0, {"1": True, "0": False})
@@ -83,16 +87,12 @@ def read_trials(path: str | os.PathLike[str]) -> Trials:
     Raises:
         UserError: the file cannot be read, is empty, or a line (named) is not in that format.
     """
-    text = _text(path)
+    text = list_text(path)
     words = text.split()
     if not words:
-        raise UserError(
-            f"{path}: is empty; give one trial a line, `enrol test target|nontarget` or `1|0 enrol"
-            " test`"
-        )
-    first = next(row for _, row in _rows(text))
-    is_kaldi = len(first) == 3 and first[KALDI.key] in KALDI.words
-    form = KALDI if is_kaldi else VOXCELEB
+        raise empty_list(path)
+    first = next(row for _, row in numbered_rows(text))
+    form = KALDI if KALDI.fits(first) else VOXCELEB
     # A list may have millions of lines: it is split as a whole, and the lines are only counted.
     widths = {len(line.split()) for line in text.split("\n")}
     keys = words[form.key :: 3]
@@ -105,35 +105,65 @@ def read_trials(path: str | os.PathLike[str]) -> Trials:
     )
 
 
+def empty_list(path: str | os.PathLike[str]) -> UserError:
+    """Return the error about a list without a line."""
+    return UserError(
+        f"{path}: is empty; give one trial a line, `enrol test target|nontarget` or `1|0 enrol test`"
+    )
+
+
 def _longest(words: list[str]) -> int:
     return max(map(len, words))
 
 
 def _not_trials(path: str | os.PathLike[str], text: str, form: TrialFormat) -> UserError:
     """Return the error about the first line that is no trial."""
-    expected = KALDI.shape if form is KALDI else f"{VOXCELEB.shape} or {KALDI.shape}"
-    for number, row in _rows(text):
-        if len(row) != 3 or row[form.key] not in form.words:
-            shown = " ".join(row)[:80]
-            return UserError(
-                f"{path}:{number}: {shown!r} is not a trial; write it as {expected}, ids without"
-                " blanks"
-            )
-        if _longest(row) > MAX_ID:
-            return UserError(f"{path}:{number}: an id has over {MAX_ID} characters; shorten it")
+    for number, row in numbered_rows(text):
+        fault = line_fault(f"{path}:{number}", row, form)
+        if fault:
+            return UserError(fault)
     raise AssertionError("every line is a trial")
 
 
-def _text(path: str | os.PathLike[str]) -> str:
+def line_fault(where: str, row: list[str], form: TrialFormat | None) -> str:
+    """Return what is wrong with a line of a list, or "".
+
+    Args:
+        where: path and number of the line, for the message.
+        row: the fields of the line.
+        form: the format of the list; None: lines `enrol test` without answers.
+    """
+    if form is None and len(row) != 2:
+        shown = " ".join(row)[:80]
+        return (
+            f"{where}: {shown!r} is not `enrol test`, as the first line is; write every line in one"
+            " form"
+        )
+    if form is not None and not form.fits(row):
+        shown = " ".join(row)[:80]
+        expected = KALDI.shape if form is KALDI else f"{VOXCELEB.shape} or {KALDI.shape}"
+        return f"{where}: {shown!r} is not a trial; write it as {expected}, ids without blanks"
+    if _longest(row) > MAX_ID:
+        return f"{where}: an id has over {MAX_ID} characters; shorten it"
+    return ""
+
+
+def list_text(path: str | os.PathLike[str]) -> str:
+    """Return the text of a list.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
     remedy = "give a list of trials"
     return read_text(Path(path), remedy, remedy).removeprefix("\ufeff")
 
 
-def _rows(text: str) -> Iterator[tuple[int, list[str]]]:
+def numbered_rows(text: str) -> Iterator[tuple[int, list[str]]]:
     """Yield line number and fields of every line that is not blank."""
     for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield number, line.split()
+        fields = line.split()
+        if fields:
+            yield number, fields
 
 
 def read_pairs(path: str | os.PathLike[str]) -> Trials:
@@ -144,18 +174,16 @@ def read_pairs(path: str | os.PathLike[str]) -> Trials:
     Raises:
         UserError: as `read_trials`.
     """
-    text = _text(path)
-    first = next((row for _, row in _rows(text)), [])
+    text = list_text(path)
+    first = next((row for _, row in numbered_rows(text)), [])
     if len(first) != 2:
         return read_trials(path)
     enrol = []
     test = []
-    for number, row in _rows(text):
-        if len(row) != 2 or _longest(row) > MAX_ID:
-            raise UserError(
-                f"{path}:{number}: {' '.join(row)[:80]!r} is not `enrol test`, as the first line is;"
-                " write every line in one form"
-            )
+    for number, row in numbered_rows(text):
+        fault = line_fault(f"{path}:{number}", row, form=None)
+        if fault:
+            raise UserError(fault)
         enrol.append(row[0])
         test.append(row[1])
     return Trials(np.array(enrol), np.array(test), np.zeros(len(test), bool))
@@ -179,7 +207,7 @@ def read_enrolment(path: str | os.PathLike[str]) -> dict[str, list[str]]:
         UserError: the file cannot be read or is empty, or a line (named) has no utterance.
     """
     models: dict[str, dict[str, None]] = {}
-    for number, row in _rows(_text(path)):
+    for number, row in numbered_rows(list_text(path)):
         if len(row) < 2:
             raise UserError(
                 f"{path}:{number}: model {row[0][:80]!r} has no utterance; write `model utterance"

@@ -20,9 +20,11 @@ from speechssl.data.kaldi import (
     read_segments,
 )
 from speechssl.data.manifest import Recording
-from speechssl.data.trials import read_enrolment, read_trials
+from speechssl.data.trial_validation import check_trial_lists
+from speechssl.data.trials import read_enrolment
 from speechssl.errors import Unreadable, UserError
 from speechssl.pools import map_ahead
+from speechssl.text import first_of
 from speechssl.threads import usable_cores
 
 _REQUESTS = 16  # in flight
@@ -40,7 +42,8 @@ def validate(
     """Return every problem of a Kaldi directory, one line each; [] if it can be used as it is.
 
     Looks at wav.scp, segments, reco2channel, utt2dur, utt2spk, every utt2<label>, spk2utt, every
-    enrol2utt and trials, and whether each file exists, behind addresses too: that is a request each.
+    enrol2utt, trials, every trials-NAME and pairs-NAME, and whether each file exists, behind
+    addresses too: that is a request each.
 
     Args:
         directory: the Kaldi directory.
@@ -76,7 +79,7 @@ def validate(
         problems += _check_order(folder)
         models, bad_models = _check_enrolment(folder, segments.keys())
         problems += bad_models
-        problems += _check_trials(folder / "trials", {*segments, *models})
+        problems += check_trial_lists(folder, {*segments, *models})
     except UserError as error:
         return [*problems, str(error)]
     if read_audio:
@@ -116,20 +119,14 @@ def _compare_ids(path: Path, expected: Collection[str], found: Collection[str]) 
     without_line = set(expected) - set(found)
     if without_line:
         problems.append(
-            f"{path}: no line for {_first(without_line)}; make it agree with wav.scp or segments"
+            f"{path}: no line for {first_of(without_line)}; make it agree with wav.scp or segments"
         )
     unknown = set(found) - set(expected)
     if unknown:
         problems.append(
-            f"{path}: unknown utterance {_first(unknown)}; make it agree with wav.scp or segments"
+            f"{path}: unknown utterance {first_of(unknown)}; make it agree with wav.scp or segments"
         )
     return problems
-
-
-def _first(names: Collection[str]) -> str:
-    """Return the first of some names, and how many more there are."""
-    more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-    return f"{min(names)!r}{more}"
 
 
 def _check_labels(folder: Path, ids: Collection[str]) -> list[str]:
@@ -187,22 +184,9 @@ def _check_enrolment(folder: Path, ids: Collection[str]) -> tuple[set[str], list
         unknown = sorted({name for names in enrolment.values() for name in names} - set(ids))
         if unknown:
             problems.append(
-                f"{path}: names unknown utterance {_first(unknown)}; remove it from its model"
+                f"{path}: names unknown utterance {first_of(unknown)}; remove it from its model"
             )
     return models, problems
-
-
-def _check_trials(path: Path, ids: Collection[str]) -> list[str]:
-    """Report trials that cannot be read or name other utterances or models."""
-    if not path.exists():
-        return []
-    try:
-        unknown = read_trials(path).unknown(ids)
-    except UserError as error:
-        return [str(error)]
-    if not unknown:
-        return []
-    return [f"{path}: names unknown utterance {_first(unknown)}; remove those trials"]
 
 
 def _check_audio(

@@ -150,7 +150,7 @@ class Monitor:
                 figures["teacher_entropy"], limit, self.teacher_temperature
             )
         if "kl" in figures:
-            judged["kl"] = _judge_kl(figures["kl"])
+            judged["kl"] = _judge_kl(figures["kl"], self.teacher_temperature)
         return judged
 
     def _judge_rank(self, rank: float) -> Alarm | None:
@@ -214,13 +214,15 @@ def _changed(value: float | None, factor: float) -> str:
     return "" if value is None else f" ({value:.2g} now, try {value * factor:.2g})"
 
 
-def _judge_kl(kl: float) -> Alarm | None:
+def _judge_kl(kl: float, temperature: float | None) -> Alarm | None:
+    """Judge the divergence (nats) of the student from its teacher, whose temperature may be known."""
     if not abs(kl) < 1e-3:
         return None
     return Alarm(
         f"student and teacher agree on everything (KL {kl:.1e})",
         "the assignment no longer depends on the utterance",
-        "use both centring and sharpening; lower teacher_temperature or the learning rate",
+        f"use both centring and sharpening; lower teacher_temperature{_changed(temperature, 0.6)} or the"
+        " learning rate",
     )
 
 

@@ -1,5 +1,6 @@
 """Cluster the windows of a recording by speaker, and find how many speakers there are.
 
+* `spread_of`: in which directions the windows differ most, and by how much neighbours do.
 * `whitened`: overlapping windows nearly always have one speaker, so the differences between
   neighbours estimate the within-speaker covariance, and embeddings are scaled by its inverse root:
   the within-class covariance normalisation of Hatch et al. 2006, estimated on the recording itself
@@ -46,79 +47,80 @@ def unit(vectors: NDArray[np.floating]) -> Matrix:
     return scaled
 
 
-def whitened(vectors: Matrix, starts: NDArray[np.float64], stops: NDArray[np.float64]) -> Matrix:
-    """Return windows (N, K), of length 1, centred and with within-speaker directions scaled down.
+@dataclass(frozen=True)
+class Spread:
+    """How the N windows of a recording differ, in the K directions where they differ most.
+
+    Attributes:
+        reduced: (N, K), the windows, centred, in these directions.
+        steps: (K, K), half the covariance of the differences between neighbours that overlap.
+    """
+
+    reduced: Matrix
+    steps: Matrix
+
+    def within(self, floor: float) -> Matrix:
+        """Return the covariance (K, K) within a speaker.
+
+        Args:
+            floor: share of the mean variance that is added to every direction.
+        """
+        added = floor * np.trace(self.steps) / len(self.steps)
+        covariance: Matrix = self.steps + added * np.eye(len(self.steps))
+        return covariance
+
+
+def spread_of(
+    vectors: Matrix, starts: NDArray[np.float64], stops: NDArray[np.float64]
+) -> Spread | None:
+    """Return how windows differ; None if too few of them overlap to say.
 
     Args:
         vectors: (N, D) of length 1, in the order of time.
         starts: (N,) seconds.
         stops: (N,) seconds.
     """
+    overlaps = starts[1:] < stops[:-1]
+    if overlaps.sum() < _FEWEST_PAIRS:
+        return None
+    # A minute has too few windows for the covariance of all D directions.
+    left, lengths, _ = np.linalg.svd(vectors - vectors.mean(0), full_matrices=False)
+    reduced = (left * lengths)[:, :_DIRECTIONS]
+    steps = np.diff(reduced, axis=0)[overlaps]
+    return Spread(reduced, steps.T @ steps / (2 * len(steps)))
+
+
+def whitened(vectors: Matrix, spread: Spread | None) -> Matrix:
+    """Return windows (N, K), of length 1, centred and with within-speaker directions scaled down.
+
+    Args:
+        vectors: (N, D) of length 1.
+        spread: of these windows; None: they are centred only.
+    """
     if len(vectors) == 1:
         return vectors
-    if _overlapping(starts, stops).sum() < _FEWEST_PAIRS:
+    if spread is None:
         return unit(vectors - vectors.mean(0))
-    reduced, within = _within_speaker(vectors, starts, stops, floor=_FLOOR)
-    values, directions = np.linalg.eigh(within)
-    return unit(reduced @ directions / np.sqrt(np.maximum(values, 1e-12)))
+    values, directions = np.linalg.eigh(spread.within(_FLOOR))
+    return unit(spread.reduced @ directions / np.sqrt(np.maximum(values, 1e-12)))
 
 
-def variance_ratio(
-    vectors: Matrix, starts: NDArray[np.float64], stops: NDArray[np.float64]
-) -> float:
+def variance_ratio(spread: Spread | None) -> float:
     """Return how many times as much the windows of a recording vary as neighbouring ones do.
 
     Taken along the direction in which it is largest: the first eigenvalue of linear discriminant
     analysis, with neighbours in place of classes. One voice varies little more over minutes than
-    from one window to the next. Infinite if there are too few windows to say.
-
-    Args:
-        vectors: (N, D) of length 1, in the order of time.
-        starts: (N,) seconds.
-        stops: (N,) seconds.
+    from one window to the next. Infinite if there are too few windows to say (None).
     """
     from scipy.linalg import eigh
 
-    if len(vectors) < 2 or _overlapping(starts, stops).sum() < _FEWEST_PAIRS:
+    if spread is None:
         return np.inf
-    reduced, within = _within_speaker(vectors, starts, stops, floor=_RATIO_FLOOR)
+    within = spread.within(_RATIO_FLOOR)
     if not np.trace(within) > 0:
         return 1.0
-    total = reduced.T @ reduced / len(reduced)
+    total = spread.reduced.T @ spread.reduced / len(spread.reduced)
     return float(eigh(total, within, eigvals_only=True)[-1])
-
-
-def _overlapping(starts: NDArray[np.float64], stops: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return which windows (N - 1,) begin before the one before them ends."""
-    earlier: NDArray[np.bool_] = starts[1:] < stops[:-1]
-    return earlier
-
-
-def _within_speaker(
-    vectors: Matrix,
-    starts: NDArray[np.float64],
-    stops: NDArray[np.float64],
-    *,
-    floor: float,
-) -> tuple[Matrix, Matrix]:
-    """Return windows (N, K) and their covariance (K, K) within a speaker.
-
-    In the K directions where they differ most. The covariance is half of that of the differences
-    between neighbours that overlap.
-
-    Args:
-        vectors: (N, D), in the order of time.
-        starts: (N,) seconds.
-        stops: (N,) seconds.
-        floor: share of the mean variance that is added to every direction.
-    """
-    # A minute has too few windows for the covariance of all D directions.
-    left, lengths, _ = np.linalg.svd(vectors - vectors.mean(0), full_matrices=False)
-    reduced = (left * lengths)[:, :_DIRECTIONS]
-    steps = np.diff(reduced, axis=0)[_overlapping(starts, stops)]
-    covariance = steps.T @ steps / (2 * len(steps))
-    added = floor * np.trace(covariance) / len(covariance)
-    return reduced, covariance + added * np.eye(len(covariance))
 
 
 def merge_small(labels: NDArray[np.int64], vectors: Matrix, min_size: float) -> NDArray[np.int64]:

@@ -17,9 +17,11 @@ from speechssl.audio import reading
 from speechssl.data.manifest import Utterance
 from speechssl.diarize.clustering import (
     Matrix,
+    Spread,
     agglomerative,
     kmeans,
     merge_small,
+    spread_of,
     unit,
     variance_ratio,
     whitened,
@@ -105,8 +107,10 @@ def diarize(
     else:
         recording = Utterance(Path(path).name, os.fspath(path), channel=settings.channel)
     speech = find_speech(recording, parts.build("vad", {"name": settings.vad}))
-    windows, raw = _windows(embedder, recording, speech, settings)
-    if _has_one_speaker(windows, raw, settings):
+    starts, stops, raw = _embed_windows(embedder, recording, speech, settings)
+    spread = spread_of(raw, starts, stops)
+    windows = SpeechWindows(starts, stops, whitened(raw, spread), speech)
+    if _has_one_speaker(spread, settings):
         labels = np.zeros(len(raw), np.int64)
     else:
         labels = cluster(windows.vectors, settings)
@@ -159,11 +163,11 @@ def diarize_each_channel(
     return Diarization(sorted(turns), np.concatenate(vectors), speakers, channel_of)
 
 
-def _has_one_speaker(windows: SpeechWindows, raw: Matrix, settings: DiarizeSettings) -> bool:
-    """Return whether the windows, with vectors (N, D) as the model gives them, are all of one speaker."""
+def _has_one_speaker(spread: Spread | None, settings: DiarizeSettings) -> bool:
+    """Return whether windows that differ so are all of one speaker."""
     if settings.count.least > 1:
         return False
-    return variance_ratio(raw, windows.starts, windows.stops) < settings.one_speaker_ratio
+    return variance_ratio(spread) < settings.one_speaker_ratio
 
 
 def cluster(vectors: Matrix, settings: DiarizeSettings) -> NDArray[np.int64]:
@@ -189,13 +193,15 @@ def cluster(vectors: Matrix, settings: DiarizeSettings) -> NDArray[np.int64]:
     return nearest
 
 
-def _windows(
+def _embed_windows(
     embedder: Embedder,
     recording: Utterance,
     speech: list[tuple[float, float]],
     settings: DiarizeSettings,
-) -> tuple[SpeechWindows, Matrix]:
-    """Return the windows of the speech, whitened, and their vectors (N, D) as the model gives them.
+) -> tuple[NDArray[np.float64], NDArray[np.float64], Matrix]:
+    """Return where the windows of the speech start and stop (N,), in seconds, and their vectors (N, D).
+
+    The vectors are as the model gives them, at length 1.
 
     Raises:
         UserError: none of them can be embedded.
@@ -218,7 +224,7 @@ def _windows(
     raw = unit(np.stack([found[index] for index in order]))
     starts = np.array([utterances[index].start for index in order])
     stops = starts + np.array([utterances[index].seconds for index in order])
-    return SpeechWindows(starts, stops, whitened(raw, starts, stops), speech), raw
+    return starts, stops, raw
 
 
 def _with_vectors(turns: list[Turn], windows: SpeechWindows, raw: Matrix) -> Diarization:

@@ -7,7 +7,8 @@ each embedding, 8 bytes, and writes the results.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,21 @@ from speechssl.distributed import World
 from speechssl.evaluation import clusters
 
 Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class FolderClusters:
+    """The clusters of a folder of N embeddings, in its order.
+
+    Attributes:
+        labels: (N,) clusters, -1 for what is left out.
+        nearness: (N,) cosine of each embedding with the mean of its cluster, before any was left out.
+        figures: those of `clusters.evaluate`, with seconds, processes and iterations.
+    """
+
+    labels: Labels
+    nearness: clusters.Rows
+    figures: dict[str, Any]
 
 
 def can_stream(clusterer: Any) -> bool:
@@ -38,8 +54,7 @@ def cluster_folder(
     max_cluster_size: int = 0,
     keep_fraction: float = 1.0,
     reference: Mapping[str, str] | None = None,
-    on_members: Callable[[Labels, clusters.Rows], None] | None = None,
-) -> tuple[Labels, dict[str, Any]] | None:
+) -> FolderClusters | None:
     """Cluster a folder of embeddings, a share in each process.
 
     Args:
@@ -51,12 +66,9 @@ def cluster_folder(
         max_cluster_size: most members; 0: any number.
         keep_fraction: of each cluster's members, the most confident ones, that stays.
         reference: utterance -> true class, to judge the clusters only.
-        on_members: called in the first process with the clusters (N,) and each embedding's cosine
-            with the mean of its cluster (N,).
 
     Returns:
-        In the first process: clusters (N,) in the order of the folder, -1 for what is left out, and
-        the figures of `clusters.evaluate` with seconds and iterations. In the others: None.
+        In the first process: the clusters. In the others: None.
 
     Raises:
         UserError: as `clusters.cluster`.
@@ -85,26 +97,23 @@ def cluster_folder(
         return streamed.prepare(picked(blocks, rows, folder.dim)).cpu().numpy()
 
     figures = clusters.figures_of(folder.ids(), kept, confidence, rows_of, reference)
-    if on_members is not None:
-        on_members(kept, confidence)
     about = {"seconds": round(seconds, 2), "processes": world.size}
-    return kept, {**about, "iterations": fitted.iterations, **figures}
+    return FolderClusters(kept, confidence, {**about, "iterations": fitted.iterations, **figures})
 
 
-def examples(folder: VectorFolder, labels: Labels, nearness: clusters.Rows, count: int) -> str:
+def examples(folder: VectorFolder, found: FolderClusters, count: int) -> str:
     """Return the table of `clusters.examples`; the folder's ids are read once more.
 
     Args:
         folder: of the embeddings.
-        labels: (N,) clusters in its order, -1: left out.
-        nearness: (N,) cosines with the mean of the cluster, before any was left out.
+        found: its clusters.
         count: how many of each cluster.
     """
-    chosen = clusters.nearest_members(labels, nearness, count)
+    chosen = clusters.nearest_members(found.labels, found.nearness, count)
     wanted = set(chosen.tolist())
     name_of = {row: name for row, name in enumerate(folder.ids()) if row in wanted}
     names = [name_of[row] for row in chosen.tolist()]
-    return clusters.example_lines(chosen, names, labels, nearness)
+    return clusters.example_lines(chosen, names, found.labels, found.nearness)
 
 
 def write_folder(

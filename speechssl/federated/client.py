@@ -35,9 +35,9 @@ from speechssl.files import RunFolder, atomic_write
 from speechssl.model import Model
 from speechssl.train.about import describe
 from speechssl.train.logs import cut_back
-from speechssl.train.loop import restore_from, set_kernel, set_threads
+from speechssl.train.machine import set_kernel, set_threads
 from speechssl.train.optimizers import build_optimizer
-from speechssl.train.resuming import same_data, same_settings
+from speechssl.train.resuming import restore_from, same_data, same_settings
 from speechssl.train.run import Run
 from speechssl.train.settings import TrainingConfig, with_precision
 

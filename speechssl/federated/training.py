@@ -10,8 +10,9 @@ from speechssl.files import RunFolder
 from speechssl.train.checkpoint import save_state
 from speechssl.train.checks import StepLoss, stop_if_not_finite
 from speechssl.train.logs import Clock
-from speechssl.train.loop import save_model, take_step
+from speechssl.train.loop import take_step
 from speechssl.train.run import Run
+from speechssl.train.saving import save_model
 from speechssl.train.tracked import tracked
 
 

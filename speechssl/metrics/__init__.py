@@ -6,7 +6,7 @@ from speechssl.metrics.agreement import ari, nmi, purity
 from speechssl.metrics.bootstrap import (
     Interval,
     bootstrap_curve,
-    bootstrap_curve_difference,
+    bootstrap_curve_differences,
     bootstrap_interval,
     bootstrap_trials,
     format_interval,
@@ -40,7 +40,7 @@ __all__ = [
     "act_dcf",
     "ari",
     "bootstrap_curve",
-    "bootstrap_curve_difference",
+    "bootstrap_curve_differences",
     "bootstrap_interval",
     "bootstrap_trials",
     "cllr",

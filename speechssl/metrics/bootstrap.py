@@ -129,10 +129,10 @@ def bootstrap_curve(
     return {name: _quantiles(row, confidence) for name, row in zip(measures, values, strict=True)}
 
 
-def bootstrap_curve_difference(
+def bootstrap_curve_differences(
     measures: Mapping[str, CurveFigure],
     scores: ArrayLike,
-    other_scores: ArrayLike,
+    others: Sequence[ArrayLike],
     target: ArrayLike,
     enrol_speaker: ArrayLike,
     test_speaker: ArrayLike,
@@ -140,16 +140,16 @@ def bootstrap_curve_difference(
     replicates: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
-) -> dict[str, Interval | None]:
-    """Compute percentile intervals of what one system's measures exceed another's by.
+) -> list[dict[str, Interval | None]]:
+    """Compute percentile intervals of what one system's measures exceed those of others by.
 
-    Both are measured on the same trials under the same resamples of the speakers: what a hard
-    speaker does to both of them is no part of the difference.
+    All are measured on the same trials under the same resamples of the speakers: what a hard
+    speaker does to two of them is no part of their difference. The one system is resampled once.
 
     Args:
         measures: as for `bootstrap_curve`.
         scores: (T,), of the one system.
-        other_scores: (T,), of the other, for the same trials.
+        others: K times (T,), of the other systems, for the same trials.
         target: (T,), true for target trials.
         enrol_speaker: (T,), the speaker of the first side of each trial.
         test_speaker: (T,), the speaker of the second side.
@@ -158,15 +158,19 @@ def bootstrap_curve_difference(
         seed: of the resamples.
 
     Returns:
-        Name -> interval; None if there are fewer than two speakers.
+        For each of the K: name -> interval; None if there are fewer than two speakers.
     """
     speakers = (np.asarray(enrol_speaker), np.asarray(test_speaker))
-    one = _resampled_measures(measures, scores, target, speakers, replicates, seed)
-    other = _resampled_measures(measures, other_scores, target, speakers, replicates, seed)
-    if one is None or other is None:
-        return dict.fromkeys(measures)
-    rows = zip(measures, one - other, strict=True)
-    return {name: _quantiles(row, confidence) for name, row in rows}
+    ours = _resampled_measures(measures, scores, target, speakers, replicates, seed)
+    intervals: list[dict[str, Interval | None]] = []
+    for other in others:
+        theirs = _resampled_measures(measures, other, target, speakers, replicates, seed)
+        if ours is None or theirs is None:
+            intervals.append(dict.fromkeys(measures))
+            continue
+        rows = zip(measures, ours - theirs, strict=True)
+        intervals.append({name: _quantiles(row, confidence) for name, row in rows})
+    return intervals
 
 
 def _resampled_measures(

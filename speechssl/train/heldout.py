@@ -9,7 +9,6 @@ with a list of trials, the EER of their cosines.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import time
 import warnings
@@ -132,7 +131,7 @@ def read_heldout(config: TrainingConfig, trained_on: Sequence[Utterance]) -> Hel
                 f" {settings.data} lacks {plural(len(missing), 'utterance')} of them, such as"
                 f" {printable(missing[0])}"
             )
-    cut = tuple(_beginning(utterance, settings.max_seconds) for utterance in chosen)
+    cut = tuple(utterance.beginning(settings.max_seconds) for utterance in chosen)
     digest = listed.sha256() if listed is not None else None
     return Heldout(settings, cut, drawn, located, digest, tuple(notes))
 
@@ -202,16 +201,6 @@ def _located(
 
 def _has_both_kinds(target: Flags) -> bool:
     return bool(target.any() and not target.all())
-
-
-def _beginning(utterance: Utterance, seconds: float) -> Utterance:
-    """Return an utterance that ends after `seconds` at the latest."""
-    if math.isinf(seconds):
-        return utterance
-    stop = utterance.start + seconds  # set even if it is shorter: a wrong utt2dur asks for no more
-    if utterance.stop is not None:
-        stop = min(stop, utterance.stop)
-    return dataclasses.replace(utterance, stop=stop, seconds=min(seconds, utterance.seconds))
 
 
 class HeldoutMeter:

@@ -1,4 +1,7 @@
-"""The training loop, for one CPU, one GPU or many: read it from top to bottom."""
+"""The training loop, for one CPU, one GPU or many: read it from top to bottom.
+
+Its neighbours are what it needs on the way: `machine.py`, `rehearsal.py`, `resuming.py`, `saving.py`.
+"""
 
 from __future__ import annotations
 
@@ -9,35 +12,37 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from speechssl import conf, distributed, processes, threads
+from speechssl import conf, distributed, processes
 from speechssl.compat import tune_allocator
 from speechssl.config import Overrides, as_words
-from speechssl.config import read as read_yaml
 from speechssl.data.crops import Batch
 from speechssl.diagnostics.monitor import Alarm
-from speechssl.errors import UserError
-from speechssl.files import ModelFolder, RunFolder
+from speechssl.files import RunFolder
 from speechssl.interfaces import Progress
-from speechssl.nn.products import select_kernel
 from speechssl.train.about import describe
-from speechssl.train.checkpoint import save_snapshot, save_state
 from speechssl.train.checks import StepLoss, any_rank, stop_if_not_finite
 from speechssl.train.data import read_utterances, with_decoded_gb
 from speechssl.train.heldout import Heldout, HeldoutMeter, read_heldout
-from speechssl.train.logs import Clock, Log, sync
+from speechssl.train.logs import Clock, Log
+from speechssl.train.machine import set_kernel, set_threads
 from speechssl.train.optimizers import clip_gradients, clipped_parameters, schedule
 from speechssl.train.rehearsal import print_plan, rehearse, steps_in
-from speechssl.train.resuming import same_data, same_heldout, same_settings
+from speechssl.train.resuming import (
+    refuse_another_run,
+    restore,
+    same_data,
+    same_heldout,
+    same_settings,
+)
 from speechssl.train.run import Run
-from speechssl.train.settings import TrainSettings, resolve, with_precision, with_train
+from speechssl.train.saving import save, save_last, save_model
+from speechssl.train.settings import resolve, with_precision, with_train
 from speechssl.train.together import ended_early, is_asked_to_end, sole_writer_in_first
 from speechssl.train.tracked import show_crops, show_embeddings, tracked
 from speechssl.train.tracking import Named, Tracking, build_trackers
-from speechssl.weights import read_checkpoint
 
 
 def train(
@@ -115,25 +120,21 @@ def train(
             restore(run, folder)
         if world.first:
             describe(folder, config, utterances, skipped, about_heldout)
-            if skipped and not quiet:
-                total = len(utterances) + len(skipped)
-                print(
-                    f"{len(skipped)} of {total} utterances left out, listed in {folder.skipped}",
-                    file=sys.stderr,
-                )
-            if not quiet and run.batches.reader.decoded is not None:
-                print(run.batches.reader.decoded.describe(), file=sys.stderr)
+            if not quiet:
+                tell_data(run, folder, skipped=len(skipped))
         finish(run, folder, trackers, resumed=resume, quiet=quiet, heldout=heldout)
     return folder.path
 
 
-def refuse_another_run(folder: RunFolder) -> None:
-    """Raise UserError if a folder holds a run."""
-    if folder.last.exists():
-        raise UserError(
-            f"train: {folder.path} holds a run already; give --resume to continue it, or another"
-            " --out"
+def tell_data(run: Run, folder: RunFolder, *, skipped: int) -> None:
+    """Say on standard error how many utterances are left out, and how many are kept decoded."""
+    if skipped:
+        total = len(run.utterances) + skipped
+        print(
+            f"{skipped} of {total} utterances left out, listed in {folder.skipped}", file=sys.stderr
         )
+    if run.batches.reader.decoded is not None:
+        print(run.batches.reader.decoded.describe(), file=sys.stderr)
 
 
 def finish(
@@ -172,48 +173,6 @@ def finish(
     if run.world.first:
         save_model(run, folder, folder.model)
     run.world.barrier()
-
-
-def restore(run: Run, folder: RunFolder) -> None:
-    """Continue a run from its last checkpoint.
-
-    Raises:
-        UserError: the checkpoint is damaged, or of another run.
-    """
-    restore_from(run, read_checkpoint(folder.last), folder.last)
-
-
-def restore_from(run: Run, state: Mapping[str, Any], path: Path) -> None:
-    """Continue a run from a state that was read from `path`.
-
-    Raises:
-        UserError: it is damaged, or of another run.
-    """
-    try:
-        run.restore(state)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"train: {path} is not the state of this run ({type(error).__name__}: {reason});"
-            " start again with another --out"
-        ) from error
-
-
-def set_threads(requested: int | str, world: distributed.World, quiet: bool = False) -> None:
-    """Set the number of threads to ``train.threads``; on a CPU, report it unless ``quiet``."""
-    count = threads.choose(requested, distributed.processes_here())
-    torch.set_num_threads(count)
-    if world.first and world.device.type == "cpu" and not quiet:
-        print(threads.describe(count), file=sys.stderr)
-
-
-def set_kernel(train: TrainSettings, world: distributed.World, quiet: bool = False) -> None:
-    """Select the library of float32 products; report it where it matters, unless ``quiet``."""
-    assert train.float32_kernel != "auto"  # `with_precision` has chosen
-    select_kernel(train.float32_kernel)
-    on_cpu = world.first and world.device.type == "cpu"
-    if on_cpu and train.precision == "float32" and not quiet:
-        print(f"float32 products: {train.float32_kernel}", file=sys.stderr)
 
 
 def take_steps(
@@ -408,27 +367,3 @@ def gradient_sync(model: nn.Module, *, enabled: bool) -> contextlib.AbstractCont
     if enabled or not isinstance(model, DistributedDataParallel):
         return contextlib.nullcontext()
     return model.no_sync()
-
-
-def save(run: Run, folder: RunFolder) -> None:
-    """Write the state to resume from, and a snapshot of the encoder that users get."""
-    if run.world.first:
-        encoder = run.method.encoder.state_dict()
-        save_snapshot(folder, run.step, encoder, run.config.train.keep)
-    save_last(run, folder)
-
-
-def save_last(run: Run, folder: RunFolder) -> None:
-    """Write the state to resume from; the log is on the disk before it."""
-    state = run.state()  # in every process: they add up what they have measured
-    if run.world.first:
-        sync(folder.log)
-        save_state(state, folder.last)
-    run.world.barrier()
-
-
-def save_model(run: Run, folder: RunFolder, target: ModelFolder) -> None:
-    """Write the encoder that users get as a model, with what ``about.yaml`` says of the run."""
-    run.model.about = read_yaml(folder.about) | {"step": run.step, "steps": run.steps}
-    run.model.encoder.load_state_dict(run.method.encoder.state_dict())
-    run.model.save(target.path)

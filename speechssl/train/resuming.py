@@ -1,9 +1,10 @@
-"""What must not have changed when a run is resumed: its settings and its data."""
+"""Resuming a run: what must not have changed (its settings, its data), and its state."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from speechssl import config, foreign_yaml, parts
@@ -11,7 +12,18 @@ from speechssl.data.manifest import Utterance
 from speechssl.errors import UserError
 from speechssl.files import RunFolder
 from speechssl.train.about import class_digests, fingerprint
+from speechssl.train.run import Run
 from speechssl.train.settings import TrainingConfig, complete, with_new_names, with_train
+from speechssl.weights import read_checkpoint
+
+
+def refuse_another_run(folder: RunFolder) -> None:
+    """Raise UserError if a folder holds a run."""
+    if folder.last.exists():
+        raise UserError(
+            f"train: {folder.path} holds a run already; give --resume to continue it, or another"
+            " --out"
+        )
 
 
 def same_settings(
@@ -129,3 +141,28 @@ def same_data(folder: RunFolder, settings: TrainingConfig, utterances: Sequence[
             f" ({before.get('utterances')} utterances then, {len(utterances)} now); resume with the"
             " same data or give another --out"
         )
+
+
+def restore(run: Run, folder: RunFolder) -> None:
+    """Continue a run from its last checkpoint.
+
+    Raises:
+        UserError: the checkpoint is damaged, or of another run.
+    """
+    restore_from(run, read_checkpoint(folder.last), folder.last)
+
+
+def restore_from(run: Run, state: Mapping[str, Any], path: Path) -> None:
+    """Continue a run from a state that was read from `path`.
+
+    Raises:
+        UserError: it is damaged, or of another run.
+    """
+    try:
+        run.restore(state)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"train: {path} is not the state of this run ({type(error).__name__}: {reason});"
+            " start again with another --out"
+        ) from error

@@ -113,7 +113,5 @@ def embed_some(run: Run, count: int) -> tuple[NDArray[np.float32], list[str]]:
 
 def _beginning(utterance: Utterance, rate: int) -> NDArray[np.float32]:
     """Read at most ``LONGEST_SECONDS`` of an utterance."""
-    stop = utterance.start + LONGEST_SECONDS
-    if utterance.stop is not None:
-        stop = min(stop, utterance.stop)
-    return reading.read(utterance.path, rate, utterance.start, stop, utterance.channel)
+    part = utterance.beginning(LONGEST_SECONDS)
+    return reading.read(part.path, rate, part.start, part.stop, part.channel)

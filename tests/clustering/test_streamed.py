@@ -29,6 +29,7 @@ from speechssl.data.vectors.places import Place
 from speechssl.distributed import World
 from speechssl.errors import UserError
 from speechssl.evaluation import clusters
+from speechssl.evaluation.streamed_clusters import cluster_folder
 
 pytest.importorskip("pyarrow")
 
@@ -209,6 +210,26 @@ def test_examples_are_those_of_the_same_clusters_in_memory(
             float(other.split("\t")[3]), abs=2e-4
         )
     capsys.readouterr()
+
+
+def test_the_clusters_of_a_folder_hold_each_embeddings_cosine_with_its_mean(tmp_path: Path) -> None:
+    """Of those that are left out, too."""
+    rows, _ = blobs(noise=0.4, count=300)
+    folder = VectorFolder(write(tmp_path / "e", rows))
+    settings = {"n_clusters": 20, "max_iter": 200, "tol": 0.0, "n_init": 1}
+    everything = cluster_folder(folder, SphericalKMeans(**settings), ALONE)
+    kept = cluster_folder(folder, SphericalKMeans(**settings), ALONE, keep_fraction=0.5)
+    assert everything is not None and kept is not None
+    unit = prepared(rows)
+    means = np.stack([unit[everything.labels == number].mean(0) for number in range(20)])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    expected = (unit * means[everything.labels]).sum(1)
+    np.testing.assert_allclose(everything.nearness, expected, atol=1e-4)
+    np.testing.assert_array_equal(kept.nearness, everything.nearness)
+    assert 0.4 < (kept.labels >= 0).mean() < 0.6
+    assert kept.figures["iterations"] == everything.figures["iterations"]
+    elsewhere = World(1, 1, torch.device("cpu"))
+    assert cluster_folder(folder, SphericalKMeans(**settings), elsewhere) is None
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ wrong.
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
@@ -51,6 +52,16 @@ def test_durations_from_utt2dur_spare_the_headers(
     (kaldi / "utt2dur").write_text("a 1.25\nb 2\n")
     monkeypatch.setattr(reading, "info", None)
     assert [utterance.seconds for utterance in read_manifest(kaldi)] == [1.25, 2.0]
+
+
+def test_the_beginning_of_an_utterance() -> None:
+    segment = Utterance("a", "a.wav", start=1.0, stop=2.0, seconds=1.0, channel=2)
+    assert segment.beginning(0.25) == Utterance("a", "a.wav", 1.0, 1.25, 0.25, channel=2)
+    assert segment.beginning(3.0) == segment  # shorter
+    assert segment.beginning(math.inf) == segment
+    whole = Utterance("b", "b.wav", seconds=0.5)  # as utt2dur says, which may be wrong
+    assert whole.beginning(2.0) == Utterance("b", "b.wav", 0.0, 2.0, 0.5)
+    assert whole.beginning(math.inf) == whole
 
 
 def test_labels_are_opened_only_when_asked_for(kaldi: Path) -> None:
@@ -252,6 +263,53 @@ def test_validate_compares_the_files(kaldi: Path) -> None:
         assert words in problems
     (kaldi / "utt2spk").unlink()
     assert any("utt2spk: no such file" in problem for problem in validate(kaldi))
+
+
+def test_validate_reads_every_list_of_trials(kaldi: Path) -> None:
+    lists = {
+        "trials": "a b nontarget\na b yes\nb b target\n\nb a target\na b\nb zz target\n",
+        "trials-O": "1 a nobody\n",
+        "trials-empty": "",
+        "pairs-blind": "a b\na b 1\n",
+        "pairs-answered": "1 a b\n0 b a\n",
+    }
+    for name, text in lists.items():
+        (kaldi / name).write_text(text)
+    problems = [problem.removeprefix(f"{kaldi}/") for problem in validate(kaldi)]
+    kaldi_form = "write it as `enrol test target|nontarget`, ids without blanks"
+    assert problems == [
+        f"trials:2: 'a b yes' is not a trial; {kaldi_form}",
+        f"trials:6: 'a b' is not a trial; {kaldi_form}",
+        "trials:5: 'a' and 'b' are one speaker, in line 1 two speakers; remove one of the two",
+        "trials: names unknown utterance 'zz'; remove those trials",
+        "trials-O: names unknown utterance 'nobody'; remove those trials",
+        "trials-empty: is empty; give one trial a line, `enrol test target|nontarget` or `1|0 enrol"
+        " test`",
+        "pairs-answered:2: 'a' and 'b' are two speakers, in line 1 one speaker; remove one of the two",
+        "pairs-blind:2: 'a b 1' is not `enrol test`, as the first line is; write every line in one"
+        " form",
+    ]
+    for name in lists:
+        (kaldi / name).unlink()
+    (kaldi / "trials-fine").write_text("1 a a\n0 a b\n0 b a\n")
+    (kaldi / "pairs-fine").write_text("a b\nb a\n")
+    assert validate(kaldi) == []
+
+
+def test_the_format_of_most_lines_counts_where_the_first_is_wrong(kaldi: Path) -> None:
+    (kaldi / "trials").write_text("trial list\na b nontarget\nb b target\n")
+    (problem,) = validate(kaldi)
+    assert "trials:1: 'trial list' is not a trial" in problem
+
+
+def test_of_a_list_with_nothing_but_bad_lines_some_are_named_and_the_others_counted(
+    kaldi: Path,
+) -> None:
+    (kaldi / "trials").write_text("a b\n" * 1000)
+    problems = validate(kaldi)
+    assert len(problems) == 21
+    assert "trials:20: 'a b' is not a trial" in problems[19]
+    assert problems[20].endswith("trials: 980 more lines are no trials either")
 
 
 def test_validate_listens_when_asked_to(kaldi: Path) -> None:

@@ -100,17 +100,27 @@ def test_the_entropies_of_dino_are_judged(figures, symptom):
 
 
 @pytest.mark.parametrize(
-    ("temperature", "entropy", "said"),
+    ("temperature", "figures", "said"),
     [
-        (0.025, math.log(64), r"lower teacher_temperature \(0.025 now, try 0.015\)"),
-        (0.07, math.log(64), r"lower teacher_temperature \(0.07 now, try 0.042\)"),
-        (0.04, 0.0, r"raise teacher_temperature \(0.04 now, try 0.068\)"),
-        (None, math.log(64), "lower teacher_temperature, or fewer"),
+        (
+            0.025,
+            {"teacher_entropy": math.log(64)},
+            r"lower teacher_temperature \(0.025 now, try 0.015\)",
+        ),
+        (
+            0.07,
+            {"teacher_entropy": math.log(64)},
+            r"lower teacher_temperature \(0.07 now, try 0.042\)",
+        ),
+        (0.04, {"teacher_entropy": 0.0}, r"raise teacher_temperature \(0.04 now, try 0.068\)"),
+        (None, {"teacher_entropy": math.log(64)}, "lower teacher_temperature, or fewer"),
+        (0.025, {"kl": 0.0}, r"lower teacher_temperature \(0.025 now, try 0.015\) or the"),
+        (None, {"kl": 0.0}, "lower teacher_temperature or the"),
     ],
 )
-def test_advice_about_the_temperature_is_relative_to_the_own(temperature, entropy, said):
+def test_advice_about_the_temperature_is_relative_to_the_own(temperature, figures, said):
     monitor = Monitor(DIM, patience=1, prototypes=64, teacher_temperature=temperature)
-    (alarm,) = monitor.check({"teacher_entropy": entropy})
+    (alarm,) = monitor.check(figures)
     assert re.search(said, alarm.remedy), alarm.remedy
 
 

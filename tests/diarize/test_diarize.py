@@ -20,6 +20,7 @@ from speechssl.diarize.clustering import (
     agglomerative,
     kmeans,
     merge_small,
+    spread_of,
     unit,
     variance_ratio,
     whitened,
@@ -145,11 +146,15 @@ def test_the_ratio_of_variances_is_the_first_eigenvalue_of_discriminant_analysis
     within += 2.0 * np.trace(within) / 6 * np.eye(6)
     total = np.cov(vectors.T, bias=True)
     expected = np.linalg.eigvals(np.linalg.solve(within, total)).real.max()
-    assert variance_ratio(vectors, starts, stops) == pytest.approx(expected)
+
+    def ratio(rows: np.ndarray) -> float:
+        return variance_ratio(spread_of(rows, starts[: len(rows)], stops[: len(rows)]))
+
+    assert ratio(vectors) == pytest.approx(expected)
     turned = 7.0 * vectors @ np.linalg.qr(rng.standard_normal((6, 6)))[0] + 3.0
-    assert variance_ratio(turned, starts, stops) == pytest.approx(expected)
-    assert variance_ratio(np.ones((90, 6)), starts, stops) == 1.0
-    assert variance_ratio(vectors[:9], starts[:9], stops[:9]) == np.inf
+    assert ratio(turned) == pytest.approx(expected)
+    assert ratio(np.ones((90, 6))) == 1.0
+    assert ratio(vectors[:9]) == np.inf
 
 
 @pytest.mark.parametrize(
@@ -436,7 +441,7 @@ def test_whitening_takes_away_what_moves_within_a_speaker() -> None:
     vectors[:, 2] += 5.0
     vectors = unit(vectors)
     starts = 0.75 * np.arange(120)
-    white = whitened(vectors, starts, starts + 1.5)
+    white = whitened(vectors, spread_of(vectors, starts, starts + 1.5))
     same = who[:, None] == who
 
     def gap(rows: np.ndarray) -> float:
@@ -448,6 +453,39 @@ def test_whitening_takes_away_what_moves_within_a_speaker() -> None:
     assert agree(kmeans(white, 2, seed=0), who)
     assert not agree(kmeans(plain, 2, seed=0), who)
     np.testing.assert_allclose(np.linalg.norm(white, axis=1), 1)
+
+
+def test_whitened_vectors_by_the_definition() -> None:
+    """Their inner products are those of W^-1, the covariance of neighbours' differences over 2, floored."""
+    rng = np.random.default_rng(2)
+    vectors = unit(rng.standard_normal((50, 6)) + [3, 0, 0, 0, 0, 0])
+    starts = 0.75 * np.arange(50)
+    steps = np.diff(vectors, axis=0)
+    within = steps.T @ steps / (2 * 49)
+    within += 0.3 * np.trace(within) / 6 * np.eye(6)
+    centred = vectors - vectors.mean(0)
+    products = centred @ np.linalg.solve(within, centred.T)
+    lengths = np.sqrt(np.diag(products))
+    white = whitened(vectors, spread_of(vectors, starts, starts + 1.5))
+    np.testing.assert_allclose(white @ white.T, products / np.outer(lengths, lengths), atol=1e-9)
+    few = whitened(vectors[:9], spread_of(vectors[:9], starts[:9], starts[:9] + 1.5))
+    np.testing.assert_allclose(few, unit(vectors[:9] - vectors[:9].mean(0)))  # centred only
+    np.testing.assert_array_equal(whitened(vectors[:1], None), vectors[:1])
+
+
+def test_the_windows_of_a_recording_are_decomposed_once(
+    call: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = []
+    svd = np.linalg.svd
+
+    def counted(rows: np.ndarray, **words: bool) -> tuple[np.ndarray, ...]:
+        shapes.append(rows.shape)
+        return svd(rows, **words)
+
+    monkeypatch.setattr(np.linalg, "svd", counted)
+    diarize(speechssl.load("mfcc"), call)
+    assert len(shapes) == 1
 
 
 def test_small_clusters_join_the_nearest() -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+import soundfile
 from builders import write_audio
 
 import speechssl
@@ -62,12 +62,6 @@ def test_only_the_second_side_is_cut(tmp_path, monkeypatch, capsys):
     assert float(row[4].rstrip(" |")) == pytest.approx(accepted, abs=0.1)
 
 
-def test_a_shorter_recording_is_left_as_it_is():
-    one = speechssl.data.manifest.Utterance("a", "a.wav", start=1.0, stop=2.0, seconds=1.0)
-    assert short.beginning(one, 3.0) is one and short.beginning(one, math.inf) is one
-    assert short.beginning(one, 0.25).stop == 1.25
-
-
 def test_beginnings_are_utterances_of_the_same_names(tmp_path, monkeypatch):
     """Of two segments of one file and another file; shorter ones are left whole."""
     source = tmp_path / "source"
@@ -89,3 +83,17 @@ def test_beginnings_are_utterances_of_the_same_names(tmp_path, monkeypatch):
     stated = dict(line.split() for line in (out / "utt2dur").read_text().splitlines())
     assert [float(stated[name]) for name in "ab"] == pytest.approx(lengths)
     assert (out / "trials").read_text() == (source / "trials").read_text()
+
+
+def test_two_channels_of_a_file_stay_two_recordings(tmp_path, monkeypatch):
+    source = tmp_path / "source"
+    source.mkdir()
+    wave = 0.1 * np.random.default_rng(0).standard_normal((16000, 2))
+    soundfile.write(tmp_path / "call.wav", wave, 16000)
+    (source / "wav.scp").write_text(f"left {tmp_path}/call.wav\nright {tmp_path}/call.wav\n")
+    (source / "reco2channel").write_text("left 1\nright 2\n")
+    out = tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", ["x", str(source), str(out), "--seconds", "0.5"])
+    beginnings.main()
+    found = [(one.id, one.channel, one.stop) for one in read_manifest(out)]
+    assert found == [("left", 1, 0.5), ("right", 2, 0.5)]

@@ -105,9 +105,17 @@ def test_calibrate_reads_lengths_from_utt2dur(folder, tmp_path, capsys):
     shorter = [min(seconds[a], seconds[b]) for a, b in pairs]
     expected = calibration.fit(measured.scores, measured.trials.target, "", seconds=shorter)
     assert found.duration_slope == pytest.approx(expected.duration_slope) != 0
-    for text, reason in (("0", "is no length"), ("long", "is no length"), (None, "has no length")):
-        lines = [f"{name} {length}\n" for name, length in seconds.items() if name != ids[0]]
-        table.write_text("".join(lines) + ("" if text is None else f"{ids[0]} {text}\n"))
+    first, *others = [f"{name} {length}\n" for name, length in seconds.items()]
+    for line, reason in (
+        (f"{ids[0]} 0\n", f"utt2dur:1: {ids[0]!r}: '0' is not a duration"),
+        (f"{ids[0]} long\n", "'long' is not a duration"),
+        (first + first, f"utt2dur:2: {ids[0]!r} is there twice"),
+        ("", f"has no duration of {ids[0]!r}"),
+        (None, "no such file"),
+    ):
+        table.unlink()
+        if line is not None:
+            table.write_text(line + "".join(others))
         assert main([*command, "--durations", str(table)]) == 2
         said = capsys.readouterr().err
         assert reason in said and said.count("\n") == 1

@@ -181,9 +181,9 @@ def test_reports_mark_results_on_a_list_that_was_looked_at(
 def test_a_run_that_was_stopped_goes_on_with_the_same_measurements(
     measured, configuration, heldout, tmp_path, monkeypatch
 ):
-    from speechssl.train import loop
+    from speechssl.train import saving
 
-    real = loop.save_last
+    real = saving.save_last
 
     def stop_after_four(run, folder):
         real(run, folder)
@@ -193,7 +193,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_measurements(
     out = tmp_path / "run"
     overrides = ["train.log_every=2", *heldout]
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "save_last", stop_after_four)
+        patch.setattr(saving, "save_last", stop_after_four)
         with pytest.raises(KeyboardInterrupt):
             run(configuration, out, *overrides)
     assert [line["step"] for line in log(out)] == [0, 2, 3, 4]

@@ -74,10 +74,9 @@ def _measure(args: argparse.Namespace) -> None:
     others = flags.named_paths(args.beside)
     measured = verify(args.embeddings, read_trials(args.trials), settings)
     if others:
-        measured.results["beside"] = {
-            name: compare_scores(measured, path, replicates=args.replicates, seed=args.seed)
-            for name, path in others
-        }
+        measured.results["beside"] = compare_scores(
+            measured, others, replicates=args.replicates, seed=args.seed
+        )
     if args.split:
         rows = split_by_label(
             measured,
