@@ -43,6 +43,10 @@ _setup_install() {
     if ! { "${pip[@]}" torch && "${pip[@]}" -e "${root}[$extras]"; }; then
         _setup_fail "the installation failed; pip's message is above"
     fi
+    # librosa compiles some functions when it is first imported. Processes that do so at once can leave code on the disk
+    # that crashes whoever loads it (numba's issue 10128).
+    "$python" -c 'import librosa; librosa.yin, librosa.zero_crossings, librosa.beat.beat_track, librosa.util.localmax' \
+        || _setup_fail "librosa cannot be imported; the error is above"
     touch "$stamp"
 }
 
