@@ -22,7 +22,7 @@ from speechssl.audio import reading
 from speechssl.audio.walk import PassedOver, utterance_ids
 from speechssl.corpora.listing import Found, labels_of, listing, path_labels
 from speechssl.corpora.measuring import Skip, Usable, add_utterance, measure, refuse_file, write
-from speechssl.data.manifest import Manifest, Recording, Utterance
+from speechssl.data.manifest import Manifest, Recording, Utterance, channel_id
 from speechssl.data.trials import Trials, read_trials, write_trials
 from speechssl.errors import UserError
 from speechssl.pools import map_ahead
@@ -190,8 +190,7 @@ def by_channel(
     def count(one: tuple[str, Found]) -> int:
         path = str(root / one[1].path)
         try:
-            channels = reading.info(path).channels
-            return 1 if channels == 1 or reading.are_channels_alike(path) else channels
+            return 1 if reading.are_channels_alike(path) else reading.info(path).channels
         except UserError:
             return 1
 
@@ -202,7 +201,7 @@ def by_channel(
             items.append((name, item))
             continue
         for channel in range(1, channels + 1):
-            items.append((f"{name}-ch{channel}", replace(item, channel=channel)))
+            items.append((channel_id(name, channel), replace(item, channel=channel)))
     return items
 
 

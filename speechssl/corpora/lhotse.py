@@ -37,7 +37,7 @@ from speechssl.corpora.lhotse_manifests import (
 )
 from speechssl.corpora.measuring import Piece, prepare_pieces, refuse_file
 from speechssl.corpora.official import Left
-from speechssl.data.manifest import Manifest, wav_scp_obstacle
+from speechssl.data.manifest import Manifest, channel_id, wav_scp_obstacle
 from speechssl.errors import UserError
 from speechssl.regular import is_special
 
@@ -132,7 +132,7 @@ def _pieces(
             stop = None
         if isinstance(path, Pipe | Remote):
             stated[path] = recording.seconds
-        name = recording.id if channel is None else f"{recording.id}-ch{channel}"
+        name = recording.id if channel is None else channel_id(recording.id, channel)
         pieces.append(Piece(span.id, path, span.start, stop, span.labels, name, channel))
     return pieces, stated
 

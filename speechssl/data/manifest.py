@@ -87,6 +87,11 @@ class Utterance:
         return dataclasses.replace(self, stop=stop, seconds=min(seconds, self.seconds))
 
 
+def channel_id(name: str, channel: int) -> str:
+    """Return the id of a channel, from 1, of the recording `name`."""
+    return f"{name}-ch{channel}"
+
+
 @dataclass
 class Manifest:
     """The utterances of a Kaldi directory.

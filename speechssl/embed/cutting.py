@@ -12,7 +12,7 @@ from speechssl.audio.pipes import Pipe
 from speechssl.audio.remotes import Remote
 from speechssl.audio.streaming import blocks
 from speechssl.data.kaldi import MOST_CHANNELS
-from speechssl.data.manifest import Utterance
+from speechssl.data.manifest import Utterance, channel_id
 from speechssl.data.vectors.format import Span
 from speechssl.embed.batches import Failure, durations
 from speechssl.embed.windows import check_window, window_spans
@@ -164,7 +164,7 @@ def channels_of(recording: Utterance, channels: str) -> list[Utterance]:
         if count == 1:
             return [recording]
         return [
-            replace(recording, id=f"{recording.id}-ch{channel}", channel=channel)
+            replace(recording, id=channel_id(recording.id, channel), channel=channel)
             for channel in range(1, count + 1)
         ]
     return [replace(recording, channel=1 if channels == FIRST else int(channels))]

@@ -52,13 +52,9 @@ def calibration_waves(utterances: Sequence[Utterance], sample_rate: int) -> list
     every = max(1, len(utterances) // wanted)
     waves: list[Waves] = []
     for utterance in utterances[::every][:wanted]:
-        stop = utterance.start + SECONDS
-        if utterance.stop is not None:
-            stop = min(stop, utterance.stop)
+        part = utterance.beginning(SECONDS)
         try:
-            wave = reading.read(
-                utterance.path, sample_rate, utterance.start, stop, utterance.channel
-            )
+            wave = reading.read(part.path, sample_rate, part.start, part.stop, part.channel)
         except (UserError, OSError, ValueError, RuntimeError):
             continue
         if len(wave) >= sample_rate // 2:

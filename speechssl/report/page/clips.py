@@ -83,13 +83,9 @@ class Clips:
         utterance = self.utterances.get(name)
         if utterance is None or name in self.failed:
             return None
-        stop = utterance.start + LONGEST
-        if utterance.stop is not None:
-            stop = min(stop, utterance.stop)
+        part = utterance.beginning(LONGEST)
         try:
-            return reading.read(
-                utterance.path, SAMPLE_RATE, utterance.start, stop, utterance.channel
-            )
+            return reading.read(part.path, SAMPLE_RATE, part.start, part.stop, part.channel)
         except UserError as error:
             self.failed[name] = str(error)
             return None
