@@ -160,7 +160,10 @@ def bootstrap_curve_differences(
     Returns:
         For each of the K: name -> interval; None if there are fewer than two speakers.
     """
-    speakers = (np.asarray(enrol_speaker), np.asarray(test_speaker))
+    names = np.stack([np.asarray(enrol_speaker), np.asarray(test_speaker)])
+    # Numbers in their place: names are sorted once, and not for every system.
+    codes = np.unique(names, return_inverse=True)[1].reshape(names.shape)
+    speakers = (codes[0], codes[1])
     ours = _resampled_measures(measures, scores, target, speakers, replicates, seed)
     intervals: list[dict[str, Interval | None]] = []
     for other in others:
