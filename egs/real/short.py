@@ -3,8 +3,9 @@
     python egs/real/short.py MODEL DIRECTORY ... [--seconds S ...] [--threshold SCORE]
 
 A DIRECTORY is a Kaldi directory with `trials`. For each length: EER %, and at the threshold (of the
-model's calibration at that length, if none is given) the pairs of one speaker that are rejected and
-those of two that are accepted, %. The first recording of a trial is whole, the second is cut.
+model's calibration at that length, and between those bands, if none is given) the pairs of one speaker
+that are rejected and those of two that are accepted, %. The first recording of a trial is whole, the
+second is cut.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,7 @@ from speechssl.embed.gather import gather
 from speechssl.evaluation.verification.scoring import unit
 from speechssl.metrics.verification import eer
 from speechssl.speakers import calibration
+from speechssl.speakers.quality import Quality, are_narrow
 
 Vector = NDArray[np.floating]
 
@@ -52,11 +55,11 @@ def main() -> None:
         whole = embedded(embedder, utterances)
         for seconds in args.seconds:
             cut = embedded(embedder, [one.beginning(seconds) for one in utterances])
-            scores, target, lengths = scored(directory / "trials", whole, cut)
+            scores, target, quality = scored(directory / "trials", whole, cut)
             if args.threshold is not None:
                 is_accepted = scores >= args.threshold
             else:
-                is_accepted = known.log_likelihood_ratio(scores, lengths) >= 0
+                is_accepted = known.log_likelihood_ratio(scores, quality) >= 0
             rejected = np.mean(~is_accepted[target])
             accepted = np.mean(is_accepted[~target])
             rates = [eer(scores, target), 100 * rejected, 100 * accepted]
@@ -64,30 +67,39 @@ def main() -> None:
             print(f"| {directory.name} | {seconds:g} | {cells} |", flush=True)
 
 
-def embedded(
-    embedder: Embedder, utterances: Sequence[Utterance]
-) -> dict[str, tuple[Vector, float]]:
-    """Return id -> embedding of length 1, and seconds, of those that can be embedded."""
+class Embedded(NamedTuple):
+    """A recording: its embedding at length 1, its seconds, and whether its band is narrow."""
+
+    vector: Vector
+    seconds: float
+    is_narrow: bool
+
+
+def embedded(embedder: Embedder, utterances: Sequence[Utterance]) -> dict[str, Embedded]:
+    """Return id -> recording of those that can be embedded."""
     kept, matrix, _ = gather(embedder, utterances)
-    rows = zip(unit(matrix), [one.seconds for one in kept], strict=True)
-    return dict(zip([one.id for one in kept], rows, strict=True))
+    narrow = are_narrow(kept)
+    return {
+        one.id: Embedded(vector, one.seconds, is_narrow)
+        for one, vector, is_narrow in zip(kept, unit(matrix), narrow, strict=True)
+    }
 
 
 def scored(
-    trials: Path, first: dict[str, tuple[Vector, float]], second: dict[str, tuple[Vector, float]]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
-    """Return the trials whose two sides have an embedding: cosines, targets, shorter sides (N,)."""
+    trials: Path, first: dict[str, Embedded], second: dict[str, Embedded]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], Quality]:
+    """Return cosines and targets (N,) of the trials whose two sides have an embedding, and their quality."""
     listed = read_trials(trials)
     pairs = list(zip(listed.enrol.tolist(), listed.test.tolist(), strict=True))
     is_known = np.array([enrol in first and test in second for enrol, test in pairs], bool)
-    scores = []
-    lengths = []
-    for enrol, test in (pair for pair, known in zip(pairs, is_known, strict=True) if known):
-        one, one_length = first[enrol]
-        other, other_length = second[test]
-        scores.append(float(one @ other))
-        lengths.append(min(one_length, other_length))
-    return np.array(scores), listed.target[is_known], np.array(lengths)
+    known = [pair for pair, is_there in zip(pairs, is_known, strict=True) if is_there]
+    sides = [(first[enrol], second[test]) for enrol, test in known]
+    scores = np.array([float(one.vector @ other.vector) for one, other in sides])
+    quality = Quality(
+        [min(one.seconds, other.seconds) for one, other in sides],
+        ([one.is_narrow for one, _ in sides], [other.is_narrow for _, other in sides]),
+    )
+    return scores, listed.target[is_known], quality
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 # DIR (default: $SPEECHSSL_DATA) holds the folders that egs/real/README.md describes. Only sets whose licence lets
 # weights be published train it, no label does. key=value goes to the training (egs/real/run.sh).
 # Stages: 1 prepare, train, fit, shift, embed, evaluate and report (egs/real/run.sh); 2 pack in half precision;
-# 3 calibrate: the threshold at each length, on the two sets that chose the recipe. About 20 minutes of one core for the training.
+# 3 calibrate: the threshold at each length and for telephones, on the two sets that chose the recipe. About 20 minutes of one core for the training.
 set -euo pipefail
 # shellcheck source=egs/options.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../../egs/options.sh"
@@ -30,9 +30,9 @@ if wanted 3; then
     : >"$exp/calibration-trials"
     : >"$exp/calibration-utt2dur"
     for set in arabic_commands alphanumeric_eval; do
-        [[ -d $exp/data/$set ]] || continue
-        # Cut to lengths drawn by lot: short recordings score lower.
-        python egs/real/beginnings.py "$exp/data/$set" "$exp/beginnings/$set"
+        [[ -d $exp/data/$set-mixed ]] || continue
+        # Every other recording by telephone, and cut to lengths drawn by lot: what a score means depends on both.
+        python egs/real/beginnings.py "$exp/data/$set-mixed" "$exp/beginnings/$set"
         chosen+=("$exp/beginnings/$set")
         cat "$exp/data/$set/trials" >>"$exp/calibration-trials"
         cat "$exp/beginnings/$set/utt2dur" >>"$exp/calibration-utt2dur"
@@ -40,6 +40,6 @@ if wanted 3; then
     ((${#chosen[@]})) || refuse "$exp/data holds none of the two sets; run stage 1"
     run 3 embed-chosen speechssl embed "$out" "${chosen[@]}" --out "$exp/chosen.npz"
     run 3 calibrate speechssl calibrate "$out" "$exp/chosen.npz" --trials "$exp/calibration-trials" \
-        --durations "$exp/calibration-utt2dur"
+        --durations "$exp/calibration-utt2dur" --data "${chosen[@]}"
 fi
 echo "model: $out" >&2

@@ -7,6 +7,7 @@ find it.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="UTT2DUR",
         help="seconds of the utterances, as utt2dur of a Kaldi directory: the threshold then falls with"
         " the length of the shorter side; give trials of short and of long ones",
+    )
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        metavar="DIRECTORY",
+        help="where the trials' utterances are (Kaldi directories): the threshold then also depends on"
+        " whether recordings are by telephone (of a narrow band), which is heard; give trials of both"
+        " kinds and between them",
     )
     parser.add_argument(
         "--prior",
@@ -54,6 +63,7 @@ def run(args: argparse.Namespace) -> None:
     from speechssl.files import SHIPPED_MODELS, model_folder
     from speechssl.speakers import calibration
     from speechssl.speakers.model_digest import digest
+    from speechssl.speakers.quality import ASSUMED, Quality
 
     folder = model_folder(args.model)
     if args.out is None and folder.existing() is None:
@@ -68,16 +78,26 @@ def run(args: argparse.Namespace) -> None:
     measured = verify(args.embeddings, read_trials(args.trials), replicates=0)
     source = f"{args.trials} with {args.embeddings}"
     seconds = None if args.durations is None else _shorter_sides(measured.trials, args.durations)
+    narrow = None if args.data is None else _narrow_sides(measured.trials, args.data)
+    quality = Quality(seconds, narrow)
     found = calibration.fit(
-        measured.scores, measured.trials.target, source, args.prior, seconds=seconds
+        measured.scores, measured.trials.target, source, args.prior, quality=quality
     )
     found = replace(found, model=digest(model))
     out = args.out or folder.path / calibration.FILE
     found.write(out)
     told = f"threshold {found.threshold(0.5):.4f} at equal priors"
     if seconds is not None:
-        others = ", ".join(f"{found.threshold(0.5, s):.4f} for {s:g} s" for s in (0.5, 1, 10))
-        told += f" for {calibration.ASSUMED:g} s on the shorter side ({others})"
+        others = ", ".join(
+            f"{found.threshold(0.5, Quality(s)):.4f} for {s:g} s" for s in (0.5, 1, 10)
+        )
+        told += f" for {ASSUMED:g} s on the shorter side ({others})"
+    if narrow is not None:
+        one, both = (found.threshold(0.5, Quality(None, sides)) for sides in ((1, 0), (1, 1)))
+        told += f"; {one:.4f} where one side is by telephone, {both:.4f} where both are"
+        kinds = quality.one_narrow(), quality.both_narrow()
+        counts = ", ".join(str(round(float(kind.sum()))) for kind in kinds)
+        told += f" ({counts} such trials)"
     print(f"{told}; {found.describe()}")
     print(f"written to {out}")
 
@@ -102,3 +122,28 @@ def _shorter_sides(trials: Trials, durations: Path) -> list[float]:
         raise UserError(f"{durations}: has no duration of {missing[0]!r}; {remedy}")
     pairs = zip(trials.enrol.tolist(), trials.test.tolist(), strict=True)
     return [min(seconds[enrol], seconds[test]) for enrol, test in pairs]
+
+
+def _narrow_sides(trials: Trials, directories: Sequence[str]) -> tuple[list[bool], list[bool]]:
+    """Return of the enrolled side and of the other, whether each trial's recording is of a narrow band.
+
+    Raises:
+        UserError: a directory or a recording cannot be read, or no directory has an utterance.
+    """
+    from speechssl.data.manifest import read_manifest
+    from speechssl.errors import UserError
+    from speechssl.speakers.quality import are_narrow
+
+    used = {*trials.enrol.tolist(), *trials.test.tolist()}
+    utterances = []
+    for directory in directories:
+        utterances += [one for one in read_manifest(directory).utterances if one.id in used]
+    is_narrow = dict(zip([one.id for one in utterances], are_narrow(utterances), strict=True))
+    missing = trials.unknown(is_narrow)
+    if missing:
+        raise UserError(
+            f"calibrate: no directory of --data has the utterance {missing[0]!r}; give those that were"
+            " embedded"
+        )
+    enrolled = [is_narrow[name] for name in trials.enrol.tolist()]
+    return enrolled, [is_narrow[name] for name in trials.test.tolist()]

@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> None:
     from speechssl.speakers import voices
     from speechssl.speakers.comparison import SHORT
     from speechssl.speakers.model_digest import digest
+    from speechssl.speakers.quality import are_narrow
     from speechssl.text import plural, printable
 
     embedder = Embedder.from_pretrained(
@@ -64,12 +65,14 @@ def run(args: argparse.Namespace) -> None:
     calibration = flags.read_calibration(args, embedder.model) or known.self_calibration()
     utterances, failed = collect(args.inputs)
     kept, matrix, unreadable = gather(embedder, utterances)
+    asks_for_bands = args.threshold is None and calibration and calibration.knows_bands
     answers = known.identify(
         matrix,
         calibration,
         prior=args.prior,
         threshold=args.threshold,
         seconds=[utterance.seconds for utterance in kept],
+        narrow=are_narrow(kept) if asks_for_bands else None,
     )
     write_lines(args.out, lambda: _lines(kept, answers, cell_text(args.out)))
     for failure in [*failed, *unreadable]:

@@ -113,7 +113,7 @@ def resolve(source: Source, sample_rate: int | None, name: str) -> Recording:
     """Return where the samples of one recording are.
 
     Args:
-        source: what the user gave.
+        source: what the user gave, or what this function made of it: a file object can be read once.
         sample_rate: of an array that does not bring its own, Hz.
         name: what messages call the source.
 
@@ -125,6 +125,8 @@ def resolve(source: Source, sample_rate: int | None, name: str) -> Recording:
 
 def _resolve(source: Source, sample_rate: int | None, name: str, levels: int) -> Recording:
     """Do what `resolve` says, for dictionaries at most `levels` deep."""
+    if isinstance(source, Recording):
+        return source
     if isinstance(source, str | os.PathLike):
         return _file(source, name)
     if isinstance(source, bytes | bytearray | memoryview):

@@ -5,9 +5,11 @@ on trials whose answers are known (`evaluation.verification.scoring.fit_log_like
 Preez 2006). At the prior p of the same speaker, "same" is the better guess where the ratio exceeds
 (1 - p) / p: the threshold is the score at which both are equal.
 
-Short recordings score lower, whoever speaks. Where the lengths of the trials were given to the fit,
-the ratio has a term in the logarithm of the shorter side's length, a quality measure in the words of
-Thienpondt et al. 2021 ("The IDLab VoxSRC-20 submission"), so that the threshold falls with it.
+Short recordings score lower, whoever speaks, and so do a telephone recording and a wide-band one of
+one speaker. Where more than the scores was given to the fit (`quality`), the ratio has a term for each
+measure, in the manner of Thienpondt et al. 2021 ("The IDLab VoxSRC-20 submission"): the logarithm of
+the shorter side's length, whether one side is of a narrow band, whether both are. The threshold moves
+with them.
 
 It is written as ``calibration.json`` beside the model's weights, which says which trials it is from.
 The file may be somebody else's: numbers are checked, and nothing else of it is used.
@@ -32,14 +34,14 @@ from speechssl.evaluation.verification.scoring import fit_log_likelihood_ratio
 from speechssl.files import model_folder, write_text
 from speechssl.model import Model
 from speechssl.speakers.model_digest import digest
+from speechssl.speakers.quality import Quality
 
 FILE = "calibration.json"
 """Its name in a model folder."""
 
 _LARGEST = 1e6  # of slopes and offset: what is larger is no calibration of cosines
-_SHORTEST, _LONGEST = 0.25, 10.0  # seconds between which the length of a recording counts
-ASSUMED = 3.0
-"""Seconds of a recording whose length is not known."""
+_NUMBERS = {"duration_slope": 0.0, "one_narrow": 0.0, "both_narrow": 0.0}
+"""What a file may lack, and what it then is: lengths and bands have not always counted."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,10 @@ class Calibration:
         eer: equal error rate of these trials by the ratio, percent.
         source: description of the trials, shown to users.
         model: digest of the model whose scores these are (`model_digest.digest`); "": not known.
-        duration_slope: of the logarithm of the shorter side's length over `ASSUMED`; 0: length does
-            not count.
+        duration_slope: of the logarithm of the shorter side's length over `quality.ASSUMED`; 0:
+            length does not count.
+        one_narrow: added where one side is of a narrow band, and the other of a wide one.
+        both_narrow: added where both sides are of a narrow band.
     """
 
     slope: float
@@ -66,47 +70,53 @@ class Calibration:
     source: str
     model: str = ""
     duration_slope: float = 0.0
+    one_narrow: float = 0.0
+    both_narrow: float = 0.0
+
+    @property
+    def knows_bands(self) -> bool:
+        """True if it counts whether a recording is of a narrow band."""
+        return bool(self.one_narrow or self.both_narrow)
 
     def log_likelihood_ratio(
-        self, scores: ArrayLike, seconds: ArrayLike | None = None
+        self, scores: ArrayLike, quality: Quality | None = None
     ) -> NDArray[np.float64]:
         """Return natural-log likelihood ratios (T,).
 
         Args:
             scores: (T,).
-            seconds: (T,) or one number, the length of the shorter side; None: `ASSUMED`.
+            quality: what else is known of the trials.
         """
         ratios: NDArray[np.float64] = self.slope * np.asarray(scores, np.float64) + self.offset
-        return ratios + self._of_length(seconds)
+        return ratios + self._of_quality(quality or Quality())
 
-    def probability(self, score: float, prior: float, seconds: float | None = None) -> float:
+    def probability(self, score: float, prior: float, quality: Quality | None = None) -> float:
         """Return the probability that a score is of one speaker.
 
         Args:
             score: cosine.
             prior: probability before listening.
-            seconds: length of the shorter side; None: `ASSUMED`.
+            quality: what else is known of the trial.
         """
-        ratio = float(self.log_likelihood_ratio(score, seconds))
+        ratio = float(self.log_likelihood_ratio(score, quality))
         odds = ratio + math.log(prior / (1 - prior))
         return 0.5 * (1 + math.tanh(odds / 2))
 
-    def threshold(self, prior: float, seconds: float | None = None) -> float:
+    def threshold(self, prior: float, quality: Quality | None = None) -> float:
         """Return the score above which "same speaker" is the better guess.
 
         Args:
             prior: probability, before listening, that the speaker is the same.
-            seconds: length of the shorter side; None: `ASSUMED`.
+            quality: what else is known of the trial.
         """
-        offset = self.offset + float(self._of_length(seconds))
+        offset = self.offset + float(self._of_quality(quality or Quality()))
         return (math.log((1 - prior) / prior) - offset) / self.slope
 
-    def _of_length(self, seconds: ArrayLike | None) -> NDArray[np.float64]:
-        """Return what the length of the shorter side adds to the ratio."""
-        if seconds is None or not self.duration_slope:
-            return np.zeros(())
-        added: NDArray[np.float64] = self.duration_slope * _log_length(seconds)
-        return added
+    def _of_quality(self, quality: Quality) -> NDArray[np.float64]:
+        """Return what the quality measures add to the ratio."""
+        added: NDArray[np.float64] = self.duration_slope * quality.log_length()
+        added = added + self.one_narrow * quality.one_narrow()
+        return added + self.both_narrow * quality.both_narrow()
 
     def describe(self) -> str:
         """Return where it is from, on one line."""
@@ -119,20 +129,13 @@ class Calibration:
             write_text(path, json.dumps(asdict(self), indent=2) + "\n")
 
 
-def _log_length(seconds: ArrayLike) -> NDArray[np.float64]:
-    """Return the logarithm of lengths over `ASSUMED`, within the bounds where a length counts."""
-    bounded = np.clip(np.asarray(seconds, np.float64), _SHORTEST, _LONGEST)
-    logarithms: NDArray[np.float64] = np.log(bounded / ASSUMED)
-    return logarithms
-
-
 def fit(
     scores: ArrayLike,
     target: ArrayLike,
     source: str,
     prior: float = 0.05,
     *,
-    seconds: ArrayLike | None = None,
+    quality: Quality | None = None,
 ) -> Calibration:
     """Fit a calibration.
 
@@ -141,16 +144,20 @@ def fit(
         target: (T,) true for the same speaker.
         source: description of the trials, shown to users.
         prior: at which errors of the fit count, as in `fit_log_likelihood_ratio`.
-        seconds: (T,) length of the shorter side of each trial; None: length does not count.
+        quality: what else is known of the trials; what is not known does not count.
 
     Raises:
         UserError: targets or non-targets are missing, or targets do not score higher.
     """
     target = np.asarray(target, bool)
-    measures = [np.asarray(scores, np.float64)]
-    if seconds is not None:
-        measures.append(_log_length(seconds))
-    slopes, offset = fit_log_likelihood_ratio(np.stack(measures, axis=1), target, prior)
+    measures = {"slope": np.asarray(scores, np.float64)}
+    if quality is not None and quality.seconds is not None:
+        measures["duration_slope"] = quality.log_length()
+    if quality is not None and quality.narrow is not None:
+        bands = {"one_narrow": quality.one_narrow(), "both_narrow": quality.both_narrow()}
+        measures.update({name: share for name, share in bands.items() if share.any()})
+    columns = np.stack(list(measures.values()), axis=1)
+    slopes, offset = fit_log_likelihood_ratio(columns, target, prior)
     slope = float(slopes[0])
     if not slope > 0:
         raise UserError(
@@ -158,9 +165,8 @@ def fit(
             " nothing (are the answers the right way round?)"
         )
     found = Calibration(slope, offset, len(target), int(target.sum()), math.nan, source)
-    if seconds is not None:
-        found = replace(found, duration_slope=float(slopes[1]))
-    ratios = found.log_likelihood_ratio(scores, seconds)
+    found = replace(found, **dict(zip(measures, slopes.tolist(), strict=True)))
+    ratios = found.log_likelihood_ratio(scores, quality)
     return replace(found, eer=metrics.eer(ratios, target))
 
 
@@ -216,8 +222,8 @@ def of_model(folder: str | Path, model: Model) -> Calibration | None:
 def _checked(written: Any, path: Path) -> Calibration:
     """Return the calibration in a mapping that somebody else may have written."""
     with foreign_json.damage(path, "calibrate again (`speechssl calibrate`)"):
-        numbers = {"duration_slope": 0.0}  # files from before lengths counted have none
-        for key in ("slope", "offset", "eer", "duration_slope"):
+        numbers = dict(_NUMBERS)
+        for key in ("slope", "offset", "eer", *_NUMBERS):
             value = written[key] if key in written else numbers[key]
             if not foreign_json.is_number(value) or not abs(value) < _LARGEST:
                 raise ValueError(f"{key} is {str(value)[:40]}")

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from speechssl.audio import reading
 from speechssl.embed.embedder import Embedder
-from speechssl.embed.recordings import Source
+from speechssl.embed.recordings import Source, resolve
 from speechssl.errors import UserError
 from speechssl.evaluation.verification.scoring import unit
 from speechssl.speakers import calibration as calibrations
 from speechssl.speakers.calibration import Calibration
+from speechssl.speakers.quality import Quality, is_narrow, seconds_of
 
 NO_CALIBRATION = (
     "no verdict: nothing says which score of this model is high enough. 1 is the same direction,"
@@ -37,21 +36,28 @@ class Comparison:
         score: cosine of the embeddings.
         prior: probability, before listening, that the speaker is the same.
         calibration: what the score is judged by; None: nothing is known, and there is no verdict.
-        seconds: length of the shorter side: of all that is enrolled, or of the other recording; None
-            where they are not files.
+        seconds: length of the shorter side: of all that is enrolled, or of the other recording.
+        narrow: of what is enrolled the share of recordings of a narrow band, such as a telephone's, and
+            of the other recording 1 or 0; None: not looked at, as the calibration does not ask.
     """
 
     score: float
     prior: float
     calibration: Calibration | None
     seconds: float | None = None
+    narrow: tuple[float, float] | None = None
+
+    @property
+    def quality(self) -> Quality:
+        """What is known of the recordings beside the score."""
+        return Quality(self.seconds, self.narrow)
 
     @property
     def threshold(self) -> float | None:
         """Score above which "same speaker" is the better guess."""
         if self.calibration is None:
             return None
-        return self.calibration.threshold(self.prior, self.seconds)
+        return self.calibration.threshold(self.prior, self.quality)
 
     @property
     def verdict(self) -> str | None:
@@ -65,13 +71,13 @@ class Comparison:
         """Probability that the speaker is the same."""
         if self.calibration is None:
             return None
-        return self.calibration.probability(self.score, self.prior, self.seconds)
+        return self.calibration.probability(self.score, self.prior, self.quality)
 
     def as_json(self) -> dict[str, Any]:
         """Return score and verdict under the names of `speechssl verify --json`."""
         if self.calibration is None:
             return {"score": self.score, "verdict": None, "seconds": self.seconds}
-        natural = self.calibration.log_likelihood_ratio(self.score, self.seconds)
+        natural = self.calibration.log_likelihood_ratio(self.score, self.quality)
         ratio = float(natural) / math.log(10)
         return {
             "score": self.score,
@@ -82,6 +88,7 @@ class Comparison:
             "prior": self.prior,
             "calibration": self.calibration.describe(),
             "seconds": self.seconds,
+            "narrow": None if self.narrow is None else list(self.narrow),
         }
 
     def __str__(self) -> str:
@@ -95,7 +102,7 @@ class Comparison:
         lines += [
             f"verdict     {self.verdict} speaker   (probability {self.probability:.3f} that it is the"
             f" same; likelihood ratio 10^{ratio:.1f})",
-            f"threshold   {self.threshold:.4f} at a prior of {self.prior:g}{self._for_this_length()}",
+            f"threshold   {self.threshold:.4f} at a prior of {self.prior:g}{self._for_this_quality()}",
             f"known from  {printable(known['calibration'])}",
         ]
         is_short = self.seconds is not None and self.seconds < SHORT
@@ -106,10 +113,14 @@ class Comparison:
             )
         return "\n".join(lines)
 
-    def _for_this_length(self) -> str:
-        if self.seconds is None or self.calibration is None or not self.calibration.duration_slope:
-            return ""
-        return f", for {self.seconds:.2g} s on the shorter side"
+    def _for_this_quality(self) -> str:
+        known = []
+        if self.seconds is not None and self.calibration and self.calibration.duration_slope:
+            known.append(f"{self.seconds:.2g} s on the shorter side")
+        if self.narrow is not None and any(self.narrow):
+            kind = "both" if self.narrow == (1.0, 1.0) else "one"
+            known.append(f"{kind} by telephone (narrow band)")
+        return f", for {' and '.join(known)}" if known else ""
 
 
 def verify(
@@ -136,17 +147,13 @@ def verify(
         raise UserError("verify: one recording; give two, or several of one speaker and another")
     if calibration is None and embedder.name:
         calibration = calibrations.of_model(embedder.name, embedder.model)
-    rows = unit(embedder.embed(list(recordings)))
+    found = [resolve(one, None, f"recording {number}") for number, one in enumerate(recordings)]
+    rows = unit(embedder.embed(found))
     enrolled = unit(rows[:-1].mean(axis=0, keepdims=True))[0]
     score = float(np.clip(enrolled @ rows[-1], -1, 1))
-    return Comparison(score, prior, calibration, _shorter_side(recordings))
-
-
-def _shorter_side(recordings: Sequence[Source]) -> float | None:
-    """Return the seconds of the shorter side, or None where a recording is no file."""
-    lengths = []
-    for recording in recordings:
-        if not isinstance(recording, str | os.PathLike):
-            return None
-        lengths.append(reading.info(recording).seconds)
-    return min(sum(lengths[:-1]), lengths[-1])
+    *lengths, length = map(seconds_of, found)
+    narrow = None
+    if calibration is not None and calibration.knows_bands:
+        *known, last = map(is_narrow, found)
+        narrow = (float(np.mean(known)), float(last))
+    return Comparison(score, prior, calibration, min(sum(lengths), length), narrow)

@@ -13,6 +13,7 @@ from speechssl.embed.gather import gather
 from speechssl.embed.sources import collect
 from speechssl.errors import UserError
 from speechssl.speakers.model_digest import digest
+from speechssl.speakers.quality import are_narrow
 from speechssl.speakers.voices import Voices, make
 
 
@@ -47,6 +48,7 @@ def register(
         [utterance.id for utterance in kept],
         matrix,
         digest(embedder.model, embedder.layer),
+        are_narrow(kept),
     )
     return voices, failed + unreadable
 

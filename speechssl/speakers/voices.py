@@ -1,8 +1,9 @@
 """Known voices: enrolled from recordings, kept in a file, and identified in other recordings.
 
 The file is safetensors: ``embeddings`` (U, D) float32, ``voice`` (U,) int64 (which voice each is
-of), and in its header the names, the ids of the recordings and the digest of the model. It may be
-somebody else's: sizes are compared with the header before anything is read.
+of), and in its header the names, the ids of the recordings, which of them are of a narrow band, and
+the digest of the model. It may be somebody else's: sizes are compared with the header before anything
+is read.
 
 A voice is the mean of its recordings' embeddings at length 1; the score of a recording is the cosine
 with it. With a calibration, the recording is one of N voices (each with the prior p / N) or an
@@ -29,6 +30,7 @@ from speechssl.errors import UserError, writing
 from speechssl.evaluation.verification.scoring import score_trials, unit
 from speechssl.speakers import calibration as calibrations
 from speechssl.speakers.calibration import Calibration
+from speechssl.speakers.quality import Quality
 
 Matrix = NDArray[np.float32]
 
@@ -72,6 +74,7 @@ class Voices:
         ids: U recordings.
         embeddings: (U, D).
         model: digest of the model that made them.
+        narrow: U, whether each recording is of a narrow band; None: nobody looked.
     """
 
     names: Sequence[str]
@@ -79,6 +82,7 @@ class Voices:
     ids: Sequence[str]
     embeddings: Matrix
     model: str
+    narrow: Sequence[bool] | None = None
 
     def centres(self) -> Matrix:
         """Return the mean (N, D) of each voice's embeddings at length 1."""
@@ -86,6 +90,12 @@ class Voices:
         centres = np.zeros((len(self.names), rows.shape[1]))
         np.add.at(centres, self.voice, rows)
         return (centres / np.bincount(self.voice)[:, None]).astype(np.float32)
+
+    def narrow_shares(self) -> NDArray[np.float64]:
+        """Return the share (N,) of each voice's recordings that are of a narrow band."""
+        narrow = np.zeros(len(self.voice)) if self.narrow is None else np.array(self.narrow, float)
+        shares: NDArray[np.float64] = np.bincount(self.voice, narrow) / np.bincount(self.voice)
+        return shares
 
     def scores(self, embeddings: Matrix) -> Matrix:
         """Return the cosines (B, N) of embeddings (B, D) with each voice."""
@@ -100,6 +110,7 @@ class Voices:
         prior: float = 0.5,
         threshold: float | None = None,
         seconds: Sequence[float] | None = None,
+        narrow: Sequence[bool] | None = None,
     ) -> list[Answer]:
         """Return who speaks in each of B recordings, given their embeddings (B, D).
 
@@ -109,12 +120,20 @@ class Voices:
             prior: probability that a recording is of a known voice at all.
             threshold: lowest score at which the nearest voice is the answer.
             seconds: (B,) lengths of the recordings, for a calibration in which length counts.
+            narrow: (B,) whether they are of a narrow band, for a calibration in which that counts.
         """
-        lengths = [None] * len(embeddings) if seconds is None else list(seconds)
+        shares = self.narrow_shares()
+        qualities = [
+            Quality(
+                None if seconds is None else seconds[number],
+                None if narrow is None else (shares, float(narrow[number])),
+            )
+            for number in range(len(embeddings))
+        ]
         blocks = range(0, len(embeddings), _RECORDINGS_AT_ONCE)
         parts = (self.scores(embeddings[at : at + _RECORDINGS_AT_ONCE]) for at in blocks)
         answers = []
-        for row, length in zip(itertools.chain.from_iterable(parts), lengths, strict=True):
+        for row, quality in zip(itertools.chain.from_iterable(parts), qualities, strict=True):
             best = int(row.argmax())
             nearest = self.names[best]
             score = float(row[best])
@@ -122,7 +141,7 @@ class Voices:
             if threshold is not None:
                 voice = nearest if score >= threshold else UNKNOWN
             elif calibration is not None:
-                voice, probability = self._posterior(row, calibration, prior, length)
+                voice, probability = self._posterior(row, calibration, prior, quality)
             else:
                 voice = UNDECIDED
             answers.append(Answer(voice, nearest, score, probability))
@@ -133,10 +152,10 @@ class Voices:
         scores: NDArray[np.float32],
         calibration: Calibration,
         prior: float,
-        seconds: float | None,
+        quality: Quality,
     ) -> tuple[str, float]:
         """Return the likeliest of all voices and `UNKNOWN`, and its probability."""
-        ratios = calibration.log_likelihood_ratio(scores, seconds)
+        ratios = calibration.log_likelihood_ratio(scores, quality)
         log_odds = ratios + np.log(prior / len(scores))
         logits = np.append(log_odds, np.log(1 - prior))
         weights = np.exp(logits - logits.max())
@@ -181,18 +200,26 @@ class Voices:
         names = []
         ids = []
         rows = []
+        narrow = []
         for source in (self, others):
+            is_narrow = source.narrow or [False] * len(source.ids)
             for row, voice in enumerate(source.voice.tolist()):
                 if source is self and self.names[voice] in replaced:
                     continue
                 names.append(source.names[voice])
                 ids.append(source.ids[row])
                 rows.append(source.embeddings[row])
-        return make(names, ids, np.stack(rows), self.model)
+                narrow.append(is_narrow[row])
+        return make(names, ids, np.stack(rows), self.model, narrow)
 
     def write(self, path: Path) -> None:
         """Write the file; a reader sees the old one or the new one."""
-        about = {"names": list(self.names), "recordings": list(self.ids), "model": self.model}
+        about = {
+            "names": list(self.names),
+            "recordings": list(self.ids),
+            "model": self.model,
+            "narrow": None if self.narrow is None else list(self.narrow),
+        }
         metadata = {"speechssl voices": json.dumps(about)}
         arrays = {"embeddings": self.embeddings, "voice": self.voice}
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -202,7 +229,11 @@ class Voices:
 
 
 def make(
-    voice_of_each: Sequence[str], ids: Sequence[str], embeddings: Matrix, model: str
+    voice_of_each: Sequence[str],
+    ids: Sequence[str],
+    embeddings: Matrix,
+    model: str,
+    narrow: Sequence[bool] | None = None,
 ) -> Voices:
     """Return the voices of recordings.
 
@@ -211,6 +242,7 @@ def make(
         ids: (U,) of the recordings.
         embeddings: (U, D).
         model: digest of the model.
+        narrow: (U,) whether they are of a narrow band; None: nobody looked.
 
     Raises:
         UserError: there is no recording, or a name that stands for an answer or is no name.
@@ -222,7 +254,7 @@ def make(
             raise UserError(f"voices: {name[:80]!r} cannot be the name of a voice; rename it")
     names, voice = np.unique(np.array(voice_of_each, dtype=str), return_inverse=True)
     exact = np.ascontiguousarray(embeddings, np.float32)
-    return Voices(names.tolist(), voice.astype(np.int64), list(ids), exact, model)
+    return Voices(names.tolist(), voice.astype(np.int64), list(ids), exact, model, narrow)
 
 
 def _can_be_a_name(name: str) -> bool:
@@ -258,12 +290,15 @@ def read(path: Path) -> Voices:
         if not all(map(_can_be_a_name, names)):
             raise ValueError("a name that no voice can have")
         model = str(about["model"])
+        narrow = about.get("narrow")  # files from before bands counted have none
+        if narrow is not None and not _are_answers(narrow, len(ids)):
+            raise ValueError("it does not say of each recording whether its band is narrow")
     except Exception as error:  # whatever safetensors, json and numpy raise
         detail = " ".join(str(error).split())[:200]
         raise UserError(
             f"{path}: is no file of voices ({type(error).__name__}: {detail}); register again"
         ) from error
-    return Voices(names, voice, ids, embeddings, model)
+    return Voices(names, voice, ids, embeddings, model, narrow)
 
 
 def read_for(path: Path, model: str, dim: int) -> Voices:
@@ -281,6 +316,13 @@ def read_for(path: Path, model: str, dim: int) -> Voices:
     if model != known.model or known.embeddings.shape[1] != dim:
         raise UserError(f"{path}: was registered with another model; register again")
     return known
+
+
+def _are_answers(found: object, count: int) -> bool:
+    """Return whether something is a list of `count` times true or false."""
+    if not isinstance(found, list) or len(found) != count:
+        return False
+    return all(isinstance(one, bool) for one in found)
 
 
 def _strings(found: object) -> list[str]:

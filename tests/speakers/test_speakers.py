@@ -21,6 +21,7 @@ from speechssl.speakers import calibration, voices
 from speechssl.speakers.calibration import Calibration
 from speechssl.speakers.comparison import verify
 from speechssl.speakers.model_digest import digest
+from speechssl.speakers.quality import ASSUMED, Quality
 from tests.builders import RATE, make_model, read_json, readme_code
 
 HALF = Calibration(10.0, -5.0, 100, 50, 4.0, "a test")
@@ -64,18 +65,22 @@ def test_a_calibration_with_lengths_has_its_closed_form(tmp_path):
     scores = (
         0.1 * np.log(seconds) + np.where(target, 0.2, -0.2) + 0.2 * rng.normal(size=len(seconds))
     )
-    found = calibration.fit(scores, target, "drawn", 0.3, seconds=seconds)
+    found = calibration.fit(scores, target, "drawn", 0.3, quality=Quality(seconds))
     assert found.slope == pytest.approx(10, rel=0.05)
     assert found.duration_slope == pytest.approx(-1, rel=0.1)
     assert found.offset == pytest.approx(-math.log(3), abs=0.1)
     for length in (0.5, 3.0, 8.0):
-        assert found.threshold(0.5, length) == pytest.approx(0.1 * math.log(length), abs=0.01)
-        at = found.threshold(0.2, length)
-        assert found.probability(at, 0.2, length) == pytest.approx(0.5)
-    assert found.threshold(0.5) == found.threshold(0.5, calibration.ASSUMED)
-    assert found.threshold(0.5, 1e9) == found.threshold(0.5, 10)  # longer is no better
+        assert found.threshold(0.5, Quality(length)) == pytest.approx(
+            0.1 * math.log(length), abs=0.01
+        )
+        at = found.threshold(0.2, Quality(length))
+        assert found.probability(at, 0.2, Quality(length)) == pytest.approx(0.5)
+    assert found.threshold(0.5) == found.threshold(0.5, Quality(ASSUMED))
+    assert found.threshold(0.5, Quality(1e9)) == found.threshold(
+        0.5, Quality(10)
+    )  # longer is no better
     plain = calibration.fit(scores, target, "drawn", 0.3)
-    assert plain.duration_slope == 0 and plain.threshold(0.5, 0.3) == plain.threshold(0.5)
+    assert plain.duration_slope == 0 and plain.threshold(0.5, Quality(0.3)) == plain.threshold(0.5)
     found.write(tmp_path / "calibration.json")
     assert calibration.read(tmp_path / "calibration.json") == found
     old = read_json(tmp_path / "calibration.json")
@@ -103,7 +108,9 @@ def test_calibrate_reads_lengths_from_utt2dur(folder, tmp_path, capsys):
     assert "for 3 s on the shorter side" in capsys.readouterr().out
     measured = verification(emb, read_trials(trials), replicates=0)
     shorter = [min(seconds[a], seconds[b]) for a, b in pairs]
-    expected = calibration.fit(measured.scores, measured.trials.target, "", seconds=shorter)
+    expected = calibration.fit(
+        measured.scores, measured.trials.target, "", quality=Quality(shorter)
+    )
     assert found.duration_slope == pytest.approx(expected.duration_slope) != 0
     first, *others = [f"{name} {length}\n" for name, length in seconds.items()]
     for line, reason in (
