@@ -40,7 +40,7 @@ from torch import Tensor, nn
 
 from speechssl.distributed import gather_without_gradient, sum_over_ranks, world_size
 from speechssl.errors import UserError
-from speechssl.interfaces import Encoder, Method, Output, Progress, Views
+from speechssl.interfaces import Encoder, Method, Output, ParameterRule, Progress, Views
 from speechssl.losses.margin import Beyond, aam_logits, centre_cosines, dynamic_gate
 from speechssl.nn.encoding import encode
 from speechssl.nn.precision import in_float32
@@ -63,6 +63,8 @@ class AAMSoftmax(Method):
         beyond: the target's cosine where theta > pi - m, so that it goes on falling:
             ``arcface``: cos(theta) - m sin(m); ``wespeaker``: cos(theta) - (1 - cos(m));
             ``none``: cos(theta + m), which rises again there.
+        centre_lr_scale: factor of the centres' learning rate. They begin anew in each run, where the
+            encoder goes on from what it knows.
         affine_first: share of the run in which only centres and the layers after
             pooling move.
         gate: which samples count: all, those with a loss up to ``gate_loss``, or up to
@@ -109,6 +111,7 @@ class AAMSoftmax(Method):
         intertop_k: int = 0,
         intertop_margin: float = 0.1,
         beyond: Beyond = "arcface",
+        centre_lr_scale: float = 1.0,
         affine_first: float = 0.0,
         gate: Literal["none", "fixed", "dynamic"] = "none",
         gate_loss: float = 3.0,
@@ -122,6 +125,7 @@ class AAMSoftmax(Method):
         _require("subcentres", subcentres, subcentres >= 1, "at least 1")
         _require("margin", margin, 0 <= margin < math.pi / 2, "between 0 and 1.57 radians")
         _require("intertop_k", intertop_k, intertop_k >= 0, "at least 0")
+        _require("centre_lr_scale", centre_lr_scale, 0 < centre_lr_scale < math.inf, "above 0")
         _require("sharpening", sharpening, sharpening > 0, "above 0")
         for name, share in (
             ("margin_warmup", margin_warmup),
@@ -142,6 +146,7 @@ class AAMSoftmax(Method):
         self.intertop_k = intertop_k
         self.intertop_margin = intertop_margin
         self.beyond: Beyond = beyond
+        self.centre_lr_scale = centre_lr_scale
         self.affine_first = affine_first
         self.gate_kind = gate
         self.gate_loss = gate_loss
@@ -181,6 +186,12 @@ class AAMSoftmax(Method):
     def encoder(self) -> Encoder:
         """The encoder that is trained."""
         return self.net
+
+    def parameter_rules(self) -> list[ParameterRule]:
+        """Return the rule of the centres, which may learn faster than the encoder."""
+        if self.centre_lr_scale == 1:
+            return []
+        return [ParameterRule([self.centres], scale=self.centre_lr_scale)]
 
     def forward(self, views: Sequence[Views], progress: Progress) -> Output:
         """Return the mean loss of the samples that count, in all processes."""

@@ -9,6 +9,7 @@ from torch import nn
 from speechssl.errors import UserError
 from speechssl.interfaces import Encoder, Progress, Views
 from speechssl.methods.aam_softmax import AAMSoftmax
+from speechssl.train.optimizers import OptimizerSettings, build_optimizer, schedule
 
 
 class Plain(Encoder):
@@ -119,6 +120,22 @@ def test_the_margin_rises_and_what_is_before_pooling_waits():
     assert method.net.first.weight.grad is not None
 
 
+def test_the_centres_learn_at_a_rate_of_their_own():
+    """One step of Adam is as long as the rate, whatever the gradient."""
+    method = make([0, 1], centre_lr_scale=10.0)
+    settings = OptimizerSettings(name="adam", lr=1e-3, weight_decay=0.0, warmup=0.0)
+    optimizer = build_optimizer(method, settings)
+    schedule(optimizer, settings, 0.0, 2)
+    before = {name: weight.clone() for name, weight in method.named_parameters()}
+    method(batch([[1.0, 0.2], [0.1, 1.0]]), Progress(0, 100, 10)).loss.backward()
+    optimizer.step()
+    moved = {
+        name: (weight - before[name]).abs().max() for name, weight in method.named_parameters()
+    }
+    assert moved["centres"].item() == pytest.approx(1e-2, rel=1e-3)
+    assert moved["net.fc.weight"].item() == pytest.approx(1e-3, rel=1e-3)
+
+
 def test_what_cannot_be_is_one_line():
     with pytest.raises(UserError, match=r"data\.pseudo_labels is not set"):
         AAMSoftmax(Plain()).prepare(3)
@@ -126,3 +143,5 @@ def test_what_cannot_be_is_one_line():
         make([0, 0])
     with pytest.raises(UserError, match="margin"):
         AAMSoftmax(Plain(), margin=3.0)
+    with pytest.raises(UserError, match="centre_lr_scale"):
+        AAMSoftmax(Plain(), centre_lr_scale=0.0)
