@@ -1,21 +1,21 @@
 """Write a Kaldi directory of beginnings: each utterance cut to a length drawn by lot, or left whole.
 
-    python egs/real/beginnings.py DIRECTORY OUT [--seconds S ...] [--seed N]
+    python egs/real/beginnings.py DIRECTORY OUT [--seconds S ...] [--seed N] [--prefix TEXT]
 
-Every other file of DIRECTORY (trials, labels) is copied. `speechssl calibrate --durations OUT/utt2dur`
-learns from such trials what a score means at which length.
+`speechssl calibrate --durations OUT/utt2dur` learns from OUT/trials what a score means at which length.
+--prefix stands before each id, so that two versions of a directory can be calibrated on together.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import shutil
 from pathlib import Path
 
 import numpy as np
 
 from speechssl.data.manifest import read_manifest
+from speechssl.data.trials import read_trials
 
 SECONDS = (0.5, 1.0, 2.0, 4.0, math.inf)
 
@@ -29,11 +29,9 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seconds", nargs="+", type=float, default=list(SECONDS))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--prefix", default="", metavar="TEXT")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    for file in args.directory.iterdir():
-        if file.is_file() and file.name not in ("wav.scp", "segments", "utt2dur"):
-            shutil.copy(file, args.out / file.name)
     rng = np.random.default_rng(args.seed)
     recordings: dict[str, str] = {}
     segments = []
@@ -44,11 +42,30 @@ def main() -> None:
         name = manifest.recordings.get(utterance.recording, utterance.id)  # as in reco2channel
         recordings[name] = utterance.path
         stop = part.start + part.seconds
-        segments.append(f"{part.id} {name} {part.start:.3f} {stop:.3f}\n")
-        durations.append(f"{part.id} {part.seconds:.3f}\n")
-    scp = [f"{name} {path}\n" for name, path in recordings.items()]
-    for name, lines in (("wav.scp", scp), ("segments", segments), ("utt2dur", durations)):
+        segments.append(f"{args.prefix}{part.id} {name} {part.start:.3f} {stop:.3f}\n")
+        durations.append(f"{args.prefix}{part.id} {part.seconds:.3f}\n")
+    files = {
+        "wav.scp": [f"{name} {path}\n" for name, path in recordings.items()],
+        "segments": segments,
+        "utt2dur": durations,
+        "trials": renamed_trials(args.directory / "trials", args.prefix),
+    }
+    for table in ("reco2channel", "utt2spk"):
+        if (args.directory / table).exists():
+            prefix = args.prefix if table == "utt2spk" else ""
+            lines = (args.directory / table).read_text().splitlines()
+            files[table] = [f"{prefix}{line}\n" for line in lines]
+    for name, lines in files.items():
         (args.out / name).write_text("".join(lines))
+
+
+def renamed_trials(file: Path, prefix: str) -> list[str]:
+    """Return the lines of a list of trials, `prefix` before each id; none where there is no list."""
+    if not file.exists():
+        return []
+    trials = read_trials(file)
+    sides = zip(trials.target.tolist(), trials.enrol.tolist(), trials.test.tolist(), strict=True)
+    return [f"{int(is_same)} {prefix}{enrol} {prefix}{test}\n" for is_same, enrol, test in sides]
 
 
 if __name__ == "__main__":

@@ -30,12 +30,16 @@ if wanted 3; then
     : >"$exp/calibration-trials"
     : >"$exp/calibration-utt2dur"
     for set in arabic_commands alphanumeric_eval; do
-        [[ -d $exp/data/$set-mixed ]] || continue
-        # Every other recording by telephone, and cut to lengths drawn by lot: what a score means depends on both.
-        python egs/real/beginnings.py "$exp/data/$set-mixed" "$exp/beginnings/$set"
-        chosen+=("$exp/beginnings/$set")
-        cat "$exp/data/$set/trials" >>"$exp/calibration-trials"
-        cat "$exp/beginnings/$set/utt2dur" >>"$exp/calibration-utt2dur"
+        # Cut to lengths drawn by lot, once as they are and once with every other recording by telephone: what a score
+        # means depends on both.
+        for version in "$set" "$set-mixed"; do
+            [[ -d $exp/data/$version ]] || continue
+            beginnings=$exp/beginnings/$version
+            python egs/real/beginnings.py "$exp/data/$version" "$beginnings" --prefix "$version/"
+            chosen+=("$beginnings")
+            cat "$beginnings/trials" >>"$exp/calibration-trials"
+            cat "$beginnings/utt2dur" >>"$exp/calibration-utt2dur"
+        done
     done
     ((${#chosen[@]})) || refuse "$exp/data holds none of the two sets; run stage 1"
     run 3 embed-chosen speechssl embed "$out" "${chosen[@]}" --out "$exp/chosen.npz"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from speechssl.cli import flags
 
 if TYPE_CHECKING:
+    from speechssl.data.manifest import Utterance
     from speechssl.diarize.pipeline import Diarization
     from speechssl.embed.embedder import Embedder
 
@@ -141,7 +142,9 @@ def run(args: argparse.Namespace) -> None:
     print(summary, file=sys.stderr)
 
 
-def _names_of(path: Path, model: str, embedder: Embedder) -> Callable[[Diarization], Diarization]:
+def _names_of(
+    path: Path, model: str, embedder: Embedder
+) -> Callable[[Diarization, Utterance], Diarization]:
     """Return what gives speakers the names of known voices.
 
     Args:
@@ -156,6 +159,7 @@ def _names_of(path: Path, model: str, embedder: Embedder) -> Callable[[Diarizati
     from speechssl.errors import UserError
     from speechssl.speakers import calibration, voices
     from speechssl.speakers.model_digest import digest
+    from speechssl.speakers.quality import are_narrow
 
     known = voices.read_for(path, digest(embedder.model, embedder.layer), embedder.dim)
     threshold = calibration.of_model(model, embedder.model) or known.self_calibration()
@@ -165,10 +169,13 @@ def _names_of(path: Path, model: str, embedder: Embedder) -> Callable[[Diarizati
             " calibrate), or register more recordings of each voice"
         )
 
-    def named(found: Diarization) -> Diarization:
+    def named(found: Diarization, recording: Utterance) -> Diarization:
         heard = seconds_of(found.turns)
         seconds = [heard[speaker] for speaker in found.speakers]
-        answers = known.identify(found.vectors, threshold, seconds=seconds)
+        narrow = None
+        if threshold.knows_bands:
+            narrow = are_narrow([recording]) * len(seconds)
+        answers = known.identify(found.vectors, threshold, seconds=seconds, narrow=narrow)
         names = {}
         for speaker, answer in zip(found.speakers, answers, strict=True):
             if answer.voice != voices.UNKNOWN:

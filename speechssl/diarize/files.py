@@ -80,7 +80,7 @@ def diarize_to_files(
     *,
     reference: str | Path | None = None,
     tables: bool = False,
-    named: Callable[[Diarization], Diarization] | None = None,
+    named: Callable[[Diarization, Utterance], Diarization] | None = None,
 ) -> Summary:
     """Diarize recordings; those that cannot be are skipped, counted and listed.
 
@@ -93,7 +93,7 @@ def diarize_to_files(
         settings: how; `DiarizeSettings()` if not given.
         reference: an RTTM file of true turns, for the error rate and the pictures.
         tables: write RECORDING.csv and RECORDING.json into the folder, too.
-        named: gives the speakers of a recording other names.
+        named: gives the speakers of a recording, which it is told, other names.
 
     Raises:
         UserError: a bad input or setting, `out` cannot be written, another process writes it, or no
@@ -119,7 +119,7 @@ def diarize_to_files(
             if result is None:
                 continue
             if named is not None:
-                result = named(result)
+                result = named(result, recording)
             true = true_turns.get(re.sub(r"\s", "_", recording.id)) or true_turns.get(
                 Path(recording.id).stem, []
             )

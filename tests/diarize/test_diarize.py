@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from builders import ROOT, noise, readme_code
+from builders import ROOT, make_model, noise, readme_code
 
 import speechssl
+from speechssl.audio.reading import read
 from speechssl.cli.command import main
 from speechssl.corpora import synthetic
 from speechssl.data.manifest import read_manifest
@@ -33,6 +34,7 @@ from speechssl.diarize.scoring import diarization_error
 from speechssl.diarize.settings import DiarizeSettings
 from speechssl.diarize.turns import Turn, read_rttm, rttm_lines
 from speechssl.errors import UserError
+from speechssl.speakers.calibration import Calibration
 
 sys.path.insert(0, str(ROOT / "egs/diarize"))
 
@@ -353,6 +355,28 @@ def test_known_voices_get_their_names(
     assert main(["register", "mfcc", str(tmp_path / "few"), "--out", voices, *on_cpu]) == 0
     assert main([*words, "--out", str(tmp_path / "none")]) == 2
     assert "no threshold is known" in capsys.readouterr().err
+
+
+def test_a_known_voice_in_a_call_is_judged_as_by_telephone(call: Path, tmp_path: Path) -> None:
+    """By this calibration everybody is anna, but for a wide-band voice in a narrow-band call."""
+    model = tmp_path / "model"
+    make_model().save(model)
+    Calibration(10.0, 100.0, 9, 3, 1.5, "set", one_narrow=-1000.0).write(model / "calibration.json")
+    (tmp_path / "anna").mkdir()
+    soundfile.write(tmp_path / "anna/1.wav", soundfile.read(call)[0][: 3 * RATE], RATE)
+    voices = str(tmp_path / "voices.safetensors")
+    words = [str(model), "--device", "cpu"]
+    assert (
+        main(["register", *words, str(tmp_path / "anna"), "--name", "anna", "--out", voices]) == 0
+    )
+    narrow = tmp_path / "narrow.wav"
+    soundfile.write(narrow, read(str(call), 8000), 8000)
+    for recording, is_named in ((call, True), (narrow, False)):
+        out = tmp_path / recording.stem
+        arguments = [str(recording), "--speakers", "2", "--voices", voices, "--out", str(out)]
+        assert main(["diarize", *words, *arguments]) == 0
+        turns = read_rttm(out / f"{recording.name}.rttm")[recording.name]
+        assert ({turn.speaker for turn in turns} == {"anna"}) == is_named
 
 
 def test_a_segment_is_a_recording_that_begins_at_0(call: Path, tmp_path: Path) -> None:

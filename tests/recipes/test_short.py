@@ -82,7 +82,24 @@ def test_beginnings_are_utterances_of_the_same_names(tmp_path, monkeypatch):
     assert set(np.round(lengths, 6)) <= {0.5, 1.0}
     stated = dict(line.split() for line in (out / "utt2dur").read_text().splitlines())
     assert [float(stated[name]) for name in "ab"] == pytest.approx(lengths)
-    assert (out / "trials").read_text() == (source / "trials").read_text()
+    assert (out / "trials").read_text() == "1 a b\n0 a c\n"
+
+
+def test_two_versions_of_a_directory_can_lie_beside_each_other(tmp_path, monkeypatch):
+    source = tmp_path / "source"
+    source.mkdir()
+    write_audio(tmp_path / "one.wav", np.full(16000, 0.1, np.float32))
+    (source / "wav.scp").write_text(f"a {tmp_path}/one.wav\nb {tmp_path}/one.wav\n")
+    (source / "trials").write_text("1 a b\n")
+    (source / "utt2spk").write_text("a anna\nb anna\n")
+    out = tmp_path / "out"
+    arguments = [str(source), str(out), "--seconds", "0.5", "--prefix", "calls/"]
+    monkeypatch.setattr(sys, "argv", ["x", *arguments])
+    beginnings.main()
+    assert [one.id for one in read_manifest(out)] == ["calls/a", "calls/b"]
+    assert (out / "trials").read_text() == "1 calls/a calls/b\n"
+    assert (out / "utt2dur").read_text() == "calls/a 0.500\ncalls/b 0.500\n"
+    assert (out / "utt2spk").read_text() == "calls/a anna\ncalls/b anna\n"
 
 
 def test_two_channels_of_a_file_stay_two_recordings(tmp_path, monkeypatch):
