@@ -17,6 +17,8 @@ from speechssl.audio import bandwidth, reading
 from speechssl.data.manifest import Utterance
 from speechssl.embed.arrays import mono_wave
 from speechssl.embed.recordings import Recording
+from speechssl.pools import map_ahead
+from speechssl.threads import usable_cores
 
 ASSUMED = 3.0
 """Seconds of a recording whose length is not known."""
@@ -97,4 +99,8 @@ def are_narrow(utterances: Sequence[Utterance]) -> list[bool]:
     Raises:
         UserError: one cannot be read.
     """
-    return [bandwidth.is_narrow(one.path, one.start, one.stop, one.channel) for one in utterances]
+
+    def narrow(one: Utterance) -> bool:
+        return bandwidth.is_narrow(one.path, one.start, one.stop, one.channel)
+
+    return list(map_ahead(narrow, utterances, usable_cores()))
