@@ -88,6 +88,10 @@ class ForwardSoundFile(soundfile.SoundFile):  # type: ignore[misc]  # it is not 
         """Return False."""
         return False
 
+    def can_be_sought(self) -> bool:
+        """Return whether it may; GSM and the ADPCM of telephones are only read from their beginning."""
+        return bool(super().seekable())
+
 
 class SoundFileReader:
     """A file opened with libsndfile."""
@@ -107,7 +111,9 @@ class SoundFileReader:
     ) -> Iterator[Samples]:
         """Yield blocks of samples; see `Reader`."""
         preroll = min(first, _MP3_PREROLL) if self.file.format == "MP3" else 0
-        if first:
+        if not self.file.can_be_sought():
+            preroll = first
+        if first > preroll:
             self.file.seek(first - preroll)
         left = sys.maxsize if count is None else preroll + count
         if self.frames is not None:

@@ -70,6 +70,15 @@ def test_wav_is_read_as_written(tmp_path: Path) -> None:
     np.testing.assert_array_equal(reading.read(path, RATE, 0.25, 0.5), samples[4000:8000])
 
 
+@pytest.mark.parametrize("subtype", ["GSM610", "G721_32", "NMS_ADPCM_32"])
+def test_a_piece_of_what_is_only_read_from_its_beginning(tmp_path: Path, subtype: str) -> None:
+    """Coders of telephones, in which libsndfile does not seek."""
+    path = write(tmp_path / "call.wav", speechlike(20, 8000), 8000, subtype=subtype)
+    whole = reading.read(path, 8000)
+    assert np.array_equal(reading.read(path, 8000, 2.0, 17.5), whole[16000:140000])
+    assert np.array_equal(reading.read(path, 8000, 12.345), whole[98760:])
+
+
 def test_stereo_is_the_mean_of_the_channels(tmp_path: Path) -> None:
     left, right = tone(0.5, RATE), tone(0.5, RATE, 1000)
     path = write(tmp_path / "a.wav", np.stack([left, right], axis=1), subtype="FLOAT")
