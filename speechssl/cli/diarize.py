@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -174,7 +175,11 @@ def _names_of(
         seconds = [heard[speaker] for speaker in found.speakers]
         narrow = None
         if threshold.knows_bands:
-            narrow = are_narrow([recording]) * len(seconds)
+            channels = [found.channel_of.get(name, recording.channel) for name in found.speakers]
+            used = list(dict.fromkeys(channels))
+            sides = [replace(recording, channel=channel) for channel in used]
+            is_narrow = dict(zip(used, are_narrow(sides), strict=True))
+            narrow = [is_narrow[channel] for channel in channels]
         answers = known.identify(found.vectors, threshold, seconds=seconds, narrow=narrow)
         names = {}
         for speaker, answer in zip(found.speakers, answers, strict=True):

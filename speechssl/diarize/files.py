@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from speechssl.audio.walk import PassedOver
@@ -93,7 +93,7 @@ def diarize_to_files(
         settings: how; `DiarizeSettings()` if not given.
         reference: an RTTM file of true turns, for the error rate and the pictures.
         tables: write RECORDING.csv and RECORDING.json into the folder, too.
-        named: gives the speakers of a recording, which it is told, other names.
+        named: gives the speakers of a recording, which it is told with its channel, other names.
 
     Raises:
         UserError: a bad input or setting, `out` cannot be written, another process writes it, or no
@@ -119,7 +119,8 @@ def diarize_to_files(
             if result is None:
                 continue
             if named is not None:
-                result = named(result, recording)
+                chosen = settings.channel or recording.channel
+                result = named(result, replace(recording, channel=chosen))
             true = true_turns.get(re.sub(r"\s", "_", recording.id)) or true_turns.get(
                 Path(recording.id).stem, []
             )

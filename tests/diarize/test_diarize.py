@@ -377,6 +377,20 @@ def test_a_known_voice_in_a_call_is_judged_as_by_telephone(call: Path, tmp_path:
         assert main(["diarize", *words, *arguments]) == 0
         turns = read_rttm(out / f"{recording.name}.rttm")[recording.name]
         assert ({turn.speaker for turn in turns} == {"anna"}) == is_named
+    # A call with a wide band on its left, and a telephone on its right.
+    wide = soundfile.read(call)[0]
+    by_telephone = read(str(narrow), RATE)[: len(wide)]
+    both = tmp_path / "both.wav"
+    soundfile.write(both, np.stack([wide[: len(by_telephone)], by_telephone], axis=1), RATE)
+    arguments = [str(both), "--speakers", "2", "--voices", voices, "--out"]
+    each = tmp_path / "each.rttm"
+    assert main(["diarize", *words, *arguments, str(each), "--channel", "each"]) == 0
+    assert {turn.speaker for turn in read_rttm(each)["both.wav"]} == {
+        *("anna", "channel2-speaker1", "channel2-speaker2"),
+    }
+    right = tmp_path / "right.rttm"
+    assert main(["diarize", *words, *arguments, str(right), "--channel", "2"]) == 0
+    assert {turn.speaker for turn in read_rttm(right)["both.wav"]} == {"speaker1", "speaker2"}
 
 
 def test_a_segment_is_a_recording_that_begins_at_0(call: Path, tmp_path: Path) -> None:
