@@ -119,7 +119,7 @@ def diarize_to_files(
             if result is None:
                 continue
             if named is not None:
-                chosen = settings.channel or recording.channel
+                chosen = recording.channel or settings.channel
                 result = named(result, replace(recording, channel=chosen))
             true = true_turns.get(re.sub(r"\s", "_", recording.id)) or true_turns.get(
                 Path(recording.id).stem, []

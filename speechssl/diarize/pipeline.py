@@ -102,7 +102,7 @@ def diarize(
     settings.check()
     if isinstance(path, Utterance):
         recording = path
-        if settings.channel is not None:
+        if path.channel is None:
             recording = replace(path, channel=settings.channel)
     else:
         recording = Utterance(Path(path).name, os.fspath(path), channel=settings.channel)
@@ -128,7 +128,8 @@ def diarize_each_channel(
     """Find who speaks when in each channel alone, as in a call that has one side on each.
 
     Speakers are named by their channel, `channel1-speaker1`; turns of two channels may overlap. A
-    channel without speech has none. A recording of one channel is diarized as it is.
+    channel without speech has none. A recording of one channel is diarized as it is, and so is one that
+    is a channel already (reco2channel).
 
     Args:
         embedder: the model.
@@ -139,7 +140,9 @@ def diarize_each_channel(
         UserError: as `diarize`, where no channel can be diarized.
     """
     settings = replace(settings, each_channel=False)
-    count = reading.info(recording.path).channels
+    count = 1
+    if recording.channel is None:
+        count = reading.info(recording.path).channels
     if count == 1:
         return diarize(embedder, recording, settings, channel=None)
     turns: list[Turn] = []

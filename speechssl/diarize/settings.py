@@ -32,7 +32,8 @@ class DiarizeSettings:
             less, are merged into the others.
         change_penalty: what a change of speakers costs on the path through the frames; higher
             gives fewer and longer turns.
-        channel: which channel, from 1; None: the mean of all.
+        channel: which channel, from 1, of recordings that are no channel already (reco2channel); None:
+            the mean of all.
         each_channel: every channel alone, in place of the mean (`pipeline.diarize_each_channel`).
         max_windows: so many windows, evenly spaced, are clustered; others are assigned to the
             nearest centre. Time and memory grow with its square.

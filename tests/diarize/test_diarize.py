@@ -312,6 +312,23 @@ def test_each_channel_of_a_call_is_a_side_of_its_own(call: Path, tmp_path: Path)
     assert one_file.read_text() == (out / "call.wav.rttm").read_text()
 
 
+@pytest.mark.parametrize("choice", [{}, {"each_channel": True}, {"channel": 1}])
+def test_a_recording_that_is_a_channel_already_stays_it(
+    choice: dict[str, int], call: Path, tmp_path: Path
+) -> None:
+    """As `prepare folder --channels each` writes it."""
+    samples, rate = soundfile.read(call, dtype="float32")
+    soundfile.write(tmp_path / "two.wav", np.stack([samples, np.roll(samples, 5 * rate)], 1), rate)
+    soundfile.write(tmp_path / "later.wav", np.roll(samples, 5 * rate), rate)
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "wav.scp").write_text(f"later {tmp_path}/two.wav\n")
+    (data / "reco2channel").write_text("later 2\n")
+    embedder = speechssl.load("mfcc", device="cpu")
+    found = diarize_to_files(embedder, [data], tmp_path / "out", DiarizeSettings(**choice)).turns
+    assert found["later"] == diarize(embedder, tmp_path / "later.wav").turns
+
+
 def test_speakers_with_one_name_become_one() -> None:
     turns = [Turn(0, 1, "speaker1"), Turn(1, 2, "speaker2"), Turn(2, 3, "speaker3")]
     vectors = np.array([[1, 0], [0, 1], [0, -1]], np.float32)
