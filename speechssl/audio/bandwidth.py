@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from speechssl.audio import reading
+from speechssl.audio.readers import Samples
+from speechssl.audio.silence import is_silent
 
 RATE = 16_000
 """Hz at which recordings are looked at."""
 
 _NARROW_RATE = 8500  # Hz; a file of at most this rate holds a telephone's band and no more
-_MOST_SECONDS = 20.0  # that are looked at
+_MOST_SECONDS = 20  # that are looked at, and more only while there is silence
 _SPEECH = (300.0, 3400.0)  # Hz: what a telephone lets through
 _ABOVE = (4250.0, 7500.0)  # Hz: what it does not, behind the slope of a resampler
 _NARROW = -60.0
@@ -24,7 +28,9 @@ _FRAME = 512  # samples
 def is_narrow(
     path: str, start: float = 0.0, stop: float | None = None, channel: int | None = None
 ) -> bool:
-    """Return whether a recording is of a narrow band, by its first 20 s.
+    """Return whether a recording is of a narrow band, by the first 20 s of it that are not silent.
+
+    One side of a call may listen for long.
 
     Args:
         path: as `reading.read` takes it.
@@ -35,19 +41,34 @@ def is_narrow(
     Raises:
         UserError: it cannot be read.
     """
-    if reading.info(path).rate <= _NARROW_RATE:
+    file = reading.info(path)
+    if file.rate <= _NARROW_RATE:
         return True
-    end = start + _MOST_SECONDS
-    end = end if stop is None else min(stop, end)
-    return has_narrow_band(reading.read(path, RATE, start, end, channel))
+    end = file.seconds if stop is None else min(stop, file.seconds)
+    begins = np.arange(start, max(end, start + 1 / RATE), _MOST_SECONDS).tolist()
+    return _has_narrow_band(
+        reading.read(path, RATE, begin, min(begin + _MOST_SECONDS, end), channel)
+        for begin in begins
+    )
 
 
-def has_narrow_band(samples: NDArray[np.floating]) -> bool:
+def has_narrow_band(samples: Samples) -> bool:
     """Return whether samples (T,) at `RATE` hold next to nothing above a telephone's band.
 
-    Silence is not called narrow.
+    The first 20 s that are not silent count. Silence is not called narrow.
     """
-    wave = np.pad(samples, (0, max(0, _FRAME - len(samples))))
+    size = _MOST_SECONDS * RATE
+    begins = range(0, max(1, len(samples)), size)
+    return _has_narrow_band(samples[begin : begin + size] for begin in begins)
+
+
+def _has_narrow_band(pieces: Iterable[Samples]) -> bool:
+    """Return whether the first of some pieces that is not silent, or else the last, is narrow."""
+    wave: Samples = np.zeros(0, np.float32)
+    for wave in pieces:
+        if len(wave) and not is_silent(wave):
+            break
+    wave = np.pad(wave, (0, max(0, _FRAME - len(wave))))
     frames = np.lib.stride_tricks.sliding_window_view(wave, _FRAME)[:: _FRAME // 2]
     power = np.square(np.abs(np.fft.rfft(frames * np.hanning(_FRAME)))).mean(axis=0)
     frequency = np.fft.rfftfreq(_FRAME, 1 / RATE)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from speechssl.audio import bandwidth, reading
+from speechssl.audio.readers import Samples
 from speechssl.data.manifest import Utterance
 from speechssl.embed.arrays import mono_wave
 from speechssl.embed.recordings import Recording
@@ -87,7 +88,7 @@ def is_narrow(recording: Recording) -> bool:
     return bandwidth.has_narrow_band(_wave(recording))
 
 
-def _wave(recording: Recording) -> NDArray[np.floating]:
+def _wave(recording: Recording) -> Samples:
     """Return the samples (T,) of an array at `bandwidth.RATE`."""
     rate = recording.sample_rate
     return mono_wave(recording.samples, rate, bandwidth.RATE, "array", recording.channel)

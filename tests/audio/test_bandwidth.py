@@ -67,3 +67,18 @@ def test_only_the_piece_and_the_channel_that_are_asked_for_count(tmp_path):
     assert is_narrow(two, 2.1, None, 1)
     assert is_narrow(two, 0.0, 1.9, 2)
     assert not is_narrow(two)
+
+
+def test_a_side_that_listens_first_is_known_by_what_it_says(tmp_path):
+    """Half a minute of what rounding leaves of silence has a wide band, if any."""
+    wave = speech_like(seconds=2.0)
+    silence = np.random.default_rng(0).choice([0, 1 / 32768], 30 * RATE).astype(np.float32)
+    late = np.concatenate([silence, cut_above(wave, 3400.0)])
+    sides = np.stack([np.concatenate([silence, wave]), late], axis=1)
+    soundfile.write(tmp_path / "call.wav", sides, RATE, subtype="PCM_16")
+    call = str(tmp_path / "call.wav")
+    assert not is_narrow(call, channel=1)
+    assert is_narrow(call, channel=2)
+    assert not is_narrow(call, 0.0, 25.0, 2)
+    assert has_narrow_band(late)
+    assert not has_narrow_band(silence)
