@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> None:
     from speechssl.embed.embedder import Embedder
     from speechssl.embed.gather import gather
     from speechssl.embed.sources import collect
+    from speechssl.errors import UserError
     from speechssl.speakers import voices
     from speechssl.speakers.comparison import SHORT
     from speechssl.speakers.model_digest import digest
@@ -65,6 +66,13 @@ def run(args: argparse.Namespace) -> None:
     calibration = flags.read_calibration(args, embedder.model) or known.self_calibration()
     utterances, failed = collect(args.inputs)
     kept, matrix, unreadable = gather(embedder, utterances)
+    failed += unreadable
+    if not kept:
+        first = failed[0]
+        raise UserError(
+            f"identify: none of {plural(len(failed), 'recording')} can be used; the first: {first.path}:"
+            f" {first.reason}"
+        )
     asks_for_bands = args.threshold is None and calibration and calibration.knows_bands
     answers = known.identify(
         matrix,
@@ -75,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
         narrow=are_narrow(kept) if asks_for_bands else None,
     )
     write_lines(args.out, lambda: _lines(kept, answers, cell_text(args.out)))
-    for failure in [*failed, *unreadable]:
+    for failure in failed:
         print(printable(f"left out {failure.path}: {failure.reason}"), file=sys.stderr)
     if args.threshold is not None:
         origin = f"threshold {args.threshold:g}, as given"
@@ -83,7 +91,8 @@ def run(args: argparse.Namespace) -> None:
         origin = f"threshold known from {calibration.describe()}"
     else:
         origin = "no threshold is known: calibrate the model, or give --threshold"
-    told = f"{plural(len(kept), 'recording')}, {plural(len(known.names), 'voice')}; {origin}"
+    told = f"{plural(len(kept), 'recording')}, {plural(len(known.names), 'voice')};"
+    told += f" {len(failed)} left out; {origin}"
     short = sum(utterance.seconds < SHORT for utterance in kept)
     is_length_known = args.threshold is None and calibration and calibration.duration_slope
     if short and not is_length_known:

@@ -341,6 +341,7 @@ def test_register_and_identify(folder, tmp_path, capsys):
     assert main(command) == 0
     said = capsys.readouterr().err
     assert "broken.wav" in said and "the pairs of the registered recordings" in said
+    assert "4 recordings, 3 voices; 1 left out; threshold" in said
     rows = [line.split("\t") for line in table.read_text().splitlines()]
     assert rows[0] == ["recording", "voice", "nearest", "score", "probability"]
     answers = {row[0]: row[1] for row in rows[1:]}
@@ -356,6 +357,12 @@ def test_register_and_identify(folder, tmp_path, capsys):
     assert main([*command[:4], "--threshold", "1.1"]) == 0
     lines = capsys.readouterr().out.splitlines()[1:]
     assert [line.split("\t")[1] for line in lines] == ["unknown"] * 4
+    broken = str(folder / "new" / "broken.wav")
+    before = table.read_text()
+    assert main([*command[:3], broken, "--out", str(table)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "none of 1 recording can be used; the first" in said
+    assert table.read_text() == before
 
 
 def test_register_one_voice_and_add_another(folder, tmp_path, capsys):
