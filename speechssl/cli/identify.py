@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write a line for each recording; say on standard error where the threshold is from."""
+    from speechssl.embed.cutting import warn_of_mixing
     from speechssl.embed.embedder import Embedder
     from speechssl.embed.gather import gather
     from speechssl.embed.sources import collect
@@ -65,6 +66,7 @@ def run(args: argparse.Namespace) -> None:
     known = voices.read_for(args.voices, model, embedder.dim)
     calibration = flags.read_calibration(args, embedder.model) or known.self_calibration()
     utterances, failed = collect(args.inputs)
+    warn_of_mixing(utterances)
     kept, matrix, unreadable = gather(embedder, utterances)
     failed += unreadable
     if not kept:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -20,6 +21,7 @@ from speechssl.errors import UserError
 from speechssl.interfaces import SpeechDetector
 from speechssl.pools import map_ahead
 from speechssl.progress import counted
+from speechssl.text import plural
 
 MIX = "mix"
 EACH = "each"
@@ -181,6 +183,17 @@ def count_mixed(recordings: Sequence[Utterance]) -> int:
         except UserError:
             continue
     return count
+
+
+def warn_of_mixing(recordings: Sequence[Utterance]) -> None:
+    """Warn if there are recordings whose channels are mixed."""
+    mixed = count_mixed(recordings)
+    if mixed:
+        warnings.warn(
+            f"{plural(mixed, 'recording')} with several channels, which are mixed: of calls with one side"
+            " on each, give what `speechssl prepare folder CALLS OUT --channels each` makes",
+            stacklevel=3,
+        )
 
 
 def find_speech(utterance: Utterance, detector: SpeechDetector) -> list[tuple[float, float]]:

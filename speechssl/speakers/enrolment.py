@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from speechssl.data.kaldi import read_mapping
 from speechssl.data.manifest import Utterance
 from speechssl.embed.batches import Failure
+from speechssl.embed.cutting import warn_of_mixing
 from speechssl.embed.embedder import Embedder
 from speechssl.embed.gather import gather
 from speechssl.embed.sources import collect
@@ -41,6 +42,7 @@ def register(
         UserError: no recording can be used, or one has no voice.
     """
     utterances, failed = collect(list(inputs))
+    warn_of_mixing(utterances)
     voice_of = _voices_of(utterances, inputs, name, speakers)
     kept, matrix, unreadable = gather(embedder, utterances)
     voices = make(

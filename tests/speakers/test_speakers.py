@@ -365,6 +365,24 @@ def test_register_and_identify(folder, tmp_path, capsys):
     assert table.read_text() == before
 
 
+def test_both_sides_of_a_call_are_said_to_be_mixed(folder, tmp_path, capsys):
+    """Of two speakers who are mixed, neither is the voice that is registered or found."""
+    sides = [soundfile.read(folder / "new" / f"{name}.wav")[0][:RATE] for name in ("anna", "ben")]
+    calls = tmp_path / "calls"
+    calls.mkdir()
+    soundfile.write(calls / "call.wav", np.stack(sides, axis=1), RATE)
+    each = tmp_path / "each"
+    assert main(["prepare", "folder", str(calls), str(each), "--channels", "each"]) == 0
+    voices_file = str(tmp_path / "voices.safetensors")
+    for inputs, is_mixed in ((calls, True), (each, False)):
+        capsys.readouterr()
+        assert main(["register", "mfcc", str(inputs), "--out", voices_file]) == 0
+        assert ("1 recording with several channels" in capsys.readouterr().err) == is_mixed
+        words = ["identify", "mfcc", voices_file, str(inputs), "--threshold", "0"]
+        assert main(words) == 0
+        assert ("1 recording with several channels" in capsys.readouterr().err) == is_mixed
+
+
 def test_register_one_voice_and_add_another(folder, tmp_path, capsys):
     out = str(tmp_path / "voices.safetensors")
     anna = [str(folder / "known" / "anna" / f"{i}.wav") for i in range(2)]
