@@ -16,6 +16,7 @@ from speechssl.cli import flags, scoring
 
 if TYPE_CHECKING:
     from speechssl.data.trials import Trials
+    from speechssl.speakers.quality import Quality
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,6 +81,8 @@ def run(args: argparse.Namespace) -> None:
     seconds = None if args.durations is None else _shorter_sides(measured.trials, args.durations)
     narrow = None if args.data is None else _narrow_sides(measured.trials, args.data)
     quality = Quality(seconds, narrow)
+    if narrow is not None:
+        _refuse_missing_kinds(quality, measured.trials)
     found = calibration.fit(
         measured.scores, measured.trials.target, source, args.prior, quality=quality
     )
@@ -147,3 +150,27 @@ def _narrow_sides(trials: Trials, directories: Sequence[str]) -> tuple[list[bool
         )
     enrolled = [is_narrow[name] for name in trials.enrol.tolist()]
     return enrolled, [is_narrow[name] for name in trials.test.tolist()]
+
+
+def _refuse_missing_kinds(quality: Quality, trials: Trials) -> None:
+    """Refuse trials from which the threshold of a kind of pair cannot be learnt.
+
+    Raises:
+        UserError: of one speaker, or of two, there is no trial between two wide-band recordings, two by
+            telephone, or one of each.
+    """
+    from speechssl.errors import UserError
+
+    one, both = quality.one_narrow(), quality.both_narrow()
+    kinds = {
+        "where neither side is by telephone": 1 - one - both,
+        "where one side is by telephone": one,
+        "where both sides are by telephone": both,
+    }
+    for kind, share in kinds.items():
+        for answer, wanted in (("one speaker", trials.target), ("two speakers", ~trials.target)):
+            if not share[wanted].any():
+                raise UserError(
+                    f"calibrate: --data: no trial of {answer} {kind}, so that its threshold cannot be"
+                    " known; give trials of all kinds, or leave --data out"
+                )

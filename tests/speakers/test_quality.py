@@ -142,6 +142,21 @@ def test_calibrate_hears_the_bands_of_its_trials(folder, tmp_path, capsys):
     assert found.knows_bands
     for name in ("slope", "offset", "one_narrow", "both_narrow", "eer"):
         assert getattr(found, name) == pytest.approx(getattr(expected, name))
+    for left_out, missing in (
+        ((1, False), "of two speakers where one side is by telephone"),
+        ((2, True), "of one speaker where both sides are by telephone"),
+        ((0, True), "of one speaker where neither side is by telephone"),
+    ):
+        some = [
+            f"{int(a[:2] == b[:2])} {a} {b}\n"
+            for (a, b), kind in zip(pairs, kinds, strict=True)
+            if (kind, a[:2] == b[:2]) != left_out
+        ]
+        (tmp_path / "some").write_text("".join(some))
+        words = ["calibrate", model, emb, "--trials", str(tmp_path / "some"), "--data", *data]
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert f"no trial {missing}" in said and said.count("\n") == 1
     assert main([*command, "--data", data[0]]) == 2
     said = capsys.readouterr().err
     assert "no directory of --data has the utterance" in said and said.count("\n") == 1
