@@ -39,7 +39,10 @@ from speechssl.speakers.quality import Quality
 FILE = "calibration.json"
 """Its name in a model folder."""
 
+_REMEDY = "calibrate again (`speechssl calibrate`)"
+
 _LARGEST = 1e6  # of slopes and offset: what is larger is no calibration of cosines
+_MOST_TRIALS = 1 << 63  # that anybody can have
 _NUMBERS = {"duration_slope": 0.0, "one_narrow": 0.0, "both_narrow": 0.0}
 """What a file may lack, and what it then is: lengths and bands have not always counted."""
 
@@ -196,7 +199,7 @@ def read(path: Path, model: Model | None = None) -> Calibration:
     Raises:
         UserError: it is not there, not such a file, or of another model.
     """
-    found = _checked(foreign_json.read(path), path)
+    found = _checked(foreign_json.read(path, _REMEDY), path)
     if model is not None and found.model not in ("", digest(model)):
         raise UserError(f"{path}: is a calibration of other weights; calibrate again")
     return found
@@ -221,23 +224,23 @@ def of_model(folder: str | Path, model: Model) -> Calibration | None:
 
 def _checked(written: Any, path: Path) -> Calibration:
     """Return the calibration in a mapping that somebody else may have written."""
-    with foreign_json.damage(path, "calibrate again (`speechssl calibrate`)"):
+    with foreign_json.damage(path, _REMEDY):
         numbers = dict(_NUMBERS)
         for key in ("slope", "offset", "eer", *_NUMBERS):
             value = written[key] if key in written else numbers[key]
             if not foreign_json.is_number(value) or not abs(value) < _LARGEST:
                 raise ValueError(f"{key} is {str(value)[:40]}")
             numbers[key] = float(value)
-        if not numbers["slope"] > 0:
+        if not numbers["slope"] > 1 / _LARGEST:
             raise ValueError(f"slope is {numbers['slope']}, not above 0")
-        trials = written["trials"]
-        targets = written["targets"]
-        if not (isinstance(trials, int) and isinstance(targets, int)):
-            raise ValueError("trials and targets are no whole numbers")
+        counts = {key: written[key] for key in ("trials", "targets")}
+        for key, value in counts.items():
+            if type(value) is not int or not 0 <= value < _MOST_TRIALS:
+                raise ValueError(f"{key} is {str(value)[:40]}")
         return Calibration(
             **numbers,
-            trials=trials,
-            targets=targets,
+            trials=counts["trials"],
+            targets=counts["targets"],
             source=str(written.get("source", "not known"))[:300],
             model=str(written.get("model", "")),
         )

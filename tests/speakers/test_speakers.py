@@ -153,7 +153,8 @@ def test_calibration_from_a_file_of_scores(tmp_path):
     [
         {"slope": 0}, {"slope": -1.0}, {"slope": "steep"}, {"offset": float("nan")}, {"eer": None},
         {"slope": 1e300}, {"trials": "many"}, {"offset": [1]}, {"slope": True}, {"duration_slope": "x"},
-        {"duration_slope": 1e300},
+        {"duration_slope": 1e300}, {"slope": 5e-324}, {"trials": True}, {"trials": 10**3000},
+        {"targets": -5},
     ],
 )  # fmt: skip
 def test_a_calibration_that_is_none_is_one_line(tmp_path, change):
