@@ -132,6 +132,12 @@ class Calibration:
             write_text(path, json.dumps(asdict(self), indent=2) + "\n")
 
 
+def check_prior(prior: float) -> None:
+    """Raise UserError unless a prior is above 0 and below 1."""
+    if not 0 < prior < 1:
+        raise UserError(f"prior: must be above 0 and below 1, not {prior:g}")
+
+
 def fit(
     scores: ArrayLike,
     target: ArrayLike,

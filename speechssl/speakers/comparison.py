@@ -141,8 +141,10 @@ def verify(
         calibration: what the score is judged by; None: what lies with the model, if anything does.
 
     Raises:
-        UserError: fewer than two recordings, one that cannot be read, or a damaged calibration.
+        UserError: fewer than two recordings, one that cannot be read, a prior that is not between 0 and 1,
+            or a damaged calibration.
     """
+    calibrations.check_prior(prior)
     if len(recordings) < 2:
         raise UserError("verify: one recording; give two, or several of one speaker and another")
     if calibration is None and embedder.name:

@@ -121,7 +121,11 @@ class Voices:
             threshold: lowest score at which the nearest voice is the answer.
             seconds: (B,) lengths of the recordings, for a calibration in which length counts.
             narrow: (B,) whether they are of a narrow band, for a calibration in which that counts.
+
+        Raises:
+            UserError: the prior is not between 0 and 1.
         """
+        calibrations.check_prior(prior)
         shares = self.narrow_shares()
         qualities = [
             Quality(

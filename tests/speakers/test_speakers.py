@@ -203,6 +203,15 @@ def test_identify_by_bayes_and_by_threshold():
     assert [answer.voice for answer in known.identify(probes)] == ["undecided"] * 3
 
 
+@pytest.mark.parametrize("prior", [0, 1, 1.5, -0.1, float("nan")])
+def test_a_prior_that_is_none_is_one_line(prior):
+    known, centres = some_voices(np.random.default_rng(0))
+    with pytest.raises(UserError, match="prior: must be above 0 and below 1"):
+        known.identify(centres, HALF, prior=prior)
+    with pytest.raises(UserError, match="prior: must be above 0 and below 1"):
+        verify(speechssl.load("mfcc"), ["a.wav", "b.wav"], prior=prior, calibration=HALF)
+
+
 def test_pairs_of_the_registered_recordings_calibrate_if_they_are_enough():
     known, _ = some_voices(np.random.default_rng(0), recordings=4)
     found = known.self_calibration()
