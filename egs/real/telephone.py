@@ -44,7 +44,7 @@ def main() -> None:
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
     for file in args.directory.iterdir():
-        if file.is_file() and file.name not in ("wav.scp", "segments", "utt2dur"):
+        if file.is_file() and file.name not in ("wav.scp", "segments", "utt2dur", "reco2channel"):
             shutil.copy(file, args.out / file.name)
     lines = []
     durations = []
@@ -65,7 +65,9 @@ def main() -> None:
 
 def read(utterance: Utterance, rate: int) -> Samples:
     """Return the samples (T,) of an utterance."""
-    return reading.read(utterance.path, rate, utterance.start, utterance.stop)
+    return reading.read(
+        utterance.path, rate, utterance.start, utterance.stop, channel=utterance.channel
+    )
 
 
 def on_the_telephone(samples: Samples, number: int) -> Samples:

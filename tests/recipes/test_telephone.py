@@ -54,6 +54,19 @@ def test_a_directory_keeps_its_ids_labels_and_trials(tmp_path, monkeypatch):
     assert info.samplerate == RATE and info.frames == RATE
 
 
+def test_a_side_of_a_call_is_the_channel_that_reco2channel_names(tmp_path, monkeypatch):
+    tone = 0.1 * np.sin(2 * np.pi * 1000 * np.arange(16000) / 16000)
+    soundfile.write(tmp_path / "call.wav", np.stack([tone, 0 * tone], axis=1), 16000)
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "wav.scp").write_text("".join(f"ch{n} {tmp_path}/call.wav\n" for n in (1, 2)))
+    (source / "reco2channel").write_text("ch1 1\nch2 2\n")
+    monkeypatch.setattr(sys, "argv", ["telephone.py", str(source), str(tmp_path / "out")])
+    telephone.main()
+    left, right = (telephone.read(one, RATE) for one in read_manifest(tmp_path / "out"))
+    assert np.abs(left).max() == pytest.approx(0.1, abs=0.02) and not right.any()
+
+
 def test_mixed_leaves_every_other_recording_as_it_is_and_every_takes_some(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     for number in range(6):
