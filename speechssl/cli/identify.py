@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the voices to choose from, which `speechssl register` wrote",
     )
     flags.add_recordings(parser, "recordings to name")
+    flags.add_vad(parser, "listen to speech only: one side of a call is silent for half of it")
     flags.add_table_out(parser)
     parser.add_argument(
         "--threshold",
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write a line for each recording; say on standard error where the threshold is from."""
-    from speechssl.embed.cutting import warn_of_mixing
+    from speechssl.embed.cutting import Cutting, cut, warn_of_mixing
     from speechssl.embed.embedder import Embedder
     from speechssl.embed.gather import gather
     from speechssl.embed.sources import collect
@@ -67,8 +68,9 @@ def run(args: argparse.Namespace) -> None:
     calibration = flags.read_calibration(args, embedder.model) or known.self_calibration()
     utterances, failed = collect(args.inputs)
     warn_of_mixing(utterances)
-    kept, matrix, unreadable = gather(embedder, utterances)
-    failed += unreadable
+    listened = cut(utterances, Cutting(vad=args.vad), embedder.readers)
+    kept, matrix, unreadable = gather(embedder, listened.utterances)
+    failed += listened.failures + unreadable
     if not kept:
         first = failed[0]
         raise UserError(
@@ -81,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
         calibration,
         prior=args.prior,
         threshold=args.threshold,
-        seconds=[utterance.seconds for utterance in kept],
+        seconds=[utterance.counted_seconds for utterance in kept],
         narrow=are_narrow(kept) if asks_for_bands else None,
     )
     write_lines(args.out, lambda: _lines(kept, answers, cell_text(args.out)))
@@ -95,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
         origin = "no threshold is known: calibrate the model, or give --threshold"
     told = f"{plural(len(kept), 'recording')}, {plural(len(known.names), 'voice')};"
     told += f" {len(failed)} left out; {origin}"
-    short = sum(utterance.seconds < SHORT for utterance in kept)
+    short = sum(utterance.counted_seconds < SHORT for utterance in kept)
     is_length_known = args.threshold is None and calibration and calibration.duration_slope
     if short and not is_length_known:
         told += (

@@ -17,6 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `speechssl register`."""
     flags.add_model_or_name(parser)
     flags.add_recordings(parser, "recordings; of several voices, a folder with a folder for each")
+    flags.add_vad(
+        parser, "listen to speech only, as of one side of a call, which is silent for half of it"
+    )
     parser.add_argument(
         "--out",
         required=True,
@@ -57,7 +60,9 @@ def run(args: argparse.Namespace) -> None:
         embedder = Embedder.from_pretrained(
             args.model, args.device, args.precision, allow_code=tuple(args.allow_code)
         )
-        found, failed = register(embedder, args.inputs, name=args.name, speakers=args.speakers)
+        found, failed = register(
+            embedder, args.inputs, name=args.name, speakers=args.speakers, vad=args.vad
+        )
         if before is not None:
             found = before.with_others(found)
         found.write(args.out)

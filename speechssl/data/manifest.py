@@ -73,6 +73,13 @@ class Utterance:
         """True if it is all of a file, with all of its channels mixed."""
         return self.start == 0 and self.stop is None and self.channel is None
 
+    @property
+    def counted_seconds(self) -> float:
+        """How much of it counts, seconds."""
+        if self.speech is None:
+            return self.seconds
+        return math.fsum(stop - start for start, stop in self.speech)
+
     def beginning(self, seconds: float) -> Utterance:
         """Return the utterance cut to its first seconds; infinite: the utterance as it is.
 

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from speechssl.data.kaldi import read_mapping
 from speechssl.data.manifest import Utterance
 from speechssl.embed.batches import Failure
-from speechssl.embed.cutting import warn_of_mixing
+from speechssl.embed.cutting import Cutting, cut, warn_of_mixing
 from speechssl.embed.embedder import Embedder
 from speechssl.embed.gather import gather
 from speechssl.embed.sources import collect
@@ -24,6 +24,7 @@ def register(
     *,
     name: str | None = None,
     speakers: Path | None = None,
+    vad: str | None = None,
 ) -> tuple[Voices, list[Failure]]:
     """Enrol voices from recordings.
 
@@ -34,6 +35,7 @@ def register(
             Kaldi directory, or the first folder below an input, or the file's name without its
             ending.
         speakers: a table `recording voice` by id.
+        vad: which part of `vad/` finds the speech, which alone counts; None: all counts.
 
     Returns:
         The voices, and what could not be used.
@@ -44,7 +46,8 @@ def register(
     utterances, failed = collect(list(inputs))
     warn_of_mixing(utterances)
     voice_of = _voices_of(utterances, inputs, name, speakers)
-    kept, matrix, unreadable = gather(embedder, utterances)
+    listened = cut(utterances, Cutting(vad=vad), embedder.readers)
+    kept, matrix, unreadable = gather(embedder, listened.utterances)
     voices = make(
         [voice_of[utterance.id] for utterance in kept],
         [utterance.id for utterance in kept],
@@ -52,7 +55,7 @@ def register(
         digest(embedder.model, embedder.layer),
         are_narrow(kept),
     )
-    return voices, failed + unreadable
+    return voices, failed + listened.failures + unreadable
 
 
 def _voices_of(

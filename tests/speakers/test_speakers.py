@@ -11,7 +11,9 @@ from safetensors.numpy import save_file
 
 import speechssl
 from speechssl.cli.command import main
+from speechssl.data.manifest import Utterance
 from speechssl.data.trials import read_trials
+from speechssl.embed.cutting import find_speech
 from speechssl.embed.embedder import Embedder
 from speechssl.errors import UserError
 from speechssl.evaluation.verification.scoring import unit
@@ -22,6 +24,7 @@ from speechssl.speakers.calibration import Calibration
 from speechssl.speakers.comparison import verify
 from speechssl.speakers.model_digest import digest
 from speechssl.speakers.quality import ASSUMED, Quality
+from speechssl.vad.energy import EnergyDetector
 from tests.builders import RATE, make_model, read_json, readme_code
 
 HALF = Calibration(10.0, -5.0, 100, 50, 4.0, "a test")
@@ -391,6 +394,34 @@ def test_both_sides_of_a_call_are_said_to_be_mixed(folder, tmp_path, capsys):
         words = ["identify", "mfcc", voices_file, str(inputs), "--threshold", "0"]
         assert main(words) == 0
         assert ("1 recording with several channels" in capsys.readouterr().err) == is_mixed
+
+
+def test_with_vad_only_speech_is_registered_and_named(folder, tmp_path, capsys):
+    """Of one side of a call, which is silent while the other one speaks."""
+    speech = soundfile.read(folder / "new" / "ben.wav", dtype="float32")[0]
+    side = tmp_path / "in" / "ben.wav"
+    side.parent.mkdir()
+    soundfile.write(side, np.concatenate([0 * speech] * 4 + [speech]), RATE)
+    emb = tmp_path / "emb.npz"
+    assert main(["embed", "mfcc", str(side), "--vad", "energy", "--out", str(emb)]) == 0
+    embedded = unit(np.load(emb)["embeddings"])
+    file = tmp_path / "voices.safetensors"
+    register = ["register", "mfcc", str(side), "--out", str(file)]
+    assert main([*register, "--vad", "energy"]) == 0
+    np.testing.assert_allclose(unit(voices.read(file).embeddings), embedded, atol=1e-6)
+    calibrated = tmp_path / "calibration.json"
+    Calibration(10.0, -9.0, 9, 3, 1.5, "set", duration_slope=-2.0).write(calibrated)
+    identify = ["identify", "mfcc", str(file), str(side), "--calibration", str(calibrated)]
+    found = []
+    for words in (["--vad", "energy"], []):
+        capsys.readouterr()
+        assert main([*identify, *words]) == 0
+        *_, score, probability = capsys.readouterr().out.splitlines()[1].split("\t")
+        found.append((float(score), float(probability)))
+    assert found[0][0] == pytest.approx(1.0, abs=1e-4) and found[1][0] < 0.99
+    [(start, stop)] = find_speech(Utterance("ben", str(side)), EnergyDetector())
+    ratio = 1.0 - 2.0 * math.log((stop - start) / ASSUMED)  # not of all the seconds of the file
+    assert found[0][1] == pytest.approx(1 / (1 + math.exp(-ratio)), abs=2e-3)
 
 
 def test_register_one_voice_and_add_another(folder, tmp_path, capsys):
