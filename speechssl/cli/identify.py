@@ -49,11 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write a line for each recording; say on standard error where the threshold is from."""
+    from speechssl.embed.batches import none_usable
     from speechssl.embed.cutting import Cutting, cut, warn_of_mixing
     from speechssl.embed.embedder import Embedder
     from speechssl.embed.gather import gather
     from speechssl.embed.sources import collect
-    from speechssl.errors import UserError
     from speechssl.speakers import voices
     from speechssl.speakers.comparison import SHORT
     from speechssl.speakers.model_digest import digest
@@ -72,11 +72,7 @@ def run(args: argparse.Namespace) -> None:
     kept, matrix, unreadable = gather(embedder, listened.utterances)
     failed += listened.failures + unreadable
     if not kept:
-        first = failed[0]
-        raise UserError(
-            f"identify: none of {plural(len(failed), 'recording')} can be used; the first: {first.path}:"
-            f" {first.reason}"
-        )
+        raise none_usable("identify", failed)
     asks_for_bands = args.threshold is None and calibration and calibration.knows_bands
     answers = known.identify(
         matrix,

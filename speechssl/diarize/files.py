@@ -16,7 +16,7 @@ from speechssl.diarize.pipeline import Diarization, diarize, diarize_each_channe
 from speechssl.diarize.scoring import DiarizationError, diarization_error
 from speechssl.diarize.settings import DiarizeSettings
 from speechssl.diarize.turns import Turn, read_rttm, rttm_lines, seconds_of, write_text_file
-from speechssl.embed.batches import Failure
+from speechssl.embed.batches import Failure, none_usable
 from speechssl.embed.embedder import Embedder
 from speechssl.embed.sources import collect
 from speechssl.errors import UserError, writing
@@ -228,10 +228,6 @@ def _finish(summary: Summary, rttm: Path | None) -> None:
         with writing(path):
             write_skipped(path, [("path", "reason"), *skipped])
     if not summary.turns:
-        first = summary.failed[0]
-        raise UserError(
-            f"diarize: none of {len(summary.failed)} recordings can be used; the first:"
-            f" {first.path}: {first.reason}"
-        )
+        raise none_usable("diarize", summary.failed)
     if rttm is not None:
         write_text_file(rttm, summary.lines)

@@ -52,6 +52,15 @@ class Failure:
         return cls(utterance.id, path, " ".join(words))
 
 
+def none_usable(verb: str, failures: Sequence[Failure]) -> UserError:
+    """Return the error of a verb all of whose recordings, one at least, have failed."""
+    first = failures[0]
+    return UserError(
+        f"{verb}: none of {len(failures)} recordings can be used; the first: {first.path}:"
+        f" {first.reason}"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """A part of an utterance that is encoded at once.

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from speechssl.data.kaldi import read_mapping
 from speechssl.data.manifest import Utterance
-from speechssl.embed.batches import Failure
+from speechssl.embed.batches import Failure, none_usable
 from speechssl.embed.cutting import Cutting, cut, warn_of_mixing
 from speechssl.embed.embedder import Embedder
 from speechssl.embed.gather import gather
@@ -48,6 +48,9 @@ def register(
     voice_of = _voices_of(utterances, inputs, name, speakers)
     listened = cut(utterances, Cutting(vad=vad), embedder.readers)
     kept, matrix, unreadable = gather(embedder, listened.utterances)
+    failed += listened.failures + unreadable
+    if not kept:
+        raise none_usable("register", failed)
     voices = make(
         [voice_of[utterance.id] for utterance in kept],
         [utterance.id for utterance in kept],
@@ -55,7 +58,7 @@ def register(
         digest(embedder.model, embedder.layer),
         are_narrow(kept),
     )
-    return voices, failed + listened.failures + unreadable
+    return voices, failed
 
 
 def _voices_of(

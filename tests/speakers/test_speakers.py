@@ -374,8 +374,11 @@ def test_register_and_identify(folder, tmp_path, capsys):
     before = table.read_text()
     assert main([*command[:3], broken, "--out", str(table)]) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "none of 1 recording can be used; the first" in said
+    assert said.count("\n") == 1 and "none of 1 recordings can be used; the first" in said
     assert table.read_text() == before
+    assert main(["register", "mfcc", broken, "--out", str(tmp_path / "none.safetensors")]) == 2
+    said = capsys.readouterr().err
+    assert "register: none of 1 recordings can be used; the first" in said and broken in said
 
 
 def test_both_sides_of_a_call_are_said_to_be_mixed(folder, tmp_path, capsys):
