@@ -72,6 +72,8 @@ def _voices_of(
         return {utterance.id: name for utterance in utterances}
     known: dict[str, str] = {}
     if speakers is not None:
+        if not speakers.exists():
+            raise UserError(f"{speakers}: no such file; give lines `recording voice`")
         known = read_mapping(speakers)
     else:
         for place in inputs:

@@ -443,7 +443,7 @@ def test_register_one_voice_and_add_another(folder, tmp_path, capsys):
     assert ".safetensors" in capsys.readouterr().err
 
 
-def test_register_by_utt2spk(folder, tmp_path):
+def test_register_by_utt2spk(folder, tmp_path, capsys):
     (tmp_path / "utt2spk").write_text("anna.wav A\nben.wav B\ncleo.wav B\n")
     files = [str(folder / "new" / f"{name}.wav") for name in PITCHES]
     out = tmp_path / "v.safetensors"
@@ -460,6 +460,10 @@ def test_register_by_utt2spk(folder, tmp_path):
     assert voices.read(out).names == ["A", "B"]
     (tmp_path / "utt2spk").write_text("anna.wav A\n")
     assert main(command) == 2
+    (tmp_path / "utt2spk").unlink()
+    capsys.readouterr()
+    assert main(command) == 2
+    assert "no such file; give lines `recording voice`" in capsys.readouterr().err
 
 
 def test_names_of_a_strangers_file_do_nothing_to_a_terminal_or_a_table(folder, tmp_path, capsys):
