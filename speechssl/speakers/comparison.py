@@ -119,6 +119,8 @@ class Comparison:
             known.append(f"{self.seconds:.2g} s on the shorter side")
         if self.narrow is not None and any(self.narrow):
             kind = "both" if self.narrow == (1.0, 1.0) else "one"
+            if 0 < self.narrow[0] < 1:  # of what is enrolled, some are and some are not
+                kind = "some recordings"
             known.append(f"{kind} by telephone (narrow band)")
         return f", for {' and '.join(known)}" if known else ""
 
