@@ -44,7 +44,9 @@ def main() -> None:
     vectors = []
     for directory in args.directories:
         for utterance in read_manifest(directory):
-            wave = reading.read(utterance.path, 16000, utterance.start, utterance.stop)
+            wave = reading.read(
+                utterance.path, 16000, utterance.start, utterance.stop, utterance.channel
+            )
             prepared = preprocess_wav(wave, 16000)
             with torch.no_grad():
                 vectors.append(encoder.embed_utterance(prepared if len(prepared) else wave))

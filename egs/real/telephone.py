@@ -65,9 +65,7 @@ def main() -> None:
 
 def read(utterance: Utterance, rate: int) -> Samples:
     """Return the samples (T,) of an utterance."""
-    return reading.read(
-        utterance.path, rate, utterance.start, utterance.stop, channel=utterance.channel
-    )
+    return reading.read(utterance.path, rate, utterance.start, utterance.stop, utterance.channel)
 
 
 def on_the_telephone(samples: Samples, number: int) -> Samples:

@@ -229,7 +229,9 @@ def rows(
     """Yield the id and the row of each utterance of the Kaldi directories."""
     for directory in directories:
         for utterance in read_manifest(directory):
-            wave = reading.read(utterance.path, RATE, utterance.start, utterance.stop)
+            wave = reading.read(
+                utterance.path, RATE, utterance.start, utterance.stop, utterance.channel
+            )
             yield utterance.id, row_of(np.asarray(wave, np.float32))
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 RATE = 16000
 
@@ -89,3 +90,12 @@ def test_it_agrees_with_opensmile_on_pitch_and_loudness(script):
         ours = script.functionals(buzz(hertz))
         pitch = theirs["F0semitoneFrom27.5Hz_sma3nz_amean"]
         assert ours["pitch_mean"] == pytest.approx(pitch, abs=0.5)
+
+
+def test_a_row_is_of_the_channel_that_reco2channel_names(script, tmp_path):
+    tone = 0.1 * np.sin(2 * np.pi * 200 * np.arange(16000) / 16000)
+    soundfile.write(tmp_path / "call.wav", np.stack([tone, 0 * tone], axis=1), 16000)
+    (tmp_path / "wav.scp").write_text("".join(f"ch{n} {tmp_path}/call.wav\n" for n in (1, 2)))
+    (tmp_path / "reco2channel").write_text("ch1 1\nch2 2\n")
+    peaks = dict(script.rows([str(tmp_path)], lambda wave: np.abs(wave).max()))
+    assert peaks == {"ch1": pytest.approx(0.1, abs=1e-3), "ch2": 0.0}
