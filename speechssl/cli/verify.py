@@ -23,6 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="AUDIO",
         help="two audio files, or several of one speaker and then the one to compare",
     )
+    parser.add_argument(
+        "--channel",
+        type=flags.count,
+        metavar="N",
+        help="which channel of each recording, from 1 (default: the mean of all)",
+    )
+    flags.add_vad(parser, "compare speech only")
     flags.add_calibration(parser)
     flags.add_prior(parser, "probability, before listening, that the speaker is the same")
     parser.add_argument(
@@ -35,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Embed, compare, and print score and verdict."""
+    from speechssl.data.manifest import Utterance
+    from speechssl.embed.cutting import warn_of_mixing
     from speechssl.embed.embedder import Embedder
     from speechssl.speakers.comparison import verify
 
@@ -42,5 +51,14 @@ def run(args: argparse.Namespace) -> None:
         args.model, args.device, args.precision, allow_code=tuple(args.allow_code)
     )
     calibration = flags.read_calibration(args, embedder.model)
-    found = verify(embedder, args.recordings, prior=args.prior, calibration=calibration)
+    utterances = [Utterance(path, path, channel=args.channel) for path in args.recordings]
+    warn_of_mixing(utterances, "--channel N compares one")
+    found = verify(
+        embedder,
+        args.recordings,
+        prior=args.prior,
+        calibration=calibration,
+        channel=args.channel,
+        vad=args.vad,
+    )
     print(json.dumps(found.as_json()) if args.json else found)

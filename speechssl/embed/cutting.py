@@ -185,13 +185,17 @@ def count_mixed(recordings: Sequence[Utterance]) -> int:
     return count
 
 
-def warn_of_mixing(recordings: Sequence[Utterance]) -> None:
-    """Warn if there are recordings whose channels are mixed."""
+PREPARED = "give what `speechssl prepare folder CALLS OUT --channels each` makes"
+"""What to do about calls with one side on each channel."""
+
+
+def warn_of_mixing(recordings: Sequence[Utterance], remedy: str = PREPARED) -> None:
+    """Warn if there are recordings whose channels are mixed; `remedy` says what to do about calls."""
     mixed = count_mixed(recordings)
     if mixed:
         warnings.warn(
             f"{plural(mixed, 'recording')} with several channels, which are mixed: of calls with one side"
-            " on each, give what `speechssl prepare folder CALLS OUT --channels each` makes",
+            f" on each, {remedy}",
             stacklevel=3,
         )
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from speechssl.data.manifest import Utterance
+from speechssl.embed.batches import Matrix
+from speechssl.embed.cutting import Cutting, cut
 from speechssl.embed.embedder import Embedder
-from speechssl.embed.recordings import Source, resolve
+from speechssl.embed.gather import gather
+from speechssl.embed.recordings import Recording, Source, resolve
 from speechssl.errors import UserError
 from speechssl.evaluation.verification.scoring import unit
 from speechssl.speakers import calibration as calibrations
@@ -131,6 +135,8 @@ def verify(
     *,
     prior: float = 0.5,
     calibration: Calibration | None = None,
+    channel: int | None = None,
+    vad: str | None = None,
 ) -> Comparison:
     """Compare the last recording with the ones before it, which are of one speaker.
 
@@ -141,10 +147,12 @@ def verify(
         recordings: two or more, as `Embedder.embed` takes them.
         prior: probability, before listening, that the speaker is the same.
         calibration: what the score is judged by; None: what lies with the model, if anything does.
+        channel: which channel of each recording that names none itself, from 1; None: the mean of all.
+        vad: which part of `vad/` finds the speech of files, which alone counts; None: all counts.
 
     Raises:
-        UserError: fewer than two recordings, one that cannot be read, a prior that is not between 0 and 1,
-            or a damaged calibration.
+        UserError: fewer than two recordings, one that cannot be read or holds no speech, a prior that is
+            not between 0 and 1, speech looked for in samples, or a damaged calibration.
     """
     calibrations.check_prior(prior)
     if len(recordings) < 2:
@@ -152,12 +160,35 @@ def verify(
     if calibration is None and embedder.name:
         calibration = calibrations.of_model(embedder.name, embedder.model)
     found = [resolve(one, None, f"recording {number}") for number, one in enumerate(recordings)]
-    rows = unit(embedder.embed(found))
+    found = [replace(one, channel=one.channel or channel) for one in found]
+    if vad is None:
+        rows = unit(embedder.embed(found))
+        seconds = list(map(seconds_of, found))
+    else:
+        rows, seconds = _speech(embedder, found, vad)
     enrolled = unit(rows[:-1].mean(axis=0, keepdims=True))[0]
     score = float(np.clip(enrolled @ rows[-1], -1, 1))
-    *lengths, length = map(seconds_of, found)
+    *lengths, length = seconds
     narrow = None
     if calibration is not None and calibration.knows_bands:
         *known, last = map(is_narrow, found)
         narrow = (float(np.mean(known)), float(last))
     return Comparison(score, prior, calibration, min(sum(lengths), length), narrow)
+
+
+def _speech(
+    embedder: Embedder, recordings: Sequence[Recording], vad: str
+) -> tuple[Matrix, list[float]]:
+    """Return the embeddings (N, D) of length 1 of the speech of N files, and its seconds."""
+    utterances = []
+    for number, one in enumerate(recordings):
+        if one.samples is not None:
+            raise UserError(
+                f"recording {number}: speech is looked for in files alone; leave vad out"
+            )
+        utterances.append(Utterance(str(number), one.file, channel=one.channel))
+    listened = cut(utterances, Cutting(vad=vad), embedder.readers)
+    kept, matrix, unreadable = gather(embedder, listened.utterances)
+    for failure in listened.failures + unreadable:
+        raise UserError(f"{failure.path}: {failure.reason}")
+    return unit(matrix), [utterance.counted_seconds for utterance in kept]

@@ -203,3 +203,38 @@ def test_a_strangers_word_on_bands_is_checked(tmp_path, narrow):
     save_file(tensors, path, metadata={"speechssl voices": json.dumps(about)})
     with pytest.raises(UserError, match="band is narrow"):
         voices.read(path)
+
+
+def test_verify_takes_one_side_of_a_call_and_its_speech_alone(folder, tmp_path, capsys):
+    """On the left anna speaks and then listens, on the right ben the other way round."""
+    model = str(folder / "model")
+    anna, ben = (soundfile.read(folder / "wide" / f"{name}-0.wav")[0] for name in ("anna", "ben"))
+    silence = np.zeros(3 * RATE)
+    left, right = np.concatenate([anna, silence]), np.concatenate([silence, ben])
+    call, other = str(tmp_path / "call.wav"), str(folder / "wide" / "ben-1.wav")
+    soundfile.write(call, np.stack([left, right], axis=1), RATE)
+    soundfile.write(tmp_path / "right.wav", right, RATE)
+    command = ["verify", model, "--json", "--device", "cpu"]
+    assert main([*command, call, other]) == 0
+    said = capsys.readouterr().err
+    assert "1 recording with several channels" in said and "--channel N compares one" in said
+    assert main([*command, "--channel", "1", call, call]) == 0
+    assert json.loads(capsys.readouterr().out)["score"] == pytest.approx(1.0, abs=1e-6)
+    embedder = speechssl.load(folder / "model", device="cpu")
+    side = {"audio": call, "channel": 1}
+    whole = verify(embedder, [side, other])
+    assert whole.seconds == 2.0
+    assert whole.score == verify(embedder, [tmp_path / "right.wav", other]).score
+    spoken = verify(embedder, [side, other], vad="energy")
+    assert spoken.seconds == pytest.approx(2.0, abs=0.15) and spoken.score > whole.score
+    both = verify(embedder, [call, call], channel=2, vad="energy")
+    assert both.score == pytest.approx(1.0, abs=1e-6)
+    assert both.seconds == pytest.approx(2.0, abs=0.15)  # of the 5 s of the call
+    with pytest.raises(UserError, match="recording 0: speech is looked for in files alone"):
+        verify(embedder, [{"array": anna, "sampling_rate": RATE}, other], vad="energy")
+    soundfile.write(tmp_path / "hush.wav", 1e-4 * np.ones(2 * RATE), RATE)
+    assert main([*command, "--vad", "energy", str(tmp_path / "hush.wav"), other]) == 2
+    said = capsys.readouterr().err
+    assert "hush.wav" in said and said.count("\n") == 1
+    assert main([*command, "--channel", "3", call, call]) == 2
+    assert "channel" in capsys.readouterr().err
