@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -137,7 +138,11 @@ def test_wandb_keeps_each_step_once_offline_under_one_id(tmp_path: Path, capsys:
     folders = sorted((tmp_path / "wandb").glob("offline-run-*"))
     assert len(folders) == 2  # wandb adds "-1" where both parts began in the same second
     assert all(identity in folder.name for folder in folders)
-    rows = [row for row in history(tmp_path) if "loss" in row]
+    rows: list[dict[str, Any]] = []
+    deadline = time.monotonic() + 30
+    while len(rows) < 8 and time.monotonic() < deadline:  # its service writes on behind `finish`
+        rows = [row for row in history(tmp_path) if "loss" in row]
+        time.sleep(0.05)
     assert [(row["_step"], row["loss"]) for row in rows] == [
         (1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 6), (7, 70), (8, 80),
     ]  # fmt: skip
