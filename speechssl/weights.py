@@ -30,6 +30,8 @@ def write(
 ) -> None:
     """Write a state dict as safetensors; a reader sees the old file or the new one.
 
+    Whom the user's umask lets read may read it, as any other file of a model folder.
+
     Args:
         path: of the file.
         state: name -> tensor.
@@ -41,6 +43,8 @@ def write(
     """
     with atomic_write(path) as temporary:
         contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
+        temporary.touch()
+        mode = temporary.stat().st_mode
         try:
             save_file(contiguous, str(temporary), metadata=dict(metadata or {"format": "pt"}))
         except SafetensorError as error:
@@ -49,6 +53,7 @@ def write(
                 raise
             number = int(refused[1])
             raise OSError(number, os.strerror(number), str(path)) from error
+        temporary.chmod(mode)  # safetensors lets the owner alone read what it writes
 
 
 def shapes(path: str | Path) -> dict[str, tuple[int, ...]]:

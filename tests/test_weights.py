@@ -34,6 +34,18 @@ def test_what_was_written_comes_back(tmp_path, suffix):
     assert all(torch.equal(back[name], STATE[name]) for name in STATE)
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_whom_the_umask_lets_read_may_read_it(tmp_path, umask, mode):
+    """A model that was trained on a cluster is for the colleagues, too."""
+    before = os.umask(umask)
+    try:
+        weights.write(tmp_path / "w.safetensors", {"a": torch.zeros(2)})
+        weights.write(tmp_path / "w.safetensors", {"a": torch.ones(2)})  # over an old one
+    finally:
+        os.umask(before)
+    assert (tmp_path / "w.safetensors").stat().st_mode & 0o777 == mode
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_cut_anywhere_it_is_one_line(tmp_path, suffix):
     whole = saved(tmp_path, suffix).read_bytes()
