@@ -21,9 +21,8 @@ from speechssl.errors import UserError
 from speechssl.interfaces import Encoder
 from speechssl.nn.batch_norm import normalise
 from speechssl.nn.frames import Frames
-from speechssl.nn.maps import convolve_bands_first
+from speechssl.nn.maps import convolve_bands_first, convolve_maps
 from speechssl.nn.pooling import unbiased_statistics
-from speechssl.nn.products import linear
 
 __all__ = ["PART", "ERes2NetV2"]
 
@@ -239,7 +238,9 @@ class Fusion(nn.Module):
 
 def _product(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """Apply a 1x1 convolution to maps (B, F, M, C)."""
-    return linear(x, conv.weight.flatten(1), conv.bias)
+    assert conv.bias is not None
+    y = convolve_maps(x, conv.weight)
+    return y + conv.bias.to(y.dtype)  # autocast would add them in float32
 
 
 def _convolution(in_channels: int, out_channels: int, kernel: int, stride: int) -> nn.Conv2d:
