@@ -18,7 +18,6 @@ import numpy as np
 import scipy.ndimage
 import torch
 
-from speechssl.audio import reading
 from speechssl.data.manifest import read_manifest
 
 
@@ -44,9 +43,7 @@ def main() -> None:
     vectors = []
     for directory in args.directories:
         for utterance in read_manifest(directory):
-            wave = reading.read(
-                utterance.path, 16000, utterance.start, utterance.stop, utterance.channel
-            )
+            wave = utterance.read(16000)
             prepared = preprocess_wav(wave, 16000)
             with torch.no_grad():
                 vectors.append(encoder.embed_utterance(prepared if len(prepared) else wave))

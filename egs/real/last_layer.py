@@ -28,7 +28,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from speechssl.audio import reading
 from speechssl.augment.augment import Augment
 from speechssl.config import thaw
 from speechssl.data.crops import CropSpec
@@ -164,9 +163,7 @@ def beginnings(
     for start in range(0, len(order), BATCH):
         waves = []
         for one in order[start : start + BATCH]:
-            part = one.beginning(max_seconds)
-            wave = reading.read(part.path, rate, part.start, part.stop, part.channel)
-            waves.append(torch.from_numpy(wave))
+            waves.append(torch.from_numpy(one.beginning(max_seconds).read(rate)))
         lengths = torch.tensor([len(wave) for wave in waves])
         yield torch.nn.utils.rnn.pad_sequence(waves, batch_first=True), lengths
 

@@ -20,10 +20,9 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
-from speechssl.audio import reading
 from speechssl.augment import acoustics, codecs
 from speechssl.augment.plan import EQ_KNOTS, Codec
-from speechssl.data.manifest import Utterance, read_manifest
+from speechssl.data.manifest import read_manifest
 
 RATE = 8000
 WIDE_RATE = 16000
@@ -53,19 +52,14 @@ def main() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)  # ids of folders have slashes
         if not path.exists():
             if args.mixed and number % 2:
-                soundfile.write(path, read(utterance, WIDE_RATE), WIDE_RATE)
+                soundfile.write(path, utterance.read(WIDE_RATE), WIDE_RATE)
             else:
                 number //= 1 + args.mixed
-                soundfile.write(path, on_the_telephone(read(utterance, RATE), number), RATE)
+                soundfile.write(path, on_the_telephone(utterance.read(RATE), number), RATE)
         lines.append(f"{utterance.id} {path.resolve()}\n")
         durations.append(f"{utterance.id} {utterance.seconds:.3f}\n")
     (args.out / "wav.scp").write_text("".join(lines))
     (args.out / "utt2dur").write_text("".join(durations))
-
-
-def read(utterance: Utterance, rate: int) -> Samples:
-    """Return the samples (T,) of an utterance."""
-    return reading.read(utterance.path, rate, utterance.start, utterance.stop, utterance.channel)
 
 
 def on_the_telephone(samples: Samples, number: int) -> Samples:

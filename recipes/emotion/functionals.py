@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import find_peaks
 
-from speechssl.audio import reading
 from speechssl.data.manifest import read_manifest
 
 Array = NDArray[np.float64]
@@ -229,9 +228,7 @@ def rows(
     """Yield the id and the row of each utterance of the Kaldi directories."""
     for directory in directories:
         for utterance in read_manifest(directory):
-            wave = reading.read(
-                utterance.path, RATE, utterance.start, utterance.stop, utterance.channel
-            )
+            wave = utterance.read(RATE)
             yield utterance.id, row_of(np.asarray(wave, np.float32))
 
 

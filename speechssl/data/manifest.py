@@ -19,6 +19,7 @@ from typing import Literal
 
 from speechssl.audio import reading
 from speechssl.audio.pipes import Pipe
+from speechssl.audio.readers import Samples
 from speechssl.audio.remotes import Remotes
 from speechssl.audio.tables import OnBadEntry, read_wav_scp, refuse
 from speechssl.data.kaldi import (
@@ -79,6 +80,14 @@ class Utterance:
         if self.speech is None:
             return self.seconds
         return math.fsum(stop - start for start, stop in self.speech)
+
+    def read(self, rate: int) -> Samples:
+        """Return its samples (T,) float32 at `rate` Hz, of its piece and its channel.
+
+        Raises:
+            UserError: as `reading.read`.
+        """
+        return reading.read(self.path, rate, self.start, self.stop, self.channel)
 
     def beginning(self, seconds: float) -> Utterance:
         """Return the utterance cut to its first seconds; infinite: the utterance as it is.

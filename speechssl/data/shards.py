@@ -231,7 +231,7 @@ def _encode(utterance: Utterance, format: Format) -> bytes | Unreadable:
         rate = reading.info(path).rate
         if is_whole_file and path.lower().endswith(f".{format}"):
             return Path(path).read_bytes()
-        samples = reading.read(path, rate, utterance.start, utterance.stop, utterance.channel)
+        samples = utterance.read(rate)
     except (UserError, OSError) as error:
         refuse_without_descriptors(error)
         return Unreadable(path, str(error))

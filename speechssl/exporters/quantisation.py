@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from speechssl.audio import reading
 from speechssl.data.manifest import Utterance
 from speechssl.errors import UserError
 from speechssl.files import atomic_write
@@ -52,9 +51,8 @@ def calibration_waves(utterances: Sequence[Utterance], sample_rate: int) -> list
     every = max(1, len(utterances) // wanted)
     waves: list[Waves] = []
     for utterance in utterances[::every][:wanted]:
-        part = utterance.beginning(SECONDS)
         try:
-            wave = reading.read(part.path, sample_rate, part.start, part.stop, part.channel)
+            wave = utterance.beginning(SECONDS).read(sample_rate)
         except (UserError, OSError, ValueError, RuntimeError):
             continue
         if len(wave) >= sample_rate // 2:

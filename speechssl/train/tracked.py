@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from speechssl.audio import reading
 from speechssl.config import read as read_yaml
 from speechssl.config import thaw
 from speechssl.data.crops import Batch
@@ -113,5 +112,4 @@ def embed_some(run: Run, count: int) -> tuple[NDArray[np.float32], list[str]]:
 
 def _beginning(utterance: Utterance, rate: int) -> NDArray[np.float32]:
     """Read at most ``LONGEST_SECONDS`` of an utterance."""
-    part = utterance.beginning(LONGEST_SECONDS)
-    return reading.read(part.path, rate, part.start, part.stop, part.channel)
+    return utterance.beginning(LONGEST_SECONDS).read(rate)

@@ -63,7 +63,7 @@ def test_a_side_of_a_call_is_the_channel_that_reco2channel_names(tmp_path, monke
     (source / "reco2channel").write_text("ch1 1\nch2 2\n")
     monkeypatch.setattr(sys, "argv", ["telephone.py", str(source), str(tmp_path / "out")])
     telephone.main()
-    left, right = (telephone.read(one, RATE) for one in read_manifest(tmp_path / "out"))
+    left, right = (one.read(RATE) for one in read_manifest(tmp_path / "out"))
     assert np.abs(left).max() == pytest.approx(0.1, abs=0.02) and not right.any()
 
 

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from speechssl.audio import reading
 from speechssl.data.manifest import Utterance
 from speechssl.errors import UserError
 
@@ -83,9 +82,8 @@ class Clips:
         utterance = self.utterances.get(name)
         if utterance is None or name in self.failed:
             return None
-        part = utterance.beginning(LONGEST)
         try:
-            return reading.read(part.path, SAMPLE_RATE, part.start, part.stop, part.channel)
+            return utterance.beginning(LONGEST).read(SAMPLE_RATE)
         except UserError as error:
             self.failed[name] = str(error)
             return None
