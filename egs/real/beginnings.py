@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from speechssl.data.manifest import read_manifest
-from speechssl.data.trials import read_trials
+from speechssl.data.trials import Trials, read_trials, write_trials
 
 SECONDS = (0.5, 1.0, 2.0, 4.0, math.inf)
 
@@ -48,7 +48,6 @@ def main() -> None:
         "wav.scp": [f"{name} {path}\n" for name, path in recordings.items()],
         "segments": segments,
         "utt2dur": durations,
-        "trials": renamed_trials(args.directory / "trials", args.prefix),
     }
     for table in ("reco2channel", "utt2spk"):
         if (args.directory / table).exists():
@@ -57,15 +56,10 @@ def main() -> None:
             files[table] = [f"{prefix}{line}\n" for line in lines]
     for name, lines in files.items():
         (args.out / name).write_text("".join(lines))
-
-
-def renamed_trials(file: Path, prefix: str) -> list[str]:
-    """Return the lines of a list of trials, `prefix` before each id; none where there is no list."""
-    if not file.exists():
-        return []
-    trials = read_trials(file)
-    sides = zip(trials.target.tolist(), trials.enrol.tolist(), trials.test.tolist(), strict=True)
-    return [f"{int(is_same)} {prefix}{enrol} {prefix}{test}\n" for is_same, enrol, test in sides]
+    if (args.directory / "trials").exists():
+        trials = read_trials(args.directory / "trials")
+        enrol, test = (np.char.add(args.prefix, side) for side in (trials.enrol, trials.test))
+        write_trials(Trials(enrol, test, trials.target), args.out / "trials", "voxceleb")
 
 
 if __name__ == "__main__":

@@ -50,10 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write a line for each recording; say on standard error where the threshold is from."""
     from speechssl.embed.batches import none_usable
-    from speechssl.embed.cutting import Cutting, cut, warn_of_mixing
+    from speechssl.embed.cutting import warn_of_mixing
     from speechssl.embed.embedder import Embedder
-    from speechssl.embed.gather import gather
     from speechssl.embed.sources import collect
+    from speechssl.embed.speech import gather_speech
     from speechssl.speakers import voices
     from speechssl.speakers.comparison import SHORT
     from speechssl.speakers.model_digest import digest
@@ -68,9 +68,8 @@ def run(args: argparse.Namespace) -> None:
     calibration = flags.read_calibration(args, embedder.model) or known.self_calibration()
     utterances, failed = collect(args.inputs)
     warn_of_mixing(utterances)
-    listened = cut(utterances, Cutting(vad=args.vad), embedder.readers)
-    kept, matrix, unreadable = gather(embedder, listened.utterances)
-    failed += listened.failures + unreadable
+    kept, matrix, unreadable = gather_speech(embedder, utterances, args.vad)
+    failed += unreadable
     if not kept:
         raise none_usable("identify", failed)
     asks_for_bands = args.threshold is None and calibration and calibration.knows_bands

@@ -6,10 +6,14 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
+import numpy as np
+import numpy.typing as npt
+
 from speechssl.data.manifest import Utterance
 from speechssl.embed.batches import Failure, Matrix
-from speechssl.embed.cutting import speech_of
+from speechssl.embed.cutting import Cutting, cut, speech_of
 from speechssl.embed.embedder import Embedder
+from speechssl.embed.gather import gather
 from speechssl.progress import progress as show_progress
 
 CHUNK = 256
@@ -59,3 +63,18 @@ def stream_speech(
             for index, seconds, result in embedder.stream(utterances, done=done):
                 count(1)
                 yield places[index], seconds, result
+
+
+def gather_speech(
+    embedder: Embedder, recordings: Sequence[Utterance], vad: str | None
+) -> tuple[list[Utterance], npt.NDArray[np.float32], list[Failure]]:
+    """Embed the speech of recordings in memory; see `gather`.
+
+    Args:
+        embedder: the model.
+        recordings: what to embed.
+        vad: which part of `vad/` finds the speech, which alone counts; None: all counts.
+    """
+    listened = cut(recordings, Cutting(vad=vad), embedder.readers)
+    kept, matrix, unreadable = gather(embedder, listened.utterances)
+    return kept, matrix, listened.failures + unreadable

@@ -11,10 +11,9 @@ import numpy as np
 
 from speechssl.data.manifest import Utterance
 from speechssl.embed.batches import Matrix
-from speechssl.embed.cutting import Cutting, cut
 from speechssl.embed.embedder import Embedder
-from speechssl.embed.gather import gather
 from speechssl.embed.recordings import Recording, Source, resolve
+from speechssl.embed.speech import gather_speech
 from speechssl.errors import UserError
 from speechssl.evaluation.verification.scoring import unit
 from speechssl.speakers import calibration as calibrations
@@ -187,8 +186,7 @@ def _speech(
                 f"recording {number}: speech is looked for in files alone; leave vad out"
             )
         utterances.append(Utterance(str(number), one.file, channel=one.channel))
-    listened = cut(utterances, Cutting(vad=vad), embedder.readers)
-    kept, matrix, unreadable = gather(embedder, listened.utterances)
-    for failure in listened.failures + unreadable:
+    kept, matrix, failures = gather_speech(embedder, utterances, vad)
+    for failure in failures:
         raise UserError(f"{failure.path}: {failure.reason}")
     return unit(matrix), [utterance.counted_seconds for utterance in kept]

@@ -8,10 +8,10 @@ from pathlib import Path, PurePosixPath
 from speechssl.data.kaldi import read_mapping
 from speechssl.data.manifest import Utterance
 from speechssl.embed.batches import Failure, none_usable
-from speechssl.embed.cutting import Cutting, cut, warn_of_mixing
+from speechssl.embed.cutting import warn_of_mixing
 from speechssl.embed.embedder import Embedder
-from speechssl.embed.gather import gather
 from speechssl.embed.sources import collect
+from speechssl.embed.speech import gather_speech
 from speechssl.errors import UserError
 from speechssl.speakers.model_digest import digest
 from speechssl.speakers.quality import are_narrow
@@ -46,9 +46,8 @@ def register(
     utterances, failed = collect(list(inputs))
     warn_of_mixing(utterances)
     voice_of = _voices_of(utterances, inputs, name, speakers)
-    listened = cut(utterances, Cutting(vad=vad), embedder.readers)
-    kept, matrix, unreadable = gather(embedder, listened.utterances)
-    failed += listened.failures + unreadable
+    kept, matrix, unreadable = gather_speech(embedder, utterances, vad)
+    failed += unreadable
     if not kept:
         raise none_usable("register", failed)
     voices = make(
