@@ -6,6 +6,7 @@ made of them are in `conftest.py`. What one folder alone needs stays in that fol
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -228,6 +229,16 @@ def readme_part(folder: str) -> str:
     sys.modules[module.__name__] = module
     exec(code, module.__dict__)
     return f"{module.__name__}:PART"
+
+
+def load_script(script: str) -> types.ModuleType:
+    """Return a Python script of the repository (path from its root), which is no part of a package."""
+    path = ROOT / script
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def script_command(script: str, *words: object) -> list[str]:

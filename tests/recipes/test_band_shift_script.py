@@ -4,8 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from builders import write_audio
-from test_telephone import SCRIPT
+from builders import ROOT, write_audio
 
 from speechssl.embed.embedder import Embedder
 from speechssl.model import Model
@@ -38,7 +37,7 @@ def world(tmp_path):
 
 @pytest.mark.parametrize("count", [1, 7, 19, 20, 39, 40, 41, 1000])
 def test_at_most_so_many_utterances_are_taken_from_all_parts(world, monkeypatch, count):
-    monkeypatch.syspath_prepend(SCRIPT.parent)
+    monkeypatch.syspath_prepend(ROOT / "egs" / "real")
     import band_shift
 
     taken = [one.id for one in band_shift.chosen([world / "wide", world / "narrow"], count)]
@@ -49,7 +48,7 @@ def test_at_most_so_many_utterances_are_taken_from_all_parts(world, monkeypatch,
 
 
 def test_the_means_meet_and_wide_recordings_stay(world, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(SCRIPT.parent)
+    monkeypatch.syspath_prepend(ROOT / "egs" / "real")
     import band_shift
 
     words = [world / "model", world / "out", "--wide", world / "wide", "--narrow", world / "narrow"]

@@ -1,12 +1,11 @@
 """recipes/emotion/seeds.py: the mean gain over several trainings, and its interval."""
 
-import importlib.util
 import re
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import load_script
 from sklearn.metrics import f1_score
 
 LABELS = np.array(["anger", "joy", "calm"])
@@ -15,11 +14,7 @@ LABELS = np.array(["anger", "joy", "calm"])
 @pytest.fixture(scope="module")
 def seeds():
     """The script, which is no part of a package."""
-    path = Path(__file__).parents[2] / "recipes/emotion/seeds.py"
-    spec = importlib.util.spec_from_file_location("seeds", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("recipes/emotion/seeds.py")
 
 
 def write_probe(folder, truth, right, seed):

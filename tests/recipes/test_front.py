@@ -1,21 +1,17 @@
 """egs/front: the picture of the README shows what the logs and embeddings hold."""
 
-import importlib.util
 import json
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import ROOT, noise, run_script, write_audio
+from builders import ROOT, load_script, noise, run_script, write_audio
 
 from speechssl.corpora import synthetic
 from speechssl.errors import UserError
 
-SCRIPT = ROOT / "egs" / "front" / "picture.py"
-spec = importlib.util.spec_from_file_location("picture", SCRIPT)
-picture = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(picture)
+picture = load_script("egs/front/picture.py")
 
 
 def write_log(path: Path, ranks: dict[int, float], alarms: tuple[int, ...] = ()) -> Path:

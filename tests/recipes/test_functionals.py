@@ -1,11 +1,9 @@
 """Functionals of sounds whose pitch, loudness and rhythm are known."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 import soundfile
+from builders import load_script
 
 RATE = 16000
 
@@ -13,11 +11,7 @@ RATE = 16000
 @pytest.fixture(scope="module")
 def script():
     """recipes/emotion/functionals.py, which is no part of a package."""
-    path = Path(__file__).parents[2] / "recipes/emotion/functionals.py"
-    spec = importlib.util.spec_from_file_location("functionals", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("recipes/emotion/functionals.py")
 
 
 def buzz(hertz, seconds=2.0):

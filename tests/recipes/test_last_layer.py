@@ -1,20 +1,15 @@
 """egs/real/last_layer.py: the closed form does what its docstring says."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from builders import load_script
 
 from speechssl.embed.embedder import Embedder
 from speechssl.embed.layers import POOLED
 from speechssl.model import Model
 
-SCRIPT = Path(__file__).parents[2] / "egs" / "real" / "last_layer.py"
-spec = importlib.util.spec_from_file_location("last_layer", SCRIPT)
-last_layer = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(last_layer)
+last_layer = load_script("egs/real/last_layer.py")
 
 
 @pytest.fixture

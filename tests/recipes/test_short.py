@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import soundfile
-from builders import write_audio
+from builders import load_script, write_audio
 
 import speechssl
 from speechssl.data.manifest import read_manifest
 from speechssl.evaluation.verification.scoring import unit
 
-FOLDER = Path(__file__).parents[2] / "egs" / "real"
-
-
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-short = script("short")
-beginnings = script("beginnings")
+short = load_script("egs/real/short.py")
+beginnings = load_script("egs/real/beginnings.py")
 
 
 def test_only_the_second_side_is_cut(tmp_path, monkeypatch, capsys):

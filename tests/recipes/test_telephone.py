@@ -1,20 +1,15 @@
 """egs/real/telephone.py: what is left of a voice, and what a directory keeps."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from builders import write_audio
+from builders import load_script, write_audio
 
 from speechssl.data.manifest import read_manifest
 
-SCRIPT = Path(__file__).parents[2] / "egs" / "real" / "telephone.py"
-spec = importlib.util.spec_from_file_location("telephone", SCRIPT)
-telephone = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(telephone)
+telephone = load_script("egs/real/telephone.py")
 
 RATE = 8000
 
